@@ -1,0 +1,31 @@
+"""The errors that users are meant to read."""
+
+from __future__ import annotations
+
+
+class SceditError(Exception):
+    """Bad input or usage: one sentence naming the file and field, and what to do about it.
+
+    Args:
+        message: what is wrong, as one sentence.
+        hint: what to do, or None where the message already says it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self):
+        return type(self), (self.message, self.hint)
+
+
+class WorkFailed(SceditError):
+    """The input was fine and the work still failed: out of memory, disk full, lost weights."""
+
+    exit_code = 1

@@ -1,0 +1,97 @@
+"""Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scedit_cli.errors import SceditError, WorkFailed
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
+    """Writes `data` (text as UTF-8) to `path`, replacing what is there in one step; returns the path.
+
+    Raises:
+        WorkFailed: the disk is full or broken.
+        SceditError: the place cannot be written to.
+    """
+    path = Path(path)
+    with whole(path) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, with the same suffix; what the body writes there becomes `path`.
+
+    If the body raises, `path` is left as it was and nothing stays behind.
+    """
+    path = Path(path)
+    part = _beside(path)
+    try:
+        yield part
+        _flush(part)
+        os.replace(part, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise _explained(error, path, part) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields an empty temporary folder beside `path`, which becomes `path` when the body is done.
+
+    Raises:
+        SceditError: `path` exists and holds something.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise SceditError(f"{path} exists already", hint="name another place, or remove it first")
+    part = _beside(path)
+    try:
+        part.mkdir()
+        yield part
+        for entry in part.rglob("*"):
+            _flush(entry)
+        _flush(part)
+        os.replace(part, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise _explained(error, path, part) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, path, path.parent) from error
+    return path.with_name(f".{os.getpid()}~{path.name}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path, part: Path) -> Exception:
+    """The sentence for an error in writing `path`; an error about any other file passes through unchanged."""
+    if error.errno in _FULL:
+        return WorkFailed(f"{path} could not be written: {error.strerror}", hint="make room on the disk and try again")
+    about = {str(name) for name in (error.filename, error.filename2) if name is not None}
+    if any(name == str(part) or name.startswith(f"{part}{os.sep}") for name in about):
+        return SceditError(f"{path} could not be written: {error.strerror}", hint="name a place you can write to")
+    return error
