@@ -1,0 +1,265 @@
+"""Tuners on a U-Net: forward pre-hooks that edit the skips on their way into each up block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scedit_cli.core.bundle import Bundle, checked_scales
+from scedit_cli.core.skips import SkipMap, in_words, survey
+from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
+from scedit_cli.errors import SceditError
+
+Hints = Mapping[str, Tensor] | Sequence[Tensor] | Tensor | None
+
+
+def attach(
+    unet: nn.Module,
+    tuners: Tuner | Bundle | Sequence[Tuner | Bundle],
+    scales: Sequence[float] | float | None = None,
+) -> Attachment:
+    """Puts tuners on `unet` until the attachment is detached or its `with` block ends.
+
+    Every skip x becomes x + Σ α·edit(x), each edit computed from the untouched x. Nothing of the U-Net is replaced:
+    its class, state dict and `save_pretrained` stay as they are, and detaching leaves it as it was. Attach before
+    compiling or sharding the U-Net.
+
+    Args:
+        unet: a diffusers U-Net.
+        tuners: one tuner or bundle, or several; a bundle's tuners count one by one.
+        scales: α of each tuner, any real numbers; a bundle's own, else 1, where left out.
+
+    Raises:
+        SceditError: a tuner is made for other skips, the U-Net has tuners already or is compiled.
+    """
+    skips = survey(unet)
+    if attached(unet):
+        raise SceditError(
+            "this U-Net has tuners attached already", hint="attach all tuners at once, or detach the others first"
+        )
+    if _is_compiled(unet):
+        raise SceditError("this U-Net is compiled", hint="attach the tuners first, then call torch.compile")
+    given = [tuners] if isinstance(tuners, (Tuner, Bundle)) else list(tuners)
+    flat: list[Tuner] = []
+    own: list[float] = []
+    for each in given:
+        if not isinstance(each, (Tuner, Bundle)):
+            raise SceditError(f"{type(each).__name__} is no tuner", hint="scedit.load_tuner reads one from a file")
+        flat += each.tuners if isinstance(each, Bundle) else [each]
+        own += each.scales if isinstance(each, Bundle) else [1.0]
+        tuner_skips = flat[-1].channels
+        if tuner_skips != skips.channels:
+            raise SceditError(
+                f"the {flat[-1]} edits skips of {in_words(tuner_skips)} channels, "
+                f"this U-Net's have {in_words(skips.channels)}",
+                hint="use a tuner that was trained for this kind of base",
+            )
+    return Attachment(unet, skips, flat, checked_scales(own if scales is None else scales, len(flat)))
+
+
+def attached(unet: nn.Module) -> Attachment | None:
+    """The attachment that `unet` carries, if any; a deep-copied or unpickled U-Net carries its own."""
+    for hook in unet._forward_pre_hooks.values():
+        if isinstance(hook, _BeforeUNet):
+            return hook.attachment
+    return None
+
+
+class Attachment:
+    """Tuners on one U-Net; made by `attach`.
+
+    Attributes:
+        tuners: the attached tuners, bundles taken apart.
+    """
+
+    def __init__(self, unet: nn.Module, skips: SkipMap, tuners: Sequence[Tuner], scales: tuple[float, ...]) -> None:
+        self.tuners = tuple(tuners)
+        self._scales = scales
+        self._strides = skips.strides
+        self._hints: dict[int, Tensor] = {}  # by the tuner's place in `tuners`
+        self._features: dict[int, list[Tensor]] = {}  # encoded hints that do not change from call to call
+        self._active: list[tuple[Tuner, float, list[Tensor] | None]] | None = None  # what the running call sums up
+        self._handles = [unet.register_forward_pre_hook(_BeforeUNet(self), with_kwargs=True)]
+        last = len(skips.channels)
+        for block in unet.up_blocks:
+            last -= len(block.resnets)
+            self._handles.append(block.register_forward_pre_hook(_BeforeUpBlock(self, last), with_kwargs=True))
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """α of each tuner; may be set while attached, with any real numbers. All 0 restores the base exactly."""
+        return self._scales
+
+    @scales.setter
+    def scales(self, scales: Sequence[float] | float) -> None:
+        self._scales = checked_scales(scales, len(self.tuners))
+
+    def set_hints(self, hints: Hints) -> None:
+        """Gives the CSC-Tuners their hints, until they are set again; None takes them away.
+
+        Where gradients are recorded for the hint encoder, a hint is encoded at every U-Net call; otherwise at the
+        first one only, so set the hints again after changing a tuner's weights.
+
+        Args:
+            hints: by condition, or a list in the order of the CSC-Tuners, or the tensor itself for a single one.
+                Each is (B, 3, H, W) float in [0, 1], H and W those of the picture (8 times the latents). A U-Net
+                batch may be a multiple of B: classifier-free guidance then repeats the hints as a whole.
+
+        Raises:
+            SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.
+        """
+        self._hints, self._features = {}, {}
+        if hints is None:
+            return
+        places = self._places(hints)
+        for place, hint in places.items():
+            self._check(self.tuners[place], hint)
+        self._hints = places
+        self._require_hints()
+
+    def detach(self) -> None:
+        """Takes the tuners off; the U-Net is what it was. Again is harmless."""
+        for handle in self._handles:
+            handle.remove()
+        self._hints, self._features, self._active = {}, {}, None
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.detach()
+
+    def _places(self, hints: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> dict[int, Tensor]:
+        """Which tuner gets which hint."""
+        takers = {i: tuner.condition for i, tuner in enumerate(self.tuners) if isinstance(tuner, CSCTuner)}
+        names = list(takers.values())
+        known = ", ".join(names) or "none: no CSC-Tuner is attached"
+        if isinstance(hints, Mapping):
+            if unknown := [name for name in hints if name not in names]:
+                raise SceditError(f"no tuner takes the condition {unknown[0]!r}", hint=f"conditions here: {known}")
+            if twice := [name for name in hints if names.count(name) > 1]:
+                raise SceditError(f"two tuners take the condition {twice[0]!r}", hint="give the hints as a list")
+            return {i: hints[name] for i, name in takers.items() if name in hints}
+        hints = [hints] if isinstance(hints, Tensor) else list(hints)
+        if len(hints) != len(takers):
+            raise SceditError(
+                f"{len(hints)} hints for {len(takers)} CSC-Tuners", hint=f"give one hint per condition: {known}"
+            )
+        return dict(zip(takers, hints, strict=True))
+
+    @staticmethod
+    def _check(tuner: Tuner, hint: Tensor) -> None:
+        if not isinstance(hint, Tensor) or hint.dim() != 4 or not hint.is_floating_point():
+            got = f"{hint.dtype} of shape {tuple(hint.shape)}" if isinstance(hint, Tensor) else type(hint).__name__
+            raise SceditError(
+                f"the {tuner.condition} hint is {got}",
+                hint=f"give a float tensor (batch, {tuner.in_channels}, height, width) in [0, 1]",
+            )
+        if hint.shape[1] != tuner.in_channels:
+            raise SceditError(
+                f"the {tuner.condition} hint has {hint.shape[1]} channels, its tuner takes {tuner.in_channels}",
+                hint="give the condition picture with the channels the tuner was trained with",
+            )
+
+    def _require_hints(self) -> None:
+        for i, (tuner, scale) in enumerate(zip(self.tuners, self._scales, strict=True)):
+            if scale != 0 and isinstance(tuner, CSCTuner) and i not in self._hints:
+                raise SceditError(
+                    f"the {tuner} has no {tuner.condition} hint",
+                    hint="give it with set_hints, or set the tuner's scale to 0",
+                )
+
+    def _begin(self, sample: Tensor) -> None:
+        """Readies the call of the U-Net on `sample` (B, C, h, w): which tuners are active, and their features."""
+        self._require_hints()
+        active = []
+        for i, (tuner, scale) in enumerate(zip(self.tuners, self._scales, strict=True)):
+            if scale == 0:
+                continue
+            if tuner.device != sample.device:
+                raise SceditError(
+                    f"the {tuner} is on {tuner.device}, the U-Net's input on {sample.device}",
+                    hint="move the tuner with tuner.to(device)",
+                )
+            active.append((tuner, scale, self._encode(i, sample) if isinstance(tuner, CSCTuner) else None))
+        self._active = active
+
+    def _encode(self, i: int, sample: Tensor) -> list[Tensor]:
+        """The hint features of tuner `i`, of `sample`'s batch or of batch one."""
+        tuner, hint = self.tuners[i], self._hints[i]
+        batch, (height, width) = sample.shape[0], sample.shape[-2:]
+        wanted = (HINT_SCALE * height, HINT_SCALE * width)
+        if hint.shape[-2:] != wanted:
+            raise SceditError(
+                f"the {tuner.condition} hint is {hint.shape[-2]}×{hint.shape[-1]} pixels (height × width), "
+                f"latents of {height}×{width} ask for {wanted[0]}×{wanted[1]}",
+                hint="make the condition picture as large as the picture to generate",
+            )
+        if batch % hint.shape[0]:
+            raise SceditError(
+                f"{hint.shape[0]} {tuner.condition} hints for a U-Net batch of {batch}",
+                hint="the batch must be a multiple of the hints, or give one hint for all",
+            )
+        features = self._features.get(i)
+        stale = torch.is_grad_enabled() and (_learns(tuner.encoder, hint) or features and features[0].is_inference())
+        if features is None or stale:
+            features = tuner.encoder(hint.to(tuner.device, tuner.dtype), self._strides)
+            self._features.pop(i, None)
+            if not features[0].requires_grad:
+                self._features[i] = features
+        tiles = batch // hint.shape[0]
+        return features if tiles == 1 or hint.shape[0] == 1 else [each.repeat(tiles, 1, 1, 1) for each in features]
+
+    def _edit(self, skip: Tensor, index: int) -> Tensor:
+        """Skip `index` (encoder order) with all edits added, in its own dtype.
+
+        The edits are summed negated from 0 and subtracted: 0 - (±0) is +0 and x - (+0) is x in every bit, whereas
+        -0 + 0 would turn a skip's -0 into +0.
+        """
+        edits = torch.zeros((), dtype=skip.dtype, device=skip.device)
+        for tuner, scale, features in self._active:
+            edit = tuner(skip, index) if features is None else tuner(skip, index, features[index])
+            edits = torch.sub(edits, edit, alpha=scale)
+        return torch.sub(skip, edits).to(skip.dtype)
+
+
+class _BeforeUNet:
+    """Forward pre-hook on the U-Net. A class of the module, so that it can be pickled and deep-copied."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+
+    def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.attachment._begin(kwargs["sample"] if "sample" in kwargs else args[0])
+
+
+class _BeforeUpBlock:
+    """Forward pre-hook on an up block, whose skips are those from `first` on in encoder order."""
+
+    def __init__(self, attachment: Attachment, first: int) -> None:
+        self.attachment = attachment
+        self.first = first
+
+    def __call__(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        attachment = self.attachment
+        if attachment._active is None:
+            raise SceditError("an up block runs outside the U-Net's call", hint="call unet(...), not unet.forward(...)")
+        if not attachment._active:
+            return None
+        skips = kwargs["res_hidden_states_tuple"]
+        edited = tuple(attachment._edit(skip, self.first + j) for j, skip in enumerate(skips))
+        if self.first == 0:  # the last block: let go of the features and their graph
+            attachment._active = None
+        return args, kwargs | {"res_hidden_states_tuple": edited}
+
+
+def _learns(encoder: nn.Module, hint: Tensor) -> bool:
+    return hint.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def _is_compiled(unet: nn.Module) -> bool:
+    return hasattr(unet, "_orig_mod") or any(
+        module._compiled_call_impl is not None for module in (unet, *unet.up_blocks)
+    )

@@ -1,0 +1,86 @@
+"""The noise-prediction losses of diffusion training (DDPM, v-prediction, min-SNR weighting)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scedit_cli.errors import SceditError
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = √ᾱ_t·x_0 + √(1-ᾱ_t)·ε (Ho et al. 2020, equation 4).
+
+    Args:
+        latents: scaled latents x_0, (B, C, h, w).
+        noise: ε of the same shape.
+        timesteps: integers in [0, T), (B,).
+        alphas_cumprod: ᾱ, (T,).
+    """
+    signal, spread = _signal_and_spread(timesteps, alphas_cumprod, latents)
+    return signal * latents + spread * noise
+
+
+def target(prediction_type: str, noise: Tensor, latents: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """What the U-Net should answer: ε ("epsilon"), √ᾱ·ε - √(1-ᾱ)·x_0 ("v_prediction") or x_0 ("sample").
+
+    Raises:
+        SceditError: any other prediction type.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return latents
+    _known(prediction_type)
+    signal, spread = _signal_and_spread(timesteps, alphas_cumprod, latents)
+    return signal * noise - spread * latents
+
+
+def noise_prediction_loss(
+    unet_output: Tensor,
+    noise: Tensor,
+    latents: Tensor,
+    timesteps: Tensor,
+    alphas_cumprod: Tensor,
+    prediction_type: str,
+    weighting: Tensor | None = None,
+) -> Tensor:
+    """Squared error of each sample, averaged over its elements and times `weighting` (B,) if given; (B,).
+
+    Computed in float32 at least, whatever the U-Net answers in.
+    """
+    wanted = target(prediction_type, noise, latents, timesteps, alphas_cumprod)
+    precision = torch.promote_types(unet_output.dtype, torch.float32)
+    loss = (unet_output.to(precision) - wanted.to(precision)).square().flatten(1).mean(dim=1)
+    return loss if weighting is None else loss * weighting.to(loss)
+
+
+def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
+    """Min-SNR-γ weights (Hang et al. 2023, arXiv 2303.09556); (B,).
+
+    With SNR = ᾱ/(1-ᾱ), the loss on x_0 weighs min(SNR, γ). An error in ε counts 1/SNR of that in x_0 and one in v
+    1/(SNR + 1), so the same weighting is min(SNR, γ)/SNR and min(SNR, γ)/(SNR + 1) for them. All are finite at
+    zero terminal SNR too.
+    """
+    _known(prediction_type)
+    alpha = alphas_cumprod.to(timesteps.device)[timesteps].double()
+    snr = alpha / (1 - alpha)
+    clipped = snr.clamp(max=gamma)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1.0).float()  # min(SNR, γ)/SNR without dividing 0 by 0
+    return (clipped / (snr + 1) if prediction_type == "v_prediction" else clipped).float()
+
+
+def _signal_and_spread(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """√ᾱ_t and √(1-ᾱ_t) as (B, 1, 1, 1), rounded to the dtype of `like` only at the end."""
+    alpha = alphas_cumprod.to(like.device)[timesteps].double().view(-1, *[1] * (like.dim() - 1))
+    return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+
+
+def _known(prediction_type: str) -> None:
+    if prediction_type not in PREDICTION_TYPES:
+        raise SceditError(
+            f"prediction type {prediction_type!r} is not known", hint=f"one of {', '.join(PREDICTION_TYPES)}"
+        )

@@ -1,0 +1,257 @@
+"""The tuners of SCEdit (Jiang et al., CVPR 2024, arXiv 2312.11392): SC-Tuner, CSC-Tuner and its hint encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scedit_cli.core.skips import survey
+from scedit_cli.errors import SceditError
+
+STEM_WIDTHS = (16, 32, 96)
+HINT_SCALE = 8  # the stem's three strides of 2: a hint is this many times the latents' size
+
+
+class SkipMLP(nn.Module):
+    """T(x) = W_up·GELU(W_down·x + b_down) + b_up at every pixel; zero when fresh.
+
+    Maps (B, channels, H, W) to the same shape. GELU is the exact (erf) one.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, hidden, 1)
+        self.up = nn.Conv2d(hidden, channels, 1)
+        _zero(self.up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(F.gelu(self.down(x)))
+
+
+class HintEncoder(nn.Module):
+    """Cascade dense convolution: a hint image becomes one feature per skip.
+
+    A stem of seven 3×3 convolutions brings the image to the latents' size; then a chain of k×k convolutions has one
+    link per skip in encoder order, each fed by the one before, all zero when fresh.
+
+    Args:
+        channels: channels of the skips, in encoder order.
+        in_channels: channels of the hint.
+        hint_channels: channels between stem and chain.
+        kernel: k of the chain, odd.
+        widths: the stem's widths at full, half and quarter resolution.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        in_channels: int = 3,
+        hint_channels: int = 256,
+        kernel: int = 1,
+        widths: Sequence[int] = STEM_WIDTHS,
+    ) -> None:
+        super().__init__()
+        full, half, quarter = widths
+        plan = [(full, 1), (full, 1), (half, 2), (half, 1), (quarter, 2), (quarter, 1), (hint_channels, 2)]
+        stem: list[nn.Module] = []
+        previous = in_channels
+        for width, stride in plan:
+            stem += [nn.Conv2d(previous, width, 3, stride=stride, padding=1), nn.SiLU()]
+            previous = width
+        self.stem = nn.Sequential(*stem[:-1])
+        self.chain = nn.ModuleList()
+        for width in channels:
+            self.chain.append(_zero(nn.Conv2d(previous, width, kernel, padding=kernel // 2)))
+            previous = width
+
+    def forward(self, hint: Tensor, strides: Sequence[int]) -> list[Tensor]:
+        """Features c_i of every skip, in encoder order.
+
+        Args:
+            hint: (B, in_channels, 8h, 8w) in [0, 1], for latents of h × w.
+            strides: how much smaller than the latents each skip is, as `survey` gives them.
+        """
+        x = self.stem(hint)
+        features, before = [], 1
+        for link, stride in zip(self.chain, strides, strict=True):
+            x = F.conv2d(F.silu(x), link.weight, link.bias, stride=stride // before, padding=link.padding)
+            features.append(x)
+            before = stride
+        return features
+
+
+class Tuner(nn.Module):
+    """What both tuners share: one pixel-wise map per skip, in encoder order.
+
+    Attributes:
+        kind: "sc" or "csc".
+        condition: the kind of hint it takes, None for an SC-Tuner.
+        channels: channels of the skips it edits, in encoder order.
+        metadata: what its file said about it (base, recipe, steps, …); empty for a fresh tuner.
+    """
+
+    kind: str
+    condition: str | None = None
+
+    def __init__(self, channels: Sequence[int], hidden: Sequence[int] | None = None) -> None:
+        super().__init__()
+        hidden = channels if hidden is None else hidden
+        self.maps = nn.ModuleList(SkipMLP(c, h) for c, h in zip(channels, hidden, strict=True))
+        self.metadata: dict[str, str] = {}
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(each.down.in_channels for each in self.maps)
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return tuple(each.down.out_channels for each in self.maps)
+
+    @property
+    def sizes(self) -> dict[str, int | list[int]]:
+        """The constructor's arguments that rebuild this tuner's shapes."""
+        return {"channels": list(self.channels), "hidden": list(self.hidden)}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.maps[0].down.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.maps[0].down.weight.device
+
+    def __str__(self) -> str:
+        return f"{self.condition} tuner" if self.condition else "SC-Tuner"
+
+
+class SCTuner(Tuner):
+    """SC-Tuner: skip x becomes x + α·T(x) (equation 5).
+
+    Args:
+        channels: channels of the skips, in encoder order.
+        hidden: the maps' hidden widths; the channels themselves by default.
+    """
+
+    kind = "sc"
+
+    @classmethod
+    def for_unet(cls, unet: nn.Module, down_ratio: float = 1.0) -> SCTuner:
+        """A fresh float32 tuner for `unet`, on its device; hidden widths are `int(channels · down_ratio)`."""
+        skips = survey(unet)
+        with _initialised_for(unet) as device:
+            return cls(skips.channels, _hidden(skips.channels, down_ratio)).to(device, torch.float32)
+
+    def forward(self, skip: Tensor, index: int) -> Tensor:
+        """The edit T(x) of skip `index` (encoder order), in the tuner's own dtype."""
+        return self.maps[index](skip.to(self.dtype))
+
+
+class CSCTuner(Tuner):
+    """CSC-Tuner: skip x becomes x + α·(T(x + c) + c), with c the hint's feature there (equation 6).
+
+    Args:
+        channels: channels of the skips, in encoder order.
+        hidden: the maps' hidden widths; the channels themselves by default.
+        condition: the kind of hint it takes ("canny", "depth", …).
+        in_channels: channels of the hint.
+        hint_channels: channels between the hint encoder's stem and chain.
+        hint_kernel: the chain's kernel size.
+        hint_widths: the stem's three widths.
+    """
+
+    kind = "csc"
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        hidden: Sequence[int] | None = None,
+        *,
+        condition: str,
+        in_channels: int = 3,
+        hint_channels: int = 256,
+        hint_kernel: int = 1,
+        hint_widths: Sequence[int] = STEM_WIDTHS,
+    ) -> None:
+        if not condition:
+            raise SceditError("a CSC-Tuner needs the name of its condition", hint='for example condition="canny"')
+        if hint_kernel < 1 or hint_kernel % 2 == 0:
+            raise SceditError(f"hint_kernel is {hint_kernel}", hint="give an odd size, such as 1 or 3")
+        if min(in_channels, hint_channels, *hint_widths) < 1:
+            raise SceditError("a hint encoder needs at least one channel everywhere", hint="raise hint_width")
+        super().__init__(channels, hidden)
+        self.condition = condition
+        self.in_channels = in_channels
+        self.hint_channels = hint_channels
+        self.hint_kernel = hint_kernel
+        self.hint_widths = tuple(hint_widths)
+        self.encoder = HintEncoder(channels, in_channels, hint_channels, hint_kernel, hint_widths)
+
+    @classmethod
+    def for_unet(
+        cls,
+        unet: nn.Module,
+        condition: str,
+        hint_kernel: int = 1,
+        hint_channels: int = 256,
+        hint_width: float = 1.0,
+        down_ratio: float = 1.0,
+        in_channels: int = 3,
+    ) -> CSCTuner:
+        """A fresh float32 tuner for `unet`, on its device.
+
+        The defaults are the paper's sizes; `hint_width` scales the stem (16, 32 and 96 channels at 1.0).
+        """
+        skips = survey(unet)
+        hidden = _hidden(skips.channels, down_ratio)
+        widths = [int(width * hint_width) for width in STEM_WIDTHS]
+        with _initialised_for(unet) as device:
+            return cls(
+                skips.channels,
+                hidden,
+                condition=condition,
+                in_channels=in_channels,
+                hint_channels=hint_channels,
+                hint_kernel=hint_kernel,
+                hint_widths=widths,
+            ).to(device, torch.float32)
+
+    @property
+    def sizes(self) -> dict[str, int | list[int]]:
+        return super().sizes | {
+            "in_channels": self.in_channels,
+            "hint_channels": self.hint_channels,
+            "hint_kernel": self.hint_kernel,
+            "hint_widths": list(self.hint_widths),
+        }
+
+    def forward(self, skip: Tensor, index: int, feature: Tensor) -> Tensor:
+        """The edit T(x + c) + c of skip `index` (encoder order), in the tuner's own dtype.
+
+        `feature` is c, with the skip's batch or a batch of one.
+        """
+        return self.maps[index](skip.to(self.dtype) + feature) + feature
+
+
+def _hidden(channels: Sequence[int], down_ratio: float) -> list[int]:
+    hidden = [int(c * down_ratio) for c in channels]
+    if min(hidden) < 1:
+        raise SceditError(f"down_ratio is {down_ratio}", hint="it must leave every map at least one hidden channel")
+    return hidden
+
+
+def _zero(convolution: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return convolution
+
+
+@contextmanager
+def _initialised_for(unet: nn.Module) -> Iterator[torch.device]:
+    """Draws fresh weights on the CPU, so that one seed gives one tuner on every device; yields the U-Net's device."""
+    device = next(unet.parameters()).device
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        yield device

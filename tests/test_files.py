@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+
+import pytest
+
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.files import whole, whole_folder, write_whole
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    path = tmp_path / "deep" / "log.jsonl"
+    write_whole(path, "ä")
+    assert path.read_text(encoding="utf-8") == "ä"
+    with whole(path) as part:
+        part.write_text("new")
+        assert part.suffix == path.suffix and path.read_text(encoding="utf-8") == "ä"
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["log.jsonl"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "tuner.bin"
+    write_whole(path, b"old")
+    with pytest.raises(KeyboardInterrupt), whole(path) as part:
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["tuner.bin"]
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with whole_folder(tmp_path / "world") as part:
+        (part / "unet").mkdir()
+        (part / "unet" / "config.json").write_text("{}")
+        assert not (tmp_path / "world").exists()
+    assert (tmp_path / "world" / "unet" / "config.json").read_text() == "{}"
+    with pytest.raises(SceditError, match="world exists already"), whole_folder(tmp_path / "world"):
+        pytest.fail("entered")
+    with pytest.raises(ValueError), whole_folder(tmp_path / "other"):
+        raise ValueError
+    assert os.listdir(tmp_path) == ["world"]
+
+
+def test_errors_in_writing_become_sentences(tmp_path):
+    with pytest.raises(WorkFailed, match="x could not be written: No space left") as full, whole(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert full.value.exit_code == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SceditError, match="could not be written") as bad:
+        write_whole(tmp_path / "file" / "x", b"")
+    assert bad.value.exit_code == 2
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "x"):
+        open(tmp_path / "another file")  # not about x, so not ours to explain
+
+
+def test_errors_survive_a_process_boundary():
+    error = pickle.loads(pickle.dumps(WorkFailed("out of memory", hint="lower the batch")))
+    assert type(error) is WorkFailed and (error.message, error.hint) == ("out of memory", "lower the batch")
