@@ -1,0 +1,66 @@
+"""`python -m scedit_cli.scenes.build --work DIR`: makes the shipped world again, from nothing.
+
+Every stage keeps its state in DIR and goes on where it was stopped. On two cores without an accelerator the whole takes
+about two hours; seeds are fixed, so the same machine gives the same world.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from scedit_cli.scenes import WORLD
+from scedit_cli.scenes.build import pictures
+from scedit_cli.scenes.build.autoencoder import train_autoencoder
+from scedit_cli.scenes.build.reader import train_reader
+from scedit_cli.scenes.build.text import train_text_encoder
+from scedit_cli.scenes.build.unet import moments, new_scheduler, normalise, train_unet
+
+SCENES, TRUTHS, STYLED = 30_000, 10_000, 10_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scedit_cli.scenes.build", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and unfinished stages (4 GB)")
+    parser.add_argument("--out", type=Path, default=WORLD, help="where the world goes (default: into the package)")
+    options = parser.parse_args()
+    work, out = options.work, options.out
+    pictures.render_all(work, SCENES, TRUTHS, STYLED)
+    vae = train_autoencoder(work, SCENES, STYLED)
+    tokenizer, encoder = train_text_encoder(work, SCENES)
+    reader = train_reader(work, TRUTHS, STYLED)
+    kept = normalise(vae, moments(work, vae, SCENES))
+    unet = train_unet(work, kept, tokenizer, encoder)
+    save_world(out, vae, tokenizer, encoder, unet, reader)
+
+
+def save_world(
+    out: Path,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    reader: torch.nn.Module,
+) -> None:
+    """Writes the pipeline in diffusers' layout and the reader, as float16 safetensors."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(out / "base")
+    save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / "reader.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What the stages share: a resumable training loop with a warm-up and cosine schedule."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def train(
+    name: str,
+    work: Path,
+    modules: dict[str, torch.nn.Module],
+    loss_at: Callable[[int], torch.Tensor],
+    *,
+    steps: int,
+    learning_rate: float | dict[str, float],
+    weight_decay: float = 0.01,
+    warmup: int = 200,
+    clip: float = 1.0,
+    ema: float = 0.0,
+    save_every: int = 500,
+) -> None:
+    """Minimises `loss_at(step)` over the modules' parameters with AdamW, bf16 autocast being the loss's own affair.
+
+    `learning_rate` is one number or one a module. With `ema`, the modules hold the moving average at the end. State is
+    kept in WORK/NAME.pt every `save_every` steps, from which an interrupted stage goes on.
+    """
+    rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(modules, learning_rate)
+    groups = [{"params": list(m.parameters()), "lr": rates[key], "top": rates[key]} for key, m in modules.items()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay)
+    parameters = [p for group in groups for p in group["params"]]
+    average = [p.detach().clone() for p in parameters] if ema else []
+    path, start = work / f"{name}.pt", 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        for key, module in modules.items():
+            module.load_state_dict(state["modules"][key])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+    began, smooth = time.monotonic(), None
+    for step in range(start, steps):
+        torch.manual_seed(step)  # so that a resumed stage draws what an uninterrupted one would
+        factor = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = group["top"] * factor
+        loss = loss_at(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        if ema:
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(ema, (step + 1) / (step + 10)))
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if (step + 1) % 100 == 0:
+            pace = (time.monotonic() - began) / (step + 1 - start)
+            left = pace * (steps - step - 1) / 60
+            print(f"{name}: {step + 1}/{steps} loss {smooth:.4f} {pace:.3f} s/step, {left:.1f} min left", flush=True)
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {
+                "modules": {key: m.state_dict() for key, m in modules.items()},
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step + 1,
+            }
+            torch.save(state, path.with_suffix(".partial"))
+            os.replace(path.with_suffix(".partial"), path)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, average, strict=False):
+            parameter.copy_(value)
