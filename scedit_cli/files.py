@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,9 +61,8 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         part.mkdir()
         yield part
-        for entry in part.rglob("*"):
-            _flush(entry)
-        _flush(part)
+        with ThreadPoolExecutor(16) as pool:  # flushes wait for the disk, not for each other
+            list(pool.map(_flush, [*part.rglob("*"), part]))
         os.replace(part, path)
         _flush(path.parent)
     except OSError as error:

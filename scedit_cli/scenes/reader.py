@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR
 from scedit_cli.scenes.scene import COLORS, SHAPES
 
-NEAR, FAR = 2.0, 16.0  # metres between which depth is read
 _SHAPE_CLASSES = 2 + len(SHAPES)  # sky and floor first, as in SEG_CLASSES
 _COLOR_CLASSES = 1 + len(COLORS)  # 0: no object
 _MIN_SHARE = 0.004  # of the picture, below which a patch of colour and shape is no object
@@ -73,7 +73,7 @@ class Reader(nn.Module):
         self.head = nn.Conv2d(first, 4 * (1 + 3 + _SHAPE_CLASSES + _COLOR_CLASSES), 1)
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Depth (B, 1, H, W) from 0 at NEAR to 1 at FAR, normals (B, 3, H, W), shape and colour logits, and the
+        """Depth (B, 1, H, W) from 0 at DEPTH_NEAR to 1 at DEPTH_FAR, normals (B, 3, H, W), shape and colour logits, and the
         features (B, F): mean and deviation of each channel of the levels."""
         one = self.level1(functional.pixel_unshuffle(2 * pictures - 1, 2))
         two = self.level2(one)
@@ -98,7 +98,7 @@ class Reader(nn.Module):
         depth, normals, shapes, colors, features = self(padded)
         depth, normals, shapes, colors = (m[..., :height, :width] for m in (depth, normals, shapes, colors))
         segmentation = shapes.argmax(1)
-        metres = (NEAR + (FAR - NEAR) * depth[:, 0]).clamp(NEAR, FAR)
+        metres = (DEPTH_NEAR + (DEPTH_FAR - DEPTH_NEAR) * depth[:, 0]).clamp(DEPTH_NEAR, DEPTH_FAR)
         return (
             metres.masked_fill(segmentation == 0, float("inf")),
             functional.normalize(normals, dim=1),

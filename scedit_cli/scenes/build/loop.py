@@ -25,14 +25,14 @@ def train(
     ema: float = 0.0,
     save_every: int = 500,
 ) -> None:
-    """Minimises `loss_at(step)` over the modules' parameters with AdamW, bf16 autocast being the loss's own affair.
+    """Minimises `loss_at(step)` over the modules' parameters with AdamW, in the precision that the loss chooses.
 
     `learning_rate` is one number or one a module. With `ema`, the modules hold the moving average at the end. State is
     kept in WORK/NAME.pt every `save_every` steps, from which an interrupted stage goes on.
     """
     rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(modules, learning_rate)
     groups = [{"params": list(m.parameters()), "lr": rates[key], "top": rates[key]} for key, m in modules.items()]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     parameters = [p for group in groups for p in group["params"]]
     average = [p.detach().clone() for p in parameters] if ema else []
     path, start = work / f"{name}.pt", 0

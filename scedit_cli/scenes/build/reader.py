@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.loop import train
-from scedit_cli.scenes.reader import FAR, NEAR, Reader
+from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR
+from scedit_cli.scenes.reader import Reader
 
 STEPS = 1600
 
@@ -34,7 +35,7 @@ def train_reader(work: Path, truths: int, styled: int) -> Reader:
         with torch.autocast("cpu", torch.bfloat16):
             depth_map, normal_map, shape_logits, color_logits, _ = reader(x)
         solid = (shapes > 0).float()
-        wanted = ((metres.clamp(NEAR, FAR) - NEAR) / (FAR - NEAR)) * solid
+        wanted = ((metres.clamp(DEPTH_NEAR, DEPTH_FAR) - DEPTH_NEAR) / (DEPTH_FAR - DEPTH_NEAR)) * solid
         return (
             5 * ((depth_map[:, 0].float() - wanted).abs() * solid).mean()
             + ((normal_map.float() - directions).abs().mean(1) * solid).mean()

@@ -15,7 +15,7 @@ from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.loop import train
 from scedit_cli.scenes.build.text import WIDTH
 
-STEPS = 8000
+STEPS = 7000
 BATCH = 32
 _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for classifier-free guidance
 
@@ -120,7 +120,7 @@ def train_unet(
             output = unet(alpha * latents + sigma * noise, times, context).sample
         return functional.mse_loss(output.float(), alpha * noise - sigma * latents)
 
-    rates = {"learning_rate": 1.2e-3, "warmup": 300, "ema": 0.999}
+    rates = {"learning_rate": 1e-3, "warmup": 300, "ema": 0.999}
     train("unet", work, {"unet": unet}, loss_at, steps=steps, **rates)
     return unet.eval()
 

@@ -1,0 +1,55 @@
+"""The embedded world's reader on pictures of any size."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+_SIDE = 128  # of the pictures that the reader learned from
+
+
+@dataclass(frozen=True)
+class SceneReading:
+    """What the reader sees in one picture of H x W: `depth` float32 (H, W) in metres, inf for the sky; `normals`
+    float32 (H, W, 3), unit, 0 for the sky; `segmentation` uint8 (H, W), an index into SEG_CLASSES."""
+
+    depth: np.ndarray
+    normals: np.ndarray
+    segmentation: np.ndarray
+
+
+def read(pictures: Sequence[Image.Image]) -> list[SceneReading]:
+    """Readings of RGB pictures, in their order. A picture of another size than the reader's is resized for it (the
+    shorter side to 128), and what is seen is resized back, unblended."""
+    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, picture in enumerate(pictures):
+        by_size[picture.size].append(index)
+    readings: dict[int, SceneReading] = {}
+    for size, indices in by_size.items():
+        readings |= zip(indices, _read_alike([pictures[i] for i in indices], size), strict=True)
+    return [readings[index] for index in range(len(pictures))]
+
+
+def _read_alike(pictures: list[Image.Image], size: tuple[int, int]) -> list[SceneReading]:
+    import torch
+    from torch.nn.functional import interpolate
+
+    from scedit_cli.scenes.reader import load_reader
+
+    inner = [round(side * _SIDE / min(size)) for side in size]
+    fitted = np.stack([np.asarray(picture.resize(inner, Image.Resampling.BICUBIC)) for picture in pictures])
+    seen = load_reader().read(torch.from_numpy(fitted).permute(0, 3, 1, 2) / 255)
+    maps = torch.cat((seen.segmentation[:, None].float(), seen.depth[:, None], seen.normals), 1)
+    maps = interpolate(maps, size=size[::-1], mode="nearest-exact").permute(0, 2, 3, 1).numpy()
+    return [
+        SceneReading(
+            depth=each[..., 1],
+            normals=np.where(each[..., :1] > 0, each[..., 2:], np.float32(0)),  # class 0 is the sky
+            segmentation=each[..., 0].astype(np.uint8),
+        )
+        for each in maps
+    ]

@@ -1,0 +1,187 @@
+"""Dataset folders: `images/`, `conditions/<kind>/` and `metadata.jsonl`, which Hugging Face `datasets` loads as an
+imagefolder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.data.pictures import picture_size
+from scedit_cli.errors import SceditError
+from scedit_cli.files import write_whole
+
+METADATA = "metadata.jsonl"
+_COLUMN = "_file_name"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the metadata: a picture, its caption, and its condition pictures by kind."""
+
+    line: int
+    image: Path
+    text: str
+    conditions: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder, opened: every picture and condition picture that it names is there."""
+
+    path: Path
+    items: tuple[Item, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of condition that every picture has."""
+        first, *rest = self.items
+        return tuple(kind for kind in first.conditions if all(kind in item.conditions for item in rest))
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of its pictures.
+
+        Raises:
+            SceditError: they are not all of one size.
+        """
+        first = self.items[0]
+        size = picture_size(first.image)
+        for item in self.items[1:]:
+            if (other := picture_size(item.image)) != size:
+                raise SceditError(
+                    f"{self._at(item)}: {item.image.name} is {_by(other)} pixels, {first.image.name} is {_by(size)}",
+                    hint=f"scedit prepare {self.path} --out DIR brings all to one size",
+                )
+        return size
+
+    def condition_paths(self, kind: str) -> list[Path]:
+        """The condition pictures of `kind`, in the order of the items.
+
+        Raises:
+            SceditError: some picture has none, or one of another size than its own.
+        """
+        for item in self.items:
+            if kind not in item.conditions:
+                raise SceditError(
+                    f"{self._at(item)}: {item.image.name} has no {kind}{_COLUMN}",
+                    hint=f"scedit annotate {self.path} --cond {kind} makes it",
+                )
+            if (other := picture_size(item.conditions[kind])) != self.size:
+                raise SceditError(
+                    f"{self._at(item)}: {kind}{_COLUMN} {item.conditions[kind].name} is {_by(other)} pixels, "
+                    f"its picture is {_by(self.size)}",
+                    hint=f"scedit annotate {self.path} --cond {kind} --overwrite makes it anew",
+                )
+        return [item.conditions[kind] for item in self.items]
+
+    def _at(self, item: Item) -> str:
+        return _at(self.path, item.line)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """The dataset folder at `path`.
+
+    Raises:
+        SceditError: no such folder, no or a malformed metadata.jsonl, no pictures, or one that does not exist.
+    """
+    path = Path(path)
+    items = tuple(item_of(path, line, row) for line, row in read_rows(path))
+    for item in items:
+        for file in (item.image, *item.conditions.values()):
+            if not file.is_file():
+                raise SceditError(
+                    f"{_at(path, item.line)}: {file.relative_to(path)} does not exist",
+                    hint="bring it back, or remove the line",
+                )
+    return Dataset(path, items)
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of the folder's metadata, numbered from 1, empty ones left out. Every row has a text `file_name` and
+    `text`, its condition columns are texts; whether the files exist is not looked at.
+
+    Raises:
+        SceditError: as `open_dataset`.
+    """
+    if not path.is_dir():
+        raise SceditError(f"{path} is no folder" if path.exists() else f"{path} does not exist")
+    file = path / METADATA
+    if not file.is_file():
+        raise SceditError(
+            f"{path} is no dataset folder: it has no {METADATA}", hint=f"scedit prepare {path} --out DIR makes one"
+        )
+    rows = []
+    for line, text in enumerate(file.read_bytes().split(b"\n"), 1):
+        if text.strip():
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise SceditError(f"{_at(path, line)}: no JSON ({error})", hint="one object per line") from None
+            _check(row, _at(path, line))
+            rows.append((line, row))
+    if not rows:
+        raise SceditError(f"{file} names no pictures", hint="scedit prepare makes a dataset folder")
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replaces the folder's metadata in one step."""
+    write_whole(path / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def item_of(path: Path, line: int, row: dict[str, Any]) -> Item:
+    """A row of the metadata of the folder `path`, its files looked up."""
+    conditions = {
+        column.removesuffix(_COLUMN): path / name for column, name in row.items() if column.endswith(_COLUMN) and name
+    }
+    return Item(line, path / row["file_name"], row["text"], conditions)
+
+
+def row_of(image: str, text: str, conditions: Sequence[str] | dict[str, str]) -> dict[str, str]:
+    """The metadata row of a picture `image` (as `000017.png`) whose condition pictures stand in their folders."""
+    return {"file_name": f"images/{image}", "text": text} | {
+        column_of(kind): condition_name(kind, f"images/{image}") for kind in conditions
+    }
+
+
+def column_of(kind: str) -> str:
+    """The metadata column that holds the names of condition pictures of `kind`."""
+    return f"{kind}{_COLUMN}"
+
+
+def condition_name(kind: str, file_name: str) -> str:
+    """Where the condition picture of the picture `file_name` belongs: its stem, in the folder of its kind."""
+    inside = Path(file_name)
+    inside = inside.relative_to("images") if inside.is_relative_to("images") else inside
+    return (Path("conditions") / kind / inside.with_suffix(".png")).as_posix()
+
+
+def _check(row: Any, at: str) -> None:
+    if not isinstance(row, dict):
+        raise SceditError(f"{at}: no object", hint='each line looks like {"file_name": "images/a.png", "text": "..."}')
+    for column in ("file_name", "text"):
+        if column not in row:
+            raise SceditError(f"{at}: {column} is missing", hint='each line has a "file_name" and a "text"')
+    for column, value in row.items():
+        named = column == "file_name" or column.endswith(_COLUMN)
+        if named and value is None and column != "file_name":  # how other tools write that there is none
+            continue
+        if (named or column == "text") and not isinstance(value, str):
+            raise SceditError(f"{at}: {column} is {value!r}", hint="it must be a text")
+        if named and (not value or Path(value).is_absolute() or ".." in Path(value).parts):
+            raise SceditError(f"{at}: {column} is {value!r}", hint="name a file inside the dataset folder")
+
+
+def _at(path: Path, line: int) -> str:
+    return f"{path / METADATA} line {line}"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

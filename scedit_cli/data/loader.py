@@ -1,0 +1,60 @@
+"""Batches for training, made ready by threads while the step before is computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scedit_cli.data.cache import Cache
+from scedit_cli.data.sampler import StatefulSampler
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees of B pictures, on the CPU.
+
+    Attributes:
+        indices: the pictures' places in the dataset.
+        moments: (B, 2C, h, w) float32, of the latents' distributions, unscaled.
+        text: the base's encoded captions by name, each (B, ...).
+        hints: (B, 3, H, W) float32 in [0, 1] by kind.
+    """
+
+    indices: list[int]
+    moments: Tensor
+    text: dict[str, Tensor]
+    hints: dict[str, Tensor]
+
+
+def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterator[Batch]:
+    """Batches without end, from where the sampler stands.
+
+    `sampler.step` counts the batches that were handed over, not those made ready, so that its state at any moment
+    resumes with the first batch the caller has not had.
+    """
+    ahead: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+        try:
+            while True:
+                while len(ahead) <= workers:
+                    ahead.append(pool.submit(_load, cache, sampler.batch(sampler.step + len(ahead))))
+                batch = ahead.popleft().result()
+                sampler.step += 1
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _load(cache: Cache, indices: list[int]) -> Batch:
+    return Batch(
+        indices=indices,
+        moments=cache.moments[torch.tensor(indices)],
+        text=cache.text_of(indices),
+        hints={kind: hints[indices].float() / 255 for kind, hints in cache.hints.items()},
+    )

@@ -1,0 +1,1 @@
+"""One module per subcommand, each one function callable from Python."""

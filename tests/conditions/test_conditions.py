@@ -1,0 +1,180 @@
+"""Every kind makes condition pictures of the picture's size, and its measure tells who follows one and who does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from scedit_cli import conditions
+from scedit_cli.data.rendered import SCENE_KINDS, example
+from scedit_cli.errors import SceditError
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [example(seed) for seed in range(4)]
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """Smooth blobs, which have edges of all strengths."""
+    noise = np.random.default_rng(width).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_the_kinds_are_the_files():
+    assert set(conditions.KINDS) == {"canny", "color", "depth", "normal", "seg"}
+
+
+@pytest.mark.parametrize("size", [(128, 128), (100, 75), (33, 210), (7, 5)])
+@pytest.mark.parametrize("kind", conditions.KINDS)
+def test_a_condition_has_its_pictures_size(kind, size):
+    made = conditions.annotate(kind, photo(*size))
+    assert made.size == size
+    assert made.mode in ("L", "RGB")
+
+
+@pytest.mark.parametrize("size", [(128, 128), (100, 75), (500, 333)])
+def test_canny_is_opencvs_on_the_picture_as_it_is(size):
+    picture = photo(*size)
+    expected = cv2.Canny(np.asarray(picture), 100, 200)
+    assert expected.any()
+    assert np.array_equal(np.asarray(conditions.annotate("canny", picture)), expected)
+    looser = conditions.annotate("canny", picture, low=20, high="60")
+    assert np.array_equal(np.asarray(looser), cv2.Canny(np.asarray(picture), 20, 60))
+
+
+def test_canny_imports_one_detector_quietly():
+    program = (
+        "import sys; from PIL import Image; from scedit_cli import conditions;"
+        "conditions.annotate('canny', Image.new('RGB', (64, 64)));"
+        "assert not {'torch', 'timm', 'mediapipe', 'controlnet_aux'} & set(sys.modules), 'too much was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_color_shows_each_cells_mean():
+    picture = photo(96, 64)
+    cells = np.asarray(conditions.annotate("color", picture)).reshape(8, 8, 12, 8, 3)
+    means = np.asarray(picture, float).reshape(8, 8, 12, 8, 3).mean((1, 3))
+    assert np.abs(cells - means[:, None, :, None]).max() <= 1
+    assert len(set(map(tuple, np.asarray(conditions.annotate("color", picture, cells=2)).reshape(-1, 3)))) == 6
+
+
+@pytest.mark.parametrize("kind", SCENE_KINDS)
+def test_a_scene_follows_its_own_condition_and_not_anothers(kind, scenes):
+    wanted = [scene.conditions[kind] for scene in scenes]
+    own = conditions.consistencies(kind, [scene.image for scene in scenes], wanted)
+    others = conditions.consistencies(kind, [scene.image for scene in scenes[1:] + scenes[:1]], wanted)
+    assert min(own) > (0.999 if kind in ("canny", "color") else 0.85)  # the reader's eye is not perfect
+    assert all(0 <= other < mine for mine, other in zip(own, others, strict=True))
+    assert conditions.consistency(kind, scenes[1].image, wanted[1]) == pytest.approx(own[1], abs=1e-4)
+
+
+def lines(*columns: int) -> Image.Image:
+    picture = np.zeros((32, 32), np.uint8)
+    picture[:, list(columns)] = 255
+    return Image.fromarray(picture)
+
+
+def test_edges_count_within_one_pixel(monkeypatch):
+    from scedit_cli.conditions.kinds import canny
+
+    monkeypatch.setattr(canny, "edges", lambda pictures: pictures)
+    assert canny.edge_f1([lines(10)], [lines(11)]) == [1]
+    assert canny.edge_f1([lines(10)], [lines(12)]) == [0]
+    assert canny.edge_f1([lines(10)], [lines(10, 20)]) == [pytest.approx(2 / 3)]
+    assert canny.edge_f1([lines(10, 20)], [lines(10)]) == [pytest.approx(2 / 3)]
+    assert canny.edge_f1([lines(), lines()], [lines(), lines(3)]) == [1, 0]
+
+
+class Seen:
+    """Stands for what the reader sees."""
+
+    def __init__(self, depth=None, normals=None, segmentation=None):
+        self.depth, self.normals, self.segmentation = depth, normals, segmentation
+
+
+def test_depth_measure(monkeypatch):
+    from scedit_cli.conditions.kinds import depth
+
+    encoded = np.full((4, 4), 255, np.uint8)  # 2 m
+    encoded[2:] = 0  # the sky
+    condition = Image.fromarray(encoded)
+    seen = np.full((4, 4), 2.0, np.float32)
+    seen[2:] = np.inf
+    monkeypatch.setattr(depth, "read", lambda pictures: [Seen(depth=seen * 1.5)])
+    assert depth.depth_agreement([condition], [condition]) == [pytest.approx(1 - 0.25)]
+    monkeypatch.setattr(depth, "read", lambda pictures: [Seen(depth=seen[::-1])])
+    assert depth.depth_agreement([condition], [condition]) == [0]
+
+
+def test_segmentation_measure(monkeypatch):
+    from scedit_cli.conditions.kinds import seg
+
+    wanted = np.array([[0, 0, 1, 1]], np.uint8)
+    condition = Image.fromarray(seg.classes_to_picture(wanted))
+    monkeypatch.setattr(seg, "read", lambda pictures: [Seen(segmentation=np.array([[0, 1, 1, 5]], np.uint8))])
+    assert seg.mean_iou([condition], [condition]) == [pytest.approx((1 / 2 + 1 / 3 + 0) / 3)]
+
+
+def test_normal_measure(monkeypatch):
+    from scedit_cli.conditions.kinds import normal
+
+    wanted = np.array([[(0, 0, 1), (0, 0, 1), (0, 0, 1), (0, 0, 0)]], np.float32)
+    seen = np.array([[(0, 0, 1), (0, 0, -1), (0, 0, 0), (0, 0, 0)]], np.float32)
+    condition = Image.fromarray(normal.normals_to_picture(wanted))
+    monkeypatch.setattr(normal, "read", lambda pictures: [Seen(normals=seen)])
+    expected = 1 - (0 + 180 + 90 + 0) / 4 / 180
+    assert normal.normal_agreement([condition], [condition]) == [pytest.approx(expected, abs=0.01)]
+
+
+def test_color_measure():
+    black, white = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), "white")
+    assert conditions.consistency("color", black, black) == 1
+    assert conditions.consistency("color", black, white) == pytest.approx(0, abs=1e-6)
+
+
+def test_control_score():
+    assert conditions.control_score([0.4, 0.6], [0.2, 0.2], [0.7, 0.9]) == pytest.approx(0.5)
+    assert conditions.control_score([0.1], [0.2], [0.6]) == pytest.approx(-0.25)
+    assert conditions.control_score([0.5], [0.5], [0.5]) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("depth.png", "depth"),
+        ("conditions/depth/0001.png", "depth"),
+        ("chair-Depth.png", "depth"),
+        ("canny/my_seg.png", "seg"),
+        ("canny-seg.png", None),
+        ("segments.png", None),
+        ("photo.png", None),
+        ("depth/deeper/0001.png", None),
+    ],
+)
+def test_kind_of_path(path, kind):
+    assert conditions.kind_of_path(path) == kind
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda p: conditions.annotate("cany", p), "'cany'.*did you mean canny"),
+        (lambda p: conditions.annotate("depth", p, "midas"), "depth has no annotator 'midas'.*scene"),
+        (lambda p: conditions.annotate("canny", p, lo=3), "no parameter 'lo'.*high, low"),
+        (lambda p: conditions.annotate("canny", p, low="abc"), "low is 'abc'"),
+        (lambda p: conditions.annotate("canny", p, low=-1), "low is -1"),
+        (lambda p: conditions.annotate("seg", p, low=1), "it takes none"),
+        (lambda p: conditions.consistency("canny", p, photo(32, 32)), "64x64 pixels.*canny of 32x32"),
+    ],
+)
+def test_bad_input_is_told(ask, sentence):
+    with pytest.raises(SceditError, match=sentence):
+        ask(photo(64, 64))
