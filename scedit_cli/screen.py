@@ -1,0 +1,186 @@
+"""What a person or a program sees of a running job: progress and notes on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+import sys
+import time
+import traceback
+import warnings
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from scedit_cli.errors import SceditError
+
+if TYPE_CHECKING:
+    from scedit_cli.jobs.progress import Note
+    from scedit_cli.jobs.progress import Progress as Step
+
+_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
+_WIDTH_OF_A_PIPE = 200  # in columns: a table for a pipe or a file has no terminal to fit
+
+
+class Screen:
+    """Shows one job. Inside its `with` block it draws the events that it is called with; `result`, `table` or `fail`
+    end it.
+
+    Args:
+        as_json: stdout carries one JSON document and nothing else.
+        quiet: no progress, no notes and no summary; errors and the JSON document remain.
+        debug: tracebacks and the libraries' warnings are shown.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.debug = debug
+        self.out = Console(soft_wrap=True, highlight=False)
+        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._bars = _bars(self.err)
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # stage -> (time, step) of its first event
+        self._spoke = time.monotonic()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Screen:
+        if not self.debug:
+            self._stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        if self.as_json:  # a library that prints would spoil the document
+            self._stack.enter_context(redirect_stdout(sys.stderr))
+        if self.err.is_terminal and not self.quiet:
+            self._stack.enter_context(self._bars)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def __call__(self, event: Step | Note) -> None:
+        """Draws an event; the jobs' `on_event`."""
+        if self.quiet:
+            return
+        if not hasattr(event, "stage"):
+            self.err.print(escape(event.text))
+        elif self.err.is_terminal:
+            self._draw(event)
+        else:
+            self._say(event)
+
+    def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
+        """Shows a job's result: `document` under --json, else the rows of `summary`."""
+        if self.as_json:
+            self._write(document)
+        elif not self.quiet:
+            width = max((len(name) for name, _ in summary), default=0)
+            for name, value in summary:
+                self.out.print(f"[bold]{escape(name.ljust(width))}[/]  {escape(value)}")
+
+    def table(self, document: dict[str, Any], header: list[str], rows: list[list[str]]) -> None:
+        """Shows a result of many rows: the first column is text, the others are figures."""
+        if self.as_json:
+            self._write(document)
+        elif not self.quiet:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for index, name in enumerate(header):
+                table.add_column(escape(name), justify="right" if index else "left", overflow="fold")
+            for row in rows:
+                table.add_row(*map(escape, row))
+            self.out.print(table, soft_wrap=False, width=None if self.out.is_terminal else _WIDTH_OF_A_PIPE)
+
+    def warn(self, text: str) -> None:
+        """Shows a sentence that even --quiet does not hide."""
+        self.err.print(escape(text))
+
+    def fail(self, error: Exception) -> int:
+        """Shows why the job was not done, as a sentence and what to do; returns the exit code."""
+        if self.debug:
+            self.err.print("".join(traceback.format_exception(error)), markup=False)
+        message, hint, code = _explained(error)
+        if self.as_json:
+            self._write({"error": {"message": message, "hint": hint}})
+        else:
+            self.err.print(f"[bold red]error:[/] {escape(message)}")
+            if hint:
+                self.err.print(f"[dim]hint:[/] {escape(hint)}")
+        return code
+
+    def _write(self, document: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n")
+        sys.stdout.flush()
+
+    def _draw(self, step: Step) -> None:
+        if step.stage not in self._tasks:
+            self._tasks[step.stage] = self._bars.add_task(escape(step.stage), completed=step.step, values="")
+        values = escape(" · ".join(_figures(step)))
+        self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
+
+    def _say(self, step: Step) -> None:
+        now = time.monotonic()
+        began, first = self._began.setdefault(step.stage, (now, step.step))
+        if step.step < step.total and now - self._spoke < _SECONDS_BETWEEN_LINES:
+            return
+        self._spoke = now
+        parts = [f"{step.stage} {step.step}/{step.total}", *_figures(step)]
+        if first < step.step < step.total:
+            left = round((now - began) / (step.step - first) * (step.total - step.step))
+            parts.append(f"{left // 60}:{left % 60:02d} left")
+        self.err.print(escape(" · ".join(parts)))
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+        console=console,
+    )
+
+
+def _explained(error: Exception) -> tuple[str, str | None, int]:
+    """The sentence, the hint and the exit code for an exception."""
+    if isinstance(error, SceditError):
+        return error.message, error.hint, error.exit_code
+    if hasattr(error, "format_message"):  # Typer's usage errors, whose class has no public name in all its releases
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "scedit"
+        return " ".join(error.format_message().split()), f"{command} --help shows how it is called", error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}", "make room and try again", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
+    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+        return "out of memory", "take a smaller batch, resolution or number of pictures", 1
+    return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1
+
+
+def _figures(step: Step) -> list[str]:
+    """Such as ["loss 0.08312", "images/s 31.2"]."""
+    return [f"{name} {value:{'.0f' if abs(value) >= 1000 else '.4g'}}" for name, value in step.values.items()]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

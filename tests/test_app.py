@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+import pytest
+import scedit_cli.jobs
+from scedit_cli import __version__
+from scedit_cli.app import Terminated, app
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.jobs.progress import Note, Progress
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
+MINIMAL = {
+    "prepare": ["--scenes", "2", "--out", "scenes"],
+    "annotate": ["photo.png", "--cond", "canny"],
+    "train": ["--recipe", "canny.toml"],
+    "generate": ["--prompt", "a cube"],
+    "merge": ["a.safetensors", "--out", "combo.safetensors"],
+    "bench": [],
+}
+DOCUMENT = {"out": "there", "loss": float("nan"), "images": [{"seed": 1}]}
+
+
+def result(worse: list[str] = []) -> SimpleNamespace:
+    return SimpleNamespace(
+        document=lambda: DOCUMENT,
+        summary=lambda: [("out", "a[b].png"), ("seconds", "1.0")],
+        table=lambda: (["method", "images/s"], [["sc", "31.2"], ["lora", "20.1"]]),
+        worse=worse,
+    )
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[..., object]) -> None:
+    monkeypatch.setattr(scedit_cli.jobs, name, SimpleNamespace(**{name: work}), raising=False)
+
+
+def call(name: str, *options: str) -> SimpleNamespace:
+    return CliRunner().invoke(app, [name, *MINIMAL[name], *options])
+
+
+def scedit(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scedit_cli", *args],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_calls_its_job_as_the_job_wants_to_be_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = getattr(importlib.import_module(f"scedit_cli.jobs.{name}"), name)
+    work = create_autospec(job, return_value=result())
+    fake(monkeypatch, name, work)
+    answer = call(name, "--json")
+    assert answer.exit_code == 0, answer.output
+    work.assert_called_once()
+    assert json.loads(answer.stdout) == {"out": "there", "loss": None, "images": [{"seed": 1}]}
+
+
+def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, dict[str, object]] = {}
+
+    def record(name: str, *args: object, **kwargs: object) -> SimpleNamespace:
+        calls[name] = kwargs | {"args": args}
+        return result()
+
+    for name in COMMANDS:
+        fake(monkeypatch, name, partial(record, name))
+    call("prepare", "--seed", "7", "--look", "pastel", "--cache", "latents, text")
+    call("annotate", "--cond", "depth,seg", "--param", "low=50", "--out", "edges.png")
+    call("train", "--set", "train.steps=3", "--set", "tuner.down_ratio=0.5", "--out", "there", "--resume")
+    call("generate", "--cond", "canny=a.png:0.5", "--cond", "b.png", "--tuner", "t.safetensors", "--num", "3", "--grid")
+    call("merge", "b.safetensors:0.5")
+    call("bench", "--methods", "sc,lora", "--batch", "4", "--tolerance", "0.2")
+    (recipe,) = calls["train"].pop("args")
+    assert (recipe.name, recipe.train.steps, recipe.tuner.down_ratio) == ("canny", 3, 0.5)
+    expected = {
+        "prepare": {"args": (None,), "scenes": 2, "seed": 7, "look": "pastel", "cache": ["latents", "text"]},
+        "annotate": {"kinds": ["canny", "depth", "seg"], "params": {"low": "50"}, "out": Path("edges.png")},
+        "train": {"out": Path("there"), "resume": True, "overwrite": False},
+        "generate": {"conds": ["canny=a.png:0.5", "b.png"], "tuners": ["t.safetensors"], "num": 3, "grid": True},
+        "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
+        "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": 0.2, "quality": False},
+    }
+    for name, arguments in expected.items():
+        assert {key: calls[name][key] for key in arguments} == arguments
+
+
+def test_an_empty_prompt_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[list[str]] = []
+    fake(monkeypatch, "generate", lambda **kwargs: prompts.append(kwargs["prompts"]) or result())
+    CliRunner().invoke(app, ["generate"])
+    assert prompts == [[""]]
+
+
+def test_the_summary_goes_to_stdout_and_what_happens_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*args: object, on_event: Callable[[object], None], **kwargs: object) -> object:
+        on_event(Note("starting [at] the start"))
+        on_event(Progress("training", 600, 600, {"loss": 0.08312, "images/s": 31.25}))
+        return result()
+
+    fake(monkeypatch, "merge", work)
+    answer = call("merge")
+    assert answer.stdout == "out      a[b].png\nseconds  1.0\n"
+    assert answer.stderr == "starting [at] the start\ntraining 600/600 · loss 0.08312 · images/s 31.25\n"
+    quiet = call("merge", "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+def test_json_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*args: object, on_event: Callable[[object], None], **kwargs: object) -> object:
+        print("a library that prints")
+        on_event(Note("a note"))
+        return result()
+
+    fake(monkeypatch, "merge", work)
+    answer = call("merge", "--json")
+    assert json.loads(answer.stdout)["out"] == "there"
+    assert answer.stderr == "a library that prints\na note\n"
+    assert call("merge", "--json", "--quiet").stdout == answer.stdout
+
+
+def test_bench_draws_a_table_and_fails_when_it_got_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "bench", lambda **kwargs: result())
+    assert call("bench").stdout.split() == ["method", "images/s", "sc", "31.2", "lora", "20.1"]
+    fake(monkeypatch, "bench", lambda **kwargs: result(["sc: images_per_second fell"]))
+    answer = call("bench", "--json", "--baseline", "bench.json")
+    assert answer.exit_code == 1
+    assert json.loads(answer.stdout)["out"] == "there"
+    assert answer.stderr == "sc: images_per_second fell\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (SceditError("a.png is no picture", "name a picture"), 2, "a.png is no picture"),
+        (WorkFailed("lost weights"), 1, "lost weights"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.png"), 1, "the disk is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.png"), 2, "x.png: No such file or directory"),
+        (MemoryError(), 1, "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), 1, "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
+        (ZeroDivisionError("division by zero"), 1, "unexpected ZeroDivisionError: division by zero"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (Terminated(), 143, "stopped by SIGTERM"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_failures_are_a_sentence_and_an_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*args: object, **kwargs: object) -> object:
+        raise error
+
+    fake(monkeypatch, "train", work)
+    answer = call("train")
+    assert answer.exit_code == code and answer.stdout == ""
+    assert answer.stderr.startswith(f"error: {message}") and "Traceback" not in answer.stderr
+    answer = call("train", "--json")
+    assert answer.exit_code == code and answer.stderr == ""
+    document = json.loads(answer.stdout)
+    assert set(document) == {"error"} and set(document["error"]) == {"message", "hint"}
+    assert document["error"]["message"].startswith(message)
+    assert ("--resume" in str(document["error"]["hint"])) == (code > 128)
+    if code < 128:
+        assert "Traceback" in call("train", "--debug").stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nonsense"], "nonsense"),
+        (["--nonsense"], "--nonsense"),
+        (["train"], "--recipe"),
+        (["train", "--recipe"], "--recipe"),
+        (["train", "--recipe", "canny", "--nonsense"], "--nonsense"),
+        (["train", "--recipe", "cany.toml"], "did you mean canny?"),
+        (["train", "--recipe", "canny.toml", "--set", "train.step=3"], "train.step: unknown; did you mean steps?"),
+        (["generate", "--num", "0"], "--num"),
+        (["generate", "--num", "many"], "--num"),
+        (["merge", "--out", "combo.safetensors"], "FILE"),
+        (["annotate", "a.png", "--cond", "canny", "--param", "50"], "--param 50: expected NAME=VALUE"),
+        (["bench", "--tolerance", "-1"], "--tolerance"),
+    ],
+)
+def test_wrong_usage_is_a_sentence_and_exit_code_2(args: list[str], message: str) -> None:
+    answer = CliRunner().invoke(app, args)
+    assert answer.exit_code == 2 and answer.stdout == ""
+    first, second = answer.stderr.splitlines()
+    assert first.startswith("error: ") and message in first and second.startswith("hint: ")
+    answer = CliRunner().invoke(app, [args[0], "--json", *args[1:]])
+    assert answer.exit_code == 2 and answer.stderr == ""
+    assert message in json.loads(answer.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_carries_examples(name: str) -> None:
+    answer = CliRunner().invoke(app, [name, "--help"])
+    assert answer.exit_code == 0
+    assert "Examples:" in answer.stdout and f"scedit {name}" in answer.stdout.split("Examples:")[1]
+
+
+def test_no_arguments_shows_the_help() -> None:
+    assert CliRunner().invoke(app, []).stdout == CliRunner().invoke(app, ["--help"]).stdout != ""
+
+
+def test_version() -> None:
+    answer = scedit("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"scedit {__version__}\n")
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
+    program = (
+        "import atexit, sys; from scedit_cli.app import main; sys.argv = ['scedit', '--help']\n"
+        "heavy = ('torch', 'numpy', 'diffusers', 'transformers', 'matplotlib', 'PIL')\n"
+        "atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))\n"
+        "main()"
+    )
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+        seconds.append(time.perf_counter() - began)
+        assert (answer.returncode, answer.stderr) == (0, "[]\n")
+        assert "generate" in answer.stdout
+    assert min(seconds) < 0.3
+
+
+def test_a_pipe_gets_neither_colours_nor_a_bar() -> None:
+    for environment in ({}, {"NO_COLOR": "1"}):
+        answer = scedit("train", "--recipe", "nothing.toml", **environment)
+        assert answer.returncode == 2 and "\x1b" not in answer.stderr + answer.stdout
+
+
+def test_no_color_is_respected_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[1;31m" in CliRunner().invoke(app, ["nonsense"]).stderr
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[1;31m" not in CliRunner().invoke(app, ["nonsense"]).stderr
+
+
+def test_shell_completion() -> None:
+    script = scedit("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert script.returncode == 0 and "_SCEDIT_COMPLETE" in script.stdout
+    words = scedit(_SCEDIT_COMPLETE="complete_bash", COMP_WORDS="scedit an", COMP_CWORD="1")
+    assert words.stdout.split() == ["annotate"]
+
+
+SLEEPER = """
+import sys, time, types
+import scedit_cli.jobs
+from scedit_cli.app import main
+
+def train(recipe, **options):
+    try:
+        print("working", flush=True)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        print("saved", flush=True)
+        raise
+
+scedit_cli.jobs.train = types.SimpleNamespace(train=train)
+sys.argv = ["scedit", "train", "--recipe", "canny.toml"]
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_let_the_job_save_and_end_with_their_code(number: int, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (code, "saved\n")
+    assert "stopped by" in err and "--resume" in err and "Traceback" not in err

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("canny", "color", "depth", "seg", "style")
+
+# A value other than the default for every key there is.
+CHANGED = {
+    "base.model": "some/base",
+    "base.revision": "fp16",
+    "tuner.condition": "hed",
+    "tuner.down_ratio": 0.5,
+    "tuner.hint_kernel": 3,
+    "tuner.hint_channels": 320,
+    "tuner.hint_width": 2.0,
+    "data.path": "some/folder",
+    "data.scenes": 7,
+    "data.seed": 3,
+    "data.look": "pastel",
+    "data.caption_dropout": 0.25,
+    "train.steps": 11,
+    "train.batch_size": 3,
+    "train.learning_rate": 2e-5,
+    "train.weight_decay": 0.3,
+    "train.warmup": 4,
+    "train.schedule": "linear",
+    "train.seed": 2**62,
+    "train.precision": "bf16",
+    "train.loss_weighting": "min-snr",
+    "train.snr_gamma": 7.5,
+    "train.timesteps": "logit-normal",
+    "train.timestep_shift": 1.5,
+    "train.max_grad_norm": 0.0,
+    "train.ema_decay": 0.999,
+    "train.checkpoint_every": 5,
+    "train.log_every": 9,
+    "samples.every": 0,
+    "samples.count": 2,
+    "samples.seed": 8,
+    "samples.steps": 6,
+    "samples.guidance": 1.0,
+    "samples.prompts": ['a "red" cube', "größer"],
+    "score.scenes": 0,
+}
+
+
+def keys(recipe: Recipe) -> dict[str, object]:
+    return {f"{s}.{k}": value for s, section in recipe.model_dump().items() for k, value in section.items()}
+
+
+def refusal(overrides: list[str], name: str = "canny") -> SceditError:
+    with pytest.raises(SceditError) as caught:
+        load_recipe(name, overrides)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def test_these_are_built_in() -> None:
+    assert tuple(builtin_recipes()) == NAMES
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_is_complete_and_says_what_it_does(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    recipe = load_recipe(path)
+    written = {f"{section}.{key}" for section, pairs in tomllib.loads(text).items() for key in pairs}
+    optional = {"base.revision", "tuner.condition", "data.path", "samples.prompts"}
+    hints = {"tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"} if recipe.tuner.kind == "sc" else set()
+    assert written | optional | hints == set(keys(recipe)) | optional
+    assert f"scedit train --recipe {path.name}" in text
+    assert recipe.name == path.stem
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_recipes_train_on_the_embedded_base(name: str) -> None:
+    recipe = load_recipe(f"{name}.toml")
+    assert recipe.base.model == "scenes" and recipe.data.path is None
+    assert (recipe.tuner.kind, recipe.tuner.condition) == (("sc", None) if name == "style" else ("csc", name))
+
+
+def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    values: dict[str, dict[str, object]] = {"tuner": {"kind": "csc"}}
+    for key, value in CHANGED.items():
+        section, name = key.split(".")
+        values.setdefault(section, {})[name] = value
+    recipe = Recipe.from_dict(values)
+    assert set(keys(recipe)) == {*CHANGED, "tuner.kind"}, "a key without a value in CHANGED"
+    default = keys(Recipe.from_dict({"tuner": {"kind": "csc", "condition": "canny"}}))
+    assert not [key for key, value in CHANGED.items() if default[key] == value]
+    file = tmp_path / "again.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    assert load_recipe(file).model_dump() == recipe.model_dump()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resolved_built_in_reads_back_the_same(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    file = tmp_path / "again.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    assert keys(load_recipe(file)) == keys(recipe)
+
+
+def test_a_run_folders_recipe_is_called_after_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "runs" / "canny" / "recipe.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(load_recipe("canny").to_toml(), encoding="utf-8")
+    assert load_recipe(file).name == "canny"
+
+
+@pytest.mark.parametrize("key", [key for key in CHANGED if key not in ("base.model", "samples.prompts")])
+def test_set_reaches_every_key(key: str) -> None:
+    recipe = load_recipe("canny", [f"{key}={CHANGED[key]}"])
+    assert keys(recipe)[key] == CHANGED[key]
+
+
+def test_set_takes_toml_and_plain_text() -> None:
+    overrides = ['samples.prompts=["a", "b = c"]', "tuner.condition = hed", "train.learning_rate=1e-4"]
+    recipe = load_recipe("canny", overrides)
+    assert recipe.samples.prompts == ["a", "b = c"]
+    assert recipe.tuner.condition == "hed"
+    assert recipe.train.learning_rate == 1e-4
+    assert load_recipe("canny", ["data.path=2024-01-31"]).data.path == "2024-01-31"
+    assert load_recipe("canny", ["train.steps=3", "train.steps=4"]).train.steps == 4
+
+
+@pytest.mark.parametrize("override", ["train.steps", "steps=3", "=3", "train.=3", "train.steps.more=3"])
+def test_set_wants_a_section_and_a_key(override: str) -> None:
+    assert f"--set {override}" in refusal([override]).message
+
+
+def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
+    error = refusal(
+        ["train.lerning_rate=1", "train.steps=0", "trian.steps=3", "train.scenes=3", "tuner.kind=cscc", "score.x=1"]
+    )
+    assert error.message.splitlines() == [
+        "canny has 6 mistakes:",
+        "  tuner.kind: 'cscc' is none of sc, csc; did you mean csc?",
+        "  train.steps: 0 should be greater than or equal to 1",
+        "  train.lerning_rate: unknown; did you mean learning_rate?",
+        "  train.scenes: unknown; did you mean data.scenes?",
+        "  score.x: unknown",
+        "  trian: unknown; did you mean train?",
+    ]
+    assert Path(error.hint.split(" in ")[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.steps=0",
+        "train.steps=1.5",
+        "train.steps=true",
+        'train.steps="200"',
+        "train.batch_size=0",
+        "train.learning_rate=0",
+        "train.learning_rate=nan",
+        "train.learning_rate=inf",
+        "train.learning_rate=2",
+        "train.weight_decay=-0.1",
+        "train.warmup=-1",
+        "train.schedule=cosin",
+        "train.seed=-1",
+        "train.precision=int8",
+        "train.loss_weighting=snr",
+        "train.snr_gamma=0",
+        "train.timesteps=normal",
+        "train.timestep_shift=0",
+        "train.max_grad_norm=-1",
+        "train.ema_decay=1",
+        "train.checkpoint_every=-1",
+        "train.log_every=0",
+        "tuner.down_ratio=0",
+        "tuner.hint_kernel=2",
+        "tuner.hint_channels=1",
+        "tuner.hint_width=0",
+        "tuner.condition=../canny",
+        "data.scenes=0",
+        "data.seed=-1",
+        "data.look=wireframe",
+        "data.caption_dropout=1.1",
+        "data.path=2024",
+        "samples.every=-1",
+        "samples.count=0",
+        "samples.seed=-1",
+        "samples.steps=0",
+        "samples.guidance=-1",
+        "samples.prompts=[]",
+        "samples.prompts=[1]",
+        "score.scenes=-1",
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(override: str) -> None:
+    message = refusal([override]).message
+    assert message.startswith(f"canny: {override.partition('=')[0]}") and "\n" not in message
+
+
+def test_the_parts_of_a_recipe_must_agree() -> None:
+    assert "tuner.condition: an sc tuner takes no hint" in refusal(["tuner.kind=sc"]).message
+    assert "tuner.hint_kernel: an sc tuner" in refusal(["tuner.hint_kernel=3"], "style").message
+    assert "tuner.condition: missing" in refusal(["tuner.kind=csc"], "style").message
+    assert "data.path: missing; the base some/base needs" in refusal(["base.model=some/base"]).message
+
+
+def test_a_section_must_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "flat.toml"
+    file.write_text('score = 3\n[tuner]\nkind = "sc"\n')
+    assert "score: expected a section [score]" in refusal([], str(file)).message
+    file.write_text("[train]\nsteps = 3\n")
+    assert "tuner: missing" in refusal([], str(file)).message
+
+
+def test_what_is_no_recipe(tmp_path: Path) -> None:
+    assert "did you mean canny?" in refusal([], "cany.toml").message
+    assert "is a folder" in refusal([], str(tmp_path)).message
+    assert "there is no recipe" in refusal([], str(tmp_path / "canny.toml")).message
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[train\nsteps = 3")
+    assert f"{bad} is not valid TOML" in refusal([], str(bad)).message
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    assert f"{bad} is not valid TOML" in refusal([], str(bad)).message
+
+
+def test_a_file_comes_before_the_built_in_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "canny.toml").write_text('[tuner]\nkind = "sc"\n')
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("canny.toml").tuner.kind == "sc"
+    assert load_recipe("canny").tuner.kind == "csc"
+
+
+def test_relative_paths_are_resolved_where_they_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("photos", "base", "scenes"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("canny", ["data.path=photos", "base.model=base"])
+    assert (recipe.data.path, recipe.base.model) == (str(tmp_path / "photos"), str(tmp_path / "base"))
+    assert load_recipe("canny", ["data.path=photos", "base.model=some/hub-id"]).base.model == "some/hub-id"
+    assert load_recipe("canny").base.model == "scenes", "the embedded base, not the folder of that name"
+
+
+def test_the_looks_are_those_the_renderer_knows() -> None:
+    from scedit_cli.recipe import DataSection
+    from scedit_cli.scenes.render import LOOKS
+
+    assert get_args(DataSection.model_fields["look"].annotation) == LOOKS
+
+
+def test_reading_a_recipe_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from scedit_cli.recipe import load_recipe; load_recipe('canny')\n"
+        "heavy = ('torch', 'numpy', 'diffusers', 'transformers', 'rich', 'typer')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert answer.stdout.strip() == "[]"
