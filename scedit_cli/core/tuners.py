@@ -60,7 +60,7 @@ class HintEncoder(nn.Module):
         stem: list[nn.Module] = []
         previous = in_channels
         for width, stride in plan:
-            stem += [nn.Conv2d(previous, width, 3, stride=stride, padding=1), nn.SiLU()]
+            stem += [_variance_kept(nn.Conv2d(previous, width, 3, stride=stride, padding=1)), nn.SiLU()]
             previous = width
         self.stem = nn.Sequential(*stem[:-1])
         self.chain = nn.ModuleList()
@@ -241,6 +241,15 @@ def _hidden(channels: Sequence[int], down_ratio: float) -> list[int]:
     if min(hidden) < 1:
         raise SceditError(f"down_ratio is {down_ratio}", hint="it must leave every map at least one hidden channel")
     return hidden
+
+
+def _variance_kept(convolution: nn.Conv2d) -> nn.Conv2d:
+    # With PyTorch's default, what differs between two hints leaves the stem a hundred times weaker, and training
+    # would have to undo that first. He initialisation (arXiv 1502.01852) with SiLU's gain, 1 / sqrt(E[silu(z)^2]).
+    fan_in = convolution.weight[0].numel()
+    nn.init.normal_(convolution.weight, std=1.676 / fan_in**0.5)
+    nn.init.zeros_(convolution.bias)
+    return convolution
 
 
 def _zero(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -7,7 +7,6 @@ from pathlib import Path
 from scedit_cli.errors import SceditError
 
 WORLD = Path(__file__).parent / "world"
-BASE = WORLD / "base"
 PICTURE_SIZE = 128
 
 # Scenes are numbered by seed. Training sets count up from 0; these are kept for measuring.

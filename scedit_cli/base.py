@@ -1,0 +1,234 @@
+"""Frozen pipelines to tune and sample: the embedded world's, and the families of SD1.5, SD2.1 and SDXL."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scedit_cli.core.skips import SkipMap, survey
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a base is sampled unless told otherwise: side in pixels, denoising steps, guidance scale."""
+
+    resolution: int
+    steps: int
+    guidance: float
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen text-to-image pipeline. U-Net and text encoders compute in `dtype`, the autoencoder in float32.
+
+    Attributes:
+        name: what `load_base` was asked for.
+        family: "scenes", "sd15", "sd21" or "sdxl".
+        revision: the hub commit the weights came from, else None.
+    """
+
+    name: str
+    family: str
+    revision: str | None
+    _loaded: DiffusionPipeline = field(repr=False)
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self._loaded.unet
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self._loaded.vae
+
+    @property
+    def scheduler(self) -> SchedulerMixin:
+        return self._loaded.scheduler
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: "epsilon" or "v_prediction"."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @cached_property
+    def skips(self) -> SkipMap:
+        return survey(self.unet)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures are multiples of this many pixels, so that no level of the U-Net has to round."""
+        return self._loaded.vae_scale_factor * max(self.skips.strides)
+
+    @property
+    def defaults(self) -> Defaults:
+        size = self.unet.config.sample_size
+        resolution = (size if isinstance(size, int) else min(size)) * self._loaded.vae_scale_factor
+        if self.family == "scenes":
+            return Defaults(resolution, steps=20, guidance=3.0)
+        return Defaults(resolution, steps=30, guidance=5.0 if self.family == "sdxl" else 7.5)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over the U-Net's weight names, shapes and the signs of some values of each.
+
+        Signs survive every change of precision, so a base has one fingerprint in float32, float16 and bfloat16.
+        """
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.unet.state_dict().items()):
+            flat = weight.detach().flatten()
+            signs = torch.signbit(flat[:: max(1, flat.numel() // 64)][:64])
+            digest.update(f"{name}{tuple(weight.shape)}".encode() + bytes(signs.tolist()))
+        return digest.hexdigest()[:32]
+
+    def pipeline(self, scheduler: str | None = None) -> DiffusionPipeline:
+        """The diffusers pipeline over these very modules, with a scheduler of its own and no progress bar.
+
+        Args:
+            scheduler: a class of diffusers by name ("EulerDiscreteScheduler", or "EulerDiscrete"); by default the
+                base's own.
+
+        Raises:
+            SceditError: no scheduler of that name works with this base.
+        """
+        pipeline = copy.copy(self._loaded)
+        kind = type(self.scheduler) if scheduler is None else self._scheduler_class(scheduler)
+        with quiet():
+            pipeline.register_modules(scheduler=kind.from_config(self.scheduler.config))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _scheduler_class(self, name: str) -> type[SchedulerMixin]:
+        known = {kind.__name__: kind for kind in self.scheduler.compatibles}
+        kind = known.get(name) or known.get(f"{name}Scheduler")
+        if kind is None:
+            raise SceditError(f"scheduler {name!r}: not known", hint=f"choose one of {', '.join(sorted(known))}")
+        return kind
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Text as the U-Net takes it: `encoder_hidden_states` (B, tokens, width), and for SDXL the pooled
+        `text_embeds` (B, width); `unet_arguments` makes them keywords of the U-Net."""
+        with quiet():
+            encoded = self._loaded.encode_prompt(
+                prompt=list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+        text = {"encoder_hidden_states": encoded[0].to(self.dtype)}
+        return text | {"text_embeds": encoded[2].to(self.dtype)} if self.family == "sdxl" else text
+
+    def overlong(self, prompts: Iterable[str]) -> list[str]:
+        """The prompts that have more tokens than the text encoder reads."""
+        tokenizer = self._loaded.tokenizer
+        with quiet():
+            return [text for text in prompts if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
+
+    def unet_arguments(self, text: dict[str, Tensor], height: int, width: int) -> dict:
+        """The keywords of a U-Net call for encoded prompts and pictures of `height` x `width` pixels, uncropped."""
+        if "text_embeds" not in text:
+            return dict(text)
+        context, pooled = text["encoder_hidden_states"], text["text_embeds"]
+        size_and_crop = context.new_tensor([height, width, 0, 0, height, width]).repeat(len(context), 1)
+        return {
+            "encoder_hidden_states": context,
+            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": size_and_crop},
+        }
+
+    @torch.no_grad()
+    def encode_images(self, pictures: Tensor) -> Tensor:
+        """Moments (B, 2C, h, w) of the latents' distribution, float32 and unscaled, of pictures (B, 3, H, W) in
+        [0, 1]."""
+        pictures = pictures.to(self.device, torch.float32)
+        return _finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these pictures")
+
+    def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled latents (B, C, h, w) as the U-Net sees them: drawn with `generator`, without one the mean."""
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        distribution = DiagonalGaussianDistribution(moments)
+        latents = distribution.mode() if generator is None else distribution.sample(generator)
+        return (latents - self._shift) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), float32 in [0, 1], of scaled latents.
+
+        Raises:
+            WorkFailed: the latents or the pictures hold values that are not numbers.
+        """
+        latents = _finite(latents.to(self.device, torch.float32), "the sampled latents")
+        pictures = self.vae.decode(latents / self.vae.config.scaling_factor + self._shift).sample
+        return (_finite(pictures, "the decoded pictures") / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+
+def load_base(
+    model: str | Path = EMBEDDED,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+) -> Base:
+    """Load a frozen base.
+
+    Args:
+        model: "scenes" (embedded), a diffusers folder, a hub id, or a single file in the original layout.
+        dtype: of U-Net and text encoders; by default float32 on a CPU and for the embedded base, else bfloat16.
+        device: by default an accelerator where there is one.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
+    """
+    device = torch.device(device) if device else _best_device()
+    if dtype is None:
+        dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
+    pipeline, commit = open_pipeline(model, dtype, revision)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval().to(device)
+    base = Base(str(model), "scenes" if model == EMBEDDED else _family(pipeline), commit, pipeline)
+    _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
+    if base.defaults.resolution >= 512:
+        base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
+    return base
+
+
+def _best_device() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def _family(pipeline: DiffusionPipeline) -> str:
+    if hasattr(pipeline, "text_encoder_2"):
+        return "sdxl"
+    return "sd21" if pipeline.unet.config.use_linear_projection else "sd15"
+
+
+def _finite(values: Tensor, what: str) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise WorkFailed(
+            f"{what} hold values that are not numbers (NaN or Inf)",
+            hint="the weights may be damaged or the dtype too narrow: try float32 or bfloat16",
+        )
+    return values

@@ -1,0 +1,118 @@
+"""Checkpoints in the original layout, one .safetensors file, read with the configurations in the package."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+
+from scedit_cli.errors import SceditError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import CLIPTokenizer
+
+CONFIGS = Path(__file__).parent / "configs"
+_UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
+# How the text encoders' weights are called tells the family.
+_TEXT_ENCODERS = {
+    "sdxl": "conditioner.embedders.1.model.",
+    "sd21": "cond_stage_model.model.",
+    "sd15": "cond_stage_model.transformer.",
+}
+_PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
+
+
+def open_original(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    """The pipeline of a single file of SD1.5, SD2.1 or SDXL: its autoencoder in float32, the rest in `dtype`.
+
+    SD2.1 is taken for a v-prediction model, as its 768-pixel release is, unless the file's own `modelspec` metadata
+    says otherwise.
+
+    Raises:
+        SceditError: a pickled or damaged file, one of another layout, or one that is not whole.
+    """
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix != ".safetensors":
+        raise SceditError(
+            f"base {file}: only .safetensors files are read, a pickle may run code",
+            hint="convert it, or get it in that format",
+        )
+    try:
+        with safe_open(file, "pt") as checkpoint:
+            keys, about = set(checkpoint.keys()), checkpoint.metadata() or {}
+            channels = checkpoint.get_slice(_UNET_INPUT).get_shape()[1] if _UNET_INPUT in keys else 0
+    except SafetensorError as error:
+        raise SceditError(f"base {file}: a damaged file: {error}", hint="get it anew") from error
+    family = _family(keys) if channels else None
+    if family is None:
+        raise SceditError(
+            f"base {file}: no whole checkpoint of SD1.5, SD2.1 or SDXL in the original layout",
+            hint="give a file with U-Net, autoencoder and text encoder, or a diffusers folder",
+        )
+
+    changes = {"unet": {"in_channels": channels}}
+    if prediction := _PREDICTIONS.get(about.get("modelspec.prediction_type", "")):
+        changes["scheduler"] = {"prediction_type": prediction}
+    if family == "sdxl":
+        kind, parts = StableDiffusionXLPipeline, {"tokenizer_2": tokenizer(pad="!"), "add_watermarker": False}
+    else:
+        kind = StableDiffusionPipeline
+        parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    with TemporaryDirectory() as folder:
+        _write_configs(Path(folder), family, kind.__name__, changes)
+        options = {"config": folder, "local_files_only": True}
+        try:
+            vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
+            pad = "!" if family == "sd21" else "<|endoftext|>"
+            return kind.from_single_file(
+                str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
+            )
+        except (SingleFileComponentError, KeyError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SceditError(
+                f"base {file}: not as a checkpoint of {family} should be: {reason}",
+                hint="get it anew, or give the model as a diffusers folder",
+            ) from error
+
+
+def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """CLIP's tokenizer: byte pairs, 49,408 words. `pad` fills up to 77 tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    with gzip.open(CONFIGS / "clip" / "merges.txt.gz", "rt", encoding="utf-8") as lines:
+        merges = [tuple(line.split()) for line in lines]
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=77)
+
+
+def _family(keys: Iterable[str]) -> str | None:
+    return next((name for name, start in _TEXT_ENCODERS.items() if any(key.startswith(start) for key in keys)), None)
+
+
+def _write_configs(folder: Path, family: str, pipeline: str, changes: dict[str, dict]) -> None:
+    """The family's configuration as a diffusers folder without weights."""
+    index: dict[str, str | list[str]] = {"_class_name": pipeline}
+    for file in sorted((CONFIGS / family).glob("*.json")):
+        part = file.stem
+        config = json.loads(file.read_text()) | changes.get(part, {})
+        library = "transformers" if part.startswith("text_encoder") else "diffusers"
+        index[part] = [library, config["_class_name"] if library == "diffusers" else config["architectures"][0]]
+        if part.startswith("text_encoder"):
+            index[part.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
+        (folder / part).mkdir()
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / name).write_text(json.dumps(config))
+    (folder / "model_index.json").write_text(json.dumps(index))

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from scedit_cli import original
+from scedit_cli.base import load_base
+from scedit_cli.errors import SceditError
+from tests import tiny
+from tests.original_layout import save_configs, save_original
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """Writes a tiny pipeline as a single file, and its configuration in place of the full-size one."""
+
+    def write(family: str, **metadata):
+        pipeline = tiny.pipeline(family)
+        save_configs(pipeline, family, tmp_path / "configs")
+        save_original(pipeline, family, tmp_path / f"{family}.safetensors", metadata)
+        return tmp_path / f"{family}.safetensors"
+
+    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
+    return write
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_single_file_is_the_pipeline_that_was_written(checkpoint, family, capfd):
+    file = checkpoint(family)
+    capfd.readouterr()
+    base, expected = load_base(file), load_base(tiny.pipeline_folder(family))
+    assert capfd.readouterr() == ("", "")
+    assert (base.name, base.family, base.prediction_type) == (str(file), family, expected.prediction_type)
+    assert base.fingerprint == expected.fingerprint and base.defaults == expected.defaults
+    parts, others = base.pipeline().components, expected.pipeline().components
+    assert parts.keys() == others.keys()
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            weights = part.state_dict()
+            assert weights.keys() == others[name].state_dict().keys()
+            assert all(torch.equal(weight, others[name].state_dict()[key]) for key, weight in weights.items()), name
+    text, other_text = base.encode_prompts(["a cone"]), expected.encode_prompts(["a cone"])
+    assert all(torch.equal(text[key], other_text[key]) for key in other_text)
+
+
+def test_half_precision_keeps_the_autoencoder_in_float32(checkpoint):
+    base = load_base(checkpoint("sd15"), dtype=torch.bfloat16)
+    assert (base.dtype, base.vae.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(base.vae.decoder.conv_in.weight, tiny.pipeline("sd15").vae.decoder.conv_in.weight)
+
+
+def test_a_file_may_say_what_it_predicts(checkpoint):
+    assert load_base(checkpoint("sd21", **{"modelspec.prediction_type": "epsilon"})).prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("model.diffusion_model.", "no whole checkpoint"),
+        ("cond_stage_model.", "no whole checkpoint"),
+        ("model.diffusion_model.out.2.weight", "unet|not as a checkpoint of sd15"),
+        ("first_stage_model.", "vae|not as a checkpoint of sd15"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "text_encoder|not as a checkpoint of sd15"),
+    ],
+)
+def test_a_file_that_lacks_weights(checkpoint, lost, message):
+    file = checkpoint("sd15")
+    save_file({key: value for key, value in load_file(file).items() if not key.startswith(lost)}, file)
+    with pytest.raises(SceditError, match=message) as error:
+        load_base(file)
+    assert str(file) in error.value.message and error.value.hint and error.value.exit_code == 2
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"pickle")
+    with pytest.raises(SceditError, match="only .safetensors files are read"):
+        load_base(tmp_path / "model.ckpt")
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    with pytest.raises(SceditError, match="a damaged file"):
+        load_base(tmp_path / "torn.safetensors")
+    with pytest.raises(SceditError, match="it has no revision main"):
+        load_base(tmp_path / "torn.safetensors", revision="main")
+
+
+def test_the_tokenizer_is_clips():
+    tokenizer = original.tokenizer()
+    assert len(tokenizer) == 49408
+    # As CLIP's own tokenizer encodes them.
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer("Hello, World!").input_ids == [49406, 3306, 267, 1002, 256, 49407]
+    padded = original.tokenizer(pad="!")("a", padding="max_length").input_ids
+    assert len(padded) == 77 and padded[-1] == 0
+
+
+UNET = {"sd15": 859_520_964, "sd21": 865_910_724, "sdxl": 2_567_463_684}
+TEXT = {"sd15": 123_060_480, "sd21": 340_387_840, "sdxl": 123_060_480 + 694_659_840}
+VAE = 83_653_863
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_shipped_configurations_are_full_size(family):
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    classes = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
+    total = 0
+    with torch.device("meta"):
+        for file in (original.CONFIGS / family).glob("*.json"):
+            config = json.loads(file.read_text())
+            if file.stem == "unet":
+                module = UNet2DConditionModel.from_config(config)
+            elif file.stem == "vae":
+                module = AutoencoderKL.from_config(config)
+            elif file.stem.startswith("text_encoder"):
+                module = classes[config["architectures"][0]](CLIPTextConfig(**config))
+            else:
+                continue
+            total += sum(weight.numel() for weight in module.parameters())
+    assert total == UNET[family] + TEXT[family] + VAE
