@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from scedit_cli.base import Base
@@ -131,7 +131,7 @@ def _kept(dataset: Dataset, name: str, key: str, encode: Callable[[], dict[str, 
         pass
     tensors = {part: values.contiguous() for part, values in encode().items()}
     with whole(path) as part:
-        save_file(tensors, part, metadata={"format": _FORMAT, "key": key})
+        part.write_bytes(save(tensors, metadata={"format": _FORMAT, "key": key}))  # save_file hides a full disk
     return tensors
 
 

@@ -16,7 +16,7 @@ from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.loop import train
 from scedit_cli.scenes.build.text import WIDTH
 
-STEPS = 6500
+STEPS = 5500
 BATCH = 32
 _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for classifier-free guidance
 

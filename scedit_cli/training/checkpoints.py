@@ -1,0 +1,86 @@
+"""Checkpoints: folders `step-000200` of safetensors and JSON, each whole, each with the sums that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from scedit_cli.files import whole_folder
+
+_FORMAT = "scedit-checkpoint/1"
+_MANIFEST, _STATE = "manifest.json", "state.json"
+_NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: `tensors` by file and name, and a `state` of numbers and texts."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Writes `folder`/step-XXXXXX, flushed to the disk before it gets its name, and only then removes older ones but
+    for `keep` in all. Those of later steps belong to a run that has been given up, and go too.
+
+    Raises:
+        WorkFailed: the disk is full.
+        SceditError: the place cannot be written to.
+    """
+    path = folder / f"step-{checkpoint.step:06d}"
+    files = {f"{name}.safetensors": save(tensors) for name, tensors in checkpoint.tensors.items()}
+    files[_STATE] = json.dumps({"step": checkpoint.step} | checkpoint.state, indent=2).encode()
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    files[_MANIFEST] = json.dumps({"format": _FORMAT, "sha256": sums}, indent=2).encode()
+    if path.exists():  # a torn one, or one of a run that has been given up
+        shutil.rmtree(path)
+    with whole_folder(path) as part:
+        for name, data in files.items():
+            (part / name).write_bytes(data)
+    earlier = {step: other for step, other in _all(folder).items() if step <= checkpoint.step}
+    kept = {earlier[step] for step in sorted(earlier)[-keep:]}
+    for other in set(folder.iterdir()) - kept:
+        if other.is_dir() and _NAME.search(other.name):  # what a killed process was writing, too
+            shutil.rmtree(other)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint in `folder` that is whole, and a sentence about each newer one that is not."""
+    torn = []
+    for _, path in sorted(_all(folder).items(), reverse=True):
+        try:
+            return _read(path), torn
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            torn.append(f"the checkpoint {path} is torn ({error}); it is passed over")
+    return None, torn
+
+
+def _all(folder: Path) -> dict[int, Path]:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return {int(found[1]): path for path in entries if (found := _NAME.fullmatch(path.name))}
+
+
+def _read(path: Path) -> Checkpoint:
+    manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"its format is {manifest['format']}, not {_FORMAT}")
+    for name, wanted in manifest["sha256"].items():
+        with (path / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
+                raise ValueError(f"{name} is not what was written")
+    state = json.loads((path / _STATE).read_text("utf-8"))
+    tensors = {Path(name).stem: load_file(path / name) for name in manifest["sha256"] if name != _STATE}
+    return Checkpoint(state.pop("step"), tensors, state)

@@ -1,0 +1,80 @@
+"""The log of a run, a line of JSON per logged step, and the picture of its loss."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scedit_cli.files import write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_RAW, _SMOOTH = "#9db4d6", "#1f4e9c"
+
+
+def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
+    """The log's lines, those after step `until` left out, and a last one that was cut off too."""
+    lines = []
+    for text in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if until is not None and line["step"] > until:
+            break
+        lines.append(line)
+    return lines
+
+
+def recent_loss(path: Path, count: int = 50) -> float | None:
+    """The mean of the last `count` losses logged, None where there are none."""
+    losses = [line["loss"] for line in read_log(path)][-count:]
+    return sum(losses) / len(losses) if losses else None
+
+
+def as_lines(entries: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def draw_curve(path: Path, steps: Sequence[int], losses: Sequence[float], title: str) -> None:
+    """Writes the loss over the steps as a picture, the values faint and their trend strong."""
+    import numpy as np
+
+    # On its first import matplotlib looks at all fonts there are, and says so in the middle of the progress.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    raw = np.asarray(losses)
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(steps, raw, color=_RAW, linewidth=0.8, alpha=0.7, marker="." if len(raw) == 1 else None)
+    axes.plot(steps, smoothed(raw), color=_SMOOTH, linewidth=2.0)
+    low, high = np.percentile(raw, (0.5, 99.5))  # a few outliers must not flatten the curve
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlim(0, max(steps))
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_whole(path, buffer.getvalue())
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """The trend of `values` (N,): their mean under a Hann window of a twelfth of their number, which lags nowhere."""
+    import numpy as np
+
+    half = max(1, len(values) // 24)
+    window = np.hanning(2 * half + 3)[1:-1]
+    weights = np.convolve(np.ones(len(values)), window)[half:-half]
+    return np.convolve(values, window)[half:-half] / weights

@@ -1,0 +1,92 @@
+"""What a run learns from and is shown with: a dataset folder, or scenes rendered once and kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from scedit_cli.base import Base
+from scedit_cli.conditions import kinds as condition_kinds
+from scedit_cli.data import rendered
+from scedit_cli.data.dataset import Dataset, open_dataset
+from scedit_cli.data.pictures import open_picture
+from scedit_cli.errors import SceditError
+from scedit_cli.sampling import check_size
+from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, render, scene
+
+OnStep = Callable[[int, int], None]
+
+
+def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
+    """Raises SceditError where pictures or condition pictures are missing or of sizes that `base` cannot learn."""
+    width, height = dataset.size
+    check_size(base, height, width, f"{dataset.path}: a picture")
+    for kind in kinds:
+        dataset.condition_paths(kind)
+
+
+def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_step: OnStep | None = None) -> Dataset:
+    """The dataset of the scenes `seed`, `seed + 1`, …, from the cache where an earlier run has rendered them.
+
+    Raises:
+        SceditError: the cache folder cannot be written to; SCEDIT_CACHE names another.
+    """
+    name = "-".join((*kinds, look, f"{seed}+{count}", _renderer()))
+    folder = cache_folder() / "scenes" / name
+    try:
+        dataset = open_dataset(folder)
+        if len(dataset) == count:
+            return dataset
+    except SceditError:  # not there, or somebody has taken files out of it
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        rendered.write_scenes(folder, count, seed, look, kinds=kinds, on_step=on_step)
+    except OSError:
+        if not folder.is_dir():  # else another run has been quicker with the same scenes
+            raise
+    return open_dataset(folder)
+
+
+def held_out_scenes(
+    count: int, seed: int, kinds: Sequence[str], size: int, look: str = "plain"
+) -> list[rendered.Example]:
+    """`count` scenes at `size` x `size` pixels that no run learns from, counted from `seed`."""
+    return [rendered.example(HELD_OUT_SEED + seed + number, kinds, size, look) for number in range(count)]
+
+
+def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[rendered.Example]:
+    """The first `count` pictures of a dataset folder, or as many as it has."""
+    return [
+        rendered.Example(
+            open_picture(item.image), item.text, {kind: open_picture(item.conditions[kind]) for kind in kinds}
+        )
+        for item in dataset.items[:count]
+    ]
+
+
+def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
+    """An `on_step` for part number `part` of `parts` equally long ones, which tells the whole of them."""
+    return on_step and (lambda done, total: on_step(part * total + done, parts * total))
+
+
+def cache_folder() -> Path:
+    """$SCEDIT_CACHE, else `scedit` in the user's cache folder."""
+    if own := os.environ.get("SCEDIT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scedit"
+
+
+@cache
+def _renderer() -> str:
+    """A digest of the code that makes scenes, so that changing it renders them anew."""
+    files = [Path(module.__file__) for module in (captions, encodings, render, scene, rendered)]
+    files += sorted(Path(condition_kinds.__file__).parent.glob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

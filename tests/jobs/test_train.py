@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scedit_cli.base import load_base
+from scedit_cli.core.attach import attach
+from scedit_cli.core.weights import load_tuner
+from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.sampler import StatefulSampler
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.jobs import train as job
+from scedit_cli.jobs.progress import Note, Progress
+from scedit_cli.recipe import Recipe, load_recipe
+from scedit_cli.training import previews, trainer
+from tests import tiny
+
+PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Scenes of 64 x 64 pixels with their edges."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, PICTURES, size=64, kinds=("canny",))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(dataset):
+    """Makes a recipe for the tiny base, from changes to a plain one."""
+
+    def make(**sections: dict) -> Recipe:
+        plain = {
+            "base": {"model": str(tiny.pipeline_folder("sd21"))},
+            "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
+            "data": {"path": str(dataset), "caption_dropout": 0.3},
+            "train": {"steps": 4, "batch_size": BATCH, "learning_rate": 0.01, "checkpoint_every": 0, "ema_decay": 0.5},
+            "samples": {"every": 0},
+        }
+        for section, changes in sections.items():
+            plain.setdefault(section, {}).update(changes)
+        return Recipe.from_dict(plain)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """A run of four steps: its result, folder, recipe and events."""
+    folder, events = tmp_path_factory.mktemp("runs") / "finished", []
+    wanted = recipe(train={"checkpoint_every": 2}, samples={"every": 3, "count": 2, "steps": 2})
+    return job.train(wanted, out=folder, on_event=events.append), folder, wanted, events
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def log_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """Two runs came to the same weights, averages, moments and log, in every bit."""
+    for name in ("tuner", "average", "optimizer"):
+        a, b = (load_file(folder / "checkpoints" / "step-000004" / f"{name}.safetensors") for folder in (one, other))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    assert log_of(one) == log_of(other)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(load_tuner(one).parameters(), load_tuner(other).parameters(), strict=True)
+    )
+
+
+def test_a_run_writes_exactly_these_files(finished):
+    _, folder, _, _ = finished
+    parts = ("tuner.safetensors", "optimizer.safetensors", "average.safetensors", "state.json", "manifest.json")
+    checkpoints = {f"checkpoints/step-00000{step}/{part}" for step in (2, 4) for part in parts}
+    samples = {"samples/step-000003.png", "samples/step-000004.png"}
+    assert files_in(folder) == {"tuner.safetensors", "recipe.toml", "log.jsonl", "loss.png"} | checkpoints | samples
+
+
+def test_the_log_has_a_line_per_step(finished):
+    _, folder, _, _ = finished
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all({"step", "loss", "learning_rate", "seconds"} <= line.keys() for line in lines)
+    seconds = [0.0, *(line["seconds"] for line in lines)]
+    assert seconds == sorted(set(seconds))
+
+
+def test_the_result_tells_what_was_promised(finished):
+    result, folder, _, events = finished
+    document = result.document()
+    assert document["run"] == str(folder) and document["tuner"] == str(folder / "tuner.safetensors")
+    assert document["steps"] == 4 and document["control_score"] is None
+    assert document["loss"] == pytest.approx(sum(line["loss"] for line in log_of(folder)) / 4)
+    assert 0 < document["seconds"] and 0 < document["images_per_second"]
+    tuner = load_tuner(folder)
+    assert document["trainable_parameters"] == sum(each.numel() for each in tuner.parameters())
+    assert dict(result.summary())["run"] == str(folder)
+    steps = [event for event in events if isinstance(event, Progress) and event.stage == "training"]
+    assert [event.step for event in steps] == [1, 2, 3, 4]
+    assert steps[-1].values["loss"] == log_of(folder)[-1]["loss"]
+
+
+def test_the_tuner_is_the_average_and_fits_its_base(finished):
+    _, folder, wanted, _ = finished
+    base, tuner = load_base(wanted.base.model), load_tuner(folder / "tuner.safetensors")
+    average = load_file(folder / "checkpoints" / "step-000004" / "average.safetensors")
+    assert all(torch.equal(value, average[f"module.{name}"]) for name, value in tuner.state_dict().items())
+    assert tuner.metadata["base_fingerprint"] == base.fingerprint and tuner.metadata["steps"] == "4"
+    assert tuner.metadata["prediction_type"] == "v_prediction"
+    with attach(base.unet, tuner) as edits:
+        edits.set_hints({"canny": torch.rand(1, 3, 64, 64)})
+
+
+def test_the_recipe_in_the_folder_is_the_one_that_ran(finished):
+    _, folder, wanted, _ = finished
+    assert load_recipe(folder / "recipe.toml").model_dump() == wanted.model_dump()
+    assert load_tuner(folder).metadata["recipe"] == (folder / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_stopped_run_goes_on_bit_for_bit(finished, recipe, tmp_path, monkeypatch, stop):
+    """Stopped between steps by its caller, and in the middle of a step by a signal."""
+    if stop is KeyboardInterrupt:
+
+        def hear(event):
+            if isinstance(event, Progress) and (event.stage, event.step) == ("training", 3):
+                raise KeyboardInterrupt
+    else:
+        hear, steps = None, iter(range(1, 100))
+
+        def add_noise(*args):
+            if next(steps) == 3:
+                os.kill(os.getpid(), stop)
+            return original(*args)
+
+        original = trainer.add_noise
+        monkeypatch.setattr(trainer, "add_noise", add_noise)
+    with pytest.raises(SystemExit if stop == signal.SIGTERM else KeyboardInterrupt) as stopped:
+        job.train(recipe(), out=tmp_path / "run", on_event=hear)
+    if stop == signal.SIGTERM:
+        assert stopped.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
+    assert not {"tuner.safetensors", ".lock"} & files_in(tmp_path / "run")
+
+    monkeypatch.undo()
+    result = job.train(recipe(), out=tmp_path / "run", resume=True)
+    assert result.resumed_at == 3
+    assert_same_end(finished[1], tmp_path / "run")
+
+
+def test_a_torn_checkpoint_is_named_and_passed_over(finished, tmp_path):
+    _, folder, wanted, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    torn = run / "checkpoints" / "step-000004"
+    file = torn / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    events = []
+    result = job.train(wanted, out=run, resume=True, on_event=events.append)
+    (note,) = [event.text for event in events if isinstance(event, Note) and str(torn) in event.text]
+    assert "optimizer.safetensors" in note
+    assert result.resumed_at == 2
+    assert_same_end(folder, run)
+
+
+def test_resuming_without_a_checkpoint_starts_at_step_0_and_says_so(finished, recipe, tmp_path):
+    run, events = tmp_path / "run", []
+    shutil.copytree(finished[1], run)
+    shutil.rmtree(run / "checkpoints")
+    result = job.train(recipe(), out=run, resume=True, on_event=events.append)
+    assert any(isinstance(event, Note) and "step 0" in event.text for event in events)
+    assert result.resumed_at is None
+    assert_same_end(finished[1], run)
+
+
+def test_resuming_a_finished_run_makes_no_step(finished, tmp_path):
+    _, folder, wanted, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "tuner.safetensors").unlink()
+    result = job.train(wanted, out=tmp_path / "run", resume=True)
+    assert (result.steps, result.resumed_at, result.images_per_second) == (4, 4, None)
+    assert result.document()["loss"] == finished[0].loss
+    assert_same_end(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"train": {"batch_size": 2}}, "batch_size"),
+        ({"train": {"ema_decay": 0.0}}, "ema_decay"),
+        ({"train": {"steps": 3}}, "train.steps"),
+        ({"tuner": {"down_ratio": 0.5}}, "tuner"),
+        ({"base": {"model": str(tiny.pipeline_folder("sd15"))}}, "base"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_recipe(finished, recipe, changes, message):
+    before = files_in(finished[1])
+    with pytest.raises(SceditError, match=message):
+        job.train(recipe(**changes), out=finished[1], resume=True)
+    assert files_in(finished[1]) == before
+
+
+def test_a_loss_that_is_no_number_names_its_pictures(recipe, dataset, tmp_path, monkeypatch):
+    original, calls = trainer.noise_prediction_loss, []
+
+    def loss(*args):
+        calls.append(1)
+        return original(*args) * torch.tensor([1, float("nan") if len(calls) == 2 else 1, 1, 1])
+
+    monkeypatch.setattr(trainer, "noise_prediction_loss", loss)
+    with pytest.raises(WorkFailed) as failed:
+        job.train(recipe(train={"checkpoint_every": 1}), out=tmp_path / "run")
+    picture = StatefulSampler(PICTURES, BATCH, 0).batch(1)[1]
+    names = {f"{index:06d}.png" for index in range(PICTURES)}
+    assert {name for name in names if name in failed.value.message} == {f"{picture:06d}.png"}
+    assert "step 2" in failed.value.message and "from step 1 by --resume" in failed.value.hint
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
+    """Values that no default has, seen where they act."""
+    seen = {}
+
+    def spy(module, name, key, *picked):
+        original = getattr(module, name)
+
+        def call(*args, **kwargs):
+            seen[key] = [(args + tuple(kwargs.items()))[place] for place in picked] or kwargs
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    spy(torch.optim, "AdamW", "adamw")
+    spy(trainer, "min_snr_weights", "min-snr", 3)
+    spy(trainer, "draw_timesteps", "timesteps", 0, 1, 3)
+    spy(trainer, "StatefulSampler", "sampler", 1, 2)
+    spy(torch.nn.utils, "clip_grad_norm_", "clip", 1)
+    spy(trainer, "get_ema_multi_avg_fn", "ema", 0)
+    spy(previews, "sample", "sample")
+    wanted = recipe(
+        tuner={"hint_kernel": 3, "hint_width": 0.5, "down_ratio": 0.5},
+        train={
+            "steps": 3, "batch_size": 2, "learning_rate": 0.004, "weight_decay": 0.3, "warmup": 1, "seed": 11,
+            "schedule": "linear", "loss_weighting": "min-snr", "snr_gamma": 2.0, "timesteps": "shifted",
+            "timestep_shift": 7.0, "max_grad_norm": 0.2, "ema_decay": 0.25, "checkpoint_every": 1, "log_every": 2,
+            "precision": "bf16",
+        },
+        samples={"every": 3, "count": 3, "seed": 5, "steps": 1, "guidance": 2.5, "prompts": ["a", "b"]},
+    )  # fmt: skip
+    job.train(wanted, out=tmp_path / "run")
+    assert (seen["adamw"]["lr"], seen["adamw"]["weight_decay"]) == (0.004, 0.3)
+    assert seen["min-snr"] == [2.0] and seen["timesteps"] == ["shifted", 2, 7.0]
+    assert seen["sampler"] == [2, 11] and seen["clip"] == [0.2] and seen["ema"] == [0.25]
+    assert seen["sample"]["seeds"] == [5, 6, 7]
+    assert (seen["sample"]["steps"], seen["sample"]["guidance"]) == (1, 2.5)
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [2, 3]
+    assert [line["learning_rate"] for line in log_of(tmp_path / "run")] == [0.004, 0.002]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+    tuner = load_tuner(tmp_path / "run")
+    assert (tuner.hint_kernel, tuner.hint_widths, tuner.dtype) == (3, (8, 16, 48), torch.float32)
+    assert tuner.hidden == tuple(width // 2 for width in tuner.channels)
+
+
+def test_caption_dropout_empties_captions(recipe, tmp_path, monkeypatch):
+    texts = []
+    unet_arguments = job.Base.unet_arguments
+
+    def spy(base, text, height, width):
+        texts.append(text["encoder_hidden_states"])
+        return unet_arguments(base, text, height, width)
+
+    monkeypatch.setattr(job.Base, "unet_arguments", spy)
+    for share in (0.0, 1.0):
+        job.train(recipe(data={"caption_dropout": share}, train={"steps": 1}), out=tmp_path / str(share))
+    kept, dropped = texts
+    empty = load_base(tiny.pipeline_folder("sd21")).encode_prompts([""])["encoder_hidden_states"]
+    assert torch.allclose(dropped, empty.expand_as(dropped), atol=1e-6)
+    assert not torch.allclose(kept[0], kept[1])
+
+
+def test_an_sc_tuner_learns_without_conditions(recipe, tmp_path):
+    wanted = recipe(train={"steps": 1, "ema_decay": 0.0})
+    sc = Recipe.from_dict(wanted.model_dump() | {"tuner": {"kind": "sc"}})
+    result = job.train(sc, out=tmp_path / "run")
+    tuner = load_tuner(tmp_path / "run")
+    assert tuner.kind == "sc" and result.document()["control_score"] is None
+    assert any(each.up.weight.any() for each in tuner.maps)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"tuner": {"condition": "depth"}}, "depth_file_name"),
+        ({"data": {"path": "nowhere"}}, "nowhere"),
+        ({"base": {"model": "nobody"}}, "nobody"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(recipe, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SceditError, match=message):
+        job.train(recipe(**changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_replaces_the_run_and_nothing_else(finished, recipe, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[1], run)
+    (run / "notes.txt").write_text("mine")
+    before = files_in(run)
+    with pytest.raises(SceditError, match="already holds a run"):
+        job.train(recipe(), out=run)
+    assert files_in(run) == before
+    job.train(recipe(train={"steps": 1}), out=run, overwrite=True)
+    assert [line["step"] for line in log_of(run)] == [1]
+    assert "samples/step-000003.png" not in files_in(run) and "notes.txt" in files_in(run)
+
+
+def test_the_main_job_in_small(tmp_path, monkeypatch):
+    """The built-in recipe on the embedded base, from rendered scenes to the control score."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
+    sets = ["train.steps=1", "train.batch_size=2", "data.scenes=3", "samples.every=0", "score.scenes=1"]
+    result = job.train(load_recipe("canny", sets))
+    document = result.document()
+    assert document["run"] == "runs/canny" and load_tuner("runs/canny").condition == "canny"
+    assert document["consistency"]["scenes"] == 1
+    assert all(0 <= document["consistency"][key] <= 1 for key in ("with", "without", "reconstruction"))

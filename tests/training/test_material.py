@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scedit_cli.data.dataset import open_dataset
+from scedit_cli.training import material
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
+
+
+def render(*args) -> tuple[Path, bool]:
+    """The folder of the scenes, and whether they were rendered anew."""
+    told = []
+    dataset = material.rendered_scenes(*args, lambda *step: told.append(step))
+    assert len(open_dataset(dataset.path)) == args[0]
+    return dataset.path, bool(told)
+
+
+def test_scenes_are_rendered_once(tmp_path, monkeypatch):
+    folder, fresh = render(2, 0, "plain", ["canny"])
+    assert fresh and folder.is_relative_to(tmp_path / "cache")
+    assert render(2, 0, "plain", ["canny"]) == (folder, False)
+    (folder / "images" / "000001.png").unlink()
+    assert render(2, 0, "plain", ["canny"]) == (folder, True)
+    others = {render(*args)[0] for args in [(1, 0, "plain", ["canny"]), (2, 5, "plain", ["canny"]),
+                                            (2, 0, "pastel", ["canny"]), (2, 0, "plain", [])]}  # fmt: skip
+    assert len(others | {folder}) == 5
+    monkeypatch.setattr(material, "_renderer", lambda: "another")
+    assert render(2, 0, "plain", ["canny"])[1]
+
+
+def test_the_cache_is_where_users_expect_it(monkeypatch):
+    monkeypatch.delenv("SCEDIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert material.cache_folder() == Path("/elsewhere/scedit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert material.cache_folder() == Path.home() / ".cache" / "scedit"
+
+
+def test_parts_are_told_as_a_whole():
+    told = []
+    for part in (0, 1):
+        material.part_of(lambda *step: told.append(step), part, 2)(3, 3)
+    assert told == [(3, 6), (6, 6)] and material.part_of(None, 0, 2) is None
