@@ -256,7 +256,9 @@ def merge(
 
 @app.command()
 def bench(
-    methods: Annotated[str, typer.Option(metavar="sc,lora,...", help="What to measure; by default every method.")] = "",
+    methods: Annotated[
+        str, typer.Option(metavar="sc,lora,...", help="What to measure; by default sc,csc,lora,full,controlnet.")
+    ] = "",
     base: Annotated[str | None, typer.Option("--base", help="What to measure on; else the embedded base.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,

@@ -84,7 +84,7 @@ class Base:
         size = self.unet.config.sample_size
         resolution = (size if isinstance(size, int) else min(size)) * self._loaded.vae_scale_factor
         if self.family == "scenes":
-            return Defaults(resolution, steps=20, guidance=3.0)
+            return Defaults(resolution, steps=20, guidance=2.0)
         return Defaults(resolution, steps=30, guidance=5.0 if self.family == "sdxl" else 7.5)
 
     @cached_property
@@ -208,6 +208,11 @@ def load_base(
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval().to(device)
+    if model == EMBEDDED and device.type == "cpu":
+        from diffusers.models.attention_processor import AttnProcessor
+
+        # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
+        pipeline.unet.set_attn_processor(AttnProcessor())
     base = Base(str(model), "scenes" if model == EMBEDDED else _family(pipeline), commit, pipeline)
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
     if base.defaults.resolution >= 512:

@@ -104,7 +104,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
     Raises:
         SceditError: a tuner without its condition, a condition without its tuner, or two for one.
     """
-    placed = [each for spec in tuners for each in _load(spec)]
+    placed = [each for spec in tuners for each in load_placed(spec)]
     _name_foreign(placed, steering)
     taken = {each.tuner.condition for each in placed}
     for condition in steering:
@@ -114,8 +114,18 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
                     f"{condition.spec.file}: no tuner takes {condition.kind} conditions",
                     hint="name one with --tuner; tuners are shipped for the embedded base only",
                 )
-            placed += _load(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
+            placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
     return _matched(placed, steering)
+
+
+def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
+    """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
+    is_bare = Path(spec.name).name == spec.name and not Path(spec.name).suffix and not Path(spec.name).exists()
+    path = scenes.shipped_tuner(spec.name) if is_bare else Path(spec.name).expanduser()
+    loaded = load_tuner(path)
+    tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
+    factor = 1.0 if spec.scale is None else spec.scale
+    return [PlacedTuner(tuner, str(path), scale * factor) for tuner, scale in zip(tuners, scales, strict=True)]
 
 
 def check_base(placed: PlacedTuner, base: Base) -> None:
@@ -135,16 +145,6 @@ def _open(path: Path, option: str) -> Image.Image:
         return open_picture(path)
     except SceditError as error:
         raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
-
-
-def _load(spec: TunerSpec) -> list[PlacedTuner]:
-    """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
-    is_bare = Path(spec.name).name == spec.name and not Path(spec.name).suffix and not Path(spec.name).exists()
-    path = scenes.shipped_tuner(spec.name) if is_bare else Path(spec.name).expanduser()
-    loaded = load_tuner(path)
-    tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
-    factor = 1.0 if spec.scale is None else spec.scale
-    return [PlacedTuner(tuner, str(path), scale * factor) for tuner, scale in zip(tuners, scales, strict=True)]
 
 
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:

@@ -235,7 +235,7 @@ def test_a_hub_model_is_pinned_to_the_commit_it_has_now(tmp_path, monkeypatch):
 def test_the_embedded_base_is_sampled_its_own_way(monkeypatch):
     monkeypatch.setattr(pipelines, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd21"))
     base = load_base()
-    assert (base.name, base.family, base.defaults.steps, base.defaults.guidance) == ("scenes", "scenes", 20, 3.0)
+    assert (base.name, base.family, base.defaults.steps, base.defaults.guidance) == ("scenes", "scenes", 20, 2.0)
 
 
 def test_an_installation_without_its_world(tmp_path, monkeypatch):

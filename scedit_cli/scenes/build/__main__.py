@@ -19,6 +19,7 @@ from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.autoencoder import train_autoencoder
 from scedit_cli.scenes.build.reader import train_reader
 from scedit_cli.scenes.build.text import train_text_encoder
+from scedit_cli.scenes.build.tuners import STEPS, train_tuner
 from scedit_cli.scenes.build.unet import moments, new_scheduler, normalise, train_unet
 
 SCENES, TRUTHS, STYLED = 30_000, 10_000, 10_000
@@ -37,6 +38,8 @@ def main() -> None:
     kept = normalise(vae, moments(work, vae, SCENES))
     unet = train_unet(work, kept, tokenizer, encoder)
     save_world(out, vae, tokenizer, encoder, unet, reader)
+    for name in STEPS:
+        train_tuner(name, work, out)
 
 
 def save_world(

@@ -1,0 +1,59 @@
+"""Measuring in a process of its own, so that no method inherits another's memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from scedit_cli.benchmark.measure import Conditions, Measurement, OnStep, measure
+from scedit_cli.errors import SceditError, WorkFailed
+
+
+def measure_apart(method: str, wanted: Conditions, steps: int, on_step: OnStep) -> tuple[Conditions, Measurement]:
+    """`measure` in a process of its own, so that no method inherits another's memory.
+
+    Raises:
+        SceditError: a base or a setting that cannot be.
+        WorkFailed: the method could not be measured; out of memory, mostly.
+    """
+    spawn = get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_work, args=(sender, method, wanted, steps), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        while True:
+            kind, content = receiver.recv()
+            if kind == "step":
+                on_step(*content)
+            elif kind == "error":
+                raise content
+            else:
+                return content
+    except EOFError:
+        process.join()
+        raise WorkFailed(
+            f"the process that measured {method} ended with code {process.exitcode}",
+            hint="it may have run out of memory: take a smaller batch or resolution",
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _work(sender: Connection, method: str, wanted: Conditions, steps: int) -> None:
+    """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends this process
+    os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
+    try:
+        result = measure(method, wanted, steps, lambda *done: sender.send(("step", done)))
+    except SceditError as error:
+        sender.send(("error", error))
+    except (RuntimeError, ValueError, MemoryError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        sender.send(("error", WorkFailed(f"{method} could not be measured: {reason}")))
+    else:
+        sender.send(("result", result))

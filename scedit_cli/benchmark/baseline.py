@@ -1,0 +1,91 @@
+"""What got worse since an earlier benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.errors import SceditError
+
+_EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # the same on every machine
+_MEASURED = ("peak_memory", "images_per_second")
+_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects")
+_SETTINGS = ("base", "batch", "resolution", "dtype")
+
+Document = dict[str, Any]
+
+
+def read_baseline(path: Path, methods: Sequence[str]) -> Document:
+    """A document that `bench --json` wrote, which has one of `methods`, or scores where there are none.
+
+    Raises:
+        SceditError: it is no such document, or has nothing to compare.
+    """
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        known = {result["method"] for result in document["results"]}
+        settings = {name: document[name] for name in (*_SETTINGS, "device")}
+    except FileNotFoundError:
+        raise SceditError(f"--baseline {path}: no such file", hint="scedit bench --json > FILE makes one") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SceditError(
+            f"--baseline {path} is no benchmark: {error}", hint="scedit bench --json > FILE makes one"
+        ) from error
+    if methods and not known & set(methods):
+        raise SceditError(
+            f"--baseline {path} has none of {', '.join(methods)}",
+            hint=f"it has {', '.join(sorted(known)) or 'control scores only: compare them with --quality'}",
+        )
+    if not methods and not document.get("quality"):
+        raise SceditError(f"--baseline {path} holds no control scores", hint="compare with one made by --quality")
+    return document | settings
+
+
+def check_comparable(path: Path, baseline: Document, document: Document) -> None:
+    """Raises SceditError where the baseline was measured with other settings."""
+    for name in _SETTINGS:
+        if baseline[name] != document[name]:
+            raise SceditError(
+                f"--baseline {path} was measured with {name} {baseline[name]}, this is {document[name]}",
+                hint="measure both alike",
+            )
+
+
+def same_machine(baseline: Document, document: Document) -> bool:
+    """Whether memory and speed can be compared: one device, and as many threads."""
+    threads = [each.get("environment", {}).get("threads") for each in (baseline, document)]
+    return baseline["device"] == document["device"] and threads[0] == threads[1]
+
+
+def worse(baseline: Document, document: Document, tolerance: float) -> list[str]:
+    """A sentence for each figure that got worse by more than `tolerance`, a share of the baseline's figure. Memory
+    and speed count on the same machine only, and speed only where even the faster quartile of steps is too slow."""
+    fields = _EXACT + (_MEASURED if same_machine(baseline, document) else ())
+    now = {result["method"]: result for result in document["results"]}
+    sentences = []
+    for before in baseline["results"]:
+        if result := now.get(before["method"]):
+            sentences += _fallen(before["method"], before, result, fields, tolerance)
+    for name, before in (baseline.get("quality") or {}).items():
+        if result := (document.get("quality") or {}).get(name):
+            sentences += _fallen(name, before, result, ("score", "nearer", "objects"), tolerance)
+    return sentences
+
+
+def _fallen(name: str, before: Document, now: Document, fields: Sequence[str], tolerance: float) -> list[str]:
+    sentences = []
+    for field in fields:
+        old, new = before.get(field), now.get(field)
+        if old is None:
+            continue
+        if new is None:
+            sentences.append(f"{name}: {field} was {old:.6g}, and could not be measured now")
+            continue
+        best = max(new, *(now.get(f"{field}_quartiles") or (new,)))
+        fell = best < old - tolerance * abs(old) if field in _MORE_IS_BETTER else new > old * (1 + tolerance)
+        if fell:
+            change = f" ({new / old - 1:+.1%})" if old else ""
+            sentences.append(f"{name}: {field} was {old:.6g}, is {new:.6g}{change}")
+    return sentences

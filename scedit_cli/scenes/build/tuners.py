@@ -1,0 +1,33 @@
+"""Stage 6: the shipped tuners, by the recipes that everybody has, only longer and on more scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scedit_cli.core.weights import load_tuner, save_tuner
+from scedit_cli.jobs.progress import Note, Progress
+from scedit_cli.jobs.train import train
+from scedit_cli.recipe import load_recipe
+
+STEPS = {"canny": 2400, "depth": 1800, "seg": 1800, "color": 1200, "style": 1200}
+SCENES = 6000
+
+
+def train_tuner(name: str, work: Path, out: Path) -> None:
+    """Trains the tuner of the built-in recipe `name` in WORK/runs, and writes it to OUT/tuners in float16."""
+    longer = [f"train.steps={STEPS[name]}", f"data.scenes={SCENES}", "score.scenes=128"]
+    recipe = load_recipe(name, [*longer, "samples.every=600"])
+    result = train(recipe, out=work / "runs" / name, resume=True, on_event=_say)
+    print(f"{name}: control score {result.score.score:.3f}" if result.score else name, flush=True)
+    tuner = load_tuner(result.tuner)
+    path = out / "tuners" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_tuner(tuner.half(), path)
+
+
+def _say(event: Progress | Note) -> None:
+    if isinstance(event, Note):
+        print(event.text, flush=True)
+    elif event.step % 100 == 0:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+        print(f"{event.stage}: {event.step}/{event.total} {figures}", flush=True)
