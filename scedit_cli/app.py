@@ -217,7 +217,7 @@ def generate(
     \b
     Examples:
       scedit generate --cond scenes/conditions/depth/000000.png --out depth.png
-      scedit generate --cond canny=edges.png --prompt "a green cone on a blue floor" --num 4 --grid
+      scedit generate --cond canny=edges.png --prompt "a green cone on a gray floor" --num 4 --grid
       scedit generate --cond-from canny=photo.png --cond color=palette.png:0.6 --score
       scedit generate --tuner runs/canny/tuner.safetensors:0.8 --cond canny=edges.png
     """

@@ -50,7 +50,7 @@ class Screen:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
-        self.out = Console(soft_wrap=True, highlight=False)
+        self.out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bars = _bars(self.err)
         self._tasks: dict[str, TaskID] = {}
@@ -101,7 +101,7 @@ class Screen:
                 table.add_column(escape(name), justify="right" if index else "left", overflow="fold")
             for row in rows:
                 table.add_row(*map(escape, row))
-            self.out.print(table, soft_wrap=False, width=None if self.out.is_terminal else _WIDTH_OF_A_PIPE)
+            self.out.print(table, soft_wrap=False)
 
     def warn(self, text: str) -> None:
         """Shows a sentence that even --quiet does not hide."""
