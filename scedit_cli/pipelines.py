@@ -178,7 +178,7 @@ def _download(repository: str, revision: str | None) -> tuple[Path, str]:
             f"base {repository}: its owner has to grant access", hint="ask for it on the hub, then `hf auth login`"
         ) from error
     except hub.RevisionNotFoundError as error:
-        raise SceditError(f"base {repository}: no revision {revision!r} on the hub", hint="check --revision") from error
+        raise SceditError(f"base {repository}: no revision {revision!r} on the hub", hint="check base.revision in the recipe") from error
     except hub.RepositoryNotFoundError as error:
         raise SceditError(
             f"base {repository}: neither a folder here nor a model on the hub",

@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from scedit_cli.errors import SceditError
 
 _INPUT = re.compile("^(Input|String|List) should")
+_HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
 _LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
 
 
@@ -65,6 +66,12 @@ class DataSection(_Section):
     seed: int = Field(0, ge=0, le=_LARGEST)  # of the first scene
     look: Literal["plain", "pastel"] = "plain"
     caption_dropout: float = Field(0.1, ge=0, le=1)  # share of captions left empty, for classifier-free guidance
+
+    @model_validator(mode="after")
+    def _held_out_scenes_stay_unseen(self) -> DataSection:
+        if self.path is None and self.seed + self.scenes > _HELD_OUT:
+            raise _mistake("data.seed", f"scenes from {_HELD_OUT} on are for measuring; take a smaller seed")
+        return self
 
 
 class TrainSection(_Section):
@@ -187,10 +194,10 @@ def _find(name: str | Path) -> Path:
     if path.is_file():
         return path
     builtin = builtin_recipes()
-    if path.is_dir():
-        raise SceditError(f"{path} is a folder, not a recipe", hint=f"name a file, or one of {', '.join(builtin)}")
     if path.name == str(path) and path.suffix in ("", ".toml") and path.stem in builtin:
         return builtin[path.stem]
+    if path.is_dir():
+        raise SceditError(f"{path} is a folder, not a recipe", hint=f"name a file, or one of {', '.join(builtin)}")
     guess = _guess(path.stem, builtin)
     raise SceditError(f"there is no recipe {name}{guess}", hint=f"name a file, or one of {', '.join(builtin)}")
 

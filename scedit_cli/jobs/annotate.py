@@ -134,7 +134,8 @@ def _annotate_folder(
     for kind in maker.kinds:
         made, there, unreadable = _annotate_kind(src, rows, kind, maker, overwrite, on_event)
         written, skipped, failed = written + made, skipped + there, failed | unreadable
-        write_rows(src, rows)
+        if made or there:
+            write_rows(src, rows)
     if failed and not written and not skipped:
         first = next(iter(failed.values()))
         raise SceditError(f"none of the pictures of {src} can be read; the first: {first}")

@@ -231,7 +231,7 @@ def _score(
             for kind, each in scores.items()
         }
     elif len(found) == 1:
-        named = {"style": asdict(style_score(base, found[0], scenes=scenes, on_step=on_step))}
+        named = {"style": asdict(style_score(base, found[0], scale=scales[0], scenes=scenes, on_step=on_step))}
     else:
         raise SceditError("--quality measures one SC-Tuner at a time", hint="scedit merge makes one of several")
     return replace(result, quality=named)

@@ -26,6 +26,7 @@ from scedit_cli.controls import (
     place_tuners,
 )
 from scedit_cli.core.attach import attach
+from scedit_cli.data.pictures import SUFFIXES
 from scedit_cli.errors import SceditError
 from scedit_cli.files import write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
@@ -129,7 +130,7 @@ def generate(
     prompts = list(prompts) or [""]
     out = Path(out or "pictures").expanduser()
     _check_numbers(seed=seed, num=num, steps=steps, guidance=guidance, batch_size=batch_size)
-    _places(out, len(prompts) * num, overwrite)
+    _places(out, len(prompts) * num, overwrite, grid)
 
     given = [open_condition(parse_condition(text)) for text in conds]
     photos = [open_photo(parse_condition(text, "--cond-from"), width, height) for text in conds_from]
@@ -185,7 +186,7 @@ def generate(
         "width": width,
         "height": height,
     }
-    files, grid_file = _places(out, len(pictures), overwrite)
+    files, grid_file = _places(out, len(pictures), overwrite, grid)
     measured = steering if score else []
     scores = {c.kind: conditions.consistencies(c.kind, pictures, [c.picture] * len(pictures)) for c in measured}
     images = []
@@ -216,7 +217,7 @@ def _check_scorable(steering: Sequence[Condition]) -> None:
             )
 
 
-def _places(out: Path, count: int, overwrite: bool) -> tuple[list[Path], Path]:
+def _places(out: Path, count: int, overwrite: bool, with_grid: bool) -> tuple[list[Path], Path]:
     """Where `count` pictures and their grid go. In a folder, at the next free numbers.
 
     Raises:
@@ -225,13 +226,13 @@ def _places(out: Path, count: int, overwrite: bool) -> tuple[list[Path], Path]:
     if out.suffix.lower() in _FORMATS and not out.is_dir():
         files = [out, *(out.with_stem(f"{out.stem}-{n}") for n in range(2, count + 1))]
         grid = out.with_stem(f"{out.stem}-grid")
-        taken = [file for file in (*files, grid) if file.exists()]
+        taken = [file for file in (*files, *([grid] if with_grid else [])) if file.exists()]
         if taken and not overwrite:
             raise SceditError(f"--out {taken[0]} exists already", hint="name another file, or add --overwrite")
         return files, grid
-    if out.exists() and not out.is_dir():
+    if (out.exists() or out.suffix.lower() in SUFFIXES) and not out.is_dir():
         raise SceditError(
-            f"--out {out} is a file that is no picture",
+            f"--out {out} is no picture that can be written",
             hint=f"name a folder, or a file ending in {', '.join(_FORMATS)}",
         )
     names = [_NUMBERED.fullmatch(file.name) for file in out.iterdir()] if out.is_dir() else []

@@ -75,7 +75,7 @@ class TrainResult:
             ("run", str(self.run)),
             ("tuner", f"{self.tuner} ({self.trainable_parameters:,} parameters)"),
             ("steps", f"{self.steps} in {minutes}:{seconds:02d} min{speed}"),
-            ("loss", f"{self.loss:.4f}"),
+            ("loss", "unknown" if self.loss is None else f"{self.loss:.4f}"),
         ]
         if self.score:
             known = "none to reach" if self.score.score is None else f"{self.score.score:.3f}"
@@ -187,10 +187,11 @@ class _Session:
         write_whole(self.run.log, as_lines(read_log(self.run.log, until=self.trainer.step)))
         move_idle_parts(base, "cpu")
         with self.run.log.open("a", encoding="utf-8", buffering=1) as log:
+            is_between = True
             while self.trainer.step < options.steps:
-                is_between = False
                 try:
                     with undisturbed():
+                        is_between = False
                         self._advance(log)
                         is_between = True
                     self._tell_step()

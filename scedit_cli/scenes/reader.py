@@ -58,7 +58,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Reader(nn.Module):
-    """A three-level U-Net at half the picture's resolution; (B, 3, H, W) in [0, 1], H and W multiples of 8."""
+    """A four-level U-Net at half the picture's resolution; (B, 3, H, W) in [0, 1], H and W multiples of 16."""
 
     def __init__(self, widths: tuple[int, int, int] = (32, 48, 80)) -> None:
         super().__init__()

@@ -46,8 +46,8 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_s
     shutil.rmtree(folder, ignore_errors=True)
     try:
         rendered.write_scenes(folder, count, seed, look, kinds=kinds, on_step=on_step)
-    except OSError:
-        if not folder.is_dir():  # else another run has been quicker with the same scenes
+    except (OSError, SceditError):
+        if not (folder / "metadata.jsonl").is_file():  # else another run has been quicker with the same scenes
             raise
     return open_dataset(folder)
 

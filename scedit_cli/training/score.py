@@ -92,6 +92,7 @@ def style_score(
     base: Base,
     tuner: SCTuner,
     look: str = "pastel",
+    scale: float = 1.0,
     *,
     scenes: int = 128,
     seed: int = 0,
@@ -102,7 +103,7 @@ def style_score(
     renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks."""
     size = base.defaults.resolution
     plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
-    with attach(base.unet, tuner.to(base.device)) as edits:
+    with attach(base.unet, tuner.to(base.device), [scale]) as edits:
         pictures = to_tensor(_sampled(base, plain, batch_size, on_step, edits))
     renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]
     made, *looks = (load_reader().read(each).features for each in (pictures, *renders))

@@ -18,7 +18,7 @@ def train(
     loss_at: Callable[[int], torch.Tensor],
     *,
     steps: int,
-    learning_rate: float | dict[str, float],
+    learning_rate: float,
     weight_decay: float = 0.01,
     warmup: int = 200,
     clip: float = 1.0,
@@ -27,13 +27,11 @@ def train(
 ) -> None:
     """Minimises `loss_at(step)` over the modules' parameters with AdamW, in the precision that the loss chooses.
 
-    `learning_rate` is one number or one a module. With `ema`, the modules hold the moving average at the end. State is
-    kept in WORK/NAME.pt every `save_every` steps, from which an interrupted stage goes on.
+    With `ema`, the modules hold the moving average at the end. State is kept in WORK/NAME.pt every `save_every` steps,
+    from which an interrupted stage goes on.
     """
-    rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(modules, learning_rate)
-    groups = [{"params": list(m.parameters()), "lr": rates[key], "top": rates[key]} for key, m in modules.items()]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
-    parameters = [p for group in groups for p in group["params"]]
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     average = [p.detach().clone() for p in parameters] if ema else []
     path, start = work / f"{name}.pt", 0
     if path.exists():
@@ -47,7 +45,7 @@ def train(
         torch.manual_seed(step)  # so that a resumed stage draws what an uninterrupted one would
         factor = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = group["top"] * factor
+            group["lr"] = learning_rate * factor
         loss = loss_at(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)

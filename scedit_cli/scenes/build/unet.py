@@ -122,8 +122,7 @@ def train_unet(
             output = unet(alpha * latents + sigma * noise, times, context).sample
         return functional.mse_loss(output.float(), alpha * noise - sigma * latents)
 
-    rates = {"learning_rate": 1e-3, "warmup": 300, "ema": 0.999}
-    train("unet", work, {"unet": unet}, loss_at, steps=steps, **rates)
+    train("unet", work, {"unet": unet}, loss_at, steps=steps, learning_rate=1e-3, warmup=300, ema=0.999)
     return unet.eval()
 
 
