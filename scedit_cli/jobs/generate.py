@@ -232,7 +232,7 @@ def _places(out: Path, count: int, overwrite: bool, with_grid: bool) -> tuple[li
         return files, grid
     if (out.exists() or out.suffix.lower() in SUFFIXES) and not out.is_dir():
         raise SceditError(
-            f"--out {out} is no picture that can be written",
+            f"--out {out} is a file that is no picture" if out.exists() else f"--out {out}: pictures are not written so",
             hint=f"name a folder, or a file ending in {', '.join(_FORMATS)}",
         )
     names = [_NUMBERED.fullmatch(file.name) for file in out.iterdir()] if out.is_dir() else []

@@ -36,7 +36,15 @@ def test_fresh_weights_are_as_the_paper_initialises_them(unet):
         bound = each.down.in_channels**-0.5  # Kaiming-uniform with a = √5
         assert 0.9 * bound < each.down.weight.abs().max() <= bound
     assert not any(parameter.any() for parameter in tuner.encoder.chain.parameters())
-    assert all(parameter.any() for parameter in tuner.encoder.stem.parameters())
+    assert all(layer.weight.any() and not layer.bias.any() for layer in tuner.encoder.stem[::2])
+
+
+def test_a_fresh_stem_passes_on_what_differs_between_hints(unet):
+    torch.manual_seed(0)
+    stem = CSCTuner.for_unet(unet, condition="canny").encoder.stem
+    edges = (torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)) > 0.95).float()
+    with torch.no_grad():
+        assert stem(edges).std(0).mean() > 0.03  # PyTorch's default initialisation leaves 0.001
 
 
 def test_one_seed_gives_one_tuner_in_float32(unet):

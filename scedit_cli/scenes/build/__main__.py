@@ -9,6 +9,7 @@ its learning rate had all but ended), tuners 25.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -64,6 +65,12 @@ def save_world(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out / "base")
+    for path in (out / "base").glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        if "dtype" in config:  # else transformers would compute in float16 beside a float32 U-Net
+            config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / "reader.safetensors")
 
 
