@@ -15,7 +15,7 @@ SCENES = 3000
 
 def train_tuner(name: str, work: Path, out: Path) -> None:
     """Trains the tuner of the built-in recipe `name` in WORK/runs, and writes it to OUT/tuners in float16."""
-    longer = [f"train.steps={STEPS[name]}", f"data.scenes={SCENES}", "train.precision=bf16"]
+    longer = [f"train.steps={STEPS[name]}", f"data.scenes={SCENES}"]
     recipe = load_recipe(name, [*longer, "samples.every=0", "score.scenes=0"])
     result = train(recipe, out=work / "runs" / name, resume=True, on_event=_say)
     tuner = load_tuner(result.tuner)
