@@ -17,7 +17,8 @@ from unittest.mock import create_autospec
 import pytest
 import scedit_cli.jobs
 from scedit_cli import __version__
-from scedit_cli.app import Terminated, app
+from scedit_cli.app import app
+from scedit_cli.app.program import Terminated
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs.progress import Note, Progress
 from typer.testing import CliRunner

@@ -23,9 +23,10 @@ def train(
     warmup: int = 200,
     clip: float = 1.0,
     ema: float = 0.0,
+    first: int = 0,
     save_every: int = 500,
 ) -> None:
-    """Minimises `loss_at(step)` over the modules' parameters with AdamW, in the precision that the loss chooses.
+    """Minimises `loss_at(first + step)` over the modules' parameters with AdamW, in the precision that the loss chooses.
 
     With `ema`, the modules hold the moving average at the end. State is kept in WORK/NAME.pt every `save_every` steps,
     from which an interrupted stage goes on.
@@ -42,11 +43,11 @@ def train(
         average, start = state["average"], state["step"]
     began, smooth = time.monotonic(), None
     for step in range(start, steps):
-        torch.manual_seed(step)  # so that a resumed stage draws what an uninterrupted one would
+        torch.manual_seed(first + step)  # so that a resumed stage draws what an uninterrupted one would
         factor = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * factor
-        loss = loss_at(step)
+        loss = loss_at(first + step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()

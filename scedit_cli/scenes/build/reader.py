@@ -13,7 +13,7 @@ from scedit_cli.scenes.build.loop import train
 from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR
 from scedit_cli.scenes.reader import Reader
 
-STEPS = 1200
+STEPS = 5000
 
 
 def train_reader(work: Path, truths: int, styled: int) -> Reader:

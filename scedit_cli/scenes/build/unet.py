@@ -16,7 +16,7 @@ from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.loop import train
 from scedit_cli.scenes.build.text import WIDTH
 
-STEPS = 5500
+CYCLES = ((5000, 1e-3), (9000, 6e-4))  # steps and peak learning rate of each cosine cycle (SGDR, arXiv 1608.03983)
 BATCH = 32
 _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for classifier-free guidance
 
@@ -98,7 +98,7 @@ def embeddings(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str
 
 
 def train_unet(
-    work: Path, kept: torch.Tensor, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, steps: int = STEPS
+    work: Path, kept: torch.Tensor, tokenizer: CLIPTokenizer, encoder: CLIPTextModel
 ) -> UNet2DConditionModel:
     torch.manual_seed(0)
     unet = new_unet().train()
@@ -122,7 +122,11 @@ def train_unet(
             output = unet(alpha * latents + sigma * noise, times, context).sample
         return functional.mse_loss(output.float(), alpha * noise - sigma * latents)
 
-    train("unet", work, {"unet": unet}, loss_at, steps=steps, learning_rate=1e-3, warmup=300, ema=0.999)
+    first = 0
+    for cycle, (steps, learning_rate) in enumerate(CYCLES):
+        options = {"steps": steps, "learning_rate": learning_rate, "first": first}
+        train(f"unet-{cycle}", work, {"unet": unet}, loss_at, warmup=300, ema=0.999, **options)
+        first += steps
     return unet.eval()
 
 

@@ -1,0 +1,67 @@
+"""How every command ends: in one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from scedit_cli.app.options import screen_for
+from scedit_cli.errors import SceditError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. Jobs see what they see at Ctrl-C, and save their state alike."""
+
+
+class Program(TyperGroup):
+    """The group of commands. Whatever goes wrong ends in one sentence and an exit code: 1 the work failed, 2 bad
+    input or usage, 130 Ctrl-C, 143 SIGTERM; the traceback is for --debug alone."""
+
+    def main(self, args: list[str] | None = None, **extra: Any) -> None:
+        args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        extra |= {"prog_name": "scedit", "standalone_mode": False}
+        try:
+            with _terminable():
+                code = super().main(args, **extra)
+        except Exception as error:
+            # Looked up in the arguments: an error in parsing them comes before any option is known.
+            code = screen_for("--json" in args, debug="--debug" in args).fail(error)
+        sys.exit(code or 0)
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            by, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
+            hint = "the same command with --resume goes on" if ctx.invoked_subcommand == "train" else None
+            stopped = SceditError(f"stopped by {by}", hint)
+            stopped.exit_code = code
+            raise stopped from stop
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated here, and ends forked workers quietly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    here = os.getpid()
+
+    def terminate(*_: object) -> None:
+        if os.getpid() != here:
+            os._exit(143)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
