@@ -5,79 +5,44 @@ A kind is a file in `kinds/` that defines `KIND`; nothing else has to know of it
 
 from __future__ import annotations
 
-import difflib
 import os
-import pkgutil
 import re
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions import kinds
-from scedit_cli.conditions.kind import Kind
-from scedit_cli.errors import SceditError
+from scedit_cli.conditions.consistency import MEASURES, consistencies, consistency, control_score
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
 
-__all__ = ["KINDS", "Kind", "annotate", "consistencies", "consistency", "control_score", "find", "kind_of_path"]
+__all__ = [
+    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "consistencies", "consistency",
+    "control_score", "find", "kind_of_path",
+]  # fmt: skip
 
-_REGISTRY: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        import_module(f"{kinds.__name__}.{module.name}").KIND for module in pkgutil.iter_modules(kinds.__path__)
-    )
-}
-KINDS: tuple[str, ...] = tuple(_REGISTRY)
+KINDS: tuple[str, ...] = tuple(all_kinds())
 
 
-def find(name: str) -> Kind:
-    """The kind called `name`.
+def annotate(
+    kind: str,
+    image: Image.Image,
+    annotator: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    **parameters: float | str,
+) -> Image.Image:
+    """The condition picture of `image`, of its size. `find(kind).annotator().load` serves many pictures.
 
-    Raises:
-        SceditError: there is none.
-    """
-    if name not in _REGISTRY:
-        guess = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"choose one of {', '.join(KINDS)}"
-        raise SceditError(f"no kind of condition is called {name!r}", hint)
-    return _REGISTRY[name]
-
-
-def annotate(kind: str, image: Image.Image, annotator: str | None = None, **parameters: float | str) -> Image.Image:
-    """The condition picture of `image`, of its size. `find(kind).annotate` takes many pictures at once.
+    Args:
+        annotator: by default the kind's first.
+        weights: a folder with local copies of the annotator's weights; by default they come from the hub.
+        device: PyTorch's name of the device that computes it.
+        parameters: the annotator's settings.
 
     Raises:
-        SceditError: an unknown kind, annotator or parameter.
+        SceditError: an unknown kind, annotator or parameter, or weights that are not there.
     """
-    return find(kind).annotate([image.convert("RGB")], annotator, **parameters)[0]
-
-
-def consistency(kind: str, picture: Image.Image, condition: Image.Image) -> float:
-    """How well `picture` follows `condition`, in [0, 1]: its own condition picture, compared by the kind's measure.
-
-    Raises:
-        SceditError: an unknown kind, or pictures of two sizes.
-    """
-    return consistencies(kind, [picture], [condition])[0]
-
-
-def consistencies(kind: str, pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]) -> list[float]:
-    """`consistency` of each picture with the condition at its place, the quick way for many."""
-    measure = find(kind).consistency
-    for picture, condition in zip(pictures, conditions, strict=True):
-        if picture.size != condition.size:
-            sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
-            raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
-    return measure([p.convert("RGB") for p in pictures], [c.convert("RGB") for c in conditions]) if pictures else []
-
-
-def control_score(with_: Sequence[float], without: Sequence[float], reconstruction: Sequence[float]) -> float | None:
-    """What share of the reachable control a tuner gives: (with - without) / (reconstruction - without), each the mean
-    consistency over the same pictures. Generated with the tuner, without it, and real ones through the autoencoder,
-    which no latent model can surpass by much. None where there is nothing to reach."""
-    means = [sum(values) / len(values) for values in (with_, without, reconstruction)]
-    reachable = means[2] - means[1]
-    return (means[0] - means[1]) / reachable if reachable > 0 else None
+    chosen = find(kind).annotator(annotator)
+    return chosen.load(chosen.settings(**parameters), weights, device)([image.convert("RGB")])[0]
 
 
 def kind_of_path(path: str | os.PathLike[str]) -> str | None:
@@ -85,7 +50,14 @@ def kind_of_path(path: str | os.PathLike[str]) -> str | None:
     (`conditions/depth/0001.png`); None where neither names one, or the name several."""
     path = Path(path)
     for name in (path.stem, path.parent.name):
-        named = {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word in _REGISTRY}
+        named = _named(name.lower())
         if named:
             return named.pop() if len(named) == 1 else None
     return None
+
+
+def _named(name: str) -> set[str]:
+    """The kinds whose names are words of `name`; of lineart and lineart-anime the longer."""
+    words = f"-{'-'.join(re.findall('[a-z0-9]+', name))}-"
+    named = {kind for kind in KINDS if f"-{kind}-" in words}
+    return {kind for kind in named if not any(kind != other and f"-{kind}-" in f"-{other}-" for other in named)}

@@ -104,10 +104,11 @@ class _Maker:
     def __post_init__(self) -> None:
         """Bad settings are told before the first picture is opened."""
         for kind in self.kinds:
-            kind.annotate([], self.annotator, **self.params)
+            kind.annotator(self.annotator).settings(**self.params)
 
     def make(self, kind: Kind, pictures: list[Image.Image]) -> list[Image.Image]:
-        return kind.annotate(pictures, self.annotator, **self.params)
+        annotator = kind.annotator(self.annotator)
+        return annotator.load(annotator.settings(**self.params), None, "cpu")(pictures)
 
 
 def _annotate_picture(src: Path, maker: _Maker, out: str | Path | None, overwrite: bool) -> Path:

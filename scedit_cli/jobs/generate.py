@@ -210,10 +210,10 @@ def _check_scorable(steering: Sequence[Condition]) -> None:
     if not steering:
         raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
     for each in steering:
-        if each.kind not in conditions.KINDS:
+        if each.kind not in conditions.MEASURES:
             raise SceditError(
                 f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
-                hint=f"leave --score out; it knows {', '.join(conditions.KINDS)}",
+                hint=f"leave --score out; it knows {', '.join(conditions.MEASURES)}",
             )
 
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
-from PIL import Image
+from pathlib import Path
 
-from scedit_cli.conditions.kind import Kind, Pictures
+from PIL import Image
+from pydantic import Field
+
+from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 CELLS = 8  # along the shorter side
 
 
-def palette(pictures: Pictures, cells: float = CELLS) -> list[Image.Image]:
-    """Each picture as `cells` square cells along its shorter side, each cell its area's mean sRGB colour."""
-    return [_coarse(picture, round(cells)).resize(picture.size, Image.Resampling.NEAREST) for picture in pictures]
+class Grid(Parameters):
+    """`cells` along the shorter side."""
+
+    cells: int = Field(CELLS, ge=1)
 
 
-def color_agreement(pictures: Pictures, conditions: Pictures) -> list[float]:
-    """1 - mean ΔE / 100 over the cells of both palettes, ΔE being CIEDE2000 (Sharma, Wu and Dalal, Color Research and
-    Application 2005)."""
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
-    scores = []
-    for picture, condition in zip(pictures, conditions, strict=True):
-        found, wanted = (rgb2lab(np.asarray(_coarse(image, CELLS))) for image in (picture, condition))
-        scores.append(float(np.clip(1 - deltaE_ciede2000(wanted, found).mean() / 100, 0, 1)))
-    return scores
+def palette(parameters: Grid, weights: Path | None = None, device: str = "cpu") -> Make:
+    """Each picture as square cells, each cell its area's mean sRGB colour."""
+    cells = parameters.cells
+    return lambda pictures: [coarse(each, cells).resize(each.size, Image.Resampling.NEAREST) for each in pictures]
 
 
-def _coarse(picture: Image.Image, cells: int) -> Image.Image:
+def coarse(picture: Image.Image, cells: int) -> Image.Image:
+    """The picture with one pixel per cell, `cells` along its shorter side."""
     shorter = min(picture.size)
-    cells = min(max(cells, 1), shorter)
+    cells = min(cells, shorter)
     return picture.resize([round(side * cells / shorter) for side in picture.size], Image.Resampling.BOX)
 
 
-KIND = Kind("color", annotators={"palette": palette}, consistency=color_agreement)
+KIND = Kind("color", (Annotator("color", "palette", "Pillow", palette, licence="MIT-CMU", parameters=Grid),))

@@ -1,0 +1,135 @@
+"""What a kind of condition and an annotator are, and where they are found by name."""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from scedit_cli.conditions import kinds as _kinds
+from scedit_cli.errors import SceditError
+
+Make = Callable[[Sequence[Image.Image]], list[Image.Image]]
+
+
+class Parameters(BaseModel):
+    """An annotator's settings: every one has a default, and equal settings are equal and hash alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """One way to make the condition pictures of a kind.
+
+    Attributes:
+        kind: the kind of condition that it makes.
+        name: what --annotator calls it.
+        library: the library that does the work.
+        load: called with (parameters, weights, device); gives a function from RGB pictures to as many condition
+            pictures of their sizes, each made for itself, whatever it is batched with. `weights` is a folder with
+            local copies, None for the hub; `device` is PyTorch's name for one. Loading again with other parameters is
+            cheap.
+        weights: the hub repositories, or addresses, that its weights come from.
+        licence: of the weights, or of the library where there are none.
+        commercial: whether that licence allows commercial use.
+        parameters: the model of its settings.
+    """
+
+    kind: str
+    name: str
+    library: str
+    load: Callable[[Any, Path | None, str], Make]
+    weights: tuple[str, ...] = ()
+    licence: str = "Apache-2.0"
+    commercial: bool = True
+    parameters: type[Parameters] = Parameters
+
+    def settings(self, **values: Any) -> Parameters:
+        """`values` (numbers, or their texts) over the defaults.
+
+        Raises:
+            SceditError: names every unknown parameter and every value that cannot be.
+        """
+        try:
+            return self.parameters(**values)
+        except ValidationError as error:
+            wrong = [self._told(each) for each in error.errors()]
+            raise SceditError(
+                f"{self.kind} by {self.name}: {'; '.join(told for told, _ in wrong)}",
+                hint="; ".join(dict.fromkeys(hint for _, hint in wrong)),
+            ) from None
+
+    def _told(self, error: Any) -> tuple[str, str]:
+        name = str(error["loc"][0]) if error["loc"] else "parameters"
+        if error["type"] == "extra_forbidden":
+            takes = ", ".join(sorted(self.parameters.model_fields))
+            return f"no parameter {name!r}", f"it takes {takes or 'none'}"
+        wanted = error["msg"].removeprefix("Value error, ")
+        return f"{name} is {error['input']!r}", f"{name}: {wanted[:1].lower()}{wanted[1:]}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of condition picture, such as canny.
+
+    Attributes:
+        name: names the dataset's folder and column, and the tuner's condition.
+        annotators: the default first.
+        channels: of the hint, so a CSC-Tuner's `in_channels`; a gray picture's one channel is repeated.
+        labels: its colours stand for classes, so that resizing must not blend them.
+    """
+
+    name: str
+    annotators: tuple[Annotator, ...]
+    channels: int = 3
+    labels: bool = False
+
+    def annotator(self, name: str | None = None) -> Annotator:
+        """The annotator called `name`, by default the first.
+
+        Raises:
+            SceditError: the kind has none of that name.
+        """
+        for each in self.annotators:
+            if name in (None, each.name):
+                return each
+        has = ", ".join(each.name for each in self.annotators)
+        raise SceditError(f"{self.name} has no annotator {name!r}", hint=f"it has {has}")
+
+
+def annotators(kind: str) -> tuple[Annotator, ...]:
+    """The annotators of a kind, the default first.
+
+    Raises:
+        SceditError: no kind has that name.
+    """
+    return find(kind).annotators
+
+
+def find(name: str) -> Kind:
+    """The kind called `name`.
+
+    Raises:
+        SceditError: there is none.
+    """
+    if name not in all_kinds():
+        guess = difflib.get_close_matches(name, all_kinds(), n=1)
+        hint = f"did you mean {guess[0]}?" if guess else f"choose one of {', '.join(all_kinds())}"
+        raise SceditError(f"no kind of condition is called {name!r}", hint)
+    return all_kinds()[name]
+
+
+@cache
+def all_kinds() -> dict[str, Kind]:
+    """Every kind by its name: one a file in `kinds/`, where it is called KIND."""
+    modules = (import_module(f"{_kinds.__name__}.{module.name}") for module in pkgutil.iter_modules(_kinds.__path__))
+    return {module.KIND.name: module.KIND for module in modules}
