@@ -11,10 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scedit_cli.conditions import kinds as _kinds
+from scedit_cli.conditions import licences
+from scedit_cli.conditions.silence import silent
 from scedit_cli.errors import SceditError
 
 Make = Callable[[Sequence[Image.Image]], list[Image.Image]]
@@ -34,11 +37,8 @@ class Annotator:
         kind: the kind of condition that it makes.
         name: what --annotator calls it.
         library: the library that does the work.
-        load: called with (parameters, weights, device); gives a function from RGB pictures to as many condition
-            pictures of their sizes, each made for itself, whatever it is batched with. `weights` is a folder with
-            local copies, None for the hub; `device` is PyTorch's name for one. Loading again with other parameters is
-            cheap.
-        weights: the hub repositories, or addresses, that its weights come from.
+        loader: what `load` calls.
+        weights: hub repositories ("owner/repository"), or single files in them ("owner/repository:file").
         licence: of the weights, or of the library where there are none.
         commercial: whether that licence allows commercial use.
         parameters: the model of its settings.
@@ -47,11 +47,28 @@ class Annotator:
     kind: str
     name: str
     library: str
-    load: Callable[[Any, Path | None, str], Make]
+    loader: Callable[[Any, Path | None, str], Make]
     weights: tuple[str, ...] = ()
     licence: str = "Apache-2.0"
     commercial: bool = True
     parameters: type[Parameters] = Parameters
+
+    def load(self, parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
+        """A function from RGB pictures to as many condition pictures of their sizes, each made for itself, whatever it
+        is batched with. Loading again with other parameters is cheap.
+
+        Args:
+            parameters: from `settings`.
+            weights: a folder with local copies of the weights; None for the hub.
+            device: PyTorch's name of the device that computes.
+
+        Raises:
+            SceditError: the weights' licence is not accepted, or they are not there.
+            WorkFailed: the hub cannot be reached.
+        """
+        licences.require(self)
+        with silent():
+            return self.loader(parameters, weights, device)
 
     def settings(self, **values: Any) -> Parameters:
         """`values` (numbers, or their texts) over the defaults.
@@ -84,7 +101,7 @@ class Kind:
     Attributes:
         name: names the dataset's folder and column, and the tuner's condition.
         annotators: the default first.
-        channels: of the hint, so a CSC-Tuner's `in_channels`; a gray picture's one channel is repeated.
+        channels: of the hint, so a CSC-Tuner's `in_channels`: 3, or 4 where the condition picture's alpha counts.
         labels: its colours stand for classes, so that resizing must not blend them.
     """
 
@@ -92,6 +109,15 @@ class Kind:
     annotators: tuple[Annotator, ...]
     channels: int = 3
     labels: bool = False
+
+    def hint(self, picture: Image.Image) -> np.ndarray:
+        """A condition picture as the tuner sees it: float32 (channels, H, W) in [0, 1]. 8-bit values are divided by
+        255, 16-bit ones by 65535; one gray channel is repeated; a picture without alpha is all kept."""
+        if picture.mode.startswith("I;16"):
+            values = np.asarray(picture)[..., None] / np.float32(65535)
+        else:
+            values = np.asarray(picture.convert("RGBA" if self.channels == 4 else "RGB")) / np.float32(255)
+        return np.broadcast_to(values, (*values.shape[:2], self.channels)).transpose(2, 0, 1)
 
     def annotator(self, name: str | None = None) -> Annotator:
         """The annotator called `name`, by default the first.

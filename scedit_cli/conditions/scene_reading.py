@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from scedit_cli.conditions.batches import by_size
 
 _SIDE = 128  # of the pictures that the reader learned from
 
@@ -25,21 +26,16 @@ class SceneReading:
 def read(pictures: Sequence[Image.Image]) -> list[SceneReading]:
     """Readings of RGB pictures, in their order. A picture of another size than the reader's is resized for it (the
     shorter side to 128), and what is seen is resized back, unblended."""
-    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, picture in enumerate(pictures):
-        by_size[picture.size].append(index)
-    readings: dict[int, SceneReading] = {}
-    for size, indices in by_size.items():
-        readings |= zip(indices, _read_alike([pictures[i] for i in indices], size), strict=True)
-    return [readings[index] for index in range(len(pictures))]
+    return by_size(_read_alike)(pictures)
 
 
-def _read_alike(pictures: list[Image.Image], size: tuple[int, int]) -> list[SceneReading]:
+def _read_alike(pictures: list[Image.Image]) -> list[SceneReading]:
     import torch
     from torch.nn.functional import interpolate
 
     from scedit_cli.scenes.reader import load_reader
 
+    size = pictures[0].size
     inner = [round(side * _SIDE / min(size)) for side in size]
     fitted = np.stack([np.asarray(picture.resize(inner, Image.Resampling.BICUBIC)) for picture in pictures])
     seen = load_reader().read(torch.from_numpy(fitted).permute(0, 3, 1, 2) / 255)

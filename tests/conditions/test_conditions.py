@@ -29,15 +29,21 @@ def photo(width: int, height: int) -> Image.Image:
 
 
 def test_the_kinds_are_the_files():
-    assert set(conditions.KINDS) == {"canny", "color", "depth", "normal", "seg"}
+    assert set(conditions.KINDS) == {
+        "blur", "canny", "color", "depth", "gray", "hed", "inpaint", "lineart", "lineart-anime", "mlsd", "normal",
+        "outpaint", "pidinet", "pose", "scribble", "seg", "shuffle", "tile",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [(128, 128), (100, 75), (33, 210), (7, 5)])
-@pytest.mark.parametrize("kind", conditions.KINDS)
-def test_a_condition_has_its_pictures_size(kind, size):
-    made = conditions.annotate(kind, photo(*size))
+@pytest.mark.parametrize(
+    ("kind", "annotator"),
+    [(kind, each.name) for kind in conditions.KINDS for each in conditions.annotators(kind) if not each.weights],
+)
+def test_a_condition_has_its_pictures_size(kind, annotator, size):
+    made = conditions.annotate(kind, photo(*size), annotator)
     assert made.size == size
-    assert made.mode in ("L", "RGB")
+    assert made.mode == "RGBA" if conditions.find(kind).channels == 4 else made.mode in ("L", "RGB")
 
 
 @pytest.mark.parametrize("size", [(128, 128), (100, 75), (500, 333)])
@@ -50,7 +56,7 @@ def test_canny_is_opencvs_on_the_picture_as_it_is(size):
     assert np.array_equal(np.asarray(looser), cv2.Canny(np.asarray(picture), 20, 60))
 
 
-def test_canny_imports_one_detector_quietly():
+def test_canny_imports_nothing_large():
     program = (
         "import sys; from PIL import Image; from scedit_cli import conditions;"
         "conditions.annotate('canny', Image.new('RGB', (64, 64)));"
@@ -162,6 +168,9 @@ def test_control_score():
         ("chair-Depth.png", "depth"),
         ("canny/my_seg.png", "seg"),
         ("canny-seg.png", None),
+        ("girl-lineart-anime.png", "lineart-anime"),
+        ("lineart anime/1.png", "lineart-anime"),
+        ("lineart.png", "lineart"),
         ("segments.png", None),
         ("photo.png", None),
         ("depth/deeper/0001.png", None),
@@ -175,11 +184,11 @@ def test_kind_of_path(path, kind):
     ("ask", "sentence"),
     [
         (lambda p: conditions.annotate("cany", p), "'cany'.*did you mean canny"),
-        (lambda p: conditions.annotate("depth", p, "midas"), "depth has no annotator 'midas'.*scene"),
+        (lambda p: conditions.annotate("depth", p, "mides"), "depth has no annotator 'mides'.*midas, scene"),
         (lambda p: conditions.annotate("canny", p, lo=3), "no parameter 'lo'.*high, low"),
         (lambda p: conditions.annotate("canny", p, low="abc"), "low is 'abc'.*number"),
         (lambda p: conditions.annotate("canny", p, low=-1), "low is -1.*greater than or equal to 0"),
-        (lambda p: conditions.annotate("seg", p, low=1), "it takes none"),
+        (lambda p: conditions.annotate("seg", p, "scene", low=1), "it takes none"),
         (lambda p: conditions.consistency("canny", p, photo(32, 32)), "64x64 pixels.*canny of 32x32"),
     ],
 )

@@ -48,15 +48,15 @@ def test_one_picture(folder, tmp_path):
 
 def test_a_folder_gets_columns_and_pictures(folder):
     events = []
-    result = annotate(folder, ["canny", "seg"], on_event=events.append)
-    assert (result.kind, result.written, result.skipped, result.failed) == ("canny,seg", 6, 0, [])
-    assert [(event.stage, event.step, event.total) for event in events] == [("canny", 3, 3), ("seg", 3, 3)]
+    result = annotate(folder, ["canny", "gray"], on_event=events.append)
+    assert (result.kind, result.written, result.skipped, result.failed) == ("canny,gray", 6, 0, [])
+    assert [(event.stage, event.step, event.total) for event in events] == [("canny", 3, 3), ("gray", 3, 3)]
     assert [row["mood"] for row in rows(folder)] == [0, 1, 2]
     dataset = open_dataset(folder)
-    assert dataset.kinds == ("canny", "seg")
+    assert dataset.kinds == ("canny", "gray")
     for item in dataset.items:
         assert np.array_equal(np.asarray(Image.open(item.conditions["canny"])), canny(item.image))
-        assert item.conditions["seg"].name == item.image.name
+        assert item.conditions["gray"].name == item.image.name
 
 
 def test_what_is_there_is_kept(folder):
@@ -97,7 +97,7 @@ def test_a_bad_picture_is_named_and_the_others_go_on(folder):
     for name in ("0", "2"):
         (folder / f"images/{name}.png").write_bytes(b"no picture")
     with pytest.raises(SceditError, match="none of the pictures"):
-        annotate(folder, "depth")
+        annotate(folder, "gray")
 
 
 def test_two_pictures_of_one_stem_are_refused(folder):

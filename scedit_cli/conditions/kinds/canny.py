@@ -1,12 +1,13 @@
-"""Edges by Canny's detector (IEEE PAMI 1986), OpenCV's, through controlnet_aux."""
+"""Edges by Canny's detector (IEEE PAMI 1986)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from pydantic import Field
 
-from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -19,9 +20,10 @@ class Thresholds(Parameters):
 
 def edges(parameters: Thresholds, weights: Path | None = None, device: str = "cpu") -> Make:
     """White edges on black, mode L, of each picture as it is: no blur, no resize."""
-    detect = detector("canny").CannyDetector()
+    import cv2
+
     low, high = parameters.low, parameters.high
-    return lambda pictures: [detect(each, low_threshold=low, high_threshold=high).convert("L") for each in pictures]
+    return lambda pictures: [Image.fromarray(cv2.Canny(np.asarray(picture), low, high)) for picture in pictures]
 
 
-KIND = Kind("canny", (Annotator("canny", "opencv", "OpenCV by controlnet_aux", edges, parameters=Thresholds),))
+KIND = Kind("canny", (Annotator("canny", "opencv", "OpenCV", edges, parameters=Thresholds),))

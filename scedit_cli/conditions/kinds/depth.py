@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
+from pydantic import Field
 
+from scedit_cli.conditions.batches import by_size
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
+from scedit_cli.conditions.weights import pretrained
 from scedit_cli.scenes.encodings import depth_to_picture
+
+
+class Relative(Parameters):
+    """`bits` of the condition picture: 8 or 16."""
+
+    bits: int = Field(8, ge=8, le=16, multiple_of=8)
+
+
+def relative_depth(repository: str, parameters: Relative, weights: Path | None = None, device: str = "cpu") -> Make:
+    """Inverse depth of each picture stretched over its own range, the nearest pixel white, the farthest black."""
+    processor, network = _network(repository, weights, device)
+
+    def make(pictures: list[Image.Image]) -> list[Image.Image]:
+        import torch
+
+        with torch.inference_mode():
+            seen = network(**processor(images=pictures, return_tensors="pt").to(device))
+            sizes = [picture.size[::-1] for picture in pictures]
+            found = processor.post_process_depth_estimation(seen, target_sizes=sizes)
+        return [stretched(each["predicted_depth"].cpu().numpy(), parameters.bits) for each in found]
+
+    return by_size(make)
+
+
+def stretched(inverse_depth: np.ndarray, bits: int = 8) -> Image.Image:
+    """(H, W), larger is nearer, as a picture of mode L or I;16: its least value becomes 0, its largest white. What is
+    all at one distance is black."""
+    least, largest = float(inverse_depth.min()), float(inverse_depth.max())
+    share = (inverse_depth.astype(np.float64) - least) / ((largest - least) or 1)
+    return Image.fromarray(np.rint(share * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16))
+
+
+@lru_cache(maxsize=1)
+def _network(repository: str, weights: Path | None, device: str) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    processor = pretrained(AutoImageProcessor, repository, weights)
+    return processor, pretrained(AutoModelForDepthEstimation, repository, weights, device)
 
 
 def scene_depth(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
@@ -16,4 +60,18 @@ def scene_depth(parameters: Parameters, weights: Path | None = None, device: str
     return lambda pictures: [Image.fromarray(depth_to_picture(reading.depth)) for reading in read(pictures)]
 
 
-KIND = Kind("depth", (Annotator("depth", "scene", "scedit", scene_depth),))
+def _annotator(name: str, repository: str, licence: str = "Apache-2.0", commercial: bool = True) -> Annotator:
+    loader = partial(relative_depth, repository)
+    return Annotator("depth", name, "transformers", loader, (repository,), licence, commercial, Relative)
+
+
+KIND = Kind(
+    "depth",
+    (
+        _annotator("depth-anything", "depth-anything/Depth-Anything-V2-Small-hf"),
+        _annotator("depth-anything-base", "depth-anything/Depth-Anything-V2-Base-hf", "CC-BY-NC-4.0", False),
+        _annotator("depth-anything-large", "depth-anything/Depth-Anything-V2-Large-hf", "CC-BY-NC-4.0", False),
+        _annotator("midas", "Intel/dpt-hybrid-midas"),
+        Annotator("depth", "scene", "scedit", scene_depth),
+    ),
+)

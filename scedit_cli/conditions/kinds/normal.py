@@ -1,19 +1,46 @@
-"""Surface normals in camera axes: RGB are right, up and towards the viewer, -1 at 0 and 1 at 255."""
+"""Surface normals in camera axes, -1 at 0 and 1 at 255."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from PIL import Image
 
+from scedit_cli.conditions.detectors import Detection, detected, detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
+from scedit_cli.conditions.weights import filled, state_of
 from scedit_cli.scenes.encodings import normals_to_picture
+
+WEIGHTS = "lllyasviel/Annotators:scannet.pt"
+
+
+def photo_normals(parameters: Detection, weights: Path | None = None, device: str = "cpu") -> Make:
+    """Of photographs (Bae, Budvytis and Cipolla, ICCV 2021): RGB are the axes left, up and towards the viewer."""
+    return detected(_detector(weights, device), parameters.resolution)
+
+
+@lru_cache(maxsize=1)
+def _detector(weights: Path | None, device: str) -> Any:
+    module = detector("normalbae")
+    state = state_of(WEIGHTS, weights)
+    sizes = SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
+    return module.NormalBaeDetector(filled(module.NNET(sizes), state.get("model", state), WEIGHTS, device))
 
 
 def scene_normals(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Of scenes of the embedded world, by its reader; the sky is mid-gray."""
+    """Of scenes of the embedded world, by its reader: RGB are the axes right, up and towards the viewer; the sky is
+    mid-gray."""
     return lambda pictures: [Image.fromarray(normals_to_picture(reading.normals)) for reading in read(pictures)]
 
 
-KIND = Kind("normal", (Annotator("normal", "scene", "scedit", scene_normals),))
+KIND = Kind(
+    "normal",
+    (
+        Annotator("normal", "bae", "controlnet_aux", photo_normals, (WEIGHTS,), "MIT", parameters=Detection),
+        Annotator("normal", "scene", "scedit", scene_normals),
+    ),
+)

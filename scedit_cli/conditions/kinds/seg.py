@@ -1,14 +1,108 @@
-"""Semantic segmentation, a colour for each class."""
+"""Segmentation, a colour for each class: ADE20K's 150 in the palette that ControlNets were trained with."""
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
+from pydantic import Field
 
+from scedit_cli.conditions.batches import by_size
+from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
+from scedit_cli.conditions.weights import pretrained
+from scedit_cli.errors import SceditError
 from scedit_cli.scenes.encodings import classes_to_picture
+
+_POINTS = 64  # at once
+
+
+def semantic(
+    model: str, repository: str, parameters: Parameters, weights: Path | None = None, device: str = "cpu"
+) -> Make:
+    """Every pixel in its class's colour; `model` is the name of transformers' class."""
+    processor, network = _network(model, repository, weights, device)
+    options = {"task_inputs": ["semantic"]} if "OneFormer" in model else {}
+    palette = np.array(detector("util").ade_palette(), np.uint8)
+    if network.config.num_labels != len(palette):
+        raise SceditError(
+            f"{repository}: {network.config.num_labels} classes, and ADE20K has {len(palette)}",
+            hint="give weights that were trained on ADE20K",
+        )
+
+    def make(pictures: list[Image.Image]) -> list[Image.Image]:
+        import torch
+
+        tasks = {name: value * len(pictures) for name, value in options.items()}
+        with torch.inference_mode():
+            seen = network(**processor(images=pictures, return_tensors="pt", **tasks).to(device))
+            sizes = [picture.size[::-1] for picture in pictures]
+            found = processor.post_process_semantic_segmentation(seen, target_sizes=sizes)
+        return [Image.fromarray(palette[classes.cpu().numpy()]) for classes in found]
+
+    return by_size(make)
+
+
+@lru_cache(maxsize=1)
+def _network(model: str, repository: str, weights: Path | None, device: str) -> tuple[Any, Any]:
+    import transformers
+
+    # OneFormer's class names, a file in another repository, are of use in training alone.
+    kind, options = (
+        (transformers.OneFormerProcessor, {"class_info_file": None})
+        if "OneFormer" in model
+        else (transformers.AutoImageProcessor, {})
+    )
+    processor = pretrained(kind, repository, weights, **options)
+    return processor, pretrained(getattr(transformers, model), repository, weights, device)
+
+
+class Points(Parameters):
+    """SAM looks for something at a grid with `points` per side. Kept is what has at least this `confidence` and
+    `stability` (its mask hardly changes with the threshold), and whose box overlaps no better one's by more than
+    `overlap` (intersection over union)."""
+
+    points: int = Field(32, ge=1, le=128)
+    confidence: float = Field(0.88, ge=0, le=1)
+    stability: float = Field(0.95, ge=0, le=1)
+    overlap: float = Field(0.7, ge=0, le=1)
+
+
+def everything(repository: str, parameters: Points, weights: Path | None = None, device: str = "cpu") -> Make:
+    """Whatever SAM finds (Kirillov et al., ICCV 2023), the largest first, each thing in the next colour of the ADE20K
+    palette, which here names no class; the rest is black."""
+    generator = _generator(repository, weights, device)
+    palette = np.array(detector("util").ade_palette(), np.uint8)
+    options = {
+        "points_per_crop": parameters.points,
+        "points_per_batch": _POINTS,
+        "pred_iou_thresh": parameters.confidence,
+        "stability_score_thresh": parameters.stability,
+        "crops_nms_thresh": parameters.overlap,
+    }
+
+    def one(picture: Image.Image) -> Image.Image:
+        masks = generator(picture, **options)["masks"]
+        masks = sorted((np.asarray(mask) for mask in masks), key=np.sum, reverse=True)
+        painted = np.zeros((*picture.size[::-1], 3), np.uint8)
+        for number, mask in enumerate(masks):
+            painted[mask] = palette[number % len(palette)]
+        return Image.fromarray(painted)
+
+    return lambda pictures: [one(picture) for picture in pictures]
+
+
+@lru_cache(maxsize=1)
+def _generator(repository: str, weights: Path | None, device: str) -> Any:
+    import transformers
+
+    network = pretrained(transformers.SamModel, repository, weights, device)
+    processor = pretrained(transformers.SamImageProcessor, repository, weights)
+    return transformers.pipeline("mask-generation", model=network, image_processor=processor, device=device)
 
 
 def scene_segmentation(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
@@ -16,4 +110,27 @@ def scene_segmentation(parameters: Parameters, weights: Path | None = None, devi
     return lambda pictures: [Image.fromarray(classes_to_picture(reading.segmentation)) for reading in read(pictures)]
 
 
-KIND = Kind("seg", (Annotator("seg", "scene", "scedit", scene_segmentation),), labels=True)
+def _semantic(name: str, model: str, repository: str, licence: str, commercial: bool = True) -> Annotator:
+    return Annotator(
+        "seg", name, "transformers", partial(semantic, model, repository), (repository,), licence, commercial
+    )
+
+
+_SAM = "facebook/sam-vit-base"
+_MASK2FORMER = "facebook/mask2former-swin-large-ade-semantic"
+KIND = Kind(
+    "seg",
+    (
+        _semantic("oneformer", "OneFormerForUniversalSegmentation", "shi-labs/oneformer_ade20k_swin_large", "MIT"),
+        _semantic(
+            "segformer", "SegformerForSemanticSegmentation", "nvidia/segformer-b5-finetuned-ade-640-640",
+            "NVIDIA Source Code License for SegFormer, research only", False,
+        ),
+        _semantic(
+            "mask2former", "Mask2FormerForUniversalSegmentation", _MASK2FORMER, "CC-BY-NC-4.0", False
+        ),
+        Annotator("seg", "sam", "transformers", partial(everything, _SAM), (_SAM,), parameters=Points),
+        Annotator("seg", "scene", "scedit", scene_segmentation),
+    ),
+    labels=True,
+)  # fmt: skip

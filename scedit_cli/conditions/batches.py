@@ -1,0 +1,28 @@
+"""Pictures of several sizes for networks that take one size at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from PIL import Image
+
+Made = TypeVar("Made")
+
+
+def by_size(
+    make: Callable[[list[Image.Image]], Sequence[Made]],
+) -> Callable[[Sequence[Image.Image]], list[Made]]:
+    """`make`, which takes pictures of one size, for pictures of any; what it makes comes back in their order."""
+
+    def made(pictures: Sequence[Image.Image]) -> list[Made]:
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            alike[picture.size].append(index)
+        results: dict[int, Made] = {}
+        for indices in alike.values():
+            results |= zip(indices, make([pictures[index] for index in indices]), strict=True)
+        return [results[index] for index in range(len(pictures))]
+
+    return made

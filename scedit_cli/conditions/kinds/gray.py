@@ -1,0 +1,15 @@
+"""The picture without its colours, for colouring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
+
+
+def gray(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
+    """Mode L: the luma of ITU-R BT.601."""
+    return lambda pictures: [picture.convert("L") for picture in pictures]
+
+
+KIND = Kind("gray", (Annotator("gray", "luma", "Pillow", gray, licence="MIT-CMU"),))

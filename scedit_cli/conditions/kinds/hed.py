@@ -1,0 +1,34 @@
+"""Soft edges by holistically-nested edge detection (Xie and Tu, ICCV 2015), as ControlNet retrained it."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.conditions.detectors import Detection, detected, detector
+from scedit_cli.conditions.registry import Annotator, Kind, Make
+from scedit_cli.conditions.weights import filled, state_of
+
+WEIGHTS = "lllyasviel/Annotators:ControlNetHED.pth"
+
+
+class SoftEdges(Detection):
+    """`safe` leaves three grays, so that no shading of the picture hides in the edges."""
+
+    safe: bool = False
+
+
+def soft_edges(parameters: SoftEdges, weights: Path | None = None, device: str = "cpu") -> Make:
+    """White on black, RGB, with grays."""
+    return detected(partial(hed_detector(weights, device), safe=parameters.safe), parameters.resolution)
+
+
+@lru_cache(maxsize=1)
+def hed_detector(weights: Path | None, device: str) -> Any:
+    """controlnet_aux's HEDdetector."""
+    module = detector("hed")
+    return module.HEDdetector(filled(module.ControlNetHED_Apache2(), state_of(WEIGHTS, weights), WEIGHTS, device))
+
+
+KIND = Kind("hed", (Annotator("hed", "hed", "controlnet_aux", soft_edges, (WEIGHTS,), parameters=SoftEdges),))

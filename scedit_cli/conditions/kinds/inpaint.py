@@ -1,0 +1,44 @@
+"""The picture with a hole, for inpainting: RGBA, the hole black and transparent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from scedit_cli.conditions.chance import chance
+from scedit_cli.conditions.holes import HOLES, with_hole
+from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
+
+
+class Holes(Parameters):
+    """`mask` is the hole's shape; `least` and `most` are the share of the picture that it takes. `seed` and the
+    picture together decide the rest."""
+
+    mask: Literal["random", "brush", "box", "object"] = "random"
+    least: float = Field(0.1, gt=0, lt=1)
+    most: float = Field(0.5, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.least > self.most:
+            raise ValueError("least must not be greater than most")
+        return self
+
+
+def holed(parameters: Holes, weights: Path | None = None, device: str = "cpu") -> Make:
+    """Mode RGBA."""
+
+    def one(picture: Image.Image) -> Image.Image:
+        rng = chance(picture, parameters.seed)
+        shape = rng.choice(list(HOLES)) if parameters.mask == "random" else parameters.mask
+        return with_hole(picture, HOLES[shape](np.asarray(picture), parameters.least, parameters.most, rng))
+
+    return lambda pictures: [one(picture) for picture in pictures]
+
+
+KIND = Kind("inpaint", (Annotator("inpaint", "holes", "OpenCV, scikit-image", holed, parameters=Holes),), channels=4)

@@ -1,0 +1,41 @@
+"""Soft edges by pixel difference networks (PiDiNet, Su et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.conditions.detectors import detected, detector
+from scedit_cli.conditions.kinds.hed import SoftEdges
+from scedit_cli.conditions.registry import Annotator, Kind, Make
+from scedit_cli.conditions.weights import filled, state_of
+
+WEIGHTS = "lllyasviel/Annotators:table5_pidinet.pth"
+LICENCE = "PiDiNet's own, academic use only"
+
+
+class Differences(SoftEdges):
+    """`filter` cuts at one half, to black and white."""
+
+    filter: bool = False
+
+
+def soft_edges(parameters: Differences, weights: Path | None = None, device: str = "cpu") -> Make:
+    """White on black, RGB, with grays."""
+    detect = partial(pidinet_detector(weights, device), safe=parameters.safe, apply_filter=parameters.filter)
+    return detected(detect, parameters.resolution, binary=parameters.filter)
+
+
+@lru_cache(maxsize=1)
+def pidinet_detector(weights: Path | None, device: str) -> Any:
+    """controlnet_aux's PidiNetDetector."""
+    module = detector("pidi")
+    state = state_of(WEIGHTS, weights)
+    return module.PidiNetDetector(filled(module.pidinet(), state.get("state_dict", state), WEIGHTS, device))
+
+
+KIND = Kind(
+    "pidinet",
+    (Annotator("pidinet", "pidinet", "controlnet_aux", soft_edges, (WEIGHTS,), LICENCE, False, Differences),),
+)

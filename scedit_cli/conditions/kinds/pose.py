@@ -1,0 +1,84 @@
+"""People's poses: body, hands and faces as OpenPose draws them."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import Field
+
+from scedit_cli.conditions.detectors import Detection, detected, detector, fitted
+from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints
+from scedit_cli.conditions.registry import Annotator, Kind, Make
+from scedit_cli.conditions.weights import filled, state_of
+
+_REPOSITORY = "lllyasviel/Annotators"
+OPENPOSE = tuple(f"{_REPOSITORY}:{name}" for name in ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"))
+
+
+class Parts(Detection):
+    """What of a person is drawn, at `resolution`."""
+
+    body: bool = True
+    hands: bool = True
+    face: bool = True
+
+
+class Confident(Parts):
+    """`threshold` is the least confidence of a keypoint that is drawn."""
+
+    threshold: float = Field(0.3, ge=0, lt=1)
+
+
+def by_dwpose(parameters: Confident, weights: Path | None = None, device: str = "cpu") -> Make:
+    """RGB; seen at the picture's own size."""
+
+    def one(picture: Image.Image) -> Image.Image:
+        scale = parameters.resolution / min(picture.size)
+        canvas = (round(picture.width * scale), round(picture.height * scale))
+        people = keypoints(picture, weights, device)
+        options = parameters.model_dump(exclude={"resolution"})
+        return fitted(Image.fromarray(drawn(people, picture.size, canvas, **options)), picture.size)
+
+    return lambda pictures: [one(picture) for picture in pictures]
+
+
+def by_openpose(parameters: Parts, weights: Path | None = None, device: str = "cpu") -> Make:
+    """RGB (Cao et al., IEEE PAMI 2019)."""
+    shown = {"include_body": parameters.body, "include_hand": parameters.hands, "include_face": parameters.face}
+    return detected(partial(_openpose(weights, device), **shown), parameters.resolution)
+
+
+@lru_cache(maxsize=1)
+def _openpose(weights: Path | None, device: str) -> Any:
+    """controlnet_aux's OpenposeDetector. Its three parts would read their files themselves, wherever those were
+    saved; so they are made without, and given their networks."""
+    module, networks = detector("open_pose"), detector("open_pose.model")
+    parts = []
+    for part, network, place in zip(
+        (module.Body, module.Hand, module.Face),
+        (networks.bodypose_model, networks.handpose_model, detector("open_pose.face").FaceNet),
+        OPENPOSE,
+        strict=True,
+    ):
+        state, empty = state_of(place, weights), network()
+        if part is not module.Face:  # the others' files lack the stage in front of each name
+            names = {name: name.split(".", 1)[1] for name in empty.state_dict()}
+            state = {name: state[short] for name, short in names.items() if short in state}
+        made = part.__new__(part)
+        made.model = filled(empty, state, place, device)
+        parts.append(made)
+    return module.OpenposeDetector(*parts)
+
+
+KIND = Kind(
+    "pose",
+    (
+        Annotator("pose", "dwpose", "rtmlib", by_dwpose, WEIGHTS, parameters=Confident),
+        Annotator(
+            "pose", "openpose", "controlnet_aux", by_openpose, OPENPOSE, "CMU's own, no commercial use", False, Parts
+        ),
+    ),
+)

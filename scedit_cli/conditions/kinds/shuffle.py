@@ -1,0 +1,52 @@
+"""The picture's colours and textures without their places (ControlNet 1.1's content shuffle)."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
+
+
+class Flow(Parameters):
+    """`scale` is the distance in pixels over which the flow changes its mind. `seed` and the picture together decide
+    where it goes."""
+
+    scale: int = Field(256, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+
+
+def shuffled(parameters: Flow, weights: Path | None = None, device: str = "cpu") -> Make:
+    """RGB: every pixel is fetched from where a smooth random flow points."""
+
+    def one(picture: Image.Image) -> Image.Image:
+        import cv2
+
+        # The generator of controlnet_aux's detector, which draws from NumPy's global one: a seed gives its picture.
+        rng = np.random.RandomState(parameters.seed ^ zlib.crc32(picture.tobytes()))
+        wide, high = picture.size
+        x = _smooth(rng, wide, high, parameters.scale) * (wide - 1)
+        y = _smooth(rng, wide, high, parameters.scale) * (high - 1)
+        return Image.fromarray(
+            cv2.remap(np.asarray(picture), np.dstack((x, y)).astype(np.float32), None, cv2.INTER_LINEAR)
+        )
+
+    return lambda pictures: [one(picture) for picture in pictures]
+
+
+def _smooth(rng: np.random.RandomState, wide: int, high: int, scale: int) -> np.ndarray:
+    """(high, wide) in [0, 1], which both occur."""
+    import cv2
+
+    noise = rng.uniform(size=(high // scale + 2, wide // scale + 2))
+    noise = cv2.resize(noise, (wide + 2 * scale, high + 2 * scale), interpolation=cv2.INTER_CUBIC)
+    noise = noise[scale : scale + high, scale : scale + wide]
+    noise = noise - noise.min()
+    return noise / (noise.max() or 1)
+
+
+KIND = Kind("shuffle", (Annotator("shuffle", "flow", "OpenCV", shuffled, parameters=Flow),))

@@ -1,0 +1,63 @@
+"""Licences of weights that forbid commercial use: accepted once, remembered in the user's settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scedit_cli.errors import SceditError
+from scedit_cli.files import write_whole
+
+if TYPE_CHECKING:
+    from scedit_cli.conditions.registry import Annotator
+
+
+def require(annotator: Annotator) -> None:
+    """Raises SceditError where the annotator's weights forbid commercial use and nobody has accepted that yet."""
+    if annotator.commercial or _entry(annotator) in _accepted():
+        return
+    raise SceditError(
+        f"{annotator.kind} by {annotator.name}: its weights' licence forbids commercial use ({annotator.licence})",
+        hint="read it, then accept it once: scedit annotate --accept-license with the same options",
+    )
+
+
+def accept(annotator: Annotator) -> None:
+    """Remembers, for this user, that the licence of the annotator's weights is accepted; nothing to do for a free one.
+
+    Raises:
+        SceditError: the settings cannot be written.
+    """
+    accepted = _accepted()
+    if annotator.commercial or _entry(annotator) in accepted:
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_whole(_book(), json.dumps([*_entries(), _entry(annotator) | {"accepted": now}], indent=2) + "\n")
+
+
+def _entry(annotator: Annotator) -> dict[str, Any]:
+    return {"weights": list(annotator.weights), "licence": annotator.licence}
+
+
+def _accepted() -> list[dict[str, Any]]:
+    return [{"weights": each.get("weights"), "licence": each.get("licence")} for each in _entries()]
+
+
+def _entries() -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(_book().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise SceditError(
+            f"{_book()} is no JSON: {error}", hint="remove it; licences are then accepted anew"
+        ) from error
+    return [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
+
+
+def _book() -> Path:
+    """In $XDG_CONFIG_HOME, else ~/.config."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "scedit" / "licences.json"

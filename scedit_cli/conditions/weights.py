@@ -1,0 +1,147 @@
+"""Annotators' weights: local copies or the hub's, loaded without running what a file may carry, and completely."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scedit_cli.errors import SceditError, WorkFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+_TIMEOUT = 10.0  # seconds until an offline machine is told so
+
+
+def weights_file(place: str, weights: Path | None) -> Path:
+    """The file that `place` ("owner/repository:file") names: in `weights`, else the hub's, downloaded once.
+
+    Raises:
+        SceditError: `weights` has no such file.
+        WorkFailed: the hub cannot be reached, or has no such file.
+    """
+    repository, name = place.split(":")
+    if weights is not None:
+        return _local(repository, name, weights) / name
+    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
+
+    from scedit_cli.pipelines import quiet
+
+    try:
+        with quiet():
+            return Path(hf_hub_download(repository, name, local_files_only=not _answers(repository)))
+    except (hub.HTTPError, OSError, ValueError) as error:
+        raise _unreachable(repository, name) from error
+
+
+def state_of(place: str, weights: Path | None) -> dict[str, Any]:
+    """What a PyTorch file holds, on the CPU. Tensors and plain containers only: a pickle may carry programs.
+
+    Raises:
+        SceditError: it is no such file, or holds anything else.
+        WorkFailed: the hub cannot be reached.
+    """
+    import torch
+
+    path = weights_file(place, weights)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever it leads to
+        raise SceditError(
+            f"{path} holds no plain PyTorch weights: {str(error).splitlines()[0]}", hint=_download(*place.split(":"))
+        ) from error
+
+
+def filled(network: Module, state: dict[str, Tensor], place: str, device: str) -> Module:
+    """The network with the weights `state`, every one of them, ready to be run on `device`; "module." in front of a
+    name, as data-parallel training leaves it, does not count.
+
+    Raises:
+        SceditError: weights are missing, too many, or of other shapes.
+    """
+    try:
+        network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    except (RuntimeError, AttributeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise SceditError(f"{place} does not hold the weights of {type(network).__name__}: {told}") from error
+    return network.float().eval().to(device)
+
+
+def pretrained(loader: Any, repository: str, weights: Path | None, device: str | None = None, **options: Any) -> Any:
+    """What transformers' `loader` (a model's or a processor's class) loads from the local copy or the hub.
+
+    Args:
+        device: where a model is to run; None for what is no model.
+
+    Raises:
+        SceditError: `weights` has no such model, or an incomplete one.
+        WorkFailed: the hub cannot be reached.
+    """
+    from scedit_cli.pipelines import quiet
+
+    if weights is None:
+        source, options = repository, options | {"local_files_only": not _answers(repository)}
+    else:
+        source = str(_local(repository, "config.json", weights))
+    try:
+        with quiet():
+            if device is None:
+                return loader.from_pretrained(source, **options)
+            model, found = loader.from_pretrained(source, output_loading_info=True, **options)
+    except (OSError, ValueError) as error:
+        if weights is None:
+            raise _unreachable(repository) from error
+        told = " ".join(str(error).split())[:200]
+        raise SceditError(f"{source} cannot be loaded: {told}", hint=_download(repository)) from error
+    lacking = sorted(found["missing_keys"]) + sorted(str(each) for each in found["mismatched_keys"])
+    if lacking:  # transformers would make them up
+        raise SceditError(
+            f"{source} is no complete {type(model).__name__}: {lacking[0]} is missing, and {len(lacking) - 1} more",
+            hint=_download(repository),
+        )
+    return model.float().eval().to(device)
+
+
+@lru_cache
+def _answers(repository: str) -> bool:
+    """Whether the hub answers. Asked first: downloads would try again for half a minute, file by file."""
+    from huggingface_hub import HfApi
+    from huggingface_hub import errors as hub
+
+    try:
+        HfApi().model_info(repository, timeout=_TIMEOUT)
+    except hub.HfHubHTTPError:
+        return True  # what it has to say, the download will hear
+    except (hub.HTTPError, OSError):
+        return False
+    return True
+
+
+def _local(repository: str, name: str, weights: Path) -> Path:
+    """The folder that has `name`: WEIGHTS/owner/repository, WEIGHTS/repository, or WEIGHTS itself."""
+    if not weights.is_dir():
+        raise SceditError(f"--weights {weights} is no folder", hint=_download(repository, name))
+    for folder in (weights / repository, weights / repository.split("/")[-1], weights):
+        if (folder / name).is_file():
+            return folder
+    raise SceditError(
+        f"--weights {weights} has no {name} of {repository}",
+        hint=_download(repository, "" if name == "config.json" else name, weights),
+    )
+
+
+def _unreachable(repository: str, name: str = "") -> WorkFailed:
+    what = f"{name} of {repository}" if name else repository
+    return WorkFailed(
+        f"the weights {what} are not here, and the hub does not give them", hint=_download(repository, name)
+    )
+
+
+def _download(repository: str, name: str = "", weights: Path | str = "DIR") -> str:
+    command = " ".join(filter(None, ("hf download", repository, name)))
+    return f"where there is a connection: {command} --local-dir {weights}/{repository}; then --weights {weights}"
