@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.conditions.detectors import detector
+from scedit_cli.conditions.silence import silent
 from scedit_cli.conditions.weights import weights_file
 from scedit_cli.errors import SceditError
 
@@ -25,7 +26,7 @@ def keypoints(picture: Image.Image, weights: Path | None = None, device: str = "
         SceditError: rtmlib is not installed, or `weights` has none.
         WorkFailed: the hub cannot be reached.
     """
-    find, estimate = _models(weights, device)
+    find, estimate = models(weights, device)
     pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
     boxes, classes = find(pixels)
     boxes = boxes[classes == 0]  # COCO's person
@@ -70,8 +71,12 @@ def drawn(
 
 
 @lru_cache(maxsize=1)
-def _models(weights: Path | None, device: str) -> tuple[Any, Any]:
-    """The finder of people, YOLOX, and the estimator of their keypoints."""
+def models(weights: Path | None, device: str) -> tuple[Any, Any]:
+    """The finder of people, YOLOX, and the estimator of their keypoints; loaded once.
+
+    Raises:
+        SceditError, WorkFailed: as `keypoints`.
+    """
     try:
         import onnxruntime
         import rtmlib
@@ -85,7 +90,8 @@ def _models(weights: Path | None, device: str) -> tuple[Any, Any]:
         device = "cpu"
     finder, estimator = (str(weights_file(place, weights)) for place in WEIGHTS)
     try:
-        find = rtmlib.YOLOX(finder, (640, 640), det_mode="multiclass", score_thr=0.3, device=device)
-        return find, rtmlib.RTMPose(estimator, (288, 384), to_openpose=True, device=device)
+        with silent():
+            find = rtmlib.YOLOX(finder, (640, 640), det_mode="multiclass", score_thr=0.3, device=device)
+            return find, rtmlib.RTMPose(estimator, (288, 384), to_openpose=True, device=device)
     except Exception as error:  # onnxruntime's own kinds of error, for a file that is no model
         raise SceditError(f"{finder} or {estimator} is no ONNX model: {error}") from error

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from scedit_cli.errors import SceditError, WorkFailed
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def pretrained(loader: Any, repository: str, weights: Path | None, device: str |
             if device is None:
                 return loader.from_pretrained(source, **options)
             model, found = loader.from_pretrained(source, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if weights is None:
             raise _unreachable(repository) from error
         told = " ".join(str(error).split())[:200]

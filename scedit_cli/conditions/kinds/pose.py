@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from scedit_cli.conditions.detectors import Detection, detected, detector, fitted
-from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints
+from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints, models
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -34,6 +34,7 @@ class Confident(Parts):
 
 def by_dwpose(parameters: Confident, weights: Path | None = None, device: str = "cpu") -> Make:
     """RGB; seen at the picture's own size."""
+    models(weights, device)  # what is missing is told before the first picture
 
     def one(picture: Image.Image) -> Image.Image:
         scale = parameters.resolution / min(picture.size)
