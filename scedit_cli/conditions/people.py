@@ -88,7 +88,7 @@ def models(weights: Path | None, device: str) -> tuple[Any, Any]:
     onnxruntime.set_default_logger_severity(3)
     if not (device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()):
         device = "cpu"
-    finder, estimator = (str(weights_file(place, weights)) for place in WEIGHTS)
+    finder, estimator = (str(weights_file(place, weights, WEIGHTS)) for place in WEIGHTS)
     try:
         with silent():
             find = rtmlib.YOLOX(finder, (640, 640), det_mode="multiclass", score_thr=0.3, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
 _TIMEOUT = 10.0  # seconds until an offline machine is told so
 
 
-def weights_file(place: str, weights: Path | None) -> Path:
+def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) -> Path:
     """The file that `place` ("owner/repository:file") names: in `weights`, else the hub's, downloaded once.
+
+    Args:
+        among: places in the same repository that are needed together; all are told where this one is missing.
 
     Raises:
         SceditError: `weights` has no such file.
         WorkFailed: the hub cannot be reached, or has no such file.
     """
     repository, name = place.split(":")
+    needed = [each.split(":")[1] for each in among or (place,)]
     if weights is not None:
-        return _local(repository, name, weights) / name
+        return _local(repository, name, weights, needed) / name
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
 
@@ -36,27 +41,27 @@ def weights_file(place: str, weights: Path | None) -> Path:
         with quiet():
             return Path(hf_hub_download(repository, name, local_files_only=not _answers(repository)))
     except (hub.HTTPError, OSError, ValueError) as error:
-        raise _unreachable(repository, name) from error
+        raise _unreachable(repository, needed) from error
 
 
-def state_of(place: str, weights: Path | None) -> dict[str, Any]:
-    """What a PyTorch file holds, on the CPU. Tensors and plain containers only: a pickle may carry programs.
+def state_of(place: str, weights: Path | None, among: Sequence[str] = ()) -> dict[str, Any]:
+    """What the PyTorch file at a place holds, on the CPU. Tensors and plain containers only: a pickle may carry
+    programs. Arguments and errors are those of `weights_file`.
 
     Raises:
         SceditError: it is no such file, or holds anything else.
-        WorkFailed: the hub cannot be reached.
     """
     import torch
 
-    path = weights_file(place, weights)
+    path = weights_file(place, weights, among)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle raises whatever it leads to
-        raise SceditError(
-            f"{path} holds no plain PyTorch weights: {str(error).splitlines()[0]}", hint=_download(*place.split(":"))
-        ) from error
+        repository, name = place.split(":")
+        told = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SceditError(f"{path} holds no plain PyTorch weights: {told}", _download(repository, [name])) from error
 
 
 def filled(network: Module, state: dict[str, Tensor], place: str, device: str) -> Module:
@@ -74,11 +79,19 @@ def filled(network: Module, state: dict[str, Tensor], place: str, device: str) -
     return network.float().eval().to(device)
 
 
-def pretrained(loader: Any, repository: str, weights: Path | None, device: str | None = None, **options: Any) -> Any:
+def pretrained(
+    loader: Any,
+    repository: str,
+    weights: Path | None,
+    device: str | None = None,
+    unused: tuple[str, ...] = (),
+    **options: Any,
+) -> Any:
     """What transformers' `loader` (a model's or a processor's class) loads from the local copy or the hub.
 
     Args:
         device: where a model is to run; None for what is no model.
+        unused: how the names of parameters begin that the model has and does not use, so that files lack them.
 
     Raises:
         SceditError: `weights` has no such model, or an incomplete one.
@@ -100,11 +113,13 @@ def pretrained(loader: Any, repository: str, weights: Path | None, device: str |
             raise _unreachable(repository) from error
         told = " ".join(str(error).split())[:200]
         raise SceditError(f"{source} cannot be loaded: {told}", hint=_download(repository)) from error
-    lacking = sorted(found["missing_keys"]) + sorted(str(each) for each in found["mismatched_keys"])
-    if lacking:  # transformers would make them up
+    # transformers makes up what a file lacks; buffers follow from the configuration
+    lacking = [name for name, _ in model.named_parameters() if name in found["missing_keys"]]
+    lacking = [name for name in lacking if not name.startswith(unused)]
+    if lacking:
+        more = f" and {len(lacking) - 1} more are" if len(lacking) > 1 else " is"
         raise SceditError(
-            f"{source} is no complete {type(model).__name__}: {lacking[0]} is missing, and {len(lacking) - 1} more",
-            hint=_download(repository),
+            f"{source} is no complete {type(model).__name__}: {lacking[0]}{more} missing", hint=_download(repository)
         )
     return model.float().eval().to(device)
 
@@ -124,26 +139,23 @@ def _answers(repository: str) -> bool:
     return True
 
 
-def _local(repository: str, name: str, weights: Path) -> Path:
+def _local(repository: str, name: str, weights: Path, needed: Sequence[str] = ()) -> Path:
     """The folder that has `name`: WEIGHTS/owner/repository, WEIGHTS/repository, or WEIGHTS itself."""
     if not weights.is_dir():
-        raise SceditError(f"--weights {weights} is no folder", hint=_download(repository, name))
+        raise SceditError(f"--weights {weights} is no folder", hint=_download(repository, needed))
     for folder in (weights / repository, weights / repository.split("/")[-1], weights):
         if (folder / name).is_file():
             return folder
-    raise SceditError(
-        f"--weights {weights} has no {name} of {repository}",
-        hint=_download(repository, "" if name == "config.json" else name, weights),
-    )
+    raise SceditError(f"--weights {weights} has no {name} of {repository}", hint=_download(repository, needed, weights))
 
 
-def _unreachable(repository: str, name: str = "") -> WorkFailed:
-    what = f"{name} of {repository}" if name else repository
+def _unreachable(repository: str, needed: Sequence[str] = ()) -> WorkFailed:
+    what = f"{', '.join(needed)} of {repository}" if needed else repository
     return WorkFailed(
-        f"the weights {what} are not here, and the hub does not give them", hint=_download(repository, name)
+        f"the weights {what} are not here, and the hub does not give them", hint=_download(repository, needed)
     )
 
 
-def _download(repository: str, name: str = "", weights: Path | str = "DIR") -> str:
-    command = " ".join(filter(None, ("hf download", repository, name)))
+def _download(repository: str, names: Sequence[str] = (), weights: Path | str = "DIR") -> str:
+    command = " ".join(("hf download", repository, *names))
     return f"where there is a connection: {command} --local-dir {weights}/{repository}; then --weights {weights}"

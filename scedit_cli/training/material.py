@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from scedit_cli.base import Base
-from scedit_cli.conditions import kinds as condition_kinds
+from scedit_cli.conditions.kinds import canny, color
 from scedit_cli.data import rendered
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.pictures import open_picture
@@ -84,8 +84,7 @@ def cache_folder() -> Path:
 @cache
 def _renderer() -> str:
     """A digest of the code that makes scenes, so that changing it renders them anew."""
-    files = [Path(module.__file__) for module in (captions, encodings, render, scene, rendered)]
-    files += sorted(Path(condition_kinds.__file__).parent.glob("*.py"))
+    files = [Path(module.__file__) for module in (captions, encodings, render, scene, rendered, canny, color)]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

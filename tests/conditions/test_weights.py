@@ -53,7 +53,7 @@ def offline(tmp_path, monkeypatch):
         ("hed", r"hf download lllyasviel/Annotators ControlNetHED\.pth --local-dir DIR/lllyasviel/Annotators"),
         ("depth", r"hf download depth-anything/Depth-Anything-V2-Small-hf --local-dir DIR/depth-anything/Depth"),
         ("seg", r"hf download shi-labs/oneformer_ade20k_swin_large --local-dir"),
-        ("pose", r"hf download yzd-v/DWPose yolox_l\.onnx --local-dir DIR/yzd-v/DWPose"),
+        ("pose", r"hf download yzd-v/DWPose yolox_l\.onnx dw-ll_ucoco_384\.onnx --local-dir DIR/yzd-v/DWPose"),
     ],
 )
 def test_a_hub_out_of_reach_is_told(offline, kind, command):

@@ -16,6 +16,8 @@ from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
 from scedit_cli.scenes.encodings import depth_to_picture
 
+_UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)  # the first stage has nothing to add; MiDaS' files lack it
+
 
 class Relative(Parameters):
     """`bits` of the condition picture: 8 or 16."""
@@ -52,7 +54,7 @@ def _network(repository: str, weights: Path | None, device: str) -> tuple[Any, A
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     processor = pretrained(AutoImageProcessor, repository, weights)
-    return processor, pretrained(AutoModelForDepthEstimation, repository, weights, device)
+    return processor, pretrained(AutoModelForDepthEstimation, repository, weights, device, _UNUSED)
 
 
 def scene_depth(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:

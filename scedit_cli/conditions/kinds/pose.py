@@ -64,7 +64,7 @@ def _openpose(weights: Path | None, device: str) -> Any:
         OPENPOSE,
         strict=True,
     ):
-        state, empty = state_of(place, weights), network()
+        state, empty = state_of(place, weights, OPENPOSE), network()
         if part is not module.Face:  # the others' files lack the stage in front of each name
             names = {name: name.split(".", 1)[1] for name in empty.state_dict()}
             state = {name: state[short] for name, short in names.items() if short in state}
