@@ -65,7 +65,7 @@ def thing(pixels: np.ndarray, least: float, most: float, rng: np.random.Generato
     regions = felzenszwalb(small, scale=100, sigma=0.8, min_size=max(small.size // 600, 1))
     grown = [_grown(regions, rng.uniform(least, most), rng) for _ in range(4)]
     hole = next((each for each in grown if least <= each.mean() <= most), min(grown, key=np.mean))
-    return cv2.resize(hole.astype(np.uint8), (wide, high), interpolation=cv2.INTER_NEAREST) > 0
+    return cv2.resize(hole.astype(np.float32), (wide, high), interpolation=cv2.INTER_CUBIC) > 0.5
 
 
 def _grown(regions: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

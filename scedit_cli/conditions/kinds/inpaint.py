@@ -41,4 +41,12 @@ def holed(parameters: Holes, weights: Path | None = None, device: str = "cpu") -
     return lambda pictures: [one(picture) for picture in pictures]
 
 
-KIND = Kind("inpaint", (Annotator("inpaint", "holes", "OpenCV, scikit-image", holed, parameters=Holes),), channels=4)
+KIND = Kind(
+    "inpaint",
+    (
+        Annotator(
+            "inpaint", "holes", "OpenCV, scikit-image", holed, licence="Apache-2.0, BSD-3-Clause", parameters=Holes
+        ),
+    ),
+    channels=4,
+)

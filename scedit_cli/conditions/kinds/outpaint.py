@@ -46,4 +46,8 @@ def _shares(parameters: Border, rng: np.random.Generator) -> dict[str, float]:
     return dict.fromkeys(_SIDES, 0.0) | {parameters.side: parameters.share}
 
 
-KIND = Kind("outpaint", (Annotator("outpaint", "border", "NumPy", bordered, parameters=Border),), channels=4)
+KIND = Kind(
+    "outpaint",
+    (Annotator("outpaint", "border", "NumPy", bordered, licence="BSD-3-Clause", parameters=Border),),
+    channels=4,
+)
