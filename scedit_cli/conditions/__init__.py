@@ -11,12 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.consistency import MEASURES, consistencies, consistency, control_score
+from scedit_cli.conditions.consistency import MEASURES, consistencies, consistency, control_score, measured
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
 
 __all__ = [
-    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "consistencies", "consistency",
-    "control_score", "find", "kind_of_path",
+    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "channels_of", "consistencies", "consistency",
+    "control_score", "find", "kind_of_path", "measured", "scene_annotator",
 ]  # fmt: skip
 
 KINDS: tuple[str, ...] = tuple(all_kinds())
@@ -43,6 +43,16 @@ def annotate(
     """
     chosen = find(kind).annotator(annotator)
     return chosen.load(chosen.settings(**parameters), weights, device)([image.convert("RGB")])[0]
+
+
+def channels_of(kind: str) -> int:
+    """Of a hint of this kind: 3, or 4 where its alpha counts. A kind that nothing makes has 3."""
+    return find(kind).channels if kind in KINDS else 3
+
+
+def scene_annotator(kind: str) -> str | None:
+    """The annotator that reads pictures of the embedded world, for the kinds that have one of its own."""
+    return "scene" if any(each.name == "scene" for each in annotators(kind)) else None
 
 
 def kind_of_path(path: str | os.PathLike[str]) -> str | None:

@@ -15,7 +15,7 @@ from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.data.rendered import SCENE_KINDS, Example
 from scedit_cli.errors import SceditError
-from scedit_cli.sampling import sample, to_pictures, to_tensor
+from scedit_cli.sampling import sample, to_hints, to_pictures, to_tensor
 from scedit_cli.scenes.captions import named_objects
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.training.material import OnStep, held_out_scenes, part_of
@@ -75,7 +75,7 @@ def control_scores(
             f"scenes have no {unknown[0]} conditions to score", hint=f"they have {', '.join(SCENE_KINDS)}"
         )
     shown = held_out_scenes(scenes, seed, kinds, base.defaults.resolution)
-    hints = {kind: to_tensor([each.conditions[kind] for each in shown]) for kind in kinds}
+    hints = {kind: to_hints(kind, [each.conditions[kind] for each in shown]) for kind in kinds}
     with attach(base.unet, [tuner.to(base.device) for tuner in tuners], scales) as edits:
         with_ = _sampled(base, shown, batch_size, part_of(on_step, 0, 2), edits, hints)
     without = _sampled(base, shown, batch_size, part_of(on_step, 1, 2))
@@ -83,7 +83,8 @@ def control_scores(
     scores = {}
     for kind in kinds:
         wanted = [each.conditions[kind] for each in shown]
-        values = [conditions.consistencies(kind, pictures, wanted) for pictures in (with_, without, real)]
+        annotator = conditions.scene_annotator(kind)
+        values = [conditions.consistencies(kind, pictures, wanted, annotator) for pictures in (with_, without, real)]
         scores[kind] = Score(*(sum(each) / scenes for each in values), conditions.control_score(*values), scenes)
     return scores
 

@@ -1,50 +1,93 @@
-"""How well pictures follow their conditions: one measure a kind, each in [0, 1]."""
+"""How well pictures follow their conditions: a measure for each kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.consistency.color import color_agreement
-from scedit_cli.conditions.consistency.depth import depth_agreement
-from scedit_cli.conditions.consistency.edges import edge_f1
-from scedit_cli.conditions.consistency.normal import normal_agreement
-from scedit_cli.conditions.consistency.seg import mean_iou
+from scedit_cli.conditions.consistency.color import COLOURS, PALETTE
+from scedit_cli.conditions.consistency.depth import RELATIVE_DEPTH, SCENE_DEPTH
+from scedit_cli.conditions.consistency.edges import EDGES
+from scedit_cli.conditions.consistency.measure import Figures, Measure
+from scedit_cli.conditions.consistency.normal import NORMALS
+from scedit_cli.conditions.consistency.pose import POSE
+from scedit_cli.conditions.consistency.seg import ADE20K, SCENE_CLASSES
+from scedit_cli.conditions.consistency.structure import KEPT_PART, LIKENESS
+from scedit_cli.conditions.registry import find
 from scedit_cli.errors import SceditError
 
-Pictures = Sequence[Image.Image]
-Measure = Callable[[Pictures, Pictures], list[float]]
-
 MEASURES: dict[str, Measure] = {
-    "canny": edge_f1,
-    "color": color_agreement,
-    "depth": depth_agreement,
-    "normal": normal_agreement,
-    "seg": mean_iou,
+    "blur": LIKENESS,
+    "canny": EDGES,
+    "color": PALETTE,
+    "depth": RELATIVE_DEPTH,
+    "gray": LIKENESS,
+    "hed": EDGES,
+    "inpaint": KEPT_PART,
+    "lineart": EDGES,
+    "lineart-anime": EDGES,
+    "mlsd": EDGES,
+    "normal": NORMALS,
+    "outpaint": KEPT_PART,
+    "pidinet": EDGES,
+    "pose": POSE,
+    "scribble": EDGES,
+    "seg": ADE20K,
+    "shuffle": COLOURS,
+    "tile": LIKENESS,
 }
+# The embedded world's reader shows depth in metres, and classes in colours of its own.
+SCENE_MEASURES: dict[str, Measure] = {"depth": SCENE_DEPTH, "seg": SCENE_CLASSES}
 
 
-def consistency(kind: str, picture: Image.Image, condition: Image.Image) -> float:
+def consistency(kind: str, picture: Image.Image, condition: Image.Image, annotator: str | None = None) -> float:
     """How well `picture` follows `condition`, in [0, 1]: its own condition picture, compared by the kind's measure.
 
     Raises:
-        SceditError: a kind without a measure, or pictures of two sizes.
+        SceditError: a kind without a measure, an annotator that the kind has not, or pictures of two sizes.
     """
-    return consistencies(kind, [picture], [condition])[0]
+    return consistencies(kind, [picture], [condition], annotator)[0]
 
 
-def consistencies(kind: str, pictures: Pictures, conditions: Pictures) -> list[float]:
+def consistencies(
+    kind: str, pictures: Sequence[Image.Image], conditions: Sequence[Image.Image], annotator: str | None = None
+) -> list[float]:
     """`consistency` of each picture with the condition at its place, the quick way for many."""
+    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator)]
+
+
+def measured(
+    kind: str,
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    annotator: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> list[Figures]:
+    """Everything that is measured of each picture: its `consistency` with the condition at its place, in [0, 1], and
+    the kind's figures in their own units, by name.
+
+    Args:
+        annotator: the one that made the conditions, by default the kind's first.
+        weights, device: as for `annotate`.
+
+    Raises:
+        SceditError: as `consistency`.
+    """
     if kind not in MEASURES:
         raise SceditError(f"nothing measures how well a picture follows {kind}", hint=f"choose {', '.join(MEASURES)}")
     for picture, condition in zip(pictures, conditions, strict=True):
         if picture.size != condition.size:
             sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
             raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
-    if not pictures:
-        return []
-    return MEASURES[kind]([p.convert("RGB") for p in pictures], [c.convert("RGB") for c in conditions])
+    chosen = find(kind).annotator(annotator)
+    measure = SCENE_MEASURES.get(kind, MEASURES[kind]) if chosen.name == "scene" else MEASURES[kind]
+    found = [picture.convert("RGB") for picture in pictures]
+    if measure.annotates and found:
+        found = chosen.load(chosen.settings(), weights, device)(found)
+    return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]
 
 
 def control_score(with_: Sequence[float], without: Sequence[float], reconstruction: Sequence[float]) -> float | None:

@@ -1,22 +1,42 @@
-"""Palettes: the colour difference of their cells."""
+"""Colours: where which one is, and how much of each there is."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.conditions.kinds.color import CELLS, coarse
 
+_LEVELS = 8  # of each channel in a histogram
 
-def color_agreement(pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]) -> list[float]:
-    """1 - mean ΔE / 100 over the cells of both palettes, ΔE being CIEDE2000 (Sharma, Wu and Dalal, Color Research and
-    Application 2005)."""
+
+def delta_e(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean CIEDE2000 colour difference (Sharma, Wu and Dalal, Color Research and Application 2005) of uint8 sRGB
+    (..., 3); 1 is just noticeable, 100 is black against white."""
     from skimage.color import deltaE_ciede2000, rgb2lab
 
-    scores = []
-    for picture, condition in zip(pictures, conditions, strict=True):
-        found, wanted = (rgb2lab(np.asarray(coarse(image, CELLS))) for image in (picture, condition))
-        scores.append(float(np.clip(1 - deltaE_ciede2000(wanted, found).mean() / 100, 0, 1)))
-    return scores
+    return float(deltaE_ciede2000(rgb2lab(wanted), rgb2lab(found)).mean())
+
+
+def histogram_intersection(found: np.ndarray, wanted: np.ndarray) -> float:
+    """What share of the pixels, uint8 (..., 3), have the same colour wherever they are, in 8³ colours (Swain and
+    Ballard, IJCV 1991)."""
+    shares = []
+    for pixels in (found, wanted):
+        level = pixels.reshape(-1, 3).astype(np.int64) * _LEVELS // 256
+        colour = level @ np.array((_LEVELS**2, _LEVELS, 1))
+        shares.append(np.bincount(colour, minlength=_LEVELS**3) / len(level))
+    return float(np.minimum(*shares).sum())
+
+
+def _palette(found: Image.Image, wanted: Image.Image) -> Figures:
+    return {"delta_e": delta_e(*(np.asarray(coarse(p.convert("RGB"), CELLS)) for p in (found, wanted)))}
+
+
+def _histogram(found: Image.Image, wanted: Image.Image) -> Figures:
+    return {"intersection": histogram_intersection(*(np.asarray(p.convert("RGB")) for p in (found, wanted)))}
+
+
+PALETTE = Measure(_palette, lambda figures: min(max(1 - figures["delta_e"] / 100, 0.0), 1.0))
+COLOURS = Measure(_histogram, lambda figures: figures["intersection"], annotates=False)

@@ -1,22 +1,60 @@
-"""Depth of the embedded world's scenes: the relative difference."""
+"""Depth: the embedded world's in metres, and relative depth, of which only order and proportions are known."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from scedit_cli.conditions.scene_reading import read
+from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR, picture_to_depth
 
 
-def depth_agreement(pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]) -> list[float]:
-    """1 - mean |d - d*| / d* over all pixels (the absolute relative difference of Eigen, Puhrsch and Fergus, NeurIPS
-    2014), d* the condition's depth, both limited to what its picture can show, the sky at the far end."""
-    scores = []
-    for reading, condition in zip(read(pictures), conditions, strict=True):
-        wanted = np.clip(picture_to_depth(np.asarray(condition.convert("L"))), DEPTH_NEAR, DEPTH_FAR)
-        found = np.clip(reading.depth, DEPTH_NEAR, DEPTH_FAR)
-        scores.append(float(np.clip(1 - (np.abs(found - wanted) / wanted).mean(), 0, 1)))
-    return scores
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean |d - d*| / d* over all pixels, d* wanted, in metres (the absolute relative difference of Eigen, Puhrsch and
+    Fergus, NeurIPS 2014)."""
+    return float((np.abs(found - wanted) / wanted).mean())
+
+
+def aligned(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """s·found + t, with s and t by least squares against `wanted` (Ranftl et al., IEEE PAMI 2022, eq. 4)."""
+    centred = found - found.mean()
+    variance = np.square(centred).mean()
+    scale = (centred * (wanted - wanted.mean())).mean() / variance if variance > 0 else 0.0
+    return scale * centred + wanted.mean()
+
+
+def aligned_rmse(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Root of the mean squared error after scale and shift, in the unit of `wanted`."""
+    return float(np.sqrt(np.square(aligned(found, wanted) - wanted).mean()))
+
+
+def rank_correlation(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Spearman's ρ in [-1, 1], which no scale above 0 and no shift changes: whether what is nearer is nearer. Of two
+    even pictures 1, of one even picture 0."""
+    from scipy.stats import spearmanr
+
+    uneven = found.max() > found.min(), wanted.max() > wanted.min()
+    return float(spearmanr(found, wanted, axis=None).statistic) if all(uneven) else float(not any(uneven))
+
+
+def _relative(found: Image.Image, wanted: Image.Image) -> Figures:
+    found, wanted = map(_shares, (found, wanted))
+    return {"rank_correlation": rank_correlation(found, wanted), "rmse": aligned_rmse(found, wanted)}
+
+
+def _metric(found: Image.Image, wanted: Image.Image) -> Figures:
+    metres = [
+        np.clip(picture_to_depth(np.asarray(picture.convert("L"))), DEPTH_NEAR, DEPTH_FAR)
+        for picture in (found, wanted)
+    ]
+    return {"relative_error": relative_error(*metres), **_relative(found, wanted)}
+
+
+def _shares(picture: Image.Image) -> np.ndarray:
+    """(H, W) in [0, 1], of 8 or 16 bits."""
+    deep = picture.mode.startswith("I")
+    return np.asarray(picture if deep else picture.convert("L"), np.float64) / (65535 if deep else 255)
+
+
+RELATIVE_DEPTH = Measure(_relative, lambda figures: max(figures["rank_correlation"], 0.0))
+SCENE_DEPTH = Measure(_metric, lambda figures: min(max(1 - figures["relative_error"], 0.0), 1.0))

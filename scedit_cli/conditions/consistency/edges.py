@@ -1,35 +1,34 @@
-"""Edges: F1 with a tolerance of one pixel."""
+"""Edges: F1 with a tolerance, and structural similarity."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from scedit_cli.conditions.registry import find
+from scedit_cli.conditions.consistency.measure import Figures, Measure
+from scedit_cli.conditions.consistency.structure import similarity
 
 
-def edge_f1(pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]) -> list[float]:
-    """F1 of edge pixels, where an edge counts as found within one pixel of it (the boundary measure of Martin et al.,
-    IEEE PAMI 2004, without its one-to-one matching). Two empty pictures agree fully."""
-    canny = find("canny").annotator()
-    edges = canny.load(canny.settings(), None, "cpu")
-    return [
-        _f1(np.asarray(found) > 127, np.asarray(wanted.convert("L")) > 127)
-        for found, wanted in zip(edges(pictures), conditions, strict=True)
-    ]
-
-
-def _f1(found: np.ndarray, wanted: np.ndarray) -> float:
+def boundary_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = 1) -> float:
+    """F1 of edge pixels, bool (H, W), where an edge counts as found within `tolerance` pixels of it, diagonals
+    included (the boundary measure of Martin, Fowlkes and Malik, IEEE PAMI 2004, without its one-to-one matching). Two
+    empty pictures agree fully."""
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())
-    precision = _widened(wanted)[found].mean()
-    recall = _widened(found)[wanted].mean()
+    precision = _widened(wanted, tolerance)[found].mean()
+    recall = _widened(found, tolerance)[wanted].mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-def _widened(mask: np.ndarray) -> np.ndarray:
+def _figures(found: Image.Image, wanted: Image.Image) -> Figures:
+    found, wanted = (np.asarray(picture.convert("L")) for picture in (found, wanted))
+    return {"f1": boundary_f1(found > 127, wanted > 127), "ssim": similarity(found, wanted)}
+
+
+def _widened(mask: np.ndarray, by: int) -> np.ndarray:
     import cv2
 
-    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
+
+
+EDGES = Measure(_figures, lambda figures: figures["f1"])

@@ -1,23 +1,23 @@
-"""Surface normals of the embedded world's scenes: the angle between them."""
+"""Surface normals: the angle between them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from scedit_cli.conditions.scene_reading import read
+from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.scenes.encodings import picture_to_normals
 
 
-def normal_agreement(pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]) -> list[float]:
-    """1 - mean angle / 180° between the normals (the angular error of Fouhey, Gupta and Hebert, ICCV 2013); where just
-    one of the two has a surface the angle counts as 90°, where neither has as 0°."""
-    scores = []
-    for reading, condition in zip(read(pictures), conditions, strict=True):
-        wanted = picture_to_normals(np.asarray(condition))
-        cosine = np.clip((reading.normals * wanted).sum(-1), -1, 1)
-        angle = np.where(reading.normals.any(-1) | wanted.any(-1), np.arccos(cosine), 0)
-        scores.append(float(1 - angle.mean() / np.pi))
-    return scores
+def mean_angle(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean angle in degrees between normals (H, W, 3), unit or 0 (the angular error of Fouhey, Gupta and Hebert, ICCV
+    2013); where just one of the two has a surface it counts as 90, where neither has as 0."""
+    cosine = np.clip((found * wanted).sum(-1), -1, 1)
+    return float(np.degrees(np.where(found.any(-1) | wanted.any(-1), np.arccos(cosine), 0)).mean())
+
+
+def _figures(found: Image.Image, wanted: Image.Image) -> Figures:
+    return {"angle": mean_angle(*(picture_to_normals(np.asarray(p.convert("RGB"))) for p in (found, wanted)))}
+
+
+NORMALS = Measure(_figures, lambda figures: 1 - figures["angle"] / 180)

@@ -1,22 +1,47 @@
-"""Segmentation of the embedded world's scenes: intersection over union."""
+"""Segmentations: intersection over union."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image
 
-from scedit_cli.conditions.scene_reading import read
-from scedit_cli.scenes.encodings import picture_to_classes
+from scedit_cli.conditions.consistency.measure import Figures, Measure
+from scedit_cli.conditions.detectors import detector
+from scedit_cli.scenes.encodings import SEG_PALETTE
 
 
-def mean_iou(pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]) -> list[float]:
-    """Mean intersection over union (Long, Shelhamer and Darrell, CVPR 2015) of the classes present in either."""
-    scores = []
-    for reading, condition in zip(read(pictures), conditions, strict=True):
-        found, wanted = reading.segmentation, picture_to_classes(np.asarray(condition))
-        present = np.union1d(found, wanted)
-        ious = [((found == c) & (wanted == c)).sum() / ((found == c) | (wanted == c)).sum() for c in present]
-        scores.append(float(np.mean(ious)))
-    return scores
+def mean_iou(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean intersection over union (Long, Shelhamer and Darrell, CVPR 2015) of the classes present in either; integer
+    labels, of one shape."""
+    classes, labels = np.unique(np.stack((found, wanted)), return_inverse=True)
+    found, wanted = labels.reshape(2, -1)
+    both = np.bincount(found[found == wanted], minlength=len(classes))
+    either = np.bincount(found, minlength=len(classes)) + np.bincount(wanted, minlength=len(classes)) - both
+    return float((both / either).mean())
+
+
+def _figures(palette: Callable[[], np.ndarray], found: Image.Image, wanted: Image.Image) -> Figures:
+    """A pixel is of the class whose colour is nearest, so that resized and JPEG pictures can be compared too."""
+    found, wanted = (_classes(np.asarray(picture.convert("RGB")), palette()) for picture in (found, wanted))
+    return {"mean_iou": mean_iou(found, wanted), "pixel_accuracy": float((found == wanted).mean())}
+
+
+def _classes(picture: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """(H, W) of places in `palette`; each of the picture's colours is looked up once."""
+    packed = picture.astype(np.int32) @ np.array((65536, 256, 1), np.int32)
+    colours, place = np.unique(packed, return_inverse=True)
+    unpacked = np.stack((colours >> 16, colours >> 8 & 255, colours & 255), -1)
+    distance = np.square(unpacked[:, None] - palette.astype(np.int32)).sum(-1)
+    return distance.argmin(-1)[place].reshape(packed.shape)
+
+
+@cache
+def _ade20k() -> np.ndarray:
+    return np.array([(0, 0, 0), *detector("util").ade_palette()], np.uint8)
+
+
+ADE20K = Measure(partial(_figures, _ade20k), lambda figures: figures["mean_iou"])
+SCENE_CLASSES = Measure(partial(_figures, lambda: SEG_PALETTE), lambda figures: figures["mean_iou"])
