@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +92,14 @@ class Screen:
             for name, value in summary:
                 self.out.print(f"[bold]{escape(name.ljust(width))}[/]  {escape(value)}")
 
-    def table(self, document: dict[str, Any], header: list[str], rows: list[list[str]]) -> None:
-        """Shows a result of many rows: the first column is text, the others are figures."""
+    def table(self, document: dict[str, Any], header: Sequence[str], rows: list[list[str]], texts: int = 1) -> None:
+        """Shows a result of many rows: the first `texts` columns are text, the others are figures."""
         if self.as_json:
             self._write(document)
         elif not self.quiet:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for index, name in enumerate(header):
-                table.add_column(escape(name), justify="right" if index else "left", overflow="fold")
+                table.add_column(escape(name), justify="left" if index < texts else "right", overflow="fold")
             for row in rows:
                 table.add_row(*map(escape, row))
             self.out.print(table, soft_wrap=False)

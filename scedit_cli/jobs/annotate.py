@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions import Kind
+from scedit_cli.conditions import licences
+from scedit_cli.conditions.orders import Order, orders_of
+from scedit_cli.conditions.registry import Annotator
+from scedit_cli.data.annotated import Outcome, Task, annotate_all, digest_of, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
+from scedit_cli.data.licences import record_licences
 from scedit_cli.data.pictures import open_picture, save_picture
+from scedit_cli.data.shares import Share
 from scedit_cli.errors import SceditError
 from scedit_cli.files import whole
 from scedit_cli.jobs.progress import OnEvent, Progress
 
-_BATCH = 32
+_BATCH = 8  # pictures that an accelerator takes at once
 
 
 @dataclass(frozen=True)
 class AnnotateResult:
-    """`written` condition pictures were made, `skipped` were there already, `failed` are (file, reason)."""
+    """`written` condition pictures were made, `skipped` were there already, `failed` are (file, reason); `sheet` shows
+    pictures and conditions side by side, where one was asked for. `is_first` is False in every process but the first
+    of those that shared the work."""
 
-    out: Path
+    out: Path | None
     kind: str
     written: int
     skipped: int
     failed: list[tuple[str, str]]
     seconds: float
+    sheet: Path | None = None
+    annotators: dict[str, str] = field(default_factory=dict)
+    is_first: bool = True
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
         return {
-            "out": str(self.out),
+            "out": str(self.out) if self.out else None,
+            "sheet": str(self.sheet) if self.sheet else None,
             "kind": self.kind,
+            "annotators": self.annotators,
             "written": self.written,
             "skipped": self.skipped,
             "failed": [{"file": file, "reason": reason} for file, reason in self.failed],
@@ -47,137 +60,294 @@ class AnnotateResult:
     def summary(self) -> list[tuple[str, str]]:
         """The rows that a person reads."""
         rows = [("out", str(self.out)), (self.kind, f"{self.written} written, {self.skipped} there already")]
+        rows = rows if self.out else []
+        rows += [("sheet", str(self.sheet))] if self.sheet else []
         return rows + [("failed", f"{file}: {reason}") for file, reason in self.failed]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every kind of condition and its annotators, each kind's default first."""
+
+    annotators: list[Annotator]
+
+    header = ("kind", "annotator", "library", "weights", "licence", "commercial use")
+
+    def document(self) -> dict[str, Any]:
+        """What --json writes."""
+        return {
+            "annotators": [
+                {
+                    "kind": each.kind,
+                    "annotator": each.name,
+                    "library": each.library,
+                    "weights": list(each.weights),
+                    "licence": each.licence,
+                    "commercial": each.commercial,
+                    "parameters": each.settings().model_dump(mode="json"),
+                }
+                for each in self.annotators
+            ]
+        }
+
+    def rows(self) -> list[list[str]]:
+        """What a person reads."""
+        return [
+            [
+                each.kind,
+                each.name,
+                each.library,
+                "\n".join(each.weights) or "none",
+                each.licence,
+                "yes" if each.commercial else "no",
+            ]
+            for each in self.annotators
+        ]
+
+
+def listing() -> Listing:
+    """All that `annotate` can make, and by whom."""
+    return Listing([each for kind in conditions.KINDS for each in conditions.annotators(kind)])
 
 
 def annotate(
     src: str | Path,
     kinds: str | Sequence[str],
     out: str | Path | None = None,
+    *,
     annotator: str | None = None,
+    params: Iterable[str] = (),
+    seed: int = 0,
+    weights: str | Path | None = None,
+    accept_license: bool = False,
+    sheet: str | Path | None = None,
+    preview: int | None = None,
     overwrite: bool = False,
-    params: Mapping[str, float | str] | None = None,
+    device: str | None = None,
+    processes: int | None = None,
+    batch_size: int = _BATCH,
     on_event: OnEvent | None = None,
 ) -> AnnotateResult:
     """Make condition pictures.
 
-    Of a dataset folder every picture gets one of each kind, and the metadata their columns; what is there is kept, so
-    that a stopped run goes on where it was. A picture that cannot be read is named and the others go on.
+    Of a dataset folder every picture gets one of each kind, and the metadata their columns. What is there and was made
+    of the same picture with the same settings is kept, so that a stopped run goes on where it was; so is what somebody
+    else has put there. A picture that cannot be read is named and the others go on. Processes that `accelerate launch`
+    has started share the pictures.
 
     Args:
         src: a dataset folder, or a picture.
-        kinds: one kind or several; a single picture takes one.
-        out: the condition picture of a single picture.
+        kinds: one kind or several.
+        out: the condition picture of a single picture, for one kind.
         annotator: by default each kind's first.
+        params: its settings, `[KIND.]NAME=VALUE` such as "canny.low=50"; LOW..HIGH draws a number for each picture.
+        seed: of these draws.
+        weights: a folder with local copies of the annotators' weights.
+        accept_license: accept, once and for all, licences of weights that forbid commercial use.
+        sheet: a picture to write that shows picture and conditions side by side.
+        preview: make a sheet of so many pictures of a folder, and nothing else; by default NAME-preview.png beside it.
         overwrite: replace condition pictures that are there.
-        params: the annotator's settings, such as {"low": 50}.
+        device: PyTorch's name of the one that annotators with weights run on; by default the accelerator, if any.
+        processes: on the CPU; by default as many as there are processors, at most 8.
+        batch_size: pictures that an accelerator takes at once.
 
     Raises:
         SceditError: bad input; a folder of which no picture could be read is one too.
+        WorkFailed: memory or disk ran out.
     """
     started = time.monotonic()
     src = Path(src)
     names = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
     if not names:
         raise SceditError("no kind of condition is named", hint=f"choose one of {', '.join(conditions.KINDS)}")
-    maker = _Maker([conditions.find(name) for name in names], annotator, dict(params or {}))
-    if src.is_dir():
-        if out is not None:
-            raise SceditError(
-                f"{out}: --out is for a single picture, and {src} is a folder",
-                hint="its condition pictures go into the folder itself",
-            )
-        where = src
-        written, skipped, failed = _annotate_folder(src, maker, overwrite, on_event)
+    weights = Path(weights).expanduser() if weights else None
+    orders = orders_of(names, params, annotator=annotator, weights=weights, seed=seed)
+    _check_options(src, out, sheet, preview)
+    for order in orders:
+        (licences.accept if accept_license else licences.require)(order.annotator)
+    work = _Work(src, orders, overwrite, device, processes, batch_size, on_event)
+    if not src.is_dir():
+        done = _one_picture(work, *(Path(each).expanduser() if each else None for each in (out, sheet)))
+    elif preview is not None:
+        done = _preview(work, preview, Path(sheet or src.resolve().with_name(f"{src.resolve().name}-preview.png")))
     else:
-        where = _annotate_picture(src, maker, out, overwrite)
-        written, skipped, failed = 1, 0, []
-    return AnnotateResult(where, ",".join(names), written, skipped, failed, time.monotonic() - started)
+        done = _folder(work)
+    makers = {order.kind: order.by for order in orders}
+    return AnnotateResult(kind=",".join(names), annotators=makers, seconds=time.monotonic() - started, **done)
 
 
 @dataclass(frozen=True)
-class _Maker:
-    kinds: list[Kind]
-    annotator: str | None
-    params: dict[str, float | str]
+class _Work:
+    src: Path
+    orders: list[Order]
+    overwrite: bool
+    device: str | None
+    processes: int | None
+    batch_size: int
+    on_event: OnEvent | None
 
-    def __post_init__(self) -> None:
-        """Bad settings are told before the first picture is opened."""
-        for kind in self.kinds:
-            kind.annotator(self.annotator).settings(**self.params)
-
-    def make(self, kind: Kind, pictures: list[Image.Image]) -> list[Image.Image]:
-        annotator = kind.annotator(self.annotator)
-        return annotator.load(annotator.settings(**self.params), None, "cpu")(pictures)
+    def make(self, name: str, picture: Image.Image) -> list[Image.Image]:
+        """One picture's conditions, here and now."""
+        device = self.device or accelerator(self.orders)
+        return [order.load(order.settings(name), device)([picture])[0] for order in self.orders]
 
 
-def _annotate_picture(src: Path, maker: _Maker, out: str | Path | None, overwrite: bool) -> Path:
-    if len(maker.kinds) > 1:
-        raise SceditError(f"{src} is one picture, for which several kinds are named", hint="name one kind at a time")
-    if out is None:
+def accelerator(orders: Sequence[Order], number: int = 0) -> str:
+    """PyTorch's name of the machine's accelerator of this number, where an annotator has weights to put there."""
+    if not any(order.annotator.weights for order in orders):
+        return "cpu"
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return f"{found.type}:{number}" if found else "cpu"
+
+
+def _check_options(src: Path, out: object, sheet: object, preview: int | None) -> None:
+    if not src.is_dir():
+        if preview is not None:
+            raise SceditError(f"--preview is for a dataset folder, and {src} is none", hint="--sheet shows one picture")
+    elif out is not None:
+        raise SceditError(
+            f"{out}: --out is for a single picture, and {src} is a folder",
+            hint="its condition pictures go into the folder itself",
+        )
+    elif sheet is not None and preview is None:
+        raise SceditError(
+            f"{sheet}: --sheet is for a single picture, and {src} is a folder",
+            hint="--preview 8 shows so many pictures of a folder",
+        )
+    elif preview is not None and preview < 1:
+        raise SceditError(f"--preview is {preview}", hint="give 1 or more")
+
+
+def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str, Any]:
+    src, orders = work.src, work.orders
+    if out and len(orders) > 1:
+        raise SceditError(
+            f"{src} is one picture, for which several kinds are named",
+            hint="--out takes one kind; --sheet shows several side by side",
+        )
+    if not (out or sheet):
         raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
-    out = Path(out)
-    if out.suffix.lower() != ".png":
-        raise SceditError(f"{out} is no .png", hint="condition pictures are PNG, which loses nothing")
-    if out.exists() and not overwrite:
-        raise SceditError(f"{out} exists already", hint="name another place, or give --overwrite")
-    [made] = maker.make(maker.kinds[0], [open_picture(src)])
-    _save(made, out)
-    return out
+    for place in filter(None, (out, sheet)):
+        if place.suffix.lower() != ".png":
+            raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
+        if place.exists() and not work.overwrite:
+            raise SceditError(f"{place} exists already", hint="name another place, or give --overwrite")
+    picture = open_picture(src)
+    made = work.make(src.name, picture)
+    if out:
+        [order] = orders
+        save_condition(made[0], out, record_of(order, order.settings(src.name), digest_of(src)))
+    if sheet:
+        _draw(sheet, [[picture, *made]], orders)
+    return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
 
 
-def _annotate_folder(
-    src: Path, maker: _Maker, overwrite: bool, on_event: OnEvent | None
-) -> tuple[int, int, list[tuple[str, str]]]:
-    rows = [row for _, row in read_rows(src)]
-    written = skipped = 0
+def _preview(work: _Work, count: int, sheet: Path) -> dict[str, Any]:
+    """The first pictures of a folder beside their conditions; nothing else is written."""
+    names = [row["file_name"] for _, row in read_rows(work.src)][:count]
+    rows: dict[str, list[Image.Image]] = {}
     failed: dict[str, str] = {}
-    for kind in maker.kinds:
-        made, there, unreadable = _annotate_kind(src, rows, kind, maker, overwrite, on_event)
-        written, skipped, failed = written + made, skipped + there, failed | unreadable
-        if made or there:
-            write_rows(src, rows)
+    for number, name in enumerate(names, 1):
+        try:
+            picture = open_picture(work.src / name)
+            rows[name] = [picture, *work.make(name, picture)]
+        except SceditError as error:
+            failed[name] = error.message
+        if work.on_event:
+            work.on_event(Progress("preview", number, len(names)))
+    if not rows:
+        raise _nothing_read(work.src, failed)
+    _draw(sheet, list(rows.values()), work.orders, list(rows))
+    return {"out": None, "sheet": sheet, "written": 0, "skipped": 0, "failed": list(failed.items())}
+
+
+def _draw(
+    place: Path, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
+) -> None:
+    from scedit_cli.sampling import grid
+
+    shown = [[_of_8_bits(picture) for picture in row] for row in rows]
+    sheet = grid(shown, ["picture", *(order.kind for order in orders)], labels)
+    with whole(place) as part:
+        save_picture(sheet, part)
+
+
+def _of_8_bits(picture: Image.Image) -> Image.Image:
+    deep = picture.mode.startswith("I")
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if deep else picture
+
+
+def _folder(work: _Work) -> dict[str, Any]:
+    share = Share.mine()
+    rows = [row for _, row in read_rows(work.src)]
+    _check_places(work.src, rows)
+    outcomes = share.gathered(_annotate(work, share.of([row["file_name"] for row in rows]), share))
+    failed = {outcome.name: "; ".join(outcome.failed.values()) for outcome in outcomes if outcome.failed}
+    written, skipped = (sum(len(getattr(each, kept)) for each in outcomes) for kept in ("written", "skipped"))
     if failed and not written and not skipped:
-        first = next(iter(failed.values()))
-        raise SceditError(f"none of the pictures of {src} can be read; the first: {first}")
-    return written, skipped, list(failed.items())
+        raise _nothing_read(work.src, failed)
+    if share.is_first:
+        _enter(rows, outcomes)
+        write_rows(work.src, rows)
+        record_licences(work.src, [order.annotator for order in work.orders])
+    return {
+        "out": work.src,
+        "written": written,
+        "skipped": skipped,
+        "failed": list(failed.items()),
+        "is_first": share.is_first,
+    }
 
 
-def _annotate_kind(
-    src: Path, rows: list[dict[str, Any]], kind: Kind, maker: _Maker, overwrite: bool, on_event: OnEvent | None
-) -> tuple[int, int, dict[str, str]]:
-    """Makes what is missing of one kind and enters it into `rows`. What was made but not entered when a run was
-    stopped is whole, and counts as there."""
-    places = {row["file_name"]: src / condition_name(kind.name, row["file_name"]) for row in rows}
-    owner: dict[Path, str] = {}
-    for name, place in places.items():
-        if (other := owner.setdefault(place, name)) != name:
+def _check_places(src: Path, rows: Sequence[dict[str, Any]]) -> None:
+    owner: dict[str, str] = {}
+    for name in (row["file_name"] for row in rows):
+        if (other := owner.setdefault(condition_name("any", name), name)) != name:
             raise SceditError(f"{src}: {other} and {name} would share a condition picture", hint="rename one of them")
-    todo = [name for name, place in places.items() if overwrite or not place.is_file()]
-    failed: dict[str, str] = {}
-    with ThreadPoolExecutor(4) as pool:
-        for at in range(0, len(todo), _BATCH):
-            batch = todo[at : at + _BATCH]
-            opened = dict(zip(batch, pool.map(_open, [src / name for name in batch]), strict=True))
-            pictures = {name: picture for name, picture in opened.items() if isinstance(picture, Image.Image)}
-            failed |= {name: error.message for name, error in opened.items() if isinstance(error, SceditError)}
-            made = maker.make(kind, list(pictures.values()))
-            list(pool.map(_save, made, [places[name] for name in pictures]))
-            if on_event:
-                on_event(Progress(kind.name, at + len(batch), len(todo)))
-    for row in rows:
-        if row["file_name"] not in failed:
-            row[column_of(kind.name)] = condition_name(kind.name, row["file_name"])
-    return len(todo) - len(failed), len(places) - len(todo), failed
 
 
-def _open(path: Path) -> Image.Image | SceditError:
-    try:
-        return open_picture(path)
-    except SceditError as error:
-        return error
+def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
+    """What has weights on the accelerator, if there is one, and the rest in processes on the CPU."""
+    began = time.monotonic()
+    device = work.device or accelerator(work.orders, share.local_index)
+    heavy = [order for order in work.orders if device != "cpu" and order.annotator.weights]
+    passes = [(device, heavy), ("cpu", [order for order in work.orders if order not in heavy])]
+    processes = work.processes or max(1, (os.cpu_count() or 1) // share.local_count)
+    outcomes: list[Outcome] = []
+    for where, orders in passes:
+        stage = ", ".join(order.kind for order in orders)
+
+        def tell(done: int, total: int, stage: str = stage, before: int = len(outcomes)) -> None:
+            speed = (before + done) / (time.monotonic() - began)
+            if work.on_event and share.is_first:
+                work.on_event(Progress(stage, done, total, {"pictures/s": speed}))
+
+        if orders:
+            outcomes += annotate_all(
+                [_task(work.src, name, orders) for name in names],
+                orders,
+                device=where,
+                overwrite=work.overwrite,
+                processes=processes,
+                batch_size=work.batch_size,
+                on_step=tell,
+            )
+    return outcomes
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    with whole(path) as part:
-        save_picture(picture, part)
+def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
+    return Task(name, src / name, tuple(src / condition_name(order.kind, name) for order in orders))
+
+
+def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
+    """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
+    by_name = {row["file_name"]: row for row in rows}
+    for outcome in outcomes:
+        for kind in (*outcome.written, *outcome.skipped):
+            by_name[outcome.name][column_of(kind)] = condition_name(kind, outcome.name)
+
+
+def _nothing_read(src: Path, failed: dict[str, str]) -> SceditError:
+    return SceditError(f"none of the pictures of {src} can be annotated; the first: {next(iter(failed.values()))}")

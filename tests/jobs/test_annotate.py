@@ -7,12 +7,16 @@ import json
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from scedit_cli import conditions
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
+from scedit_cli.data import annotated, shares
+from scedit_cli.data.annotated import Outcome, read_record
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.rendered import example
 from scedit_cli.errors import SceditError
-from scedit_cli.jobs.annotate import annotate
+from scedit_cli.jobs.annotate import annotate, listing
 
 
 @pytest.fixture
@@ -37,45 +41,67 @@ def test_one_picture(folder, tmp_path):
     out = tmp_path / "made/edges.png"
     result = annotate(folder / "images/1.png", "canny", out=out)
     assert result.document() | {"seconds": 0} == {
-        "out": str(out), "kind": "canny", "written": 1, "skipped": 0, "failed": [], "seconds": 0,
+        "out": str(out), "sheet": None, "kind": "canny", "annotators": {"canny": "opencv"}, "written": 1, "skipped": 0,
+        "failed": [], "seconds": 0,
     }  # fmt: skip
     assert np.array_equal(np.asarray(Image.open(out)), canny(folder / "images/1.png"))
     with pytest.raises(SceditError, match=r"edges\.png exists already"):
         annotate(folder / "images/1.png", "color", out=out)
-    annotate(folder / "images/1.png", "canny", out=out, overwrite=True, params={"low": "20", "high": "60"})
+    annotate(folder / "images/1.png", "canny", out=out, overwrite=True, params=["low=20", "canny.high=60"])
     assert np.array_equal(np.asarray(Image.open(out)), canny(folder / "images/1.png", 20, 60))
 
 
 def test_a_folder_gets_columns_and_pictures(folder):
     events = []
-    result = annotate(folder, ["canny", "gray"], on_event=events.append)
-    assert (result.kind, result.written, result.skipped, result.failed) == ("canny,gray", 6, 0, [])
-    assert [(event.stage, event.step, event.total) for event in events] == [("canny", 3, 3), ("gray", 3, 3)]
+    result = annotate(folder, ["canny", "color"], on_event=events.append)
+    assert (result.kind, result.written, result.skipped, result.failed) == ("canny,color", 6, 0, [])
+    assert [(event.stage, event.step, event.total) for event in events] == [("canny, color", 3, 3)]
+    assert events[0].values["pictures/s"] > 0
     assert [row["mood"] for row in rows(folder)] == [0, 1, 2]
     dataset = open_dataset(folder)
-    assert dataset.kinds == ("canny", "gray")
+    assert dataset.kinds == ("canny", "color")
     for item in dataset.items:
         assert np.array_equal(np.asarray(Image.open(item.conditions["canny"])), canny(item.image))
-        assert item.conditions["gray"].name == item.image.name
+        assert item.conditions["color"].name == item.image.name
+    licences = json.loads((folder / "licences.json").read_text())
+    assert licences["canny"] == {
+        "annotator": "opencv", "library": "OpenCV", "weights": [], "licence": "Apache-2.0", "commercial": True,
+    }  # fmt: skip
 
 
-def test_what_is_there_is_kept(folder):
+def test_what_is_done_and_unchanged_is_kept(folder):
+    annotate(folder, "canny")
+    (folder / "conditions/canny/2.png").unlink()
+    made = (folder / "conditions/canny/1.png").stat().st_mtime_ns
+    result = annotate(folder, "canny")
+    assert (result.written, result.skipped) == (1, 2)
+    assert (folder / "conditions/canny/1.png").stat().st_mtime_ns == made
+    result = annotate(folder, "canny", overwrite=True)
+    assert (result.written, result.skipped) == (3, 0)
+
+
+def test_a_changed_picture_or_setting_is_made_anew(folder):
+    annotate(folder, "canny")
+    Image.open(folder / "images/0.png").rotate(90).save(folder / "images/0.png")
+    result = annotate(folder, "canny")
+    assert (result.written, result.skipped) == (1, 2)
+    assert np.array_equal(np.asarray(Image.open(folder / "conditions/canny/0.png")), canny(folder / "images/0.png"))
+    assert annotate(folder, "canny", params=["low=50"]).written == 3
+    assert annotate(folder, "canny", params=["canny.low=50"]).skipped == 3
+
+
+def test_what_others_have_put_there_is_kept(folder):
     annotate(folder, "canny")
     mine = folder / "conditions/canny/1.png"
     Image.new("L", (128, 128), 9).save(mine)
-    (folder / "conditions/canny/2.png").unlink()
-    result = annotate(folder, "canny")
-    assert (result.written, result.skipped) == (1, 2)
+    assert annotate(folder, "canny", params=["low=50"]).skipped == 1
     assert Image.open(mine).getpixel((0, 0)) == 9
-    result = annotate(folder, "canny", overwrite=True)
-    assert (result.written, result.skipped) == (3, 0)
+    annotate(folder, "canny", overwrite=True)
     assert np.array_equal(np.asarray(Image.open(mine)), canny(folder / "images/1.png"))
 
 
 def test_a_stopped_run_goes_on(folder, monkeypatch):
-    from scedit_cli.jobs import annotate as job
-
-    monkeypatch.setattr(job, "_BATCH", 1)
+    monkeypatch.setattr(annotated, "_CHUNK", 1)
 
     def stop(event):
         if event.step == 2:
@@ -88,10 +114,141 @@ def test_a_stopped_run_goes_on(folder, monkeypatch):
     assert open_dataset(folder).kinds == ("color",)
 
 
+def test_ranges_are_drawn_for_each_picture_by_the_seed(folder):
+    annotate(folder, "canny", params=["low=20..120", "high=200"], seed=3)
+
+    def drawn():
+        return [read_record(folder / f"conditions/canny/{n}.png")["parameters"] for n in range(3)]
+
+    first = drawn()
+    assert len({each["low"] for each in first}) == 3 and all(20 <= each["low"] <= 120 for each in first)
+    for number, each in enumerate(first):
+        expected = canny(folder / f"images/{number}.png", each["low"], 200)
+        assert np.array_equal(np.asarray(Image.open(folder / f"conditions/canny/{number}.png")), expected)
+    assert annotate(folder, "canny", params=["low=20..120", "high=200"], seed=3).skipped == 3
+    annotate(folder, "canny", params=["low=20..120", "high=200"], seed=4)
+    assert drawn() != first
+
+
+def test_processes_make_what_one_makes(folder, monkeypatch):
+    annotate(folder, ["canny", "inpaint"], processes=1)
+    alone = {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()}
+    monkeypatch.setattr(annotated, "_ALONE", 0)
+    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    (folder / "images/1.png").write_bytes(b"no picture")
+    result = annotate(folder, ["canny", "inpaint"], processes=2, overwrite=True)
+    assert (result.written, [file for file, _ in result.failed]) == (4, ["images/1.png"])
+    assert {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()} == alone
+
+
+class Slow:
+    """An annotator with weights: inverts, and remembers its batches. It cannot do pictures with a white corner."""
+
+    def __init__(self, monkeypatch):
+        self.batches, self.devices = [], []
+        annotator = Annotator("gray", "slow", "none", self.loader, weights=("somebody/weights",))
+        monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
+
+    def loader(self, parameters, weights, device):
+        self.devices.append((device, weights))
+        return self.make
+
+    def make(self, pictures):
+        self.batches.append(len(pictures))
+        if any(picture.getpixel((0, 0)) == (255, 255, 255) for picture in pictures):
+            raise ValueError("too bright")
+        return [ImageOps.invert(picture.convert("L")) for picture in pictures]
+
+
+def test_an_accelerator_gets_batches(folder, monkeypatch):
+    slow = Slow(monkeypatch)
+    result = annotate(folder, ["gray", "canny"], device="meta", batch_size=2, weights=folder)
+    assert (result.written, slow.batches, set(slow.devices)) == (6, [2, 1], {("meta", folder)})
+    for number in range(3):
+        made = np.asarray(Image.open(folder / f"conditions/gray/{number}.png"))
+        assert np.array_equal(made, 255 - np.asarray(Image.open(folder / f"images/{number}.png").convert("L")))
+    assert open_dataset(folder).kinds == ("gray", "canny")
+
+
+def test_a_picture_that_an_annotator_cannot_do_is_named_alone(folder, monkeypatch):
+    Slow(monkeypatch)
+    Image.new("RGB", (128, 128), "white").save(folder / "images/1.png")
+    for device in ("cpu", "meta"):
+        result = annotate(folder, "gray", device=device, overwrite=True)
+        assert result.written == 2
+        assert result.failed == [("images/1.png", "gray cannot be made of it: too bright")]
+
+
+def test_ranks_share_the_pictures(folder, monkeypatch):
+    monkeypatch.setattr(shares, "_gather", lambda items: [*items, Outcome("images/1.png", written=["canny"])])
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    result = annotate(folder, "canny")
+    assert sorted(path.name for path in (folder / "conditions/canny").iterdir()) == ["0.png", "2.png"]
+    assert (result.written, result.is_first) == (3, True)
+    assert all("canny_file_name" in row for row in rows(folder))
+    before = (folder / "metadata.jsonl").read_bytes()
+    monkeypatch.setenv("RANK", "1")
+    result = annotate(folder, "color")
+    assert not result.is_first and (folder / "metadata.jsonl").read_bytes() == before
+    assert [path.name for path in (folder / "conditions/color").iterdir()] == ["1.png"]
+
+
+def test_a_sheet_shows_several_kinds_side_by_side(folder, tmp_path):
+    picture, sheet = folder / "images/1.png", tmp_path / "sheet.png"
+    result = annotate(picture, ["canny", "color"], sheet=sheet)
+    assert (result.sheet, result.out, result.written) == (sheet, None, 0)
+    shown = Image.open(sheet)
+    assert shown.width > 3 * 256 and shown.height > 256
+    with pytest.raises(SceditError, match="sheet.png exists already"):
+        annotate(picture, ["canny", "color"], sheet=sheet)
+
+
+def test_a_preview_writes_a_sheet_and_nothing_else(folder):
+    before = sorted(folder.rglob("*"))
+    (folder / "images/0.png").write_bytes(b"no picture")
+    events = []
+    result = annotate(folder, "canny", params=["low=20..60"], preview=2, on_event=events.append)
+    assert result.sheet == folder.parent / "data-preview.png"
+    assert 256 < Image.open(result.sheet).height < 2 * 256  # one row: the other picture is none
+    assert [file for file, _ in result.failed] == ["images/0.png"]
+    assert (events[-1].step, events[-1].total) == (2, 2)
+    assert sorted(folder.rglob("*")) == before
+    assert annotate(folder, "canny", preview=9, sheet=folder.parent / "mine.png").sheet.is_file()
+
+
+def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
+    deep = Image.fromarray(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128) * 4)
+    annotator = Annotator("depth", "deep", "none", lambda *_: lambda pictures: [deep] * len(pictures))
+    monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
+    annotate(folder, "depth", processes=1)
+    assert np.array_equal(np.asarray(Image.open(folder / "conditions/depth/1.png")), np.asarray(deep))
+
+
+def test_licences_that_forbid_commercial_use_are_asked_for_once(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    annotator = Annotator("gray", "strict", "none", lambda *_: list, ("a/b",), "CC-BY-NC-4.0", False)
+    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
+    with pytest.raises(SceditError, match="CC-BY-NC-4.0.*--accept-license"):
+        annotate(folder, "gray", processes=1)
+    assert annotate(folder, "gray", accept_license=True, device="cpu").written == 3
+    assert annotate(folder, "gray", overwrite=True, device="cpu").written == 3
+    assert json.loads((folder / "licences.json").read_text())["gray"]["commercial"] is False
+
+
+def test_the_list_names_every_annotator():
+    document = listing().document()
+    assert {each["kind"] for each in document["annotators"]} == set(conditions.KINDS)
+    canny = next(each for each in document["annotators"] if each["kind"] == "canny")
+    assert canny["parameters"] == {"low": 100.0, "high": 200.0}
+    assert len(listing().rows()) == len(document["annotators"])
+    assert all(len(row) == len(listing().header) for row in listing().rows())
+
+
 def test_a_bad_picture_is_named_and_the_others_go_on(folder):
     (folder / "images/1.png").write_bytes(b"no picture")
     result = annotate(folder, ["canny", "color"])
-    assert result.written == 4
+    assert (result.written, result.skipped) == (4, 0)
     assert [failed["file"] for failed in result.document()["failed"]] == ["images/1.png"]
     assert ["canny_file_name" in row for row in rows(folder)] == [True, False, True]
     for name in ("0", "2"):
@@ -112,7 +269,19 @@ def test_two_pictures_of_one_stem_are_refused(folder):
     [
         ({"kinds": "cany"}, "did you mean canny"),
         ({"kinds": []}, "no kind of condition is named"),
-        ({"params": {"lo": "5"}}, "no parameter 'lo'"),
+        ({"params": ["lo=5"]}, "no parameter 'lo'"),
+        ({"params": ["low"]}, "--param low: expected KIND.NAME=VALUE"),
+        ({"params": ["low="]}, "--param low=: expected"),
+        ({"params": ["color.cells=4"]}, "no color is made here"),
+        ({"params": ["low=50"], "kinds": ["canny", "color"]}, "say which of canny, color is meant"),
+        ({"params": ["low=150..50"]}, "low is '150..50'.*smaller number first"),
+        ({"params": ["low=a..b"]}, "low is 'a..b'"),
+        ({"params": ["low=-5..b"]}, "low is '-5..b'"),
+        ({"params": ["low=-5..5"]}, "low is -5.0.*greater than or equal to 0"),
+        ({"preview": 0}, "--preview is 0"),
+        ({"sheet": "sheet.png"}, "--sheet is for a single picture"),
+        ({"src": "images/0.png", "preview": 3}, "--preview is for a dataset folder"),
+        ({"src": "images/0.png", "sheet": "sheet.jpg"}, "no .png"),
         ({"annotator": "mine"}, "no annotator 'mine'"),
         ({"out": "edges.png"}, "--out is for a single picture"),
         ({"src": "images/0.png"}, "no place is named"),
