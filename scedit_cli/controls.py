@@ -13,6 +13,7 @@ from scedit_cli.base import Base
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
+from scedit_cli.data.hints import open_condition_picture
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError
 from scedit_cli.pipelines import EMBEDDED
@@ -27,8 +28,19 @@ class Condition:
     kind: str
     picture: Image.Image
 
-    def annotated(self) -> Condition:
-        return replace(self, picture=conditions.annotate(self.kind, self.picture))
+    def annotated(self, base: str) -> Condition:
+        """The condition picture of a photo, for a picture that `base` will make.
+
+        Raises:
+            SceditError: the annotator's weights are not there, or their licence is not accepted.
+            WorkFailed: the hub cannot be reached.
+        """
+        try:
+            return replace(self, picture=conditions.annotate(self.kind, self.picture, annotator_for(self.kind, base)))
+        except SceditError as error:
+            made = f"scedit annotate {self.spec.file} --cond {self.kind} --out {self.kind}.png"
+            hint = f"make it with {made}, which also takes --weights DIR, and give --cond {self.kind}.png"
+            raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", hint) from error
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,12 @@ class PlacedTuner:
     file: str
     scale: float
     span: tuple[float, float] = (0.0, 1.0)
+
+
+def annotator_for(kind: str, base: str) -> str | None:
+    """Who makes and measures conditions of pictures by `base`: on the embedded one its own reader, where a kind has it;
+    else the kind's default."""
+    return conditions.scene_annotator(kind) if base == EMBEDDED else None
 
 
 def open_condition(spec: ConditionSpec) -> Condition:
@@ -54,7 +72,7 @@ def open_condition(spec: ConditionSpec) -> Condition:
             f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
             hint=f"say it: --cond canny={spec.file}",
         )
-    return Condition(spec, kind, _open(spec.file, "--cond"))
+    return Condition(spec, kind, _open(spec.file, "--cond", kind))
 
 
 def open_photo(spec: ConditionSpec, width: int | None, height: int | None) -> Condition:
@@ -140,9 +158,9 @@ def check_base(placed: PlacedTuner, base: Base) -> None:
         )
 
 
-def _open(path: Path, option: str) -> Image.Image:
+def _open(path: Path, option: str, kind: str | None = None) -> Image.Image:
     try:
-        return open_picture(path)
+        return open_condition_picture(path, kind) if kind else open_picture(path)
     except SceditError as error:
         raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
 

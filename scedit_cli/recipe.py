@@ -66,6 +66,8 @@ class DataSection(_Section):
     seed: int = Field(0, ge=0, le=_LARGEST)  # of the first scene
     look: Literal["plain", "pastel"] = "plain"
     caption_dropout: float = Field(0.1, ge=0, le=1)  # share of captions left empty, for classifier-free guidance
+    make: list[str] = []  # kinds of condition that are made of the pictures while training, instead of read
+    params: list[str] = []  # settings of those that make them, as annotate's --param takes them
 
     @model_validator(mode="after")
     def _held_out_scenes_stay_unseen(self) -> DataSection:
@@ -127,6 +129,15 @@ class Recipe(_Section):
     def _scenes_need_the_embedded_base(self) -> Recipe:
         if self.base.model != "scenes" and self.data.path is None:
             raise _mistake("data.path", f"missing; the base {self.base.model} needs a dataset folder to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_made_is_taken(self) -> Recipe:
+        for kind in self.data.make:
+            if kind != self.tuner.condition:
+                raise _mistake("data.make", f"{kind} is made for nobody; the tuner takes {self.tuner.condition}")
+        if self.data.params and not self.data.make:
+            raise _mistake("data.params", 'settings of nothing; say what is made, as in data.make = ["canny"]')
         return self
 
     @property

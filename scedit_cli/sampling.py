@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from scedit_cli import conditions
 from scedit_cli.base import Base
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.pipelines import quiet
@@ -134,6 +135,14 @@ def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
     import numpy as np
 
     return torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures])).permute(0, 3, 1, 2) / 255
+
+
+def to_hints(kind: str, pictures: Sequence[Image.Image]) -> Tensor:
+    """(B, C, H, W) floats in [0, 1] of condition pictures of one size, as a tuner of this kind takes them: three
+    channels, or four where the kind's alpha counts. A kind that nothing makes has three."""
+    if kind not in conditions.KINDS:
+        return to_tensor(pictures)
+    return torch.stack([torch.tensor(conditions.find(kind).hint(picture)) for picture in pictures])
 
 
 def grid(

@@ -27,6 +27,8 @@ CHANGED = {
     "data.seed": 3,
     "data.look": "pastel",
     "data.caption_dropout": 0.25,
+    "data.make": ["hed"],
+    "data.params": ["hed.low=50..150"],
     "train.steps": 11,
     "train.batch_size": 3,
     "train.learning_rate": 2e-5,

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from scedit_cli.base import Base
+from scedit_cli.conditions import channels_of
+from scedit_cli.conditions.orders import Order
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.data.hints import Hints, read_uint8
+from scedit_cli.data.hints import Hints, MadeHints, read_uint8
 from scedit_cli.files import whole
 
 _FORMAT = "scedit-cache/1"
@@ -40,7 +42,7 @@ class Cache:
     text: dict[str, Tensor]
     captions: Tensor
     empty: int
-    hints: dict[str, Hints]
+    hints: dict[str, Hints | MadeHints]
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -56,19 +58,26 @@ class Cache:
 
 
 def cache_latents_and_text(
-    dataset: Dataset, base: Base, kinds: Sequence[str] = (), on_step: OnStep | None = None
+    dataset: Dataset,
+    base: Base,
+    kinds: Sequence[str] = (),
+    on_step: OnStep | None = None,
+    orders: Sequence[Order] = (),
 ) -> Cache:
     """Everything that training needs of `dataset`; what `cache/` beside it already holds is not encoded again.
 
     Args:
-        kinds: of the hints to have at hand.
+        kinds: of the hints to read.
         on_step: called with (pictures and captions encoded, of how many).
+        orders: for the hints that are made of the pictures when they are needed.
 
     Raises:
         SceditError: a picture that cannot be read, pictures of several sizes, a kind that is missing or of other sizes.
         WorkFailed: the latents are not numbers.
     """
-    hints = {kind: Hints(dataset.condition_paths(kind), dataset.size) for kind in kinds}
+    hints: dict[str, Hints | MadeHints]
+    hints = {kind: Hints(dataset.condition_paths(kind), dataset.size, channels=channels_of(kind)) for kind in kinds}
+    hints |= {order.kind: MadeHints([i.image for i in dataset.items], dataset.size, order) for order in orders}
     pictures, texts = len(dataset), len(_distinct(dataset))
 
     def tell(done: int, _: int) -> None:

@@ -1,35 +1,43 @@
-"""Condition pictures as hints, held in memory where they fit."""
+"""Condition pictures as hints: read from disk and held in memory where they fit, or made when they are needed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from scedit_cli.conditions import channels_of, find
+from scedit_cli.conditions.orders import Order
 from scedit_cli.data.pictures import open_picture
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
 
 
 class Hints:
-    """The condition pictures of one kind. `hints[indices]` is uint8 (B, 3, H, W).
+    """The condition pictures of one kind. `hints[indices]` is uint8 (B, C, H, W).
 
     Args:
         paths: one picture per index, all of `size` (width, height).
         in_memory: the most bytes to hold; larger sets are read when asked for.
+        channels: C, 4 where the pictures' alpha counts.
     """
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], in_memory: int = _IN_MEMORY) -> None:
+    def __init__(
+        self, paths: Sequence[Path], size: tuple[int, int], in_memory: int = _IN_MEMORY, channels: int = 3
+    ) -> None:
         self.paths = paths
+        self._read = partial(read_uint8, channels=channels)
         self._held: Tensor | None = None
-        if len(paths) * 3 * size[0] * size[1] <= in_memory:
-            self._held = torch.empty((len(paths), 3, size[1], size[0]), dtype=torch.uint8)
+        if len(paths) * channels * size[0] * size[1] <= in_memory:
+            self._held = torch.empty((len(paths), channels, size[1], size[0]), dtype=torch.uint8)
             with ThreadPoolExecutor(4) as pool:
-                for index, hint in enumerate(pool.map(read_uint8, paths)):
+                for index, hint in enumerate(pool.map(self._read, paths)):
                     self._held[index] = hint
 
     def __len__(self) -> int:
@@ -38,13 +46,62 @@ class Hints:
     def __getitem__(self, indices: list[int]) -> Tensor:
         if self._held is not None:
             return self._held[torch.tensor(indices)]
-        return torch.stack([read_uint8(self.paths[index]) for index in indices])
+        return torch.stack([self._read(self.paths[index]) for index in indices])
+
+    def batch(self, indices: list[int], step: int) -> Tensor:
+        """float32 (B, C, H, W) in [0, 1], the same at every step."""
+        return self[indices].float() / 255
 
 
-def read_uint8(path: Path) -> Tensor:
-    """The picture at `path` as uint8 (3, H, W).
+class MadeHints:
+    """Condition pictures that are made of the pictures themselves, anew at every step.
+
+    Settings that the order draws are drawn for each picture at each step, and so is an annotator's `seed` that the
+    order leaves open: nobody sees the same hole in a picture twice.
+
+    Args:
+        pictures: their files, all of `size` (width, height).
+        order: by an annotator that needs no weights.
+    """
+
+    def __init__(self, pictures: Sequence[Path], size: tuple[int, int], order: Order) -> None:
+        self.order = order.with_drawn_seed()
+        self._pictures = Hints(pictures, size)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def batch(self, indices: list[int], step: int) -> Tensor:
+        """float32 (B, C, H, W) in [0, 1], a function of the order's seed, the pictures and the step."""
+        kind, hints = find(self.order.kind), []
+        for index, pixels in zip(indices, self._pictures[indices], strict=True):
+            make = self.order.load(self.order.settings(f"{self._pictures.paths[index].name} {step}"))
+            [made] = make([Image.fromarray(pixels.permute(1, 2, 0).numpy())])
+            hints.append(torch.from_numpy(np.array(kind.hint(made))))
+        return torch.stack(hints)
+
+
+def read_uint8(path: Path, channels: int = 3) -> Tensor:
+    """The picture at `path` as uint8 (channels, H, W), the fourth its alpha.
 
     Raises:
         SceditError: no readable picture is there.
     """
-    return torch.from_numpy(np.array(open_picture(path))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(_opened(path, channels))).permute(2, 0, 1)
+
+
+def open_condition_picture(path: Path, kind: str) -> Image.Image:
+    """A condition picture in mode RGB, or RGBA where the kind's alpha counts.
+
+    Raises:
+        SceditError: as `read_uint8`.
+    """
+    return _opened(path, channels_of(kind))
+
+
+def _opened(path: Path, channels: int) -> Image.Image:
+    flat = open_picture(path)
+    if channels == 3:
+        return flat
+    with Image.open(path) as opened:
+        return opened.convert("RGBA")

@@ -22,7 +22,7 @@ class Batch:
         indices: the pictures' places in the dataset.
         moments: (B, 2C, h, w) float32, of the latents' distributions, unscaled.
         text: the base's encoded captions by name, each (B, ...).
-        hints: (B, 3, H, W) float32 in [0, 1] by kind.
+        hints: (B, C, H, W) float32 in [0, 1] by kind.
     """
 
     indices: list[int]
@@ -42,7 +42,8 @@ def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterato
         try:
             while True:
                 while len(ahead) <= workers:
-                    ahead.append(pool.submit(_load, cache, sampler.batch(sampler.step + len(ahead))))
+                    step = sampler.step + len(ahead)
+                    ahead.append(pool.submit(_load, cache, step, sampler.batch(step)))
                 batch = ahead.popleft().result()
                 sampler.step += 1
                 yield batch
@@ -51,10 +52,10 @@ def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterato
                 future.cancel()
 
 
-def _load(cache: Cache, indices: list[int]) -> Batch:
+def _load(cache: Cache, step: int, indices: list[int]) -> Batch:
     return Batch(
         indices=indices,
         moments=cache.moments[torch.tensor(indices)],
         text=cache.text_of(indices),
-        hints={kind: hints[indices].float() / 255 for kind, hints in cache.hints.items()},
+        hints={kind: hints.batch(indices, step) for kind, hints in cache.hints.items()},
     )

@@ -20,6 +20,7 @@ from scedit_cli.controls import (
     Condition,
     PlacedTuner,
     agreed_size,
+    annotator_for,
     check_base,
     open_condition,
     open_photo,
@@ -31,7 +32,7 @@ from scedit_cli.errors import SceditError
 from scedit_cli.files import write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
-from scedit_cli.sampling import check_size, sample, to_tensor
+from scedit_cli.sampling import check_size, sample, to_hints
 from scedit_cli.sampling import grid as grid_of
 from scedit_cli.specs import parse_condition, parse_tuner
 
@@ -43,12 +44,14 @@ _GRID_COLUMNS = 6  # pictures side by side
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A picture as written; `scores` are its consistencies in [0, 1] by condition, empty unless asked for."""
+    """A picture as written; `scores` are its consistencies in [0, 1] by condition, and `measures` the figures beside
+    each, in their own units; both empty unless asked for."""
 
     path: Path
     seed: int
     prompt: str
     scores: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def generate(
     for prompt in frozen.overlong(prompts):
         tell(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
 
-    steering = given + [photo.annotated() for photo in photos]
+    steering = given + [photo.annotated(base) for photo in photos]
     steps = steps or frozen.defaults.steps
     guidance = frozen.defaults.guidance if guidance is None else guidance
     seeds = [seed + i for i in range(num)]
@@ -162,7 +165,7 @@ def generate(
             frozen,
             [prompt for prompt, _ in orders],
             attachment=attachment,
-            hints={each.kind: to_tensor([each.picture]) for each in steering},
+            hints={each.kind: to_hints(each.kind, [each.picture]) for each in steering},
             seeds=[each for _, each in orders],
             steps=steps,
             guidance=guidance,
@@ -188,11 +191,16 @@ def generate(
     }
     files, grid_file = _places(out, len(pictures), overwrite, grid)
     measured = steering if score else []
-    scores = {c.kind: conditions.consistencies(c.kind, pictures, [c.picture] * len(pictures)) for c in measured}
+    scores = {
+        c.kind: conditions.measured(c.kind, pictures, [c.picture] * len(pictures), annotator_for(c.kind, base))
+        for c in measured
+    }
     images = []
     for n, (file, picture, (prompt, each)) in enumerate(zip(files, pictures, orders, strict=True)):
         _write(file, picture, settings | {"prompt": prompt, "seed": each})
-        images.append(GeneratedImage(file, each, prompt, {kind: values[n] for kind, values in scores.items()}))
+        figures = {kind: dict(values[n]) for kind, values in scores.items()}
+        consistencies = {kind: values.pop("consistency") for kind, values in figures.items()}
+        images.append(GeneratedImage(file, each, prompt, consistencies, figures))
     if grid:
         _write(grid_file, _labelled(pictures, prompts, seeds, steering), settings | {"prompts": prompts, "seed": seed})
     return GenerateResult(images, grid_file if grid else None, frozen.name, time.monotonic() - started)

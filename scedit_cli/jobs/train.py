@@ -119,7 +119,9 @@ def train(
         dataset = setup.find_dataset(recipe, base, _progress(tell, "rendering"))
         if overlong := base.overlong(sorted({item.text for item in dataset.items})):
             tell(Note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}"))
-        cache = cache_latents_and_text(dataset, base, setup.kinds(recipe), _progress(tell, "encoding"))
+        cache = cache_latents_and_text(
+            dataset, base, setup.kinds_read(recipe), _progress(tell, "encoding"), setup.orders(recipe)
+        )
         if overwrite:
             run.clear()
         tuner = setup.fresh_tuner(recipe, base)

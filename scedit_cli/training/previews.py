@@ -11,7 +11,7 @@ from scedit_cli.base import Base
 from scedit_cli.core.attach import Attachment
 from scedit_cli.data.rendered import Example
 from scedit_cli.recipe import SamplesSection
-from scedit_cli.sampling import grid, sample, to_tensor
+from scedit_cli.sampling import grid, sample, to_hints
 from scedit_cli.training.material import OnStep, part_of
 
 
@@ -52,7 +52,7 @@ class Previews:
             self._prompts,
             attachment=edits,
             hints={
-                kind: to_tensor([shown.conditions[kind] for shown in self.examples])
+                kind: to_hints(kind, [shown.conditions[kind] for shown in self.examples])
                 for kind in self.examples[0].conditions
             },
             seeds=[self.options.seed + number for number in range(len(self.examples))],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from scedit_cli.base import Base, load_base
+from scedit_cli.conditions import channels_of
+from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.rendered import SCENE_KINDS, Example
@@ -19,6 +21,27 @@ _LAYOUT = torch.channels_last  # a step takes a seventh less on a CPU; no value 
 def kinds(recipe: Recipe) -> list[str]:
     """The conditions that the tuner takes: one, or none for an SC-Tuner."""
     return [recipe.tuner.condition] if recipe.tuner.condition else []
+
+
+def kinds_read(recipe: Recipe) -> list[str]:
+    """Those of which the dataset has pictures."""
+    return [kind for kind in kinds(recipe) if kind not in recipe.data.make]
+
+
+def orders(recipe: Recipe) -> list[Order]:
+    """For those that are made while training.
+
+    Raises:
+        SceditError: one that needs weights, an unknown one, or settings that cannot be.
+    """
+    made = orders_of(recipe.data.make, recipe.data.params, seed=recipe.train.seed, option="data.params:")
+    for order in made:
+        if order.annotator.weights:
+            raise SceditError(
+                f"data.make: {order.kind} needs a network for every picture, and is not made while training",
+                hint=f"scedit annotate DATASET --cond {order.kind} makes it once",
+            )
+    return made
 
 
 def open_base(recipe: Recipe) -> Base:
@@ -43,7 +66,7 @@ def find_dataset(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> D
     Raises:
         SceditError: no such folder or condition, or pictures that `base` cannot learn.
     """
-    data, wanted = recipe.data, kinds(recipe)
+    data, wanted = recipe.data, kinds_read(recipe)
     if data.path:
         dataset = open_dataset(data.path)
     elif unknown := set(wanted) - set(SCENE_KINDS):
@@ -72,6 +95,7 @@ def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
                 hint_channels=options.hint_channels,
                 hint_width=options.hint_width,
                 down_ratio=options.down_ratio,
+                in_channels=channels_of(options.condition),
             )
     return tuner.to(memory_format=_LAYOUT)
 
@@ -80,8 +104,13 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
     """What the grids show: held-out scenes, or the first pictures of a dataset folder."""
     samples, data = recipe.samples, recipe.data
     if data.path:
-        return first_pictures(dataset, samples.count, kinds(recipe))
-    return held_out_scenes(samples.count, samples.seed, kinds(recipe), dataset.size[0], data.look)
+        shown = first_pictures(dataset, samples.count, kinds_read(recipe))
+    else:
+        shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.size[0], data.look)
+    for order in orders(recipe):
+        for number, each in enumerate(shown):
+            each.conditions[order.kind] = order.load(order.settings(str(number)))([each.image])[0]
+    return shown
 
 
 def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
