@@ -42,6 +42,7 @@ def result(worse: list[str] = []) -> SimpleNamespace:
         summary=lambda: [("out", "a[b].png"), ("seconds", "1.0")],
         table=lambda: (["method", "images/s"], [["sc", "31.2"], ["lora", "20.1"]]),
         worse=worse,
+        is_first=True,
     )
 
 
@@ -81,7 +82,11 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in COMMANDS:
         fake(monkeypatch, name, partial(record, name))
     call("prepare", "--seed", "7", "--look", "pastel", "--cache", "latents, text")
-    call("annotate", "--cond", "depth,seg", "--param", "low=50", "--out", "edges.png")
+    call(
+        "annotate", "--cond", "depth,seg", "--param", "canny.low=50..90", "--out", "edges.png", "--annotator", "scene",
+        "--seed", "4", "--sheet", "sheet.png", "--preview", "3", "--weights", "there", "--accept-license",
+        "--device", "cuda", "--processes", "2", "--batch", "16",
+    )  # fmt: skip
     call("train", "--set", "train.steps=3", "--set", "tuner.down_ratio=0.5", "--out", "there", "--resume")
     call("generate", "--cond", "canny=a.png:0.5", "--cond", "b.png", "--tuner", "t.safetensors", "--num", "3", "--grid")
     call("merge", "b.safetensors:0.5")
@@ -90,7 +95,11 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (recipe.name, recipe.train.steps, recipe.tuner.down_ratio) == ("canny", 3, 0.5)
     expected = {
         "prepare": {"args": (None,), "scenes": 2, "seed": 7, "look": "pastel", "cache": ["latents", "text"]},
-        "annotate": {"kinds": ["canny", "depth", "seg"], "params": {"low": "50"}, "out": Path("edges.png")},
+        "annotate": {
+            "args": (Path("photo.png"), ["canny", "depth", "seg"], Path("edges.png")), "params": ["canny.low=50..90"],
+            "annotator": "scene", "seed": 4, "sheet": Path("sheet.png"), "preview": 3, "weights": Path("there"),
+            "accept_license": True, "device": "cuda", "processes": 2, "batch_size": 16, "overwrite": False,
+        },
         "train": {"out": Path("there"), "resume": True, "overwrite": False},
         "generate": {"conds": ["canny=a.png:0.5", "b.png"], "tuners": ["t.safetensors"], "num": 3, "grid": True},
         "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
@@ -98,6 +107,22 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, arguments in expected.items():
         assert {key: calls[name][key] for key in arguments} == arguments
+
+
+def test_annotate_lists_kinds_annotators_and_licences() -> None:
+    answer = CliRunner().invoke(app, ["annotate", "--list"])
+    assert answer.exit_code == 0 and answer.stderr == ""
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    assert ["canny", "opencv", "OpenCV", "none", "Apache-2.0", "yes"] in rows
+    document = json.loads(CliRunner().invoke(app, ["annotate", "--list", "--json"]).stdout)
+    assert {"kind", "annotator", "library", "weights", "licence", "commercial"} <= set(document["annotators"][0])
+
+
+def test_of_processes_that_share_the_work_only_the_first_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_first in (True, False):
+        outcome = SimpleNamespace(**vars(result()) | {"is_first": is_first})
+        fake(monkeypatch, "annotate", lambda *args, outcome=outcome, **kwargs: outcome)
+        assert bool(call("annotate").stdout) is is_first
 
 
 def test_an_empty_prompt_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +218,8 @@ def test_failures_are_a_sentence_and_an_exit_code(
         (["generate", "--num", "0"], "--num"),
         (["generate", "--num", "many"], "--num"),
         (["merge", "--out", "combo.safetensors"], "FILE"),
-        (["annotate", "a.png", "--cond", "canny", "--param", "50"], "--param 50: expected NAME=VALUE"),
+        (["annotate", "a.png", "--cond", "canny", "--param", "50"], "--param 50: expected KIND.NAME=VALUE"),
+        (["annotate", "--cond", "canny"], "no folder or picture is named"),
         (["bench", "--tolerance", "-1"], "--tolerance"),
     ],
 )

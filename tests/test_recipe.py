@@ -54,6 +54,8 @@ CHANGED = {
     "score.scenes": 0,
 }
 
+UNSETTABLE = ("base.model", "samples.prompts", "data.make", "data.params")  # alone, or as plain text
+
 
 def keys(recipe: Recipe) -> dict[str, object]:
     return {f"{s}.{k}": value for s, section in recipe.model_dump().items() for k, value in section.items()}
@@ -118,7 +120,7 @@ def test_a_run_folders_recipe_is_called_after_the_run(tmp_path: Path) -> None:
     assert load_recipe(file).name == "canny"
 
 
-@pytest.mark.parametrize("key", [key for key in CHANGED if key not in ("base.model", "samples.prompts")])
+@pytest.mark.parametrize("key", [key for key in CHANGED if key not in UNSETTABLE])
 def test_set_reaches_every_key(key: str) -> None:
     recipe = load_recipe("canny", [f"{key}={CHANGED[key]}"])
     assert keys(recipe)[key] == CHANGED[key]
@@ -210,6 +212,12 @@ def test_the_parts_of_a_recipe_must_agree() -> None:
     assert "tuner.hint_kernel: an sc tuner" in refusal(["tuner.hint_kernel=3"], "style").message
     assert "tuner.condition: missing" in refusal(["tuner.kind=csc"], "style").message
     assert "data.path: missing; the base some/base needs" in refusal(["base.model=some/base"]).message
+
+
+def test_what_is_made_while_training_is_what_the_tuner_takes() -> None:
+    assert load_recipe("canny", ['data.make=["canny"]', 'data.params=["low=50..90"]']).data.make == ["canny"]
+    assert "data.make: color is made for nobody; the tuner takes canny" in refusal(['data.make=["color"]']).message
+    assert "data.params: settings of nothing" in refusal(['data.params=["low=50"]']).message
 
 
 def test_a_section_must_be_one(tmp_path: Path) -> None:

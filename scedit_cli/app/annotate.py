@@ -56,17 +56,15 @@ def annotate(
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs import annotate as job
 
-        if list_:
-            listing = job.listing()
-            screen.table(listing.document(), listing.header, listing.rows(), texts=len(listing.header))
-            return
-        if src is None:
+        if src is None and not list_:
             example = "scedit annotate photo.png --cond canny --out edges.png"
             raise SceditError("no folder or picture is named", hint=f"for example {example}")
-        result = job.annotate(
+        result = job.listing() if list_ else job.annotate(
             src, parts(*cond), out, annotator=annotator, params=param, seed=seed, weights=weights,
             accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite, device=device,
             processes=processes, batch_size=batch, on_event=screen,
         )  # fmt: skip
-    if result.is_first:
+    if list_:
+        screen.table(result.document(), result.header, result.rows(), texts=len(result.header))
+    elif result.is_first:
         screen.result(result.document(), result.summary())

@@ -166,6 +166,9 @@ def test_scores_are_of_each_picture_and_condition(generate):
     )
     scores = [image["scores"] for image in result.document()["images"]]
     assert [set(each) for each in scores] == [{"canny", "color"}] * 2
+    measures = [image["measures"] for image in result.document()["images"]]
+    assert [each["canny"]["f1"] for each in measures] == [each["canny"] for each in scores]
+    assert all(1 - each["color"]["delta_e"] / 100 == pytest.approx(s["color"]) for each, s in zip(measures, scores))
     assert all(0 <= value <= 1 for each in scores for value in each.values()) and scores[0] != scores[1]
     assert "color 0." in result.summary()[0][1]
 

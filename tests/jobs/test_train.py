@@ -90,6 +90,38 @@ def test_a_run_writes_exactly_these_files(finished):
     assert files_in(folder) == {"tuner.safetensors", "recipe.toml", "log.jsonl", "loss.png"} | checkpoints | samples
 
 
+def test_conditions_are_made_while_training(recipe, tmp_path):
+    folder = tmp_path / "plain"
+    write_scenes(folder, PICTURES, size=64, kinds=())
+    losses = {}
+    for name, changes in {
+        "read": {},
+        "made": {"make": ["canny"], "path": str(folder)},
+        "drawn": {"make": ["canny"], "path": str(folder), "params": ["low=10..20", "high=30"]},
+    }.items():
+        job.train(recipe(data=changes, train={"steps": 2}), out=tmp_path / name)
+        losses[name] = [line["loss"] for line in log_of(tmp_path / name)]
+    assert losses["read"] == losses["made"] != losses["drawn"]
+
+
+def test_what_is_made_while_training_may_have_an_alpha(recipe, tmp_path):
+    wanted = recipe(
+        tuner={"condition": "inpaint"}, data={"make": ["inpaint"]}, train={"steps": 1},
+        samples={"every": 1, "count": 1, "steps": 1},
+    )  # fmt: skip
+    job.train(wanted, out=tmp_path / "run")
+    assert load_tuner(tmp_path / "run").in_channels == 4
+
+
+def test_only_quick_conditions_are_made_while_training(recipe, tmp_path):
+    for make, sentence in ((["hed"], "hed needs a network for every picture"), (["thermal"], "'thermal'")):
+        with pytest.raises(SceditError, match=sentence):
+            job.train(recipe(tuner={"condition": make[0]}, data={"make": make}), out=tmp_path / "run")
+    with pytest.raises(SceditError, match="data.params: blur=1: expected KIND.NAME=VALUE|no parameter"):
+        job.train(recipe(data={"make": ["canny"], "params": ["blur=1"]}), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
 def test_the_log_has_a_line_per_step(finished):
     _, folder, _, _ = finished
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
