@@ -1,8 +1,8 @@
 """How fast `annotate` is, and whether its memory stays flat: `python -m tests.jobs.annotate_speed [PICTURES]`.
 
-200 crops of 512 pixels from the photographs that come with scikit-image: pictures a second, and the processor's time for
-each, of a plain loop over controlnet_aux's detector and of `annotate`, turn by turn; then the memory of all processes over
-PICTURES.
+Pictures a second, and the processor's time for each, of a plain loop over controlnet_aux's detector and of `annotate`,
+turn by turn, over 200 crops of 512 pixels from the photographs that come with scikit-image; then the memory of all of
+annotate's processes over PICTURES.
 """
 
 from __future__ import annotations

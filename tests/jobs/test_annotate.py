@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -192,6 +195,15 @@ def test_ranks_share_the_pictures(folder, monkeypatch):
     result = annotate(folder, "color")
     assert not result.is_first and (folder / "metadata.jsonl").read_bytes() == before
     assert [path.name for path in (folder / "conditions/color").iterdir()] == ["1.png"]
+
+
+def test_ranks_of_a_launcher_meet(folder):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command = [*launcher, "-m", "scedit_cli", "annotate", str(folder), "--cond", "canny", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["written"] == 3
+    assert all("canny_file_name" in row for row in rows(folder))
 
 
 def test_a_sheet_shows_several_kinds_side_by_side(folder, tmp_path):
