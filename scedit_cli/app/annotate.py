@@ -54,16 +54,21 @@ def annotate(
       accelerate launch -m scedit_cli annotate dataset --cond depth
     """
     with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.jobs import annotate as job
-
         if src is None and not list_:
             example = "scedit annotate photo.png --cond canny --out edges.png"
             raise SceditError("no folder or picture is named", hint=f"for example {example}")
-        result = job.listing() if list_ else job.annotate(
-            src, parts(*cond), out, annotator=annotator, params=param, seed=seed, weights=weights,
-            accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite, device=device,
-            processes=processes, batch_size=batch, on_event=screen,
-        )  # fmt: skip
+        if list_:
+            from scedit_cli.conditions.listing import listing
+
+            result = listing()
+        else:
+            from scedit_cli.jobs import annotate as job
+
+            result = job.annotate(
+                src, parts(*cond), out, annotator=annotator, params=param, seed=seed, weights=weights,
+                accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite, device=device,
+                processes=processes, batch_size=batch, on_event=screen,
+            )  # fmt: skip
     if list_:
         screen.table(result.document(), result.header, result.rows(), texts=len(result.header))
     elif result.is_first:

@@ -11,11 +11,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.consistency import MEASURES, consistencies, consistency, control_score, measured
+from scedit_cli.conditions.consistency import (
+    MEASURES,
+    check_measurable,
+    consistencies,
+    consistency,
+    control_score,
+    measured,
+)
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
 
 __all__ = [
-    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "channels_of", "consistencies", "consistency",
+    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies", "consistency",
     "control_score", "find", "kind_of_path", "measured", "scene_annotator",
 ]  # fmt: skip
 

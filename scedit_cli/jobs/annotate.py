@@ -15,7 +15,6 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
 from scedit_cli.conditions.orders import Order, orders_of
-from scedit_cli.conditions.registry import Annotator
 from scedit_cli.data.annotated import Outcome, Task, annotate_all, digest_of, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
 from scedit_cli.data.licences import record_licences
@@ -63,51 +62,6 @@ class AnnotateResult:
         rows = rows if self.out else []
         rows += [("sheet", str(self.sheet))] if self.sheet else []
         return rows + [("failed", f"{file}: {reason}") for file, reason in self.failed]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Every kind of condition and its annotators, each kind's default first."""
-
-    annotators: list[Annotator]
-
-    header = ("kind", "annotator", "library", "weights", "licence", "commercial use")
-
-    def document(self) -> dict[str, Any]:
-        """What --json writes."""
-        return {
-            "annotators": [
-                {
-                    "kind": each.kind,
-                    "annotator": each.name,
-                    "library": each.library,
-                    "weights": list(each.weights),
-                    "licence": each.licence,
-                    "commercial": each.commercial,
-                    "parameters": each.settings().model_dump(mode="json"),
-                }
-                for each in self.annotators
-            ]
-        }
-
-    def rows(self) -> list[list[str]]:
-        """What a person reads."""
-        return [
-            [
-                each.kind,
-                each.name,
-                each.library,
-                "\n".join(each.weights) or "none",
-                each.licence,
-                "yes" if each.commercial else "no",
-            ]
-            for each in self.annotators
-        ]
-
-
-def listing() -> Listing:
-    """All that `annotate` can make, and by whom."""
-    return Listing([each for kind in conditions.KINDS for each in conditions.annotators(kind)])
 
 
 def annotate(
@@ -203,6 +157,8 @@ def accelerator(orders: Sequence[Order], number: int = 0) -> str:
 
 
 def _check_options(src: Path, out: object, sheet: object, preview: int | None) -> None:
+    if not src.exists():
+        raise SceditError(f"{src} does not exist", hint="name a dataset folder, or a picture")
     if not src.is_dir():
         if preview is not None:
             raise SceditError(f"--preview is for a dataset folder, and {src} is none", hint="--sheet shows one picture")

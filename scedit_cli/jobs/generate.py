@@ -138,7 +138,7 @@ def generate(
     given = [open_condition(parse_condition(text)) for text in conds]
     photos = [open_photo(parse_condition(text, "--cond-from"), width, height) for text in conds_from]
     if score:
-        _check_scorable(given + photos)
+        _check_scorable(given + photos, base)
     placed = place_tuners([parse_tuner(text) for text in tuners], given + photos, base)
     width, height = agreed_size(given + photos, width, height)
 
@@ -214,7 +214,7 @@ def _check_numbers(**numbers: float | None) -> None:
             raise SceditError(f"--{option} is {value}", hint=f"give {least.get(name, 1)} or more")
 
 
-def _check_scorable(steering: Sequence[Condition]) -> None:
+def _check_scorable(steering: Sequence[Condition], base: str) -> None:
     if not steering:
         raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
     for each in steering:
@@ -223,6 +223,7 @@ def _check_scorable(steering: Sequence[Condition]) -> None:
                 f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
                 hint=f"leave --score out; it knows {', '.join(conditions.MEASURES)}",
             )
+        conditions.check_measurable(each.kind, annotator_for(each.kind, base))
 
 
 def _places(out: Path, count: int, overwrite: bool, with_grid: bool) -> tuple[list[Path], Path]:

@@ -214,6 +214,13 @@ def test_the_worlds_annotator_brings_its_own_measure():
     assert figures["consistency"] == 1 - figures["relative_error"]
 
 
+def test_what_is_missing_is_told_before_there_are_pictures(tmp_path):
+    conditions.check_measurable("depth", "scene")
+    conditions.check_measurable("inpaint")
+    with pytest.raises(SceditError, match="ControlNetHED.pth"):
+        conditions.check_measurable("hed", weights=tmp_path)
+
+
 def test_what_cannot_be_measured_is_told():
     with pytest.raises(SceditError, match="64x48 pixels cannot be compared with a canny of 32x32"):
         conditions.consistency("canny", noise(), lines())

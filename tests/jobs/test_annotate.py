@@ -9,17 +9,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, ImageOps
 
 from scedit_cli import conditions
+from scedit_cli.conditions.listing import listing
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
 from scedit_cli.data import annotated, shares
 from scedit_cli.data.annotated import Outcome, read_record
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.rendered import example
-from scedit_cli.errors import SceditError
-from scedit_cli.jobs.annotate import annotate, listing
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.jobs.annotate import annotate
 
 
 @pytest.fixture
@@ -182,6 +184,27 @@ def test_a_picture_that_an_annotator_cannot_do_is_named_alone(folder, monkeypatc
         assert result.failed == [("images/1.png", "gray cannot be made of it: too bright")]
 
 
+def test_memory_that_runs_out_is_nobodys_picture(folder, monkeypatch):
+    def make(pictures):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    annotator = Annotator("gray", "large", "none", lambda *_: make)
+    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
+    with pytest.raises(WorkFailed, match="memory ran out"):
+        annotate(folder, "gray", processes=1)
+
+
+def test_a_process_that_is_killed_is_told(folder, monkeypatch):
+    def killed(*_):
+        worker = next(child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline()))
+        worker.kill()
+
+    monkeypatch.setattr(annotated, "_ALONE", 0)
+    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    with pytest.raises(WorkFailed, match="was killed"):
+        annotate(folder, "canny", processes=2, on_event=killed)
+
+
 def test_ranks_share_the_pictures(folder, monkeypatch):
     monkeypatch.setattr(shares, "_gather", lambda items: [*items, Outcome("images/1.png", written=["canny"])])
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
@@ -301,6 +324,7 @@ def test_two_pictures_of_one_stem_are_refused(folder):
         ({"src": "images/0.png", "out": "edges.png", "kinds": ["canny", "seg"]}, "several kinds"),
         ({"src": "images/9.png", "out": "edges.png"}, "9.png does not exist"),
         ({"src": "images"}, "no dataset folder"),
+        ({"src": "nowhere"}, "nowhere does not exist"),
     ],
 )
 def test_bad_input_writes_nothing(folder, monkeypatch, arguments, sentence):

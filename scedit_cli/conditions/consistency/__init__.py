@@ -15,7 +15,7 @@ from scedit_cli.conditions.consistency.normal import NORMALS
 from scedit_cli.conditions.consistency.pose import POSE
 from scedit_cli.conditions.consistency.seg import ADE20K, SCENE_CLASSES
 from scedit_cli.conditions.consistency.structure import KEPT_PART, LIKENESS
-from scedit_cli.conditions.registry import find
+from scedit_cli.conditions.registry import Annotator, find
 from scedit_cli.errors import SceditError
 
 MEASURES: dict[str, Measure] = {
@@ -76,18 +76,34 @@ def measured(
     Raises:
         SceditError: as `consistency`.
     """
-    if kind not in MEASURES:
-        raise SceditError(f"nothing measures how well a picture follows {kind}", hint=f"choose {', '.join(MEASURES)}")
+    chosen, measure = _measure(kind, annotator)
     for picture, condition in zip(pictures, conditions, strict=True):
         if picture.size != condition.size:
             sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
             raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
-    chosen = find(kind).annotator(annotator)
-    measure = SCENE_MEASURES.get(kind, MEASURES[kind]) if chosen.name == "scene" else MEASURES[kind]
     found = [picture.convert("RGB") for picture in pictures]
     if measure.annotates and found:
         found = chosen.load(chosen.settings(), weights, device)(found)
     return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]
+
+
+def check_measurable(kind: str, annotator: str | None = None, weights: Path | None = None, device: str = "cpu") -> None:
+    """Loads what `measured` will need, so that what is missing is told before pictures are made.
+
+    Raises:
+        SceditError: a kind without a measure, an annotator that the kind has not, or weights that are not there.
+        WorkFailed: the hub cannot be reached.
+    """
+    chosen, measure = _measure(kind, annotator)
+    if measure.annotates:
+        chosen.load(chosen.settings(), weights, device)
+
+
+def _measure(kind: str, annotator: str | None) -> tuple[Annotator, Measure]:
+    if kind not in MEASURES:
+        raise SceditError(f"nothing measures how well a picture follows {kind}", hint=f"choose {', '.join(MEASURES)}")
+    chosen = find(kind).annotator(annotator)
+    return chosen, SCENE_MEASURES.get(kind, MEASURES[kind]) if chosen.name == "scene" else MEASURES[kind]
 
 
 def control_score(with_: Sequence[float], without: Sequence[float], reconstruction: Sequence[float]) -> float | None:
