@@ -80,7 +80,7 @@ def orders_of(
     Args:
         params: `[KIND.]NAME=VALUE`, or LOW..HIGH for a number that is drawn anew for each picture. Without a kind it
             is meant for the only one.
-        annotator: by default each kind's first.
+        annotator: for the kinds that have it; each of the others, and by default all, get their first.
         option: what messages call a parameter.
 
     Raises:
@@ -90,7 +90,14 @@ def orders_of(
     for text in params:
         kind, name, value = _parameter(text, list(given), option)
         given[kind][name] = value
-    return [_order(kind, find(kind).annotator(annotator), mine, weights, seed) for kind, mine in given.items()]
+    found = [find(kind) for kind in given]
+    having = [kind.name for kind in found if annotator in {each.name for each in kind.annotators}]
+    if annotator and not having:
+        found[0].annotator(annotator)  # tells what it has
+    return [
+        _order(kind.annotator(annotator if kind.name in having else None), given[kind.name], weights, seed)
+        for kind in found
+    ]
 
 
 def _parameter(text: str, kinds: list[str], option: str) -> tuple[str, str, str]:
@@ -108,8 +115,8 @@ def _parameter(text: str, kinds: list[str], option: str) -> tuple[str, str, str]
     return kind, name, value.strip()
 
 
-def _order(kind: str, annotator: Annotator, given: dict[str, str], weights: Path | None, seed: int) -> Order:
-    values, ranges = {}, []
+def _order(annotator: Annotator, given: dict[str, str], weights: Path | None, seed: int) -> Order:
+    kind, values, ranges = annotator.kind, {}, []
     for name, text in given.items():
         ends = _RANGE.fullmatch(text)
         field = annotator.parameters.model_fields.get(name)

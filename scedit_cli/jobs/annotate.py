@@ -93,7 +93,7 @@ def annotate(
         src: a dataset folder, or a picture.
         kinds: one kind or several.
         out: the condition picture of a single picture, for one kind.
-        annotator: by default each kind's first.
+        annotator: for the kinds that have it; by default each kind's first.
         params: its settings, `[KIND.]NAME=VALUE` such as "canny.low=50"; LOW..HIGH draws a number for each picture.
         seed: of these draws.
         weights: a folder with local copies of the annotators' weights.

@@ -51,6 +51,10 @@ def test_annotator_and_weights_are_the_orders():
     [order] = orders_of(["depth"], annotator="scene", weights=Path("there"))
     assert (order.annotator.name, order.weights) == ("scene", Path("there"))
     assert orders_of(["depth"])[0].by == "depth-anything"
+    several = orders_of(["canny", "depth", "seg"], annotator="scene")
+    assert [order.by for order in several] == ["opencv", "scene", "scene"]
+    with pytest.raises(SceditError, match="canny has no annotator 'scene'"):
+        orders_of(["canny", "color"], annotator="scene")
 
 
 @pytest.mark.parametrize(
