@@ -14,7 +14,9 @@ from scedit_cli.errors import SceditError
 def annotate(
     src: Annotated[Path | None, typer.Argument(help="A dataset folder, or one picture.", show_default=False)] = None,
     cond: Annotated[list[str], typer.Option("--cond", metavar="KIND", help="Kind of condition; repeatable.")] = [],
-    annotator: Annotated[str | None, typer.Option(metavar="NAME", help="Who makes the kinds that have it (--list).")] = None,
+    annotator: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who makes the kinds that have it (--list).")
+    ] = None,
     param: Annotated[
         list[str],
         typer.Option(metavar="[KIND.]NAME=VALUE", help="A setting; LOW..HIGH draws it for each picture; repeatable."),

@@ -22,8 +22,8 @@ from scedit_cli.conditions.consistency import (
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
 
 __all__ = [
-    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies", "consistency",
-    "control_score", "find", "kind_of_path", "measured", "scene_annotator",
+    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable",
+    "consistencies", "consistency", "control_score", "find", "kind_of_path", "measured", "scene_annotator",
 ]  # fmt: skip
 
 KINDS: tuple[str, ...] = tuple(all_kinds())

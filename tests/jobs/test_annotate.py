@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from scedit_cli import conditions
 from scedit_cli.conditions.listing import listing
+from scedit_cli.conditions.orders import orders_of
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
 from scedit_cli.data import annotated, shares
 from scedit_cli.data.annotated import Outcome, read_record
@@ -22,6 +23,7 @@ from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.rendered import example
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs.annotate import annotate
+from tests.conditions.local_weights import save_weights
 
 
 @pytest.fixture
@@ -258,6 +260,20 @@ def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
     monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
     annotate(folder, "depth", processes=1)
     assert np.array_equal(np.asarray(Image.open(folder / "conditions/depth/1.png")), np.asarray(deep))
+
+
+def test_a_networks_depth_in_batches_is_that_of_single_pictures(folder, tmp_path):
+    [depth] = orders_of(["depth"])
+    weights = save_weights(depth.annotator, tmp_path / "weights")
+    options = {"params": ["bits=16"], "weights": weights}
+    annotate(folder, "depth", device="cpu:0", batch_size=2, **options)  # any device but "cpu" gets batches
+    batched = [np.asarray(Image.open(folder / f"conditions/depth/{n}.png")) for n in range(3)]
+    assert batched[0].dtype == np.uint16 and [batched[1].min(), batched[1].max()] == [0, 65535]
+    assert annotate(folder, "depth", device="cpu", **options).skipped == 3
+    for number in range(3):
+        out = tmp_path / f"{number}.png"
+        annotate(folder / f"images/{number}.png", "depth", out, device="cpu", **options)
+        assert np.abs(np.asarray(Image.open(out)).astype(int) - batched[number]).max() <= 16
 
 
 def test_licences_that_forbid_commercial_use_are_asked_for_once(folder, monkeypatch, tmp_path):
