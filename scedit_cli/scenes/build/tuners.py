@@ -9,7 +9,7 @@ from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.jobs.train import train
 from scedit_cli.recipe import load_recipe
 
-STEPS = {"canny": 1800, "depth": 1400, "seg": 1400, "color": 1000, "style": 900}
+STEPS = {"canny": 1800, "depth": 1400, "seg": 1400, "color": 1000, "style": 1800}
 SCENES = 3000
 
 
