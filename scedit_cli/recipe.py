@@ -87,6 +87,8 @@ class TrainSection(_Section):
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     seed: int = Field(0, ge=0, le=_LARGEST)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen base; the tuner is always fp32
+    memory: Literal["plain", "lean", "checkpoint"] = "lean"  # what is kept for the backward pass
+    recompute: Literal["transformer", "layer", "fine"] = "layer"  # what memory = "checkpoint" runs again, part by part
     loss_weighting: Literal["none", "min-snr"] = "none"
     snr_gamma: float = Field(5.0, gt=0, le=1000)
     timesteps: Literal["uniform", "logit-normal", "shifted"] = "uniform"

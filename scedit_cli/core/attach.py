@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from scedit_cli.core.bundle import Bundle, checked_scales
+from scedit_cli.core.frozen import Swapped
+from scedit_cli.core.recompute import run_again
 from scedit_cli.core.skips import SkipMap, in_words, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
 from scedit_cli.errors import SceditError
+
+MEMORY = ("plain", "lean", "checkpoint")
 
 Hints = Mapping[str, Tensor] | Sequence[Tensor] | Tensor | None
 
@@ -19,6 +23,9 @@ def attach(
     unet: nn.Module,
     tuners: Tuner | Bundle | Sequence[Tuner | Bundle],
     scales: Sequence[float] | float | None = None,
+    *,
+    memory: str = "plain",
+    recompute: str = "layer",
 ) -> Attachment:
     """Puts tuners on `unet` until the attachment is detached or its `with` block ends.
 
@@ -30,10 +37,17 @@ def attach(
         unet: a diffusers U-Net.
         tuners: one tuner or bundle, or several; a bundle's tuners count one by one.
         scales: α of each tuner, any real numbers; a bundle's own, else 1, where left out.
+        memory: what is kept for the backward pass, one of MEMORY: "plain" as PyTorch does; "lean" only what the
+            gradients of tuners on frozen layers need, for a few per cent of a step's time; "checkpoint" less still, by
+            running parts of the decoder again. Values and gradients are the same.
+        recompute: which parts "checkpoint" runs again, see `core.recompute.segments`.
 
     Raises:
-        SceditError: a tuner is made for other skips, the U-Net has tuners already or is compiled.
+        SceditError: a tuner is made for other skips, the U-Net has tuners already or is compiled, or such an option
+            does not exist.
     """
+    if memory not in MEMORY:
+        raise SceditError(f"memory is {memory!r}", hint=f"choose one of {', '.join(MEMORY)}")
     skips = survey(unet)
     if attached(unet):
         raise SceditError(
@@ -56,7 +70,9 @@ def attach(
                 f"this U-Net's have {in_words(skips.channels)}",
                 hint="use a tuner that was trained for this kind of base",
             )
-    return Attachment(unet, skips, flat, checked_scales(own if scales is None else scales, len(flat)))
+    alphas = checked_scales(own if scales is None else scales, len(flat))
+    lean = None if memory == "plain" else Swapped(unet, recompute if memory == "checkpoint" else None)
+    return Attachment(unet, skips, flat, alphas, lean)
 
 
 def attached(unet: nn.Module) -> Attachment | None:
@@ -74,8 +90,16 @@ class Attachment:
         tuners: the attached tuners, bundles taken apart.
     """
 
-    def __init__(self, unet: nn.Module, skips: SkipMap, tuners: Sequence[Tuner], scales: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        skips: SkipMap,
+        tuners: Sequence[Tuner],
+        scales: tuple[float, ...],
+        lean: Swapped | None = None,
+    ) -> None:
         self.tuners = tuple(tuners)
+        self._lean = lean
         self._scales = scales
         self._strides = skips.strides
         self._hints: dict[int, Tensor] = {}  # by the tuner's place in `tuners`
@@ -123,6 +147,8 @@ class Attachment:
         """Takes the tuners off; the U-Net is what it was. Again is harmless."""
         for handle in self._handles:
             handle.remove()
+        if self._lean:
+            self._lean.undo()
         self._hints, self._features, self._active = {}, {}, None
 
     def __enter__(self) -> Attachment:
@@ -205,7 +231,7 @@ class Attachment:
         features = self._features.get(i)
         stale = torch.is_grad_enabled() and (_learns(tuner.encoder, hint) or features and features[0].is_inference())
         if features is None or stale:
-            features = tuner.encoder(hint.to(tuner.device, tuner.dtype), self._strides)
+            features = tuner.encoder(hint.to(tuner.device, tuner.dtype), self._strides, lean=self._lean is not None)
             self._features.pop(i, None)
             if not features[0].requires_grad:
                 self._features[i] = features
@@ -220,7 +246,8 @@ class Attachment:
         """
         edits = torch.zeros((), dtype=skip.dtype, device=skip.device)
         for tuner, scale, features in self._active:
-            edit = tuner(skip, index) if features is None else tuner(skip, index, features[index])
+            inputs = (skip, index) if features is None else (skip, index, features[index])
+            edit = run_again(tuner, *inputs) if self._lean else tuner(*inputs)
             edits = torch.sub(edits, edit, alpha=scale)
         return torch.sub(skip, edits).to(skip.dtype)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scedit_cli.core.recompute import run_again
 from scedit_cli.core.skips import survey
 from scedit_cli.errors import SceditError
 
@@ -68,17 +70,22 @@ class HintEncoder(nn.Module):
             self.chain.append(_zero(nn.Conv2d(previous, width, kernel, padding=kernel // 2)))
             previous = width
 
-    def forward(self, hint: Tensor, strides: Sequence[int]) -> list[Tensor]:
+    def forward(self, hint: Tensor, strides: Sequence[int], lean: bool = False) -> list[Tensor]:
         """Features c_i of every skip, in encoder order.
 
         Args:
             hint: (B, in_channels, 8h, 8w) in [0, 1], for latents of h × w.
             strides: how much smaller than the latents each skip is, as `survey` gives them.
+            lean: compute the SiLUs' outputs again in the backward pass instead of keeping them.
         """
-        x = self.stem(hint)
+        convolved = partial(run_again, _after_silu) if lean else _after_silu
+        first, *others = self.stem[::2]
+        x = first(hint)
+        for convolution in others:
+            x = convolved(x, convolution, convolution.stride[0])
         features, before = [], 1
         for link, stride in zip(self.chain, strides, strict=True):
-            x = F.conv2d(F.silu(x), link.weight, link.bias, stride=stride // before, padding=link.padding)
+            x = convolved(x, link, stride // before)
             features.append(x)
             before = stride
         return features
@@ -241,6 +248,10 @@ def _hidden(channels: Sequence[int], down_ratio: float) -> list[int]:
     if min(hidden) < 1:
         raise SceditError(f"down_ratio is {down_ratio}", hint="it must leave every map at least one hidden channel")
     return hidden
+
+
+def _after_silu(x: Tensor, convolution: nn.Conv2d, stride: int) -> Tensor:
+    return F.conv2d(F.silu(x), convolution.weight, convolution.bias, stride=stride, padding=convolution.padding)
 
 
 def _variance_kept(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -80,7 +80,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(base.device.type, enabled=options.precision == "fp16")
         self._sampler = StatefulSampler(len(cache), options.batch_size, options.seed)
         self._batches = batches(cache, self._sampler)
-        self.edits = attach(base.unet, tuner)
+        self.edits = attach(base.unet, tuner, memory=options.memory, recompute=options.recompute)
 
     def __enter__(self) -> Trainer:
         return self
