@@ -37,6 +37,8 @@ CHANGED = {
     "train.schedule": "linear",
     "train.seed": 2**62,
     "train.precision": "bf16",
+    "train.memory": "checkpoint",
+    "train.recompute": "fine",
     "train.loss_weighting": "min-snr",
     "train.snr_gamma": 7.5,
     "train.timesteps": "logit-normal",

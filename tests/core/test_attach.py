@@ -95,7 +95,7 @@ def test_scales_change_while_attached_and_zero_is_the_base(unet, run, hint, trai
 
 def test_scale_zero_does_no_hint_work(unet, run, hint, monkeypatch):
     tuner = CSCTuner.for_unet(unet, condition="canny")
-    monkeypatch.setattr(tuner.encoder, "forward", lambda *_: pytest.fail("the hint was encoded"))
+    monkeypatch.setattr(tuner.encoder, "forward", lambda *_, **__: pytest.fail("the hint was encoded"))
     with attach(unet, tuner, [0.0]) as edits:
         edits.set_hints(hint())
         run(unet)

@@ -20,7 +20,7 @@ def depth(unet, trained):
 def encodings(canny, monkeypatch) -> list[int]:
     """Grows by one at every encoding of a canny hint."""
     calls, forward = [], canny.encoder.forward
-    monkeypatch.setattr(canny.encoder, "forward", lambda *a: calls.append(1) or forward(*a))
+    monkeypatch.setattr(canny.encoder, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
     return calls
 
 

@@ -281,6 +281,7 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
     spy(trainer, "min_snr_weights", "min-snr", 3)
     spy(trainer, "draw_timesteps", "timesteps", 0, 1, 3)
     spy(trainer, "StatefulSampler", "sampler", 1, 2)
+    spy(trainer, "attach", "attach")
     spy(torch.nn.utils, "clip_grad_norm_", "clip", 1)
     spy(trainer, "get_ema_multi_avg_fn", "ema", 0)
     spy(previews, "sample", "sample")
@@ -290,7 +291,7 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
             "steps": 3, "batch_size": 2, "learning_rate": 0.004, "weight_decay": 0.3, "warmup": 1, "seed": 11,
             "schedule": "linear", "loss_weighting": "min-snr", "snr_gamma": 2.0, "timesteps": "shifted",
             "timestep_shift": 7.0, "max_grad_norm": 0.2, "ema_decay": 0.25, "checkpoint_every": 1, "log_every": 2,
-            "precision": "bf16",
+            "precision": "bf16", "memory": "checkpoint", "recompute": "fine",
         },
         samples={"every": 3, "count": 3, "seed": 5, "steps": 1, "guidance": 2.5, "prompts": ["a", "b"]},
     )  # fmt: skip
@@ -298,6 +299,7 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
     assert (seen["adamw"]["lr"], seen["adamw"]["weight_decay"]) == (0.004, 0.3)
     assert seen["min-snr"] == [2.0] and seen["timesteps"] == ["shifted", 2, 7.0]
     assert seen["sampler"] == [2, 11] and seen["clip"] == [0.2] and seen["ema"] == [0.25]
+    assert seen["attach"] == {"memory": "checkpoint", "recompute": "fine"}
     assert seen["sample"]["seeds"] == [5, 6, 7]
     assert (seen["sample"]["steps"], seen["sample"]["guidance"]) == (1, 2.5)
     assert [line["step"] for line in log_of(tmp_path / "run")] == [2, 3]
