@@ -117,6 +117,17 @@ class Base:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def reschedule(self, **changes: object) -> None:
+        """Changes the scheduler's configuration for good: `prediction_type`, and `rescale_betas_zero_snr`, for which a
+        scheduler that cannot do it gives way to DDIM."""
+        from diffusers import DDIMScheduler
+
+        kind = type(self.scheduler)
+        if "rescale_betas_zero_snr" in changes and "rescale_betas_zero_snr" not in self.scheduler.config:
+            kind = DDIMScheduler
+        with quiet():
+            self._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+
     def _scheduler_class(self, name: str) -> type[SchedulerMixin]:
         known = {kind.__name__: kind for kind in self.scheduler.compatibles}
         kind = known.get(name) or known.get(f"{name}Scheduler")

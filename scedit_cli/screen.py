@@ -104,6 +104,13 @@ class Screen:
                 table.add_row(*map(escape, row))
             self.out.print(table, soft_wrap=False)
 
+    def text(self, document: dict[str, Any], text: str) -> None:
+        """Shows a result that is a text of its own."""
+        if self.as_json:
+            self._write(document)
+        else:
+            self.out.print(text.rstrip(), markup=False)
+
     def warn(self, text: str) -> None:
         """Shows a sentence that even --quiet does not hide."""
         self.err.print(escape(text))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         "--seed", "4", "--sheet", "sheet.png", "--preview", "3", "--weights", "there", "--accept-license",
         "--device", "cuda", "--processes", "2", "--batch", "16",
     )  # fmt: skip
-    call("train", "--set", "train.steps=3", "--set", "tuner.down_ratio=0.5", "--out", "there", "--resume")
+    call("train", "--set", "train.steps=3", "--set", "tuner.down_ratio=0.5", "--out", "there", "--resume", "--dry-run")
     call("generate", "--cond", "canny=a.png:0.5", "--cond", "b.png", "--tuner", "t.safetensors", "--num", "3", "--grid")
     call("merge", "b.safetensors:0.5")
     call("bench", "--methods", "sc,lora", "--batch", "4", "--tolerance", "0.2")
@@ -100,7 +101,7 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "annotator": "scene", "seed": 4, "sheet": Path("sheet.png"), "preview": 3, "weights": Path("there"),
             "accept_license": True, "device": "cuda", "processes": 2, "batch_size": 16, "overwrite": False,
         },
-        "train": {"out": Path("there"), "resume": True, "overwrite": False},
+        "train": {"out": Path("there"), "resume": True, "overwrite": False, "dry_run": True, "push_to_hub": None},
         "generate": {"conds": ["canny=a.png:0.5", "b.png"], "tuners": ["t.safetensors"], "num": 3, "grid": True},
         "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
         "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": 0.2, "quality": False},
@@ -123,6 +124,30 @@ def test_of_processes_that_share_the_work_only_the_first_speaks(monkeypatch: pyt
         outcome = SimpleNamespace(**vars(result()) | {"is_first": is_first})
         fake(monkeypatch, "annotate", lambda *args, outcome=outcome, **kwargs: outcome)
         assert bool(call("annotate").stdout) is is_first
+
+
+def test_recipes_are_listed_and_shown() -> None:
+    answer = CliRunner().invoke(app, ["train", "--list", "--json"])
+    listed = {each["name"]: each for each in json.loads(answer.stdout)["recipes"]}
+    assert listed["sdxl-depth"]["condition"] == "depth" and listed["style"]["kind"] == "sc"
+    lines = CliRunner().invoke(app, ["train", "--list"]).stdout.splitlines()
+    assert len(lines) == len(listed) and all(listed[line.split()[0]]["about"] in line for line in lines)
+    shown = CliRunner().invoke(app, ["train", "--recipe", "canny", "--set", "train.steps=7", "--show"])
+    assert tomllib.loads(shown.stdout)["train"]["steps"] == 7
+    shown = CliRunner().invoke(app, ["train", "--recipe", "canny", "--show", "--json"])
+    assert json.loads(shown.stdout)["tuner"]["condition"] == "canny"
+
+
+def test_only_the_first_of_several_processes_writes_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*args: object, **kwargs: object) -> object:
+        raise SceditError("no pictures", "find some")
+
+    fake(monkeypatch, "train", work)
+    monkeypatch.setenv("RANK", "1")
+    answer = call("train", "--json")
+    assert (answer.exit_code, answer.stdout, answer.stderr) == (2, "", "process 1: no pictures (find some)\n")
+    fake(monkeypatch, "train", lambda *args, **kwargs: None)
+    assert call("train", "--json").output == ""
 
 
 def test_an_empty_prompt_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+
 from scedit_cli.errors import SceditError
 from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("canny", "color", "depth", "seg", "style")
+NAMES = ("canny", "color", "depth", "seg", "style")  # of the embedded base
+TASKS = ("canny", "color", "depth", "hed", "inpaint", "pose", "seg", "style")
+FAMILIES = ("sd15", "sd21", "sdxl")
 
 # A value other than the default for every key there is.
 CHANGED = {
     "base.model": "some/base",
     "base.revision": "fp16",
+    "base.quantize": "int8",
     "tuner.condition": "hed",
     "tuner.down_ratio": 0.5,
     "tuner.hint_kernel": 3,
@@ -29,20 +33,38 @@ CHANGED = {
     "data.caption_dropout": 0.25,
     "data.make": ["hed"],
     "data.params": ["hed.low=50..150"],
+    "data.hint_dropout": 0.5,
+    "data.masked_loss": True,
     "train.steps": 11,
     "train.batch_size": 3,
+    "train.micro_batch_size": 3,
+    "train.optimizer": "prodigy",
+    "train.optimizer_options": {"betas": [0.9, 0.99], "decouple": True},
     "train.learning_rate": 2e-5,
     "train.weight_decay": 0.3,
     "train.warmup": 4,
-    "train.schedule": "linear",
+    "train.schedule": "cosine-restarts",
+    "train.schedule_cycles": 3,
+    "train.schedule_power": 2.0,
     "train.seed": 2**62,
-    "train.precision": "bf16",
+    "train.precision": "fp16",
     "train.memory": "checkpoint",
     "train.recompute": "fine",
+    "train.tf32": False,
+    "train.channels_last": False,
+    "train.compile": True,
+    "train.prediction": "v_prediction",
+    "train.zero_terminal_snr": True,
+    "train.noise_offset": 0.05,
+    "train.input_perturbation": 0.1,
     "train.loss_weighting": "min-snr",
     "train.snr_gamma": 7.5,
     "train.timesteps": "logit-normal",
+    "train.timestep_range": [0.25, 0.75],
+    "train.timestep_mean": -0.5,
+    "train.timestep_deviation": 2.0,
     "train.timestep_shift": 1.5,
+    "train.max_skipped": 3,
     "train.max_grad_norm": 0.0,
     "train.ema_decay": 0.999,
     "train.checkpoint_every": 5,
@@ -53,10 +75,20 @@ CHANGED = {
     "samples.steps": 6,
     "samples.guidance": 1.0,
     "samples.prompts": ['a "red" cube', "größer"],
+    "samples.score": False,
+    "checkpoints.keep": 5,
+    "validation.pictures": 9,
+    "validation.every": 10,
+    "validation.timesteps": 2,
+    "validation.seed": 4,
+    "tracking.to": ["tensorboard", "wandb"],
+    "tracking.project": "mine",
     "score.scenes": 0,
 }
 
-UNSETTABLE = ("base.model", "samples.prompts", "data.make", "data.params")  # alone, or as plain text
+UNSETTABLE = (  # alone, or as plain text
+    "base.model", "samples.prompts", "data.make", "data.params", "data.masked_loss", "train.optimizer_options",
+)  # fmt: skip
 
 
 def keys(recipe: Recipe) -> dict[str, object]:
@@ -71,7 +103,18 @@ def refusal(overrides: list[str], name: str = "canny") -> SceditError:
 
 
 def test_these_are_built_in() -> None:
-    assert tuple(builtin_recipes()) == NAMES
+    assert sorted(builtin_recipes()) == sorted((*NAMES, *(f"{base}-{task}" for base in FAMILIES for task in TASKS)))
+
+
+@pytest.mark.parametrize("name", [f"{base}-{task}" for base in FAMILIES for task in TASKS])
+def test_a_recipe_names_its_base_and_task(name: str) -> None:
+    recipe = load_recipe(name)
+    base, _, task = name.partition("-")
+    assert {"sd15": "v1-5", "sd21": "2-1", "sdxl": "xl-base"}[base] in recipe.base.model
+    assert (recipe.tuner.kind, recipe.tuner.condition) == (("sc", None) if task == "style" else ("csc", task))
+    sizes = (320, 2.0) if base == "sdxl" and task != "style" else (256, 1.0)  # as the authors made them
+    assert (recipe.tuner.hint_channels, recipe.tuner.hint_width) == sizes
+    assert (recipe.train.optimizer, recipe.train.learning_rate, recipe.train.weight_decay) == ("adamw", 1e-4, 1e-2)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
@@ -124,7 +167,8 @@ def test_a_run_folders_recipe_is_called_after_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [key for key in CHANGED if key not in UNSETTABLE])
 def test_set_reaches_every_key(key: str) -> None:
-    recipe = load_recipe("canny", [f"{key}={CHANGED[key]}"])
+    value = CHANGED[key]
+    recipe = load_recipe("canny", [f"{key}={str(value).lower() if isinstance(value, bool) else value}"])
     assert keys(recipe)[key] == CHANGED[key]
 
 
@@ -134,6 +178,8 @@ def test_set_takes_toml_and_plain_text() -> None:
     assert recipe.samples.prompts == ["a", "b = c"]
     assert recipe.tuner.condition == "hed"
     assert recipe.train.learning_rate == 1e-4
+    options = load_recipe("canny", ["train.optimizer_options.betas=[0.5, 0.6]"]).train.optimizer_options
+    assert options == {"betas": [0.5, 0.6]}
     assert load_recipe("canny", ["data.path=2024-01-31"]).data.path == "2024-01-31"
     assert load_recipe("canny", ["train.steps=3", "train.steps=4"]).train.steps == 4
 
@@ -167,6 +213,30 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         "train.steps=true",
         'train.steps="200"',
         "train.batch_size=0",
+        "train.micro_batch_size=-1",
+        "train.optimizer=adam",
+        "train.optimizer_options=3",
+        "train.schedule_cycles=0",
+        "train.schedule_power=0",
+        "train.tf32=1",
+        "train.prediction=v",
+        "train.noise_offset=2",
+        "train.input_perturbation=-1",
+        "train.timestep_range=[0.5]",
+        "train.timestep_range=[0.5, 0.5]",
+        "train.timestep_range=[0.5, 1.5]",
+        "train.timestep_mean=11",
+        "train.timestep_deviation=0",
+        "train.max_skipped=-1",
+        "base.quantize=int4",
+        "data.hint_dropout=2",
+        "checkpoints.keep=0",
+        "validation.pictures=-1",
+        "validation.every=0",
+        "validation.timesteps=0",
+        'tracking.to=["tensorbord"]',
+        'tracking.to="tensorboard"',
+        "samples.score=2",
         "train.learning_rate=0",
         "train.learning_rate=nan",
         "train.learning_rate=inf",
@@ -213,6 +283,13 @@ def test_the_parts_of_a_recipe_must_agree() -> None:
     assert "tuner.condition: an sc tuner takes no hint" in refusal(["tuner.kind=sc"]).message
     assert "tuner.hint_kernel: an sc tuner" in refusal(["tuner.hint_kernel=3"], "style").message
     assert "tuner.condition: missing" in refusal(["tuner.kind=csc"], "style").message
+    assert "data.hint_dropout: an sc tuner" in refusal(["data.hint_dropout=0.1"], "style").message
+    assert "data.masked_loss: rendered scenes" in refusal(["data.masked_loss=true"]).message
+    impossible = ["train.zero_terminal_snr=true", "train.prediction=epsilon"]
+    assert "train.zero_terminal_snr: noise alone" in refusal(impossible).message
+    assert "train.schedule: schedule-free" in refusal(["train.optimizer=schedule-free"]).message
+    averaged = ["train.optimizer=schedule-free", "train.schedule=constant", "train.ema_decay=0.9"]
+    assert "train.ema_decay: schedule-free" in refusal(averaged).message
     assert "data.path: missing; the base some/base needs" in refusal(["base.model=some/base"]).message
 
 

@@ -2,38 +2,85 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, screen_for
+from scedit_cli.errors import SceditError
+
+if TYPE_CHECKING:
+    from scedit_cli.screen import Screen
 
 
 def train(
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A TOML file, else a built-in recipe's name.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="A TOML file, else a built-in recipe's name.")
+    ] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable.")] = [],
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained, and stop.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, every default filled in.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the result to the hub.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a tuner by a recipe. Built in: canny, depth, seg, color, style.
+    """Train a tuner by a recipe; `--list` shows those that are built in.
 
     \b
     Examples:
       scedit train --recipe canny.toml
       scedit train --recipe canny.toml --set train.steps=1200 --out runs/longer
       scedit train --recipe canny.toml --out runs/longer --resume
-      scedit train --recipe mine.toml --set data.path=dataset --json
+      scedit train --recipe sdxl-depth.toml --set data.path=dataset --set base.model=sdxl.safetensors --dry-run
+      torchrun --nproc-per-node 4 -m scedit_cli train --recipe sd15-canny.toml --set data.path=dataset
     """
-    with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.recipe import load_recipe
+    if list_:
+        return _list(screen_for(json_, quiet, debug))
+    from scedit_cli.recipe import load_recipe
 
-        loaded = load_recipe(recipe, set_)
+    if not recipe:
+        raise SceditError("--recipe is missing", hint="name a file, or one of those that scedit train --list shows")
+    loaded = load_recipe(recipe, set_)
+    if show:
+        return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
+    rank = os.environ.get("RANK", "0")  # among the processes that torchrun starts; the first one speaks for all
+    with screen_for(json_, quiet or rank != "0", debug) as screen:
         from scedit_cli.jobs import train as job
 
-        result = job.train(loaded, out=out, resume=resume, overwrite=overwrite, on_event=screen)
-    screen.result(result.document(), result.summary())
+        try:
+            result = job.train(
+                loaded,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                push_to_hub=push_to_hub,
+                on_event=screen,
+            )
+        except SceditError as error:
+            if rank == "0":
+                raise
+            screen.warn(f"process {rank}: {error}")
+            raise typer.Exit(error.exit_code) from error
+    if result:
+        screen.result(result.document(), result.summary())
+
+
+def _list(screen: Screen) -> None:
+    from scedit_cli.recipe import builtin_recipes, load_recipe
+
+    recipes = []
+    for name, path in builtin_recipes().items():
+        about = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        tuner = load_recipe(path).tuner
+        recipes.append({"name": name, "kind": tuner.kind, "condition": tuner.condition, "about": about})
+    screen.result({"recipes": recipes}, [(each["name"], each["about"]) for each in recipes])

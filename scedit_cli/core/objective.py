@@ -46,14 +46,21 @@ def noise_prediction_loss(
     alphas_cumprod: Tensor,
     prediction_type: str,
     weighting: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Squared error of each sample, averaged over its elements and times `weighting` (B,) if given; (B,).
 
-    Computed in float32 at least, whatever the U-Net answers in.
+    With a `mask` (B, 1, h, w) of values from 0 the average is weighed by it; a sample whose mask is 0 everywhere
+    has a loss of 0. Computed in float32 at least, whatever the U-Net answers in.
     """
     wanted = target(prediction_type, noise, latents, timesteps, alphas_cumprod)
     precision = torch.promote_types(unet_output.dtype, torch.float32)
-    loss = (unet_output.to(precision) - wanted.to(precision)).square().flatten(1).mean(dim=1)
+    errors = (unet_output.to(precision) - wanted.to(precision)).square()
+    if mask is None:
+        loss = errors.flatten(1).mean(dim=1)
+    else:
+        shares = mask.to(errors).expand_as(errors).flatten(1)
+        loss = (errors.flatten(1) * shares).sum(dim=1) / shares.sum(dim=1).clamp(min=torch.finfo(precision).tiny)
     return loss if weighting is None else loss * weighting.to(loss)
 
 

@@ -43,7 +43,7 @@ def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterato
             while True:
                 while len(ahead) <= workers:
                     step = sampler.step + len(ahead)
-                    ahead.append(pool.submit(_load, cache, step, sampler.batch(step)))
+                    ahead.append(pool.submit(load_batch, cache, step, sampler.batch(step)))
                 batch = ahead.popleft().result()
                 sampler.step += 1
                 yield batch
@@ -52,7 +52,8 @@ def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterato
                 future.cancel()
 
 
-def _load(cache: Cache, step: int, indices: list[int]) -> Batch:
+def load_batch(cache: Cache, step: int, indices: list[int]) -> Batch:
+    """These pictures of the cache; what is made of them while training is made as at `step`."""
     return Batch(
         indices=indices,
         moments=cache.moments[torch.tensor(indices)],

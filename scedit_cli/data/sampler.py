@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,21 +12,40 @@ from scedit_cli.errors import SceditError
 
 
 class StatefulSampler:
-    """An endless sequence of batches of indices below `count`.
+    """An endless sequence of batches of `indices` (those below `indices`, where it is a number).
 
     The epochs' shuffles, one after the other, are cut into batches of `batch_size`, so every batch is full, a batch may
-    span epochs, and within an epoch every index comes once. Batch k is a function of (count, batch_size, seed, k)
-    alone: its whole state is `step`, the number of batches given out.
+    span epochs, and within an epoch every index comes once. With `groups`, every batch is of one group (pictures of
+    one size): each group has shuffles of its own, and the groups' batches come in a shuffled order, each group as
+    often as its pictures are many. Batch k is a function of the arguments and k alone: the sampler's whole state is
+    `step`, the number of batches given out.
+
+    Args:
+        groups: the group of each of the `indices`.
+        share: (number, of how many): give out only this process' part of each batch, the parts being as equal as can
+            be and, one after the other, the batch of (0, 1).
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int = 0) -> None:
-        if count < 1 or batch_size < 1:
-            raise ValueError(f"{count} pictures in batches of {batch_size}")
-        self.count = count
+    def __init__(
+        self,
+        indices: int | Sequence[int],
+        batch_size: int,
+        seed: int = 0,
+        groups: Sequence[int] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        every = np.arange(indices) if isinstance(indices, int) else np.asarray(indices)
+        if not len(every) or batch_size < 1:
+            raise ValueError(f"{len(every)} pictures in batches of {batch_size}")
+        self.count = len(every)
         self.batch_size = batch_size
         self.seed = seed
         self.step = 0
-        self._shuffled = lru_cache(maxsize=2)(self._shuffle)  # a batch that spans epochs needs two
+        self.places = part_of(range(batch_size), *share)
+        of = np.zeros(len(every), int) if groups is None else np.asarray(groups)
+        self._members = [every[of == group] for group in np.unique(of)]
+        self._shuffled = lru_cache(maxsize=2 * len(self._members))(self._shuffle)  # a batch may span two epochs
+        self._plan = lru_cache(maxsize=2)(self._order)
 
     @property
     def epoch(self) -> int:
@@ -33,10 +53,16 @@ class StatefulSampler:
         return self.step * self.batch_size // self.count
 
     def batch(self, step: int) -> list[int]:
-        """The indices of batch `step`."""
-        first = step * self.batch_size
-        places = (divmod(place, self.count) for place in range(first, first + self.batch_size))
-        return [int(self._shuffled(epoch)[index]) for epoch, index in places]
+        """This process' indices of batch `step`."""
+        if len(self._members) == 1:
+            group, number = 0, step
+        else:
+            most = (step + len(self._members) + 1) * self.batch_size // self.count + 1
+            epoch = bisect_right(range(most + 1), step, key=lambda epoch: sum(self._made_before(epoch))) - 1
+            group, number = self._plan(epoch)[step - sum(self._made_before(epoch))]
+        members = self._members[group]
+        places = (divmod(number * self.batch_size + place, len(members)) for place in self.places)
+        return [int(members[self._shuffled(group, epoch)[index]]) for epoch, index in places]
 
     def __iter__(self) -> Iterator[list[int]]:
         while True:
@@ -47,7 +73,7 @@ class StatefulSampler:
         return {"count": self.count, "batch_size": self.batch_size, "seed": self.seed, "step": self.step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batch at which `state` was taken.
+        """Go on after the batch at which `state` was taken, by any number of processes.
 
         Raises:
             SceditError: the state is of other data, another batch size or another seed.
@@ -61,5 +87,21 @@ class StatefulSampler:
             raise SceditError(f"the data to resume on is not what it was: {', '.join(changed)}", hint="start a new run")
         self.step = state["step"]
 
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.count)
+    def _made_before(self, epoch: int) -> list[int]:
+        """How many batches of each group come before `epoch`."""
+        return [len(members) * epoch // self.batch_size for members in self._members]
+
+    def _order(self, epoch: int) -> list[tuple[int, int]]:
+        """The batches of `epoch` as (group, number within the group)."""
+        spans = zip(self._made_before(epoch), self._made_before(epoch + 1), strict=True)
+        batches = [(group, number) for group, span in enumerate(spans) for number in range(*span)]
+        np.random.default_rng([self.seed, epoch]).shuffle(batches)
+        return [tuple(map(int, batch)) for batch in batches]
+
+    def _shuffle(self, group: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, group, epoch]).permutation(len(self._members[group]))
+
+
+def part_of(places: range, number: int, parts: int) -> range:
+    """Part `number` of `parts` parts of `places`, which differ in length by one at the most."""
+    return places[len(places) * number // parts : len(places) * (number + 1) // parts]

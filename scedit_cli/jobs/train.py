@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from scedit_cli.base import Base
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import cache_latents_and_text
-from scedit_cli.data.dataset import Dataset
 from scedit_cli.data.rendered import SCENE_KINDS
-from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import setup
-from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
-from scedit_cli.training.interrupts import terminable, undisturbed
-from scedit_cli.training.log import as_lines, draw_curve, read_log, recent_loss
-from scedit_cli.training.material import OnStep
-from scedit_cli.training.previews import Previews
+from scedit_cli.training.hub import check_hub, upload, write_card
+from scedit_cli.training.interrupts import terminable
+from scedit_cli.training.log import last_value, recent_loss
+from scedit_cli.training.loop import Loop, Told
+from scedit_cli.training.preflight import Preflight, look_ahead
+from scedit_cli.training.processes import Processes
 from scedit_cli.training.runs import Run, choose_run, claimed
 from scedit_cli.training.score import Score, control_scores
-from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
-
-_NAMED = 8  # pictures in a sentence
+from scedit_cli.training.trainer import Trainer
+from scedit_cli.training.validation import HeldOut, split
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a run came to. `seconds` are those of the whole command; `images_per_second` counts its training steps
-    alone, and is None where it made none."""
+    alone, and is None where it made none; `waiting_share` of their time they waited for data. `validation_loss` is the
+    last one measured on held-out pictures, and `skipped` the number of steps that fp16 left out."""
 
     run: Path
     tuner: Path
@@ -49,6 +44,13 @@ class TrainResult:
     trainable_parameters: int
     score: Score | None
     resumed_at: int | None
+    waiting_share: float | None = None
+    validation_loss: float | None = None
+    skipped: int = 0
+
+    @property
+    def control_score(self) -> float | None:
+        return self.score.score if self.score else None
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
@@ -61,7 +63,10 @@ class TrainResult:
             "images_per_second": self.images_per_second,
             "loss": self.loss,
             "trainable_parameters": self.trainable_parameters,
-            "control_score": self.score.score if self.score else None,
+            "waiting_share": self.waiting_share,
+            "validation_loss": self.validation_loss,
+            "skipped": self.skipped,
+            "control_score": self.control_score,
             "consistency": {key.rstrip("_"): value for key, value in asdict(self.score).items() if key != "score"}
             if self.score
             else None,
@@ -70,6 +75,8 @@ class TrainResult:
     def summary(self) -> list[tuple[str, str]]:
         """The rows that a person reads."""
         speed = f", {self.images_per_second:.1f} images/s" if self.images_per_second else ""
+        if self.waiting_share is not None:
+            speed += f", {self.waiting_share:.1%} of the time waiting for data"
         minutes, seconds = divmod(round(self.seconds), 60)
         rows = [
             ("run", str(self.run)),
@@ -77,8 +84,12 @@ class TrainResult:
             ("steps", f"{self.steps} in {minutes}:{seconds:02d} min{speed}"),
             ("loss", "unknown" if self.loss is None else f"{self.loss:.4f}"),
         ]
+        if self.validation_loss is not None:
+            rows.append(("held out", f"{self.validation_loss:.4f}"))
+        if self.skipped:
+            rows.append(("skipped", f"{self.skipped} steps whose values fp16 could not hold"))
         if self.score:
-            known = "none to reach" if self.score.score is None else f"{self.score.score:.3f}"
+            known = "none to reach" if self.control_score is None else f"{self.control_score:.3f}"
             rows.append(
                 (
                     "control score",
@@ -95,203 +106,112 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
+    push_to_hub: str | None = None,
     on_event: OnEvent | None = None,
-) -> TrainResult:
-    """Train the tuner that `recipe` describes.
+) -> TrainResult | Preflight | None:
+    """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
 
     Ctrl-C and SIGTERM end it after the step in hand, with a checkpoint from which `resume` goes on bit for bit (on a
-    CPU); what they raise, KeyboardInterrupt or SystemExit(143), passes through.
+    CPU); what they raise, KeyboardInterrupt or SystemExit(143), passes through. The first process alone writes and
+    calls `on_event`, and only there is something returned.
 
     Args:
         out: the run's folder; by default the next free one of runs/NAME, runs/NAME-2, ….
         resume: go on from the newest whole checkpoint of `out`, or of the recipe's last run; without one, from step 0.
         overwrite: replace the run that `out` holds.
+        dry_run: stop before the first step; what has been encoded remains, and the preflight is returned.
+        push_to_hub: a hub repository ("user/name") to upload tuner, recipe, card and samples to.
 
     Raises:
         SceditError: bad input; nothing is written then.
-        WorkFailed: the loss is not a number any more, or memory or disk ran out.
+        WorkFailed: the loss is not a number any more, memory or disk ran out, or another process died.
     """
+    processes = Processes.join()
+    try:
+        with terminable(), setup.tf32(recipe.train.tf32), ExitStack() as stack:
+            told = _told(on_event if processes.is_first else None)
+            if push_to_hub:
+                processes.by_first(lambda: check_hub(push_to_hub))
+            run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
+            if not dry_run:
+                processes.by_first(lambda: stack.enter_context(claimed(run)))
+            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub)
+    finally:
+        processes.leave()
+
+
+def _train(
+    recipe: Recipe,
+    run: Run,
+    processes: Processes,
+    told: Told,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+    push_to_hub: str | None,
+) -> TrainResult | Preflight | None:
     started = time.monotonic()
-    tell = on_event or (lambda event: None)
-    run = choose_run(recipe.name, out, resume, overwrite)
-    with terminable(), claimed(run):
-        base = setup.open_base(recipe)
-        dataset = setup.find_dataset(recipe, base, _progress(tell, "rendering"))
-        if overlong := base.overlong(sorted({item.text for item in dataset.items})):
-            tell(Note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}"))
-        cache = cache_latents_and_text(
-            dataset, base, setup.kinds_read(recipe), _progress(tell, "encoding"), setup.orders(recipe)
+    base = setup.open_base(recipe)
+    dataset = processes.first_on_machine_first(lambda: setup.find_dataset(recipe, base, told.stage("rendering")))
+    if overlong := base.overlong(sorted({item.text for item in dataset.items})):
+        told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
+    weights = setup.picture_weights(dataset)
+    learned, held_out = split(len(dataset), recipe.validation)
+    cache = processes.first_on_machine_first(
+        lambda: cache_latents_and_text(
+            dataset, base, setup.cached_kinds(recipe), told.stage("encoding"), setup.orders(recipe)
         )
-        if overwrite:
+    )
+    tuner = setup.fresh_tuner(recipe, base)
+    trained = (base, tuner, cache, recipe.train, recipe.data)
+    with Trainer(*trained, weights=weights, pictures=learned, processes=processes) as trainer:
+        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes)
+        if dry_run:
+            seconds = trainer.rehearse()
+            return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
+        for name, value in preflight.summary():
+            told.note(f"{name}: {value}")
+        if overwrite and processes.is_first:
             run.clear()
-        tuner = setup.fresh_tuner(recipe, base)
-        with Trainer(base, tuner, cache, dataset.size, recipe.train, recipe.data.caption_dropout) as trainer:
-            session = _Session(recipe, run, dataset, trainer, tell)
-            resumed_at = session.restore() if resume else None
-            session.run_steps()
-        with trainer.averaged():
+        measured = HeldOut(held_out, recipe.validation, processes) if held_out else None
+        loop = Loop(recipe, run, dataset, trainer, told, measured, processes)
+        resumed_at = loop.restore() if resume else None
+        loop.run_steps()
+    with trainer.finished():
+        if processes.is_first:
             save_tuner(tuner, run.tuner, setup.facts(recipe, base, dataset))
-            score = _score(recipe, base, tuner, tell)
-        return TrainResult(
-            run=run.folder,
-            tuner=run.tuner,
-            steps=trainer.step,
-            seconds=time.monotonic() - started,
-            images_per_second=session.images_per_second,
-            loss=recent_loss(run.log),
-            trainable_parameters=sum(parameter.numel() for parameter in tuner.parameters()),
-            score=score,
-            resumed_at=resumed_at,
-        )
+        score = _score(recipe, base, tuner, told) if processes.is_first or processes.shards_base else None
+    if not processes.is_first:
+        return None
+    result = TrainResult(
+        run=run.folder,
+        tuner=run.tuner,
+        steps=trainer.step,
+        seconds=time.monotonic() - started,
+        images_per_second=loop.images_per_second,
+        loss=recent_loss(run.log),
+        trainable_parameters=preflight.trainable_parameters,
+        score=score,
+        resumed_at=resumed_at,
+        waiting_share=loop.waiting_share,
+        validation_loss=last_value(run.log, "validation_loss"),
+        skipped=loop.skipped,
+    )
+    facts = {"trained": f"{result.trainable_parameters:,} parameters"} | dict(result.summary())
+    write_card(run, recipe, base, facts, result.control_score)
+    if push_to_hub:
+        told.note(f"uploaded to {upload(run, push_to_hub)}")
+    return result
 
 
-class _Session:
-    """The loop around the training steps: the log, checkpoints, grids, and what is told of them."""
-
-    def __init__(self, recipe: Recipe, run: Run, dataset: Dataset, trainer: Trainer, tell: OnEvent) -> None:
-        self.recipe, self.run, self.dataset, self.trainer, self.tell = recipe, run, dataset, trainer, tell
-        self.began = 0  # step
-        self.seconds = 0.0  # of training, those of earlier sessions included
-        self.seconds_before = 0.0
-        self.last_loss: float | None = None
-        self._unseen: list[Step] = []  # whose losses have not been looked at
-        self._saved = 0  # step of the last checkpoint
-        self._previews: Previews | None = None
-
-    @property
-    def images_per_second(self) -> float | None:
-        made = (self.trainer.step - self.began) * self.recipe.train.batch_size
-        return made / (self.seconds - self.seconds_before) if made else None
-
-    def restore(self) -> int | None:
-        """Goes back to the newest whole checkpoint; returns its step, None where there is none."""
-        checkpoint, torn = newest_checkpoint(self.run.checkpoints)
-        for sentence in torn:
-            self.tell(Note(sentence))
-        if checkpoint is None:
-            self.tell(Note(f"{self.run.folder} holds no whole checkpoint to resume from: starting at step 0"))
-            return None
-        if checkpoint.step > self.recipe.train.steps:
-            raise SceditError(
-                f"train.steps is {self.recipe.train.steps}, and the run is at step {checkpoint.step} already",
-                hint=f"--set train.steps={checkpoint.step} or more, or start a new run",
-            )
-        self.trainer.restore(checkpoint)
-        self.began = self._saved = checkpoint.step
-        self.seconds = self.seconds_before = checkpoint.state["seconds"]
-        self.tell(Note(f"going on with {self.run.folder} at step {checkpoint.step}"))
-        return checkpoint.step
-
-    def run_steps(self) -> None:
-        """Makes the steps that are missing. Interrupted between two of them, it leaves a checkpoint."""
-        options, base = self.recipe.train, self.trainer.base
-        write_whole(self.run.recipe, self.recipe.to_toml())
-        write_whole(self.run.log, as_lines(read_log(self.run.log, until=self.trainer.step)))
-        move_idle_parts(base, "cpu")
-        with self.run.log.open("a", encoding="utf-8", buffering=1) as log:
-            is_between = True
-            while self.trainer.step < options.steps:
-                try:
-                    with undisturbed():
-                        is_between = False
-                        self._advance(log)
-                        is_between = True
-                    self._tell_step()
-                    self._do_what_is_due()
-                except (KeyboardInterrupt, SystemExit):
-                    if is_between and self._saved < self.trainer.step:
-                        self._save()
-                    raise
-        move_idle_parts(base, base.device)
-        self._draw_curve()
-
-    def _advance(self, log: TextIO) -> None:
-        options = self.recipe.train
-        began = time.perf_counter()
-        step = self.trainer.advance()
-        self._unseen.append(step)
-        is_logged = step.number == options.steps or _is_due(step.number, options.log_every)
-        if is_logged:
-            self._look()
-        self.seconds += time.perf_counter() - began
-        if is_logged:
-            line = {"step": step.number, "loss": self.last_loss, "learning_rate": step.learning_rate}
-            log.write(as_lines([line | {"seconds": round(self.seconds, 3)}]))
-
-    def _do_what_is_due(self) -> None:
-        """A checkpoint or a grid, where the recipe wants them after this step."""
-        step = self.trainer.step
-        is_last = step == self.recipe.train.steps
-        if is_last or _is_due(step, self.recipe.train.checkpoint_every):
-            self._save()
-            self._draw_curve()
-        if self.recipe.samples.every and (is_last or _is_due(step, self.recipe.samples.every)):
-            self._draw_samples()
-
-    def _look(self) -> None:
-        """Waits for the losses of the steps since the last look.
-
-        Raises:
-            WorkFailed: one is not a number.
-        """
-        for step in self._unseen:
-            losses = step.losses.cpu()
-            if not losses.isfinite().all():
-                raise self._lost(step, losses)
-            self.last_loss = losses.mean().item()
-        self._unseen.clear()
-
-    def _lost(self, step: Step, losses: Tensor) -> WorkFailed:
-        bad = [index for index, loss in zip(step.indices, losses, strict=True) if not loss.isfinite()]
-        names = [self.dataset.items[index].image.name for index in bad[:_NAMED]]
-        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        go_on = f", and go on from step {self._saved} by --resume" if self._saved else ""
-        return WorkFailed(
-            f"the loss of step {step.number} is not a number (NaN or Inf), on {', '.join(names)}{more}",
-            hint=f"look at these pictures, lower train.learning_rate or take train.precision = fp32{go_on}",
-        )
-
-    def _tell_step(self) -> None:
-        loss = {} if self.last_loss is None else {"loss": self.last_loss}
-        values = loss | {"images/s": self.images_per_second}
-        self.tell(Progress("training", self.trainer.step, self.recipe.train.steps, values))
-
-    def _save(self) -> None:
-        with undisturbed():
-            self._look()  # weights that are lost are not kept
-            checkpoint = self.trainer.checkpoint()
-            state = checkpoint.state | {"seconds": self.seconds}
-            save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state))
-            self._saved = checkpoint.step
-
-    def _draw_samples(self) -> None:
-        base, recipe = self.trainer.base, self.recipe
-        move_idle_parts(base, base.device)
-        self._previews = self._previews or Previews(base, setup.examples(recipe, self.dataset), recipe.samples)
-        with self.trainer.averaged():
-            grid = self._previews.draw(self.trainer.edits, _progress(self.tell, "samples"))
-        move_idle_parts(base, "cpu")
-        buffer = io.BytesIO()
-        grid.save(buffer, "PNG")
-        write_whole(self.run.samples / f"step-{self.trainer.step:06d}.png", buffer.getvalue())
-
-    def _draw_curve(self) -> None:
-        if lines := read_log(self.run.log):
-            steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
-            title = f"{self.recipe.name}: {self.trainer.tuner} on {Path(self.trainer.base.name).name}"
-            draw_curve(self.run.curve, steps, losses, title)
+def _told(on_event: OnEvent | None) -> Told:
+    tell = on_event or (lambda event: None)
+    return Told(lambda *of_progress: tell(Progress(*of_progress)), lambda text: tell(Note(text)))
 
 
-def _score(recipe: Recipe, base: Base, tuner: Tuner, tell: OnEvent) -> Score | None:
+def _score(recipe: Recipe, base: Base, tuner: Tuner, told: Told) -> Score | None:
     scenes, kind = recipe.score.scenes, tuner.condition
     if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED:
         return None
-    return control_scores(base, [tuner], scenes=scenes, on_step=_progress(tell, "control score"))[kind]
-
-
-def _progress(tell: OnEvent, stage: str) -> OnStep:
-    return lambda done, total: tell(Progress(stage, done, total))
-
-
-def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return control_scores(base, [tuner], scenes=scenes, on_step=told.stage("control score"))[kind]

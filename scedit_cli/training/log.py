@@ -14,7 +14,7 @@ from scedit_cli.files import write_whole
 if TYPE_CHECKING:
     import numpy as np
 
-_RAW, _SMOOTH = "#9db4d6", "#1f4e9c"
+_RAW, _SMOOTH, _HELD_OUT = "#9db4d6", "#1f4e9c", "#c8553d"
 
 
 def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
@@ -33,16 +33,23 @@ def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
 
 def recent_loss(path: Path, count: int = 50) -> float | None:
     """The mean of the last `count` losses logged, None where there are none."""
-    losses = [line["loss"] for line in read_log(path)][-count:]
+    losses = [line["loss"] for line in read_log(path) if line["loss"] is not None][-count:]
     return sum(losses) / len(losses) if losses else None
+
+
+def last_value(path: Path, name: str) -> Any:
+    """What the log's last line that has `name` says of it, None where none has."""
+    values = [line[name] for line in read_log(path) if name in line]
+    return values[-1] if values else None
 
 
 def as_lines(entries: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(entry) + "\n" for entry in entries)
 
 
-def draw_curve(path: Path, steps: Sequence[int], losses: Sequence[float], title: str) -> None:
-    """Writes the loss over the steps as a picture, the values faint and their trend strong."""
+def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
+    """Writes the loss over the steps of a log's lines as a picture, the values faint and their trend strong, and over
+    it the loss on held-out pictures, where they have one. Without a loss nothing is drawn."""
     import numpy as np
 
     # On its first import matplotlib looks at all fonts there are, and says so in the middle of the progress.
@@ -50,12 +57,20 @@ def draw_curve(path: Path, steps: Sequence[int], losses: Sequence[float], title:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    raw = np.asarray(losses)
+    known = [line for line in lines if line["loss"] is not None]
+    if not known:
+        return
+    steps, raw = [line["step"] for line in known], np.asarray([line["loss"] for line in known])
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(steps, raw, color=_RAW, linewidth=0.8, alpha=0.7, marker="." if len(raw) == 1 else None)
     axes.plot(steps, smoothed(raw), color=_SMOOTH, linewidth=2.0)
+    held_out = [(line["step"], line["validation_loss"]) for line in known if "validation_loss" in line]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=1.5, marker="o", label="held-out pictures")
+        axes.legend(frameon=False)
+        raw = np.concatenate([raw, [loss for _, loss in held_out]])
     low, high = np.percentile(raw, (0.5, 99.5))  # a few outliers must not flatten the curve
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from scedit_cli import conditions
 from scedit_cli.base import Base
 from scedit_cli.core.attach import Attachment
 from scedit_cli.data.rendered import Example
 from scedit_cli.recipe import SamplesSection
-from scedit_cli.sampling import grid, sample, to_hints
+from scedit_cli.sampling import grid, sample, to_hints, to_pictures, to_tensor
 from scedit_cli.training.material import OnStep, part_of
 
 
@@ -22,7 +23,9 @@ class Previews:
     base: Base
     examples: Sequence[Example]
     options: SamplesSection
+    score: float | None = None  # the control score of the grid drawn last, where it can be measured
     _without: list[Image.Image] | None = None
+    _bounds: tuple[list[float], list[float]] | None = None  # consistencies without the tuner, and of what is real
 
     def draw(self, edits: Attachment, on_step: OnStep | None = None) -> Image.Image:
         """The grid with the one tuner of `edits` as it is now; `on_step` is called with (denoising steps, of how
@@ -38,7 +41,27 @@ class Previews:
             [*shown.conditions.values(), without, tuned, shown.image]
             for shown, without, tuned in zip(self.examples, self._without, with_, strict=True)
         ]
-        return grid(rows, [*kinds, "without the tuner", "with it", "reference"], self._prompts)
+        self.score = self._control_score(with_)
+        scored = "" if self.score is None else f" (control score {self.score:.2f})"
+        return grid(rows, [*kinds, "without the tuner", f"with it{scored}", "reference"], self._prompts)
+
+    def _control_score(self, pictures: Sequence[Image.Image]) -> float | None:
+        kind = next(iter(self.examples[0].conditions), None)
+        if not self.options.score or kind not in conditions.MEASURES:
+            return None
+        annotator = conditions.scene_annotator(kind) if self.base.family == "scenes" else None
+        if conditions.find(kind).annotator(annotator).weights:
+            return None
+        wanted = [shown.conditions[kind] for shown in self.examples]
+
+        def follows(made: Sequence[Image.Image]) -> list[float]:
+            return conditions.consistencies(kind, made, wanted, annotator)
+
+        if self._bounds is None:
+            moments = [self.base.encode_images(to_tensor([shown.image])) for shown in self.examples]
+            real = [to_pictures(self.base.decode(self.base.latents_from(each)))[0] for each in moments]
+            self._bounds = follows(self._without), follows(real)
+        return conditions.control_score(follows(pictures), *self._bounds)
 
     @property
     def _prompts(self) -> list[str]:
@@ -46,19 +69,23 @@ class Previews:
         return [given[number % len(given)] for number in range(len(self.examples))]
 
     def _sample(self, edits: Attachment, on_step: OnStep | None) -> list[Image.Image]:
-        width, height = self.examples[0].image.size
-        return sample(
-            self.base,
-            self._prompts,
-            attachment=edits,
-            hints={
-                kind: to_hints(kind, [shown.conditions[kind] for shown in self.examples])
-                for kind in self.examples[0].conditions
-            },
-            seeds=[self.options.seed + number for number in range(len(self.examples))],
-            steps=self.options.steps,
-            guidance=self.options.guidance,
-            height=height,
-            width=width,
-            on_step=on_step,
-        )
+        """A picture for each example, those of one size together."""
+        sizes = [shown.image.size for shown in self.examples]
+        pictures: dict[int, Image.Image] = {}
+        for part, (width, height) in enumerate(dict.fromkeys(sizes)):
+            places = [place for place, size in enumerate(sizes) if size == (width, height)]
+            shown = [self.examples[place] for place in places]
+            made = sample(
+                self.base,
+                [self._prompts[place] for place in places],
+                attachment=edits,
+                hints={kind: to_hints(kind, [each.conditions[kind] for each in shown]) for kind in shown[0].conditions},
+                seeds=[self.options.seed + place for place in places],
+                steps=self.options.steps,
+                guidance=self.options.guidance,
+                height=height,
+                width=width,
+                on_step=part_of(on_step, part, len(set(sizes))),
+            )
+            pictures |= zip(places, made, strict=True)
+        return [pictures[place] for place in range(len(sizes))]

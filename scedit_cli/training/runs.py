@@ -52,8 +52,17 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def card(self) -> Path:
+        return self.folder / "README.md"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
     def _parts(self) -> tuple[Path, ...]:
-        return self.tuner, self.recipe, self.log, self.curve, self.samples, self.checkpoints
+        files = self.tuner, self.recipe, self.log, self.curve, self.card
+        return *files, self.samples, self.checkpoints, self.tensorboard
 
     @property
     def is_begun(self) -> bool:

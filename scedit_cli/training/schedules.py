@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+_NAMES = {"constant": "constant_with_warmup", "cosine-restarts": "cosine_with_restarts"}  # others are diffusers' own
 
-def learning_rate_factor(schedule: str, step: int, steps: int, warmup: int) -> float:
-    """What the learning rate is multiplied with at `step` of `steps`, counted from 0; never 0.
 
-    It rises in `warmup` equal parts to 1, then stays ("constant"), or falls along half a cosine or a straight line.
+def learning_rate_factor(
+    schedule: str, steps: int, warmup: int, cycles: int = 1, power: float = 1.0, learning_rate: float = 1.0
+) -> Callable[[int], float]:
+    """What the learning rate is multiplied with, as a function of the step, counted from 0: diffusers' schedules,
+    begun one step in, so that the first step learns something too.
+
+    Args:
+        schedule: "constant", "linear", "cosine", "cosine-restarts" or "polynomial".
+        warmup: steps in which it first rises to 1, in equal parts.
+        cycles: of cosine-restarts.
+        power: of polynomial, which ends at 1e-7 of no unit: it has to know the `learning_rate`.
     """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1 - progress if schedule == "linear" else 1.0
+    from diffusers.optimization import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
+    made = get_scheduler(
+        _NAMES.get(schedule, schedule),
+        optimizer,
+        num_warmup_steps=warmup + 1,
+        num_training_steps=steps + 1,
+        num_cycles=cycles,
+        power=power,
+    )
+    return lambda step: made.lr_lambdas[0](step + 1)
 
 
-def draw_timesteps(how: str, count: int, total: int, shift: float, generator: torch.Generator) -> Tensor:
+def draw_timesteps(
+    how: str,
+    count: int,
+    total: int,
+    generator: torch.Generator,
+    *,
+    shift: float = 3.0,
+    mean: float = 0.0,
+    deviation: float = 1.0,
+    between: Sequence[float] = (0.0, 1.0),
+) -> Tensor:
     """`count` timesteps in [0, total), where higher is noisier; int64, (count,).
 
     Args:
-        how: "uniform"; "logit-normal", most in the middle (Esser et al. 2024, arXiv 2403.03206, section 3.1); or
-            "shifted", t' = s·t / (1 + (s - 1)·t) of a uniform t in [0, 1) (the same paper's equation 23), which a
-            `shift` s above 1 makes noisier.
+        how: "uniform"; "logit-normal", the sigmoid of a normal variable of this `mean` and `deviation`, most in the
+            middle (Esser et al. 2024, arXiv 2403.03206, section 3.1); or "shifted", t' = s·t / (1 + (s - 1)·t) of a
+            uniform t in [0, 1) (the same paper's equation 23), which a `shift` s above 1 makes noisier.
+        between: the part of the timesteps that is drawn from, as shares of `total`.
     """
     if how == "logit-normal":
-        t = torch.sigmoid(torch.randn(count, generator=generator, dtype=torch.float64))
+        normal = torch.randn(count, generator=generator, dtype=torch.float64)
+        t = torch.sigmoid(mean + deviation * normal)
     else:
         t = torch.rand(count, generator=generator, dtype=torch.float64)
     if how == "shifted":
         t = shift * t / (1 + (shift - 1) * t)
-    return (t * total).long().clamp(max=total - 1)
+    low, high = between
+    t = low + (high - low) * t
+    return (t * total).long().clamp(max=max(int(low * total), round(high * total) - 1))

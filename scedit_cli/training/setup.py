@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import Tensor
 
 from scedit_cli.base import Base, load_base
 from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.data.dataset import Dataset, open_dataset
+from scedit_cli.data.dataset import METADATA, Dataset, open_dataset, read_rows
 from scedit_cli.data.rendered import SCENE_KINDS, Example
 from scedit_cli.errors import SceditError
-from scedit_cli.recipe import Recipe
+from scedit_cli.recipe import Recipe, TrainSection
 from scedit_cli.training.material import OnStep, check_dataset, first_pictures, held_out_scenes, rendered_scenes
-from scedit_cli.training.trainer import PRECISIONS
+from scedit_cli.training.trainer import MASK, PRECISIONS
 
-_LAYOUT = torch.channels_last  # a step takes a seventh less on a CPU; no value changes
+_QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's
 
 
 def kinds(recipe: Recipe) -> list[str]:
@@ -56,8 +60,25 @@ def open_base(recipe: Recipe) -> Base:
             f"base.model {base.name}: its U-Net takes {base.unet.config.in_channels} channels, more than latents have",
             hint="name a text-to-image base, not one for inpainting",
         )
-    base.unet.to(memory_format=_LAYOUT)
+    base.unet.to(memory_format=_layout(recipe))
+    _teach(base, recipe.train)
+    if recipe.base.quantize != "none":
+        _quantize(base, recipe.base.quantize)
     return base
+
+
+@contextmanager
+def tf32(is_wanted: bool) -> Iterator[None]:
+    """Within, accelerators that can multiply float32 matrices in TF32 do, or do not."""
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in settings]
+    for each in settings:
+        each.allow_tf32 = is_wanted
+    try:
+        yield
+    finally:
+        for each, value in zip(settings, before, strict=True):
+            each.allow_tf32 = value
 
 
 def find_dataset(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Dataset:
@@ -76,8 +97,31 @@ def find_dataset(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> D
         )
     else:
         dataset = rendered_scenes(data.scenes, data.seed, data.look, wanted, on_step)
-    check_dataset(dataset, base, wanted)
+    check_dataset(dataset, base, cached_kinds(recipe))
     return dataset
+
+
+def cached_kinds(recipe: Recipe) -> list[str]:
+    """The kinds of picture that a step reads beside the latents."""
+    return [*kinds_read(recipe), *([MASK] if recipe.data.masked_loss else [])]
+
+
+def picture_weights(dataset: Dataset) -> Tensor | None:
+    """The weight of each picture's loss, (N,), from the column `weight` of the metadata, where 1 is left out; None
+    where all are 1.
+
+    Raises:
+        SceditError: one is no number from 0.
+    """
+    weights = []
+    for line, row in read_rows(dataset.path):
+        weight = row.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise SceditError(
+                f"{dataset.path / METADATA} line {line}: weight is {weight!r}", hint="it must be a number from 0"
+            )
+        weights.append(float(weight))
+    return None if all(weight == 1 for weight in weights) else torch.tensor(weights)
 
 
 def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
@@ -97,7 +141,7 @@ def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
                 down_ratio=options.down_ratio,
                 in_channels=channels_of(options.condition),
             )
-    return tuner.to(memory_format=_LAYOUT)
+    return tuner.to(memory_format=_layout(recipe))
 
 
 def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
@@ -121,7 +165,40 @@ def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
         "base_fingerprint": base.fingerprint,
         "prediction_type": base.prediction_type,
         "recipe": recipe.to_toml(),
+        "zero_terminal_snr": "true" if recipe.train.zero_terminal_snr else None,
         "steps": str(recipe.train.steps),
         "modelspec.resolution": "x".join(map(str, dataset.size)),
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+def _layout(recipe: Recipe) -> torch.memory_format:
+    return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+
+
+def _teach(base: Base, options: TrainSection) -> None:
+    """Makes the base's scheduler tell what the U-Net is to learn, so that training and samples agree."""
+    changes: dict[str, object] = {}
+    if options.prediction not in ("base", base.prediction_type):
+        changes["prediction_type"] = options.prediction
+    if options.zero_terminal_snr:
+        if changes.get("prediction_type", base.prediction_type) == "epsilon":
+            raise SceditError(
+                f"train.zero_terminal_snr: base {base.name} predicts epsilon, of which pure noise tells nothing",
+                hint='add train.prediction = "v_prediction", or leave zero_terminal_snr out',
+            )
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if changes:
+        base.reschedule(**changes)
+
+
+def _quantize(base: Base, how: str) -> None:
+    """Holds the weights of the U-Net's linear layers in eight bits."""
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise SceditError(
+            f"base.quantize {how} needs torchao, which is not installed", hint="pip install 'scedit-cli[quantize]'"
+        ) from error
+    _ = base.fingerprint  # of the weights as they were
+    quantization.quantize_(base.unet, getattr(quantization, _QUANTIZED[how])())

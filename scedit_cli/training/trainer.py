@@ -2,55 +2,71 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
-from scedit_cli.core.objective import add_noise, min_snr_weights, noise_prediction_loss
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache
-from scedit_cli.data.loader import batches
-from scedit_cli.data.sampler import StatefulSampler
+from scedit_cli.data.loader import Batch, batches
+from scedit_cli.data.sampler import StatefulSampler, part_of
 from scedit_cli.errors import SceditError
-from scedit_cli.recipe import TrainSection
+from scedit_cli.recipe import DataSection, TrainSection
 from scedit_cli.training.checkpoints import Checkpoint
-from scedit_cli.training.schedules import draw_timesteps, learning_rate_factor
+from scedit_cli.training.objective import Draws, Objective, Question
+from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
+from scedit_cli.training.processes import Processes, apart
+from scedit_cli.training.schedules import learning_rate_factor
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MASK = "mask"  # the kind of picture that says where the loss counts
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that was made, the first being number 1. `losses` (B,) are those of the pictures `indices`, on the base's
-    device: looking at them waits for them."""
+    """A step that was made, the first being number 1.
+
+    Attributes:
+        losses: (B,) of the whole batch, 0 where other processes have them, on the base's device: looking waits for it.
+        indices: the pictures of this process, and `places`, where they are in the batch.
+        gradient_norm: before clipping, None where gradients are not clipped.
+        is_skipped: fp16 found values that are not finite, and the weights stayed what they were.
+        waited: seconds in which no data was there.
+    """
 
     number: int
     losses: Tensor
     learning_rate: float
     indices: list[int]
+    places: range
+    gradient_norm: Tensor | None
+    is_skipped: bool
+    waited: float
 
 
 class Trainer:
     """Trains `tuner`, which stays attached to the base until `close`, or the end of a `with` block.
 
     Everything random in step k is drawn on the CPU from the seed and k, so that its state is the weights, the
-    optimizer's moments and the number of steps made.
+    optimizer's state and the number of steps made, for any number of processes.
 
     Args:
-        base: frozen, in the precision to train in. Only its U-Net is called, once per step.
+        base: frozen, in the precision to train in. Only its U-Net is called.
         tuner: float32, on the base's device.
-        cache: the data; it holds hints of the tuner's condition.
-        size: width and height of the pictures in pixels.
+        cache: the data; it holds hints of the tuner's condition, and masks where the loss is masked.
         options: of the optimisation.
-        caption_dropout: share of captions that each step replaces with the empty one.
+        data: what is dropped and masked.
+        weights: of each picture's loss, (N,); all 1 by default.
+        pictures: the indices of `cache` to learn from; all by default.
     """
 
     def __init__(
@@ -58,29 +74,48 @@ class Trainer:
         base: Base,
         tuner: Tuner,
         cache: Cache,
-        size: tuple[int, int],
         options: TrainSection,
-        caption_dropout: float = 0.0,
+        data: DataSection,
+        *,
+        weights: Tensor | None = None,
+        pictures: Sequence[int] | None = None,
+        processes: Processes = Processes(),
     ) -> None:
-        self.base, self.tuner, self.options = base, tuner, options
+        processes.check_batch(options.batch_size)
+        self.base, self.tuner, self.cache, self.options = base, tuner, cache, options
+        self.objective = Objective(base, options)
+        self.device, self._dtype = base.device, base.dtype  # which a U-Net looks up in all of its modules each time
         self.step = 0
-        self.optimizer = torch.optim.AdamW(
-            tuner.parameters(),
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
-            fused=base.device.type in ("cpu", "cuda"),
-        )
+        self.is_whole = True  # whether the weights are those after `step`, and not on their way to the next
+        self.optimizer = make_optimizer(tuner.parameters(), options, base.device)
         self.average = None
         if options.ema_decay:
             self.average = AveragedModel(tuner, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
-        self._width, self._height = size
-        self._caption_dropout = caption_dropout
+        self._data, self._weights, self._processes = data, weights, processes
+        self._pixels = base.pipeline().vae_scale_factor  # to a latent
         self._empty_text = cache.empty_text
-        self._alphas = base.scheduler.alphas_cumprod.to(base.device)
+        self._rate = learning_rate_factor(
+            options.schedule,
+            options.steps,
+            options.warmup,
+            options.schedule_cycles,
+            options.schedule_power,
+            options.learning_rate,
+        )
         self._scaler = torch.amp.GradScaler(base.device.type, enabled=options.precision == "fp16")
-        self._sampler = StatefulSampler(len(cache), options.batch_size, options.seed)
+        pictures = range(len(cache)) if pictures is None else pictures
+        share = (processes.index, processes.count)
+        self._sampler = StatefulSampler(pictures, options.batch_size, options.seed, share=share)
         self._batches = batches(cache, self._sampler)
-        self.edits = attach(base.unet, tuner, memory=options.memory, recompute=options.recompute)
+        # A part of a base that is spread over processes is gathered by hooks that a lean layer would not call.
+        memory = "plain" if processes.shards_base else options.memory
+        self.edits = attach(base.unet, tuner, memory=memory, recompute=options.recompute)
+        if processes.shards_base:
+            _ = base.fingerprint  # of all of its weights
+            processes.shard(base.unet)
+        self._answer = processes.together(_Answer(base, tuner), base.device)
+        if options.compile:
+            base.unet.compile()
 
     def __enter__(self) -> Trainer:
         return self
@@ -90,124 +125,173 @@ class Trainer:
 
     def close(self) -> None:
         self._batches.close()
+        if self.options.compile:
+            self.base.unet._compiled_call_impl = None
         self.edits.detach()
+
+    @property
+    def epoch(self) -> int:
+        """Complete passes over the pictures."""
+        return self._sampler.epoch
 
     def advance(self) -> Step:
         """Makes the next step."""
-        options, device = self.options, self.base.device
-        generator = _generator(options.seed, self.step)
+        began = time.perf_counter()
         batch = next(self._batches)
-        latents = self.base.latents_from(batch.moments, generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = draw_timesteps(
-            options.timesteps, len(latents), len(self._alphas), options.timestep_shift, generator
-        )
-        dropped = torch.rand(len(latents), generator=generator) < self._caption_dropout
-        text = {name: self._dropped(name, values, dropped).to(device) for name, values in batch.text.items()}
-        latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
-        self.edits.set_hints({kind: hints.to(device) for kind, hints in batch.hints.items()} or None)
+        waited = time.perf_counter() - began
+        losses = self._gradients(batch)
+        self.is_whole = False
+        rate, norm, is_skipped = self._update()
+        self.step += 1
+        self.is_whole = True
+        return Step(self.step, losses, rate, batch.indices, self._sampler.places, norm, is_skipped, waited)
 
-        noisy = add_noise(latents, noise, timesteps, self._alphas).to(self.base.dtype)
-        with torch.autocast(device.type, self.base.dtype, enabled=options.precision != "fp32"):
-            arguments = self.base.unet_arguments(text, self._height, self._width)
-            output = self.base.unet(noisy, timesteps, **arguments).sample
-        weights = None
-        if options.loss_weighting == "min-snr":
-            weights = min_snr_weights(timesteps, self._alphas, self.base.prediction_type, options.snr_gamma)
-        losses = noise_prediction_loss(
-            output, noise, latents, timesteps, self._alphas, self.base.prediction_type, weights
-        )
-        self._scaler.scale(losses.mean()).backward()
-        rate = self._update()
-        return Step(self.step, losses.detach(), rate, batch.indices)
+    def rehearse(self) -> float:
+        """Seconds that forward and backward take, of a batch that is lost by it: for a dry run."""
+        batch, seconds = next(self._batches), []
+        for _ in range(2):  # the first one warms up
+            began = time.perf_counter()
+            self._gradients(batch).sum().item()
+            seconds.append(time.perf_counter() - began)
+            self.optimizer.zero_grad()
+        return seconds[-1]
+
+    def answer(self, batch: Batch, asked: Question, text: dict[str, Tensor]) -> Tensor:
+        """What the U-Net says to noisy latents of `batch` (all on the base's device), with the tuner's edits."""
+        device = self.device
+        hints = {kind: hints.to(device) for kind, hints in batch.hints.items() if kind != MASK}
+        self.edits.set_hints(hints or None)
+        height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
+        arguments = self.base.unet_arguments({k: v.to(device) for k, v in text.items()}, height, width)
+        return self._answer(asked.noisy.to(self._dtype), asked.timesteps, arguments)
 
     @contextmanager
-    def averaged(self) -> Iterator[Tuner]:
-        """The tuner, within with its averaged weights if an average is kept."""
-        if self.average is None or not self.average.n_averaged:
-            yield self.tuner
-            return
+    def finished(self) -> Iterator[Tuner]:
+        """The tuner, within with the weights to use: averaged ones, if an average is kept."""
         own = {name: value.clone() for name, value in self.tuner.state_dict().items()}
-        self.tuner.load_state_dict(self.average.module.state_dict())
+        if has_two_modes(self.optimizer):
+            self.optimizer.eval()
+        elif self.average is not None and self.average.n_averaged:
+            self.tuner.load_state_dict(self.average.module.state_dict())
         try:
             yield self.tuner
         finally:
+            if has_two_modes(self.optimizer):
+                self.optimizer.train()
             self.tuner.load_state_dict(own)
 
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs."""
-        moments = self.optimizer.state_dict()["state"]
-        tensors = {
-            "tuner": self.tuner.state_dict(),
-            "optimizer": {f"{index}.{key}": value for index, each in moments.items() for key, value in each.items()},
-        }
-        if self.average is not None:
-            tensors["average"] = self.average.state_dict()
-        tensors = {
-            file: {name: value.detach().cpu().contiguous() for name, value in values.items()}
-            for file, values in tensors.items()
+        tensors, plain = optimizer_state(self.optimizer)
+        modules = {"tuner": self.tuner} | ({"average": self.average} if self.average is not None else {})
+        files = {
+            file: {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+            for file, module in modules.items()
         }
         state = {
             "base_fingerprint": self.base.fingerprint,
             "condition": self.tuner.condition,
-            "sampler": self._sampler.state_dict(),
+            "sampler": self._sampler.state_dict() | {"step": self.step},
+            "epoch": self.epoch,
+            "optimizer": {"name": self.options.optimizer, "state": plain},
             "scaler": self._scaler.state_dict(),
         }
-        return Checkpoint(self.step, tensors, state)
+        return Checkpoint(self.step, files | {"optimizer": tensors}, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on after `checkpoint`; to be called before the first step.
 
         Raises:
-            SceditError: it is of another base, tuner, dataset, batch size or seed.
+            SceditError: it is of another base, tuner, optimizer, dataset, batch size or seed.
         """
-        if checkpoint.state["base_fingerprint"] != self.base.fingerprint:
+        state: dict[str, Any] = checkpoint.state
+        if state["base_fingerprint"] != self.base.fingerprint:
             raise _changed(f"its base is not {self.base.name}")
-        if checkpoint.state["condition"] != self.tuner.condition:
-            raise _changed(f"its tuner.condition is {checkpoint.state['condition']}, not {self.tuner.condition}")
+        if state["condition"] != self.tuner.condition:
+            raise _changed(f"its tuner.condition is {state['condition']}, not {self.tuner.condition}")
         if ("average" in checkpoint.tensors) != (self.average is not None):
             raise _changed("a moving average of its weights (train.ema_decay) cannot begin or end on the way")
+        if state["optimizer"]["name"] != self.options.optimizer:
+            raise _changed(f"its train.optimizer is {state['optimizer']['name']}, not {self.options.optimizer}")
         try:
             self.tuner.load_state_dict(checkpoint.tensors["tuner"])
             if self.average is not None:
                 self.average.load_state_dict(checkpoint.tensors["average"])
         except RuntimeError:
             raise _changed("its tuner is of another kind or other sizes ([tuner])") from None
-        self._sampler.load_state_dict(checkpoint.state["sampler"])
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name, value in checkpoint.tensors["optimizer"].items():
-            index, key = name.split(".")
-            moments[int(index)][key] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        for parameter, state in self.optimizer.state.items():  # the fused step wants its memory laid out alike
-            for key, value in state.items():
-                if value.shape == parameter.shape:
-                    state[key] = torch.empty_like(parameter).copy_(value)
-        self._scaler.load_state_dict(checkpoint.state["scaler"])
+        self._sampler.load_state_dict(state["sampler"])
+        plain = state["optimizer"]["state"]
+        load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], plain, self.options)
+        self._scaler.load_state_dict(state["scaler"])
         self.step = checkpoint.step
 
-    def _update(self) -> float:
-        """The optimizer's step on the gradients at hand; returns its learning rate."""
-        options = self.options
-        rate = options.learning_rate * learning_rate_factor(
-            options.schedule, self.step, options.steps, options.warmup
-        )
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Adds up the gradients of the whole batch's mean loss, part by part; returns what `Step.losses` is."""
+        options, places = self.options, self._sampler.places
+        most = -(-options.batch_size // self._processes.count)
+        parts = -(-most // (options.micro_batch_size or most))  # alike in all processes, which a sharded base needs
+        losses = torch.zeros(options.batch_size, device=self.device)
+        for part in range(parts):
+            of_part = part_of(places, part, parts)
+            is_idle = not of_part  # some other process has a picture more
+            of_part = of_part or places[:1]
+            within = slice(of_part.start - places.start, of_part.stop - places.start)
+            with apart(self._answer, is_last=part == parts - 1):
+                each = self._losses(_cut(batch, within), of_part)
+                # Of what each process has here, the mean over the processes is taken.
+                mean = each.sum() * (0.0 if is_idle else self._processes.count / options.batch_size)
+                self._scaler.scale(mean).backward()
+            if not is_idle:
+                losses[of_part.start : of_part.stop] = each.detach()
+        return losses
+
+    def _losses(self, batch: Batch, places: range) -> Tensor:
+        draws = Draws(self.options.seed, self.step, places, self.options.batch_size)
+        asked = self.objective.ask(self.base.latents_from(batch.moments, draws.of_pictures), draws)
+        without_text = draws.happens(self._data.caption_dropout)
+        text = {name: _where(without_text, self._empty_text[name], values) for name, values in batch.text.items()}
+        if self._data.hint_dropout:
+            black = draws.happens(self._data.hint_dropout)
+            hints = {k: v if k == MASK else _where(black, torch.zeros(()), v) for k, v in batch.hints.items()}
+            batch = replace(batch, hints=hints)
+        mask = None
+        if self._data.masked_loss:
+            shades = batch.hints[MASK].mean(dim=1, keepdim=True)
+            mask = F.adaptive_avg_pool2d(shades, asked.latents.shape[-2:]).to(self.device)
+        weights = None if self._weights is None else self._weights[batch.indices].to(self.device)
+        return self.objective.losses(self.answer(batch, asked, text), asked, weights, mask)
+
+    def _update(self) -> tuple[float, Tensor | None, bool]:
+        """The optimizer's step on the gradients at hand: its learning rate, their norm, and whether it was skipped."""
+        options, norm = self.options, None
+        rate = options.learning_rate * self._rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if options.max_grad_norm:
             self._scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.tuner.parameters(), options.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.tuner.parameters(), options.max_grad_norm)
+        before = self._scaler.get_scale()
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        is_skipped = self._scaler.get_scale() < before
         self.optimizer.zero_grad()
-        if self.average is not None:
+        if self.average is not None and not is_skipped:
             self.average.update_parameters(self.tuner)
-        self.step += 1
-        return rate
+        return rate, norm, is_skipped
 
-    def _dropped(self, name: str, values: Tensor, dropped: Tensor) -> Tensor:
-        mask = dropped.view(-1, *[1] * (values.dim() - 1))
-        return torch.where(mask, self._empty_text[name], values)
+
+class _Answer(nn.Module):
+    """The U-Net's answer as a function of the tuner's weights, which are all that it owns: DDP looks no further."""
+
+    def __init__(self, base: Base, tuner: Tuner) -> None:
+        super().__init__()
+        self.tuner = tuner
+        self._base = base
+        self._device, self._dtype = base.device.type, base.dtype
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, arguments: dict[str, Any]) -> Tensor:
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            return self._base.unet(noisy, timesteps, **arguments).sample
 
 
 def move_idle_parts(base: Base, device: torch.device | str) -> None:
@@ -217,9 +301,18 @@ def move_idle_parts(base: Base, device: torch.device | str) -> None:
             part.to(device)
 
 
-def _generator(seed: int, step: int) -> torch.Generator:
-    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0]))
+def _cut(batch: Batch, within: slice) -> Batch:
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return Batch(**{name: _cut_each(value, within) for name, value in values.items()})
+
+
+def _cut_each(value: Any, within: slice) -> Any:
+    return {key: each[within] for key, each in value.items()} if isinstance(value, dict) else value[within]
+
+
+def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`one` where a picture is chosen (B,), `other` (B, ...) elsewhere."""
+    return torch.where(chosen.view(-1, *[1] * (other.dim() - 1)), one, other)
 
 
 def _changed(what: str) -> SceditError:

@@ -45,3 +45,45 @@ def test_a_state_of_other_data_is_refused():
     state = StatefulSampler(11, 3, seed=5).state_dict()
     with pytest.raises(SceditError, match="count was 11 and is 12, seed was 5 and is 6"):
         StatefulSampler(12, 3, seed=6).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(5, 2), (8, 3), (3, 3)])
+def test_the_shares_of_a_batch_make_up_the_batch(batch_size, processes):
+    whole = taken(StatefulSampler(11, batch_size, seed=5), 9)
+    shares = [taken(StatefulSampler(11, batch_size, 5, share=(i, processes)), 9) for i in range(processes)]
+    assert [sum(parts, []) for parts in zip(*shares, strict=True)] == whole
+    assert {len(part) for share in shares for part in share} <= {batch_size // processes, -(-batch_size // processes)}
+
+
+def test_another_number_of_processes_goes_on_with_the_same_batches():
+    whole = taken(StatefulSampler(11, 4, seed=5), 6)
+    first = StatefulSampler(11, 4, seed=5)
+    taken(first, 3)
+    second = StatefulSampler(11, 4, seed=5, share=(1, 2))
+    second.load_state_dict(first.state_dict())
+    assert taken(second, 3) == [batch[2:] for batch in whole[3:]]
+
+
+def test_chosen_indices_alone_are_given_out():
+    chosen = [9, 2, 5]
+    assert sorted(chain(*taken(StatefulSampler(chosen, 3, seed=0), 2))) == sorted(2 * chosen)
+
+
+GROUPS = [0] * 7 + [1] * 20 + [2]
+
+
+def test_batches_are_of_one_group_and_every_group_has_its_share():
+    batches = taken(StatefulSampler(28, 4, seed=3, groups=GROUPS), 28)  # 4 epochs of each group
+    assert all(len({GROUPS[index] for index in batch}) == 1 for batch in batches)
+    counts = [list(chain(*batches)).count(index) for index in range(28)]
+    assert counts == [4] * 28
+    order = [GROUPS[batch[0]] for batch in batches]
+    assert order != sorted(order) and order[:7] != order[7:14], "groups come in a shuffled order"
+
+
+@pytest.mark.parametrize("stop", [0, 3, 17])
+def test_groups_resume_too(stop):
+    whole = taken(StatefulSampler(28, 4, seed=3, groups=GROUPS), 30)
+    after = StatefulSampler(28, 4, seed=3, groups=GROUPS)
+    after.load_state_dict(StatefulSampler(28, 4, seed=3).state_dict() | {"step": stop})
+    assert taken(after, 30 - stop) == whole[stop:]

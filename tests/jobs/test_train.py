@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,18 @@ from safetensors.torch import load_file
 from scedit_cli.base import load_base
 from scedit_cli.core.attach import attach
 from scedit_cli.core.weights import load_tuner
+from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.sampler import StatefulSampler
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.recipe import Recipe, load_recipe
-from scedit_cli.training import previews, trainer
+from scedit_cli.training import loop, objective, previews, setup, trainer, validation
 from tests import tiny
 
 PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
+TIMED = ("seconds", "waited", "memory")  # what no two runs have alike
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def files_in(folder: Path) -> set[str]:
 
 def log_of(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -87,7 +90,8 @@ def test_a_run_writes_exactly_these_files(finished):
     parts = ("tuner.safetensors", "optimizer.safetensors", "average.safetensors", "state.json", "manifest.json")
     checkpoints = {f"checkpoints/step-00000{step}/{part}" for step in (2, 4) for part in parts}
     samples = {"samples/step-000003.png", "samples/step-000004.png"}
-    assert files_in(folder) == {"tuner.safetensors", "recipe.toml", "log.jsonl", "loss.png"} | checkpoints | samples
+    files = {"tuner.safetensors", "recipe.toml", "log.jsonl", "loss.png", "README.md", "samples/scores.jsonl"}
+    assert files_in(folder) == files | checkpoints | samples
 
 
 def test_conditions_are_made_while_training(recipe, tmp_path):
@@ -179,8 +183,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, recipe, tmp_path, monkeypat
                 os.kill(os.getpid(), stop)
             return original(*args)
 
-        original = trainer.add_noise
-        monkeypatch.setattr(trainer, "add_noise", add_noise)
+        original = objective.add_noise
+        monkeypatch.setattr(objective, "add_noise", add_noise)
     with pytest.raises(SystemExit if stop == signal.SIGTERM else KeyboardInterrupt) as stopped:
         job.train(recipe(), out=tmp_path / "run", on_event=hear)
     if stop == signal.SIGTERM:
@@ -248,13 +252,13 @@ def test_a_run_is_not_resumed_with_another_recipe(finished, recipe, changes, mes
 
 
 def test_a_loss_that_is_no_number_names_its_pictures(recipe, dataset, tmp_path, monkeypatch):
-    original, calls = trainer.noise_prediction_loss, []
+    original, calls = objective.noise_prediction_loss, []
 
     def loss(*args):
         calls.append(1)
         return original(*args) * torch.tensor([1, float("nan") if len(calls) == 2 else 1, 1, 1])
 
-    monkeypatch.setattr(trainer, "noise_prediction_loss", loss)
+    monkeypatch.setattr(objective, "noise_prediction_loss", loss)
     with pytest.raises(WorkFailed) as failed:
         job.train(recipe(train={"checkpoint_every": 1}), out=tmp_path / "run")
     picture = StatefulSampler(PICTURES, BATCH, 0).batch(1)[1]
@@ -266,7 +270,7 @@ def test_a_loss_that_is_no_number_names_its_pictures(recipe, dataset, tmp_path, 
 
 def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
     """Values that no default has, seen where they act."""
-    seen = {}
+    seen, parts = {}, []
 
     def spy(module, name, key, *picked):
         original = getattr(module, name)
@@ -278,36 +282,111 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, call)
 
     spy(torch.optim, "AdamW", "adamw")
-    spy(trainer, "min_snr_weights", "min-snr", 3)
-    spy(trainer, "draw_timesteps", "timesteps", 0, 1, 3)
+    spy(objective, "min_snr_weights", "min-snr", 3)
+    spy(objective, "draw_timesteps", "timesteps", 0, 1, 4, 5, 6, 7)
     spy(trainer, "StatefulSampler", "sampler", 1, 2)
-    spy(trainer, "attach", "attach")
     spy(torch.nn.utils, "clip_grad_norm_", "clip", 1)
+    monkeypatch.setattr(trainer, "apart", lambda module, is_last: parts.append(is_last) or nullcontext())
+    spy(trainer, "learning_rate_factor", "schedule", 0, 1, 2, 3, 4)
+    spy(validation.HeldOut, "__init__", "held out", 1, 2)
+    spy(setup, "tf32", "tf32", 0)
+    spy(loop, "Trackers", "trackers", 0)
     spy(trainer, "get_ema_multi_avg_fn", "ema", 0)
     spy(previews, "sample", "sample")
+    monkeypatch.setattr(setup, "_quantize", lambda base, how: seen.update(quantize=how))
     wanted = recipe(
+        base={"quantize": "int8"},
+        data={"hint_dropout": 0.5},
+        checkpoints={"keep": 1},
+        validation={"pictures": 2, "every": 2, "timesteps": 3, "seed": 8},
+        tracking={"project": "mine"},
         tuner={"hint_kernel": 3, "hint_width": 0.5, "down_ratio": 0.5},
         train={
             "steps": 3, "batch_size": 2, "learning_rate": 0.004, "weight_decay": 0.3, "warmup": 1, "seed": 11,
             "schedule": "linear", "loss_weighting": "min-snr", "snr_gamma": 2.0, "timesteps": "shifted",
-            "timestep_shift": 7.0, "max_grad_norm": 0.2, "ema_decay": 0.25, "checkpoint_every": 1, "log_every": 2,
+            "timestep_shift": 7.0, "timestep_range": [0.25, 0.75], "timestep_mean": 0.5, "timestep_deviation": 2.0,
+            "noise_offset": 0.1, "input_perturbation": 0.2, "micro_batch_size": 1, "optimizer_options": {"eps": 1e-6},
+            "schedule_cycles": 2, "schedule_power": 3.0, "tf32": False, "prediction": "sample", "max_skipped": 4,
+            "channels_last": False,
+            "max_grad_norm": 0.2, "ema_decay": 0.25, "checkpoint_every": 1, "log_every": 2,
             "precision": "bf16", "memory": "checkpoint", "recompute": "fine",
         },
         samples={"every": 3, "count": 3, "seed": 5, "steps": 1, "guidance": 2.5, "prompts": ["a", "b"]},
     )  # fmt: skip
     job.train(wanted, out=tmp_path / "run")
-    assert (seen["adamw"]["lr"], seen["adamw"]["weight_decay"]) == (0.004, 0.3)
-    assert seen["min-snr"] == [2.0] and seen["timesteps"] == ["shifted", 2, 7.0]
+    assert (seen["adamw"]["lr"], seen["adamw"]["weight_decay"], seen["adamw"]["eps"]) == (0.004, 0.3, 1e-6)
+    assert seen["schedule"] == ["linear", 3, 1, 2, 3.0] and seen["tf32"] == [False] and seen["quantize"] == "int8"
+    assert parts == [False, True] * 3
+    drawn = {"shift": 7.0, "mean": 0.5, "deviation": 2.0, "between": [0.25, 0.75]}
+    held_out, options = seen["held out"]
+    assert len(held_out) == 2 and (options.timesteps, options.seed) == (3, 8)
+    assert seen["trackers"][0].tracking.project == "mine"
+    assert seen["min-snr"] == [2.0] and seen["timesteps"] == ["shifted", 2, *drawn.items()]
     assert seen["sampler"] == [2, 11] and seen["clip"] == [0.2] and seen["ema"] == [0.25]
-    assert seen["attach"] == {"memory": "checkpoint", "recompute": "fine"}
     assert seen["sample"]["seeds"] == [5, 6, 7]
     assert (seen["sample"]["steps"], seen["sample"]["guidance"]) == (1, 2.5)
     assert [line["step"] for line in log_of(tmp_path / "run")] == [2, 3]
     assert [line["learning_rate"] for line in log_of(tmp_path / "run")] == [0.004, 0.002]
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
+    assert [line["step"] for line in log_of(tmp_path / "run") if "validation_loss" in line] == [2, 3]
     tuner = load_tuner(tmp_path / "run")
     assert (tuner.hint_kernel, tuner.hint_widths, tuner.dtype) == (3, (8, 16, 48), torch.float32)
+    assert tuner.metadata["prediction_type"] == "sample"
     assert tuner.hidden == tuple(width // 2 for width in tuner.channels)
+
+
+def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ahead = job.train(recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1}), dry_run=True)
+    assert list(tmp_path.iterdir()) == []
+    document = ahead.document()
+    assert (document["pictures"], document["held_out"], document["steps"]) == (5, 1, 12)
+    assert document["estimated_seconds"] == pytest.approx(12 * document["seconds_per_step"])
+    assert {"base", "tuner", "data", "training", "steps", "time"} == dict(ahead.summary()).keys()
+
+
+def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path, monkeypatch):
+    original, calls = objective.noise_prediction_loss, []
+
+    def loss(*args):
+        calls.append(1)
+        return original(*args) * (float("nan") if len(calls) in (2, 3) or len(calls) > 5 else 1e-3)
+
+    monkeypatch.setattr(objective, "noise_prediction_loss", loss)
+    wanted = recipe(train={"precision": "fp16", "max_skipped": 2, "steps": 20, "checkpoint_every": 5})
+    with pytest.raises(WorkFailed, match="step 8: 3 steps in a row were skipped, the last on 00000") as failed:
+        job.train(wanted, out=tmp_path / "run")
+    assert "from step 5 by --resume" in failed.value.hint
+    lines = log_of(tmp_path / "run")
+    assert [line["step"] for line in lines if line["loss"] is None] == [2, 3, 6, 7]
+    assert lines[4]["skipped"] == 2
+
+
+def test_the_tuner_goes_to_the_hub_where_asked(recipe, tmp_path, monkeypatch):
+    asked, events = [], []
+    monkeypatch.setattr(job, "check_hub", lambda name: asked.append(name))
+    monkeypatch.setattr(job, "upload", lambda run, name: asked.append((run.folder, name)) or "https://hub/me/canny")
+    wanted = recipe(train={"steps": 1})
+    job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", on_event=events.append)
+    assert asked == ["me/canny", (tmp_path / "run", "me/canny")]
+    assert "https://hub/me/canny" in events[-1].text
+
+
+def test_weights_of_pictures_are_read_and_checked(recipe, dataset, tmp_path):
+    folder = tmp_path / "weighed"
+    shutil.copytree(dataset, folder)
+    metadata = folder / "metadata.jsonl"
+    lines = metadata.read_text().splitlines()
+
+    def weigh(weight: float) -> None:
+        metadata.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"weight": weight}), *lines[2:]]))
+
+    weigh(0.5)
+    assert setup.picture_weights(open_dataset(folder)).tolist() == [1, 0.5, 1, 1, 1, 1]
+    assert setup.picture_weights(open_dataset(dataset)) is None
+    weigh(-1)
+    with pytest.raises(SceditError, match="line 2: weight is -1"):
+        job.train(recipe(data={"path": str(folder)}), out=tmp_path / "run")
 
 
 def test_caption_dropout_empties_captions(recipe, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from scedit_cli.training.log import as_lines, draw_curve, read_log, recent_loss, smoothed
+from scedit_cli.training.log import as_lines, draw_curve, last_value, read_log, recent_loss, smoothed
 
 
 def test_a_log_is_read_up_to_a_step_and_without_a_cut_line(tmp_path):
@@ -13,6 +13,7 @@ def test_a_log_is_read_up_to_a_step_and_without_a_cut_line(tmp_path):
     assert read_log(file) == entries
     assert read_log(file, until=2) == entries[:2]
     assert read_log(tmp_path / "none.jsonl") == []
+    assert last_value(file, "loss") == 0.3 and last_value(file, "validation_loss") is None
     assert recent_loss(file, 2) == 0.25 and recent_loss(tmp_path / "none.jsonl") is None
 
 
@@ -26,5 +27,7 @@ def test_the_trend_neither_bends_nor_lags():
 
 def test_a_curve_is_drawn_of_any_length(tmp_path):
     for count in (1, 2, 300):
-        draw_curve(tmp_path / "loss.png", range(1, count + 1), [0.1] * count, "canny")
+        lines = [{"step": step, "loss": 0.1} for step in range(1, count + 1)]
+        lines[-1]["validation_loss"] = 0.2
+        draw_curve(tmp_path / "loss.png", [*lines, {"step": count + 1, "loss": None}], "canny")
         assert Image.open(tmp_path / "loss.png").size == (960, 540)

@@ -1,0 +1,36 @@
+"""Recipes: the TOML files that say what to train, on what, and how. Unknown keys and bad values are told all at once.
+
+>>> recipe = load_recipe("canny.toml", ["train.steps=200"])
+>>> recipe.train.steps
+200
+"""
+
+from scedit_cli.recipe.builtin import builtin_recipes
+from scedit_cli.recipe.reading import load_recipe
+from scedit_cli.recipe.sections import (
+    BaseSection,
+    CheckpointsSection,
+    DataSection,
+    Recipe,
+    SamplesSection,
+    ScoreSection,
+    TrackingSection,
+    TrainSection,
+    TunerSection,
+    ValidationSection,
+)
+
+__all__ = [
+    "BaseSection",
+    "CheckpointsSection",
+    "DataSection",
+    "Recipe",
+    "SamplesSection",
+    "ScoreSection",
+    "TrackingSection",
+    "TrainSection",
+    "TunerSection",
+    "ValidationSection",
+    "builtin_recipes",
+    "load_recipe",
+]

@@ -1,0 +1,83 @@
+"""From a TOML file and the changes on a command line to a recipe."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe.builtin import builtin_recipes
+from scedit_cli.recipe.mistakes import guess
+from scedit_cli.recipe.sections import Recipe
+
+
+def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads the file `name`, else the built-in recipe of that name ("canny.toml" or "canny").
+
+    `overrides` are "section.key=value", the value in TOML's syntax or, failing that, plain text. Relative paths in a
+    recipe are those of the working folder; the recipe returned holds them absolute.
+
+    Raises:
+        SceditError: no such recipe, no TOML, or mistakes in it, all of them told at once.
+    """
+    path = _find(name)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
+    except OSError as error:
+        raise SceditError(f"{path} cannot be read: {error.strerror}", hint="name a file you can read") from None
+    for override in overrides:
+        _override(values, override)
+    for section, key in (("base", "model"), ("data", "path")):
+        _make_absolute(values.get(section), key)
+    recipe = Recipe.from_dict(values, source=str(name))
+    # runs/canny/recipe.toml, the recipe of an earlier run, is called canny.
+    recipe._name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
+    return recipe
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    builtin = builtin_recipes()
+    if path.name == str(path) and path.suffix in ("", ".toml") and path.stem in builtin:
+        return builtin[path.stem]
+    if path.is_dir():
+        raise SceditError(f"{path} is a folder, not a recipe", hint=f"name a file, or one of {', '.join(builtin)}")
+    meant = guess(path.stem, builtin)
+    raise SceditError(f"there is no recipe {name}{meant}", hint=f"name a file, or one of {', '.join(builtin)}")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not equals or not sections or not all((*sections, last)):
+        raise SceditError(f"--set {override}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise SceditError(f"--set {override}: {section} is no section", hint="for example --set train.steps=200")
+    values[last] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """`text` read as a TOML value; what TOML does not read, or reads as a date, is taken as it stands."""
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    value = read.pop("value")
+    return value if not read and isinstance(value, bool | int | float | str | list) else text
+
+
+def _make_absolute(section: Any, key: str) -> None:
+    """A path that exists becomes absolute, so that the resolved recipe runs from any folder; hub ids stay."""
+    value = section.get(key) if isinstance(section, dict) else None
+    if isinstance(value, str) and value != "scenes" and (path := Path(value).expanduser()).exists():
+        section[key] = str(path.resolve())
+
+

@@ -1,0 +1,289 @@
+"""The loop around the training steps: what is logged, kept, shown and measured after which of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+import torch
+
+from scedit_cli.data.dataset import Dataset
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.files import write_whole
+from scedit_cli.recipe import Recipe
+from scedit_cli.training import setup
+from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
+from scedit_cli.training.interrupts import undisturbed
+from scedit_cli.training.log import as_lines, draw_curve, read_log
+from scedit_cli.training.preflight import duration
+from scedit_cli.training.previews import Previews
+from scedit_cli.training.processes import Processes
+from scedit_cli.training.runs import Run
+from scedit_cli.training.trackers import Trackers
+from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
+from scedit_cli.training.validation import HeldOut
+
+_NAMED = 8  # pictures in a sentence
+_WARM = 5  # steps after which the time that is left can be told
+
+
+@dataclass(frozen=True)
+class Told:
+    """How the loop speaks: `progress(stage, step, total, values)` and `note(sentence)`."""
+
+    progress: Callable[[str, int, int, dict[str, float]], None]
+    note: Callable[[str], None]
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        """An `on_step` that tells of this stage."""
+        return lambda done, total: self.progress(name, done, total, {})
+
+
+class Loop:
+    """Makes the steps of `recipe` with `trainer`, and writes the run's folder where this process is the first one."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        dataset: Dataset,
+        trainer: Trainer,
+        told: Told,
+        held_out: HeldOut | None = None,
+        processes: Processes = Processes(),
+    ) -> None:
+        self.recipe, self.run, self.dataset, self.trainer, self.told = recipe, run, dataset, trainer, told
+        self.held_out, self.processes = held_out, processes
+        self.began = 0  # step
+        self.seconds = 0.0  # of training, those of earlier sessions included
+        self.seconds_before = 0.0
+        self.waited = 0.0  # seconds of this session's in which no data was there
+        self.last_loss: float | None = None
+        self.control_score: float | None = None  # of the last grid
+        self.skipped = 0  # steps, by fp16
+        self._skipped_in_a_row = 0
+        self._unseen: list[Step] = []  # whose losses have not been looked at
+        self._saved = 0  # step of the last checkpoint
+        self._previews: Previews | None = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        made = (self.trainer.step - self.began) * self.recipe.train.batch_size
+        return made / (self.seconds - self.seconds_before) if made else None
+
+    @property
+    def waiting_share(self) -> float | None:
+        """The share of this session's time in which steps waited for data."""
+        spent = self.seconds - self.seconds_before
+        return self.waited / spent if spent else None
+
+    def restore(self) -> int | None:
+        """Goes back to the newest whole checkpoint; returns its step, None where there is none."""
+        checkpoint, torn = self.processes.by_first(lambda: newest_checkpoint(self.run.checkpoints))
+        for sentence in torn:
+            self.told.note(sentence)
+        if checkpoint is None:
+            self.told.note(f"{self.run.folder} holds no whole checkpoint to resume from: starting at step 0")
+            return None
+        if checkpoint.step > self.recipe.train.steps:
+            raise SceditError(
+                f"train.steps is {self.recipe.train.steps}, and the run is at step {checkpoint.step} already",
+                hint=f"--set train.steps={checkpoint.step} or more, or start a new run",
+            )
+        self.trainer.restore(checkpoint)
+        self.began = self._saved = checkpoint.step
+        self.seconds = self.seconds_before = checkpoint.state["seconds"]
+        self.skipped, self._skipped_in_a_row = checkpoint.state["skipped"]
+        self.told.note(f"going on with {self.run.folder} at step {checkpoint.step}")
+        return checkpoint.step
+
+    def run_steps(self) -> None:
+        """Makes the steps that are missing. Interrupted between two of them, or left alone by another process, it
+        leaves a checkpoint.
+
+        Raises:
+            WorkFailed: the loss is not a number any more, or another process is gone.
+        """
+        if not self.processes.is_first:
+            return self._make_steps(None, None)
+        write_whole(self.run.recipe, self.recipe.to_toml())
+        write_whole(self.run.log, as_lines(read_log(self.run.log, until=self.trainer.step)))
+        trackers = Trackers(self.recipe, self.run.tensorboard)
+        try:
+            with self.run.log.open("a", encoding="utf-8", buffering=1) as log:
+                self._make_steps(log, trackers)
+        finally:
+            trackers.close()
+        self._draw_curve()
+
+    def _make_steps(self, log: TextIO | None, trackers: Trackers | None) -> None:
+        base, steps = self.trainer.base, self.recipe.train.steps
+        move_idle_parts(base, "cpu")
+        while self.trainer.step < steps:
+            try:
+                with undisturbed():
+                    self._advance(log, trackers)
+                self._do_what_is_due(trackers)
+            except (KeyboardInterrupt, SystemExit):
+                self._rescue()
+                raise
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                if self.processes.count == 1:
+                    raise
+                raise self._left_alone(error) from error
+        move_idle_parts(base, base.device)
+
+    def _advance(self, log: TextIO | None, trackers: Trackers | None) -> None:
+        options, began = self.recipe.train, time.perf_counter()
+        step = self.trainer.advance()
+        self._unseen.append(step)
+        self.waited += step.waited
+        self.skipped += step.is_skipped
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if step.is_skipped else 0
+        if self._skipped_in_a_row > options.max_skipped:
+            raise self._lost(step, f"{self._skipped_in_a_row} steps in a row were skipped, the last on", step.indices)
+        is_measured = self.held_out is not None and self._is_due(self.recipe.validation.every)
+        is_logged = is_measured or self._is_due(options.log_every)
+        if is_logged:
+            self._look()
+        self.seconds += time.perf_counter() - began
+        line: dict[str, Any] = {"step": step.number, "loss": self.last_loss, "learning_rate": step.learning_rate}
+        if is_measured:
+            line["validation_loss"] = self.held_out.loss(self.trainer)
+        if is_logged and log and trackers:
+            line |= {"seconds": round(self.seconds, 3), "epoch": self.trainer.epoch, "skipped": self.skipped}
+            if step.gradient_norm is not None:
+                norm = step.gradient_norm.item()
+                line["gradient_norm"] = norm if torch.isfinite(step.gradient_norm) else None
+            line |= {"memory": memory(self.trainer.device), "waited": round(self.waited, 3)}
+            log.write(as_lines([line]))
+            trackers.log(line, step.number)
+        self._tell_step()
+
+    def _do_what_is_due(self, trackers: Trackers | None) -> None:
+        """A checkpoint or a grid, where the recipe wants them after this step."""
+        if self._is_due(self.recipe.train.checkpoint_every):
+            with undisturbed():
+                self._look()  # weights that are lost are not kept
+                self._save()
+                self._draw_curve()
+        is_drawing = self.processes.is_first or self.processes.shards_base
+        if is_drawing and self.recipe.samples.every and self._is_due(self.recipe.samples.every):
+            self._draw_samples(trackers)
+
+    def _is_due(self, every: int) -> bool:
+        step = self.trainer.step
+        return step == self.recipe.train.steps or every > 0 and step % every == 0
+
+    def _look(self) -> None:
+        """Waits for the losses of the steps since the last look, of all processes.
+
+        Raises:
+            WorkFailed: one is not a number, and fp16's scaling has not skipped it.
+        """
+        if not self._unseen:
+            return
+        every = self.processes.sum(torch.stack([step.losses for step in self._unseen])).cpu()
+        for step, losses in zip(self._unseen, every, strict=True):
+            if losses.isfinite().all():
+                self.last_loss = losses.mean().item()
+            elif not step.is_skipped:
+                own = losses[step.places.start : step.places.stop].isfinite()
+                bad = [index for index, is_fine in zip(step.indices, own, strict=True) if not is_fine]
+                raise self._lost(step, "the loss is not a number (NaN or Inf), on", bad)
+            else:
+                self.last_loss = None
+        self._unseen.clear()
+
+    def _lost(self, step: Step, what: str, indices: list[int]) -> WorkFailed:
+        names = [self.dataset.items[index].image.name for index in indices[:_NAMED]]
+        more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
+        where = ", ".join(names) + more if names else "pictures of another process"
+        go_on = f", and go on from step {self._saved} by --resume" if self._saved else ""
+        return WorkFailed(
+            f"step {step.number}: {what} {where}",
+            hint=f"look at these pictures, lower train.learning_rate or take train.precision = fp32{go_on}",
+        )
+
+    def _tell_step(self) -> None:
+        speed, waiting = self.images_per_second, self.waiting_share
+        values = {
+            "loss": self.last_loss,
+            "images/s": speed,
+            "GiB": memory(self.trainer.device) / 2**30,
+            "waiting %": None if waiting is None else 100 * waiting,
+        }
+        step, steps = self.trainer.step, self.recipe.train.steps
+        shown = {name: value for name, value in values.items() if value is not None}
+        self.told.progress("training", step, steps, shown)
+        if step == self.began + _WARM and steps - step > _WARM and speed:
+            seconds = self.recipe.train.batch_size / speed
+            self.told.note(f"about {duration(seconds * (steps - step))} to go, {seconds:.3g} s a step")
+
+    def _save(self) -> None:
+        """Writes a checkpoint, by the first process."""
+        if self.processes.is_first:
+            checkpoint = self.trainer.checkpoint()
+            state = checkpoint.state | {"seconds": self.seconds, "skipped": [self.skipped, self._skipped_in_a_row]}
+            save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state), self.recipe.checkpoints.keep)
+        self._saved = self.trainer.step
+
+    def _rescue(self) -> None:
+        """A checkpoint outside its time, unless weights or losses are lost; no other process need be there."""
+        if self.trainer.is_whole and self._saved < self.trainer.step:
+            with undisturbed():
+                if all(step.losses.isfinite().all() for step in self._unseen):
+                    self._save()
+
+    def _left_alone(self, error: RuntimeError) -> WorkFailed:
+        self._rescue()
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        return WorkFailed(
+            f"after step {self.trainer.step} of {self.processes.count} processes together: {reason}",
+            hint=f"one of them is gone or cannot be reached; --resume goes on from step {self._saved}",
+        )
+
+    def _draw_samples(self, trackers: Trackers | None) -> None:
+        base, recipe, step = self.trainer.base, self.recipe, self.trainer.step
+        move_idle_parts(base, base.device)
+        self._previews = self._previews or Previews(base, setup.examples(recipe, self.dataset), recipe.samples)
+        with self.trainer.finished():
+            grid = self._previews.draw(self.trainer.edits, self.told.stage("samples"))
+        move_idle_parts(base, "cpu")
+        if not trackers:
+            return
+        buffer = io.BytesIO()
+        grid.save(buffer, "PNG")
+        write_whole(self.run.samples / f"step-{step:06d}.png", buffer.getvalue())
+        trackers.show("samples", grid, step)
+        self.control_score = self._previews.score
+        if self.control_score is not None:
+            with (self.run.samples / "scores.jsonl").open("a", encoding="utf-8") as scores:
+                scores.write(json.dumps({"step": step, "control_score": self.control_score}) + "\n")
+            trackers.log({"control_score": self.control_score}, step)
+
+    def _draw_curve(self) -> None:
+        if self.processes.is_first:
+            title = f"{self.recipe.name}: {self.trainer.tuner} on {Path(self.trainer.base.name).name}"
+            draw_curve(self.run.curve, read_log(self.run.log), title)
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
+    if device.type == "cpu":
+        return _this_process().memory_info().rss
+    return torch.accelerator.max_memory_allocated(device)
+
+
+@cache
+def _this_process() -> psutil.Process:
+    return psutil.Process()

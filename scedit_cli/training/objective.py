@@ -1,0 +1,111 @@
+"""What one step asks of the U-Net: latents with noise at drawn timesteps, and the loss of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scedit_cli.base import Base
+from scedit_cli.core.objective import add_noise, min_snr_weights, noise_prediction_loss
+from scedit_cli.recipe import TrainSection
+from scedit_cli.training.schedules import draw_timesteps
+
+
+class Draws:
+    """What is random in a step, for the pictures at `places` of its batch of `batch_size`.
+
+    Drawn on the CPU from the seed, the step and a picture's place alone, so that a picture gets the same noise
+    whichever process and part it falls to.
+    """
+
+    def __init__(self, seed: int, step: int, places: Sequence[int], batch_size: int) -> None:
+        self.of_pictures = [generator_of(seed, step, place) for place in places]
+        self._of_step = generator_of(seed, step)
+        self._places = torch.tensor(places)
+        self._batch_size = batch_size
+
+    def happens(self, share: float) -> Tensor:
+        """Which of the pictures are among this share of all, (B,) bool."""
+        return torch.rand(self._batch_size, generator=self._of_step)[self._places] < share
+
+    def timesteps(self, total: int, options: TrainSection) -> Tensor:
+        """Timesteps in [0, total), (B,)."""
+        drawn = draw_timesteps(
+            options.timesteps,
+            self._batch_size,
+            total,
+            self._of_step,
+            shift=options.timestep_shift,
+            mean=options.timestep_mean,
+            deviation=options.timestep_deviation,
+            between=options.timestep_range,
+        )
+        return drawn[self._places]
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal values, (B, *shape)."""
+        return torch.stack([torch.randn(shape, generator=generator) for generator in self.of_pictures])
+
+
+@dataclass(frozen=True)
+class Question:
+    """Noisy latents (B, C, h, w) and what is known of them, on the base's device."""
+
+    noisy: Tensor
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
+class Objective:
+    """The noise-prediction loss that a recipe describes, on a base that it has been opened for."""
+
+    def __init__(self, base: Base, options: TrainSection) -> None:
+        self.options = options
+        self.prediction_type = base.prediction_type
+        # Not the scheduler's alphas_cumprod: where those end at 0, Euler's end at a small value instead.
+        self.alphas = (1 - base.scheduler.betas).cumprod(0).to(base.device)
+
+    def ask(self, latents: Tensor, draws: Draws) -> Question:
+        """Latents (B, C, h, w) on the CPU with the noise of `draws`."""
+        noise = draws.normal(latents.shape[1:])
+        timesteps = draws.timesteps(len(self.alphas), self.options)
+        if self.options.noise_offset:  # https://www.crosslabs.org/blog/diffusion-with-offset-noise
+            noise = noise + self.options.noise_offset * draws.normal((latents.shape[1], 1, 1))
+        seen = noise
+        if self.options.input_perturbation:  # Ning et al. 2023, arXiv 2301.11706
+            seen = noise + self.options.input_perturbation * draws.normal(latents.shape[1:])
+        return self.noised(latents, noise, timesteps, seen)
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, seen: Tensor | None = None) -> Question:
+        """The question with this noise, or with that `seen` in its place, which the answer does not know of."""
+        latents, noise, timesteps = (each.to(self.alphas.device) for each in (latents, noise, timesteps))
+        seen = noise if seen is None else seen.to(self.alphas.device)
+        return Question(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps)
+
+    def losses(
+        self, answer: Tensor, asked: Question, weights: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of each picture, (B,), as the recipe weighs it; times `weights` (B,), under `mask` (B, 1, h, w)."""
+        if self.options.loss_weighting == "min-snr":
+            by_noise = min_snr_weights(asked.timesteps, self.alphas, self.prediction_type, self.options.snr_gamma)
+            weights = by_noise if weights is None else weights.to(by_noise) * by_noise
+        return self.plain_losses(answer, asked, weights, mask)
+
+    def plain_losses(
+        self, answer: Tensor, asked: Question, weights: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The mean squared error of each picture, (B,), whatever the recipe's weighting by noise level."""
+        return noise_prediction_loss(
+            answer, asked.noise, asked.latents, asked.timesteps, self.alphas, self.prediction_type, weights, mask
+        )
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """A generator on the CPU whose sequence these numbers tell."""
+    mixed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))

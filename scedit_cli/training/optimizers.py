@@ -1,0 +1,97 @@
+"""Optimizers by name, from the libraries that keep them, and their state as tensors and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe import TrainSection
+
+# name -> module, class, the extra that installs it
+_WHERE = {
+    "adamw": ("torch.optim", "AdamW", None),
+    "adamw-8bit": ("bitsandbytes.optim", "AdamW8bit", "8bit"),
+    "prodigy": ("prodigyopt", "Prodigy", "prodigy"),
+    "schedule-free": ("schedulefree", "AdamWScheduleFree", "schedule-free"),
+    "adafactor": ("torch.optim", "Adafactor", None),
+}
+_FUSED_ON = ("cpu", "cuda")
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, device: torch.device):
+    """The optimizer that a recipe names, ready for a step.
+
+    Raises:
+        SceditError: its library is not installed, or it knows no such option.
+    """
+    module, name, extra = _WHERE[options.optimizer]
+    try:
+        kind = getattr(import_module(module), name)
+    except ImportError as error:
+        raise SceditError(
+            f"train.optimizer {options.optimizer} needs {module.partition('.')[0]}, which is not installed",
+            hint=f"pip install 'scedit-cli[{extra}]'",
+        ) from error
+    given: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    if options.optimizer == "adamw":
+        given["fused"] = device.type in _FUSED_ON
+    try:
+        optimizer = kind(parameters, **given | options.optimizer_options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SceditError(
+            f"train.optimizer_options: {name} does not take {options.optimizer_options} ({error})",
+            hint=f"its arguments are those of {module}.{name}",
+        ) from error
+    if has_two_modes(optimizer):
+        optimizer.train()
+    return optimizer
+
+
+def has_two_modes(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the weights to use differ from those that are trained, as schedule-free's do."""
+    return hasattr(optimizer, "eval")
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state as tensors by name, and the rest as what JSON can say, which names them."""
+    tensors: dict[str, Tensor] = {}
+    return tensors, _taken_apart(optimizer.state_dict(), "", tensors)
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any], options: TrainSection
+) -> None:
+    """Goes on from what `optimizer_state` gave; learning rate and weight decay remain those of `options`."""
+    whole = _put_together(plain, tensors)
+    whole["state"] = {int(index): each for index, each in whole["state"].items()}
+    for group in whole["param_groups"]:
+        group |= {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    optimizer.load_state_dict(whole)
+    for parameter, state in optimizer.state.items():  # the fused step wants its memory laid out alike
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {str(key): _taken_apart(each, f"{name}.{key}".lstrip("."), tensors) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_taken_apart(each, f"{name}.{place}", tensors) for place, each in enumerate(value)]
+    return value
+
+
+def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"tensor"}:
+            return tensors[value["tensor"]]
+        return {key: _put_together(each, tensors) for key, each in value.items()}
+    return [_put_together(each, tensors) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,122 @@
+"""What a run is about to do, told before its first step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from scedit_cli.base import Base
+from scedit_cli.core.tuners import Tuner
+from scedit_cli.pipelines import quiet
+from scedit_cli.recipe import Recipe
+from scedit_cli.training.processes import Processes
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run before its first step.
+
+    Attributes:
+        of_controlnet, of_full: `trainable_parameters` as shares of a ControlNet's for this base and of its U-Net's;
+            the first is None where the base can have no ControlNet.
+        epochs: passes over the `pictures` to learn from.
+        seconds_per_step: measured after warm-up, in a dry run alone.
+        estimated_peak_memory: in bytes, where it can be estimated.
+    """
+
+    base: str
+    tuner: str
+    trainable_parameters: int
+    of_controlnet: float | None
+    of_full: float
+    pictures: int
+    held_out: int
+    batch_size: int
+    micro_batch_size: int
+    processes: int
+    base_is_sharded: bool
+    device: str
+    precision: str
+    optimizer: str
+    steps: int
+    epochs: float
+    seconds_per_step: float | None = None
+    estimated_peak_memory: int | None = None
+
+    def document(self) -> dict[str, Any]:
+        """What --json writes."""
+        return asdict(self) | {"estimated_seconds": self.estimated_seconds}
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        return None if self.seconds_per_step is None else self.seconds_per_step * self.steps
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The rows that a person reads."""
+        beside = f"{self.of_full:.2%} of full fine-tuning"
+        if self.of_controlnet is not None:
+            beside = f"{self.of_controlnet:.2%} of a ControlNet's, {beside}"
+        shared = f" by {self.processes} processes" if self.processes > 1 else ""
+        shared += ", each with a part of the base" if self.base_is_sharded else ""
+        parts = f", {self.micro_batch_size} at once" if self.micro_batch_size else ""
+        held_out = f", {self.held_out} more held out" if self.held_out else ""
+        rows = [
+            ("base", self.base),
+            ("tuner", f"{self.tuner}, {self.trainable_parameters:,} parameters: {beside}"),
+            ("data", f"{self.pictures} pictures{held_out}"),
+            ("training", f"{self.optimizer} in {self.precision} on {self.device}{shared}"),
+            ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs"),
+        ]
+        if self.estimated_peak_memory is not None:
+            rows.append(("memory", f"about {self.estimated_peak_memory / 2**30:.1f} GiB at the peak"))
+        if self.seconds_per_step is not None:
+            rows.append(("time", f"about {duration(self.estimated_seconds)}, {self.seconds_per_step:.3g} s a step"))
+        return rows
+
+
+def look_ahead(
+    recipe: Recipe, base: Base, tuner: Tuner, pictures: int, held_out: int, processes: Processes
+) -> Preflight:
+    """What `recipe` comes to with `pictures` to learn from."""
+    options = recipe.train
+    parameters = sum(each.numel() for each in tuner.parameters())
+    controlnet = controlnet_parameters(base)
+    return Preflight(
+        base=f"{base.name} ({base.family}, {base.prediction_type})",
+        tuner=str(tuner),
+        trainable_parameters=parameters,
+        of_controlnet=parameters / controlnet if controlnet else None,
+        of_full=parameters / sum(each.numel() for each in base.unet.parameters()),
+        pictures=pictures,
+        held_out=held_out,
+        batch_size=options.batch_size,
+        micro_batch_size=options.micro_batch_size,
+        processes=processes.count,
+        base_is_sharded=processes.shards_base,
+        device=base.device.type,
+        precision=options.precision,
+        optimizer=options.optimizer,
+        steps=options.steps,
+        epochs=options.steps * options.batch_size / pictures,
+    )
+
+
+def controlnet_parameters(base: Base) -> int | None:
+    """How many parameters a ControlNet for this base has; None where diffusers cannot make one."""
+    from diffusers import ControlNetModel
+
+    try:
+        with quiet(), torch.device("meta"):
+            made = ControlNetModel.from_unet(base.unet, load_weights_from_unet=False)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
+    return sum(each.numel() for each in made.parameters())
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

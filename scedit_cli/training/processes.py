@@ -1,0 +1,141 @@
+"""The processes that train one tuner together, started by `torchrun` or `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from scedit_cli.errors import SceditError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=2)  # how long one process may draw samples or encode while the others wait
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, `index` of `count` in all and `local_index` on its machine. Alone, everything below is free."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+
+    @classmethod
+    def join(cls) -> Processes:
+        """Meets the other processes that the launcher has started, if it has."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+        return cls(state.process_index, state.num_processes, state.local_process_index)
+
+    def leave(self) -> None:
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
+            PartialState._reset_state()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.index == 0
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives in the first process, for all of them. Where it raises there, the others leave quietly."""
+        if self.count == 1:
+            return work()
+        outcome: list = [None, None]
+        failure = None
+        if self.is_first:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                failure, outcome[1] = error, getattr(error, "exit_code", 1)
+        torch.distributed.broadcast_object_list(outcome)
+        if failure:
+            raise failure
+        if outcome[1] is not None:
+            raise SystemExit(outcome[1])
+        return outcome[0]
+
+    def first_on_machine_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives in each process, done on every machine by one process before the others begin."""
+        if self.count == 1:
+            return work()
+        if self.local_index:
+            torch.distributed.barrier()
+        try:
+            return work()
+        finally:
+            if not self.local_index:
+                torch.distributed.barrier()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes of `values`, which may be overwritten."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def together(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """`module`, whose backward gives every process the mean of all gradients."""
+        if self.count == 1:
+            return module
+        places = [torch.cuda.current_device()] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=places, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    @property
+    def shards_base(self) -> bool:
+        """Whether the launcher wants the frozen weights spread over the processes (`accelerate launch --use_fsdp`).
+        Then none of them can call the U-Net without the others."""
+        return self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+    def shard(self, unet: nn.Module) -> None:
+        """Leaves in each process its part of the weights of `unet`; a block gathers its own when it is called. How, is
+        told by accelerate's FSDP2 configuration.
+
+        Raises:
+            SceditError: the configuration is of another version of FSDP.
+        """
+        from accelerate.utils import FullyShardedDataParallelPlugin
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        plugin = FullyShardedDataParallelPlugin()
+        if plugin.fsdp_version != 2:
+            raise SceditError("the base cannot be sharded by FSDP 1", hint="accelerate launch --fsdp_version 2")
+        mesh = init_device_mesh(next(unet.parameters()).device.type, (self.count,))
+        options = {"mesh": mesh, "reshard_after_forward": plugin.reshard_after_forward}
+        if plugin.cpu_offload:
+            options["offload_policy"] = plugin.cpu_offload
+        unet.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+            if block is not None:
+                fully_shard(block, **options)
+        fully_shard(unet, **options)
+
+    def check_batch(self, batch_size: int) -> None:
+        """
+        Raises:
+            SceditError: there are fewer pictures in a batch than there are processes.
+        """
+        if batch_size < self.count:
+            raise SceditError(
+                f"train.batch_size {batch_size} cannot be shared by {self.count} processes",
+                hint=f"it counts the pictures of all processes: {self.count} or more",
+            )
+
+
+def apart(module: nn.Module, is_last: bool):
+    """A context in which backward gathers gradients in this process alone, unless `is_last`."""
+    return nullcontext() if is_last or not hasattr(module, "no_sync") else module.no_sync()

@@ -1,0 +1,55 @@
+"""TensorBoard and Weights & Biases, through accelerate's trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe import Recipe
+
+
+class Trackers:
+    """The trackers that a recipe names, none by default. TensorBoard writes into `folder`.
+
+    Raises:
+        SceditError: one is not installed.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+        here = [str(getattr(kind, "value", kind)) for kind in get_available_trackers()]
+        self._trackers = []
+        for name in recipe.tracking.to:
+            if name not in here:
+                raise SceditError(f"tracking.to: {name} is not installed", hint=f"pip install 'scedit-cli[{name}]'")
+            kind = LOGGER_TYPE_TO_CLASS[name]
+            place = {"logging_dir": folder} if kind.requires_logging_directory else {}
+            tracker = kind(recipe.tracking.project, **place)
+            tracker.start()
+            tracker.store_init_configuration(_flat(recipe))
+            self._trackers.append(tracker)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=step)
+
+    def show(self, name: str, picture: Image.Image, step: int) -> None:
+        for tracker in self._trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: np.asarray(picture)[None]}, step=step, **layout)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Every key of the recipe as "section.key"; what is no number, switch or text, as text."""
+    values = {f"{s}.{key}": each for s, section in recipe.model_dump().items() for key, each in section.items()}
+    return {key: each if isinstance(each, bool | int | float | str) else str(each) for key, each in values.items()}

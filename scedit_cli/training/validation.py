@@ -1,0 +1,67 @@
+"""The loss on pictures that no step learns from, at fixed noise and timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from scedit_cli.data.loader import load_batch
+from scedit_cli.data.sampler import part_of
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe import ValidationSection
+from scedit_cli.training.objective import generator_of
+from scedit_cli.training.processes import Processes
+from scedit_cli.training.trainer import Trainer
+
+
+def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]:
+    """The pictures to learn from and those held out, of `count`; the same for the same `options`.
+
+    Raises:
+        SceditError: none would be left to learn from.
+    """
+    if options.pictures >= count:
+        raise SceditError(
+            f"validation.pictures: {options.pictures} of {count} pictures would be held out",
+            hint="leave some to learn from",
+        )
+    order = np.random.default_rng(options.seed).permutation(count).tolist()
+    return sorted(order[options.pictures :]), sorted(order[: options.pictures])
+
+
+class HeldOut:
+    """Measures a tuner on `pictures` of the trainer's data.
+
+    Every picture has the mean of its latents' distribution, a noise of its own and `options.timesteps` timesteps spread
+    evenly; the loss is the plain squared error, whatever the recipe weighs and drops: it differs between two steps, or
+    two runs on one base and the same pictures, by the weights alone.
+    """
+
+    def __init__(self, pictures: Sequence[int], options: ValidationSection, processes: Processes) -> None:
+        self.pictures, self.options, self._processes = pictures, options, processes
+
+    @torch.no_grad()
+    def loss(self, trainer: Trainer) -> float:
+        """The mean over pictures and timesteps, with the tuner's finished weights; called by all processes at once."""
+        total, device = len(trainer.objective.alphas), trainer.device
+        sum_ = torch.zeros(1, dtype=torch.float64)
+        processes = Processes() if self._processes.shards_base else self._processes  # all call the U-Net alike
+        own = part_of(range(len(self.pictures)), processes.index, processes.count)
+        options = trainer.options
+        at_once = options.micro_batch_size or -(-options.batch_size // processes.count)
+        with trainer.finished():
+            for at in range(own.start, own.stop, at_once):
+                indices = list(self.pictures[at : min(at + at_once, own.stop)])
+                batch = load_batch(trainer.cache, 0, indices)
+                latents = trainer.base.latents_from(batch.moments)
+                noise = [torch.randn(latents.shape[1:], generator=generator_of(self.options.seed, i)) for i in indices]
+                for number in range(self.options.timesteps):
+                    timestep = int((number + 0.5) / self.options.timesteps * total)
+                    timesteps = torch.full((len(indices),), timestep)
+                    asked = trainer.objective.noised(latents, torch.stack(noise), timesteps)
+                    losses = trainer.objective.plain_losses(trainer.answer(batch, asked, batch.text), asked)
+                    sum_ += losses.double().sum().cpu()
+        mean = processes.sum(sum_.to(device)) / (len(self.pictures) * self.options.timesteps)
+        return mean.item()

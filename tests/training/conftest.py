@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from scedit_cli.base import Base, load_base
+from scedit_cli.data.cache import Cache, cache_latents_and_text
+from scedit_cli.data.dataset import Dataset, open_dataset
+from scedit_cli.data.rendered import write_scenes
+from scedit_cli.recipe import Recipe
+from scedit_cli.training import setup
+from scedit_cli.training.trainer import Trainer
+from tests import tiny
+
+PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Dataset:
+    """Scenes of 64 x 64 pixels with their edges."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, PICTURES, size=64, kinds=("canny",))
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    return load_base(tiny.pipeline_folder("sd21"))
+
+
+@pytest.fixture(scope="session")
+def cache(dataset, base) -> Cache:
+    return cache_latents_and_text(dataset, base, ["canny"])
+
+
+@pytest.fixture(scope="session")
+def make_trainer(base, dataset, cache) -> Callable[..., Trainer]:
+    """Makes a trainer of a fresh tuner, always the same one, from options of [train], and `data`'s of [data]."""
+
+    def make(data: dict | None = None, cache: Cache = cache, weights: torch.Tensor | None = None, **options) -> Trainer:
+        plain = {"steps": 4, "batch_size": BATCH, "learning_rate": 0.01}
+        sections = {
+            "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
+            "data": {"path": str(dataset.path), "caption_dropout": 0.3} | (data or {}),
+            "train": plain | options,
+        }
+        recipe = Recipe.from_dict(sections)
+        tuner = setup.fresh_tuner(recipe, base)
+        return Trainer(base, tuner, cache, recipe.train, recipe.data, weights=weights)
+
+    return make

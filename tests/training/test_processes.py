@@ -1,0 +1,127 @@
+"""Two processes on one machine, over gloo: really started, since nothing less shows that they agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from scedit_cli.jobs import train as job
+from scedit_cli.recipe import Recipe, load_recipe
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def recipe(dataset, tmp_path) -> Path:
+    """Batches of five, of which two processes have two pictures and three, those in parts of one and two."""
+    plain = Recipe.from_dict(
+        {
+            "base": {"model": str(tiny.pipeline_folder("sd21"))},
+            "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
+            "data": {"path": str(dataset.path), "caption_dropout": 0.3},
+            "train": {
+                "steps": 3, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "ema_decay": 0.5,
+                "checkpoint_every": 0, "noise_offset": 0.1, "timesteps": "logit-normal",
+            },
+            "samples": {"every": 0},
+            "validation": {"pictures": 1, "every": 3},
+        }
+    )  # fmt: skip
+    file = tmp_path / "together.toml"
+    file.write_text(plain.to_toml())
+    return file
+
+
+def test_two_processes_learn_what_one_does(recipe, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = job.train(load_recipe(recipe), out=one)
+    document, _ = by_two(recipe, two)
+    assert document["steps"] == 3
+    assert document["validation_loss"] == pytest.approx(alone.validation_loss, rel=1e-5)
+    assert document["loss"] == pytest.approx(alone.loss, rel=1e-5)
+    for name in ("tuner", "average"):
+        a, b = (load_file(run / "checkpoints" / "step-000003" / f"{name}.safetensors") for run in (one, two))
+        assert max((a[key].float() - b[key].float()).abs().max().item() for key in a) < 1e-5
+    names = [{path.relative_to(run).as_posix() for path in run.rglob("*")} for run in (one, two)]
+    assert names[0] == names[1]
+
+
+def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
+    run, port = tmp_path / "run", str(free_port())
+    arguments = ["--set", "train.steps=5000", "--out", str(run), "--json"]
+    command = [sys.executable, "-m", "scedit_cli", "train", "--recipe", str(recipe), *arguments]
+    shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    first, second = (
+        subprocess.Popen(
+            command,
+            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in ("0", "1")
+    )
+    while len(logged(run)) < 2:
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.1)
+    second.send_signal(signal.SIGKILL)
+    second.wait()
+    out, _ = first.communicate()
+    error = json.loads(out)["error"]
+    assert first.returncode == 1 and "of 2 processes together" in error["message"]
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert step == len(logged(run)) and f"goes on from step {step}" in error["hint"]
+    resumed = job.train(load_recipe(recipe, [f"train.steps={step + 1}"]), out=run, resume=True)
+    assert (resumed.resumed_at, resumed.steps) == (step, step + 1)
+
+    whole = tmp_path / "whole"
+    job.train(load_recipe(recipe, [f"train.steps={step + 1}"]), out=whole)
+    a, b = (load_file(folder / "tuner.safetensors") for folder in (run, whole))
+    assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
+
+
+def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
+    """By accelerate's FSDP2 configuration, as `accelerate launch --use_fsdp --fsdp_version 2` sets it; with samples and
+    a held-out loss, in which all processes must take part."""
+    sets = ["samples.every=3", "samples.count=1", "samples.steps=1", "train.steps=3"]
+    alone = job.train(load_recipe(recipe, sets), out=tmp_path / "one")
+    document, told = by_two(recipe, tmp_path / "two", sets, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert "2 processes, each with a part of the base" in told
+    assert document["validation_loss"] == pytest.approx(alone.validation_loss, rel=1e-5)
+    a, b = (load_file(tmp_path / run / "tuner.safetensors") for run in ("one", "two"))
+    assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
+    assert (tmp_path / "two" / "samples" / "step-000003.png").exists()
+
+
+def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), **environment: str) -> tuple[dict, str]:
+    """What two processes, started by torchrun, write to stdout and stderr: the first alone speaks, one document."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    options = [word for each in sets for word in ("--set", each)]
+    command = [*launcher, "-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(out), "--json"]
+    answer = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=600)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout), answer.stderr
+
+
+def logged(run: Path) -> list[str]:
+    log = run / "log.jsonl"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import accelerate.tracking
+import pytest
+from PIL import Image
+
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe import Recipe
+from scedit_cli.training.trackers import Trackers
+
+
+def recipe(*names: str) -> Recipe:
+    return Recipe.from_dict({"tuner": {"kind": "sc"}, "tracking": {"to": list(names), "project": "mine"}})
+
+
+def test_tensorboard_gets_figures_and_pictures(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trackers = Trackers(recipe("tensorboard"), tmp_path)
+    for step in (1, 2):
+        trackers.log({"step": step, "loss": 0.5 / step, "gradient_norm": None}, step)
+    trackers.show("samples", Image.new("RGB", (12, 8), "red"), 2)
+    trackers.close()
+    events = EventAccumulator(str(tmp_path / "mine")).Reload()
+    assert [(each.step, each.value) for each in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
+    (picture,) = events.Images("samples")
+    assert (picture.step, picture.width, picture.height) == (2, 12, 8)
+
+
+def test_none_is_the_default(tmp_path):
+    trackers = Trackers(recipe(), tmp_path)
+    trackers.log({"loss": 0.5}, 1)
+    trackers.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_one_is_told_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
+    with pytest.raises(SceditError, match="tracking.to: wandb is not installed") as refused:
+        Trackers(recipe("wandb"), tmp_path)
+    assert refused.value.hint == "pip install 'scedit-cli[wandb]'"

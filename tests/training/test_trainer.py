@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scedit_cli.core.tuners import Tuner
+from scedit_cli.data.hints import Hints
+from scedit_cli.errors import SceditError
+from scedit_cli.recipe import TrainSection
+from scedit_cli.training import objective, optimizers
+from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
+from scedit_cli.training.processes import Processes
+from scedit_cli.training.trainer import MASK, Trainer
+
+OPTIMIZERS = {
+    "adamw": {"ema_decay": 0.5},
+    "adafactor": {},
+    "prodigy": {"learning_rate": 1.0, "optimizer_options": {"d0": 1e-3}},
+    "schedule-free": {"warmup": 2},
+}
+LIBRARIES = {"prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+
+
+def weights_of(tuner: Tuner) -> list[torch.Tensor]:
+    return [each.detach().clone() for each in tuner.state_dict().values()]
+
+
+def ended(trainer: Trainer) -> list[torch.Tensor]:
+    with trainer.finished() as tuner:
+        return weights_of(tuner)
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_that_was_stopped_twice_ends_with_the_same_bits(name, make_trainer, tmp_path):
+    """In the middle of an epoch, with accumulation, looked at in between; through the files."""
+    pytest.importorskip(LIBRARIES.get(name, "torch"))
+    options = {"optimizer": name, "micro_batch_size": 2, **OPTIMIZERS[name]}
+    with make_trainer(**options) as whole:
+        for _ in range(4):
+            whole.advance()
+        wanted = weights_of(whole.tuner), ended(whole)
+    for stop in (1, 3, 4):
+        with make_trainer(**options) as part:
+            if stop > 1:
+                part.restore(newest_checkpoint(tmp_path)[0])
+            while part.step < stop:
+                part.advance()
+                ended(part)
+            save_checkpoint(tmp_path, part.checkpoint())
+    assert same(weights_of(part.tuner), wanted[0]) and same(ended(part), wanted[1])
+    assert same(*wanted) == (name in ("adafactor", "prodigy")), "an average differs from what is trained"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_accumulation_changes_nothing_but_rounding(make_trainer, at_once):
+    with make_trainer() as fresh:
+        pass
+    ends = []
+    for size in (0, at_once):
+        with make_trainer(batch_size=5, micro_batch_size=size, learning_rate=1e-4) as trainer:
+            trainer.advance()
+            trainer.advance()
+            ends.append(weights_of(trainer.tuner))
+    assert max((a - b).abs().max().item() for a, b in zip(*ends, strict=True)) < 1e-5
+    assert not same(ends[1], weights_of(fresh.tuner))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(SceditError, match="train.batch_size 2 cannot be shared by 3 processes"):
+        Processes(0, 3).check_batch(2)
+
+
+def test_weights_and_masks_weigh_the_loss(make_trainer, cache):
+    black = {MASK: Hints([], (64, 64))}
+    black[MASK]._held = torch.zeros(6, 3, 64, 64, dtype=torch.uint8)
+    half = {MASK: Hints([], (64, 64))}
+    half[MASK]._held = torch.cat([torch.zeros(6, 3, 64, 32), torch.full((6, 3, 64, 32), 255)], -1).byte()
+    with make_trainer() as plain:
+        step = plain.advance()
+    with make_trainer(weights=torch.arange(6.0)) as weighed:
+        factors = torch.tensor(step.indices, dtype=torch.float)
+        assert torch.allclose(weighed.advance().losses, step.losses * factors)
+    masked = replace(cache, hints=cache.hints | black)
+    with make_trainer(data={"masked_loss": True}, cache=masked) as trainer:
+        assert not trainer.advance().losses.any()
+    masked = replace(cache, hints=cache.hints | half)
+    with make_trainer(data={"masked_loss": True}, cache=masked) as trainer:
+        losses = trainer.advance().losses
+    assert losses.all() and not torch.allclose(losses, step.losses)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_hints_are_dropped_at_each_step(make_trainer, monkeypatch, share):
+    with make_trainer(data={"hint_dropout": share}) as trainer:
+        seen = []
+        monkeypatch.setattr(trainer.edits, "set_hints", lambda hints: seen.append(hints) or original(hints))
+        original = type(trainer.edits).set_hints.__get__(trainer.edits)
+        trainer.advance()
+    assert seen[0]["canny"].any() == (share == 0.0)
+
+
+def test_fp16_skips_what_is_not_finite(make_trainer, monkeypatch):
+    original = objective.noise_prediction_loss
+    with make_trainer(precision="fp16") as trainer:
+        before = weights_of(trainer.tuner)
+        monkeypatch.setattr(objective, "noise_prediction_loss", lambda *args: original(*args) * float("inf"))
+        step = trainer.advance()
+        assert step.is_skipped and trainer.step == 1 and same(weights_of(trainer.tuner), before)
+        monkeypatch.undo()
+        while trainer.advance().is_skipped:  # the scale that fp16 begins with may be too large
+            pass
+        assert not same(weights_of(trainer.tuner), before)
+
+
+def test_a_missing_library_is_told_with_its_extra(monkeypatch):
+    monkeypatch.setitem(optimizers._WHERE, "prodigy", ("nobody_has_this", "Prodigy", "prodigy"))
+    options = TrainSection(optimizer="prodigy")
+    with pytest.raises(SceditError, match="nobody_has_this, which is not installed") as refused:
+        optimizers.make_optimizer([torch.nn.Parameter(torch.ones(1))], options, torch.device("cpu"))
+    assert refused.value.hint == "pip install 'scedit-cli[prodigy]'"
+
+
+@pytest.mark.parametrize("options", [{"momentum": 3.0}, {"betas": "a"}, {"eps": -1.0}])
+def test_options_that_an_optimizer_does_not_take_are_refused(options):
+    parameters = [torch.nn.Parameter(torch.ones(1))]
+    with pytest.raises(SceditError, match="train.optimizer_options"):
+        optimizers.make_optimizer(parameters, TrainSection(optimizer_options=options), torch.device("cpu"))
+
+
+def test_options_reach_their_optimizer():
+    parameters = [torch.nn.Parameter(torch.ones(1))]
+    options = TrainSection(optimizer_options={"betas": [0.5, 0.6]}, weight_decay=0.25, learning_rate=0.125)
+    (group,) = optimizers.make_optimizer(parameters, options, torch.device("cpu")).param_groups
+    assert (list(group["betas"]), group["weight_decay"], group["lr"]) == ([0.5, 0.6], 0.25, 0.125)
+
+
+def test_an_optimizer_cannot_be_changed_on_the_way(make_trainer):
+    with make_trainer() as trainer:
+        checkpoint = trainer.checkpoint()
+    with make_trainer(optimizer="adafactor") as other, pytest.raises(SceditError, match="train.optimizer is adamw"):
+        other.restore(checkpoint)
+
+
+def test_compiling_is_asked_for(make_trainer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: asked.append(type(module).__name__))
+    for wanted in (False, True):
+        with make_trainer(compile=wanted):
+            pass
+    assert asked == ["UNet2DConditionModel"]
