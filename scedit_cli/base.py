@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
 from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.inpainting import complete_inputs
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+
+_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,15 @@ class Base:
         name: what `load_base` was asked for.
         family: "scenes", "sd15", "sd21" or "sdxl".
         revision: the hub commit the weights came from, else None.
+        vae_name, vae_revision: of an autoencoder of one's own, else None.
     """
 
     name: str
     family: str
     revision: str | None
     _loaded: DiffusionPipeline = field(repr=False)
+    vae_name: str | None = None
+    vae_revision: str | None = None
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -85,7 +92,17 @@ class Base:
         resolution = (size if isinstance(size, int) else min(size)) * self._loaded.vae_scale_factor
         if self.family == "scenes":
             return Defaults(resolution, steps=20, guidance=2.0)
+        if self.is_distilled:  # a U-Net that is told the guidance was taught scales of 3 to 15
+            return Defaults(resolution, steps=4, guidance=8.0 if self.unet.config.time_cond_proj_dim else 1.0)
         return Defaults(resolution, steps=30, guidance=5.0 if self.family == "sdxl" else 7.5)
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it is sampled in a few steps without guidance: LCM, TCD, turbo, Lightning, told by the scheduler."""
+        config = self.scheduler.config
+        if type(self.scheduler).__name__ in _FEW_STEPS or self.unet.config.time_cond_proj_dim:
+            return True
+        return config.get("timestep_spacing") == "trailing" and not config.get("rescale_betas_zero_snr")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -152,16 +169,26 @@ class Base:
         with quiet():
             return [text for text in prompts if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
 
-    def unet_arguments(self, text: dict[str, Tensor], height: int, width: int) -> dict:
-        """The keywords of a U-Net call for encoded prompts and pictures of `height` x `width` pixels, uncropped."""
-        if "text_embeds" not in text:
-            return dict(text)
-        context, pooled = text["encoder_hidden_states"], text["text_embeds"]
-        size_and_crop = context.new_tensor([height, width, 0, 0, height, width]).repeat(len(context), 1)
-        return {
-            "encoder_hidden_states": context,
-            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": size_and_crop},
-        }
+    def unet_arguments(
+        self, text: dict[str, Tensor], height: int, width: int, sizes: Tensor | None = None
+    ) -> dict:
+        """The keywords of a U-Net call for encoded prompts and pictures of `height` x `width` pixels.
+
+        Args:
+            sizes: what SDXL is told of each picture, (B, 6): original height and width, top and left of the cut,
+                height and width; by default uncropped pictures of their own size.
+        """
+        context = text["encoder_hidden_states"]
+        arguments: dict = {"encoder_hidden_states": context}
+        if "text_embeds" in text:
+            ids = [height, width, 0, 0, height, width]
+            told = context.new_tensor(ids).repeat(len(context), 1) if sizes is None else sizes.to(context)
+            arguments["added_cond_kwargs"] = {"text_embeds": text["text_embeds"], "time_ids": told}
+        if width_of_guidance := self.unet.config.time_cond_proj_dim:  # distilled with the guidance as an input
+            scales = torch.full((len(context),), self.defaults.guidance - 1)
+            told = self._loaded.get_guidance_scale_embedding(scales, embedding_dim=width_of_guidance)
+            arguments["timestep_cond"] = told.to(context)
+        return arguments
 
     @torch.no_grad()
     def encode_images(self, pictures: Tensor) -> Tensor:
@@ -200,6 +227,9 @@ def load_base(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    vae: str | Path | None = None,
+    vae_revision: str | None = None,
+    prediction: str | None = None,
 ) -> Base:
     """Load a frozen base.
 
@@ -208,6 +238,8 @@ def load_base(
         dtype: of U-Net and text encoders; by default float32 on a CPU and for the embedded base, else bfloat16.
         device: by default an accelerator where there is one.
         revision: branch, tag or commit of a hub id.
+        vae, vae_revision: an autoencoder of one's own: a folder, a hub id or a file.
+        prediction: "epsilon" or "v_prediction", where the files do not say what the U-Net predicts, or wrongly.
 
     Raises:
         SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
@@ -215,7 +247,12 @@ def load_base(
     device = torch.device(device) if device else _best_device()
     if dtype is None:
         dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
-    pipeline, commit = open_pipeline(model, dtype, revision)
+    pipeline, commit = open_pipeline(model, dtype, revision, prediction)
+    vae_commit = None
+    if vae:
+        own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
+        pipeline.register_modules(vae=own)
+    complete_inputs(pipeline, str(model))
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval().to(device)
@@ -224,7 +261,8 @@ def load_base(
 
         # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
         pipeline.unet.set_attn_processor(AttnProcessor())
-    base = Base(str(model), "scenes" if model == EMBEDDED else _family(pipeline), commit, pipeline)
+    family = "scenes" if model == EMBEDDED else _family(pipeline)
+    base = Base(str(model), family, commit, pipeline, vae and str(vae), vae_commit)
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small

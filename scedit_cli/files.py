@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 
 from scedit_cli.errors import SceditError, WorkFailed
 
+_AT_ONCE = 256  # files of a folder that wait to be flushed: a folder may hold many thousands
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -61,8 +63,10 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         part.mkdir()
         yield part
+        every = chain(part.rglob("*"), (part,))
         with ThreadPoolExecutor(16) as pool:  # flushes wait for the disk, not for each other
-            list(pool.map(_flush, [*part.rglob("*"), part]))
+            while some := list(islice(every, _AT_ONCE)):
+                list(pool.map(_flush, some))
         os.replace(part, path)
         _flush(path.parent)
     except OSError as error:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,14 +25,17 @@ _TEXT_ENCODERS = {
     "sd21": "cond_stage_model.model.",
     "sd15": "cond_stage_model.transformer.",
 }
-_PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
+_MODELSPEC = {"v": "v_prediction", "epsilon": "epsilon"}
+PREDICTIONS = tuple(sorted(_MODELSPEC.values()))
+_SD21_BASE = {"sample_size": 64}  # the release that predicts noise is for 512 pixels
 
 
-def open_original(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
+def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None) -> DiffusionPipeline:
     """The pipeline of a single file of SD1.5, SD2.1 or SDXL: its autoencoder in float32, the rest in `dtype`.
 
-    SD2.1 is taken for a v-prediction model, as its 768-pixel release is, unless the file's own `modelspec` metadata
-    says otherwise.
+    The U-Net's channels, its mid block and how deep its attention is are read off the weights, so that inpainting and
+    pruned U-Nets (SSD-1B, Vega) load too. SD2.1 is taken for a v-prediction model, as its 768-pixel release is, unless
+    `prediction`, the file's own `modelspec` metadata or a marker among its weights says otherwise.
 
     Raises:
         SceditError: a pickled or damaged file, one of another layout, or one that is not whole.
@@ -59,9 +62,16 @@ def open_original(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
             hint="give a file with U-Net, autoencoder and text encoder, or a diffusers folder",
         )
 
-    changes = {"unet": {"in_channels": channels}}
-    if prediction := _PREDICTIONS.get(about.get("modelspec.prediction_type", "")):
+    unet = json.loads((CONFIGS / family / "unet.json").read_text())
+    changes: dict[str, dict] = {"unet": {"in_channels": channels} | _pruning(keys, unet)}
+    # The empty tensors v_pred and ztsnr are how finetuners mark SDXL files.
+    said = _MODELSPEC.get(about.get("modelspec.prediction_type", ""), "v_prediction" if "v_pred" in keys else None)
+    if prediction := prediction or said:
         changes["scheduler"] = {"prediction_type": prediction}
+        if family == "sd21" and prediction == "epsilon" and unet["sample_size"] == 96:
+            changes["unet"] |= _SD21_BASE
+    if "ztsnr" in keys:
+        changes["scheduler"] = changes.get("scheduler", {}) | {"rescale_betas_zero_snr": True}
     if family == "sdxl":
         kind, parts = StableDiffusionXLPipeline, {"tokenizer_2": tokenizer(pad="!"), "add_watermarker": False}
     else:
@@ -96,6 +106,35 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=77)
+
+
+def _pruning(keys: set[str], unet: dict) -> dict[str, Any]:
+    """What the U-Net with these weights lacks of the family's configuration `unet`."""
+    changes: dict[str, Any] = {}
+    if not any(key.startswith("model.diffusion_model.middle_block.") for key in keys):
+        changes["mid_block_type"] = None
+    layers, levels = unet["layers_per_block"], len(unet["block_out_channels"])
+    down = [_depths(keys, "input", 1 + level * (layers + 1), layers) for level in range(levels)]
+    up = [_depths(keys, "output", level * (layers + 1), layers + 1) for level in range(levels)]
+    usual = unet.get("transformer_layers_per_block", 1)
+    usual = [usual] * levels if isinstance(usual, int) else usual
+    if any(set(found) - {0, depth} for found, depth in zip(down, usual, strict=True)) or any(
+        set(found) - {0, depth} for found, depth in zip(up, reversed(usual), strict=True)
+    ):
+        changes["transformer_layers_per_block"] = [_one(found) for found in down]
+        changes["reverse_transformer_layers_per_block"] = [_one(found) for found in up]
+    return changes
+
+
+def _depths(keys: set[str], side: str, first: int, count: int) -> list[int]:
+    """How many transformer blocks each of `count` layers has, from block number `first` on."""
+    starts = [f"model.diffusion_model.{side}_blocks.{first + layer}.1.transformer_blocks." for layer in range(count)]
+    return [len({key.removeprefix(start).split(".")[0] for key in keys if key.startswith(start)}) for start in starts]
+
+
+def _one(depths: list[int]) -> int | list[int]:
+    """A level without attention still has a depth of 1 in the configurations."""
+    return max(1, depths[0]) if len(set(depths)) == 1 else depths
 
 
 def _family(keys: Iterable[str]) -> str | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.original import open_original
+from scedit_cli.hub import download_pipeline
+from scedit_cli.original import PREDICTIONS, open_original
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,19 +23,33 @@ EMBEDDED = "scenes"
 _EMBEDDED_FOLDER = Path(__file__).parent / "scenes" / "world" / "base"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_HUB_TIMEOUT = 10.0  # seconds until an offline machine is told so
+_LIBRARIES = ("diffusers", "transformers")
 
 
 def open_pipeline(
-    model: str | Path, dtype: torch.dtype, revision: str | None = None
+    model: str | Path, dtype: torch.dtype, revision: str | None = None, prediction: str | None = None
 ) -> tuple[DiffusionPipeline, str | None]:
     """The pipeline on the CPU, its autoencoder in float32 and the rest in `dtype`; and its commit on the hub.
+
+    Args:
+        prediction: "epsilon" or "v_prediction", where the files do not say what the U-Net predicts, or wrongly.
 
     Raises:
         SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
         WorkFailed: the embedded pipeline is missing.
     """
     path = Path(model).expanduser()
+    if prediction and prediction not in PREDICTIONS:
+        raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
+    pipeline, commit = _open(model, path, dtype, revision, prediction)
+    if prediction:
+        pipeline.scheduler.register_to_config(prediction_type=prediction)
+    return pipeline, commit
+
+
+def _open(
+    model: str | Path, path: Path, dtype: torch.dtype, revision: str | None, prediction: str | None
+) -> tuple[DiffusionPipeline, str | None]:
     if revision and (model == EMBEDDED or path.exists()):
         raise SceditError(f"base {model}: it has no revision {revision}, it is not on the hub", hint="leave it out")
     if model == EMBEDDED:
@@ -45,14 +60,20 @@ def open_pipeline(
         return _load_folder(path, str(model), dtype), None
     if path.exists():
         with quiet():
-            return _whole(open_original(path, dtype), str(model)), None
-    if not _HUB_ID.fullmatch(str(model)) or path.suffix == ".safetensors":
+            return _whole(open_original(path, dtype, prediction), str(model)), None
+    if not is_hub_id(model) or path.suffix == ".safetensors":
         raise SceditError(
             f"base {model}: no such folder or file",
             hint='name a diffusers folder, a single file, a hub id, or "scenes"',
         )
-    folder, commit = _download(str(model), revision)
+    folder, commit = download_pipeline(
+        str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: _variant(files, dtype)
+    )
     return _load_folder(folder, str(model), dtype), commit
+
+
+def is_hub_id(name: str | Path) -> bool:
+    return bool(_HUB_ID.fullmatch(str(name)))
 
 
 @contextmanager
@@ -90,7 +111,7 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
             pipeline = kind.from_pretrained(
                 folder,
                 dtype={"vae": torch.float32, "default": dtype},
-                variant=_variant(folder),
+                variant=_variant([f.relative_to(folder).as_posix() for f in folder.rglob("*.safetensors")], dtype),
                 use_safetensors=True,
                 local_files_only=True,
                 **options,
@@ -105,17 +126,20 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
 
 
 def _whole(pipeline: DiffusionPipeline, name: str, folder: Path | None = None) -> DiffusionPipeline:
-    """`pipeline`, once it is sure that every weight was in its files: the libraries leave those that were not on the
-    meta device, or (transformers) draw them at random and merely warn."""
     for part, module in pipeline.components.items():
-        if not isinstance(module, torch.nn.Module):
-            continue
-        stored = {key for file in (folder / part).glob("*.safetensors") for key in _keys(file)} if folder else None
-        if any(weight.is_meta for weight in module.parameters()) or (
-            stored is not None and len(stored) < len(module.state_dict())
-        ):
-            raise SceditError(f"base {name}: weights of its {part} are missing", hint="get it anew")
+        if isinstance(module, torch.nn.Module):
+            check_whole(module, f"base {name}: weights of its {part}", folder and folder / part)
     return pipeline
+
+
+def check_whole(module: torch.nn.Module, what: str, folder: Path | None = None) -> None:
+    """Raises SceditError where a weight was in none of the files: the libraries leave those that were not on the meta
+    device, or (transformers) draw them at random and merely warn."""
+    stored = {key for file in folder.glob("*.safetensors") for key in _keys(file)} if folder else None
+    if any(weight.is_meta for weight in module.parameters()) or (
+        stored is not None and len(stored) < len(module.state_dict())
+    ):
+        raise SceditError(f"{what} are missing", hint="get it anew")
 
 
 def _keys(file: Path) -> list[str]:
@@ -135,6 +159,14 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
     except (ValueError, LookupError, AttributeError) as error:
         raise SceditError(f"base {name}: model_index.json is damaged: {error}", hint="get the folder anew") from error
     kind = index.get("_class_name")
+    libraries = {part: value[0] for part, value in index.items() if isinstance(value, list) and value[1]}
+    if foreign := {part: library for part, library in libraries.items() if library not in _LIBRARIES}:
+        part, library = next(iter(foreign.items()))
+        if part in _PARTS or part == "text_encoder_2":
+            raise SceditError(
+                f"base {name}: its {part} comes with code of its own ({library}), which is never run",
+                hint="name a pipeline made of diffusers' and transformers' own classes",
+            )
     if parts.get("unet") != "UNet2DConditionModel":
         model = next((parts[part] for part in ("unet", "transformer", "prior") if part in parts), "model of its own")
         raise SceditError(
@@ -148,60 +180,15 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
     return parts
 
 
-def _variant(folder: Path) -> str | None:
-    """ "fp16" where the U-Net's weights come in no other precision."""
-    names = [path.name for path in (folder / "unet").glob("*.safetensors")]
-    return "fp16" if names and all(".fp16" in name for name in names) else None
-
-
-def _download(repository: str, revision: str | None) -> tuple[Path, str]:
-    """The folder of a hub model at the commit that `revision` means now, and that commit; offline, from the cache."""
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub import errors as hub
-
-    try:
-        try:
-            commit, offline = HfApi().model_info(repository, revision=revision, timeout=_HUB_TIMEOUT).sha, False
-        except hub.HfHubHTTPError:  # the hub has answered
-            raise
-        except (hub.HTTPError, OSError):
-            commit, offline = revision, True
-        # The index first: a model without a U-Net is then refused before gigabytes travel.
-        index = hf_hub_download(repository, "model_index.json", revision=commit, local_files_only=offline)
-        _read_index(Path(index).parent, repository)
-        folder = Path(
-            DiffusionPipeline.download(repository, revision=commit, local_files_only=offline, use_safetensors=True)
-        )
-    except hub.GatedRepoError as error:
-        raise SceditError(
-            f"base {repository}: its owner has to grant access", hint="ask for it on the hub, then `hf auth login`"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise SceditError(f"base {repository}: no revision {revision!r} on the hub", hint="check base.revision in the recipe") from error
-    except hub.RepositoryNotFoundError as error:
-        raise SceditError(
-            f"base {repository}: neither a folder here nor a model on the hub",
-            hint="check the spelling; a private model needs `hf auth login`",
-        ) from error
-    except hub.LocalEntryNotFoundError as error:
-        raise _unreachable(repository) from error
-    except hub.EntryNotFoundError as error:
-        raise _no_pipeline(repository) from error
-    except (hub.HTTPError, OSError) as error:
-        raise _unreachable(repository) from error
-    return folder, folder.name
+def _variant(files: list[str], dtype: torch.dtype) -> str | None:
+    """"fp16" where the U-Net's weights come in no other precision, or come in it and nothing more is asked for."""
+    weights = [file for file in files if file.startswith("unet/") and file.endswith(".safetensors")]
+    half = [file for file in weights if ".fp16" in file]
+    return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None
 
 
 def _no_pipeline(name: str) -> SceditError:
     return SceditError(
         f"base {name}: no diffusers pipeline, it has no model_index.json",
         hint="name a folder as `save_pretrained` of a pipeline writes it",
-    )
-
-
-def _unreachable(repository: str) -> SceditError:
-    return SceditError(
-        f"base {repository}: no such folder here, and the model hub cannot be reached",
-        hint="check the spelling, go online once, or name a local diffusers folder",
     )

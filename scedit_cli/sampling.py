@@ -65,11 +65,6 @@ def sample(
     defaults = base.defaults
     height, width = height or defaults.resolution, width or defaults.resolution
     check_size(base, height, width, "the picture")
-    if base.unet.config.in_channels != base.vae.config.latent_channels:
-        raise SceditError(
-            f"base {base.name}: its U-Net takes {base.unet.config.in_channels} channels, more than latents have",
-            hint="inpainting U-Nets can be tuned, but not sampled from text alone",
-        )
     pipeline = base.pipeline(scheduler)
     batches = [slice(at, at + batch_size) for at in range(0, len(prompts), batch_size)]
     full_scales = attachment.scales if attachment else ()

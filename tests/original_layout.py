@@ -54,7 +54,7 @@ _OPEN_CLIP = {
 
 def save_original(pipeline: DiffusionPipeline, family: str, file: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes `pipeline`, of tests.tiny's `family`, as one file."""
-    tensors = _unet(pipeline.unet.state_dict()) | _vae(pipeline.vae.state_dict())
+    tensors = unet_weights(pipeline.unet.state_dict()) | _vae(pipeline.vae.state_dict())
     first = _text(pipeline.text_encoder)
     if family == "sd21":
         tensors |= _open_clip(first, "cond_stage_model.model.")
@@ -66,6 +66,12 @@ def save_original(pipeline: DiffusionPipeline, family: str, file: Path, metadata
     save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata)
 
 
+def save_original_autoencoder(vae: torch.nn.Module, file: Path) -> None:
+    """Writes an autoencoder as a file of its own, as they are passed around."""
+    tensors = _vae(vae.state_dict())
+    save_file({key.removeprefix("first_stage_model."): value.contiguous() for key, value in tensors.items()}, file)
+
+
 def save_configs(pipeline: DiffusionPipeline, family: str, folder: Path) -> None:
     """Writes the configurations of `pipeline` as those of `family`, where the package keeps its own."""
     (folder / family).mkdir(parents=True)
@@ -74,11 +80,12 @@ def save_configs(pipeline: DiffusionPipeline, family: str, folder: Path) -> None
             config = part.config.to_dict() | {"architectures": [type(part).__name__]}
             (folder / family / f"{name}.json").write_text(json.dumps(config))
         elif name in ("unet", "vae", "scheduler"):
-            config = {"_class_name": type(part).__name__} | dict(part.config)
+            config = {key: value for key, value in part.config.items() if key != "_use_default_values"}
+            config["_class_name"] = type(part).__name__
             (folder / family / f"{name}.json").write_text(json.dumps(config, default=str))
 
 
-def _unet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def unet_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     with_attention = {match[0] for key in weights if (match := re.match(r"up_blocks\.\d+\.(?=attentions)", key))}
 
     def renamed(key: str) -> str:

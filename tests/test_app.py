@@ -82,7 +82,10 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in COMMANDS:
         fake(monkeypatch, name, partial(record, name))
-    call("prepare", "--seed", "7", "--look", "pastel", "--cache", "latents, text")
+    call("prepare", "--seed", "7", "--look", "pastel", "--cache", "latents, text", "--held-out", "--vae", "my-vae",
+         "--cond", "depth=maps", "--columns", "image=photo,text=words", "--columns", "seg=s", "--split", "rest",
+         "--subset", "small", "--revision", "v1", "--square", "--upscale", "--strict", "--allow-captionless",
+         "--drop-duplicates", "--shards", "100", "--size", "256", "--base", "b")  # fmt: skip
     call(
         "annotate", "--cond", "depth,seg", "--param", "canny.low=50..90", "--out", "edges.png", "--annotator", "scene",
         "--seed", "4", "--sheet", "sheet.png", "--preview", "3", "--weights", "there", "--accept-license",
@@ -95,7 +98,13 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     (recipe,) = calls["train"].pop("args")
     assert (recipe.name, recipe.train.steps, recipe.tuner.down_ratio) == ("canny", 3, 0.5)
     expected = {
-        "prepare": {"args": (None,), "scenes": 2, "seed": 7, "look": "pastel", "cache": ["latents", "text"]},
+        "prepare": {
+            "args": (None,), "scenes": 2, "seed": 7, "look": "pastel", "cache": ["latents", "text"], "held_out": True,
+            "vae": "my-vae", "conditions": {"depth": "maps"},
+            "columns": {"image": "photo", "text": "words", "seg": "s"},
+            "split": "rest", "subset": "small", "revision": "v1", "square": True, "upscale": True, "strict": True,
+            "allow_captionless": True, "drop_duplicates": True, "shards": 100, "size": 256, "base": "b",
+        },
         "annotate": {
             "args": (Path("photo.png"), ["canny", "depth", "seg"], Path("edges.png")), "params": ["canny.low=50..90"],
             "annotator": "scene", "seed": 4, "sheet": Path("sheet.png"), "preview": 3, "weights": Path("there"),

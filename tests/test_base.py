@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,7 +159,10 @@ def _index(folder, **parts) -> None:
         ),
         (lambda folder: _index(folder, unet=["diffusers", "UNet2DModel"]), "UNet2DModel, which has no U-Net skips"),
         (lambda folder: _index(folder, vae=[None, None]), "a StableDiffusionPipeline without vae"),
-        (lambda folder: _index(folder, unet=["remote", "UNet2DConditionModel"]), "cannot be loaded"),
+        (
+            lambda folder: _index(folder, unet=["remote", "UNet2DConditionModel"]),
+            r"its unet comes with code of its own \(remote\), which is never run",
+        ),
         (
             lambda folder: next((folder / "unet").glob("*.safetensors")).rename(
                 folder / "unet" / "diffusion_pytorch_model.bin"
@@ -210,14 +214,15 @@ def test_the_hub_out_of_reach(tmp_path, monkeypatch):
 def test_a_hub_model_is_pinned_to_the_commit_it_has_now(tmp_path, monkeypatch):
     folder = shutil.copytree(tiny.pipeline_folder("sd15"), tmp_path / "0a1b2c")
     asked = []
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")]
 
     class Hub:
         def model_info(self, repository, revision, timeout):
             asked.append((repository, revision))
-            return type("Info", (), {"sha": "0a1b2c"})
+            return SimpleNamespace(sha="0a1b2c", siblings=[SimpleNamespace(rfilename=name) for name in files])
 
     def download(repository, revision, **options):
-        assert options == {"local_files_only": False, "use_safetensors": True}
+        assert options == {"local_files_only": False, "use_safetensors": True, "variant": None}
         asked.append((repository, revision))
         return str(folder)
 
@@ -236,6 +241,78 @@ def test_the_embedded_base_is_sampled_its_own_way(monkeypatch):
     monkeypatch.setattr(pipelines, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd21"))
     base = load_base()
     assert (base.name, base.family, base.defaults.steps, base.defaults.guidance) == ("scenes", "scenes", 20, 2.0)
+
+
+@pytest.mark.parametrize(("dtype", "offered", "taken"), [
+    (torch.float32, ("", ".fp16"), None),
+    (torch.bfloat16, ("", ".fp16"), None),
+    (torch.float16, ("", ".fp16"), "fp16"),
+    (torch.float32, (".fp16",), "fp16"),
+    (torch.float16, ("",), None),
+])  # fmt: skip
+def test_half_precision_files_are_downloaded_where_no_more_is_asked_for(dtype, offered, taken):
+    files = [f"unet/diffusion_pytorch_model{variant}.safetensors" for variant in offered]
+    assert pipelines._variant([*files, "vae/diffusion_pytorch_model.fp16.safetensors"], dtype) == taken
+
+
+def test_both_precisions_in_one_folder(tmp_path):
+    pipeline = tiny.pipeline("sd15")
+    pipeline.save_pretrained(tmp_path)
+    pipeline.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    full, half = load_base(tmp_path), load_base(tmp_path, dtype=torch.float16)
+    assert torch.equal(full.unet.conv_in.weight, tiny.pipeline("sd15").unet.conv_in.weight)
+    assert torch.equal(half.unet.conv_in.weight, pipeline.unet.conv_in.weight)
+    assert full.fingerprint == half.fingerprint
+
+
+def test_what_a_unet_predicts_may_be_told():
+    folder = tiny.pipeline_folder("sd21")
+    base = load_base(folder, prediction="epsilon")
+    assert base.prediction_type == base.pipeline().scheduler.config.prediction_type == "epsilon"
+    with pytest.raises(SceditError, match="prediction type 'eps': not known"):
+        load_base(folder, prediction="eps")
+
+
+def test_a_pruned_unet_without_a_mid_block():
+    base = load_base(tiny.pipeline_folder("ssd1b"))
+    assert base.unet.mid_block is None and base.family == "sdxl"
+    assert base.skips == load_base(tiny.pipeline_folder("sdxl")).skips
+    tiny.train_a_step(base)
+
+
+def test_a_distillate_is_sampled_in_few_steps_and_told_its_guidance():
+    base = load_base(tiny.pipeline_folder("lcm"))
+    assert (base.is_distilled, base.defaults.steps, base.defaults.guidance) == (True, 4, 8.0)
+    arguments = base.unet_arguments(base.encode_prompts(["a cone"] * 2), 64, 64)
+    expected = base.pipeline().get_guidance_scale_embedding(torch.full((2,), 7.0), embedding_dim=16)
+    assert torch.equal(arguments["timestep_cond"], expected)
+    tiny.train_a_step(base)
+    turbo = load_base(tiny.pipeline_folder("sdxl"))
+    assert not turbo.is_distilled
+    turbo.scheduler.register_to_config(timestep_spacing="trailing")
+    assert (turbo.is_distilled, turbo.defaults.guidance) == (True, 1.0)
+    turbo.scheduler.register_to_config(rescale_betas_zero_snr=True)
+    assert not turbo.is_distilled
+
+
+def test_sdxl_is_told_where_pictures_were_cut():
+    base = load_base(tiny.pipeline_folder("sdxl"))
+    sizes = torch.tensor([[480, 640, 0, 16, 64, 64], [100, 90, 4, 0, 64, 64]])
+    added = base.unet_arguments(base.encode_prompts(["a", "b"]), 64, 64, sizes)["added_cond_kwargs"]
+    assert torch.equal(added["time_ids"], sizes.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_autoencoder_that_overflows_in_half_precision_makes_whole_pictures(dtype):
+    """As SDXL's does: its activations are beyond what float16 holds."""
+    base = load_base(tiny.pipeline_folder("sdxl"), dtype=dtype)
+    with torch.no_grad():
+        base.vae.decoder.conv_in.weight.mul_(1e6)
+        base.vae.decoder.conv_in.bias.mul_(1e6)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert base.decode(latents).std() > 0
+    assert base.encode_images(torch.rand(1, 3, 64, 64)).dtype == torch.float32
+    assert base.vae.half().decode(latents.half()).sample.isnan().any()
 
 
 def test_an_installation_without_its_world(tmp_path, monkeypatch):

@@ -21,8 +21,9 @@ LEVELS = (
     ("conditions",),
     ("scenes",),
     ("base",),
+    ("autoencoder", "inpainting"),
     ("pipelines",),
-    ("core", "recipe", "specs", "original"),
+    ("core", "recipe", "specs", "original", "hub"),
     ("files",),
     ("errors",),
 )

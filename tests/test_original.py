@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from scedit_cli import original
 from scedit_cli.base import load_base
 from scedit_cli.errors import SceditError
 from tests import tiny
-from tests.original_layout import save_configs, save_original
+from tests.original_layout import save_configs, save_original, unet_weights
 
 
 @pytest.fixture
@@ -19,8 +21,9 @@ def checkpoint(tmp_path, monkeypatch):
 
     def write(family: str, **metadata):
         pipeline = tiny.pipeline(family)
-        save_configs(pipeline, family, tmp_path / "configs")
-        save_original(pipeline, family, tmp_path / f"{family}.safetensors", metadata)
+        layout = {"ssd1b": "sdxl", "inpaint": "sd15"}.get(family, family)
+        save_configs(pipeline, layout, tmp_path / "configs")
+        save_original(pipeline, layout, tmp_path / f"{family}.safetensors", metadata)
         return tmp_path / f"{family}.safetensors"
 
     monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
@@ -55,6 +58,39 @@ def test_half_precision_keeps_the_autoencoder_in_float32(checkpoint):
 
 def test_a_file_may_say_what_it_predicts(checkpoint):
     assert load_base(checkpoint("sd21", **{"modelspec.prediction_type": "epsilon"})).prediction_type == "epsilon"
+
+
+def test_a_file_may_mark_what_it_predicts_by_empty_tensors(checkpoint):
+    file = checkpoint("sdxl")
+    save_file(load_file(file) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, file)
+    base = load_base(file)
+    assert base.prediction_type == "v_prediction" and base.scheduler.config.rescale_betas_zero_snr
+    assert load_base(file, prediction="epsilon").prediction_type == "epsilon"
+
+
+def test_an_inpainting_file(checkpoint):
+    assert load_base(checkpoint("inpaint")).unet.config.in_channels == 9
+
+
+def test_a_pruned_file_is_read_with_the_whole_ones_configuration(checkpoint, tmp_path):
+    """SSD-1B and Vega: no mid block, and attention of unlike depths; the configuration shipped is SDXL's."""
+    file = checkpoint("ssd1b")
+    shutil.rmtree(tmp_path / "configs")
+    save_configs(tiny.pipeline("sdxl"), "sdxl", tmp_path / "configs")
+    base, expected = load_base(file), load_base(tiny.pipeline_folder("ssd1b"))
+    assert base.unet.mid_block is None
+    weights, others = base.unet.state_dict(), expected.unet.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weight, others[key]) for key, weight in weights.items())
+
+
+def test_a_whole_unet_is_not_taken_for_a_pruned_one():
+    for family in tiny.FAMILIES:
+        config = json.loads((original.CONFIGS / family / "unet.json").read_text())
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(config)
+        keys = {key: value for key, value in unet_weights(unet.state_dict()).items()}
+        assert original._pruning(set(keys), config) == {}
 
 
 @pytest.mark.parametrize(

@@ -153,13 +153,6 @@ def test_sides_that_the_unet_cannot_halve(sd15, height, width):
     assert "is nearest" in error.value.hint
 
 
-def test_an_inpainting_unet_is_not_sampled_from_text(sd15):
-    base = load_base(tiny.pipeline_folder("sd15"))
-    base.unet.register_to_config(in_channels=9)
-    with pytest.raises(SceditError, match="takes 9 channels"):
-        sample(base, ["a"], seeds=[1], steps=1)
-
-
 def test_pictures_and_tensors_are_inverses():
     levels = torch.arange(2 * 3 * 8 * 16, dtype=torch.float32).remainder(256).reshape(2, 3, 8, 16)
     pictures = to_pictures(levels / 255)

@@ -12,6 +12,7 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -20,9 +21,14 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from scedit_cli import SCTuner, attach
+from scedit_cli.base import Base
 from scedit_cli.pipelines import quiet
 
 FAMILIES = ("sd15", "sd21", "sdxl")
+# Pruned as SSD-1B and Vega are (no mid block, attention of unlike depths), for inpainting (9 channels), and distilled
+# with the guidance as an input (LCM).
+VARIANTS = ("ssd1b", "inpaint", "lcm")
 TEXT_WIDTH, SECOND_WIDTH = 16, 24
 
 _HOME = tempfile.TemporaryDirectory(prefix="scedit-tiny-")
@@ -31,8 +37,8 @@ _SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.0
 
 @cache
 def pipeline_folder(family: str, seed: int = 0) -> Path:
-    """A diffusers folder of one of FAMILIES, written once per process. Its pictures are 64 x 64 by default (SDXL's
-    too), and sides must be multiples of 64 (SDXL: 32)."""
+    """A diffusers folder of one of FAMILIES or VARIANTS, written once per process. Its pictures are 64 x 64 by default
+    (SDXL's too), and sides must be multiples of 64 (SDXL: 32)."""
     folder = Path(_HOME.name) / f"{family}-{seed}"
     with quiet():
         pipeline(family, seed).save_pretrained(folder)
@@ -43,7 +49,7 @@ def pipeline(family: str, seed: int = 0) -> DiffusionPipeline:
     """The same pipeline in memory, fresh at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if family == "sdxl":
+        if family in ("sdxl", "ssd1b"):
             return StableDiffusionXLPipeline(
                 vae=vae(),
                 text_encoder=CLIPTextModel(text_config()),
@@ -66,17 +72,25 @@ def pipeline(family: str, seed: int = 0) -> DiffusionPipeline:
         )
 
 
-def unet(family: str) -> UNet2DConditionModel:
+def unet(family: str, in_channels: int | None = None) -> UNet2DConditionModel:
     """Blocks as in the full-size model, a fortieth as wide."""
     common = {"sample_size": 8, "norm_num_groups": 4, "layers_per_block": 2}
-    if family == "sdxl":
+    common["in_channels"] = in_channels or (9 if family == "inpaint" else 4)
+    if family in ("sdxl", "ssd1b"):
+        depths = {"transformer_layers_per_block": (1, 1, 2)}
+        if family == "ssd1b":
+            depths = {
+                "mid_block_type": None,
+                "transformer_layers_per_block": [1, [1, 1], [2, 1]],
+                "reverse_transformer_layers_per_block": [[2, 2, 3], [2, 1, 1], 1],
+            }
         return UNet2DConditionModel(
             **common,
+            **depths,
             block_out_channels=(8, 16, 32),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=(2, 4, 8),
-            transformer_layers_per_block=(1, 1, 2),
             use_linear_projection=True,
             cross_attention_dim=TEXT_WIDTH + SECOND_WIDTH,
             addition_embed_type="text_time",
@@ -86,9 +100,10 @@ def unet(family: str) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         **common,
         block_out_channels=(8, 16, 32, 32),
-        attention_head_dim=2 if family == "sd15" else (1, 2, 4, 4),
+        attention_head_dim=(1, 2, 4, 4) if family == "sd21" else 2,
         use_linear_projection=family == "sd21",
         cross_attention_dim=TEXT_WIDTH,
+        time_cond_proj_dim=16 if family == "lcm" else None,
     )
 
 
@@ -107,7 +122,9 @@ def vae() -> AutoencoderKL:
 
 def scheduler(family: str):
     """PNDM, DDIM with v-prediction, Euler: as the full-size models carry them."""
-    if family == "sd15":
+    if family == "lcm":
+        return LCMScheduler(**_SCHEDULE, clip_sample=False)
+    if family in ("sd15", "inpaint"):
         return PNDMScheduler(**_SCHEDULE, skip_prk_steps=True, steps_offset=1)
     if family == "sd21":
         return DDIMScheduler(**_SCHEDULE, clip_sample=False, steps_offset=1, prediction_type="v_prediction")
@@ -134,3 +151,19 @@ def tokenizer() -> CLIPTokenizer:
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
+
+
+def train_a_step(base: Base) -> None:
+    """Asserts: a fresh tuner changes nothing, and after one step of training the U-Net's output."""
+    tuner = SCTuner.for_unet(base.unet)
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, base.vae.config.latent_channels, 8, 8, generator=draw)
+    arguments = base.unet_arguments(base.encode_prompts(["a cone"]), 64, 64)
+    before = base.unet(latents, 500, **arguments).sample
+    with attach(base.unet, tuner):
+        output = base.unet(latents, 500, **arguments).sample
+        assert torch.equal(output, before)
+        output.square().mean().backward()
+        torch.optim.SGD(tuner.parameters(), lr=1.0).step()
+        assert not torch.equal(base.unet(latents, 500, **arguments).sample, before)
+    assert torch.equal(base.unet(latents, 500, **arguments).sample, before)

@@ -7,35 +7,74 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, parts, screen_for
+from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, pair, parts, screen_for
 
 
 def prepare(
     out: Annotated[Path, typer.Option("--out", help="The dataset folder to write.")],
-    src: Annotated[Path | None, typer.Argument(help="A folder of pictures; left out with --scenes.")] = None,
+    src: Annotated[
+        str | None,
+        typer.Argument(
+            help="Pictures: a folder, .zip, .tar shards, or a Hugging Face dataset; left out with --scenes, and to "
+            "cache or shard what --out holds."
+        ),
+    ] = None,
+    conditions: Annotated[
+        list[str], typer.Option("--cond", metavar="KIND=FOLDER", help="Condition pictures, paired by stem.")
+    ] = [],  # noqa: B006
+    columns: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=COLUMN", help="What a table calls its image, text or condition; by commas."),
+    ] = [],  # noqa: B006
+    split: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset; train by default.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face dataset.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side in pixels; pictures of other shapes get as many pixels.")
+    ] = None,
+    square: Annotated[bool, typer.Option("--square", help="Cut all pictures to squares of --size.")] = False,
+    upscale: Annotated[bool, typer.Option("--upscale", help="Make smaller pictures larger.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Any picture worth a look is an error.")] = False,
+    allow_captionless: Annotated[
+        bool, typer.Option("--allow-captionless", help="Allow more than 1 % of the pictures without a caption.")
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out pictures that look like an earlier one.")
+    ] = False,
     scenes: Annotated[int | None, typer.Option(min=1, help="Render this many scenes of the embedded world.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 0,
     look: Annotated[str, typer.Option(help="How scenes are drawn: plain or pastel.")] = "plain",
-    size: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Allow the scenes that are kept for measuring.")
+    ] = False,
     cache: Annotated[str, typer.Option(metavar="latents,text", help="Encode once, now, what training needs.")] = "",
     base: BaseModel = "scenes",
+    vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a dataset folder: pictures, captions and condition pictures.
+    """Make a dataset folder: pictures, captions and condition pictures, all checked and brought to size.
 
     \b
     Examples:
       scedit prepare --scenes 8 --out scenes
-      scedit prepare --scenes 5000 --seed 7 --out world --cache latents,text
       scedit prepare photos --out dataset --size 512
+      scedit prepare photos --cond depth=maps --out dataset --strict
+      scedit prepare owner/dataset --columns image=photo,text=prompt,canny=edges --out dataset
+      scedit prepare --out dataset --cache latents,text --base models/sd15
     """
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs import prepare as job
 
         result = job.prepare(
-            src, out=out, scenes=scenes, seed=seed, look=look, size=size, cache=parts(cache), base=base,
-            on_event=screen,
+            src, out=out, conditions=dict(pair("--cond", text, "depth=maps") for text in conditions),
+            columns=dict(pair("--columns", text, "text=prompt") for text in parts(*columns)), split=split,
+            subset=subset, revision=revision, scenes=scenes, seed=seed, look=look, held_out=held_out, size=size,
+            square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
+            drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, shards=shards, on_event=screen,
         )
     screen.result(result.document(), result.summary())

@@ -6,55 +6,63 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from scedit_cli.base import Base
 from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order
-from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.contents import digests
+from scedit_cli.data.dataset import Dataset, Size
 from scedit_cli.data.hints import Hints, MadeHints, read_uint8
-from scedit_cli.files import whole
+from scedit_cli.data.store import Store
+from scedit_cli.errors import SceditError, WorkFailed
 
-_FORMAT = "scedit-cache/1"
 _PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
 
 OnStep = Callable[[int, int], None]
+Wait = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A dataset as training sees it, on the CPU, N pictures long.
+    """A dataset as training sees it, N pictures long. Latents and text stay on disk until a batch asks for them.
 
     Attributes:
-        moments: (N, 2C, h, w) float32, of the latents' distributions, unscaled, so that their noise can be drawn anew.
-        text: the base's encoding of each distinct caption and of the empty prompt by name, each (captions, ...).
-        captions: (N,) which of them is whose; `empty` is the empty prompt's.
+        buckets: (N,) the place in `bucket_sizes` of each picture's size; a batch holds pictures of one bucket.
+        sizes: (N, 6) what SDXL's U-Net is told: original height and width, crop top and left, height and width.
         hints: by kind.
     """
 
-    moments: Tensor
-    text: dict[str, Tensor]
-    captions: Tensor
-    empty: int
+    latents: Store
+    text: Store
+    pictures: tuple[str, ...]  # keys into `latents`
+    captions: tuple[str, ...]  # keys into `text`
+    empty: str
+    buckets: Tensor
+    bucket_sizes: tuple[Size, ...]
+    sizes: Tensor
     hints: dict[str, Hints | MadeHints]
 
     def __len__(self) -> int:
-        return len(self.moments)
+        return len(self.pictures)
+
+    def moments_of(self, indices: Sequence[int]) -> Tensor:
+        """(B, 2C, h, w) float32 moments of the latents' distributions, unscaled, so that their noise can be drawn
+        anew; of pictures of one bucket."""
+        return self.latents.get([self.pictures[index] for index in indices])["moments"]
 
     def text_of(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The encoded captions of these pictures by name, each (B, ...)."""
-        return {name: values[self.captions[torch.tensor(indices)]] for name, values in self.text.items()}
+        return self.text.get([self.captions[index] for index in indices])
 
     @property
     def empty_text(self) -> dict[str, Tensor]:
         """The encoded empty prompt by name, each (1, ...)."""
-        return {name: values[self.empty : self.empty + 1] for name, values in self.text.items()}
+        return self.text.get([self.empty])
 
 
 def cache_latents_and_text(
@@ -63,6 +71,8 @@ def cache_latents_and_text(
     kinds: Sequence[str] = (),
     on_step: OnStep | None = None,
     orders: Sequence[Order] = (),
+    share: tuple[int, int] = (0, 1),
+    wait: Wait | None = None,
 ) -> Cache:
     """Everything that training needs of `dataset`; what `cache/` beside it already holds is not encoded again.
 
@@ -70,94 +80,154 @@ def cache_latents_and_text(
         kinds: of the hints to read.
         on_step: called with (pictures and captions encoded, of how many).
         orders: for the hints that are made of the pictures when they are needed.
+        share: (number, of how many): what this process encodes, of several that see one folder and all call.
+        wait: returns when all of them have come to it.
 
     Raises:
-        SceditError: a picture that cannot be read, pictures of several sizes, a kind that is missing or of other sizes.
-        WorkFailed: the latents are not numbers.
+        SceditError: a picture that cannot be read or is not of the size its line says, a kind that is missing or of
+            other sizes.
+        WorkFailed: the latents are not numbers, or another process has not encoded its share.
     """
+    largest = max(dataset.buckets, key=lambda size: size[0] * size[1])
     hints: dict[str, Hints | MadeHints]
-    hints = {kind: Hints(dataset.condition_paths(kind), dataset.size, channels=channels_of(kind)) for kind in kinds}
-    hints |= {order.kind: MadeHints([i.image for i in dataset.items], dataset.size, order) for order in orders}
+    hints = {kind: Hints(dataset.condition_paths(kind), largest, channels=channels_of(kind)) for kind in kinds}
+    hints |= {order.kind: MadeHints([i.image for i in dataset.items], largest, order) for order in orders}
     pictures, texts = len(dataset), len(_distinct(dataset))
 
     def tell(done: int, _: int) -> None:
         if on_step:
             on_step(done, pictures + texts)
 
-    moments = cache_latents(dataset, base, tell)
-    text, captions = cache_text(dataset, base, lambda done, total: tell(pictures + done, total))
-    return Cache(moments, text, captions, _distinct(dataset).index(""), hints)
+    latents, keys = cache_latents(dataset, base, tell, share, wait)
+    text, captions = cache_text(dataset, base, lambda done, total: tell(pictures + done, total), share, wait)
+    place = {size: number for number, size in enumerate(dataset.buckets)}
+    told = [
+        (*(item.original or size)[::-1], *item.crop, *size[::-1])
+        for item, size in zip(dataset.items, dataset.sizes, strict=True)
+    ]
+    return Cache(
+        latents=latents,
+        text=text,
+        pictures=tuple(keys),
+        captions=tuple(captions),
+        empty=_text_key(""),
+        buckets=torch.tensor([place[size] for size in dataset.sizes]),
+        bucket_sizes=dataset.buckets,
+        sizes=torch.tensor(told),
+        hints=hints,
+    )
 
 
-def cache_latents(dataset: Dataset, base: Base, on_step: OnStep | None = None) -> Tensor:
-    """Moments (N, 2C, h, w) of the pictures, float32. Raises as `cache_latents_and_text`."""
-    width, height = dataset.size
-    at_once = max(1, _PIXELS_AT_ONCE // (width * height))
+def cache_latents(
+    dataset: Dataset,
+    base: Base,
+    on_step: OnStep | None = None,
+    share: tuple[int, int] = (0, 1),
+    wait: Wait | None = None,
+) -> tuple[Store, list[str]]:
+    """Where the pictures' "moments" (2C, h, w) are, float32, and under which keys. Raises as
+    `cache_latents_and_text`."""
+    folder = dataset.path / "cache"
     paths = [item.image for item in dataset.items]
+    keys = digests(dataset.path, paths, folder / "contents.json")
+    where = dict(zip(keys, range(len(keys)), strict=True))
+
+    def encode(todo: list[str]) -> dict[str, Tensor]:
+        indices = [where[key] for key in todo]
+        pictures = list(pool.map(read_uint8, [paths[index] for index in indices]))
+        for index, picture in zip(indices, pictures, strict=True):
+            if (size := (picture.shape[2], picture.shape[1])) != dataset.sizes[index]:
+                raise SceditError(
+                    f"{paths[index]} is {size[0]}x{size[1]} pixels, not {'x'.join(map(str, dataset.sizes[index]))} as "
+                    "its line in metadata.jsonl says",
+                    hint="correct width and height there, or prepare the pictures anew",
+                )
+        return {"moments": base.encode_images(torch.stack(pictures).float() / 255)}
+
+    def batches(todo: list[str]) -> list[list[str]]:
+        sized = sorted(todo, key=lambda key: dataset.sizes[where[key]])
+        parts: list[list[str]] = []
+        for (width, height), group in groupby(sized, key=lambda key: dataset.sizes[where[key]]):
+            parts += _chunks(list(group), max(1, _PIXELS_AT_ONCE // (width * height)))
+        return parts
+
     with ThreadPoolExecutor(4) as pool:
-        key = _key("latents", [_weights(base.vae), *pool.map(_content, paths)])
-
-        def encode() -> dict[str, Tensor]:
-            parts = []
-            for at in range(0, len(paths), at_once):
-                pictures = torch.stack(list(pool.map(read_uint8, paths[at : at + at_once])))
-                parts.append(base.encode_images(pictures.float() / 255).cpu())
-                _tell(on_step, at + len(pictures), len(paths))
-            return {"moments": torch.cat(parts)}
-
-        moments = _kept(dataset, "latents", key, encode)["moments"]
-    _tell(on_step, len(paths), len(paths))
-    return moments
+        settings = [_weights(base.vae)]
+        return _filled(dataset, "latents", settings, keys, batches, encode, on_step, share, wait), keys
 
 
-def cache_text(dataset: Dataset, base: Base, on_step: OnStep | None = None) -> tuple[dict[str, Tensor], Tensor]:
-    """The encoded distinct captions with the empty prompt, by name, and which of them is each picture's (N,)."""
-    texts = _distinct(dataset)
+def cache_text(
+    dataset: Dataset,
+    base: Base,
+    on_step: OnStep | None = None,
+    share: tuple[int, int] = (0, 1),
+    wait: Wait | None = None,
+) -> tuple[Store, list[str]]:
+    """Where the encoded captions and the empty prompt are, by the names of `Base.encode_prompts`, and under which key
+    each picture's is."""
+    texts = {_text_key(text): text for text in _distinct(dataset)}
     encoders = [part for name, part in base.pipeline().components.items() if name.startswith("text_encoder") and part]
+    store = _filled(
+        dataset,
+        "text",
+        [_weights(encoder) for encoder in encoders],
+        list(texts),
+        lambda todo: _chunks(todo, _TEXTS_AT_ONCE),
+        lambda todo: base.encode_prompts([texts[key] for key in todo]),
+        on_step,
+        share,
+        wait,
+    )
+    return store, [_text_key(item.text) for item in dataset.items]
 
-    def encode() -> dict[str, Tensor]:
-        parts = []
-        for at in range(0, len(texts), _TEXTS_AT_ONCE):
-            batch = texts[at : at + _TEXTS_AT_ONCE]
-            parts.append({name: value.cpu() for name, value in base.encode_prompts(batch).items()})
-            _tell(on_step, at + len(batch), len(texts))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    text = _kept(dataset, "text", _key("text", [*map(_weights, encoders), *texts]), encode)
-    _tell(on_step, len(texts), len(texts))
-    place = {text: index for index, text in enumerate(texts)}
-    return text, torch.tensor([place[item.text] for item in dataset.items])
-
-
-def _kept(dataset: Dataset, name: str, key: str, encode: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of the cache file of this key, encoded and written first where it is not there or not whole."""
-    path = dataset.path / "cache" / f"{name}-{key[:16]}.safetensors"
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") == key:
-                return load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        pass
-    tensors = {part: values.contiguous() for part, values in encode().items()}
-    with whole(path) as part:
-        part.write_bytes(save(tensors, metadata={"format": _FORMAT, "key": key}))  # save_file hides a full disk
-    return tensors
+def _filled(
+    dataset: Dataset,
+    name: str,
+    settings: list[str],
+    keys: list[str],
+    batches: Callable[[list[str]], list[list[str]]],
+    encode: Callable[[list[str]], dict[str, Tensor]],
+    on_step: OnStep | None,
+    share: tuple[int, int],
+    wait: Wait | None,
+) -> Store:
+    """The store of these settings with an entry for each key: this process encodes its share of those missing."""
+    number, processes = share
+    folder = dataset.path / "cache" / f"{name}-{_digest(name, *settings)[:16]}"
+    store = Store(folder)
+    # Shares are of all keys, not of those missing: a process that comes later finds fewer of them missing.
+    mine = store.missing(list(dict.fromkeys(keys))[number::processes])
+    done = len(keys) - len(mine)
+    with store.writer() as writer:
+        for batch in batches(mine):
+            writer.add(batch, encode(batch))
+            done += len(batch)
+            if on_step:
+                on_step(done, len(keys))
+    if wait:
+        wait()
+    if processes > 1:
+        store = Store(folder)
+    if lost := store.missing(keys):
+        raise WorkFailed(
+            f"{folder} lacks {len(lost)} of {len(keys)} entries", hint="start again: what is there is kept"
+        )
+    if on_step:
+        on_step(len(keys), len(keys))
+    return store
 
 
 def _distinct(dataset: Dataset) -> list[str]:
     return sorted({"", *(item.text for item in dataset.items)})
 
 
-def _key(name: str, parts: Sequence[str]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {name} {len(parts)}".encode())
-    for part in parts:
-        digest.update(hashlib.sha256(part.encode()).digest())
-    return digest.hexdigest()
+def _text_key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _chunks(keys: list[str], size: int) -> list[list[str]]:
+    return [keys[at : at + size] for at in range(0, len(keys), size)]
 
 
 def _weights(module: nn.Module) -> str:
@@ -170,6 +240,8 @@ def _weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _tell(on_step: OnStep | None, done: int, total: int) -> None:
-    if on_step:
-        on_step(done, total)
+def _digest(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part.encode()).digest())
+    return digest.hexdigest()

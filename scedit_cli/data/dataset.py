@@ -4,7 +4,9 @@ imagefolder."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +18,28 @@ from scedit_cli.files import write_whole
 
 METADATA = "metadata.jsonl"
 _COLUMN = "_file_name"
+_NUMBERS = ("width", "height", "original_width", "original_height", "crop_top", "crop_left")
+
+Size = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the metadata: a picture, its caption, and its condition pictures by kind."""
+    """One line of the metadata: a picture, its caption, and its condition pictures by kind.
+
+    Attributes:
+        size: of the picture, where the line tells it.
+        original: size of the picture that it was made from; crop: top and left of what was cut out of that, in pixels
+            of this one. Both are what SDXL's U-Net is told.
+    """
 
     line: int
     image: Path
     text: str
     conditions: dict[str, Path]
+    size: Size | None = None
+    original: Size | None = None
+    crop: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -45,21 +59,32 @@ class Dataset:
         return tuple(kind for kind in first.conditions if all(kind in item.conditions for item in rest))
 
     @cached_property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels of its pictures.
+    def sizes(self) -> tuple[Size, ...]:
+        """Width and height in pixels of each picture, from its line or else from the file."""
+        with ThreadPoolExecutor(4) as pool:
+            return tuple(pool.map(lambda item: item.size or picture_size(item.image), self.items))
+
+    @cached_property
+    def buckets(self) -> tuple[Size, ...]:
+        """The distinct sizes, the most frequent first. A batch holds pictures of one of them."""
+        return tuple(size for size, _ in sorted(Counter(self.sizes).items(), key=lambda each: (-each[1], each[0])))
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels, where all pictures have the same.
 
         Raises:
             SceditError: they are not all of one size.
         """
-        first = self.items[0]
-        size = picture_size(first.image)
-        for item in self.items[1:]:
-            if (other := picture_size(item.image)) != size:
-                raise SceditError(
-                    f"{self._at(item)}: {item.image.name} is {_by(other)} pixels, {first.image.name} is {_by(size)}",
-                    hint=f"scedit prepare {self.path} --out DIR brings all to one size",
-                )
-        return size
+        if len(self.buckets) > 1:
+            first = self.sizes[0]
+            item, other = next((i, s) for i, s in zip(self.items, self.sizes, strict=True) if s != first)
+            raise SceditError(
+                f"{self._at(item)}: {item.image.name} is {_by(other)} pixels, "
+                f"{self.items[0].image.name} is {_by(first)}",
+                hint=f"scedit prepare {self.path} --out DIR --square brings all to one size",
+            )
+        return self.buckets[0]
 
     def condition_paths(self, kind: str) -> list[Path]:
         """The condition pictures of `kind`, in the order of the items.
@@ -73,13 +98,16 @@ class Dataset:
                     f"{self._at(item)}: {item.image.name} has no {kind}{_COLUMN}",
                     hint=f"scedit annotate {self.path} --cond {kind} makes it",
                 )
-            if (other := picture_size(item.conditions[kind])) != self.size:
-                raise SceditError(
-                    f"{self._at(item)}: {kind}{_COLUMN} {item.conditions[kind].name} is {_by(other)} pixels, "
-                    f"its picture is {_by(self.size)}",
-                    hint=f"scedit annotate {self.path} --cond {kind} --overwrite makes it anew",
-                )
-        return [item.conditions[kind] for item in self.items]
+        paths = [item.conditions[kind] for item in self.items]
+        with ThreadPoolExecutor(4) as pool:
+            for item, size, other in zip(self.items, self.sizes, pool.map(picture_size, paths), strict=True):
+                if other != size:
+                    raise SceditError(
+                        f"{self._at(item)}: {kind}{_COLUMN} {item.conditions[kind].name} is {_by(other)} pixels, "
+                        f"its picture is {_by(size)}",
+                        hint=f"scedit annotate {self.path} --cond {kind} --overwrite makes it anew",
+                    )
+        return paths
 
     def _at(self, item: Item) -> str:
         return _at(self.path, item.line)
@@ -141,10 +169,19 @@ def item_of(path: Path, line: int, row: dict[str, Any]) -> Item:
     conditions = {
         column.removesuffix(_COLUMN): path / name for column, name in row.items() if column.endswith(_COLUMN) and name
     }
-    return Item(line, path / row["file_name"], row["text"], conditions)
+    width, height, original_width, original_height, top, left = (row.get(name) for name in _NUMBERS)
+    return Item(
+        line,
+        path / row["file_name"],
+        row["text"],
+        conditions,
+        size=(width, height) if width and height else None,
+        original=(original_width, original_height) if original_width and original_height else None,
+        crop=(top or 0, left or 0),
+    )
 
 
-def row_of(image: str, text: str, conditions: Sequence[str] | dict[str, str]) -> dict[str, str]:
+def row_of(image: str, text: str, conditions: Sequence[str]) -> dict[str, str]:
     """The metadata row of a picture `image` (as `000017.png`) whose condition pictures stand in their folders."""
     return {"file_name": f"images/{image}", "text": text} | {
         column_of(kind): condition_name(kind, f"images/{image}") for kind in conditions
@@ -170,6 +207,8 @@ def _check(row: Any, at: str) -> None:
         if column not in row:
             raise SceditError(f"{at}: {column} is missing", hint='each line has a "file_name" and a "text"')
     for column, value in row.items():
+        if column in _NUMBERS and value is not None and not (isinstance(value, int) and value >= 0):
+            raise SceditError(f"{at}: {column} is {value!r}", hint="it must be a number of pixels")
         named = column == "file_name" or column.endswith(_COLUMN)
         if named and value is None and column != "file_name":  # how other tools write that there is none
             continue

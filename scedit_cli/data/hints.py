@@ -20,10 +20,10 @@ _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
 
 
 class Hints:
-    """The condition pictures of one kind. `hints[indices]` is uint8 (B, C, H, W).
+    """The condition pictures of one kind. `hints[indices]` is uint8 (B, C, H, W), of pictures of one size.
 
     Args:
-        paths: one picture per index, all of `size` (width, height).
+        paths: one picture per index, none larger than `size` (width, height).
         in_memory: the most bytes to hold; larger sets are read when asked for.
         channels: C, 4 where the pictures' alpha counts.
     """
@@ -33,19 +33,17 @@ class Hints:
     ) -> None:
         self.paths = paths
         self._read = partial(read_uint8, channels=channels)
-        self._held: Tensor | None = None
+        self._held: list[Tensor] | None = None
         if len(paths) * channels * size[0] * size[1] <= in_memory:
-            self._held = torch.empty((len(paths), channels, size[1], size[0]), dtype=torch.uint8)
             with ThreadPoolExecutor(4) as pool:
-                for index, hint in enumerate(pool.map(self._read, paths)):
-                    self._held[index] = hint
+                self._held = list(pool.map(self._read, paths))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, indices: list[int]) -> Tensor:
         if self._held is not None:
-            return self._held[torch.tensor(indices)]
+            return torch.stack([self._held[index] for index in indices])
         return torch.stack([self._read(self.paths[index]) for index in indices])
 
     def batch(self, indices: list[int], step: int) -> Tensor:
@@ -60,7 +58,7 @@ class MadeHints:
     order leaves open: nobody sees the same hole in a picture twice.
 
     Args:
-        pictures: their files, all of `size` (width, height).
+        pictures: their files, none larger than `size` (width, height).
         order: by an annotator that needs no weights.
     """
 

@@ -16,16 +16,19 @@ from scedit_cli.data.sampler import StatefulSampler
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees of B pictures, on the CPU.
+    """What a training step sees of B pictures of one size, on the CPU.
 
     Attributes:
         indices: the pictures' places in the dataset.
+        sizes: of SDXL: (B, 6) as `Base.unet_arguments` takes them: the size of the picture each was made from, where
+            it was cut (top, left), and its own size; heights before widths.
         moments: (B, 2C, h, w) float32, of the latents' distributions, unscaled.
         text: the base's encoded captions by name, each (B, ...).
         hints: (B, C, H, W) float32 in [0, 1] by kind.
     """
 
     indices: list[int]
+    sizes: Tensor
     moments: Tensor
     text: dict[str, Tensor]
     hints: dict[str, Tensor]
@@ -56,7 +59,8 @@ def load_batch(cache: Cache, step: int, indices: list[int]) -> Batch:
     """These pictures of the cache; what is made of them while training is made as at `step`."""
     return Batch(
         indices=indices,
-        moments=cache.moments[torch.tensor(indices)],
+        sizes=cache.sizes[torch.tensor(indices)],
+        moments=cache.moments_of(indices),
         text=cache.text_of(indices),
         hints={kind: hints.batch(indices, step) for kind, hints in cache.hints.items()},
     )

@@ -2,55 +2,137 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.errors import SceditError
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
+_TURNED = range(5, 9)  # EXIF orientations that swap width and height
+_ORIENTATION = 0x0112
+_SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
+_ORDERS = {"L": None, "RGB": cv2.COLOR_RGB2BGR, "RGBA": cv2.COLOR_RGBA2BGRA}
+_GAP = 2.0  # how many times too large a JPEG may be decoded at least: as Pillow's own `thumbnail` does
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The whole picture in mode RGB: turned as its EXIF says, transparency laid on white, 16-bit gray cut to 8.
+    """The whole picture in mode RGB and sRGB: turned as its EXIF says, colours taken from its ICC profile, transparency
+    laid on white, 16-bit gray cut to 8.
 
     Raises:
         SceditError: there is no such file, or no picture in it that can be read to its end.
     """
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I;16"):
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return picture.convert("RGB")
-    except FileNotFoundError:
-        raise SceditError(f"{path} does not exist") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # the decoders raise whatever a damaged file leads them to
-        raise SceditError(f"{path} is no readable picture: {error}", hint="remove it or save it anew") from error
+    with reading(path, str(path)) as opened:
+        return decode(opened)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, from the file's header alone.
+    """Width and height in pixels as the picture stands upright, from the file's header alone.
 
     Raises:
         SceditError: as `open_picture`.
     """
+    with reading(path, str(path)) as opened:
+        return upright_size(opened)
+
+
+@contextmanager
+def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The picture in `file`, opened and not yet decoded; what goes wrong within is told of `name`.
+
+    Raises:
+        SceditError: as `open_picture`, or a picture so large that it must be a decompression bomb.
+    """
     try:
-        with Image.open(path) as opened:
-            return opened.size
+        with Image.open(file) as opened:
+            yield opened
     except FileNotFoundError:
-        raise SceditError(f"{path} does not exist") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SceditError(f"{path} is no readable picture: {error}", hint="remove it or save it anew") from error
+        raise SceditError(f"{name} does not exist") from None
+    except (MemoryError, SceditError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
+    except Exception as error:  # the decoders raise whatever a damaged file leads them to
+        raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
+
+
+def upright_size(opened: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture once it is turned as its EXIF says."""
+    return opened.size[::-1] if _is_turned(opened) else opened.size
+
+
+def decode(opened: Image.Image, at_least: tuple[int, int] | None = None, keep_alpha: bool = False) -> Image.Image:
+    """An opened picture as `open_picture` gives it.
+
+    Args:
+        at_least: the width and height it will be made smaller to. A JPEG that is over twice as large is then decoded
+            at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time.
+        keep_alpha: give RGBA where there is transparency.
+    """
+    if at_least and opened.format == "JPEG":
+        wanted = at_least[::-1] if _is_turned(opened) else at_least
+        opened.draft(None, (round(_GAP * wanted[0]), round(_GAP * wanted[1])))
+    profile = opened.info.get("icc_profile")
+    ImageOps.exif_transpose(opened, in_place=True)
+    picture = opened
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError("its pixels are of 32 bits, 8 or 16 are read")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if keep_alpha:
+            return picture
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if picture.mode in ("P", "PA", "1", "YCbCr", "LA", "HSV"):
+        picture = picture.convert("RGB")
+    if profile and (transform := _to_srgb(profile, picture.mode)):
+        return ImageCms.applyTransform(picture, transform)
+    return picture.convert("RGB")
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG. The lightest compression: the next in effort takes three times as long to save a tenth."""
+    """Writes a PNG. OpenCV's settings take 2/5 of the time of Pillow's quickest, for slightly smaller files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG", compress_level=1)
+    if picture.mode not in _ORDERS:
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    pixels = np.asarray(picture)
+    order = _ORDERS[picture.mode]
+    _, data = cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))
+    path.write_bytes(data)
+
+
+def _is_turned(opened: Image.Image) -> bool:
+    return opened.getexif().get(_ORIENTATION) in _TURNED
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The way from an ICC profile to sRGB; None where there is nothing to do, or the profile is of no use."""
+    try:
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        # One transform serves many threads, so it must not remember the last pixel.
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=ImageCms.Flags.NOCACHE)
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one of another kind of colour
+        return None
+    if mode == "RGB":
+        steps = np.arange(0, 256, 15, dtype=np.uint8)
+        levels = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(len(steps), -1, 3)
+        changed = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), transform))
+        if np.abs(changed.astype(int) - levels).max() <= _SAME:
+            return None
+    return transform
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the name of an in-memory file."""
+    text = str(error) or type(error).__name__
+    return "its content is none that is known" if isinstance(error, Image.UnidentifiedImageError) else text

@@ -1,51 +1,58 @@
-"""`scedit prepare`: a dataset folder from scenes of the embedded world, or from a folder of pictures."""
+"""`scedit prepare`: a dataset folder from pictures wherever they are, or from scenes of the embedded world."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
-from scedit_cli import conditions
-from scedit_cli.base import EMBEDDED, Base, load_base
+from scedit_cli.base import EMBEDDED, load_base
+from scedit_cli.data.buckets import Size, bucket, square
 from scedit_cli.data.cache import cache_latents, cache_text
-from scedit_cli.data.dataset import METADATA, item_of, open_dataset, read_rows, row_of, write_rows
-from scedit_cli.data.pictures import SUFFIXES, open_picture, save_picture
+from scedit_cli.data.dataset import METADATA, open_dataset
+from scedit_cli.data.duplicates import Duplicates
+from scedit_cli.data.intake import Rejected, in_order, take
+from scedit_cli.data.overview import overview
+from scedit_cli.data.pictures import save_picture
 from scedit_cli.data.rendered import SCENE_KINDS, write_scenes
+from scedit_cli.data.report import Report
+from scedit_cli.data.shards import write_shards
+from scedit_cli.data.sources import open_source
 from scedit_cli.errors import SceditError
-from scedit_cli.files import whole_folder
-from scedit_cli.jobs.progress import OnEvent, Progress
-from scedit_cli.scenes import PICTURE_SIZE
+from scedit_cli.files import whole, whole_folder, write_whole
+from scedit_cli.jobs.progress import Note, OnEvent, Progress
+from scedit_cli.scenes import HELD_OUT_SEED, PICTURE_SIZE
 
 _CACHES = ("latents", "text")
 _MULTIPLE = 64  # pixels: the factor 8 of the autoencoder by the factor 8 of the deepest U-Nets
 _PHOTO_SIZE = 512
-_THREADS = 4
-_AT_ONCE = 64  # pictures in flight, which bounds the memory
+_CAPTIONLESS = 0.01  # share of the kept pictures that may be without a caption
+_TOLD_EVERY = 0.2  # seconds
+REPORT, OVERVIEW = "report.json", "overview.png"
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """A dataset folder as written; `rejected` are (file, reason)."""
+    """A dataset folder as written. `report` is None where the folder was there and only cached or sharded."""
 
     out: Path
     pictures: int
-    rejected: list[tuple[str, str]]
     conditions: list[str]
+    report: Report | None
+    shards: int
     seconds: float
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
-        return {
+        found = (self.report or Report()).document()
+        return found | {
             "out": str(self.out),
             "pictures": self.pictures,
-            "rejected": [{"file": file, "reason": reason} for file, reason in self.rejected],
             "conditions": self.conditions,
+            "shards": self.shards,
             "seconds": round(self.seconds, 3),
         }
 
@@ -53,150 +60,201 @@ class PrepareResult:
         """The rows that a person reads."""
         rows = [("dataset", str(self.out)), ("pictures", f"{self.pictures} in {self.seconds:.1f} s")]
         rows.append(("conditions", ", ".join(self.conditions) or "none yet: scedit annotate makes them"))
-        return rows + [("rejected", f"{file}: {reason}") for file, reason in self.rejected]
+        if self.shards:
+            rows.append(("shards", f"{self.shards} in {self.out / 'shards'}"))
+        return rows + (self.report.summary() if self.report else [])
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How large pictures become: see `prepare`."""
+
+    side: int
+    multiple: int
+    square: bool
+    upscale: bool
+
+    def __call__(self, source: Size) -> Size:
+        if self.square:
+            return square(source, self.side, self.upscale)
+        return bucket(source, self.side, self.multiple, self.upscale)
 
 
 def prepare(
     src: str | Path | None,
     out: str | Path,
     *,
+    conditions: Mapping[str, str | Path] | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
     scenes: int | None = None,
     seed: int = 0,
     look: str = "plain",
+    held_out: bool = False,
     size: int | None = None,
+    square: bool = False,
+    upscale: bool = False,
+    strict: bool = False,
+    allow_captionless: bool = False,
+    drop_duplicates: bool = False,
     cache: Sequence[str] = (),
     base: str = EMBEDDED,
+    vae: str | None = None,
+    shards: int | None = None,
     on_event: OnEvent | None = None,
 ) -> PrepareResult:
-    """Write a dataset folder, which appears when it is complete.
+    """Write a dataset folder, which appears when it is complete, with `report.json` and the sheet `overview.png`.
+
+    With neither `src` nor `scenes`, the dataset folder `out` is there already and only gets what `cache` and `shards`
+    ask for; what an earlier, stopped run has encoded is kept.
 
     Args:
-        src: a folder of pictures, each with its caption in a .txt file beside it, or with a metadata.jsonl, whose
-            condition pictures come along; None with `scenes`.
+        src, conditions, columns, split, subset, revision: as for `data.sources.open_source`.
         out: the dataset folder, new or empty.
         scenes: how many scenes of the embedded world to render instead, with all conditions.
         seed: of the first scene.
         look: how scenes are drawn: "plain" or "pastel".
-        size: side of the square pictures in pixels, a multiple of 64; by default 128 for scenes, 512 for pictures.
-            Pictures are cut around their middle and made smaller, never larger.
-        cache: "latents" and "text" are encoded at once, by `base`.
+        held_out: allow scenes that are kept for measuring.
+        size: side in pixels, a multiple of 64 (with `cache`, of what the base needs); by default 128 for scenes, 512
+            for pictures, which come to buckets of about `size`² pixels in their own shape, never larger than they are.
+        square: all pictures to `size` x `size`; smaller ones are rejected.
+        upscale: make smaller pictures larger.
+        strict: whatever the report would list by name is an error, and nothing is written.
+        allow_captionless: more than 1 % of the pictures may have no caption; theirs is empty.
+        drop_duplicates: leave out pictures that repeat an earlier one to the eye.
+        cache: "latents" and "text" are encoded at once, by `base` and `vae`.
+        shards: also write WebDataset shards of so many pictures into `shards/`.
 
     Raises:
-        SceditError: bad input, a picture folder without one usable picture included; nothing is written then.
+        SceditError: bad input, a source without one usable picture included; nothing is written then.
     """
     started = time.monotonic()
-    out = Path(out)
-    tell = on_event or (lambda event: None)
-    if (src is None) == (scenes is None):
+    out, tell = Path(out), on_event or (lambda event: None)
+    is_there = src is None and scenes is None and (cache or shards) and (out / METADATA).is_file()
+    if (src is None) == (scenes is None) and not is_there:
         raise SceditError(
-            "prepare takes a folder of pictures or a number of scenes" + (", not both" if scenes else ""),
+            "prepare takes pictures or a number of scenes" + (", not both" if scenes else ""),
             hint="scedit prepare PHOTOS --out DIR, or scedit prepare --scenes 100 --out DIR",
         )
-    size = size or (_PHOTO_SIZE if src else PICTURE_SIZE)
-    if size < _MULTIPLE or size % _MULTIPLE:
-        near = max(1, round(size / _MULTIPLE)) * _MULTIPLE
-        raise SceditError(f"size is {size}, which is no multiple of {_MULTIPLE}", hint=f"{near} is nearest")
     if unknown := set(cache) - set(_CACHES):
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
-    frozen = load_base(base) if cache else None  # a wrong base is told before the work
-    if src is None:
-        write_scenes(
-            out, scenes, seed, look, size=size, on_step=lambda done, total: tell(Progress("render", done, total))
+    if shards is not None and shards < 1:
+        raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
+    frozen = load_base(base, vae=vae) if cache else None  # a wrong base is told before the work
+    multiple = frozen.multiple if frozen else _MULTIPLE
+    size = size or (_PHOTO_SIZE if src else PICTURE_SIZE)
+    if not is_there and (size < multiple or size % multiple):
+        near = max(1, round(size / multiple)) * multiple
+        raise SceditError(f"size is {size}, which is no multiple of {multiple}", hint=f"{near} is nearest")
+
+    report: Report | None = None
+    if scenes is not None:
+        report, kinds = _render(out, scenes, seed, look, held_out, size, tell)
+    elif src is not None:
+        source = open_source(
+            src, conditions=conditions, columns=columns, split=split, subset=subset, revision=revision
         )
-        pictures, rejected, kinds = scenes, [], list(SCENE_KINDS)
+        intake = _Intake(_Sizes(size, multiple, square, upscale), drop_duplicates, tell)
+        report, kinds = intake.run(source, str(src), out, strict, 1.0 if allow_captionless else _CAPTIONLESS)
     else:
-        pictures, rejected, kinds = _prepare_pictures(Path(src), out, size, tell)
+        kinds = list(open_dataset(out).kinds)
+    if report:
+        _describe(out, report, kinds, str(src) if src is not None else f"{scenes} scenes from seed {seed}")
+    dataset = open_dataset(out) if cache or shards else None
     if frozen:
-        _encode(out, cache, frozen, tell)
-    return PrepareResult(out, pictures, rejected, kinds, time.monotonic() - started)
+        for name, encode in (("latents", cache_latents), ("text", cache_text)):
+            if name in cache:
+                encode(dataset, frozen, _progress(tell, name))
+    written = write_shards(dataset, out / "shards", shards, _progress(tell, "shards")) if shards else []
+    pictures = report.pictures if report else len(dataset)
+    return PrepareResult(out, pictures, kinds, report, len(written), time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A picture to prepare. `text` is None where its caption is in a file beside it."""
+class _Intake:
+    """Takes a source's pictures into a dataset folder, row by row: memory does not grow with their content."""
 
-    name: str
-    image: Path
-    text: str | None
-    conditions: dict[str, Path] = field(default_factory=dict)
+    def __init__(self, size_of: _Sizes, drop_duplicates: bool, tell: OnEvent) -> None:
+        self.size_of, self.drop_duplicates, self.tell = size_of, drop_duplicates, tell
+        self.report = Report()
+        self.kinds: dict[str, None] = {}
+        self._duplicates = Duplicates()
 
+    def run(self, source, name: str, out: Path, strict: bool, captionless: float) -> tuple[Report, list[str]]:
+        report = self.report
+        report.orphans, report.hidden = list(source.orphans), source.hidden
+        names: list[str] = []  # of entries on their way
+        with whole_folder(out) as folder:
 
-def _prepare_pictures(src: Path, out: Path, size: int, tell: OnEvent) -> tuple[int, list[tuple[str, str]], list[str]]:
-    sources = list(_sources(src))
-    if not sources:
-        raise SceditError(f"no pictures in {src}", hint="name a folder with pictures and a .txt caption beside each")
-    rows: list[dict[str, str]] = []
-    rejected: list[tuple[str, str]] = []
-    with whole_folder(out) as folder, ThreadPoolExecutor(_THREADS) as pool:
-        for at in range(0, len(sources), _AT_ONCE):
-            batch = sources[at : at + _AT_ONCE]
-            names = [f"{index:06d}.png" for index in range(at, at + len(batch))]
-            fitted = pool.map(lambda source, name: _fit(source, name, folder, size), batch, names)
-            for source, made in zip(batch, fitted, strict=True):
-                if isinstance(made, SceditError):
-                    rejected.append((source.name, made.message))
-                else:
-                    rows.append(made)
-            tell(Progress("prepare", len(rows) + len(rejected), len(sources)))
-        if not rows:
-            file, reason = rejected[0]
-            raise SceditError(f"none of the {len(sources)} pictures in {src} can be used; {file}: {reason}")
-        write_rows(folder, rows)
-    return len(rows), rejected, list(open_dataset(out).kinds)
+            def work():
+                for number, entry in enumerate(source.entries):
+                    names.append(entry.name)
+                    yield entry, f"{number:06d}.png", folder, self.size_of
 
+            with (folder / METADATA).open("w", encoding="utf-8") as lines:
+                spoken, began = 0.0, time.monotonic()
+                for done, made in enumerate(in_order(take, work()), 1):
+                    self._note(names.pop(0), made, folder, lines)
+                    if (now := time.monotonic()) - spoken > _TOLD_EVERY or done == source.count:
+                        spoken = now
+                        speed = {"pictures/s": done / max(now - began, 1e-9)}
+                        self.tell(Progress("prepare", done, max(source.count, done), speed))
+            if not report.pictures:
+                file, _, reason = report.rejected[0]
+                raise SceditError(f"none of the {source.count} pictures in {name} can be used; {file}: {reason}")
+            report.check(strict, captionless)
+        return report, list(self.kinds)
 
-def _sources(src: Path) -> Iterator[_Source]:
-    if not src.is_dir():
-        raise SceditError(f"{src} is no folder" if src.exists() else f"{src} does not exist")
-    if (src / METADATA).exists():
-        for line, row in read_rows(src):
-            item = item_of(src, line, row)
-            yield _Source(row["file_name"], item.image, item.text, item.conditions)
-        return
-    for path in sorted(src.rglob("*")):
-        inside = path.relative_to(src)
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in inside.parts):
-            yield _Source(inside.as_posix(), path, None)
-
-
-def _fit(source: _Source, name: str, folder: Path, size: int) -> dict[str, str] | SceditError:
-    """Writes one picture with its conditions at `size`; gives its row, or why it was rejected."""
-    try:
-        text = _caption(source)
-        picture = open_picture(source.image)
-        if min(picture.size) < size:
-            raise SceditError(f"{picture.width}x{picture.height} pixels, smaller than {size}x{size}")
-        opened = {kind: open_picture(path) for kind, path in source.conditions.items()}
-        for kind, condition in opened.items():
-            if condition.size != picture.size:
-                raise SceditError(f"its {kind} is {condition.width}x{condition.height} pixels, not its own size")
-    except SceditError as error:
-        return error
-    save_picture(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS), folder / "images" / name)
-    for kind, condition in opened.items():
-        blended = kind not in conditions.KINDS or not conditions.find(kind).labels
-        method = Image.Resampling.LANCZOS if blended else Image.Resampling.NEAREST
-        save_picture(ImageOps.fit(condition, (size, size), method), folder / "conditions" / kind / name)
-    return row_of(name, text, list(opened))
+    def _note(self, name: str, made, folder: Path, lines) -> None:
+        report = self.report
+        if isinstance(made, Rejected):
+            report.rejected.append((name, made.fault, made.reason))
+            return
+        first = self._duplicates.first_of(name, made.signature)
+        if first is not None:
+            report.duplicates.append((name, first))
+            if self.drop_duplicates:
+                for column, file in made.row.items():
+                    if column.endswith("file_name"):
+                        (folder / file).unlink()
+                return
+        lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
+        report.pictures += 1
+        report.buckets[made.size] += 1
+        self.kinds |= dict.fromkeys(column.removesuffix("_file_name") for column in made.row if "_file_name" in column)
+        if made.caption_from:
+            report.captions[made.caption_from] += 1
+        else:
+            report.captionless.append(name)
+        if made.really:
+            report.misnamed.append((name, made.really))
 
 
-def _caption(source: _Source) -> str:
-    if source.text is not None:
-        return source.text
-    beside = source.image.with_suffix(".txt")
-    try:
-        text = " ".join(beside.read_text("utf-8").split())
-    except FileNotFoundError:
-        raise SceditError(f"no caption: {beside.name} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SceditError(f"no caption: {beside.name} cannot be read as UTF-8 text ({error})") from None
-    if not text:
-        raise SceditError(f"no caption: {beside.name} is empty")
-    return text
+def _render(
+    out: Path, scenes: int, seed: int, look: str, held_out: bool, size: int, tell: OnEvent
+) -> tuple[Report, list[str]]:
+    if seed + scenes > HELD_OUT_SEED:
+        if not held_out:
+            raise SceditError(
+                f"scenes from seed {HELD_OUT_SEED} on are kept for measuring, and a tuner must not learn from them",
+                hint="take a smaller --seed; or give --held-out, for pictures to measure with",
+            )
+        tell(Note("these scenes are kept for measuring: train nothing on them"))
+    write_scenes(out, scenes, seed, look, size=size, on_step=_progress(tell, "render"))
+    report = Report(pictures=scenes)
+    report.buckets[size, size] = report.captions["the scenes"] = scenes
+    return report, list(SCENE_KINDS)
 
 
-def _encode(out: Path, cache: Sequence[str], base: Base, tell: OnEvent) -> None:
-    dataset = open_dataset(out)
-    for name, encode in (("latents", cache_latents), ("text", cache_text)):
-        if name in cache:
-            encode(dataset, base, lambda done, total, name=name: tell(Progress(name, done, total)))
+def _describe(out: Path, report: Report, kinds: list[str], source: str) -> None:
+    """Writes the report and the contact sheet beside the pictures."""
+    write_whole(out / REPORT, json.dumps({"source": source} | report.document(), indent=2, ensure_ascii=False) + "\n")
+    sizes = f"{len(report.buckets)} sizes" if len(report.buckets) > 1 else "{}x{}".format(*next(iter(report.buckets)))
+    heading = f"{Path(source).name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
+    with whole(out / OVERVIEW) as part:
+        save_picture(overview(out, kinds, report.pictures, heading), part)
+
+
+def _progress(tell: OnEvent, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: tell(Progress(stage, done, total))

@@ -52,14 +52,9 @@ def open_base(recipe: Recipe) -> Base:
     """The base, in the precision to train in.
 
     Raises:
-        SceditError: it cannot be loaded, or is no text-to-image model.
+        SceditError: it cannot be loaded, or cannot be tuned.
     """
     base = load_base(recipe.base.model, dtype=PRECISIONS[recipe.train.precision], revision=recipe.base.revision)
-    if base.unet.config.in_channels != base.vae.config.latent_channels:
-        raise SceditError(
-            f"base.model {base.name}: its U-Net takes {base.unet.config.in_channels} channels, more than latents have",
-            hint="name a text-to-image base, not one for inpainting",
-        )
     base.unet.to(memory_format=_layout(recipe))
     _teach(base, recipe.train)
     if recipe.base.quantize != "none":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from skimage import data
 
-from scedit_cli.data.pictures import open_picture, picture_size
+from scedit_cli.data.pictures import decode, open_picture, picture_size, reading, save_picture
 from scedit_cli.errors import SceditError
 
 
@@ -20,11 +23,86 @@ def test_modes_become_rgb(tmp_path):
     assert open_picture(path).getpixel((0, 0)) == (128, 128, 128)
 
 
+def test_cmyk_and_unread_depths(tmp_path):
+    Image.new("RGB", (8, 8), (200, 100, 50)).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(np.subtract(open_picture(tmp_path / "a.jpg").getpixel((4, 4)), (200, 100, 50))).max() <= 3
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(SceditError, match="its pixels are of 32 bits"):
+        open_picture(tmp_path / "deep.tif")
+
+
+def test_colours_are_taken_from_the_icc_profile(tmp_path):
+    """A gray of L* = 50 is 119 in sRGB whatever profile it is written in."""
+    lab = Image.new("LAB", (4, 4), (128, 128, 128))
+    linear = ImageCms.ImageCmsProfile(io.BytesIO(_linear_profile()))
+    transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), linear, "LAB", "RGB")
+    picture = ImageCms.applyTransform(lab, transform)
+    assert abs(picture.getpixel((0, 0))[0] - 47) <= 1  # 18.4 % of the light
+    picture.save(tmp_path / "linear.png", icc_profile=linear.tobytes())
+    picture.save(tmp_path / "damaged.png", icc_profile=b"no profile")
+    assert all(abs(level - 119) <= 1 for level in open_picture(tmp_path / "linear.png").getpixel((0, 0)))
+    assert open_picture(tmp_path / "damaged.png").getpixel((0, 0)) == picture.getpixel((0, 0))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.save(tmp_path / "srgb.png", icc_profile=srgb)
+    assert open_picture(tmp_path / "srgb.png").tobytes() == picture.tobytes()
+    gray = Image.new("L", (4, 4), 100)  # with a profile for other colours, which is left alone
+    gray.save(tmp_path / "gray.png", icc_profile=srgb)
+    assert open_picture(tmp_path / "gray.png").getpixel((0, 0)) == (100, 100, 100)
+
+
+def _linear_profile() -> bytes:
+    """sRGB's primaries with a linear tone curve: a curve of one entry, gamma 1.0, in place of each of its own."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for number in range(int.from_bytes(profile[128:132], "big")):
+        at = 132 + 12 * number
+        if profile[at : at + 4] in (b"rTRC", b"gTRC", b"bTRC"):
+            place = int.from_bytes(profile[at + 4 : at + 8], "big")
+            profile[place : place + 14] = b"curv" + bytes(4) + (1).to_bytes(4, "big") + b"\x01\x00"
+            profile[at + 8 : at + 12] = (14).to_bytes(4, "big")
+    return bytes(profile)
+
+
+def test_large_jpegs_are_decoded_smaller_and_no_worse(tmp_path):
+    photo = Image.fromarray(data.retina())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with reading(tmp_path / "a.jpg", "a") as opened:
+        small = decode(opened, at_least=(300, 300))
+    assert small.size == (706, 706)  # half, over twice what is asked for
+    whole = open_picture(tmp_path / "a.jpg")
+    assert whole.size == (1411, 1411)
+    wanted, found = (np.asarray(p.resize((300, 300), Image.Resampling.LANCZOS)).astype(float) for p in (whole, small))
+    assert 10 * np.log10(255**2 / np.square(wanted - found).mean()) > 40  # PSNR in dB
+
+
+def test_transparency_is_kept_where_it_is_asked_for(tmp_path):
+    Image.new("RGBA", (4, 4), (10, 20, 30, 40)).save(tmp_path / "a.png")
+    with reading(tmp_path / "a.png", "a") as opened:
+        assert decode(opened, keep_alpha=True).getpixel((0, 0)) == (10, 20, 30, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "1", "P", "LA"])
+def test_what_is_saved_is_what_is_read(tmp_path, mode):
+    picture = Image.fromarray(data.astronaut()).resize((61, 47)).convert(mode)
+    save_picture(picture, tmp_path / "deep/a.png")
+    saved = Image.open(tmp_path / "deep/a.png")
+    assert saved.format == "PNG" and saved.convert("RGBA").tobytes() == picture.convert("RGBA").tobytes()
+
+
+def test_a_decompression_bomb_is_not_opened(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    for read in (open_picture, picture_size):
+        with pytest.raises(SceditError, match=r"bomb\.png is too large, as a decompression bomb is"):
+            read(tmp_path / "bomb.png")
+
+
 def test_exif_turns_the_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
-    assert open_picture(tmp_path / "a.jpg").size == (20, 40)
+    assert open_picture(tmp_path / "a.jpg").size == picture_size(tmp_path / "a.jpg") == (20, 40)
 
 
 def test_what_is_no_picture_is_named(tmp_path):

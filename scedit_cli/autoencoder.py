@@ -1,0 +1,108 @@
+"""An autoencoder of one's own in place of a base's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+
+from scedit_cli.errors import SceditError
+from scedit_cli.hub import download_autoencoder
+from scedit_cli.pipelines import check_whole, is_hub_id, quiet
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+_REASON = 200  # letters of a library's error
+
+
+def open_autoencoder(
+    model: str | Path, own: AutoencoderKL, revision: str | None = None
+) -> tuple[AutoencoderKL, str | None]:
+    """The autoencoder in float32 on the CPU, and its commit on the hub.
+
+    Args:
+        model: a folder of its own or a pipeline's, a hub id of either, or a .safetensors file in diffusers' or the
+            original layout, which has the sizes and the scaling of `own`, the base's autoencoder.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        SceditError: nothing is there, it is no autoencoder with a distribution of latents, or it has other latents
+            than the base.
+    """
+    path, commit = Path(model).expanduser(), None
+    if revision and path.exists():
+        raise SceditError(f"autoencoder {model}: it has no revision {revision}, it is not on the hub", "leave it out")
+    if path.is_file():
+        vae = _from_file(path, own)
+    else:
+        if not path.is_dir():
+            if not is_hub_id(model):
+                raise SceditError(f"autoencoder {model}: no such folder or file", "name a folder, a file or a hub id")
+            path, commit = download_autoencoder(str(model), revision)
+        vae = _from_folder(path if (path / "config.json").is_file() else path / "vae", str(model))
+    if vae.config.latent_channels != own.config.latent_channels:
+        raise SceditError(
+            f"autoencoder {model}: its latents have {vae.config.latent_channels} channels, the base's "
+            f"{own.config.latent_channels}",
+            hint="take one that was made for this family of bases",
+        )
+    return vae, commit
+
+
+def _from_folder(folder: Path, name: str) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+    from safetensors import SafetensorError
+
+    try:
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        raise SceditError(f"autoencoder {name}: it has no config.json", "name one that diffusers wrote") from None
+    if kind != "AutoencoderKL":
+        raise SceditError(f"autoencoder {name}: it is of the kind {kind}, not AutoencoderKL", "take one of that kind")
+    half = not list(folder.glob("*model.safetensors")) and list(folder.glob("*.fp16.safetensors"))
+    try:
+        with quiet():
+            vae = AutoencoderKL.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+                variant="fp16" if half else None,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _unloadable(name, error) from error
+    check_whole(vae, f"autoencoder {name}: weights", folder)
+    return vae
+
+
+def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if file.suffix != ".safetensors":
+        raise SceditError(
+            f"autoencoder {file}: only .safetensors files are read, a pickle may run code",
+            hint="convert it, or get it in that format",
+        )
+    try:
+        weights = load_file(file)
+        if any(key.startswith("encoder.down_blocks.") for key in weights):
+            vae = AutoencoderKL.from_config(own.config)
+            vae.load_state_dict({key: value.float() for key, value in weights.items()})
+            return vae
+        with TemporaryDirectory() as folder, quiet():
+            own.save_config(folder)
+            vae = AutoencoderKL.from_single_file(
+                str(file), config=folder, dtype=torch.float32, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _unloadable(str(file), error) from error
+    check_whole(vae, f"autoencoder {file}: weights")
+    return vae
+
+
+def _unloadable(name: str, error: Exception) -> SceditError:
+    reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
+    return SceditError(f"autoencoder {name}: it cannot be loaded: {reason}", hint="get it anew, or take another")

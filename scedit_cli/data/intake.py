@@ -1,0 +1,162 @@
+"""From an entry of a source to a picture of the dataset: opened, checked, cut to its bucket, written."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from scedit_cli import conditions
+from scedit_cli.data.buckets import Fit, Size, fit
+from scedit_cli.data.dataset import row_of
+from scedit_cli.data.duplicates import Signature, signature
+from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
+from scedit_cli.data.sources import Blob, Entry
+from scedit_cli.errors import SceditError
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A picture that was written.
+
+    Attributes:
+        row: its line of the metadata.
+        caption_from: ".txt", ".caption", ".txt and .caption", "table", or None where it has no caption.
+        really: the format, where the suffix tells another one.
+    """
+
+    row: dict[str, Any]
+    size: Size
+    signature: Signature
+    caption_from: str | None
+    really: str | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A picture that was not. `fault` is "unreadable", "unpaired" or "small"."""
+
+    fault: str
+    reason: str
+
+
+def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
+    """Writes the picture of `entry` as `images/<name>` and its conditions, all by one cut, into `folder`.
+
+    Args:
+        size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
+    """
+    lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
+    if lacking:
+        return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
+    if entry.image is None:
+        return Rejected("unpaired", "it has no picture")
+    try:
+        text, caption_from = _caption(entry)
+        with _opened(entry.image, "it") as opened:
+            source = upright_size(opened)
+            try:
+                cut = fit(source, size_of(source))
+            except SceditError as error:
+                return Rejected("small", error.message)
+            really = _really(entry.image.name, opened)
+            picture = cut.apply(decode(opened, cut.scaled))
+        made = {kind: _condition(kind, blob, cut) for kind, blob in entry.conditions.items()}
+    except SceditError as error:
+        return Rejected("unreadable", error.message)
+    save_picture(picture, folder / "images" / name)
+    for kind, condition in made.items():
+        save_picture(condition, folder / "conditions" / kind / name)
+    row = entry.more | row_of(name, text, list(made)) | {
+        "width": cut.size[0],
+        "height": cut.size[1],
+        "original_width": source[0],
+        "original_height": source[1],
+        "crop_top": cut.crop[0],
+        "crop_left": cut.crop[1],
+    }
+    return Taken(row, cut.size, signature(picture), caption_from, really)
+
+
+def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:
+    """The results of `work(*item)`, in the order of `items`, which are asked for only a few ahead of them. Decoding,
+    scaling and packing leave Python's lock to others, so that threads use all processors.
+
+    Args:
+        threads: by default as many as there are processors for this process, at most 32.
+    """
+    threads = threads or min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    ahead: deque[Future] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, *item))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+@contextmanager
+def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
+    try:
+        file = blob.open()
+    except FileNotFoundError:
+        raise SceditError(f"{name} does not exist") from None
+    except OSError as error:
+        raise SceditError(f"{name} cannot be read: {error.strerror or error}") from error
+    with file:
+        if file.seek(0, os.SEEK_END) == 0:
+            raise SceditError(f"{name} is an empty file")
+        file.seek(0)
+        with reading(file, name) as opened:
+            yield opened
+
+
+def _condition(kind: str, blob: Blob, cut: Fit) -> Image.Image:
+    with _opened(blob, f"its {kind}") as opened:
+        if (size := upright_size(opened)) != cut.source:
+            raise SceditError(
+                f"its {kind} is {size[0]}x{size[1]} pixels, not {cut.source[0]}x{cut.source[1]} as it is itself"
+            )
+        # What transparency means (holes to fill, say) is the kind's to know.
+        return cut.apply(decode(opened, keep_alpha=True), blend=_is_blended(kind))
+
+
+@cache
+def _is_blended(kind: str) -> bool:
+    return kind not in conditions.KINDS or not conditions.find(kind).labels
+
+
+def _caption(entry: Entry) -> tuple[str, str | None]:
+    """The caption, and where it is from; empty captions are none."""
+    if entry.text:
+        return entry.text, "table"
+    found = {}
+    for suffix, blob in entry.captions.items():
+        try:
+            with blob.open() as file:
+                text = " ".join(file.read().decode("utf-8-sig").split())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SceditError(f"its caption in {blob.name} cannot be read as UTF-8 text: {error}") from None
+        if text:
+            found[suffix] = text
+    return next(iter(found.values()), ""), " and ".join(found) or None
+
+
+def _really(name: str, opened: Image.Image) -> str | None:
+    suffix = os.path.splitext(name)[1].lower()
+    told = Image.registered_extensions().get(suffix)
+    found = "JPEG" if opened.format == "MPO" else opened.format  # phones append a second, smaller JPEG
+    return found if told and found != told else None

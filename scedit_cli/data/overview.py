@@ -1,0 +1,74 @@
+"""The contact sheet of a dataset folder: pictures with their conditions, captions and sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from scedit_cli.data.dataset import METADATA, condition_name
+from scedit_cli.data.pictures import open_picture, picture_size
+
+_ROWS = 12  # pictures shown
+_LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: sides of a cell, between cells, a caption's width
+_INK, _FAINT, _PAPER = (38, 38, 44), (120, 120, 130), (255, 255, 255)
+
+
+def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> Image.Image:
+    """Up to twelve of the `pictures` of the dataset folder `path`, evenly apart: each with its conditions of `kinds`,
+    its caption and its size, under `heading`."""
+    rows = _evenly(path / METADATA, pictures)
+    sides = [max(picture_size(path / row["file_name"])) for row in rows]
+    cell = min(_MOST, max(_LEAST, *sides))
+    font, small = ImageFont.load_default(17), ImageFont.load_default(14)
+    left = [_GAP + column * (cell + _GAP) for column in range(2 + len(kinds))]
+    top = 2 * _GAP + 44
+    paired = 2 if len(rows) > 4 and not kinds else 1  # without conditions two columns of pictures fill the sheet
+    wide = left[-1] + _CAPTION + _GAP
+    lines = -(-len(rows) // paired)
+    sheet = Image.new("RGB", (wide * paired, top + lines * (cell + _GAP)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP), heading, _INK, font)
+    for column in range(paired):
+        for x, name in zip(left, ("picture", *kinds, "caption"), strict=True):
+            draw.text((column * wide + x, _GAP + 26), name, _FAINT, small)
+    for number, row in enumerate(rows):
+        column, line = divmod(number, lines)
+        x, y = column * wide, top + line * (cell + _GAP)
+        files = [row["file_name"], *(condition_name(kind, row["file_name"]) for kind in kinds)]
+        for at, file in zip(left, files, strict=False):
+            picture = open_picture(path / file)
+            size = f"{picture.width}x{picture.height}"
+            picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (x + at + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
+        _write(draw, (x + left[-1], y + 4), row["text"] or "(no caption)", font, cell - 34)
+        draw.text((x + left[-1], y + cell - 22), f"{Path(row['file_name']).name}   {size}", _FAINT, small)
+    return sheet
+
+
+def _evenly(metadata: Path, count: int) -> list[dict[str, Any]]:
+    chosen = {index * count // min(count, _ROWS) for index in range(min(count, _ROWS))}
+    with metadata.open("rb") as lines:
+        return [json.loads(line) for number, line in enumerate(lines) if number in chosen]
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, high: int) -> None:
+    """`text` in lines as wide as the caption's column, cut off after `high` pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= _CAPTION or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    step = round(font.size * 1.3)
+    room = max(1, high // step)
+    for number, line in enumerate(lines[:room]):
+        more = " …" if number == room - 1 < len(lines) - 1 else ""
+        while font.getlength(line + more) > _CAPTION:
+            line = line[:-1]
+        line += more
+        draw.text((at[0], at[1] + number * step), line, _INK, font)

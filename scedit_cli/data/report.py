@@ -1,0 +1,107 @@
+"""What `prepare` found: counts, and by name whatever a person should look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from scedit_cli.errors import SceditError
+
+_NAMED = 5  # files in a sentence
+
+
+@dataclass
+class Report:
+    """Fills up while pictures are prepared.
+
+    Attributes:
+        rejected: (file, fault, reason), fault being "unreadable", "unpaired" or "small".
+        duplicates: (file, the earlier one that it repeats).
+        misnamed: (file, its real format).
+        captions: how many captions came from where.
+        buckets: how many pictures of each (width, height).
+    """
+
+    pictures: int = 0
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)
+    captionless: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    misnamed: list[tuple[str, str]] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    hidden: int = 0
+    captions: Counter[str] = field(default_factory=Counter)
+    buckets: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the kept pictures that have a caption."""
+        return 1 - len(self.captionless) / self.pictures if self.pictures else 0.0
+
+    def document(self) -> dict[str, Any]:
+        """What report.json holds, and --json beside the paths."""
+        return {
+            "pictures": self.pictures,
+            "captions": {
+                "with": self.pictures - len(self.captionless),
+                "without": len(self.captionless),
+                "coverage": round(self.coverage, 6),
+                "from": dict(self.captions),
+            },
+            "buckets": {f"{w}x{h}": count for (w, h), count in self.buckets.most_common()},
+            "rejected": [{"file": file, "fault": fault, "reason": why} for file, fault, why in self.rejected],
+            "captionless": self.captionless,
+            "duplicates": [{"file": file, "of": first} for file, first in self.duplicates],
+            "misnamed": [{"file": file, "format": kind} for file, kind in self.misnamed],
+            "orphans": self.orphans,
+            "hidden": self.hidden,
+        }
+
+    def check(self, strict: bool, captionless: float) -> None:
+        """Raises SceditError: more than the share `captionless` of the kept pictures have no caption, or with `strict`
+        anything is listed that a careful person would mend first."""
+        if self.captionless and len(self.captionless) > captionless * self.pictures:
+            raise SceditError(
+                f"{len(self.captionless)} of {self.pictures} pictures have no caption: {named(self.captionless)}",
+                hint="write a .txt or .caption file beside each, or keep them as they are with --allow-captionless",
+            )
+        faults = {
+            "cannot be used": [f"{file} ({why})" for file, _, why in self.rejected],
+            "have no caption": self.captionless,
+            "repeat others": [f"{file} (as {first})" for file, first in self.duplicates],
+            "belong to no picture": self.orphans,
+        }
+        if strict and (found := {what: files for what, files in faults.items() if files}):
+            raise SceditError(
+                "; ".join(f"{len(files)} {what}: {named(files)}" for what, files in found.items()),
+                hint="mend them; without --strict the good pictures are prepared, and report.json names all others",
+            )
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The rows that a person reads."""
+        rows = []
+        if self.captions or self.captionless:
+            sources = ", ".join(f"{count} from {where}" for where, count in self.captions.most_common())
+            rows.append(("captions", f"{self.coverage:.1%} of the pictures ({sources or 'none'})"))
+        if self.buckets:
+            sizes = [f"{w}x{h}: {count}" for (w, h), count in self.buckets.most_common()]
+            more = f", and {len(sizes) - 8} more sizes" if len(sizes) > 8 else ""
+            rows.append(("buckets", ", ".join(sizes[:8]) + more))
+        rows += _some("rejected", [f"{file}: {why}" for file, _, why in self.rejected])
+        rows += _some("captionless", self.captionless)
+        rows += _some("duplicate", [f"{file} repeats {first}" for file, first in self.duplicates])
+        rows += _some("misnamed", [f"{file} is {kind}" for file, kind in self.misnamed])
+        rows += _some("orphan", self.orphans)
+        if self.hidden:
+            rows.append(("hidden", f"{self.hidden} hidden files passed over"))
+        return rows
+
+
+def named(files: list[str]) -> str:
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return ", ".join(files[:_NAMED]) + more
+
+
+def _some(name: str, lines: list[str], most: int = 10) -> list[tuple[str, str]]:
+    rows = [(name, line) for line in lines[:most]]
+    return rows + [(name, f"{len(lines) - most} more, all in report.json")] if len(lines) > most else rows

@@ -1,0 +1,95 @@
+"""Pictures in a folder or zip: captions in files beside them, condition pictures in folders of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from scedit_cli.data.sources.entry import Entry, Source
+from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, is_picture, stem_of
+from scedit_cli.errors import SceditError
+
+CAPTIONS = (".txt", ".caption")  # where a picture has both, the first is taken
+_IMAGES, _CONDITIONS = "images/", "conditions/"
+
+
+def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
+    """`conditions` names the folders of condition pictures, inside the tree or elsewhere. A tree with `images/` and
+    `conditions/<kind>/` needs none named.
+
+    Raises:
+        SceditError: no pictures, or no condition pictures where they should be.
+    """
+    inside = {kind: f"{str(place).strip('/')}/" for kind, place in conditions.items()}
+    inside = {kind: prefix for kind, prefix in inside.items() if any(f.startswith(prefix) for f in tree.files)}
+    elsewhere = {kind: _tree(kind, Path(place)) for kind, place in conditions.items() if kind not in inside}
+    root = ""
+    if any(file.startswith(_IMAGES) for file in tree.files):
+        root = _IMAGES
+        kinds = {file.split("/")[1] for file in tree.files if file.startswith(_CONDITIONS) and file.count("/") > 1}
+        inside = {kind: f"{_CONDITIONS}{kind}/" for kind in sorted(kinds)} | inside
+    apart = tuple(_within(tree, other) for other in elsewhere.values()) + tuple(inside.values())
+    names = [file for file in tree.files if file.startswith(root) and not file.startswith(tuple(filter(None, apart)))]
+    pictures = [file for file in names if is_picture(file)]
+    if not pictures:
+        raise SceditError(
+            f"no pictures in {tree.name}", hint="name a folder with pictures and a .txt or .caption file beside each"
+        )
+
+    paired = {kind: _Stems(tree, prefix) for kind, prefix in inside.items()}
+    paired |= {kind: _Stems(other) for kind, other in elsewhere.items()}
+    for kind, stems in paired.items():
+        if not stems.files:
+            place = conditions.get(kind, inside.get(kind))
+            raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
+    every, stems = set(names), {stem_of(file) for file in pictures}
+    orphans = [file for file in names if file.endswith(CAPTIONS) and stem_of(file) not in stems]
+    for kind, condition in paired.items():
+        orphans += condition.without({stem_of(file)[len(root) :] for file in pictures}, kind)
+
+    def entries() -> Iterator[Entry]:
+        for file in pictures:
+            beside = {suffix: stem_of(file) + suffix for suffix in CAPTIONS}
+            yield Entry(
+                name=file,
+                image=blob(tree, file),
+                captions={suffix: blob(tree, name) for suffix, name in beside.items() if name in every},
+                conditions={kind: condition.find(stem_of(file)[len(root) :]) for kind, condition in paired.items()},
+            )
+
+    return Source(len(pictures), entries(), orphans, tree.hidden)
+
+
+class _Stems:
+    """The pictures below `prefix` of a tree, by their stems: `deep/a` first, then `a` alone where that is unique."""
+
+    def __init__(self, tree: Tree, prefix: str = "") -> None:
+        self.tree = tree
+        self.files = {
+            stem_of(file)[len(prefix) :]: file for file in tree.files if file.startswith(prefix) and is_picture(file)
+        }
+
+    def find(self, stem: str):
+        file = self.files.get(stem) or self.files.get(stem.rpartition("/")[2])
+        return blob(self.tree, file) if file else None
+
+    def without(self, stems: set[str], kind: str) -> list[str]:
+        """Those that no picture has the stem of."""
+        known = stems | {stem.rpartition("/")[2] for stem in stems}
+        return [f"{kind}: {file}" for stem, file in self.files.items() if stem not in known]
+
+
+def _tree(kind: str, path: Path) -> Tree:
+    path = path.expanduser()
+    if not path.exists():
+        raise SceditError(f"--cond {kind}={path}: it does not exist", hint="name a folder, or one inside SRC")
+    return ZipTree(path) if path.is_file() else FolderTree(path)
+
+
+def _within(tree: Tree, other: Tree) -> str:
+    """Where the folder `other` lies inside the folder `tree`; empty where it does not."""
+    if isinstance(tree, FolderTree) and isinstance(other, FolderTree):
+        place, root = other.path.resolve(), tree.path.resolve()
+        if place.is_relative_to(root) and place != root:
+            return f"{place.relative_to(root).as_posix()}/"
+    return ""

@@ -1,0 +1,144 @@
+"""Pictures that a table names: metadata.jsonl, .csv or .parquet in a folder or zip."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
+from scedit_cli.data.sources.trees import Tree, blob, is_picture
+from scedit_cli.errors import SceditError
+
+_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_FILE = "_file_name"
+TEXTS = ("text", "caption", "prompt")
+_OURS = "overview.png"  # the contact sheet of a dataset folder
+_ROWS = 1024  # of a parquet file, read together
+
+
+def find(tree: Tree) -> str | None:
+    """The table of a tree, where it has one."""
+    return next((name for name in _NAMES if name in tree.files), None)
+
+
+def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
+    """Rows are read as they are asked for.
+
+    Raises:
+        SceditError: an empty table, one without the columns that name pictures, or (on the way) a malformed row.
+    """
+    rows = _READERS[table.rpartition(".")[2]]
+    with closing(rows(tree, table)) as peek:
+        _, first = next(peek, (0, None))
+    if first is None:
+        raise SceditError(f"{tree.name}/{table} names no pictures", hint="give it a row for each picture")
+    image = columns.get("image", "file_name")
+    kinds = {key: name for key, name in columns.items() if key not in ("image", "text")}
+    text = columns.get("text") or next((name for name in TEXTS if name in first), None)
+    for column in filter(None, (image, columns.get("text"), *kinds.values())):
+        if column not in first:
+            raise SceditError(
+                f"{tree.name}/{table} has no column {column}",
+                hint=f"it has {', '.join(map(str, first))}; --columns image=NAME,text=NAME names them",
+            )
+    known, count, named = set(tree.files), 0, {_OURS}
+    for at, row in rows(tree, table):
+        count += 1
+        filled = {key for key, name in row.items() if str(key).endswith(_FILE) and not _is_none(name)}
+        kinds |= {key.removesuffix(_FILE): key for key in filled - {image, *kinds.values()}}
+        named |= {name for name in (row.get(column) for column in (image, *kinds.values())) if isinstance(name, str)}
+        _inside(row.get(image), f"{at}: {image}")
+
+    used = {image, text, *kinds.values()}
+
+    def found(name: Any, at: str) -> Blob | None:
+        if _is_none(name):
+            return None
+        return blob(tree, name) if _inside(name, at) in known else Blob(name, lambda: _missing(name))
+
+    def entries() -> Iterator[Entry]:
+        for at, row in rows(tree, table):
+            yield Entry(
+                name=row[image],
+                image=found(row[image], f"{at}: {image}"),
+                text=text_of(row.get(text), f"{at}: {text}") if text else None,
+                conditions={kind: found(row.get(column), f"{at}: {column}") for kind, column in kinds.items()},
+                more={
+                    name: value
+                    for name, value in row.items()
+                    if isinstance(value, str | int | float) and name not in used and not str(name).endswith(_FILE)
+                },
+            )
+
+    return Source(count, entries(), [f for f in tree.files if is_picture(f) and f not in named], tree.hidden)
+
+
+def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with tree.open(table) as lines:
+        for number, line in enumerate(lines, 1):
+            at = f"{tree.name}/{table} line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise SceditError(f"{at}: no JSON ({error})", hint="one object per line") from None
+            if not isinstance(row, dict):
+                raise SceditError(f"{at}: no object", hint='each line looks like {"file_name": "a.png", "text": "..."}')
+            yield at, row
+
+
+def _csv(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with io.TextIOWrapper(tree.open(table), "utf-8-sig", newline="") as text:
+        try:
+            for number, row in enumerate(csv.DictReader(text, strict=True), 2):
+                at = f"{tree.name}/{table} row {number}"
+                if None in row or None in row.values():
+                    raise SceditError(f"{at}: not as many cells as the heading", hint="quote texts that hold commas")
+                yield at, {name: value or None for name, value in row.items()}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SceditError(f"{tree.name}/{table} is no readable CSV: {error}", hint="save it as UTF-8") from None
+
+
+def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise missing_extra(f"{tree.name}/{table}") from None
+    number = 0
+    with tree.open(table) as file:
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{tree.name}/{table} row {number}", row
+        except ArrowException as error:
+            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it anew") from None
+
+
+_READERS = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+
+
+def missing_extra(what: str) -> SceditError:
+    return SceditError(f"{what} needs the library datasets", hint='python -m pip install "scedit-cli[datasets]"')
+
+
+def _is_none(cell: Any) -> bool:
+    """How tables write that there is nothing: empty, null or NaN."""
+    return cell is None or cell == "" or cell != cell
+
+
+def _inside(name: Any, at: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise SceditError(f"{at} is {name!r}", hint="it must be the name of a file")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise SceditError(f"{at} is {name!r}", hint="name a file inside the folder")
+    return name
+
+
+def _missing(name: str):
+    raise FileNotFoundError(name)

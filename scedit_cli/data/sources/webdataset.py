@@ -1,0 +1,72 @@
+"""WebDataset shards as a source of pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.data.pictures import SUFFIXES
+from scedit_cli.data.shards import Sample, count_samples, read_samples, shard_paths
+from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
+from scedit_cli.data.sources.folder import CAPTIONS
+from scedit_cli.data.sources.tables import TEXTS
+from scedit_cli.errors import SceditError
+
+_PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
+
+
+def is_shards(path: Path) -> bool:
+    """A .tar, a pattern of them, or a folder of nothing else but them."""
+    if path.is_dir():
+        names = [file.name for file in path.iterdir() if not file.name.startswith(".")]
+        return any(name.endswith(".tar") for name in names) and all(name.endswith((".tar", ".json")) for name in names)
+    return path.suffix == ".tar"
+
+
+def open_shards(path: Path, columns: Mapping[str, str]) -> Source:
+    """`columns` says which suffix is what: image=jpg, text=txt (or a key of the .json), depth=depth.png. Left out, a
+    lone picture suffix is the picture and `<kind>.png` a condition.
+
+    Raises:
+        SceditError: no such shard, or a damaged one.
+    """
+    shards = shard_paths(path)
+    count = sum(map(count_samples, shards))
+    if not count:
+        raise SceditError(f"{path} holds no pictures", hint="shards hold files such as 000001.jpg, 000001.txt")
+    return Source(count, (_entry(sample, columns) for shard in shards for sample in read_samples(shard)))
+
+
+def _entry(sample: Sample, columns: Mapping[str, str]) -> Entry:
+    files = {name.lower(): data for name, data in sample.files.items()}
+    kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
+    image = columns.get("image") or next((suffix for suffix in files if suffix in _PICTURES), None)
+    for suffix in files:
+        kind, dot, last = suffix.partition(".")
+        if dot and last in _PICTURES and suffix != image and suffix not in kinds.values():
+            kinds[kind] = suffix
+
+    def blob(suffix: str | None) -> Blob | None:
+        return Blob.of_bytes(files[suffix], f"{sample.key}.{suffix}") if suffix in files else None
+
+    about = _json(files["json"], sample.key) if "json" in files else {}
+    keys = (columns["text"],) if "text" in columns else TEXTS
+    text = next((about[key] for key in keys if key in about), None)
+    texts = {f".{suffix}" for suffix in (columns.get("text"),) if suffix} | set(CAPTIONS)
+    return Entry(
+        name=f"{sample.key}.{image}" if image else sample.key,
+        image=blob(image),
+        text=text_of(text, f"{sample.key}.json"),
+        captions={suffix: blob(suffix[1:]) for suffix in sorted(texts, reverse=True) if suffix[1:] in files},
+        conditions={kind: blob(suffix) for kind, suffix in kinds.items()},
+    )
+
+
+def _json(data: bytes, key: str) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise SceditError(f"{key}.json: no JSON ({error})", hint="get the shard anew") from None
+    return values if isinstance(values, dict) else {}

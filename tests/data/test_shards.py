@@ -1,0 +1,92 @@
+"""WebDataset shards: what is written is read, and how they are shared out."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+from PIL import Image
+
+from scedit_cli.data.dataset import open_dataset, row_of, write_rows
+from scedit_cli.data.shards import count_samples, part_of, read_samples, shard_paths, write_shards
+from scedit_cli.errors import SceditError
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five pictures of two sizes, with canny."""
+    folder = tmp_path / "set"
+    for place in ("images", "conditions/canny"):
+        (folder / place).mkdir(parents=True)
+        for index in range(5):
+            Image.new("RGB", (64, 64 if index % 2 else 128), (index, 0, 0)).save(folder / place / f"{index}.png")
+    write_rows(folder, [row_of(f"{index}.png", f"picture ä{index}", ("canny",)) for index in range(5)])
+    return open_dataset(folder)
+
+
+def test_a_dataset_becomes_shards_of_one_size_each(dataset, tmp_path):
+    steps = []
+    shards = write_shards(dataset, tmp_path / "shards", 2, lambda *step: steps.append(step))
+    assert [shard.name for shard in shards] == ["000000.tar", "000001.tar", "000002.tar"]
+    assert [count_samples(shard) for shard in shards] == [2, 2, 1] and steps == [(2, 5), (4, 5), (5, 5)]
+    samples = [list(read_samples(shard)) for shard in shards]
+    assert [[sample.key for sample in shard] for shard in samples] == [["1", "3"], ["0", "2"], ["4"]]
+    for shard in samples:
+        for sample in shard:
+            item = dataset.items[int(sample.key)]
+            assert list(sample.files) == ["png", "txt", "canny.png"]
+            assert sample.files["png"] == item.image.read_bytes()
+            assert sample.files["canny.png"] == item.conditions["canny"].read_bytes()
+            assert sample.files["txt"].decode() == item.text
+        assert len({Image.open(io.BytesIO(sample.files["png"])).size for sample in shard}) == 1
+
+
+def test_the_same_dataset_gives_the_same_bytes_and_stale_shards_go(dataset, tmp_path):
+    first = [shard.read_bytes() for shard in write_shards(dataset, tmp_path / "shards", 1)]
+    assert len(first) == 5
+    again = write_shards(dataset, tmp_path / "other", 1)
+    assert [shard.read_bytes() for shard in again] == first
+    write_shards(dataset, tmp_path / "shards", 100)
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["000000.tar", "000001.tar"]
+
+
+@pytest.mark.parametrize("compression", ["w", "w:gz"])
+def test_shards_of_others(tmp_path, compression):
+    """Folders inside, hidden files, several dots, gzip."""
+    with tarfile.open(tmp_path / "a.tar", compression) as tar:
+        for name in ("deep/x.a.json", "deep/x.jpg", "deep/._x.jpg", "y.jpg"):
+            about = tarfile.TarInfo(name)
+            about.size = len(name)
+            tar.addfile(about, io.BytesIO(name.encode()))
+    samples = list(read_samples(tmp_path / "a.tar"))
+    assert [(sample.key, sorted(sample.files)) for sample in samples] == [("deep/x", ["a.json", "jpg"]), ("y", ["jpg"])]
+    assert samples[0].files["jpg"] == b"deep/x.jpg" and count_samples(tmp_path / "a.tar") == 2
+
+
+def test_places_of_shards(tmp_path):
+    for name in ("s-08.tar", "s-09.tar", "s-10.tar"):
+        (tmp_path / name).touch()
+    paths = shard_paths(tmp_path / "s-{08..10}.tar")
+    assert [path.name for path in paths] == ["s-08.tar", "s-09.tar", "s-10.tar"] and shard_paths(tmp_path) == paths
+    with pytest.raises(SceditError, match=r"s-11\.tar does not exist"):
+        shard_paths(tmp_path / "s-{08..11}.tar")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SceditError, match="no .tar shards"):
+        shard_paths(tmp_path / "none")
+
+
+def test_every_shard_has_one_reader(tmp_path):
+    shards = [tmp_path / str(number) for number in range(5)]
+    parts = [part_of(shards, index, 2) for index in range(2)]
+    assert sorted(parts[0] + parts[1]) == shards and not set(parts[0]) & set(parts[1])
+    with pytest.raises(SceditError, match="5 shards for 6 readers"):
+        part_of(shards, 0, 6)
+
+
+def test_a_torn_shard_is_named(dataset, tmp_path):
+    [shard] = write_shards(dataset, tmp_path / "shards", 100)[:1]
+    shard.write_bytes(shard.read_bytes()[:700])
+    for read in (count_samples, lambda path: list(read_samples(path))):
+        with pytest.raises(SceditError, match=r"000000\.tar is no whole \.tar"):
+            read(shard)

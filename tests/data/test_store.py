@@ -1,0 +1,52 @@
+"""The store behind the cache: what is whole stays, what is torn is not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scedit_cli.data import store
+from scedit_cli.data.store import Store
+
+
+def tensors(*values: float) -> dict[str, torch.Tensor]:
+    return {"a": torch.tensor(values)[:, None].repeat(1, 3), "b": torch.tensor(values, dtype=torch.bfloat16)}
+
+
+def test_entries_come_back_in_the_order_they_are_asked_for(tmp_path):
+    with Store(tmp_path).writer() as writer:
+        writer.add(["x", "y"], tensors(1, 2))
+        writer.add(["z"], tensors(3))
+    again = Store(tmp_path)
+    assert again.missing(["z", "w", "x", "w"]) == ["w"]
+    found = again.get(["z", "x", "z"])
+    assert torch.equal(found["a"], tensors(3, 1, 3)["a"]) and torch.equal(found["b"], tensors(3, 1, 3)["b"])
+    assert again.shape("y", "a") == (3,)
+
+
+def test_shards_are_written_when_they_are_full_and_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_SHARD", 28)
+    with pytest.raises(KeyboardInterrupt), Store(tmp_path).writer() as writer:
+        writer.add(["x", "y"], tensors(1, 2))
+        assert len(list(tmp_path.iterdir())) == 1
+        writer.add(["z"], tensors(3))
+        raise KeyboardInterrupt
+    assert len(list(tmp_path.iterdir())) == 2 and not Store(tmp_path).missing(["x", "y", "z"])
+
+
+def test_a_torn_or_foreign_file_is_as_if_it_were_not_there(tmp_path):
+    for key, value in (("x", 1), ("y", 2)):
+        with Store(tmp_path).writer() as writer:
+            writer.add([key], tensors(value))
+    whole = Store(tmp_path)
+    assert whole.missing("xy") == []
+    del whole
+    torn = sorted(tmp_path.iterdir())[0]
+    data = torn.read_bytes()
+    torn.unlink()
+    torn.write_bytes(data[:-1])
+    from safetensors.torch import save_file
+
+    save_file({"w.a": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    left = Store(tmp_path)
+    assert len(left.missing(["x", "y"])) == 1 and left.missing("w") == ["w"]
