@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scedit_cli.errors import SceditError
+
 if TYPE_CHECKING:
     from scedit_cli.screen import Screen
 
