@@ -16,7 +16,7 @@ from scedit_cli.data import cache as cache_module
 from scedit_cli.data.cache import cache_latents, cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.hints import Hints
-from scedit_cli.data.loader import _load, batches
+from scedit_cli.data.loader import batches, load_batch
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.sampler import StatefulSampler
 from scedit_cli.errors import SceditError, WorkFailed
@@ -153,7 +153,7 @@ def test_pictures_of_several_sizes(base, tmp_path):
     cache = cache_latents_and_text(dataset, base, ["canny"])
     assert cache.bucket_sizes == ((64, 128), (64, 64), (128, 64)) and cache.buckets.tolist() == [0, 1, 0, 2]
     assert cache.sizes[:3].tolist() == [[128, 64, 0, 0, 128, 64], [64, 64, 0, 0, 64, 64], [900, 500, 3, 0, 128, 64]]
-    batch = _load(cache, 0, [2, 0])
+    batch = load_batch(cache, 0, [2, 0])
     assert batch.moments.shape == (2, 8, 16, 8) and batch.hints["canny"].shape == (2, 3, 128, 64)
     assert torch.equal(batch.sizes, cache.sizes[[2, 0]])
     alone = base.encode_images(pixels(dataset.items[3].image) / 255)
