@@ -1,7 +1,8 @@
-"""Exact merging of tuners: no approximation, one file instead of several."""
+"""Merging of tuners into one file: exactly, by concatenation; or not, by averaging their weights."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from scedit_cli.errors import SceditError
 _SHARED = ("base", "base_fingerprint", "prediction_type")
 
 
-def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> SCTuner | Bundle:
+def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner | Bundle:
     """Merges tuners with their scales α into one that gives the same edits.
 
     SC-Tuners become one: the maps' hidden units side by side, α folded into the up-projection, so that
@@ -21,11 +22,59 @@ def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> SCTuner | Bundle:
     bundles are taken apart first. The result is on the first tuner's device.
 
     Returns:
-        An SCTuner if there are only SC-Tuners, otherwise a Bundle, its SC-Tuner (if any) first.
+        An SCTuner if there are only SC-Tuners, the CSCTuner itself if there is nothing else and its α is 1, otherwise
+        a Bundle, its SC-Tuner (if any) first.
 
     Raises:
         SceditError: nothing to merge, tuners for different skips, one condition twice, or a scale that is no number.
     """
+    flat = _flat(tuners)
+    plain = [(tuner, scale) for tuner, scale in flat if not isinstance(tuner, CSCTuner)]
+    hinted = [(tuner, scale) for tuner, scale in flat if isinstance(tuner, CSCTuner)]
+    check_together([tuner for tuner, _ in flat])
+    parts = ([(_concatenated(plain), 1.0)] if plain else []) + hinted
+    if len(parts) == 1 and parts[0][1] == 1:
+        merged: Tuner | Bundle = parts[0][0]
+    else:
+        merged = Bundle([tuner for tuner, _ in parts], [scale for _, scale in parts])
+    if merged is not flat[0][0]:
+        merged.metadata = _agreed([tuner for tuner, _ in flat])
+    return merged
+
+
+@torch.no_grad()
+def average(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner:
+    """The weighted mean of tuners of one condition and shape, Σ w_i·θ_i / Σ w_i over every parameter θ.
+
+    This is not exact: a map of mean weights is not the mean of the maps. Tuners that were trained from one start, or
+    one from the other, lie close enough together for it; others often give less than each alone.
+
+    Raises:
+        SceditError: fewer than two tuners, tuners of different shapes or conditions, or weights that add up to 0.
+    """
+    flat = _flat(tuners)
+    first = flat[0][0]
+    if len(flat) < 2:
+        raise SceditError("there is one tuner only", hint="an average takes two or more")
+    for tuner, _ in flat:
+        if (tuner.kind, tuner.condition, tuner.sizes) != (first.kind, first.condition, first.sizes):
+            raise SceditError(
+                f"the {first} and the {tuner} are of different conditions or shapes",
+                hint="an average needs tuners of one kind, condition and shape",
+            )
+    total = sum(weight for _, weight in flat)
+    if total == 0:
+        raise SceditError("the weights of the average add up to 0", hint="give each file a positive weight")
+    mean = copy.deepcopy(first).to(_widest(tuner.dtype for tuner, _ in flat))
+    for name, parameter in mean.named_parameters():
+        terms = [weight / total * tuner.get_parameter(name).to(parameter) for tuner, weight in flat]
+        parameter.copy_(torch.stack(terms).sum(0))
+    mean.metadata = _agreed([tuner for tuner, _ in flat])
+    return mean
+
+
+def _flat(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> list[tuple[Tuner, float]]:
+    """Bundles taken apart, their own scales multiplied by the one given."""
     if not tuners:
         raise SceditError("there is nothing to merge", hint="give at least one tuner")
     scales = checked_scales([scale for _, scale in tuners], len(tuners))
@@ -35,16 +84,7 @@ def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> SCTuner | Bundle:
             flat += [(tuner, scale * own) for tuner, own in zip(each.tuners, each.scales, strict=True)]
         else:
             flat.append((each, scale))
-    plain = [(tuner, scale) for tuner, scale in flat if not isinstance(tuner, CSCTuner)]
-    hinted = [(tuner, scale) for tuner, scale in flat if isinstance(tuner, CSCTuner)]
-    check_together([tuner for tuner, _ in flat])
-    parts = ([(_concatenated(plain), 1.0)] if plain else []) + hinted
-    if not hinted:
-        merged: SCTuner | Bundle = parts[0][0]
-    else:
-        merged = Bundle([tuner for tuner, _ in parts], [scale for _, scale in parts])
-    merged.metadata = _agreed([tuner for tuner, _ in flat])
-    return merged
+    return flat
 
 
 @torch.no_grad()
@@ -58,6 +98,8 @@ def _concatenated(parts: Sequence[tuple[SCTuner, float]]) -> SCTuner:
         to.down.bias.copy_(torch.cat([each.down.bias.to(to.down.bias) for each, _ in maps]))
         to.up.weight.copy_(torch.cat([scale * each.up.weight.to(to.up.weight) for each, scale in maps], dim=1))
         to.up.bias.copy_(sum(scale * each.up.bias.to(to.up.bias) for each, scale in maps))
+    said = {tuner.up_blocks for tuner, _ in parts} - {None}
+    merged.up_blocks = said.pop() if len(said) == 1 else None
     return merged
 
 
@@ -69,7 +111,9 @@ def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def _agreed(tuners: Sequence[Tuner]) -> dict[str, str]:
-    """The facts about the base that all the tuners state alike."""
+    """The facts about the base that all the tuners state alike; all facts of a single one."""
+    if len(tuners) == 1:
+        return dict(tuners[0].metadata)
     facts = {}
     for key in _SHARED:
         values = {tuner.metadata.get(key) for tuner in tuners}

@@ -25,6 +25,11 @@ class SkipMap:
     strides: tuple[int, ...]
     sites: tuple[tuple[int, int], ...]
 
+    @property
+    def up_blocks(self) -> tuple[int, ...]:
+        """How many skips each up block consumes, in decoder order."""
+        return tuple(len(list(run)) for _, run in groupby(block for block, _ in self.sites))
+
 
 def survey(unet: nn.Module) -> SkipMap:
     """Finds the skips of a diffusers U-Net (`conv_in`, `down_blocks`, `up_blocks`), with or without a mid block.

@@ -98,6 +98,7 @@ class Tuner(nn.Module):
         kind: "sc" or "csc".
         condition: the kind of hint it takes, None for an SC-Tuner.
         channels: channels of the skips it edits, in encoder order.
+        up_blocks: how many skips each up block of its U-Net consumes, in decoder order; None where nobody said.
         metadata: what its file said about it (base, recipe, steps, …); empty for a fresh tuner.
     """
 
@@ -108,6 +109,7 @@ class Tuner(nn.Module):
         super().__init__()
         hidden = channels if hidden is None else hidden
         self.maps = nn.ModuleList(SkipMLP(c, h) for c, h in zip(channels, hidden, strict=True))
+        self.up_blocks: tuple[int, ...] | None = None
         self.metadata: dict[str, str] = {}
 
     @property
@@ -150,7 +152,9 @@ class SCTuner(Tuner):
         """A fresh float32 tuner for `unet`, on its device; hidden widths are `int(channels · down_ratio)`."""
         skips = survey(unet)
         with _initialised_for(unet) as device:
-            return cls(skips.channels, _hidden(skips.channels, down_ratio)).to(device, torch.float32)
+            tuner = cls(skips.channels, _hidden(skips.channels, down_ratio)).to(device, torch.float32)
+        tuner.up_blocks = skips.up_blocks
+        return tuner
 
     def forward(self, skip: Tensor, index: int) -> Tensor:
         """The edit T(x) of skip `index` (encoder order), in the tuner's own dtype."""
@@ -216,7 +220,7 @@ class CSCTuner(Tuner):
         hidden = _hidden(skips.channels, down_ratio)
         widths = [int(width * hint_width) for width in STEM_WIDTHS]
         with _initialised_for(unet) as device:
-            return cls(
+            tuner = cls(
                 skips.channels,
                 hidden,
                 condition=condition,
@@ -225,6 +229,8 @@ class CSCTuner(Tuner):
                 hint_kernel=hint_kernel,
                 hint_widths=widths,
             ).to(device, torch.float32)
+        tuner.up_blocks = skips.up_blocks
+        return tuner
 
     @property
     def sizes(self) -> dict[str, int | list[int]]:

@@ -101,7 +101,7 @@ def test_condition_names_a_foreign_tuner(csc, tmp_path):
     ("drop", "message"),
     [
         ("0.lsc_tuner_blocks.2.tuner_op.ln2.bias", "missing maps.3.up.bias"),
-        ("0.lsc_tuner_blocks.2.", "lacks weights of its tuner.*no map before site 3"),
+        ("0.lsc_tuner_blocks.2.", "has no map for decoder step 2"),
         ("0.lsc_tuner_blocks.5.", "unexpected encoder.chain.5"),
         ("0.lsc_tuner_blocks.", "lacks weights of its tuner: there is no map of a skip"),
         ("0.pre_hint_blocks.4.weight", "lacks weights of its tuner.*encoder.stem.4.weight"),

@@ -1,0 +1,106 @@
+"""Where a tuner's tensors come from: a file, a folder that holds one, or a hub id."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from scedit_cli.errors import SceditError
+
+SUFFIXES = (".safetensors", ".bin")
+
+
+def locate(path: str | os.PathLike[str]) -> Path:
+    """The one tuner file at `path`: itself, in that folder, or in the hub's repository of that id.
+
+    Raises:
+        SceditError: there is none, or there are several.
+    """
+    place = Path(path)
+    if place.is_file():
+        return place
+    if place.is_dir():
+        return _in_folder(place)
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) and place.suffix not in SUFFIXES:
+        return _in_folder(_download(str(path)))
+    raise SceditError(f"{path}: no such tuner file", hint="give a .safetensors file, a folder with one, or a hub id")
+
+
+def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a `.safetensors` file, or of a `.bin` one, of which nothing but tensors is unpickled.
+
+    Raises:
+        SceditError: the file is of another kind, damaged, or holds something else than floating-point tensors.
+    """
+    if file.suffix not in SUFFIXES:
+        raise SceditError(
+            f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
+            hint="a tuner is a .safetensors file",
+        )
+    header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file)
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise SceditError(
+                f"{file}: {key} is {str(tensor.dtype).removeprefix('torch.')}, not floating-point weights",
+                hint="quantised files are not read; get the tuner in float16 or float32",
+            )
+    return header, tensors
+
+
+def _opened(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}
+    except (SafetensorError, OSError) as error:
+        raise SceditError(
+            f"{file} cannot be read as safetensors: {error}", hint="the file is damaged or of another kind"
+        ) from error
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind: the bytes may be anything
+        raise SceditError(
+            f"{file} holds more than plain tensors, or is damaged; it was not loaded",
+            hint="a pickle may run code: ask for the tuner as .safetensors",
+        ) from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+    ):
+        raise SceditError(f"{file} is no flat dictionary of tensors", hint="a tuner is a .safetensors file")
+    return tensors
+
+
+def _in_folder(folder: Path) -> Path:
+    """The one tuner file of a folder, or of its subfolders where it has none itself."""
+    if (folder / "tuner.safetensors").is_file():
+        return folder / "tuner.safetensors"
+    for depth in ("", "*/"):
+        found = sorted(file for suffix in SUFFIXES for file in folder.glob(f"{depth}*{suffix}"))
+        # ms-swift and others may keep one adapter both ways.
+        found = [file for file in found if file.suffix != ".bin" or file.with_suffix(".safetensors") not in found]
+        if len(found) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in found[:4])
+            raise SceditError(f"{folder} holds several files: {names}", hint="name the one to load")
+        if found:
+            return found[0]
+    raise SceditError(f"{folder} holds no tuner file", hint="a tuner is a .safetensors file")
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.bin", "*.json"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SceditError(
+            f"{repository}: no such file, and the hub gave none: {reason}", hint="check the path, or the hub id"
+        ) from error
