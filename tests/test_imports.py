@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "scedit_cli").rglob("*.py"))
 LEVELS = (
     ("__main__", "app", "screen", "scenes.build"),
     ("jobs",),
-    ("training", "benchmark"),
+    ("training", "benchmark", "ingredients"),
     ("sampling", "controls"),
     ("data",),
     ("conditions",),

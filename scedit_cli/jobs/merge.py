@@ -1,30 +1,33 @@
-"""`scedit merge`: several tuners in one file, exactly, and read back to prove it."""
+"""`scedit merge`: several tuners in one file, exactly, and read back to prove it; or one tuner in another form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from scedit_cli.controls import PlacedTuner, load_placed
+from scedit_cli import ingredients
+from scedit_cli.base import load_base
+from scedit_cli.controls import PlacedTuner, check_base
 from scedit_cli.core import blend
 from scedit_cli.core.bundle import Bundle
-from scedit_cli.core.skips import in_words
-from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
+from scedit_cli.core.compare import Weighted, largest_difference
+from scedit_cli.core.compress import compress, recorded, rows_for
+from scedit_cli.core.foreign.writing import FORMATS, Export, export, is_folder
+from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import whole
-from scedit_cli.jobs.progress import Note, OnEvent
-from scedit_cli.specs import parse_tuner
+from scedit_cli.files import whole, whole_folder
+from scedit_cli.jobs.progress import Note, OnEvent, Progress
+from scedit_cli.sampling import sample
 
-_SIDE = 4  # of the random features that tuners are compared on
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 _EXACT = 1e-4  # of the largest edit: beyond what the order of a float32 sum changes
-
-Weighted = tuple[Tuner, float]
+_PICTURES = 16  # that a base draws to see what its skips hold
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,56 @@ class MergedTuner:
 
 
 @dataclass(frozen=True)
+class Compressed:
+    """What `rank` did: on what the fit was made ("weights", or a base by name), and the relative error of the edit
+    on features that the fit did not see, of each skip in encoder order."""
+
+    rank: int
+    on: str
+    errors: list[float]
+
+    @property
+    def error(self) -> float:
+        return sum(self.errors) / len(self.errors)
+
+
+@dataclass(frozen=True)
 class MergeResult:
-    """The file as written; `max_difference` is the largest absolute difference between its edits and the sum of the
-    separate tuners' edits, on random features and hints."""
+    """The file or folder as written; `max_difference` is the largest absolute difference between its edits and the
+    sum (with `average`, the weighted mean) of the separate tuners' edits, on random features and hints."""
 
     out: Path
     kind: str
     tuners: list[MergedTuner]
     max_difference: float
+    format: str = "scedit"
+    average: bool = False
+    compressed: Compressed | None = None
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
         return {
             "out": str(self.out),
             "kind": self.kind,
+            "format": self.format,
             "tuners": [asdict(tuner) for tuner in self.tuners],
+            "average": self.average,
+            "rank": self.compressed and asdict(self.compressed) | {"error": self.compressed.error},
             "max_difference": self.max_difference,
         }
 
     def summary(self) -> list[tuple[str, str]]:
         """The rows that a person reads."""
-        rows = [("merged", f"{self.out}, {'an SC-Tuner' if self.kind == 'sc' else 'a bundle'}")]
+        what = {"sc": "an SC-Tuner", "csc": "a CSC-Tuner", "bundle": "a bundle"}[self.kind]
+        whose = "" if self.format == "scedit" else f" for {self.format}"
+        rows = [("averaged" if self.average else "merged", f"{self.out}, {what}{whose}")]
         rows += [(f"{each.scale:g} ×", f"{each.file} ({each.condition or 'SC'})") for each in self.tuners]
+        if self.compressed:
+            error, worst = self.compressed.error, max(self.compressed.errors)
+            rows.append(
+                ("rank", f"{self.compressed.rank}, fitted on {self.compressed.on}: the edit is {error:.1%} off")
+            )
+            rows.append(("", f"{worst:.1%} on the worst skip"))
         return rows + [("difference", f"{self.max_difference:.1e} at most from the separate tuners")]
 
 
@@ -67,118 +98,204 @@ def merge(
     tuners: Sequence[str],
     *,
     out: str | Path,
+    average: bool = False,
+    take: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    rescale: Mapping[str, float] | None = None,
+    rank: int | None = None,
+    activations: str | None = None,
+    dtype: str | None = None,
+    format: str = "scedit",
+    up_blocks: Sequence[int] | None = None,
     overwrite: bool = False,
     on_event: OnEvent | None = None,
 ) -> MergeResult:
     """Merge tuner files into one that gives the same edits. SC-Tuners become one SC-Tuner; with CSC-Tuners among
     them, the result is a bundle with a tuner for each condition and at most one SC-Tuner.
 
-    The file is read back and compared with the separate tuners before it appears; the largest difference is kept in
-    its metadata as `merge.max_difference`.
+    What was written is read back and compared with the separate tuners before it appears; the largest difference is
+    kept in its metadata as `merge.max_difference`.
 
     Args:
-        tuners: `FILE[:SCALE]`; a scale multiplies the scales that a bundle has already.
-        out: the tuner file, ending in .safetensors.
-        overwrite: replace `out` where it exists.
+        tuners: `[KIND=]FILE[:SCALE]`; a scale multiplies the scales that a bundle has already, and the kinds,
+            separated by commas, name the conditions of another program's CSC-Tuners.
+        out: the tuner file, ending in .safetensors. In another program's format also a .bin file, or a folder.
+        average: the weighted mean of tuners of one condition and shape, with the scales as weights; not exact.
+        take, drop: conditions, or "sc" for SC-Tuners: use these only, or all but these.
+        rescale: α by condition, or "sc" for the only SC-Tuner, instead of what the files say.
+        rank: at most so many hidden units a skip for the SC-Tuner; not exact.
+        activations: a base whose skip features `rank` is fitted on; by default the weights alone decide.
+        dtype: one of DTYPES; by default what the tuners compute in.
+        format: "scedit", or one of FORMATS.
+        up_blocks: how many skips each up block of the base takes, where a format asks for it and nobody said.
+        overwrite: replace `out` where it is a file.
 
     Raises:
-        SceditError: a file that is missing or no tuner, tuners that do not go together, or an `out` that exists.
+        SceditError: a file that is missing or no tuner, tuners that do not go together, options that do not, or an
+            `out` that exists.
         WorkFailed: what was read back gives other edits, or the disk is full.
     """
     tell = on_event or (lambda event: None)
     out = Path(out)
-    if out.suffix != ".safetensors":
-        raise SceditError(f"--out {out}: a tuner file ends in .safetensors", hint=f"name it {out.stem}.safetensors")
-    if out.exists() and not overwrite:
-        raise SceditError(f"--out {out} exists already", hint="name another file, or add --overwrite")
-    placed = [each for text in tuners for each in load_placed(parse_tuner(text, "tuner"))]
-    _check_together(placed, tell)
-    parts = [(each.tuner, each.scale) for each in placed]
-    merged = blend.merge(parts)
-    with whole(out) as file:
-        save_tuner(merged, file)
-        difference = largest_difference(parts, _parts(load_tuner(file)))
-        # Again, now that the difference is known; the title would else be the temporary file's.
-        save_tuner(merged, file, {"merge.max_difference": f"{difference:.3g}", "modelspec.title": out.stem})
+    _check_options(rank, activations, dtype, format, up_blocks)
+    _check_place(out, format, overwrite)
+    placed = ingredients.gathered(tuners, take, drop, rescale or {})
+    if silent := ingredients.check_together(placed, average):
+        stated = next(each.file for each in placed if each.file not in silent)
+        for file in silent:
+            tell(Note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}"))
+    parts: list[Weighted] = [(each.tuner, each.scale) for each in placed]
+    if average:
+        merged: Tuner | Bundle = blend.average(parts)
+        total = sum(scale for _, scale in parts)
+        parts = [(tuner, scale / total) for tuner, scale in parts]
+        tell(Note("an average is not exact: a map of mean weights is not the mean of the maps; look at what it draws"))
+    else:
+        merged = blend.merge(parts)
+    compressed = None
+    if rank is not None:
+        merged, compressed = _compressed(merged, rank, activations, placed, tell)
+    if up_blocks:
+        for tuner, _ in _parts(merged):
+            tuner.up_blocks = tuple(up_blocks)
+    facts = {"merge.average": "true"} if average else {}
+    if compressed:
+        facts |= {"merge.rank": str(rank), "merge.rank_error": f"{compressed.error:.3g}"}
+    exact = not average and rank is None and DTYPES.get(dtype) not in (torch.float16, torch.bfloat16)
+    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, tell)
     sources = [MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed]
-    return MergeResult(out, merged.kind, sources, difference)
+    return MergeResult(out, merged.kind, sources, difference, format, average, compressed)
 
 
-@torch.no_grad()
-def largest_difference(parts: Sequence[Weighted], merged: Sequence[Weighted]) -> float:
-    """The largest absolute difference between the summed edits of two lists of tuners with their scales, over random
-    features of every skip and one random hint per condition.
+def _check_options(
+    rank: int | None, activations: str | None, dtype: str | None, format: str, up_blocks: Sequence[int] | None
+) -> None:
+    if format not in ("scedit", *FORMATS):
+        raise SceditError(f"--format {format}: not known", hint=f"choose one of scedit, {', '.join(FORMATS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
+    if rank is not None and rank < 1:
+        raise SceditError(f"--rank {rank}: at least one hidden unit has to stay", hint="give a positive number")
+    if activations is not None and rank is None:
+        raise SceditError("--activations says what --rank is fitted on, and there is no --rank", hint="add --rank")
+    if up_blocks and format not in ("ms-swift", "scedit-pytorch"):
+        raise SceditError(
+            f"--up-blocks is of no use in the format {format}", hint="only ms-swift and scedit-pytorch keep up blocks"
+        )
 
-    Raises:
-        WorkFailed: it is more than rounding explains.
-    """
-    draw = torch.Generator().manual_seed(0)
-    channels = parts[0][0].channels
-    skips = [torch.randn(2, width, _SIDE, _SIDE, generator=draw) for width in channels]
-    hints = {
-        tuner.condition: torch.rand(2, tuner.in_channels, _SIDE * HINT_SCALE, _SIDE * HINT_SCALE, generator=draw)
-        for tuner, _ in parts
-        if isinstance(tuner, CSCTuner)
-    }
-    expected, got = _edits(parts, skips, hints), _edits(merged, skips, hints)
-    difference = max(float((e - g).abs().max()) for e, g in zip(expected, got, strict=True))
-    largest = max(float(edit.abs().max()) for edit in expected)
+
+def _check_place(out: Path, format: str, overwrite: bool) -> None:
+    if format == "scedit" and out.suffix != ".safetensors":
+        raise SceditError(f"--out {out}: a tuner file ends in .safetensors", hint=f"name it {out.stem}.safetensors")
+    if format != "scedit" and is_folder(out):
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise SceditError(f"--out {out} exists already", hint="name another folder, or remove it first")
+    elif out.is_dir() or (out.exists() and not overwrite):
+        raise SceditError(f"--out {out} exists already", hint="name another file, or add --overwrite")
+
+
+def _write(
+    merged: Tuner | Bundle,
+    parts: Sequence[Weighted],
+    exact: bool,
+    out: Path,
+    format: str,
+    dtype: torch.dtype | None,
+    facts: dict[str, str],
+    tell: OnEvent,
+) -> float:
+    """Writes `merged` and reads it back; the largest difference of its edits from those of `parts`, added to its
+    metadata."""
+    exported = None if format == "scedit" else export(merged, format)
+    folder = exported is not None and is_folder(out)
+    expected = _parts(_rounded(merged, dtype))
+
+    def write(place: Path, facts: dict[str, str]) -> None:
+        if exported:
+            exported.write(place, facts, dtype)
+        else:
+            save_tuner(merged, place, facts, dtype=dtype)
+
+    with (whole_folder if folder else whole)(out) as place:
+        write(place, facts)
+        read = _read_back(place, exported, [tuner.condition for tuner, _ in expected if tuner.condition])
+        _check_alike(expected, read)
+        difference = largest_difference(parts, read)[0] if not exact else _check_alike(parts, read)
+        # Again, now that the difference is known; the title would else be the temporary file's.
+        write(place, facts | {"merge.max_difference": f"{difference:.3g}", "modelspec.title": out.stem})
+    for note in exported.notes + (() if folder else exported.file_notes) if exported else ():
+        tell(Note(note))
+    return difference
+
+
+def _read_back(place: Path, exported: Export | None, conditions: list[str]) -> list[Weighted]:
+    if exported is None:
+        return _parts(load_tuner(place))
+    files = exported.located(place)
+    if len(files) == 1:
+        return _parts(load_tuner(files[0], conditions))
+    # A tuner each; the SC-Tuner, which takes no hint, comes first.
+    names = [[]] * (len(files) - len(conditions)) + [[condition] for condition in conditions]
+    return [part for file, name in zip(files, names, strict=True) for part in _parts(load_tuner(file, name))]
+
+
+def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> float:
+    """The largest difference of their edits; raises WorkFailed where it is more than rounding explains."""
+    difference, largest = largest_difference(expected, read)
     if not difference <= _EXACT * max(1.0, largest):  # a NaN is a difference too
         raise WorkFailed(
             f"the merged file gives edits that differ by {difference:.1e} from the separate tuners'",
-            hint="a scale is too large for float32, or a tuner holds values that are not numbers",
+            hint="nothing was written; please report it, with the tuners",
         )
     return difference
 
 
-def _edits(tuners: Sequence[Weighted], skips: Sequence[Tensor], hints: dict[str, Tensor]) -> list[Tensor]:
-    """The sum of all edits of each skip."""
-    sums = [torch.zeros_like(skip) for skip in skips]
-    for tuner, scale in tuners:
-        features = None
-        if isinstance(tuner, CSCTuner):
-            # All skips are of one size here, so the chain runs without its strides.
-            features = tuner.encoder(hints[tuner.condition].to(tuner.dtype), [1] * len(skips))
-        for i, skip in enumerate(skips):
-            edit = tuner(skip, i) if features is None else tuner(skip, i, features[i])
-            sums[i] = sums[i] + scale * edit
-    return sums
+def _rounded(merged: Tuner | Bundle, dtype: torch.dtype | None) -> Tuner | Bundle:
+    """What a file of that dtype will give back.
+
+    Raises:
+        SceditError: a value that the dtype does not hold, or that a scale made too large.
+    """
+    rounded = copy.deepcopy(merged)
+    if dtype:
+        rounded = rounded.to(dtype).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    if not all(parameter.isfinite().all() for parameter in rounded.parameters()):
+        name = str(dtype or next(merged.parameters()).dtype).removeprefix("torch.")
+        raise SceditError(
+            f"the merged weights are too large for {name}", hint="give smaller scales, or a dtype of a wider range"
+        )
+    return rounded
+
+
+def _compressed(
+    merged: Tuner | Bundle, rank: int, activations: str | None, placed: Sequence[PlacedTuner], tell: OnEvent
+) -> tuple[Tuner | Bundle, Compressed]:
+    """`merged` with its SC-Tuner compressed, and how well that went."""
+    sc, others = (merged.tuners[0], merged) if isinstance(merged, Bundle) else (merged, None)
+    if not isinstance(sc, SCTuner):
+        raise SceditError("--rank compresses an SC-Tuner, and there is none here", hint="leave --rank out")
+    features = None
+    if activations is not None:
+        base = load_base(activations)
+        for each in placed:
+            check_base(each, base)
+        with recorded(base.unet, rows_for(sc)) as features:
+            sample(
+                base,
+                [""] * _PICTURES,
+                seeds=range(_PICTURES),
+                on_step=lambda step, total: tell(Progress("drawing", step, total)),
+            )
+    small, errors = compress(sc, rank, features, lambda step, total: tell(Progress("compressing", step, total)))
+    if small.hidden == sc.hidden:
+        tell(Note(f"--rank {rank} takes nothing away: no skip has more hidden units"))
+    result = Compressed(rank, activations or "the weights", errors)
+    if others is None:
+        return small, result
+    bundle = Bundle([small, *others.tuners[1:]], others.scales)
+    bundle.metadata = others.metadata
+    return bundle, result
 
 
 def _parts(merged: Tuner | Bundle) -> list[Weighted]:
     return list(zip(merged.tuners, merged.scales, strict=True)) if isinstance(merged, Bundle) else [(merged, 1.0)]
-
-
-def _check_together(placed: Sequence[PlacedTuner], tell: OnEvent) -> None:
-    """Raises SceditError where tuners are for different bases or sizes, or for one condition; names their files."""
-    takers: dict[str, str] = {}
-    for each in placed:
-        if each.tuner.channels != placed[0].tuner.channels:
-            raise SceditError(
-                f"{each.file} edits skips of {in_words(each.tuner.channels)} channels, "
-                f"{placed[0].file} of {in_words(placed[0].tuner.channels)}",
-                hint="merge tuners for the same base",
-            )
-        if (condition := each.tuner.condition) in takers:
-            raise SceditError(
-                f"{takers[condition]} and {each.file} both take {condition} conditions",
-                hint="leave one out; only SC-Tuners can be added up",
-            )
-        if condition:
-            takers[condition] = each.file
-    stated = [each for each in placed if "base_fingerprint" in each.tuner.metadata]
-    for each in stated:
-        if each.tuner.metadata["base_fingerprint"] != stated[0].tuner.metadata["base_fingerprint"]:
-            raise SceditError(
-                f"tuners of different bases: {_with_base(stated[0])} and {_with_base(each)}",
-                hint="merge tuners that were trained on one base",
-            )
-    silent = dict.fromkeys(each.file for each in placed if each not in stated)
-    if stated:
-        for file in silent:
-            tell(Note(f"{file} does not say what base it was trained on; it is taken to be that of {stated[0].file}"))
-
-
-def _with_base(placed: PlacedTuner) -> str:
-    facts = placed.tuner.metadata
-    return f"{placed.file} (trained on {facts.get('base', 'a base')}, fingerprint {facts['base_fingerprint'][:8]})"

@@ -198,9 +198,7 @@ def _swift(tuner: SCTuner) -> Export:
         tensors,
         folder={
             "default/adapter_model.safetensors": tensors,
-            "default/adapter_config.json": _adapter_config(
-                tuner, ratio, r"^up_blocks\.\d+\.resnets\.\d+$", "decoder"
-            ),
+            "default/adapter_config.json": _adapter_config(tuner, ratio, r"^up_blocks\.\d+\.resnets\.\d+$", "decoder"),
             "configuration.json": {},
         },
         file_notes=("ms-swift loads a folder with an adapter_config.json: leave the suffix out to have one written",),
