@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, attach, load_tuner, merge, save_tuner
+from scedit_cli.core.blend import average
 
 
 @pytest.fixture
@@ -82,3 +83,41 @@ def test_what_cannot_be_merged(unet, styles, canny):
         merge([(styles[0], 1.0), (SCTuner([8] * 6), 1.0)])
     with pytest.raises(SceditError, match="a scale is inf"):
         merge([(styles[0], float("inf"))])
+
+
+def test_a_single_tuner_stays_what_it_is(canny, styles):
+    canny.metadata = {"recipe": "x", "base": "sd15"}
+    assert merge([(Bundle([canny]), 1.0)]) is canny and canny.metadata["recipe"] == "x"
+    half = merge([(canny, 0.5)])
+    assert isinstance(half, Bundle) and half.scales == (0.5,)
+    styles[0].metadata = {"recipe": "y"}
+    assert merge([(styles[0], 0.5)]).metadata == {"recipe": "y"}
+
+
+def test_up_blocks_are_kept_where_nobody_disagrees(styles):
+    assert merge([(styles[0], 1.0), (styles[1], 1.0)]).up_blocks == (2, 2, 2)
+    styles[1].up_blocks = None
+    assert merge([(styles[0], 1.0), (styles[1], 1.0)]).up_blocks == (2, 2, 2)
+    styles[1].up_blocks = (3, 3)
+    assert merge([(styles[0], 1.0), (styles[1], 1.0)]).up_blocks is None
+
+
+def test_an_average_is_the_weighted_mean(unet, trained):
+    one, two = (trained(CSCTuner.for_unet(unet, condition="canny", hint_channels=8), seed=seed) for seed in (1, 2))
+    mean = average([(one, 3.0), (Bundle([two], [0.5]), 2.0)])
+    assert type(mean) is CSCTuner and mean.condition == "canny"
+    for name, parameter in mean.named_parameters():
+        expected = 0.75 * one.get_parameter(name) + 0.25 * two.get_parameter(name)
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
+    alone = average([(one, 0.7), (copy.deepcopy(one), 1.9)])
+    torch.testing.assert_close(alone.state_dict(), one.state_dict(), rtol=0, atol=1e-7)
+
+
+def test_what_cannot_be_averaged(styles, canny, depth):
+    for others in ([styles[0], styles[1]], [canny, depth], [canny, styles[0]]):
+        with pytest.raises(SceditError, match="different conditions or shapes"):
+            average([(each, 1.0) for each in others])
+    with pytest.raises(SceditError, match="one tuner only"):
+        average([(canny, 1.0)])
+    with pytest.raises(SceditError, match="add up to 0"):
+        average([(canny, 1.0), (canny, -1.0)])

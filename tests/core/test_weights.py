@@ -155,6 +155,8 @@ def test_loading_is_strict(canny, tmp_path, change, message):
         ("up_blocks.0.resnets.0.conv1.weight", "a whole U-Net"),
         ("decoder.up_blocks.0.resnets.0.conv1.weight", "a VAE"),
         ("text_model.embeddings.token_embedding.weight", "a text encoder"),
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LyCORIS adapter"),
+        ("transformer.single_transformer_blocks.0.proj_mlp.weight", "a diffusion transformer"),
         ("fc.weight", "a file with keys such as 'fc.weight'"),
     ],
 )
@@ -162,6 +164,51 @@ def test_files_of_other_kinds_are_named(tmp_path, key, message):
     save_file({key: torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(SceditError, match=f"other.safetensors is {message}, not an SC-Tuner or CSC-Tuner"):
         load_tuner(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "tool"),
+    [
+        ("unet.down_blocks.0.attentions.0.to_q.lora_A.weight", "load_lora_weights"),
+        ("controlnet_cond_embedding.conv_in.weight", "ControlNetModel"),
+        ("body.0.in_conv.weight", "T2IAdapter"),
+        ("image_proj.proj.weight", "load_ip_adapter"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "it is a base, for --base"),
+    ],
+)
+def test_the_tool_that_takes_them_is_named(tmp_path, key, tool):
+    save_file({key: torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(SceditError) as error:
+        load_tuner(tmp_path / "other.safetensors")
+    assert tool in error.value.hint
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    save_file(
+        {"model.lsc_identity.0.tuner_op.ln1.weight": torch.zeros(2, 2, dtype=torch.int8)}, tmp_path / "q.safetensors"
+    )
+    with pytest.raises(SceditError, match="q.safetensors: model.lsc_identity.0.tuner_op.ln1.weight is int8"):
+        load_tuner(tmp_path / "q.safetensors")
+
+
+def test_up_blocks_come_back(unet, trained, tmp_path):
+    tuner = trained(SCTuner.for_unet(unet))
+    assert tuner.up_blocks == (2, 2, 2)
+    assert load_tuner(save_tuner(tuner, tmp_path / "a.safetensors")).up_blocks == (2, 2, 2)
+    tuner.up_blocks = None
+    assert load_tuner(save_tuner(tuner, tmp_path / "a.safetensors")).up_blocks is None
+
+
+def test_a_header_that_asks_for_the_moon_takes_no_memory(canny, tmp_path):
+    save_tuner(canny, tmp_path / "edges.safetensors")
+    sizes = json.loads(read_metadata(tmp_path / "edges.safetensors")["sizes"])
+    for channels in ([10**9] * 6, [-1] * 6):
+        changed(
+            tmp_path / "edges.safetensors",
+            header=lambda h, c=channels: h | {"sizes": json.dumps(sizes | {"channels": c})},
+        )
+        with pytest.raises(SceditError, match="edges.safetensors"):
+            load_tuner(tmp_path / "edges.safetensors")
 
 
 def test_files_that_are_none(tmp_path):

@@ -100,13 +100,13 @@ def read_foreign(
 def _sorted_out(tensors: Mapping[str, Tensor], file: Path) -> tuple[_Found, list[_Found], bool]:
     """The SC-Tuner, the CSC-Tuners, and whether the former is kept by up block; every key has its place."""
     sc, hinted = _Found(), defaultdict(_Found)
-    kept_as: dict[tuple[str, str | None], None] = {}  # layout and adapter name, in order of appearance
+    kept_as: set[tuple[str, str | None]] = set()  # layout and adapter name
     unknown = []
     for key, tensor in tensors.items():
         if found := next(((layout, m) for layout, keys in _SC.items() if (m := keys.fullmatch(key))), None):
             layout, match = found
             parts = match.groupdict()
-            kept_as[layout, parts.get("adapter")] = None
+            kept_as.add((layout, parts.get("adapter")))
             site = (int(parts.get("block") or 0), int(parts["site"]))
             sc.maps[site][f"{_OURS[parts['map']]}.{parts['name']}"] = _pixelwise(tensor)
         elif match := _CSC_MAP.fullmatch(key):
@@ -127,7 +127,7 @@ def _sorted_out(tensors: Mapping[str, Tensor], file: Path) -> tuple[_Found, list
             hint=f"{_EXPECTED}, with nothing else in it",
         )
     if len(kept_as) > 1:
-        names = " and ".join(adapter or layout for layout, adapter in kept_as)
+        names = " and ".join(sorted(adapter or layout for layout, adapter in kept_as))
         raise SceditError(
             f"{file} holds several SC-Tuners ({names}), which their program runs one after another, not as a sum",
             hint="save each one alone, then merge the files",

@@ -16,8 +16,8 @@ _KINDS = [
         ("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
         "it is a base, for --base or base.model",
     ),
-    ("a LoRA", ("lora_", ".lora.", "lora."), "a diffusers pipeline takes it with load_lora_weights"),
     ("a LyCORIS adapter", (".hada_w", ".lokr_w", ".oft_"), "the lycoris-lora package takes it"),
+    ("a LoRA", ("lora_", ".lora.", "lora."), "a diffusers pipeline takes it with load_lora_weights"),
     (
         "a T2I-Adapter",
         ("adapter.body.", "adapter.conv_in.", "body.0.block1.", "body.0.in_conv.", "body.0.resnets."),
