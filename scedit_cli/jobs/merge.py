@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -240,8 +241,15 @@ def _read_back(place: Path, exported: Export | None, conditions: list[str]) -> l
 
 
 def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> float:
-    """The largest difference of their edits; raises WorkFailed where it is more than rounding explains."""
+    """The largest difference of their edits.
+
+    Raises:
+        SceditError: a scale makes the edits too large to be numbers.
+        WorkFailed: the difference is more than rounding explains.
+    """
     difference, largest = largest_difference(expected, read)
+    if not math.isfinite(largest):
+        raise SceditError("the merged edits are too large for float32", hint="give smaller scales")
     if not difference <= _EXACT * max(1.0, largest):  # a NaN is a difference too
         raise WorkFailed(
             f"the merged file gives edits that differ by {difference:.1e} from the separate tuners'",

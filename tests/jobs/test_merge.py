@@ -277,6 +277,8 @@ def test_values_that_a_dtype_does_not_hold(saved, tmp_path):
         merge([f"{one}:1e6"], out=tmp_path / "combo.safetensors", dtype="fp16")
     with pytest.raises(SceditError, match="too large for float32"):
         merge([f"{one}:1e39"], out=tmp_path / "combo.safetensors")
+    with pytest.raises(SceditError, match="edits are too large for float32"):
+        merge([f"{saved('canny')}:1e300"], out=tmp_path / "combo.safetensors")
     with torch.no_grad():
         (tuner := load_tuner(one)).maps[1].up.bias[0] = torch.nan
     save_tuner(tuner, tmp_path / "broken.safetensors")
