@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, pair, parts, screen_for
+from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, parts, screen_for
 from scedit_cli.errors import SceditError
 
 
@@ -69,7 +69,7 @@ def merge(
             average=average,
             take=parts(*take),
             drop=parts(*drop),
-            rescale={kind: _number(text, kind, scale) for text in rescale for kind, scale in [pair("--rescale", text)]},
+            rescale=dict(map(_scale, rescale)),
             rank=rank,
             activations=activations,
             dtype=dtype,
@@ -81,11 +81,13 @@ def merge(
     screen.result(result.document(), result.summary())
 
 
-def _number(text: str, kind: str, scale: str) -> float:
+def _scale(text: str) -> tuple[str, float]:
+    """ "canny=0.5" -> ("canny", 0.5)."""
+    kind, _, scale = text.partition("=")
     try:
-        return float(scale)
+        return kind, float(scale)
     except ValueError:
-        hint = f"for example --rescale {kind}=0.8"
+        hint = f"for example --rescale {kind or 'canny'}=0.8"
         raise SceditError(f"--rescale {text}: {scale!r} is no number", hint) from None
 
 

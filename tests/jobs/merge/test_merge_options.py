@@ -188,7 +188,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
     ("options", "message"),
     [
         (["--rescale", "canny=much"], "'much' is no number"),
-        (["--rescale", "canny"], "expected NAME=VALUE"),
+        (["--rescale", "canny"], "--rescale canny: '' is no number"),
         (["--up-blocks", "3,three"], "expected whole numbers"),
     ],
 )
