@@ -15,15 +15,16 @@ FILES = sorted((ROOT / "scedit_cli").rglob("*.py"))
 LEVELS = (
     ("__main__", "app", "screen", "scenes.build"),
     ("jobs",),
-    ("training", "benchmark", "ingredients"),
+    ("training", "benchmark", "generation", "ingredients"),
     ("sampling", "controls"),
+    ("denoising",),
     ("data",),
     ("conditions",),
     ("scenes",),
     ("base",),
     ("autoencoder", "inpainting"),
     ("pipelines",),
-    ("core", "recipe", "specs", "original", "hub"),
+    ("core", "recipe", "specs", "original", "hub", "schedulers"),
     ("files",),
     ("errors",),
 )
