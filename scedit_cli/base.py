@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import WorkFailed
 from scedit_cli.inpainting import complete_inputs
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
 from scedit_cli.schedulers import scheduler_like

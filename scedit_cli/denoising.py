@@ -122,7 +122,7 @@ class Denoiser:
             return switch(pipeline, done / total, tensors)
 
         before_step(0.0)
-        given = {
+        given = {name: self._batched(value, len(generators)) for name, value in self._given.items()} | {
             "generator": list(generators),
             "num_inference_steps": steps,
             "guidance_scale": guidance.at(0.0),
@@ -137,7 +137,7 @@ class Denoiser:
             given["guidance_rescale"] = guidance.rescale
         if guidance.at(0.0) <= 1:
             text = {name: each for name, each in text.items() if not name.startswith("negative")}
-        return pipeline(**given, **text, **{name: self._batched(v, len(generators)) for name, v in self._given.items()})[0]
+        return pipeline(**given, **text)[0]
 
     def check(self, steps: int, guidance: Guidance) -> None:
         """Raises SceditError for a guidance or a number of steps that this base cannot do from this start."""

@@ -31,7 +31,7 @@ LEVELS = (
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Who alone may import these.
-RESERVED = {"typer": {"app"}, "rich": {"app", "screen"}, "tomllib": {"recipe"}}
+RESERVED = {"typer": {"app"}, "rich": {"app", "screen"}, "tomllib": {"recipe"}, "gradio": {"generation"}}
 
 
 def module_of(file: Path) -> str:
