@@ -94,7 +94,7 @@ def _check_template(template: str) -> None:
         filled = _filled(template, dict.fromkeys(FIELDS, "x") | dict.fromkeys(_NUMBERS, 1))
     except (ValueError, TypeError) as error:
         raise SceditError(f"--name {template}: {error}", hint='write it as in "{prompt}-{seed}"') from error
-    if filled.is_absolute() or ".." in filled.parts or not filled.stem.strip("."):
+    if filled.is_absolute() or ".." in filled.parts or not template.strip("./ ") or "\0" in template:
         raise SceditError(f"--name {template}: no name within the folder", hint="--out names the folder")
 
 

@@ -97,8 +97,10 @@ class Request:
     def said(self) -> dict[str, Any]:
         """The fields that say something."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value not in (None, False) and value != ()
-                and value != []}  # fmt: skip
+        return {
+            name: value for name, value in values.items()
+            if value is not None and value is not False and value != () and value != []
+        }  # fmt: skip
 
     def words(self) -> list[str]:
         """The options of `scedit generate` that say the same."""
