@@ -166,9 +166,10 @@ def serve(
     out: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
+    stop: threading.Event | None = None,
     on_event: OnEvent | None = None,
 ) -> None:
-    """Serve a page in the browser that generates, until it is interrupted.
+    """Serve a page in the browser that generates, until it is interrupted or `stop` is set.
 
     Args:
         request: the base, and what else holds for every picture; its tuners are offered, and on the embedded base the
@@ -205,7 +206,7 @@ def serve(
     address = open_page(blocks, host, port, out)
     try:
         tell(Note(f"the page is at {address} · Ctrl-C ends it"))
-        threading.Event().wait()
+        (stop or threading.Event()).wait()
     finally:
         blocks.close(verbose=False)
 
