@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import gradio
 
 Draw = Callable[[Request, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
+_HEIGHT = 440  # of what is shown side by side, in pixels
+_STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
 _INPUTS = "inputs"  # the folder beside the pictures that keeps what was dropped, for the command line
 
 
@@ -87,6 +89,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
     """
     gr = _gradio()
     files = list(dict.fromkeys(slot.file for slot in slots))
+    stems = [Path(file).stem for file in files]
     controls: list[Any] = []
     with gr.Blocks(title="scedit") as blocks:
         gr.Markdown(f"# scedit\nbase **{base.name}**")
@@ -94,7 +97,8 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
             with gr.Column(scale=2):
                 prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
                 negative = gr.Textbox(label="Negative prompt", elem_id="negative")
-                chosen = gr.CheckboxGroup(files, label="Tuners", elem_id="tuners", visible=bool(files))
+                names = [(file if stems.count(Path(file).stem) > 1 else Path(file).stem, file) for file in files]
+                chosen = gr.CheckboxGroup(names, label="Tuners", elem_id="tuners", visible=bool(files))
                 groups = []
                 for file in files:
                     with gr.Group(visible=False) as group:
@@ -110,9 +114,15 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column(scale=3):
                 with gr.Row():
-                    shown = gr.Gallery(label="Conditions", columns=1, object_fit="contain", elem_id="conditions")
-                    result = gr.Image(label="Result", format="png", interactive=False, elem_id="result")
-                command = gr.Code(label="The same from the command line", language="shell", elem_id="command")
+                    shown = gr.Gallery(
+                        label="Conditions", columns=1, object_fit="contain", height=_HEIGHT, elem_id="conditions"
+                    )
+                    result = gr.Image(
+                        label="Result", format="png", interactive=False, height=_HEIGHT, elem_id="result"
+                    )
+                command = gr.Code(
+                    label="The same from the command line", language="shell", wrap_lines=True, elem_id="command"
+                )
         chosen.change(
             lambda ticked: [gr.update(visible=file in ticked) for file in files], chosen, groups, show_progress="hidden"
         )
@@ -154,6 +164,7 @@ def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> 
             inbrowser=False,
             allowed_paths=[str(out.absolute())],
             theme=theme,  # the default one asks the network for its letters
+            css=_STYLE,
         )
     except (OSError, ValueError) as error:
         raise SceditError(f"--host {host} --port {port}: {error}", hint="leave --port out for a free one") from error

@@ -44,7 +44,7 @@ def files(base, tmp_path_factory):
     save_tuner(merge([(tuners["canny"], 0.5), (tuners["style"], 0.25)]), folder / "both.safetensors", about)
     save_tuner(tuners["canny"], folder / "sibling.safetensors", about | {"base_fingerprint": "0" * 32})
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    photo = Image.fromarray(noise).resize((16, 16)).resize((64, 64))
+    photo = Image.fromarray(noise).resize((16, 16)).resize((64, 64), Image.Resampling.NEAREST)
     photo.save(folder / "photo.png")
     annotate("canny", photo).save(folder / "canny.png")
     annotate("color", photo).save(folder / "color.png")
