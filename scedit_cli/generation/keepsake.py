@@ -19,6 +19,7 @@ from scedit_cli.generation.naming import FORMATS
 from scedit_cli.generation.request import Request
 from scedit_cli.specs import ConditionSpec
 
+_LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "dtype", "device", "guidance_span", "scheduler", "resize", "image",
@@ -67,6 +68,10 @@ def settings_in(path: Path) -> dict[str, Any]:
             f"--from {path}: it does not say how it was made",
             hint="name a picture that scedit generate wrote, not a copy that another program saved",
         ) from error
+    batch = settings.get("batch") or [0, 1]
+    counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
+    if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:
+        raise SceditError(f"--from {path}: its batch is {batch}", hint="its settings were changed by hand")
     for name, kind in _TYPES.items():
         value = settings.get(name)
         numeric = kind is float and isinstance(value, int) and not isinstance(value, bool)

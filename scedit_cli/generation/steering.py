@@ -103,7 +103,9 @@ class Steering:
         for specs in self._specs:
             lead = self._conditions[_key(specs[0])] if specs else None
             picture = self.canvas.size if self.canvas else lead.picture.size if lead else None
-            size = size_for(picture, request.width, request.height, base, shrink=bool(lead and lead.spec.photo))
+            redrawn = self.canvas is not None and self.canvas.mask is None
+            shrink = redrawn or (self.canvas is None and lead is not None and lead.spec.photo)
+            size = size_for(picture, request.width, request.height, base, shrink)
             check_size(base, size[1], size[0], str(lead.spec.file) if lead and not self.canvas else "the picture")
             self._sizes[specs] = size
             files = {str(spec.file): self._conditions[_key(spec)].picture.size for spec in specs}

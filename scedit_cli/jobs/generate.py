@@ -97,7 +97,7 @@ def generate(
         template: of names in the folder, of the fields in `naming.FIELDS`; by default the next free numbers.
         grid: also write one labelled picture of them all.
         score: measure each picture's consistency with each condition.
-        overwrite: replace the pictures that `out` and `name` name.
+        overwrite: replace the pictures that `out` and `template` name.
         loaded: the base, where it is loaded already.
 
     Raises:
@@ -316,7 +316,9 @@ def _batches(orders: Sequence[Order], steering: Steering, most: int) -> Iterator
     """Places in `orders` of those that can be drawn together."""
     groups: dict[Any, list[int]] = {}
     for i, order in enumerate(orders):
-        key = (steering.size(order), steering.scales(order), steering.spans(order))
+        # Weighted prompts differ in length, and a picture must not depend on what it is padded to.
+        text = (order.prompt, order.negative) if steering.request.weighted else None
+        key = (steering.size(order), steering.scales(order), steering.spans(order), text)
         groups.setdefault(key, []).append(i)
     for group in groups.values():
         for at in range(0, len(group), most):

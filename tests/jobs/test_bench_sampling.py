@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import scedit_cli.jobs
 from typer.testing import CliRunner
 
+import scedit_cli.jobs
 from scedit_cli.app import app
 from scedit_cli.benchmark import sampling as room
 from scedit_cli.core.attach import attached

@@ -209,6 +209,25 @@ def test_making_again_needs_the_same_files(generate, files, tmp_path):
             generate(from_file=path, steps=None)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": [3, 2]}, "its batch is"),
+        ({"steps": "many"}, "its steps is 'many'"),
+        ({"conds": "canny.png"}, "its conds is"),
+        ({"files": None}, "does not say how"),
+    ],
+)
+def test_settings_that_were_changed_by_hand_are_told(generate, tmp_path, change, message):
+    from scedit_cli.generation.keepsake import encoded, settings_in
+
+    (made,) = generate().images
+    (tmp_path / "x.png").write_bytes(encoded(Image.open(made.path), ".png", settings_in(made.path) | change))
+    with pytest.raises(SceditError, match=message) as error:
+        generate(from_file=tmp_path / "x.png", steps=None)
+    assert error.value.hint
+
+
 def test_another_base_under_the_same_name_is_told(generate, tmp_path, monkeypatch):
     (made,) = generate().images
     other = load_base(tiny.pipeline_folder("sd15", seed=1))
