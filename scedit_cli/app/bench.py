@@ -41,14 +41,14 @@ def bench(
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --quality --tuner runs/canny/tuner.safetensors
     """
-    with screen_for(json_, quiet, debug) as screen:
-        if sampling:
+    if sampling:
+        with screen_for(json_, quiet, debug) as screen:
             from scedit_cli.jobs import sampling as times
 
             result = times.sampling(base=base, resolution=resolution, dtype=dtype, steps=steps, on_event=screen)
-            screen.table(result.document(), *result.table())
-            return
-
+        screen.table(result.document(), *result.table())
+        return
+    with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs import bench as job
 
         result = job.bench(
