@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.pictures import SUFFIXES
 from scedit_cli.errors import SceditError
+from scedit_cli.files import write_new, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 FIELDS = tuple("number prompt seed sweep base scheduler steps guidance width height date time".split())
@@ -70,17 +71,18 @@ class Names:
     def grid(self, first: int) -> Path:
         return self.out.with_stem(f"{self.out.stem}-grid") if self.is_file else self.out / f"{first:04d}-grid.png"
 
+    def write(self, place: Path, data: bytes, taken: set[Path]) -> Path:
+        """Where it was written: `place`, or the next name that is free. What this run wrote itself, `taken`, is never
+        replaced."""
+        if self.overwrite and place not in taken:
+            return write_whole(place, data)
+        candidate, number = place, 2
+        while candidate in taken or not write_new(candidate, data):
+            candidate, number = place.with_stem(f"{place.stem}-{number}"), number + 1
+        return candidate
+
     def _numbered(self, count: int) -> list[Path]:
         return [self.out, *(self.out.with_stem(f"{self.out.stem}-{n}") for n in range(2, count + 1))]
-
-
-def free_names(path: Path) -> Iterator[Path]:
-    """`path`, then `path` with -2, -3, … behind its stem."""
-    yield path
-    number = 2
-    while True:
-        yield path.with_stem(f"{path.stem}-{number}")
-        number += 1
 
 
 def _check_template(template: str) -> None:

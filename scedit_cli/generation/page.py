@@ -109,8 +109,10 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
                     groups.append(group)
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
-                    steps = gr.Slider(1, 100, base.defaults.steps, step=1, label="Steps", elem_id="steps")
-                    guidance = gr.Slider(0, 20, base.defaults.guidance, label="Guidance", elem_id="guidance")
+                    taken = given.steps or base.defaults.steps
+                    steps = gr.Slider(1, 100, taken, step=1, label="Steps", elem_id="steps")
+                    guided = base.defaults.guidance if given.guidance is None else given.guidance
+                    guidance = gr.Slider(0, 20, guided, label="Guidance", elem_id="guidance")
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column(scale=3):
                 with gr.Row():

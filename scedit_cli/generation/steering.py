@@ -17,6 +17,7 @@ from scedit_cli.controls import (
     Condition,
     PlacedTuner,
     Size,
+    annotator_for,
     open_condition,
     open_named,
     place_tuners,
@@ -29,7 +30,7 @@ from scedit_cli.generation.canvas import Canvas
 from scedit_cli.generation.keepsake import condition_text, digests
 from scedit_cli.generation.orders import Order
 from scedit_cli.generation.request import Request
-from scedit_cli.sampling import check_size, to_tensor
+from scedit_cli.sampling import check_size, to_hints, to_tensor
 from scedit_cli.specs import ConditionSpec, parse_tuner
 
 _Key = tuple[Path, str | None, bool]
@@ -47,6 +48,7 @@ class Steering:
     request: Request
     placed: list[PlacedTuner]
     canvas: Canvas | None
+    _base: str
     _specs: list[tuple[ConditionSpec, ...]]
     start: Start | None = None
     _conditions: dict[_Key, Condition] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Steering:
                     )
                 kinds[condition.kind] = condition
         if scored:
-            _check_scorable(list(opened.values()))
+            _check_scorable(list(opened.values()), base)
         canvas = Canvas.of(request) if request.image is not None else None
         masks = {name: open_named(file, "--mask").convert("L") for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
@@ -87,7 +89,7 @@ class Steering:
                     guess = difflib.get_close_matches(name, names, n=1)
                     hint = f"did you mean {guess[0]}?" if guess else f"there is {', '.join(names) or 'no tuner'}"
                     raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
-        return cls(request, placed, canvas, groups, None, opened, masks)
+        return cls(request, placed, canvas, base, groups, None, opened, masks)
 
     def fit(self, base: Base) -> list[str]:
         """Settles every picture's size; returns a sentence for each file that is resized.
@@ -155,7 +157,7 @@ class Steering:
         for spec in order.conditions:
             condition, key = self._conditions[_key(spec)], (_key(spec), size)
             if key not in self._shown:
-                self._shown[key] = condition.shown_at(size, self.request.resize or "crop")
+                self._shown[key] = condition.shown_at(size, self.request.resize or "crop", self._base)
             shown[condition.kind] = self._shown[key]
         return shown
 
@@ -167,18 +169,19 @@ class Steering:
         for kind in [each.tuner.condition for each, scale in scales if scale and each.tuner.condition]:
             pictures = [each[kind] for each in shown]
             same = all(picture is pictures[0] for picture in pictures)
-            hints[kind] = to_tensor(pictures[:1] if same else pictures)
+            hints[kind] = to_hints(kind, pictures[:1] if same else pictures)
         return hints
 
-    def scores(self, orders: Sequence[Order], pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
-        """How well each picture follows each of its conditions."""
+    def measured(self, orders: Sequence[Order], pictures: Sequence[Image.Image]) -> list[dict[str, dict[str, float]]]:
+        """By kind, how each picture follows each of its conditions: its `consistency`, and figures beside it."""
         shown = [self.shown(order) for order in orders]
-        scores: list[dict[str, float]] = [{} for _ in pictures]
+        scores: list[dict[str, dict[str, float]]] = [{} for _ in pictures]
         for kind in dict.fromkeys(kind for each in shown for kind in each):
             having = [n for n in range(len(pictures)) if kind in shown[n]]
-            values = conditions.consistencies(kind, [pictures[n] for n in having], [shown[n][kind] for n in having])
-            for n, value in zip(having, values, strict=True):
-                scores[n][kind] = value
+            wanted = [shown[n][kind] for n in having]
+            maker = annotator_for(kind, self._base)
+            for n, value in zip(having, conditions.measured(kind, [pictures[n] for n in having], wanted, maker)):
+                scores[n][kind] = dict(value)
         return scores
 
     def settings(self, order: Order) -> dict[str, Any]:
@@ -206,15 +209,16 @@ class Steering:
         }
 
 
-def _check_scorable(steering: Sequence[Condition]) -> None:
+def _check_scorable(steering: Sequence[Condition], base: str) -> None:
     if not steering:
         raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
     for each in steering:
-        if each.kind not in conditions.KINDS:
+        if each.kind not in conditions.MEASURES:
             raise SceditError(
                 f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
-                hint=f"leave --score out; it knows {', '.join(conditions.KINDS)}",
+                hint=f"leave --score out; it knows {', '.join(conditions.MEASURES)}",
             )
+        conditions.check_measurable(each.kind, annotator_for(each.kind, base))
 
 
 def _key(spec: ConditionSpec) -> _Key:

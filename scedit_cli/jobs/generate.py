@@ -17,9 +17,8 @@ from scedit_cli.base import Base, load_base
 from scedit_cli.controls import check_base
 from scedit_cli.core.attach import attach
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_new, write_whole
 from scedit_cli.generation.keepsake import encoded, request_from
-from scedit_cli.generation.naming import Names, free_names
+from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import Order, orders_for
 from scedit_cli.generation.page import open_page, page, slots_for
 from scedit_cli.generation.request import DTYPES, Request
@@ -35,13 +34,14 @@ _SWITCHES = ("weighted", "vae_slicing", "vae_tiling", "offload", "compile")
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A picture as written. `scores` are its consistencies in [0, 1] by condition, empty unless asked for; `scales`
-    are the α that were set by name."""
+    """A picture as written. `scores` are its consistencies in [0, 1] by condition, and `measures` the figures beside
+    each, in their own units, both empty unless asked for; `scales` are the α that were set by name."""
 
     path: Path
     seed: int
     prompt: str
     scores: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
 
 
@@ -141,19 +141,21 @@ def generate(
             fill = [orders[i] for i in batch] if size == 1 else [orders[batch[0]]] * size
             drawn = run.draw(fill, number, len(batches))
             drawn = drawn if size == 1 else drawn[place : place + 1]
-            scores = steering.scores(fill, drawn) if score else [{} for _ in drawn]
+            figures = steering.measured(fill, drawn) if score else [{} for _ in drawn]
             for at, (i, picture) in enumerate(zip(batch, drawn, strict=True)):
                 settings = run.settings(orders[i], [at, len(batch)] if size == 1 else [place, size])
                 taken = {image.path for image in images.values()}
-                file = _write(names, places[i], encoded(picture, places[i].suffix, settings), taken)
-                images[i] = GeneratedImage(file, orders[i].seed, orders[i].prompt, scores[at], dict(orders[i].scales))
+                file = names.write(places[i], encoded(picture, places[i].suffix, settings), taken)
+                scores = {kind: each.pop("consistency") for kind, each in figures[at].items()}
+                scales = dict(orders[i].scales)
+                images[i] = GeneratedImage(file, orders[i].seed, orders[i].prompt, scores, figures[at], scales)
                 if grid:
                     pictures[i] = picture
     grid_file = None
     if grid:
         place = names.grid(first)
         drawn = sheet(orders, [pictures[i] for i in range(len(orders))], [steering.shown(order) for order in orders])
-        grid_file = _write(names, place, encoded(drawn, place.suffix, run.settings(orders[0])), set())
+        grid_file = names.write(place, encoded(drawn, place.suffix, run.settings(orders[0])), set())
     shown = steering.shown(orders[0])
     return GenerateResult(
         [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, shown
@@ -339,13 +341,3 @@ def _accelerator() -> torch.device:
     if device is None:
         raise SceditError("--offload: there is no accelerator here to offload from", hint="leave it out")
     return device
-
-
-def _write(names: Names, file: Path, data: bytes, taken: set[Path]) -> Path:
-    """Where it was written: `file`, or where something is there the next name that is free."""
-    if names.overwrite and file not in taken:
-        return write_whole(file, data)
-    for candidate in free_names(file):
-        if candidate not in taken and write_new(candidate, data):
-            return candidate
-    raise AssertionError("names do not end")

@@ -85,7 +85,7 @@ def test_conditions_and_tuners_change_the_picture_by_their_scale(generate, tmp_p
 def test_a_bundle_keeps_its_scales(generate, tmp_path):
     options = {"conds": ["{}/canny.png"], "steps": 3}
     generate(**options, tuners=["{}/both.safetensors:2"], out=tmp_path / "bundle.png")
-    generate(**options, tuners=["{}/canny.safetensors", "{}/style.safetensors:0.5"], out=tmp_path / "apart.png")
+    generate(**options, tuners=["{}/canny.safetensors", "{}/style.safetensors:4.0"], out=tmp_path / "apart.png")
     assert not _differ(tmp_path / "bundle.png", tmp_path / "apart.png")
 
 
@@ -128,12 +128,12 @@ def test_shipped_tuners_where_none_is_named(base, files, monkeypatch, tmp_path):
     request = Request(base="scenes", steps=2, conds=[f"{files}/canny.png"])
     alone = job.generate(request, out=tmp_path / "alone.png")
     job.generate(replace(request, tuners=[f"{files}/canny.safetensors"]), out=tmp_path / "named.png")
-    job.generate(replace(request, tuners=["style:0.5"]), out=tmp_path / "styled.png")
+    job.generate(replace(request, tuners=["style:4"]), out=tmp_path / "styled.png")
     assert alone.document()["base"] == "scenes"
     assert not _differ(tmp_path / "alone.png", tmp_path / "named.png")
     assert _differ(tmp_path / "alone.png", tmp_path / "styled.png")
     made_with = json.loads(Image.open(tmp_path / "styled.png").text["scedit"])["tuners"]
-    assert made_with == [f"{files}/style.safetensors:0.5", f"{files}/canny.safetensors:1.0"]
+    assert made_with == [f"{files}/style.safetensors:4.0", f"{files}/canny.safetensors:1.0"]
 
 
 def test_a_foreign_tuner_takes_the_condition_that_is_left(base, generate, monkeypatch):

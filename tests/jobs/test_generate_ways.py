@@ -124,6 +124,14 @@ def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_
     assert Image.open(tmp_path / "high.png").size == (64, 128)
 
 
+def test_sixteen_bit_conditions_keep_their_depth_when_resized():
+    from scedit_cli.controls import resized
+
+    levels = np.linspace(0, 65535, 72 * 64).astype(np.uint16).reshape(64, 72)
+    cut = np.asarray(resized(Image.fromarray(levels), (64, 64), "crop"))
+    assert cut.dtype == np.uint16 and np.array_equal(cut, levels[:, 4:68])
+
+
 def test_a_photo_is_resized_before_it_is_annotated_and_large_ones_shrink(generate, files, tmp_path):
     photo = Image.open(files / "photo.png").resize((300, 200))
     photo.save(tmp_path / "large.png")
