@@ -15,9 +15,10 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import WorkFailed
 from scedit_cli.inpainting import complete_inputs
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
+from scedit_cli.schedulers import scheduler_like
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
@@ -71,7 +72,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        """Where it computes; with offloading, the accelerator."""
+        return self._loaded._execution_device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,16 +123,15 @@ class Base:
         """The diffusers pipeline over these very modules, with a scheduler of its own and no progress bar.
 
         Args:
-            scheduler: a class of diffusers by name ("EulerDiscreteScheduler", or "EulerDiscrete"); by default the
-                base's own.
+            scheduler: a class of diffusers by name, and its settings, as for `scheduler_like`; by default the base's
+                own.
 
         Raises:
-            SceditError: no scheduler of that name works with this base.
+            SceditError: no such scheduler works with this base.
         """
         pipeline = copy.copy(self._loaded)
-        kind = type(self.scheduler) if scheduler is None else self._scheduler_class(scheduler)
         with quiet():
-            pipeline.register_modules(scheduler=kind.from_config(self.scheduler.config))
+            pipeline.register_modules(scheduler=scheduler_like(self.scheduler, scheduler))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -144,13 +145,6 @@ class Base:
             kind = DDIMScheduler
         with quiet():
             self._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
-
-    def _scheduler_class(self, name: str) -> type[SchedulerMixin]:
-        known = {kind.__name__: kind for kind in self.scheduler.compatibles}
-        kind = known.get(name) or known.get(f"{name}Scheduler")
-        if kind is None:
-            raise SceditError(f"scheduler {name!r}: not known", hint=f"choose one of {', '.join(sorted(known))}")
-        return kind
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
@@ -19,24 +20,30 @@ from scedit_cli.errors import SceditError
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import ConditionSpec, TunerSpec
 
+RESIZE_RULES = ("crop", "fit", "stretch")
+Size = tuple[int, int]  # width, height in pixels
+
 
 @dataclass(frozen=True)
 class Condition:
-    """A picture that steers: the RGB condition picture itself, or a photo that `annotated` makes into one."""
+    """A picture that steers: the RGB condition picture itself, or a photo that is made into one."""
 
     spec: ConditionSpec
     kind: str
     picture: Image.Image
 
-    def annotated(self, base: str) -> Condition:
-        """The condition picture of a photo, for a picture that `base` will make.
+    def shown_at(self, size: Size, rule: str, base: str) -> Image.Image:
+        """The condition picture at `size`; a photo is resized first, and annotated then for a picture of `base`.
 
         Raises:
             SceditError: the annotator's weights are not there, or their licence is not accepted.
             WorkFailed: the hub cannot be reached.
         """
+        if not self.spec.photo:
+            labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
+            return resized(self.picture, size, rule, labels)
         try:
-            return replace(self, picture=conditions.annotate(self.kind, self.picture, annotator_for(self.kind, base)))
+            return conditions.annotate(self.kind, resized(self.picture, size, rule), annotator_for(self.kind, base))
         except SceditError as error:
             made = f"scedit annotate {self.spec.file} --cond {self.kind} --out {self.kind}.png"
             hint = f"make it with {made}, which also takes --weights DIR, and give --cond {self.kind}.png"
@@ -45,13 +52,23 @@ class Condition:
 
 @dataclass(frozen=True)
 class PlacedTuner:
-    """A tuner as it will be attached: the file it came from, its α, and between which fractions of the steps it
-    acts."""
+    """A tuner as it will be attached: the file it came from, its α within that file (1 but in bundles), the factor
+    that was asked for, and whether it is one of a bundle's."""
 
     tuner: Tuner
     file: str
-    scale: float
-    span: tuple[float, float] = (0.0, 1.0)
+    own_scale: float = 1.0
+    factor: float = 1.0
+    bundled: bool = False
+
+    @property
+    def scale(self) -> float:
+        return self.own_scale * self.factor
+
+    @property
+    def name(self) -> str:
+        """What --mask, --scale and --sweep call it: its condition, or for an SC-Tuner its file's name."""
+        return self.tuner.condition or Path(self.file).stem
 
 
 def annotator_for(kind: str, base: str) -> str | None:
@@ -61,66 +78,83 @@ def annotator_for(kind: str, base: str) -> str | None:
 
 
 def open_condition(spec: ConditionSpec) -> Condition:
-    """Opens a condition picture; its kind is told by its own or its folder's name where the spec names none.
+    """Opens a condition picture, or the photo to make it from. A condition picture's kind is told by its own or its
+    folder's name where the spec names none.
 
     Raises:
-        SceditError: no kind, no such file, or no picture.
+        SceditError: no kind, one that nothing makes from a photo, no such file, or no picture.
     """
+    if spec.photo:
+        if spec.kind is None:
+            raise SceditError(
+                f"--cond-from {spec.file}: the kind of condition is missing", hint=f"write canny={spec.file}"
+            )
+        if spec.kind not in conditions.KINDS:
+            raise SceditError(
+                f"--cond-from {spec.kind}={spec.file}: nothing makes {spec.kind} conditions",
+                hint=f"choose one of {', '.join(conditions.KINDS)}, or give the condition picture with --cond",
+            )
     kind = spec.kind or conditions.kind_of_path(spec.file)
     if kind is None:
         raise SceditError(
             f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
             hint=f"say it: --cond canny={spec.file}",
         )
-    return Condition(spec, kind, _open(spec.file, "--cond", kind))
+    return Condition(spec, kind, open_named(spec.file, spec.option, None if spec.photo else kind))
 
 
-def open_photo(spec: ConditionSpec, width: int | None, height: int | None) -> Condition:
-    """Opens a photo to annotate, fitted to `width` x `height` pixels (cut, not stretched) where both are given.
+def open_named(path: Path, option: str, kind: str | None = None) -> Image.Image:
+    """The RGB picture at `path`, or with all that it holds the condition picture of a `kind`; errors name the option
+    that it was given with."""
+    try:
+        return open_condition_picture(path, kind) if kind else open_picture(path)
+    except SceditError as error:
+        raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
 
-    Raises:
-        SceditError: no kind, an unknown one, no such file, or no picture.
+
+def resized(picture: Image.Image, size: Size, rule: str, labels: bool = False) -> Image.Image:
+    """`picture` at `size`, by one of RESIZE_RULES: "crop" fills it and cuts what stands over, "fit" keeps the whole
+    picture between black bars, "stretch" changes its proportions. Colours that are `labels` are not blended."""
+    if picture.size == size:
+        return picture
+    if picture.mode.startswith("I;16"):  # Pillow resizes floats, but not these
+        levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, labels)
+        return Image.fromarray(np.asarray(levels).round().clip(0, 65535).astype(np.uint16))
+    by = Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS
+    if rule == "stretch":
+        return picture.resize(size, by)
+    return (ImageOps.fit if rule == "crop" else ImageOps.pad)(picture, size, by)
+
+
+def size_for(picture: Size | None, width: int | None, height: int | None, base: Base, shrink: bool = False) -> Size:
+    """The size to generate: what was asked for, missing sides by the proportions of the `picture` that leads, in the
+    multiples that the base takes; without a picture the base's own size.
+
+    Args:
+        shrink: a picture of more pixels than the base draws by default is brought down to as many.
     """
-    if spec.kind is None:
-        raise SceditError(
-            f"--cond-from {spec.file}: the kind of condition is missing", hint=f"write canny={spec.file}"
-        )
-    if spec.kind not in conditions.KINDS:
-        raise SceditError(
-            f"--cond-from {spec.kind}={spec.file}: nothing makes {spec.kind} conditions",
-            hint=f"choose one of {', '.join(conditions.KINDS)}, or give the condition picture with --cond",
-        )
-    photo = _open(spec.file, "--cond-from")
-    if width and height:
-        photo = ImageOps.fit(photo, (width, height), Image.Resampling.LANCZOS)
-    return Condition(spec, spec.kind, photo)
+    own, multiple = base.defaults.resolution, base.multiple
+    if picture is None:
+        return width or own, height or own
+    wide, high = picture
+    factor = 1.0
+    if width or height:
+        factor = width / wide if width else height / high
+    elif shrink:
+        factor = min(1.0, (own * own / (wide * high)) ** 0.5)
+    return width or _floored(wide * factor, multiple), height or _floored(high * factor, multiple)
 
 
-def agreed_size(steering: Sequence[Condition], width: int | None, height: int | None) -> tuple[int | None, int | None]:
-    """(width, height) in pixels of what will be generated: the conditions', else what was asked for.
-
-    Raises:
-        SceditError: the conditions are of several sizes, or of another than asked for.
-    """
-    for each in steering:
-        wide, high = each.picture.size
-        if (width or wide, height or high) != (wide, high):
-            other = "asked for" if each is steering[0] else f"of {steering[0].spec.file}"
-            raise SceditError(
-                f"{each.spec.file} is {wide}x{high} pixels, not the {width or wide}x{height or high} {other}",
-                hint="give conditions of one size, and leave --width and --height out",
-            )
-        width, height = wide, high
-    return width, height
+def _floored(side: float, multiple: int) -> int:
+    return max(1, int(side + 1e-6) // multiple) * multiple
 
 
 def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], base: str) -> list[PlacedTuner]:
-    """Loads the tuners, and matches each with the condition it takes. On the embedded base, a condition that no named
-    tuner takes gets the shipped tuner of its kind. A scale of a bundle multiplies the bundle's own, a condition's
-    scale that of its tuner.
+    """Loads the tuners that the conditions call for. On the embedded base, a condition that no named tuner takes gets
+    the shipped tuner of its kind; of a bundle, those whose condition is not given are left out.
 
     Raises:
-        SceditError: a tuner without its condition, a condition without its tuner, or two for one.
+        SceditError: a tuner without its condition, a condition without its tuner, or two tuners for one.
     """
     placed = [each for spec in tuners for each in load_placed(spec)]
     _name_foreign(placed, steering)
@@ -133,7 +167,8 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
                     hint="name one with --tuner; tuners are shipped for the embedded base only",
                 )
             placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
-    return _matched(placed, steering)
+            taken.add(condition.kind)
+    return _needed(placed, {condition.kind for condition in steering})
 
 
 def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
@@ -143,7 +178,8 @@ def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     loaded = load_tuner(path)
     tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
     factor = 1.0 if spec.scale is None else spec.scale
-    return [PlacedTuner(tuner, str(path), scale * factor) for tuner, scale in zip(tuners, scales, strict=True)]
+    bundled = len(tuners) > 1
+    return [PlacedTuner(tuner, str(path), own, factor, bundled) for tuner, own in zip(tuners, scales, strict=True)]
 
 
 def check_base(placed: PlacedTuner, base: Base) -> None:
@@ -158,13 +194,6 @@ def check_base(placed: PlacedTuner, base: Base) -> None:
         )
 
 
-def _open(path: Path, option: str, kind: str | None = None) -> Image.Image:
-    try:
-        return open_condition_picture(path, kind) if kind else open_picture(path)
-    except SceditError as error:
-        raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
-
-
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:
     """Files of other programs do not name their condition: they take, in order, those that no other tuner takes."""
     named = {each.tuner.condition for each in placed if "format" in each.tuner.metadata}
@@ -174,29 +203,21 @@ def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) 
             each.tuner.condition = next(free, each.tuner.condition)
 
 
-def _matched(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> list[PlacedTuner]:
-    by_kind: dict[str, Condition] = {}
-    for condition in steering:
-        if condition.kind in by_kind:
-            raise SceditError(
-                f"{by_kind[condition.kind].spec.file} and {condition.spec.file} are both {condition.kind} conditions",
-                hint="give one of each kind; KIND=FILE says of which kind a file is",
-            )
-        by_kind[condition.kind] = condition
-    matched: list[PlacedTuner] = []
+def _needed(placed: Sequence[PlacedTuner], kinds: set[str]) -> list[PlacedTuner]:
+    needed: list[PlacedTuner] = []
     takers: dict[str, str] = {}
     for each in placed:
         kind = each.tuner.condition
-        if kind is None:
-            matched.append(each)
-            continue
         if kind in takers:
             raise SceditError(f"{takers[kind]} and {each.file} both take {kind} conditions", hint="leave one out")
-        if kind not in by_kind:
+        if kind is not None:
+            takers[kind] = each.file
+        if kind is None or kind in kinds:
+            needed.append(each)
+    for each in placed:
+        if each.file not in {other.file for other in needed} or (each not in needed and not each.bundled):
+            kind = each.tuner.condition
             raise SceditError(
                 f"{each.file} takes a {kind} condition, and none is given", hint=f"add --cond {kind}=FILE"
             )
-        takers[kind] = each.file
-        spec = by_kind[kind].spec
-        matched.append(replace(each, scale=each.scale * spec.scale, span=(spec.start, spec.end)))
-    return matched
+    return needed

@@ -30,6 +30,33 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
     return path
 
 
+def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Writes `data` to `path` unless something is there; False where it is, even if it appeared this very moment.
+
+    Raises:
+        WorkFailed, SceditError: as `write_whole`.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        return False
+    part = _beside(path)
+    try:
+        part.write_bytes(data)
+        _flush(part)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            os.replace(part, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise _explained(error, path, part) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix; what the body writes there becomes `path`.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
+from scedit_cli.denoising import Denoiser, Guidance, Start
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.pipelines import quiet
 
@@ -31,13 +32,16 @@ def sample(
     hints: dict[str, Tensor] | None = None,
     seeds: Sequence[int],
     steps: int | None = None,
-    guidance: float | None = None,
-    negative: str = "",
+    guidance: float | Guidance | None = None,
+    negative: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
     scheduler: str | None = None,
     spans: Sequence[tuple[float, float]] | None = None,
+    start: Start | None = None,
+    weighted: bool = False,
+    offload: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
     """One picture per prompt and seed, through the diffusers pipeline's own call.
@@ -50,8 +54,12 @@ def sample(
         attachment: the tuners on `base.unet`; its scales are what they were afterwards.
         hints: condition -> (N, 3, H, W) in [0, 1], one per prompt, or (1, 3, H, W) for all of them.
         steps, guidance, height, width: by default the base's. Guidance of 1 or less means none.
-        scheduler: a class of diffusers by name; by default the base's own.
+        negative: what not to draw, for all or one per prompt.
+        scheduler: a class of diffusers by name, and its settings; by default the base's own.
         spans: per attached tuner, between which fractions of the steps it acts, as (start, end) in [0, 1].
+        start: a picture to start from; what lies outside its mask stays as it is, pixel by pixel.
+        weighted: prompts are of any length and have weights, in compel's syntax.
+        offload: an accelerator that each model visits only while it runs; the base is to be loaded on the CPU then.
         on_step: called with (denoising steps done, of how many) over all batches.
 
     Raises:
@@ -64,9 +72,17 @@ def sample(
         raise ValueError("hints without an attachment would be ignored")
     defaults = base.defaults
     height, width = height or defaults.resolution, width or defaults.resolution
+    steps = steps or defaults.steps
+    if not isinstance(guidance, Guidance):
+        guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the picture")
-    pipeline = base.pipeline(scheduler)
-    batches = [slice(at, at + batch_size) for at in range(0, len(prompts), batch_size)]
+    with quiet(), _memory_told():
+        denoiser = Denoiser(base, scheduler, start, offload)
+        denoiser.check(steps, guidance)
+        negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+        pairs = list(zip(prompts, negatives, strict=True))
+        texts = {pair: denoiser.encode(*pair, weighted) for pair in dict.fromkeys(pairs)}
+    batches = list(_batches([texts[pair]["prompt_embeds"].shape[1] for pair in pairs], batch_size))
     full_scales = attachment.scales if attachment else ()
     pictures: list[Image.Image] = []
 
@@ -82,31 +98,45 @@ def sample(
             if attachment:
                 attachment.set_hints({kind: h if len(h) == 1 else h[batch] for kind, h in (hints or {}).items()})
 
-            def after_step(pipeline, step: int, timestep, tensors: dict, number: int = number) -> dict:
-                act((step + 1) / pipeline.num_timesteps)
+            def after_step(done: int, total: int, number: int = number) -> None:
                 if on_step:
-                    on_step(number * pipeline.num_timesteps + step + 1, len(batches) * pipeline.num_timesteps)
-                return {}
+                    on_step(number * total + done, len(batches) * total)
 
-            act(0.0)
             with quiet(), _memory_told():
-                latents = pipeline(
-                    prompt=list(prompts[batch]),
-                    negative_prompt=[negative] * len(prompts[batch]) if negative else None,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
-                    num_inference_steps=steps or defaults.steps,
-                    guidance_scale=defaults.guidance if guidance is None else guidance,
+                latents = denoiser.latents(
+                    {
+                        name: torch.cat([texts[pair][name] for pair in pairs[batch]])
+                        for name, each in texts[pairs[batch.start]].items()
+                        if each is not None
+                    },
+                    [torch.Generator().manual_seed(seed) for seed in seeds[batch]],
+                    steps=steps,
+                    guidance=guidance,
                     height=height,
                     width=width,
-                    output_type="latent",  # the pipeline would decode in its own precision, and forget a VAE's shift
-                    callback_on_step_end=after_step,
-                ).images
-                pictures += to_pictures(base.decode(latents))
+                    before_step=act,
+                    on_step=after_step,
+                )
+                drawn = base.decode(latents)
+            if start and start.redraw is not None:
+                drawn = torch.lerp(start.picture.to(drawn), drawn, start.redraw.to(drawn))
+            pictures += to_pictures(drawn)
     finally:
         if attachment:
             attachment.scales = full_scales
             attachment.set_hints(None)
     return pictures
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Runs of at most `most` prompts that are equally many tokens long: padding one would change its picture."""
+    at = 0
+    while at < len(lengths):
+        end = at
+        while end < min(at + most, len(lengths)) and lengths[end] == lengths[at]:
+            end += 1
+        yield slice(at, end)
+        at = end
 
 
 def check_size(base: Base, height: int, width: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What the command line's small languages say: `[KIND=]FILE[:SCALE[:START-END]]` and `FILE[:SCALE]`."""
+"""What the command line's small languages say: `[KIND=]FILE[:SCALE[:START-END]]`, `FILE[:SCALE]` and their kin."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ _KIND = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FRACTION = r"(?:\d+\.?\d*|\.\d+)"
 _SPAN = re.compile(rf"({_FRACTION})-({_FRACTION})")
+_MOST_SEEDS = 10_000
 _TAIL = re.compile(rf":{_NUMBER}(?::{_FRACTION}-{_FRACTION})?$")
 
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """A condition picture (or the photo that it is made from): its kind where one was named, its α, and between
-    which fractions of the denoising steps it acts."""
+    """A condition picture (or the photo that it is made from, by its kind's annotator): its kind where one was named,
+    its α, and between which fractions of the denoising steps it acts."""
 
     file: Path
     kind: str | None = None
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    photo: bool = False
+
+    @property
+    def option(self) -> str:
+        """Where it stood on the command line."""
+        return "--cond-from" if self.photo else "--cond"
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,11 @@ def parse_condition(text: str, option: str = "--cond") -> ConditionSpec:
     if not Path(text).exists() and (named := _KIND.fullmatch(text)):
         kind, rest = named.groups()
     file, tail = _split(rest, most=2)
-    spec = {"file": Path(file).expanduser(), "kind": kind}
+    spec = {"file": Path(file).expanduser(), "kind": kind, "photo": option == "--cond-from"}
     if tail:
         spec["scale"] = _scale(tail[0], f"{option} {text}")
     if len(tail) == 2:
-        spec["start"], spec["end"] = _span(tail[1], f"{option} {text}")
+        spec["start"], spec["end"] = parse_span(tail[1], f"{option} {text}")
     return ConditionSpec(**spec)
 
 
@@ -62,6 +69,76 @@ def parse_tuner(text: str, option: str = "--tuner") -> TunerSpec:
     """
     name, tail = _split(text, most=1)
     return TunerSpec(name, _scale(tail[0], f"{option} {text}") if tail else None)
+
+
+def parse_span(text: str, where: str) -> tuple[float, float]:
+    """Reads `START-END`, two fractions of the steps; `where` begins the sentence of an error.
+
+    Raises:
+        SceditError: it is no such pair, outside 0 to 1, or of no length.
+    """
+    found = _SPAN.fullmatch(text)
+    start, end = map(float, found.groups()) if found else (0.0, 0.0)
+    if not 0 <= start < end <= 1:
+        raise SceditError(
+            f"{where}: {text!r} is no part of the steps",
+            hint="write two fractions from 0 to 1, as in 0-0.5 for the first half",
+        )
+    return start, end
+
+
+def parse_named(text: str, option: str, example: str) -> tuple[str, str]:
+    """Reads `NAME=VALUE`, NAME being a kind of condition or a tuner's name.
+
+    Raises:
+        SceditError: it has no name or no value.
+    """
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise SceditError(f"{option} {text}: expected NAME=VALUE", hint=f"write it as in {option} {example}")
+    return name, value
+
+
+def parse_sweep(text: str, option: str = "--sweep") -> tuple[str, tuple[float, ...]]:
+    """Reads `NAME=SCALE,SCALE,...`.
+
+    Raises:
+        SceditError: a scale that is no number, or none.
+    """
+    name, values = parse_named(text, option, "canny=0,0.5,1" if option == "--sweep" else "canny=0.5")
+    return name, tuple(_scale(value.strip(), f"{option} {text}") for value in values.split(","))
+
+
+def parse_seeds(text: str, where: str = "--seed") -> tuple[int, ...]:
+    """Reads `7`, `1,2,3` or `1-8`, also together: `1-3,7`. At most 10,000, in the order given.
+
+    Raises:
+        SceditError: what is no whole number from 0 on, or a range that counts down.
+    """
+    seeds: list[int] = []
+    for part in str(text).split(","):
+        found = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < first + _MOST_SEEDS:
+            raise SceditError(f"{where} is {text}", hint="give a number from 0 on, several as 1,2,3, or a range as 1-8")
+        seeds += range(first, last + 1)
+    return tuple(seeds)
+
+
+def parse_margins(text: str) -> tuple[int, int, int, int]:
+    """Reads `PIXELS` for every side, or `LEFT,TOP,RIGHT,BOTTOM`.
+
+    Raises:
+        SceditError: other than one or four whole numbers from 0 on, or nothing but zeros.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    sides = [int(part) for part in parts if re.fullmatch(r"\d{1,5}", part)]
+    if len(sides) != len(parts) or len(sides) not in (1, 4) or not any(sides):
+        raise SceditError(
+            f"--outpaint {text}: no margins", hint="give the pixels to add: 64 all around, or LEFT,TOP,RIGHT,BOTTOM"
+        )
+    left, top, right, bottom = sides * (4 // len(sides))
+    return left, top, right, bottom
 
 
 def _split(text: str, most: int) -> tuple[str, list[str]]:
@@ -83,14 +160,3 @@ def _scale(text: str, where: str) -> float:
     if not re.fullmatch(_NUMBER, text) or not math.isfinite(float(text)):
         raise SceditError(f"{where}: the scale {text!r} is no number", hint="write it as in depth.png:0.8")
     return float(text)
-
-
-def _span(text: str, where: str) -> tuple[float, float]:
-    found = _SPAN.fullmatch(text)
-    start, end = map(float, found.groups()) if found else (0.0, 0.0)
-    if not 0 <= start < end <= 1:
-        raise SceditError(
-            f"{where}: {text!r} is no part of the steps",
-            hint="write two fractions from 0 to 1, as in depth.png:1:0-0.5 for the first half",
-        )
-    return start, end

@@ -97,6 +97,9 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     call("bench", "--methods", "sc,lora", "--batch", "4", "--tolerance", "0.2")
     (recipe,) = calls["train"].pop("args")
     assert (recipe.name, recipe.train.steps, recipe.tuner.down_ratio) == ("canny", 3, 0.5)
+    (request,) = calls["generate"].pop("args")
+    conds = ["canny=a.png:0.5", "b.png"]
+    assert request.said() == {"prompts": ["a cube"], "num": 3, "conds": conds, "tuners": ["t.safetensors"]}
     expected = {
         "prepare": {
             "args": (None,), "scenes": 2, "seed": 7, "look": "pastel", "cache": ["latents", "text"], "held_out": True,
@@ -111,7 +114,7 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "accept_license": True, "device": "cuda", "processes": 2, "batch_size": 16, "overwrite": False,
         },
         "train": {"out": Path("there"), "resume": True, "overwrite": False, "dry_run": True, "push_to_hub": None},
-        "generate": {"conds": ["canny=a.png:0.5", "b.png"], "tuners": ["t.safetensors"], "num": 3, "grid": True},
+        "generate": {"grid": True, "score": False, "out": None},
         "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
         "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": 0.2, "quality": False},
     }
@@ -157,13 +160,6 @@ def test_only_the_first_of_several_processes_writes_to_stdout(monkeypatch: pytes
     assert (answer.exit_code, answer.stdout, answer.stderr) == (2, "", "process 1: no pictures (find some)\n")
     fake(monkeypatch, "train", lambda *args, **kwargs: None)
     assert call("train", "--json").output == ""
-
-
-def test_an_empty_prompt_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts: list[list[str]] = []
-    fake(monkeypatch, "generate", lambda **kwargs: prompts.append(kwargs["prompts"]) or result())
-    CliRunner().invoke(app, ["generate"])
-    assert prompts == [[""]]
 
 
 def test_the_summary_goes_to_stdout_and_what_happens_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

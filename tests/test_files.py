@@ -6,8 +6,9 @@ import pickle
 
 import pytest
 
+from scedit_cli import files
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import whole, whole_folder, write_whole
+from scedit_cli.files import whole, whole_folder, write_new, write_whole
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
@@ -59,3 +60,19 @@ def test_errors_in_writing_become_sentences(tmp_path):
 def test_errors_survive_a_process_boundary():
     error = pickle.loads(pickle.dumps(WorkFailed("out of memory", hint="lower the batch")))
     assert type(error) is WorkFailed and (error.message, error.hint) == ("out of memory", "lower the batch")
+
+
+def test_a_new_file_never_replaces_another(tmp_path):
+    assert write_new(tmp_path / "a" / "x.png", b"first")
+    assert not write_new(tmp_path / "a" / "x.png", b"second")
+    assert (tmp_path / "a" / "x.png").read_bytes() == b"first"
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["x.png"]
+
+
+def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    def intrude(path):
+        (tmp_path / "x.png").write_bytes(b"mine")
+
+    monkeypatch.setattr(files, "_flush", intrude)
+    assert not write_new(tmp_path / "x.png", b"theirs")
+    assert (tmp_path / "x.png").read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1

@@ -15,22 +15,23 @@ FILES = sorted((ROOT / "scedit_cli").rglob("*.py"))
 LEVELS = (
     ("__main__", "app", "screen", "scenes.build"),
     ("jobs",),
-    ("training", "benchmark", "ingredients"),
+    ("training", "benchmark", "generation", "ingredients"),
     ("sampling", "controls"),
+    ("denoising",),
     ("data",),
     ("conditions",),
     ("scenes",),
     ("base",),
     ("autoencoder", "inpainting"),
     ("pipelines",),
-    ("core", "recipe", "specs", "original", "hub"),
+    ("core", "recipe", "specs", "original", "hub", "schedulers"),
     ("files",),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Who alone may import these.
-RESERVED = {"typer": {"app"}, "rich": {"app", "screen"}, "tomllib": {"recipe"}}
+RESERVED = {"typer": {"app"}, "rich": {"app", "screen"}, "tomllib": {"recipe"}, "gradio": {"generation"}}
 
 
 def module_of(file: Path) -> str:

@@ -21,6 +21,7 @@ def bench(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps to time.")] = None,
     quality: Annotated[bool, typer.Option("--quality", help="Measure control scores instead; needs --tuner.")] = False,
     tuner: Tuners = [],
+    sampling: Annotated[bool, typer.Option("--sampling", help="Time a step of sampling instead.")] = False,
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes that --quality looks at.")] = 128,
     plot: Annotated[Path | None, typer.Option(help="Also draw the result into this picture.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="An earlier --json document; exit code 1 if worse.")] = None,
@@ -37,8 +38,16 @@ def bench(
       scedit bench
       scedit bench --methods sc,csc,lora --batch 8 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 0.1
+      scedit bench --sampling --base sd15 --resolution 256
       scedit bench --quality --tuner runs/canny/tuner.safetensors
     """
+    if sampling:
+        with screen_for(json_, quiet, debug) as screen:
+            from scedit_cli.jobs import sampling as times
+
+            result = times.sampling(base=base, resolution=resolution, dtype=dtype, steps=steps, on_event=screen)
+        screen.table(result.document(), *result.table())
+        return
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs import bench as job
 

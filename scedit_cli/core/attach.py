@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scedit_cli.core.bundle import Bundle, checked_scales
 from scedit_cli.core.frozen import Swapped
 from scedit_cli.core.recompute import run_again
+from scedit_cli.core.regions import Region
 from scedit_cli.core.skips import SkipMap, in_words, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
 from scedit_cli.errors import SceditError
@@ -104,7 +105,9 @@ class Attachment:
         self._strides = skips.strides
         self._hints: dict[int, Tensor] = {}  # by the tuner's place in `tuners`
         self._features: dict[int, list[Tensor]] = {}  # encoded hints that do not change from call to call
-        self._active: list[tuple[Tuner, float, list[Tensor] | None]] | None = None  # what the running call sums up
+        self._regions: dict[int, Region] = {}  # by the tuner's place; the others act everywhere
+        # What the running call sums up.
+        self._active: list[tuple[Tuner, float, list[Tensor] | None, Region | None]] | None = None
         self._handles = [unet.register_forward_pre_hook(_BeforeUNet(self), with_kwargs=True)]
         last = len(skips.channels)
         for block in unet.up_blocks:
@@ -143,13 +146,37 @@ class Attachment:
         self._hints = places
         self._require_hints()
 
+    def set_regions(self, regions: Mapping[str, Tensor] | Sequence[Tensor | None] | None) -> None:
+        """Limits tuners to parts of the picture, until regions are set again; None lets all act everywhere.
+
+        Args:
+            regions: by condition, or a list with one per attached tuner (None: everywhere). Each is (B, 1, H, W) float
+                in [0, 1]: 1 where the tuner acts fully, 0 where it leaves the base as it is. A U-Net batch may be a
+                multiple of B.
+
+        Raises:
+            SceditError: a region of an unknown condition, another number of them, or no such tensor.
+        """
+        if isinstance(regions, Mapping):
+            names = [tuner.condition for tuner in self.tuners]
+            if unknown := [name for name in regions if name not in names]:
+                raise SceditError(
+                    f"no tuner takes the condition {unknown[0]!r}",
+                    hint=f"conditions here: {', '.join(filter(None, names)) or 'none'}",
+                )
+            regions = [regions.get(name) if name else None for name in names]
+        regions = [None] * len(self.tuners) if regions is None else list(regions)
+        if len(regions) != len(self.tuners):
+            raise SceditError(f"{len(regions)} regions for {len(self.tuners)} tuners", hint="give None for everywhere")
+        self._regions = {i: Region(weights) for i, weights in enumerate(regions) if weights is not None}
+
     def detach(self) -> None:
         """Takes the tuners off; the U-Net is what it was. Again is harmless."""
         for handle in self._handles:
             handle.remove()
         if self._lean:
             self._lean.undo()
-        self._hints, self._features, self._active = {}, {}, None
+        self._hints, self._features, self._regions, self._active = {}, {}, {}, None
 
     def __enter__(self) -> Attachment:
         return self
@@ -209,7 +236,8 @@ class Attachment:
                     f"the {tuner} is on {tuner.device}, the U-Net's input on {sample.device}",
                     hint="move the tuner with tuner.to(device)",
                 )
-            active.append((tuner, scale, self._encode(i, sample) if isinstance(tuner, CSCTuner) else None))
+            features = self._encode(i, sample) if isinstance(tuner, CSCTuner) else None
+            active.append((tuner, scale, features, self._regions.get(i)))
         self._active = active
 
     def _encode(self, i: int, sample: Tensor) -> list[Tensor]:
@@ -245,9 +273,11 @@ class Attachment:
         -0 + 0 would turn a skip's -0 into +0.
         """
         edits = torch.zeros((), dtype=skip.dtype, device=skip.device)
-        for tuner, scale, features in self._active:
+        for tuner, scale, features, region in self._active:
             inputs = (skip, index) if features is None else (skip, index, features[index])
             edit = run_again(tuner, *inputs) if self._lean else tuner(*inputs)
+            if region is not None:
+                edit = region.within(edit)
             edits = torch.sub(edits, edit, alpha=scale)
         return torch.sub(skip, edits).to(skip.dtype)
 

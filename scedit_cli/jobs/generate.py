@@ -2,66 +2,59 @@
 
 from __future__ import annotations
 
-import io
-import json
-import re
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from scedit_cli import __version__, conditions
+from scedit_cli import __version__, scenes
 from scedit_cli.base import Base, load_base
-from scedit_cli.controls import (
-    Condition,
-    PlacedTuner,
-    agreed_size,
-    annotator_for,
-    check_base,
-    open_condition,
-    open_photo,
-    place_tuners,
-)
+from scedit_cli.controls import check_base
 from scedit_cli.core.attach import attach
-from scedit_cli.data.pictures import SUFFIXES
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.generation.keepsake import encoded, request_from
+from scedit_cli.generation.naming import Names
+from scedit_cli.generation.orders import Order, orders_for
+from scedit_cli.generation.page import open_page, page, slots_for
+from scedit_cli.generation.request import DTYPES, Request
+from scedit_cli.generation.sheet import sheet
+from scedit_cli.generation.steering import Steering
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
-from scedit_cli.sampling import check_size, sample, to_hints
-from scedit_cli.sampling import grid as grid_of
-from scedit_cli.specs import parse_condition, parse_tuner
+from scedit_cli.sampling import sample
 
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-_NUMBERED = re.compile(r"(\d+)(?:-grid)?\.\w+")
-_IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
-_GRID_COLUMNS = 6  # pictures side by side
+_BATCH = 8
+_SWITCHES = ("weighted", "vae_slicing", "vae_tiling", "offload", "compile")
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A picture as written; `scores` are its consistencies in [0, 1] by condition, and `measures` the figures beside
-    each, in their own units; both empty unless asked for."""
+    """A picture as written. `scores` are its consistencies in [0, 1] by condition, and `measures` the figures beside
+    each, in their own units, both empty unless asked for; `scales` are the α that were set by name."""
 
     path: Path
     seed: int
     prompt: str
     scores: dict[str, float] = field(default_factory=dict)
     measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was written, on which base, and how many seconds it took."""
+    """What was written, on which base, and how many seconds it took; `conditions` are the condition pictures of the
+    first one as its tuners saw them."""
 
     images: list[GeneratedImage]
     grid: Path | None
     base: str
     seconds: float
+    conditions: dict[str, Image.Image] = field(default_factory=dict)
 
     def document(self) -> dict:
         """What --json writes."""
@@ -76,53 +69,36 @@ class GenerateResult:
         """What a person reads: a row per file."""
         rows = []
         for image in self.images:
-            facts = [f"seed {image.seed}", image.prompt, *(f"{kind} {s:.3f}" for kind, s in image.scores.items())]
+            scales = [f"{name} at {scale:g}" for name, scale in image.scales.items()]
+            scores = [f"{kind} {score:.3f}" for kind, score in image.scores.items()]
+            facts = [f"seed {image.seed}", image.prompt, *scales, *scores]
             rows.append((str(image.path), " · ".join(fact for fact in facts if fact)))
         return rows + ([(str(self.grid), "all of them")] if self.grid else [])
 
 
 def generate(
+    request: Request,
     *,
-    prompts: Sequence[str] = ("",),
-    conds: Sequence[str] = (),
-    conds_from: Sequence[str] = (),
-    tuners: Sequence[str] = (),
-    base: str = EMBEDDED,
-    revision: str | None = None,
-    negative: str = "",
-    seed: int = 0,
-    num: int = 1,
-    steps: int | None = None,
-    guidance: float | None = None,
-    scheduler: str | None = None,
-    width: int | None = None,
-    height: int | None = None,
+    from_file: str | Path | None = None,
     out: str | Path | None = None,
+    template: str | None = None,
     grid: bool = False,
     score: bool = False,
     overwrite: bool = False,
-    batch_size: int = 8,
-    dtype: torch.dtype | None = None,
-    device: str | None = None,
+    loaded: Base | None = None,
     on_event: OnEvent | None = None,
 ) -> GenerateResult:
-    """Generate pictures and write them.
+    """Generate pictures and write them, batch by batch.
 
     Args:
-        prompts: each gets `num` pictures, of the seeds `seed`, `seed + 1`, ….
-        conds: condition pictures, `[KIND=]FILE[:SCALE[:START-END]]`; left out, the kind is told by the name of the
-            file or its folder. They fix the pictures' size.
-        conds_from: `KIND=PHOTO[:SCALE[:START-END]]`, photos that are made into condition pictures first.
-        tuners: `FILE[:SCALE]`, or the name of a shipped tuner. On the embedded base, a condition that none of them
-            takes gets the shipped tuner of its kind.
-        base, revision, dtype, device: as for `load_base`.
-        steps, guidance, scheduler: by default the base's.
-        width, height: in pixels; by default the conditions', else the base's.
-        out: a picture's name (further pictures are numbered after it), or a folder, where pictures get the next free
-            numbers; by default the folder "pictures".
+        request: what to make.
+        from_file: a picture that this made before: it is made again, with what `request` says changed.
+        out: a picture's name (further pictures are numbered after it), or a folder; by default the folder "pictures".
+        template: of names in the folder, of the fields in `naming.FIELDS`; by default the next free numbers.
         grid: also write one labelled picture of them all.
         score: measure each picture's consistency with each condition.
-        overwrite: replace the pictures that `out` names.
+        overwrite: replace the pictures that `out` and `template` name.
+        loaded: the base, where it is loaded already.
 
     Raises:
         SceditError: bad input; nothing is written then.
@@ -130,167 +106,238 @@ def generate(
     """
     started = time.monotonic()
     tell = on_event or (lambda event: None)
-    prompts = list(prompts) or [""]
-    out = Path(out or "pictures").expanduser()
-    _check_numbers(seed=seed, num=num, steps=steps, guidance=guidance, batch_size=batch_size)
-    _places(out, len(prompts) * num, overwrite, grid)
+    kept: dict[str, Any] = {}
+    if from_file is not None:
+        again, kept = request_from(Path(from_file).expanduser())
+        if request.said():
+            kept = kept | {"batch": None}
+        request = request.over(again)
+    request.check()
+    orders = orders_for(request)
+    names = Names(Path(out or "pictures").expanduser(), template, overwrite)
+    names.check(len(orders), grid)
+    steering = Steering.of(request, orders, request.base or EMBEDDED, score)
 
-    given = [open_condition(parse_condition(text)) for text in conds]
-    photos = [open_photo(parse_condition(text, "--cond-from"), width, height) for text in conds_from]
-    if score:
-        _check_scorable(given + photos, base)
-    placed = place_tuners([parse_tuner(text) for text in tuners], given + photos, base)
-    width, height = agreed_size(given + photos, width, height)
-
-    frozen = load_base(base, revision=revision, dtype=dtype, device=device)
-    width, height = width or frozen.defaults.resolution, height or frozen.defaults.resolution
-    check_size(frozen, height, width, str((given + photos)[0].spec.file) if given or photos else "the picture")
-    for each in placed:
-        check_base(each, frozen)
-    for prompt in frozen.overlong(prompts):
-        tell(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
-
-    steering = given + [photo.annotated(base) for photo in photos]
-    steps = steps or frozen.defaults.steps
-    guidance = frozen.defaults.guidance if guidance is None else guidance
-    seeds = [seed + i for i in range(num)]
-    orders = [(prompt, each) for prompt in prompts for each in seeds]
-    attachment = None
-    if placed:
-        attachment = attach(
-            frozen.unet, [each.tuner.to(frozen.device) for each in placed], [each.scale for each in placed]
-        )
-    try:
-        pictures = sample(
-            frozen,
-            [prompt for prompt, _ in orders],
-            attachment=attachment,
-            hints={each.kind: to_hints(each.kind, [each.picture]) for each in steering},
-            seeds=[each for _, each in orders],
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            height=height,
-            width=width,
-            batch_size=batch_size,
-            scheduler=scheduler,
-            spans=[each.span for each in placed],
-            on_step=lambda done, total: tell(Progress("generate", done, total)),
-        )
-    finally:
-        if attachment:
-            attachment.detach()
-
-    settings = _settings(frozen, steering, placed) | {
-        "negative": negative,
-        "steps": steps,
-        "guidance": guidance,
-        "scheduler": scheduler or type(frozen.scheduler).__name__,
-        "width": width,
-        "height": height,
-    }
-    files, grid_file = _places(out, len(pictures), overwrite, grid)
-    measured = steering if score else []
-    scores = {
-        c.kind: conditions.measured(c.kind, pictures, [c.picture] * len(pictures), annotator_for(c.kind, base))
-        for c in measured
-    }
-    images = []
-    for n, (file, picture, (prompt, each)) in enumerate(zip(files, pictures, orders, strict=True)):
-        _write(file, picture, settings | {"prompt": prompt, "seed": each})
-        figures = {kind: dict(values[n]) for kind, values in scores.items()}
-        consistencies = {kind: values.pop("consistency") for kind, values in figures.items()}
-        images.append(GeneratedImage(file, each, prompt, consistencies, figures))
+    base = loaded or _load(request)
+    for placed in steering.placed:
+        check_base(placed, base)
+    if kept and kept.get("base_fingerprint") != base.fingerprint:
+        raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
+    if not request.weighted:
+        for prompt in base.overlong(dict.fromkeys(order.prompt for order in orders)):
+            tell(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
+    for text in steering.fit(base):
+        tell(Note(text))
+    run = _Run(request, base, steering, tell)
+    batches = list(_batches(orders, steering, request.batch_size or _BATCH))
+    place, size = kept.get("batch") or (0, 1)
+    first = names.first_number()
+    places = names.places(first, [run.facts(order) for order in orders])
+    images: dict[int, GeneratedImage] = {}
+    pictures: dict[int, Image.Image] = {}
+    with run:
+        for number, batch in enumerate(batches):
+            # Repeated alone, a picture takes the place in a batch that it had: sums of other batches round otherwise.
+            fill = [orders[i] for i in batch] if size == 1 else [orders[batch[0]]] * size
+            drawn = run.draw(fill, number, len(batches))
+            drawn = drawn if size == 1 else drawn[place : place + 1]
+            figures = steering.measured(fill, drawn) if score else [{} for _ in drawn]
+            for at, (i, picture) in enumerate(zip(batch, drawn, strict=True)):
+                settings = run.settings(orders[i], [at, len(batch)] if size == 1 else [place, size])
+                taken = {image.path for image in images.values()}
+                file = names.write(places[i], encoded(picture, places[i].suffix, settings), taken)
+                scores = {kind: each.pop("consistency") for kind, each in figures[at].items()}
+                scales = dict(orders[i].scales)
+                images[i] = GeneratedImage(file, orders[i].seed, orders[i].prompt, scores, figures[at], scales)
+                if grid:
+                    pictures[i] = picture
+    grid_file = None
     if grid:
-        _write(grid_file, _labelled(pictures, prompts, seeds, steering), settings | {"prompts": prompts, "seed": seed})
-    return GenerateResult(images, grid_file if grid else None, frozen.name, time.monotonic() - started)
+        place = names.grid(first)
+        drawn = sheet(orders, [pictures[i] for i in range(len(orders))], [steering.shown(order) for order in orders])
+        grid_file = names.write(place, encoded(drawn, place.suffix, run.settings(orders[0])), set())
+    shown = steering.shown(orders[0])
+    return GenerateResult(
+        [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, shown
+    )
 
 
-def _check_numbers(**numbers: float | None) -> None:
-    least = {"seed": 0, "guidance": 0}
-    for name, value in numbers.items():
-        if value is not None and not least.get(name, 1) <= value < 2**63 - 1:
-            option = name.replace("_", "-")
-            raise SceditError(f"--{option} is {value}", hint=f"give {least.get(name, 1)} or more")
+def serve(
+    request: Request,
+    *,
+    out: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    stop: threading.Event | None = None,
+    on_event: OnEvent | None = None,
+) -> None:
+    """Serve a page in the browser that generates, until it is interrupted or `stop` is set.
 
-
-def _check_scorable(steering: Sequence[Condition], base: str) -> None:
-    if not steering:
-        raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
-    for each in steering:
-        if each.kind not in conditions.MEASURES:
-            raise SceditError(
-                f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
-                hint=f"leave --score out; it knows {', '.join(conditions.MEASURES)}",
-            )
-        conditions.check_measurable(each.kind, annotator_for(each.kind, base))
-
-
-def _places(out: Path, count: int, overwrite: bool, with_grid: bool) -> tuple[list[Path], Path]:
-    """Where `count` pictures and their grid go. In a folder, at the next free numbers.
+    Args:
+        request: the base, and what else holds for every picture; its tuners are offered, and on the embedded base the
+            shipped ones.
+        out: the folder of the pictures; by default "pictures".
+        host, port: where it listens; by default on loopback, at a free port.
 
     Raises:
-        SceditError: a file stands in the way.
+        SceditError: gradio is not installed, a tuner is for another base, or the port is taken.
     """
-    if out.suffix.lower() in _FORMATS and not out.is_dir():
-        files = [out, *(out.with_stem(f"{out.stem}-{n}") for n in range(2, count + 1))]
-        grid = out.with_stem(f"{out.stem}-grid")
-        taken = [file for file in (*files, *([grid] if with_grid else [])) if file.exists()]
-        if taken and not overwrite:
-            raise SceditError(f"--out {taken[0]} exists already", hint="name another file, or add --overwrite")
-        return files, grid
-    if (out.exists() or out.suffix.lower() in SUFFIXES) and not out.is_dir():
-        raise SceditError(
-            f"--out {out} is a file that is no picture" if out.exists() else f"--out {out}: pictures are not written so",
-            hint=f"name a folder, or a file ending in {', '.join(_FORMATS)}",
+    tell = on_event or (lambda event: None)
+    out = Path(out or "pictures").expanduser()
+    names = Names(out, None, False)
+    if names.is_file:
+        raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
+    names.check(1, False)
+    request.check()
+    base = _load(request)
+    shipped = sorted(file.stem for file in (scenes.WORLD / "tuners").glob("*.safetensors"))
+    shipped = shipped if base.name == EMBEDDED else []
+    offered = [*request.tuners, *(name for name in shipped if name not in request.tuners)]
+
+    def draw(asked: Request, on_step: Callable[[int, int], None]) -> tuple[Path, dict[str, Image.Image]]:
+        def show(event: Progress | Note) -> None:
+            if isinstance(event, Progress):
+                on_step(event.step, event.total)
+            else:
+                tell(event)
+
+        made = generate(asked, out=out, loaded=base, on_event=show)
+        return made.images[0].path, made.conditions
+
+    blocks = page(replace(request, tuners=()), base, slots_for(offered, base), out, draw)
+    address = open_page(blocks, host, port, out)
+    try:
+        tell(Note(f"the page is at {address} · Ctrl-C ends it"))
+        (stop or threading.Event()).wait()
+    finally:
+        blocks.close(verbose=False)
+
+
+class _Run:
+    """The base with its tuners attached, for as long as it is entered."""
+
+    def __init__(self, request: Request, base: Base, steering: Steering, tell: OnEvent) -> None:
+        self.request, self.base, self.steering, self._tell = request, base, steering, tell
+        self.steps = request.steps or base.defaults.steps
+        self.guidance = request.guided(base.defaults.guidance)
+        self._device = _accelerator() if request.offload else base.device
+        self._attachment = None
+
+    def __enter__(self) -> _Run:
+        base, placed = self.base, self.steering.placed
+        if self.request.vae_slicing:
+            base.vae.enable_slicing()
+        if self.request.vae_tiling:
+            base.vae.enable_tiling()
+        if placed:
+            # In the base's precision: what a tuner adds is rounded to it anyway.
+            self._attachment = attach(base.unet, [each.tuner.to(self._device, base.dtype) for each in placed])
+        if self.request.compile:
+            base.unet.compile()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._attachment:
+            self._attachment.detach()
+        if self.request.compile:
+            self.base.unet._compiled_call_impl = None
+
+    def draw(self, orders: Sequence[Order], number: int, batches: int) -> list[Image.Image]:
+        """The pictures of a batch, whose orders differ in prompts, seeds and condition pictures alone."""
+        first, steering = orders[0], self.steering
+        width, height = steering.size(first)
+        if self._attachment:
+            self._attachment.scales = steering.scales(first)
+            self._attachment.set_regions(steering.regions(first))
+        return sample(
+            self.base,
+            [order.prompt for order in orders],
+            attachment=self._attachment,
+            hints=steering.hints(orders),
+            seeds=[order.seed for order in orders],
+            steps=self.steps,
+            guidance=self.guidance,
+            negative=[order.negative for order in orders],
+            height=height,
+            width=width,
+            batch_size=len(orders),
+            scheduler=self.request.scheduler,
+            spans=steering.spans(first),
+            start=steering.start,
+            weighted=self.request.weighted,
+            offload=str(self._device) if self.request.offload else None,
+            on_step=lambda done, total: self._tell(Progress("generate", number * total + done, batches * total)),
         )
-    names = [_NUMBERED.fullmatch(file.name) for file in out.iterdir()] if out.is_dir() else []
-    first = 1 + max((int(name[1]) for name in names if name), default=0)
-    return [out / f"{n:04d}.png" for n in range(first, first + count)], out / f"{first:04d}-grid.png"
+
+    def facts(self, order: Order) -> dict[str, Any]:
+        """What a name's template may show."""
+        width, height = self.steering.size(order)
+        return {
+            "prompt": order.prompt,
+            "seed": order.seed,
+            "sweep": "-".join(f"{name}-{scale:g}" for name, scale in order.scales.items()) or "none",
+            "base": Path(self.base.name).name,
+            "scheduler": (self.request.scheduler or type(self.base.scheduler).__name__).partition(":")[0],
+            "steps": self.steps,
+            "guidance": self.guidance.scale,
+            "width": width,
+            "height": height,
+            "date": time.strftime("%Y-%m-%d"),
+            "time": time.strftime("%H-%M-%S"),
+        }
+
+    def settings(self, order: Order, batch: list[int] | None = None) -> dict[str, Any]:
+        """What the file keeps: `request_from` reads it back."""
+        request, base, guidance = self.request, self.base, self.guidance
+        width, height = self.steering.size(order)
+        local = Path(base.name).expanduser()
+        return {
+            "program": f"scedit {__version__}, torch {torch.__version__}",
+            "base": str(local.absolute()) if local.exists() else base.name,
+            "revision": base.revision,
+            "base_fingerprint": base.fingerprint,
+            "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
+            "device": request.device,
+            "prompt": order.prompt,
+            "negative": order.negative,
+            "seed": order.seed,
+            "steps": self.steps,
+            "guidance": guidance.scale,
+            "guidance_rescale": guidance.rescale,
+            "guidance_span": request.guidance_span,
+            "scheduler": request.scheduler or type(base.scheduler).__name__,
+            "width": width,
+            "height": height,
+            **{name: getattr(request, name) for name in _SWITCHES},
+            **self.steering.settings(order),
+            "batch": batch,
+        }
 
 
-def _settings(base: Base, steering: Sequence[Condition], placed: Sequence[PlacedTuner]) -> dict:
-    return {
-        "program": f"scedit {__version__}",
-        "base": base.name,
-        "base_revision": base.revision,
-        "base_fingerprint": base.fingerprint,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "conditions": [
-            {"kind": c.kind, "file": str(c.spec.file), "scale": c.spec.scale, "span": [c.spec.start, c.spec.end]}
-            for c in steering
-        ],
-        "tuners": [{"file": each.file, "condition": each.tuner.condition, "scale": each.scale} for each in placed],
-    }
+def _batches(orders: Sequence[Order], steering: Steering, most: int) -> Iterator[list[int]]:
+    """Places in `orders` of those that can be drawn together."""
+    groups: dict[Any, list[int]] = {}
+    for i, order in enumerate(orders):
+        # Weighted prompts differ in length, and a picture must not depend on what it is padded to.
+        text = (order.prompt, order.negative) if steering.request.weighted else None
+        key = (steering.size(order), steering.scales(order), steering.spans(order), text)
+        groups.setdefault(key, []).append(i)
+    for group in groups.values():
+        for at in range(0, len(group), most):
+            yield group[at : at + most]
 
 
-def _write(file: Path, picture: Image.Image, settings: dict) -> None:
-    """The picture with its settings inside: a PNG's text chunk `scedit`, else the EXIF image description."""
-    text = json.dumps(settings)
-    if file.suffix.lower() == ".png":
-        info = PngInfo()
-        info.add_text("scedit", text)
-        options = {"pnginfo": info}
-    else:
-        exif = Image.Exif()
-        exif[_IMAGE_DESCRIPTION] = text
-        options = {"exif": exif, "quality": 95}
-    buffer = io.BytesIO()
-    picture.save(buffer, _FORMATS[file.suffix.lower()], **options)
-    write_whole(file, buffer.getvalue())
+def _load(request: Request) -> Base:
+    dtype = DTYPES.get(request.dtype)
+    if not request.offload:
+        return load_base(request.base or EMBEDDED, revision=request.revision, dtype=dtype, device=request.device)
+    _accelerator()
+    # On the CPU, in the precision that it will have on the accelerator.
+    return load_base(request.base or EMBEDDED, revision=request.revision, dtype=dtype or torch.bfloat16, device="cpu")
 
 
-def _labelled(
-    pictures: Sequence[Image.Image], prompts: Sequence[str], seeds: Sequence[int], steering: Sequence[Condition]
-) -> Image.Image:
-    """Conditions to the left, then pictures: a row per prompt, or several where its pictures are many."""
-    across = min(_GRID_COLUMNS, len(seeds))
-    rows, labels = [], []
-    for number, prompt in enumerate(prompts):
-        mine = pictures[number * len(seeds) : (number + 1) * len(seeds)]
-        for at in range(0, len(mine), across):
-            shown = [each.picture if at == 0 else None for each in steering]
-            rows.append([*shown, *mine[at : at + across]])
-            labels.append(prompt if at == 0 else "")
-    headings = [f"seed {each}" for each in seeds] if len(seeds) <= across else [""] * across
-    return grid_of(rows, [*(each.kind for each in steering), *headings], labels if any(prompts) else None)
+def _accelerator() -> torch.device:
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        raise SceditError("--offload: there is no accelerator here to offload from", hint="leave it out")
+    return device

@@ -1,0 +1,242 @@
+"""From noise to latents through diffusers' own pipelines: from text alone, from a picture, or within a mask."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scedit_cli.base import Base
+from scedit_cli.errors import SceditError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_PER_GUIDANCE = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (arXiv 2207.12598): how strong, how much of its excess contrast is taken back
+    (`rescale`, arXiv 2305.08891), and between which fractions of the steps it acts (arXiv 2404.07724)."""
+
+    scale: float
+    rescale: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def at(self, progress: float) -> float:
+        return self.scale if self.start <= progress < self.end else 1.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """A picture to start from.
+
+    Attributes:
+        picture: (1, 3, H, W) in [0, 1].
+        strength: how much of it is noised away, in (0, 1]; that share of the steps is taken.
+        redraw: (1, 1, H, W) in [0, 1], 1 where the picture is drawn anew; None draws all of it.
+    """
+
+    picture: Tensor
+    strength: float
+    redraw: Tensor | None = None
+
+
+class Denoiser:
+    """One pipeline for many batches.
+
+    Args:
+        base: the frozen base.
+        scheduler: as for `Base.pipeline`.
+        start: a picture to start from; without one, pictures are drawn from text alone.
+        offload: an accelerator that each model visits only while it runs.
+
+    Raises:
+        SceditError: the base cannot be sampled so.
+    """
+
+    def __init__(
+        self, base: Base, scheduler: str | None = None, start: Start | None = None, offload: str | None = None
+    ) -> None:
+        self.base = base
+        self.start = start
+        self.pipeline = _for_task(base, base.pipeline(scheduler), start)
+        if offload:
+            self.pipeline.enable_model_cpu_offload(device=offload)
+        self._given = self._start_arguments() if start else {}
+
+    def encode(self, prompt: str, negative: str, weighted: bool = False) -> dict[str, Tensor]:
+        """The pipeline's keywords for one prompt and its negative, a batch of one. `weighted` prompts are read by
+        compel: of any length, with weights.
+
+        Raises:
+            SceditError: compel is not installed.
+        """
+        if weighted:
+            return _read_by_compel(self.pipeline, prompt, negative)
+        encoded = self.pipeline.encode_prompt(
+            prompt=prompt,
+            negative_prompt=negative or None,
+            device=self.pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
+        )
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        return dict(zip(names, encoded))
+
+    def latents(
+        self,
+        text: dict[str, Tensor],
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int,
+        guidance: Guidance,
+        height: int,
+        width: int,
+        before_step: Callable[[float], None],
+        on_step: Callable[[int, int], None],
+    ) -> Tensor:
+        """Scaled latents, one per generator.
+
+        Args:
+            text: as `encode` gives it, stacked to the batch.
+            before_step: called with the share of the steps that is done before each of them.
+            on_step: called with (steps done, of how many) after each.
+        """
+        pipeline = self.pipeline
+        switch = _Switch(guidance, text)
+
+        def after_step(pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict:
+            done, total = step + 1, pipeline.num_timesteps
+            on_step(done, total)
+            if done == total:
+                return {}
+            before_step(done / total)
+            return switch(pipeline, done / total, tensors)
+
+        before_step(0.0)
+        given = {name: self._batched(value, len(generators)) for name, value in self._given.items()} | {
+            "generator": list(generators),
+            "num_inference_steps": steps,
+            "guidance_scale": guidance.at(0.0),
+            "output_type": "latent",  # the pipeline would decode in its own precision, and forget a VAE's shift
+            "callback_on_step_end": after_step,
+            "callback_on_step_end_tensor_inputs": [n for n in _PER_GUIDANCE if n in pipeline._callback_tensor_inputs],
+        }
+        takes = inspect.signature(pipeline.__call__).parameters
+        if "height" in takes:
+            given |= {"height": height, "width": width}
+        if guidance.rescale:
+            given["guidance_rescale"] = guidance.rescale
+        if guidance.at(0.0) <= 1:
+            text = {name: each for name, each in text.items() if not name.startswith("negative")}
+        return pipeline(**given, **text)[0]
+
+    def check(self, steps: int, guidance: Guidance) -> None:
+        """Raises SceditError for a guidance or a number of steps that this base cannot do from this start."""
+        if self.start and int(steps * self.start.strength) < 1:
+            raise SceditError(
+                f"strength {self.start.strength:g} of {steps} steps is no step at all", hint="raise one of the two"
+            )
+        if guidance.rescale and "guidance_rescale" not in inspect.signature(self.pipeline.__call__).parameters:
+            raise SceditError(
+                f"base {self.base.name}: diffusers rescales guidance for its family only when drawing from text alone",
+                hint="leave out the guidance rescale, or the picture to start from",
+            )
+        if self.base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
+            raise SceditError(
+                f"base {self.base.name} has guidance built in, it cannot be limited to a part of the steps",
+                hint="leave the guidance interval out",
+            )
+
+    def _start_arguments(self) -> dict[str, Any]:
+        """The pipeline's keywords for the picture to start from: latents, encoded in float32 once."""
+        start, base = self.start, self.base
+        given: dict[str, Any] = {"image": self._encoded(start.picture), "strength": start.strength}
+        if start.redraw is not None:
+            # A latent stands for a square of pixels; all those are redrawn that hold a pixel of the mask.
+            side = self.pipeline.vae_scale_factor
+            drawn = F.interpolate(F.max_pool2d((start.redraw > 0).float(), side), scale_factor=side)
+            given["mask_image"] = drawn
+            if base.unet.config.in_channels != base.vae.config.latent_channels:
+                start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets learned with gray there
+                given["masked_image_latents"] = self._encoded(start_picture)
+            else:
+                given["masked_image_latents"] = torch.zeros_like(given["image"])  # unused, and so not encoded
+        return given
+
+    def _encoded(self, picture: Tensor) -> Tensor:
+        return self.base.latents_from(self.base.encode_images(picture))
+
+    @staticmethod
+    def _batched(value: Any, count: int) -> Any:
+        return value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
+
+
+class _Switch:
+    """Turns classifier-free guidance on and off between steps; while it is off, the batch is half as large."""
+
+    def __init__(self, guidance: Guidance, text: dict[str, Tensor]) -> None:
+        self._guidance = guidance
+        self._negatives = {
+            "prompt_embeds": text["negative_prompt_embeds"],
+            "add_text_embeds": text.get("negative_pooled_prompt_embeds"),
+        }
+        self._on = guidance.at(0.0) > 1
+
+    def __call__(self, pipeline: DiffusionPipeline, progress: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        scale = self._guidance.at(progress)
+        if (scale > 1) == self._on:
+            return {}
+        self._on = not self._on
+        pipeline._guidance_scale = scale
+        if not self._on:
+            return {name: each.chunk(2)[1] for name, each in tensors.items()}
+        negatives = {name: self._negatives.get(name, each) for name, each in tensors.items()}
+        return {name: torch.cat([negatives[name].to(each), each]) for name, each in tensors.items()}
+
+
+def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> DiffusionPipeline:
+    import diffusers
+
+    if start is None:
+        return pipeline
+    if (latent := base.vae.config.latent_channels) != 4:
+        raise SceditError(
+            f"base {base.name}: its latents have {latent} channels; diffusers starts from pictures with 4 only",
+            hint="draw from text alone",
+        )
+    family = "StableDiffusionXL" if hasattr(pipeline, "text_encoder_2") else "StableDiffusion"
+    kind = getattr(diffusers, f"{family}{'Img2Img' if start.redraw is None else 'Inpaint'}Pipeline")
+    takes = inspect.signature(kind.__init__).parameters
+    parts = {name: part for name, part in pipeline.components.items() if name in takes}
+    options = {"requires_safety_checker": False, "add_watermarker": False}
+    made = kind(**parts, **{name: value for name, value in options.items() if name in takes})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> dict[str, Tensor]:
+    try:
+        from compel import CompelForSD, CompelForSDXL
+    except ImportError as error:
+        raise SceditError(
+            "weighted prompts are read by the library compel, which is not installed",
+            hint="python -m pip install 'scedit-cli[prompts]'",
+        ) from error
+    xl = hasattr(pipeline, "text_encoder_2")
+    read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
+    got = read(prompt, negative_prompt=negative)
+    text = {"prompt_embeds": got.embeds, "negative_prompt_embeds": got.negative_embeds}
+    if xl:
+        text |= {"pooled_prompt_embeds": got.pooled_embeds, "negative_pooled_prompt_embeds": got.negative_pooled_embeds}
+        if not negative and pipeline.config.force_zeros_for_empty_prompt:
+            text |= {name: torch.zeros_like(each) for name, each in text.items() if name.startswith("negative")}
+    return text

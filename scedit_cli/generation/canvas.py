@@ -1,0 +1,75 @@
+"""The picture to start from: redrawn as a whole, within a mask, or beyond its edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scedit_cli.controls import Size, open_named, resized
+from scedit_cli.denoising import Start
+from scedit_cli.errors import SceditError
+from scedit_cli.generation.request import Request
+from scedit_cli.sampling import to_tensor
+
+_STRENGTH = 0.6  # of image-to-image; within a mask everything is drawn anew
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """An RGB picture and, of mode L and its size, where it is drawn anew; None for everywhere."""
+
+    picture: Image.Image
+    mask: Image.Image | None = None
+    outpainted: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> Canvas:
+        """Opens the picture and its mask, and adds the margins.
+
+        Raises:
+            SceditError: no such pictures, or a mask of another size.
+        """
+        picture = open_named(Path(request.image).expanduser(), "--image")
+        mask = None
+        if request.inpaint is not None:
+            mask = open_named(Path(request.inpaint).expanduser(), "--inpaint").convert("L")
+            if mask.size != picture.size:
+                sizes = ["x".join(map(str, each.size)) for each in (mask, picture)]
+                raise SceditError(
+                    f"--inpaint {request.inpaint} is {sizes[0]} pixels, the picture {sizes[1]}",
+                    hint="paint the mask over the picture: white where it is to be drawn anew",
+                )
+            if not mask.getbbox():
+                raise SceditError(f"--inpaint {request.inpaint} is black", hint="paint white what is to be drawn anew")
+        canvas = cls(picture, mask)
+        return canvas.extended(*request.margins) if request.margins else canvas
+
+    @property
+    def size(self) -> Size:
+        return self.picture.size
+
+    def extended(self, left: int, top: int, right: int, bottom: int) -> Canvas:
+        """With margins to draw; until then the picture's edge goes on in them."""
+        around = ((top, bottom), (left, right))
+        mask = np.zeros(self.picture.size[::-1], np.uint8) if self.mask is None else np.asarray(self.mask)
+        return replace(
+            self,
+            picture=Image.fromarray(np.pad(np.asarray(self.picture), (*around, (0, 0)), mode="edge")),
+            mask=Image.fromarray(np.pad(mask, around, constant_values=255)),
+            outpainted=True,
+        )
+
+    def grown_to(self, multiple: int) -> Canvas:
+        """An outpainted canvas grows to the right and below until its sides are multiples; another is what it is."""
+        right, below = (-side % multiple for side in self.size)
+        return self.extended(0, 0, right, below) if self.outpainted and (right or below) else self
+
+    def start(self, size: Size, rule: str, strength: float | None) -> Start:
+        picture = to_tensor([resized(self.picture, size, rule)])
+        if self.mask is None:
+            return Start(picture, strength or _STRENGTH)
+        mask = to_tensor([resized(self.mask, size, rule)])[:, :1]
+        return Start(picture, strength or 1.0, mask)

@@ -1,0 +1,118 @@
+"""A picture's file holds all that is needed to make the picture again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from scedit_cli.errors import SceditError
+from scedit_cli.generation.naming import FORMATS
+from scedit_cli.generation.request import Request
+from scedit_cli.specs import ConditionSpec
+
+_LARGEST_BATCH = 1024
+_IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
+_TYPES = {field: kind for kind, names in {
+    str: ("prompt", "negative", "base", "revision", "dtype", "device", "guidance_span", "scheduler", "resize", "image",
+          "inpaint", "outpaint"),
+    int: ("seed", "steps", "width", "height"),
+    float: ("guidance", "guidance_rescale", "strength"),
+    list: ("conds", "conds_from", "masks", "tuners", "scales"),
+    bool: ("weighted", "vae_slicing", "vae_tiling", "offload", "compile"),
+}.items() for field in names}  # fmt: skip
+
+
+def encoded(picture: Image.Image, suffix: str, settings: dict[str, Any]) -> bytes:
+    """A picture file with its settings inside: a PNG's text chunk `scedit`, else the EXIF image description."""
+    text = json.dumps(settings)
+    if suffix.lower() == ".png":
+        info = PngInfo()
+        info.add_text("scedit", text)
+        options = {"pnginfo": info}
+    else:
+        exif = Image.Exif()
+        exif[_IMAGE_DESCRIPTION] = text
+        options = {"exif": exif, "quality": 95}
+    buffer = io.BytesIO()
+    picture.save(buffer, FORMATS[suffix.lower()], **options)
+    return buffer.getvalue()
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """The settings that a picture's file holds.
+
+    Raises:
+        SceditError: no picture is there, or one that `scedit generate` did not make.
+    """
+    try:
+        with Image.open(path) as picture:
+            text = getattr(picture, "text", {}).get("scedit") or picture.getexif().get(_IMAGE_DESCRIPTION)
+        settings = json.loads(text)
+        if not isinstance(settings["prompt"], str) or not isinstance(settings["files"], dict):
+            raise TypeError("a prompt and the files")
+    except FileNotFoundError:
+        raise SceditError(f"--from {path} does not exist", hint="check the path") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoders raise whatever a damaged file leads them to
+        raise SceditError(
+            f"--from {path}: it does not say how it was made",
+            hint="name a picture that scedit generate wrote, not a copy that another program saved",
+        ) from error
+    batch = settings.get("batch") or [0, 1]
+    counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
+    if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:
+        raise SceditError(f"--from {path}: its batch is {batch}", hint="its settings were changed by hand")
+    for name, kind in _TYPES.items():
+        value = settings.get(name)
+        numeric = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not numeric and type(value) is not kind:
+            raise SceditError(f"--from {path}: its {name} is {value!r}", hint="its settings were changed by hand")
+    return settings
+
+
+def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
+    """The request for the one picture at `path`, and all its settings.
+
+    Raises:
+        SceditError: as `settings_in`, or a file that went into the picture is gone or another one now.
+    """
+    settings = settings_in(path)
+    for file, digest in settings["files"].items():
+        if not Path(file).is_file():
+            raise SceditError(f"--from {path}: {file} is gone", hint="put it back, or name another in its place")
+        if sha256(Path(file)) != digest:
+            raise SceditError(f"--from {path}: {file} is not the file that it was made with", hint="put that one back")
+    known = {name: settings[name] for name in _TYPES if settings.get(name) is not None and name != "prompt"}
+    return Request(prompts=(settings["prompt"],), **known), settings
+
+
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 by absolute path."""
+    return {str(file.absolute()): sha256(file) for file in files if file.is_file()}
+
+
+def sha256(file: Path) -> str:
+    state = file.stat()
+    return _sha256(file.absolute(), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256(file: Path, modified: int, size: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def condition_text(spec: ConditionSpec, kind: str) -> str:
+    """What `parse_condition` reads as this condition again, from anywhere."""
+    start, end = (format(Decimal(repr(each)), "f") for each in (spec.start, spec.end))
+    return f"{kind}={spec.file.absolute()}:{spec.scale!r}:{start}-{end}"

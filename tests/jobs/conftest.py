@@ -1,0 +1,75 @@
+"""What the tests of `generate` share: a tiny base, tuner files for it, and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scedit_cli.base import load_base
+from scedit_cli.conditions import annotate
+from scedit_cli.core.blend import merge
+from scedit_cli.core.tuners import CSCTuner, SCTuner
+from scedit_cli.core.weights import save_tuner
+from scedit_cli.generation.request import Request
+from scedit_cli.jobs import generate as job
+from tests import tiny
+
+REQUEST = {field.name for field in fields(Request)}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(tiny.pipeline_folder("sd15"))
+
+
+@pytest.fixture(scope="module")
+def files(base, tmp_path_factory):
+    """Tuner files for the base, and pictures."""
+    folder = tmp_path_factory.mktemp("files")
+    about = {"base": base.name, "base_fingerprint": base.fingerprint}
+    tuners = {
+        "canny": CSCTuner.for_unet(base.unet, condition="canny", hint_channels=16),
+        "color": CSCTuner.for_unet(base.unet, condition="color", hint_channels=16),
+        "style": SCTuner.for_unet(base.unet),
+    }
+    generator = torch.Generator().manual_seed(0)
+    for name, tuner in tuners.items():
+        for weight in tuner.parameters():
+            weight.data = torch.randn(weight.shape, generator=generator) * 0.2
+        save_tuner(tuner, folder / f"{name}.safetensors", about)
+    save_tuner(merge([(tuners["canny"], 0.5), (tuners["style"], 0.25)]), folder / "both.safetensors", about)
+    save_tuner(tuners["canny"], folder / "sibling.safetensors", about | {"base_fingerprint": "0" * 32})
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize((16, 16)).resize((64, 64), Image.Resampling.NEAREST)
+    photo.save(folder / "photo.png")
+    annotate("canny", photo).save(folder / "canny.png")
+    annotate("color", photo).save(folder / "color.png")
+    photo.resize((72, 64)).save(folder / "seg-72x64.png")
+    photo.resize((128, 64)).save(folder / "wide-canny.png")
+    (folder / "torn-canny.png").write_bytes((folder / "canny.png").read_bytes()[:60])
+    (folder / "notes-canny.png").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def generate(base, files, tmp_path, monkeypatch):
+    """The job on the tiny base, in a folder of its own, two steps per picture. `{}` in arguments is the folder of
+    `files`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(**options):
+        def placed(value):
+            if isinstance(value, list | tuple):
+                return [placed(each) for each in value]
+            return value.replace("{}", str(files)) if isinstance(value, str) else value
+
+        said = {"steps": 2} | ({} if "from_file" in options else {"base": base.name})
+        said |= {name: options.pop(name) for name in REQUEST & options.keys()}
+        request = Request(**{name: placed(value) for name, value in said.items()})
+        return job.generate(request, **{"out": tmp_path / "out"} | options)
+
+    return run

@@ -1,0 +1,132 @@
+"""The page, in a real browser: Debian's chromium."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from scedit_cli.app import app
+from scedit_cli.errors import SceditError
+from scedit_cli.generation import page
+from scedit_cli.generation.request import Request
+from scedit_cli.jobs import generate as job
+from scedit_cli.jobs.progress import Note
+from tests import tiny
+
+SLOTS = [page.Slot("both.safetensors", "canny", "canny", True), page.Slot("both.safetensors", "both", None, True)]
+
+
+def test_controls_become_a_request(tmp_path):
+    dropped = tmp_path / "drop.png"
+    Image.new("L", (8, 8)).save(dropped)
+    values = [(str(dropped), True, 0.5, 0.0, 0.5), (None, False, 2.0, 0.0, 1.0)]
+    chosen = ["both.safetensors"]
+    made = page.request_for(Request(weighted=True), SLOTS, values, chosen, tmp_path / "out", prompts=["a"], seed="3")
+    kept = made.conds_from[0].removeprefix("canny=").removesuffix(":0.5:0-0.5")
+    assert Path(kept).parent == tmp_path / "out" / "inputs" and Path(kept).read_bytes() == dropped.read_bytes()
+    assert made == Request(
+        weighted=True, prompts=["a"], seed="3", tuners=chosen, conds=[], conds_from=[f"canny={kept}:0.5:0-0.5"],
+        scales=["both=2"],
+    )  # fmt: skip
+    plain = page.request_for(Request(), SLOTS, [(str(dropped), False, 1.0, 0.0, 1.0), values[1]], chosen, tmp_path)
+    assert plain.conds == [f"canny={tmp_path}/inputs/{Path(kept).name}:1"]
+    nothing = page.request_for(Request(), SLOTS, values, [], tmp_path)
+    assert nothing.said() == {}
+    assert page.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")
+
+
+def test_without_gradio_the_page_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SceditError, match="gradio, which is not installed") as error:
+        page._gradio()
+    assert "scedit-cli[ui]" in error.value.hint
+
+
+@pytest.fixture
+def browser():
+    selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+    pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
+    driver = shutil.which("chromedriver")
+    if not driver or not (chromium := shutil.which("chromium")):
+        pytest.skip("no chromium with chromedriver here: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    assert selenium
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1100"):
+        options.add_argument(argument)
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def served(files, tmp_path, monkeypatch):
+    """The page's address, served by the job from a thread."""
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    ready, over = threading.Event(), threading.Event()
+
+    def tell(event):
+        if isinstance(event, Note):
+            told.append(event.text)
+            ready.set()
+
+    tuners = [f"{files}/canny.safetensors", f"{files}/style.safetensors"]
+    request = Request(base=str(tiny.pipeline_folder("sd15")), steps=2, tuners=tuners)
+    options = {"out": tmp_path / "out", "on_event": tell, "stop": over}
+    serving = threading.Thread(target=job.serve, args=(request,), kwargs=options)
+    serving.start()
+    assert ready.wait(120), "the page was not served"
+    yield told[0].split(" · ")[0].removeprefix("the page is at ")
+    over.set()
+    serving.join(30)
+
+
+def test_the_page_draws_what_its_command_line_draws(served, browser, files, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def wait(find):
+        return WebDriverWait(browser, 120, ignored_exceptions=(Exception,)).until(lambda _: find())
+
+    def one(selector: str):
+        return browser.find_element(By.CSS_SELECTOR, selector)
+
+    assert served.startswith("http://127.0.0.1:")
+    browser.get(served)
+    wait(lambda: one("#prompt textarea")).send_keys("a red cube")
+    for box in browser.find_elements(By.CSS_SELECTOR, "#tuners input[type=checkbox]"):
+        box.click()
+    # gradio keeps hidden groups out of the document until their tuner is ticked
+    wait(lambda: one("#file-0 input[type=file]")).send_keys(str(files / "canny.png"))
+    wait(lambda: one("#file-0 img").get_attribute("src"))
+    scale = wait(lambda: one("#scale-0 input[type=number]"))
+    browser.execute_script(
+        "arguments[0].value = '0.6'; arguments[0].dispatchEvent(new Event('input', {bubbles: true}));"
+        "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));",
+        scale,
+    )
+    one("#generate").click()
+    wait(lambda: one("#result img").get_attribute("src"))
+    command = wait(lambda: one("#command .cm-content").text)
+    browser.execute_script("window.scrollTo(0, 0)")
+    browser.save_screenshot(str(tmp_path / "page.png"))
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#conditions img")) >= 1
+
+    (drawn,) = (tmp_path / "out").glob("*.png")
+    words = shlex.split(command)
+    assert words[:2] == ["scedit", "generate"] and any(word.endswith(":0.6") for word in words)
+    answer = CliRunner().invoke(app, [*words[1:], "--quiet"])
+    assert answer.exit_code == 0, answer.output
+    (again,) = (tmp_path / "out").glob("0002.png")
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(drawn)))
