@@ -198,8 +198,9 @@ def test_memory_that_runs_out_is_nobodys_picture(folder, monkeypatch):
 
 def test_a_process_that_is_killed_is_told(folder, monkeypatch):
     def killed(*_):
-        worker = next(child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline()))
-        worker.kill()
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
 
     monkeypatch.setattr(annotated, "_ALONE", 0)
     monkeypatch.setattr(annotated, "_CHUNK", 1)
