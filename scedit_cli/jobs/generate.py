@@ -293,7 +293,7 @@ class _Run:
         local = Path(base.name).expanduser()
         return {
             "program": f"scedit {__version__}, torch {torch.__version__}",
-            "base": str(local.absolute()) if local.exists() else base.name,
+            "base": str(local.absolute()) if local.exists() and base.name != EMBEDDED else base.name,
             "revision": base.revision,
             "base_fingerprint": base.fingerprint,
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),

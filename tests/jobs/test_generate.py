@@ -130,6 +130,11 @@ def test_shipped_tuners_where_none_is_named(base, files, monkeypatch, tmp_path):
     job.generate(replace(request, tuners=[f"{files}/canny.safetensors"]), out=tmp_path / "named.png")
     job.generate(replace(request, tuners=["style:4"]), out=tmp_path / "styled.png")
     assert alone.document()["base"] == "scenes"
+    (tmp_path / "scenes").mkdir()  # such as `prepare --scenes 8 --out scenes` leaves
+    monkeypatch.chdir(tmp_path)
+    job.generate(request, out=tmp_path / "beside.png")
+    job.generate(Request(), from_file=tmp_path / "beside.png", out=tmp_path / "again.png")
+    assert not _differ(tmp_path / "beside.png", tmp_path / "again.png")
     assert not _differ(tmp_path / "alone.png", tmp_path / "named.png")
     assert _differ(tmp_path / "alone.png", tmp_path / "styled.png")
     made_with = json.loads(Image.open(tmp_path / "styled.png").text["scedit"])["tuners"]
