@@ -145,7 +145,7 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
     if data.path:
         shown = first_pictures(dataset, samples.count, kinds_read(recipe))
     else:
-        shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.size[0], data.look)
+        shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.buckets[0][0], data.look)
     for order in orders(recipe):
         for number, each in enumerate(shown):
             each.conditions[order.kind] = order.load(order.settings(str(number)))([each.image])[0]
@@ -162,7 +162,7 @@ def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
         "recipe": recipe.to_toml(),
         "zero_terminal_snr": "true" if recipe.train.zero_terminal_snr else None,
         "steps": str(recipe.train.steps),
-        "modelspec.resolution": "x".join(map(str, dataset.size)),
+        "modelspec.resolution": "x".join(map(str, dataset.buckets[0])),
     }
     return {key: value for key, value in known.items() if value is not None}
 

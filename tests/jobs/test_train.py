@@ -393,9 +393,9 @@ def test_caption_dropout_empties_captions(recipe, tmp_path, monkeypatch):
     texts = []
     unet_arguments = job.Base.unet_arguments
 
-    def spy(base, text, height, width):
+    def spy(base, text, *sizes):
         texts.append(text["encoder_hidden_states"])
-        return unet_arguments(base, text, height, width)
+        return unet_arguments(base, text, *sizes)
 
     monkeypatch.setattr(job.Base, "unet_arguments", spy)
     for share in (0.0, 1.0):

@@ -24,13 +24,13 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
-def recipe(dataset, tmp_path) -> Path:
-    """Batches of five, of which two processes have two pictures and three, those in parts of one and two."""
+def recipe(mixed, tmp_path) -> Path:
+    """Batches of five pictures of one size, of which two processes have two and three, in parts of one and two."""
     plain = Recipe.from_dict(
         {
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
-            "data": {"path": str(dataset.path), "caption_dropout": 0.3},
+            "data": {"path": str(mixed.path), "caption_dropout": 0.3},
             "train": {
                 "steps": 3, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "ema_decay": 0.5,
                 "checkpoint_every": 0, "noise_offset": 0.1, "timesteps": "logit-normal",
