@@ -54,7 +54,14 @@ def open_base(recipe: Recipe) -> Base:
     Raises:
         SceditError: it cannot be loaded, or cannot be tuned.
     """
-    base = load_base(recipe.base.model, dtype=PRECISIONS[recipe.train.precision], revision=recipe.base.revision)
+    base = load_base(
+        recipe.base.model,
+        dtype=PRECISIONS[recipe.train.precision],
+        revision=recipe.base.revision,
+        vae=recipe.base.vae,
+        vae_revision=recipe.base.vae_revision,
+        prediction=recipe.base.prediction,
+    )
     base.unet.to(memory_format=_layout(recipe))
     _teach(base, recipe.train)
     if recipe.base.quantize != "none":
@@ -158,6 +165,8 @@ def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
+        "base_vae": base.vae_name,
+        "base_vae_revision": base.vae_revision,
         "prediction_type": base.prediction_type,
         "recipe": recipe.to_toml(),
         "zero_terminal_snr": "true" if recipe.train.zero_terminal_snr else None,
@@ -173,18 +182,13 @@ def _layout(recipe: Recipe) -> torch.memory_format:
 
 def _teach(base: Base, options: TrainSection) -> None:
     """Makes the base's scheduler tell what the U-Net is to learn, so that training and samples agree."""
-    changes: dict[str, object] = {}
-    if options.prediction not in ("base", base.prediction_type):
-        changes["prediction_type"] = options.prediction
-    if options.zero_terminal_snr:
-        if changes.get("prediction_type", base.prediction_type) == "epsilon":
-            raise SceditError(
-                f"train.zero_terminal_snr: base {base.name} predicts epsilon, of which pure noise tells nothing",
-                hint='add train.prediction = "v_prediction", or leave zero_terminal_snr out',
-            )
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    if changes:
-        base.reschedule(**changes)
+    prediction = base.prediction_type if options.prediction == "base" else options.prediction
+    if options.zero_terminal_snr and prediction == "epsilon":
+        raise SceditError(
+            f"train.zero_terminal_snr: base {base.name} predicts epsilon, of which pure noise tells nothing",
+            hint='add train.prediction = "v_prediction", or leave zero_terminal_snr out',
+        )
+    base.reschedule(prediction, options.zero_terminal_snr)
 
 
 def _quantize(base: Base, how: str) -> None:
