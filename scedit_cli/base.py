@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
-from scedit_cli.errors import WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.inpainting import complete_inputs
 from scedit_cli.original import PREDICTIONS
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
@@ -136,9 +136,9 @@ class Base:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def reschedule(self, prediction_type: str, zero_terminal_snr: bool = False) -> None:
-        """Has the scheduler, for good, take the U-Net's answer for this ("epsilon", "v_prediction" or "sample"), and
-        begin with noise alone; one that cannot do the latter gives way to DDIM."""
+    def rescheduled(self, prediction_type: str, zero_terminal_snr: bool = False) -> Base:
+        """This base, over the same modules, with a scheduler that takes the U-Net's answer for this ("epsilon",
+        "v_prediction" or "sample"), and begins with noise alone; one that cannot do the latter gives way to DDIM."""
         from diffusers import DDIMScheduler
 
         kind, changes = type(self.scheduler), {"prediction_type": prediction_type}
@@ -146,9 +146,12 @@ class Base:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
             kind = kind if "rescale_betas_zero_snr" in self.scheduler.config else DDIMScheduler
         if all(self.scheduler.config.get(key) == value for key, value in changes.items()):
-            return
+            return self
+        other = copy.copy(self)
+        other._loaded = copy.copy(self._loaded)
         with quiet():
-            self._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+            other._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+        return other
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -263,12 +266,10 @@ def load_base(
         pipeline.unet.set_attn_processor(AttnProcessor())
     family = "scenes" if model == EMBEDDED else _family(pipeline)
     base = Base(str(model), family, commit, pipeline, vae and str(vae), vae_commit)
-    if prediction:
-        base.reschedule(prediction)
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
-    return base
+    return base.rescheduled(prediction) if prediction else base
 
 
 def _best_device() -> torch.device:

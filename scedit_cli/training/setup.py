@@ -62,8 +62,8 @@ def open_base(recipe: Recipe) -> Base:
         vae_revision=recipe.base.vae_revision,
         prediction=recipe.base.prediction,
     )
+    base = _taught(base, recipe.train)
     base.unet.to(memory_format=_layout(recipe))
-    _teach(base, recipe.train)
     if recipe.base.quantize != "none":
         _quantize(base, recipe.base.quantize)
     return base
@@ -180,15 +180,15 @@ def _layout(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
 
 
-def _teach(base: Base, options: TrainSection) -> None:
-    """Makes the base's scheduler tell what the U-Net is to learn, so that training and samples agree."""
+def _taught(base: Base, options: TrainSection) -> Base:
+    """The base with a scheduler that tells what the U-Net is to learn, so that training and samples agree."""
     prediction = base.prediction_type if options.prediction == "base" else options.prediction
     if options.zero_terminal_snr and prediction == "epsilon":
         raise SceditError(
             f"train.zero_terminal_snr: base {base.name} predicts epsilon, of which pure noise tells nothing",
             hint='add train.prediction = "v_prediction", or leave zero_terminal_snr out',
         )
-    base.reschedule(prediction, options.zero_terminal_snr)
+    return base.rescheduled(prediction, options.zero_terminal_snr)
 
 
 def _quantize(base: Base, how: str) -> None:
