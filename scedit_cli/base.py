@@ -15,8 +15,9 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
-from scedit_cli.errors import WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.inpainting import complete_inputs
+from scedit_cli.original import PREDICTIONS
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
 from scedit_cli.schedulers import scheduler_like
 
@@ -135,16 +136,22 @@ class Base:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def reschedule(self, **changes: object) -> None:
-        """Changes the scheduler's configuration for good: `prediction_type`, and `rescale_betas_zero_snr`, for which a
-        scheduler that cannot do it gives way to DDIM."""
+    def rescheduled(self, prediction_type: str, zero_terminal_snr: bool = False) -> Base:
+        """This base, over the same modules, with a scheduler that takes the U-Net's answer for this ("epsilon",
+        "v_prediction" or "sample"), and begins with noise alone; one that cannot do the latter gives way to DDIM."""
         from diffusers import DDIMScheduler
 
-        kind = type(self.scheduler)
-        if "rescale_betas_zero_snr" in changes and "rescale_betas_zero_snr" not in self.scheduler.config:
-            kind = DDIMScheduler
+        kind, changes = type(self.scheduler), {"prediction_type": prediction_type}
+        if zero_terminal_snr:
+            changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            kind = kind if "rescale_betas_zero_snr" in self.scheduler.config else DDIMScheduler
+        if all(self.scheduler.config.get(key) == value for key, value in changes.items()):
+            return self
+        other = copy.copy(self)
+        other._loaded = copy.copy(self._loaded)
         with quiet():
-            self._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+            other._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+        return other
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -241,6 +248,8 @@ def load_base(
     device = torch.device(device) if device else _best_device()
     if dtype is None:
         dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
+    if prediction and prediction not in PREDICTIONS:
+        raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
     pipeline, commit = open_pipeline(model, dtype, revision, prediction)
     vae_commit = None
     if vae:
@@ -260,7 +269,7 @@ def load_base(
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
-    return base
+    return base.rescheduled(prediction) if prediction else base
 
 
 def _best_device() -> torch.device:

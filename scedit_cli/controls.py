@@ -194,6 +194,27 @@ def check_base(placed: PlacedTuner, base: Base) -> None:
         )
 
 
+def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
+    """The base, sampled as its tuners were taught where that is not how it was made: by what its U-Net predicts, and
+    from noise alone. Tuners that do not tell follow.
+
+    Raises:
+        SceditError: two of them were taught differently.
+    """
+    taught: dict[tuple[str, bool], str] = {}
+    for each in placed:
+        if prediction := each.tuner.metadata.get("prediction_type"):
+            taught.setdefault((prediction, each.tuner.metadata.get("zero_terminal_snr") == "true"), each.file)
+    if len(taught) > 1:
+        (one, file), (other, second) = list(taught.items())[:2]
+        names = [kind + (" from noise alone" if alone else "") for kind, alone in (one, other)]
+        raise SceditError(
+            f"{file} was taught {names[0]} and {second} {names[1]}: no base can be sampled for both",
+            hint="leave one out, or train them with the same train.prediction and train.zero_terminal_snr",
+        )
+    return base.rescheduled(*next(iter(taught))) if taught else base
+
+
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:
     """Files of other programs do not name their condition: they take, in order, those that no other tuner takes."""
     named = {each.tuner.condition for each in placed if "format" in each.tuner.metadata}

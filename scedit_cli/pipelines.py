@@ -14,7 +14,7 @@ import torch
 
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.hub import download_pipeline
-from scedit_cli.original import PREDICTIONS, open_original
+from scedit_cli.original import open_original
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -32,24 +32,13 @@ def open_pipeline(
     """The pipeline on the CPU, its autoencoder in float32 and the rest in `dtype`; and its commit on the hub.
 
     Args:
-        prediction: "epsilon" or "v_prediction", where the files do not say what the U-Net predicts, or wrongly.
+        prediction: "epsilon" or "v_prediction", by which a single file's configuration is chosen.
 
     Raises:
         SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
         WorkFailed: the embedded pipeline is missing.
     """
     path = Path(model).expanduser()
-    if prediction and prediction not in PREDICTIONS:
-        raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
-    pipeline, commit = _open(model, path, dtype, revision, prediction)
-    if prediction:
-        pipeline.scheduler.register_to_config(prediction_type=prediction)
-    return pipeline, commit
-
-
-def _open(
-    model: str | Path, path: Path, dtype: torch.dtype, revision: str | None, prediction: str | None
-) -> tuple[DiffusionPipeline, str | None]:
     if revision and (model == EMBEDDED or path.exists()):
         raise SceditError(f"base {model}: it has no revision {revision}, it is not on the hub", hint="leave it out")
     if model == EMBEDDED:

@@ -20,6 +20,9 @@ FAMILIES = ("sd15", "sd21", "sdxl")
 CHANGED = {
     "base.model": "some/base",
     "base.revision": "fp16",
+    "base.vae": "some/vae",
+    "base.vae_revision": "main",
+    "base.prediction": "v_prediction",
     "base.quantize": "int8",
     "tuner.condition": "hed",
     "tuner.down_ratio": 0.5,
@@ -87,7 +90,8 @@ CHANGED = {
 }
 
 UNSETTABLE = (  # alone, or as plain text
-    "base.model", "samples.prompts", "data.make", "data.params", "data.masked_loss", "train.optimizer_options",
+    "base.model", "base.vae_revision", "samples.prompts", "data.make", "data.params", "data.masked_loss",
+    "train.optimizer_options",
 )  # fmt: skip
 
 
@@ -122,7 +126,8 @@ def test_every_recipe_is_complete_and_says_what_it_does(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     recipe = load_recipe(path)
     written = {f"{section}.{key}" for section, pairs in tomllib.loads(text).items() for key in pairs}
-    optional = {"base.revision", "tuner.condition", "data.path", "samples.prompts"}
+    optional = {f"base.{key}" for key in ("revision", "vae", "vae_revision", "prediction")}
+    optional |= {"tuner.condition", "data.path", "samples.prompts"}
     hints = {"tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"} if recipe.tuner.kind == "sc" else set()
     assert written | optional | hints == set(keys(recipe)) | optional
     assert f"scedit train --recipe {path.name}" in text
@@ -229,6 +234,8 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         "train.timestep_deviation=0",
         "train.max_skipped=-1",
         "base.quantize=int4",
+        "base.prediction=sample",
+        "base.vae_revision=main",
         "data.hint_dropout=2",
         "checkpoints.keep=0",
         "validation.pictures=-1",
@@ -327,11 +334,12 @@ def test_a_file_comes_before_the_built_in_of_its_name(tmp_path: Path, monkeypatc
 
 
 def test_relative_paths_are_resolved_where_they_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("photos", "base", "scenes"):
+    for folder in ("photos", "base", "vae", "scenes"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe("canny", ["data.path=photos", "base.model=base"])
-    assert (recipe.data.path, recipe.base.model) == (str(tmp_path / "photos"), str(tmp_path / "base"))
+    recipe = load_recipe("canny", ["data.path=photos", "base.model=base", "base.vae=vae"])
+    found = (recipe.data.path, recipe.base.model, recipe.base.vae)
+    assert found == tuple(str(tmp_path / name) for name in ("photos", "base", "vae"))
     assert load_recipe("canny", ["data.path=photos", "base.model=some/hub-id"]).base.model == "some/hub-id"
     assert load_recipe("canny").base.model == "scenes", "the embedded base, not the folder of that name"
 

@@ -11,7 +11,7 @@ from scedit_cli.core.bundle import Bundle, check_together, checked_scales
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.errors import SceditError
 
-_SHARED = ("base", "base_fingerprint", "prediction_type")
+_SHARED = ("base", "base_fingerprint", "prediction_type", "zero_terminal_snr")
 
 
 def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner | Bundle:

@@ -16,11 +16,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scedit_cli.core.recompute import recomputed, run_again, segments
 
 _aten = torch.ops.aten
+_PLAIN_WEIGHTS = (Tensor, nn.Parameter, FakeTensor)
 _PIECE = 32 * 2**20  # bytes of a feed-forward's widest tensor that are made at a time
 
 
@@ -29,7 +31,8 @@ def lean(unet: nn.Module, *, checkpoint: str | None = None) -> Iterator[None]:
     """Within, differentiating through the frozen layers of `unet` takes less memory; values and gradients stay.
 
     Works on any model of torch's layers and diffusers' blocks, beside trainable parts (LoRA, a ControlNet, tuners):
-    a layer counts as frozen while none of its parameters requires a gradient. What is not recognised is left alone.
+    a layer counts as frozen while none of its parameters requires a gradient. What is not recognised is left alone,
+    and so are layers with weights of other kinds than torch's own (quantised ones).
     In a compiled U-Net the compiler chooses what is kept of convolutions and normalisations.
 
     Args:
@@ -118,6 +121,8 @@ def _lean_class(module: nn.Module) -> type[nn.Module] | None:
     """The class that `module` takes; None for one that is not known or computes in a way of its own."""
     kind = type(module)
     if "forward" in vars(module):  # somebody else's, such as accelerate's hooks
+        return None
+    if not all(type(each) in _PLAIN_WEIGHTS for each in module.parameters()):  # quantised ones compute by themselves
         return None
     if kind is nn.Conv2d and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
         return None

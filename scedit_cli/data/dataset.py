@@ -69,23 +69,6 @@ class Dataset:
         """The distinct sizes, the most frequent first. A batch holds pictures of one of them."""
         return tuple(size for size, _ in sorted(Counter(self.sizes).items(), key=lambda each: (-each[1], each[0])))
 
-    @property
-    def size(self) -> Size:
-        """Width and height in pixels, where all pictures have the same.
-
-        Raises:
-            SceditError: they are not all of one size.
-        """
-        if len(self.buckets) > 1:
-            first = self.sizes[0]
-            item, other = next((i, s) for i, s in zip(self.items, self.sizes, strict=True) if s != first)
-            raise SceditError(
-                f"{self._at(item)}: {item.image.name} is {_by(other)} pixels, "
-                f"{self.items[0].image.name} is {_by(first)}",
-                hint=f"scedit prepare {self.path} --out DIR --square brings all to one size",
-            )
-        return self.buckets[0]
-
     def condition_paths(self, kind: str) -> list[Path]:
         """The condition pictures of `kind`, in the order of the items.
 

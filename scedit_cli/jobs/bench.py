@@ -15,7 +15,7 @@ from scedit_cli.benchmark.baseline import check_comparable, read_baseline, same_
 from scedit_cli.benchmark.measure import DTYPES, Conditions, Measurement, environment, settled
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
-from scedit_cli.controls import check_base, load_placed
+from scedit_cli.controls import as_taught, check_base, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
@@ -211,6 +211,7 @@ def _score(
     placed = [each for text in tuners for each in load_placed(parse_tuner(text))]
     for each in placed:
         check_base(each, base)
+    base = as_taught(placed, base)
     result = BenchResult(replace(settled(wanted, base), batch=None), [])  # no training, so no batch
     check(result)
 

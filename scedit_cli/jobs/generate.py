@@ -14,7 +14,7 @@ from PIL import Image
 
 from scedit_cli import __version__, scenes
 from scedit_cli.base import Base, load_base
-from scedit_cli.controls import check_base
+from scedit_cli.controls import as_taught, check_base
 from scedit_cli.core.attach import attach
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.keepsake import encoded, request_from
@@ -121,6 +121,7 @@ def generate(
     base = loaded or _load(request)
     for placed in steering.placed:
         check_base(placed, base)
+    base = as_taught(steering.placed, base)
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
     if not request.weighted:

@@ -158,11 +158,10 @@ def _train(
         told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
     weights = setup.picture_weights(dataset)
     learned, held_out = split(len(dataset), recipe.validation)
-    cache = processes.first_on_machine_first(
-        lambda: cache_latents_and_text(
-            dataset, base, setup.cached_kinds(recipe), told.stage("encoding"), setup.orders(recipe)
-        )
-    )
+    share = processes.share_of(dataset.path)
+    with processes.meeting() as meet:
+        of_data = (dataset, base, setup.cached_kinds(recipe), told.stage("encoding"), setup.orders(recipe))
+        cache = cache_latents_and_text(*of_data, share=share, wait=meet)
     tuner = setup.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, weights=weights, pictures=learned, processes=processes) as trainer:

@@ -31,7 +31,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise SceditError(f"{path} cannot be read: {error.strerror}", hint="name a file you can read") from None
     for override in overrides:
         _override(values, override)
-    for section, key in (("base", "model"), ("data", "path")):
+    for section, key in (("base", "model"), ("base", "vae"), ("data", "path")):
         _make_absolute(values.get(section), key)
     recipe = Recipe.from_dict(values, source=str(name))
     # runs/canny/recipe.toml, the recipe of an earlier run, is called canny.

@@ -28,7 +28,16 @@ class BaseSection(_Section):
 
     model: str = Field("scenes", min_length=1)
     revision: str | None = None  # of a hub id
+    vae: str | None = Field(None, min_length=1)  # an autoencoder of one's own: a folder, a hub id or a file
+    vae_revision: str | None = None  # of its hub id
+    prediction: Literal["epsilon", "v_prediction"] | None = None  # the U-Net's, where its files lie or say nothing
     quantize: Literal["none", "int8", "fp8"] = "none"  # how the frozen weights are held (torchao)
+
+    @model_validator(mode="after")
+    def _revisions_are_of_something(self) -> BaseSection:
+        if self.vae_revision and not self.vae:
+            raise mistake("base.vae_revision", "a revision of nothing; name the autoencoder with base.vae")
+        return self
 
 
 class TunerSection(_Section):

@@ -23,8 +23,8 @@ OnStep = Callable[[int, int], None]
 
 def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
     """Raises SceditError where pictures or condition pictures are missing or of sizes that `base` cannot learn."""
-    width, height = dataset.size
-    check_size(base, height, width, f"{dataset.path}: a picture")
+    for width, height in dataset.buckets:
+        check_size(base, height, width, f"{dataset.path}: a picture")
     for kind in kinds:
         dataset.condition_paths(kind)
 
@@ -60,12 +60,13 @@ def held_out_scenes(
 
 
 def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[rendered.Example]:
-    """The first `count` pictures of a dataset folder, or as many as it has."""
+    """The first `count` pictures of a dataset folder that have its most frequent size, or as many as there are."""
+    alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
     return [
         rendered.Example(
             open_picture(item.image), item.text, {kind: open_picture(item.conditions[kind]) for kind in kinds}
         )
-        for item in dataset.items[:count]
+        for item in alike[:count]
     ]
 
 

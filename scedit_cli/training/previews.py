@@ -18,7 +18,7 @@ from scedit_cli.training.material import OnStep, part_of
 
 @dataclass
 class Previews:
-    """Draws a grid of `examples`: condition | without the tuner | with it | reference."""
+    """Draws a grid of `examples`, all of one size: condition | without the tuner | with it | reference."""
 
     base: Base
     examples: Sequence[Example]
@@ -69,23 +69,20 @@ class Previews:
         return [given[number % len(given)] for number in range(len(self.examples))]
 
     def _sample(self, edits: Attachment, on_step: OnStep | None) -> list[Image.Image]:
-        """A picture for each example, those of one size together."""
-        sizes = [shown.image.size for shown in self.examples]
-        pictures: dict[int, Image.Image] = {}
-        for part, (width, height) in enumerate(dict.fromkeys(sizes)):
-            places = [place for place, size in enumerate(sizes) if size == (width, height)]
-            shown = [self.examples[place] for place in places]
-            made = sample(
-                self.base,
-                [self._prompts[place] for place in places],
-                attachment=edits,
-                hints={kind: to_hints(kind, [each.conditions[kind] for each in shown]) for kind in shown[0].conditions},
-                seeds=[self.options.seed + place for place in places],
-                steps=self.options.steps,
-                guidance=self.options.guidance,
-                height=height,
-                width=width,
-                on_step=part_of(on_step, part, len(set(sizes))),
-            )
-            pictures |= zip(places, made, strict=True)
-        return [pictures[place] for place in range(len(sizes))]
+        """A picture for each example."""
+        width, height = self.examples[0].image.size
+        return sample(
+            self.base,
+            self._prompts,
+            attachment=edits,
+            hints={
+                kind: to_hints(kind, [shown.conditions[kind] for shown in self.examples])
+                for kind in self.examples[0].conditions
+            },
+            seeds=[self.options.seed + number for number in range(len(self.examples))],
+            steps=self.options.steps,
+            guidance=self.options.guidance,
+            height=height,
+            width=width,
+            on_step=on_step,
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +80,47 @@ class Processes:
         finally:
             if not self.local_index:
                 torch.distributed.barrier()
+
+    @contextmanager
+    def meeting(self) -> Iterator[Callable[[], None]]:
+        """Gives a function that returns when all processes have called it. An error within, of any of them, ends it in
+        all of them: each calls it equally often."""
+        failed = False
+
+        def meet(own: SceditError | None = None) -> None:
+            nonlocal failed
+            every: list[SceditError | None] = [None] * self.count
+            if self.count > 1:
+                torch.distributed.all_gather_object(every, own)
+            for error in every:
+                if error is not None:
+                    failed = True
+                    raise error
+
+        try:
+            yield meet
+        except SceditError as error:
+            if failed:
+                raise
+            meet(error)
+            raise
+
+    def share_of(self, folder: Path) -> tuple[int, int]:
+        """(number, of how many) of this process among those that see `folder`: all, or those of its machine."""
+        if self.count == 1:
+            return 0, 1
+        token = folder / f".seen-by-{self.by_first(lambda: uuid4().hex)}"
+        if self.is_first:
+            with suppress(OSError):  # a folder that nobody can write to has all that is needed
+                token.touch()
+        torch.distributed.barrier()
+        seen: list[bool] = [False] * self.count
+        torch.distributed.all_gather_object(seen, token.exists())
+        if self.is_first:
+            token.unlink(missing_ok=True)
+        if all(seen):
+            return self.index, self.count
+        return self.local_index, int(os.environ["LOCAL_WORLD_SIZE"])
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes of `values`, which may be overwritten."""

@@ -54,9 +54,16 @@ def open_base(recipe: Recipe) -> Base:
     Raises:
         SceditError: it cannot be loaded, or cannot be tuned.
     """
-    base = load_base(recipe.base.model, dtype=PRECISIONS[recipe.train.precision], revision=recipe.base.revision)
+    base = load_base(
+        recipe.base.model,
+        dtype=PRECISIONS[recipe.train.precision],
+        revision=recipe.base.revision,
+        vae=recipe.base.vae,
+        vae_revision=recipe.base.vae_revision,
+        prediction=recipe.base.prediction,
+    )
+    base = _taught(base, recipe.train)
     base.unet.to(memory_format=_layout(recipe))
-    _teach(base, recipe.train)
     if recipe.base.quantize != "none":
         _quantize(base, recipe.base.quantize)
     return base
@@ -145,7 +152,7 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
     if data.path:
         shown = first_pictures(dataset, samples.count, kinds_read(recipe))
     else:
-        shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.size[0], data.look)
+        shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.buckets[0][0], data.look)
     for order in orders(recipe):
         for number, each in enumerate(shown):
             each.conditions[order.kind] = order.load(order.settings(str(number)))([each.image])[0]
@@ -158,11 +165,13 @@ def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
+        "base_vae": base.vae_name,
+        "base_vae_revision": base.vae_revision,
         "prediction_type": base.prediction_type,
         "recipe": recipe.to_toml(),
         "zero_terminal_snr": "true" if recipe.train.zero_terminal_snr else None,
         "steps": str(recipe.train.steps),
-        "modelspec.resolution": "x".join(map(str, dataset.size)),
+        "modelspec.resolution": "x".join(map(str, dataset.buckets[0])),
     }
     return {key: value for key, value in known.items() if value is not None}
 
@@ -171,20 +180,15 @@ def _layout(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
 
 
-def _teach(base: Base, options: TrainSection) -> None:
-    """Makes the base's scheduler tell what the U-Net is to learn, so that training and samples agree."""
-    changes: dict[str, object] = {}
-    if options.prediction not in ("base", base.prediction_type):
-        changes["prediction_type"] = options.prediction
-    if options.zero_terminal_snr:
-        if changes.get("prediction_type", base.prediction_type) == "epsilon":
-            raise SceditError(
-                f"train.zero_terminal_snr: base {base.name} predicts epsilon, of which pure noise tells nothing",
-                hint='add train.prediction = "v_prediction", or leave zero_terminal_snr out',
-            )
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    if changes:
-        base.reschedule(**changes)
+def _taught(base: Base, options: TrainSection) -> Base:
+    """The base with a scheduler that tells what the U-Net is to learn, so that training and samples agree."""
+    prediction = base.prediction_type if options.prediction == "base" else options.prediction
+    if options.zero_terminal_snr and prediction == "epsilon":
+        raise SceditError(
+            f"train.zero_terminal_snr: base {base.name} predicts epsilon, of which pure noise tells nothing",
+            hint='add train.prediction = "v_prediction", or leave zero_terminal_snr out',
+        )
+    return base.rescheduled(prediction, options.zero_terminal_snr)
 
 
 def _quantize(base: Base, how: str) -> None:

@@ -57,7 +57,7 @@ class Trainer:
     """Trains `tuner`, which stays attached to the base until `close`, or the end of a `with` block.
 
     Everything random in step k is drawn on the CPU from the seed and k, so that its state is the weights, the
-    optimizer's state and the number of steps made, for any number of processes.
+    optimizer's state and the number of steps made, for any number of processes. A batch has pictures of one size.
 
     Args:
         base: frozen, in the precision to train in. Only its U-Net is called.
@@ -103,9 +103,10 @@ class Trainer:
             options.learning_rate,
         )
         self._scaler = torch.amp.GradScaler(base.device.type, enabled=options.precision == "fp16")
-        pictures = range(len(cache)) if pictures is None else pictures
+        pictures = list(range(len(cache)) if pictures is None else pictures)
         share = (processes.index, processes.count)
-        self._sampler = StatefulSampler(pictures, options.batch_size, options.seed, share=share)
+        sizes = cache.buckets[pictures].tolist()
+        self._sampler = StatefulSampler(pictures, options.batch_size, options.seed, groups=sizes, share=share)
         self._batches = batches(cache, self._sampler)
         # A part of a base that is spread over processes is gathered by hooks that a lean layer would not call.
         memory = "plain" if processes.shards_base else options.memory
@@ -162,7 +163,7 @@ class Trainer:
         hints = {kind: hints.to(device) for kind, hints in batch.hints.items() if kind != MASK}
         self.edits.set_hints(hints or None)
         height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
-        arguments = self.base.unet_arguments({k: v.to(device) for k, v in text.items()}, height, width)
+        arguments = self.base.unet_arguments({k: v.to(device) for k, v in text.items()}, height, width, batch.sizes)
         return self._answer(asked.noisy.to(self._dtype), asked.timesteps, arguments)
 
     @contextmanager

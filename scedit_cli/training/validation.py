@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
 
+from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import load_batch
 from scedit_cli.data.sampler import part_of
 from scedit_cli.errors import SceditError
@@ -52,8 +54,7 @@ class HeldOut:
         options = trainer.options
         at_once = options.micro_batch_size or -(-options.batch_size // processes.count)
         with trainer.finished():
-            for at in range(own.start, own.stop, at_once):
-                indices = list(self.pictures[at : min(at + at_once, own.stop)])
+            for indices in _of_one_size(self.pictures[own.start : own.stop], trainer.cache, at_once):
                 batch = load_batch(trainer.cache, 0, indices)
                 latents = trainer.base.latents_from(batch.moments)
                 noise = [torch.randn(latents.shape[1:], generator=generator_of(self.options.seed, i)) for i in indices]
@@ -65,3 +66,11 @@ class HeldOut:
                     sum_ += losses.double().sum().cpu()
         mean = processes.sum(sum_.to(device)) / (len(self.pictures) * self.options.timesteps)
         return mean.item()
+
+
+def _of_one_size(pictures: Sequence[int], cache: Cache, at_once: int) -> Iterator[list[int]]:
+    """All of `pictures`, at most `at_once` of one size at a time."""
+    sizes = cache.buckets.tolist()
+    for _, group in groupby(sorted(pictures, key=lambda index: sizes[index]), key=lambda index: sizes[index]):
+        alike = list(group)
+        yield from (alike[at : at + at_once] for at in range(0, len(alike), at_once))

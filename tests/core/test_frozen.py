@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -347,3 +348,48 @@ def test_sampling_takes_the_plain_way(unet, run, trained, monkeypatch):
         monkeypatch.setattr(frozen, name, None)
     with attach(unet, tuner, memory="lean"), torch.inference_mode():
         assert torch.equal(run(unet), plain)
+
+
+class Quantised(Tensor):
+    """A weight in eight bits, as quantising libraries hold it: their own kind of tensor."""
+
+    @staticmethod
+    def __new__(cls, weight: Tensor) -> Quantised:
+        return Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+
+    def __init__(self, weight: Tensor) -> None:
+        self.scale = weight.abs().max() / 127
+        self.levels = (weight / self.scale).round().to(torch.int8)
+
+    @property
+    def plain(self) -> Tensor:
+        return self.levels * self.scale
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        return func(*tree_map_only(Quantised, lambda each: each.plain, args), **kwargs or {})
+
+
+def test_layers_with_quantised_weights_are_left_alone():
+    unet, same = frozen_unet("sdxl"), frozen_unet("sdxl")
+    for quantised, plain in zip(unet.modules(), same.modules(), strict=True):
+        if type(quantised) is nn.Linear:
+            weight = Quantised(quantised.weight.detach())
+            plain.weight.data = weight.plain
+            quantised.weight = nn.Parameter(weight, requires_grad=False)
+    with lean(unet):
+        kinds = {type(module) for module in unet.modules()}
+        assert frozen.FrozenConv2d in kinds and frozen.FrozenFeedForward not in kinds
+    tuner = SCTuner.for_unet(unet)
+    (output, found), (wanted, expected) = (tuned(each, tuner, "lean") for each in (unet, same))
+    assert torch.allclose(output, wanted, atol=1e-5)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-4) for name in expected)
+
+
+def test_fake_weights_are_plain_ones():
+    with FakeTensorMode():
+        unet = tiny.unet("sd15").requires_grad_(False)
+        with lean(unet):
+            assert frozen.FrozenFeedForward in {type(module) for module in unet.modules()}

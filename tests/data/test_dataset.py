@@ -30,7 +30,7 @@ def test_what_was_written_is_read(folder):
     assert [item.text for item in dataset.items] == ["picture 0", "picture 1", "picture 2"]
     assert dataset.items[1].image == folder / "images/1.png"
     assert dataset.items[1].conditions == {k: folder / f"conditions/{k}/1.png" for k in ("canny", "depth")}
-    assert (len(dataset), dataset.kinds, dataset.size) == (3, ("canny",), (64, 48))
+    assert (len(dataset), dataset.kinds, dataset.buckets) == (3, ("canny",), ((64, 48),))
     assert dataset.condition_paths("canny") == [folder / f"conditions/canny/{i}.png" for i in range(3)]
 
 
@@ -83,9 +83,6 @@ def test_sizes_that_differ_are_named(folder):
     Image.new("RGB", (64, 64)).save(folder / "conditions/canny/1.png")
     with pytest.raises(SceditError, match=r"line 2: canny_file_name 1\.png is 64x64 pixels, its picture is 64x48"):
         open_dataset(folder).condition_paths("canny")
-    Image.new("RGB", (32, 48)).save(folder / "images/2.png")
-    with pytest.raises(SceditError, match=r"line 3: 2\.png is 32x48 pixels, 0\.png is 64x48"):
-        _ = open_dataset(folder).size
 
 
 def test_folders_that_are_no_dataset(tmp_path):

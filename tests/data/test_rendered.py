@@ -31,7 +31,7 @@ def test_processes_write_what_one_process_writes(tmp_path, monkeypatch):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert steps == [(8, 10), (10, 10)]
     dataset = open_dataset(tmp_path / "two")
-    assert (len(dataset), dataset.size, set(dataset.kinds)) == (10, (64, 64), set(SCENE_KINDS))
+    assert (len(dataset), dataset.buckets, set(dataset.kinds)) == (10, ((64, 64),), set(SCENE_KINDS))
 
 
 def test_the_files_show_the_scene(tmp_path):

@@ -81,7 +81,7 @@ def test_pictures_with_captions_beside_them(photos, tmp_path):
     assert (events[-1].step, events[-1].total) == (5, 5) and events[-1].values["pictures/s"] > 0
     dataset = open_dataset(tmp_path / "out")
     assert [item.text for item in dataset.items] == ["two halves", "more halves"]
-    assert dataset.size == (64, 64)
+    assert dataset.buckets == ((64, 64),)
     assert dataset.items[0].original == (96, 64) and dataset.items[0].crop == (0, 16)
     pixels = np.asarray(Image.open(dataset.items[0].image))
     assert pixels[0, 0].tolist() == [255, 0, 0] and pixels[0, 63].tolist() == [0, 0, 255]  # cut around the middle
@@ -103,7 +103,7 @@ def test_buckets_and_squares(tmp_path):
     for item in open_dataset(tmp_path / "buckets").items:
         assert Image.open(item.image).size == item.size
     result = prepare(tmp_path / "src", tmp_path / "squares", square=True, **options)
-    assert open_dataset(tmp_path / "squares").size == (128, 128)
+    assert open_dataset(tmp_path / "squares").buckets == ((128, 128),)
     assert result.report.rejected == [("small.png", "small", "100x70 pixels, smaller than 128x128")]
     assert prepare(tmp_path / "src", tmp_path / "large", upscale=True, square=True, **options).pictures == 4
 
@@ -224,7 +224,7 @@ def test_the_autoencoder_and_the_bases_multiple_reach_the_cache(tmp_path):
     save(tmp_path / "src/a.png", (96, 96))
     options = {"size": 96, "allow_captionless": True, "cache": ["latents"], "base": base}
     prepare(tmp_path / "src", tmp_path / "out", **options)  # sides of SDXL's pictures are multiples of 32 here
-    assert open_dataset(tmp_path / "out").size == (96, 96)
+    assert open_dataset(tmp_path / "out").buckets == ((96, 96),)
     tiny.pipeline("sd15", seed=1).vae.save_pretrained(tmp_path / "vae")
     prepare(None, tmp_path / "out", cache=["latents"], base=base, vae=str(tmp_path / "vae"))
     assert len(list((tmp_path / "out/cache").glob("latents-*"))) == 2

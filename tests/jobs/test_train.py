@@ -335,6 +335,20 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
     assert tuner.hidden == tuple(width // 2 for width in tuner.channels)
 
 
+def test_the_base_is_opened_as_the_recipe_says(recipe, dataset, monkeypatch):
+    vae = str(tiny.pipeline_folder("sd15", seed=1))
+    wanted = recipe(base={"vae": vae, "prediction": "epsilon"})
+    base, own = setup.open_base(wanted), load_base(vae).vae
+    assert torch.equal(base.vae.encoder.conv_in.weight, own.encoder.conv_in.weight)
+    facts = setup.facts(wanted, base, open_dataset(dataset))
+    assert (facts["prediction_type"], facts["base_vae"]) == ("epsilon", vae)
+    asked = {}
+    monkeypatch.setattr(setup, "load_base", lambda model, **options: asked.update(options) or base)
+    setup.open_base(recipe(base={"revision": "fp16", "vae": "me/vae", "vae_revision": "v2", "prediction": "epsilon"}))
+    del asked["dtype"]
+    assert asked == {"revision": "fp16", "vae": "me/vae", "vae_revision": "v2", "prediction": "epsilon"}
+
+
 def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ahead = job.train(recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1}), dry_run=True)
@@ -393,9 +407,9 @@ def test_caption_dropout_empties_captions(recipe, tmp_path, monkeypatch):
     texts = []
     unet_arguments = job.Base.unet_arguments
 
-    def spy(base, text, height, width):
+    def spy(base, text, *sizes):
         texts.append(text["encoder_hidden_states"])
-        return unet_arguments(base, text, height, width)
+        return unet_arguments(base, text, *sizes)
 
     monkeypatch.setattr(job.Base, "unet_arguments", spy)
     for share in (0.0, 1.0):

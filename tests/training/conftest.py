@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from PIL import Image
 
 from scedit_cli.base import Base, load_base
 from scedit_cli.data.cache import Cache, cache_latents_and_text
-from scedit_cli.data.dataset import Dataset, open_dataset
+from scedit_cli.data.dataset import Dataset, open_dataset, row_of, write_rows
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import setup
@@ -22,6 +23,20 @@ def dataset(tmp_path_factory) -> Dataset:
     """Scenes of 64 x 64 pixels with their edges."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_scenes(folder, PICTURES, size=64, kinds=("canny",))
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory) -> Dataset:
+    """Pictures of three sizes with conditions, those of one size not side by side; SDXL is told where from."""
+    folder = tmp_path_factory.mktemp("data") / "mixed"
+    sizes = [(64, 64), (128, 64), (64, 64), (64, 128), (64, 64), (128, 64), (64, 64)]
+    for place in ("images", "conditions/canny"):
+        (folder / place).mkdir(parents=True)
+        for index, size in enumerate(sizes):
+            Image.effect_noise(size, 90 + index).convert("RGB").save(folder / place / f"{index}.png")
+    rows = [row_of(f"{index}.png", f"picture {index}", ("canny",)) for index in range(len(sizes))]
+    write_rows(folder, [row | {"original_width": 500, "original_height": 900 + i} for i, row in enumerate(rows)])
     return open_dataset(folder)
 
 

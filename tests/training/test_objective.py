@@ -55,7 +55,7 @@ def recipe(**train) -> Recipe:
 def test_zero_terminal_snr_reaches_training_and_samples(family):
     base = load_base(tiny.pipeline_folder(family))
     betas = base.scheduler.betas
-    setup._teach(base, recipe(prediction="v_prediction", zero_terminal_snr=True).train)
+    base = setup._taught(base, recipe(prediction="v_prediction", zero_terminal_snr=True).train)
     alphas = Objective(base, TrainSection()).alphas
     assert alphas[-1] == 0 and torch.allclose(alphas, (1 - rescale_zero_terminal_snr(betas)).cumprod(0))
     assert base.prediction_type == "v_prediction"
@@ -65,11 +65,10 @@ def test_zero_terminal_snr_reaches_training_and_samples(family):
 
 def test_a_base_learns_what_the_recipe_says():
     base = load_base(tiny.pipeline_folder("sd15"))
-    setup._teach(base, recipe().train)
-    assert base.prediction_type == "epsilon"
+    assert setup._taught(base, recipe().train) is base and base.prediction_type == "epsilon"
     with pytest.raises(SceditError, match="predicts epsilon, of which pure noise tells nothing"):
-        setup._teach(base, recipe(zero_terminal_snr=True).train)
-    setup._teach(base, recipe(prediction="sample").train)
+        setup._taught(base, recipe(zero_terminal_snr=True).train)
+    base = setup._taught(base, recipe(prediction="sample").train)
     asked = Objective(base, TrainSection()).ask(LATENTS, draws())
     losses = Objective(base, TrainSection()).losses(torch.zeros_like(LATENTS), asked)
     assert torch.allclose(losses, LATENTS.square().flatten(1).mean(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe, load_recipe
+from scedit_cli.training.processes import Processes
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +27,13 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
-def recipe(dataset, tmp_path) -> Path:
-    """Batches of five, of which two processes have two pictures and three, those in parts of one and two."""
+def recipe(mixed, tmp_path) -> Path:
+    """Batches of five pictures of one size, of which two processes have two and three, in parts of one and two."""
     plain = Recipe.from_dict(
         {
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
-            "data": {"path": str(dataset.path), "caption_dropout": 0.3},
+            "data": {"path": str(mixed.path), "caption_dropout": 0.3},
             "train": {
                 "steps": 3, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "ema_decay": 0.5,
                 "checkpoint_every": 0, "noise_offset": 0.1, "timesteps": "logit-normal",
@@ -59,20 +62,8 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path):
 
 
 def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
-    run, port = tmp_path / "run", str(free_port())
-    arguments = ["--set", "train.steps=5000", "--out", str(run), "--json"]
-    command = [sys.executable, "-m", "scedit_cli", "train", "--recipe", str(recipe), *arguments]
-    shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    first, second = (
-        subprocess.Popen(
-            command,
-            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in ("0", "1")
-    )
+    run = tmp_path / "run"
+    first, second = pair(recipe, run, ["train.steps=5000"])
     while len(logged(run)) < 2:
         assert first.poll() is None and second.poll() is None
         time.sleep(0.1)
@@ -104,6 +95,59 @@ def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
     a, b = (load_file(tmp_path / run / "tuner.safetensors") for run in ("one", "two"))
     assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
     assert (tmp_path / "two" / "samples" / "step-000003.png").exists()
+
+
+def test_processes_share_what_is_to_be_encoded(recipe, mixed, tmp_path):
+    folder = fresh(mixed.path, tmp_path)
+    by_two(recipe, tmp_path / "two", [f"data.path={folder}", "train.steps=1"])
+    assert [len(list(each.glob("*.safetensors"))) for each in (folder / "cache").iterdir() if each.is_dir()] == [2, 2]
+    assert not list(folder.glob(".seen-by-*"))
+
+
+def test_a_picture_that_one_process_cannot_read_ends_all(recipe, mixed, tmp_path):
+    folder = fresh(mixed.path, tmp_path)
+    torn = folder / "images" / "1.png"  # the second process'
+    torn.write_bytes(torn.read_bytes()[:-2000])
+    first, second = pair(recipe, tmp_path / "run", [f"data.path={folder}"])
+    out, _ = first.communicate(timeout=300)
+    assert (first.returncode, second.wait(timeout=300)) == (2, 2)
+    assert "1.png" in json.loads(out)["error"]["message"] and not (tmp_path / "run").exists()
+
+
+def test_machines_that_do_not_see_one_folder_encode_for_themselves(tmp_path, monkeypatch):
+    assert Processes().share_of(tmp_path) == (0, 1)
+    monkeypatch.setattr(Processes, "by_first", lambda processes, work: work())
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    processes, found = Processes(3, 4, 1), [True] * 4
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda every, own: every.__setitem__(slice(4), found))
+    assert processes.share_of(tmp_path) == (3, 4)
+    found[2:] = False, False
+    assert processes.share_of(tmp_path) == (1, 2)
+
+
+def fresh(dataset: Path, folder: Path) -> Path:
+    """A copy of the dataset of which nothing is encoded."""
+    return Path(shutil.copytree(dataset, folder / "data", ignore=shutil.ignore_patterns("cache")))
+
+
+def pair(recipe: Path, run: Path, sets: Sequence[str]) -> list[subprocess.Popen]:
+    """Two processes whose launcher does not end the one where the other fails."""
+    options = [word for each in sets for word in ("--set", each)]
+    command = [sys.executable, "-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(run)]
+    shared = ENVIRONMENT | {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [*command, "--json"],
+            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
 
 
 def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), **environment: str) -> tuple[dict, str]:

@@ -1,0 +1,43 @@
+"""Tuners that were taught another prediction than their base's, or to begin with noise alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from scedit_cli.base import Base, load_base
+from scedit_cli.controls import PlacedTuner, as_taught
+from scedit_cli.core.tuners import SCTuner
+from scedit_cli.errors import SceditError
+from tests import tiny
+
+
+@pytest.fixture
+def base() -> Base:
+    return load_base(tiny.pipeline_folder("sd15"))
+
+
+def placed(base: Base, file: str, **metadata: str) -> PlacedTuner:
+    tuner = SCTuner.for_unet(base.unet)
+    tuner.metadata = metadata
+    return PlacedTuner(tuner, file, 1.0)
+
+
+def test_a_base_is_sampled_as_its_tuner_was_taught(base):
+    assert as_taught([placed(base, "a")], base) is base
+    assert as_taught([placed(base, "a"), placed(base, "b", prediction_type="epsilon")], base) is base
+    taught = as_taught([placed(base, "a"), placed(base, "b", prediction_type="v_prediction")], base)
+    assert taught.prediction_type == taught.pipeline().scheduler.config.prediction_type == "v_prediction"
+    assert taught.unet is base.unet and type(taught.scheduler) is type(base.scheduler)
+    alone = as_taught([placed(base, "a", prediction_type="v_prediction", zero_terminal_snr="true")], base)
+    config = alone.pipeline("EulerDiscrete").scheduler.config
+    assert (config.rescale_betas_zero_snr, config.timestep_spacing) == (True, "trailing")
+    assert base.prediction_type == base.pipeline().scheduler.config.prediction_type == "epsilon"
+
+
+def test_tuners_that_were_taught_differently_do_not_meet(base):
+    one = placed(base, "one", prediction_type="v_prediction")
+    with pytest.raises(SceditError, match="one was taught v_prediction and two epsilon: no base"):
+        as_taught([one, placed(base, "two", prediction_type="epsilon")], base)
+    alone = placed(base, "alone", prediction_type="v_prediction", zero_terminal_snr="true")
+    with pytest.raises(SceditError, match="one was taught v_prediction and alone v_prediction from noise alone"):
+        as_taught([one, alone], base)
