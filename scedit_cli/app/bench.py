@@ -24,7 +24,9 @@ def bench(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the frozen base: fp32, bf16 or fp16.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps: to time, or under --quality to train.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps: to time, or under --quality to train.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="The picture; by default bench.png, quality.png or skips.png, with --json none.")
     ] = None,
@@ -110,7 +112,7 @@ def bench(
     """
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
-            raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON document")
+            raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
         from scedit_cli.jobs import bench as job
 
         if plot is None and not asked and not tuner:

@@ -17,7 +17,7 @@ from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.estimate import count, peak, shares
 from scedit_cli.benchmark.memory import Memory
 from scedit_cli.benchmark.methods import Options, Trainee, prepared
-from scedit_cli.benchmark.rate import matrix_rate, synchronise
+from scedit_cli.benchmark.rate import matrix_rate, synchronise, wake_libraries
 from scedit_cli.benchmark.setting import DTYPES, Figures, Setting, best_device, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.pipelines import EMBEDDED
@@ -62,11 +62,12 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
     options, dtype = options_for(used, base), DTYPES[used.dtype]
     work = count(method, base, used.batch, used.resolution, options)
     guess = peak(method, base, used.batch, used.resolution, used.dtype, device=kind_of(device), options=options)
+    rate = matrix_rate(dtype, device)
+    wake_libraries(device)
     gc.collect()
     memory = Memory(device)
     unet = base.unet(dtype, device)
     inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
-    rate = matrix_rate(dtype, device)
     memory.forget()
     seconds = []
     with prepared(method, unet, options) as trainee:

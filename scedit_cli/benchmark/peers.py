@@ -12,7 +12,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel, UNetControlNetXSModel
 
-_XS_RATIO = 0.1  # of the base's widths, as in the ControlNet-XS paper's smaller models (arXiv 2312.06573)
+_XS_RATIO = 0.1  # of the base's widths (ControlNet-XS, arXiv 2312.06573), but of so many channels at least:
+_XS_CHANNELS = 4
 
 
 class Fused:
@@ -97,7 +98,8 @@ def controlnet_xs(unet: UNet2DConditionModel) -> UNetControlNetXSModel:
     if unet.config.layers_per_block != 2:
         raise ValueError("ControlNet-XS in diffusers wants a U-Net with two resnets a level")
     with torch.device("meta" if unet.device.type == "meta" else "cpu"):
-        adapter = ControlNetXSAdapter.from_unet(unet, size_ratio=_XS_RATIO)
+        ratio = max(_XS_RATIO, _XS_CHANNELS / min(unet.config.block_out_channels))
+        adapter = ControlNetXSAdapter.from_unet(unet, size_ratio=ratio)
         fused = UNetControlNetXSModel.from_unet(unet, adapter)
     fused.requires_grad_(True)
     fused.freeze_unet_params()
@@ -118,7 +120,8 @@ def save_trained(module: nn.Module, path: Path) -> None:
 def _controlnet_features(
     adapter: ControlNetModel, sample: Tensor, timestep: Tensor, hint: Tensor, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    text = {name: kwargs[name] for name in ("encoder_hidden_states", "added_cond_kwargs") if kwargs.get(name) is not None}
+    names = ("encoder_hidden_states", "added_cond_kwargs")
+    text = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
     down, mid = adapter(sample, timestep, controlnet_cond=hint, return_dict=False, **text)
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 

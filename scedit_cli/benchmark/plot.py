@@ -99,7 +99,8 @@ def _draw_row(row: Figure, costs: Costs) -> None:
             [high - s for s, high in zip(speeds, fast, strict=True)],
         ]
         colors = [OURS if is_ours(name) else PEERS for name in names]
-        axes[1].barh(range(len(names)), speeds, xerr=spread, color=colors, height=0.68, error_kw={"ecolor": INK, "lw": 1})
+        ink = {"ecolor": INK, "lw": 1}
+        axes[1].barh(range(len(names)), speeds, xerr=spread, color=colors, height=0.68, error_kw=ink)
         label(axes[1], names, fast, [f"{value:.3g}" for value in speeds])
         style(axes[1], "images per second", "line: the middle half of the steps")
     bars(axes[1 + measured], names, [each.trainable_parameters / 1e6 for each in shown], "trained parameters, millions")

@@ -34,7 +34,9 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
         {name: each for name, each in trained.items() if (each["score"] is None) == plain} for plain in (True, False)
     ]
     groups = [group for group in groups if group]
-    panels = [[name for name in _QUALITIES if any(each[name] is not None for each in group.values())] for group in groups]
+    panels = [
+        [name for name in _QUALITIES if any(each[name] is not None for each in group.values())] for group in groups
+    ]
     figure = Figure(figsize=(3.6 * max(map(len, panels)), 3.5 * len(groups) + 0.5), dpi=130, layout="constrained")
     axes = figure.subplots(len(groups), max(map(len, panels)), squeeze=False)
     for row, group, names in zip(axes, groups, panels, strict=True):
@@ -52,9 +54,8 @@ def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Mapping[str, Any]], 
         color = OURS if is_ours(method) else PEERS
         memory = each["estimated_peak_memory"] / _MIB
         error = each.get(f"{name}_deviation")
-        axes.errorbar(
-            memory, each[name], error, fmt="o", markersize=6, color=color, ecolor=color, elinewidth=1, **_BUDGETS[budget]
-        )
+        look = {"fmt": "o", "markersize": 6, "color": color, "ecolor": color, "elinewidth": 1, **_BUDGETS[budget]}
+        axes.errorbar(memory, each[name], error, **look)
         if budget == "same seconds":
             axes.annotate(method, (memory, each[name]), (7, 3), textcoords="offset points", fontsize=8, color=INK)
     axes.set_title(_QUALITIES[name], loc="left", fontsize=9, color=INK)

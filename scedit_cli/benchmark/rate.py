@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
+from torch import nn
 
 _SIDES = {"cpu": 1024, "cuda": 8192}
 _SECONDS = 0.5
@@ -21,6 +22,19 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
         synchronise(device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best
+
+
+def wake_libraries(device: torch.device) -> None:
+    """Makes a small training step, so that what the libraries load at first use is there."""
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=device.type in ("cpu", "cuda"))
+    x = torch.randn(2, 64, 64, 64, device=device)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
+            tokens = net(x).flatten(2).transpose(1, 2)
+            nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().square().mean().backward()
+    optimizer.step()
+    synchronise(device)
 
 
 def synchronise(device: torch.device) -> None:

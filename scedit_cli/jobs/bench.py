@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scedit_cli.base import EMBEDDED, load_base
 from scedit_cli.benchmark import cost, quality
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
@@ -19,6 +21,7 @@ from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
 from scedit_cli.benchmark.quality_plot import draw_quality
+from scedit_cli.benchmark.rate import wake_libraries
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.setting import DTYPES, Setting, best_device
 from scedit_cli.controls import check_base, load_placed
@@ -224,7 +227,10 @@ def _costs(
         shape = architecture(wanted.base)
         setting = settled(replace(wanted, device=f"{target} (estimated)"), shape, target)
         check(setting)
-        libraries = resident() if target == "cpu" else 0
+        libraries = 0
+        if target == "cpu":
+            wake_libraries(torch.device("cpu"))
+            libraries = resident()
         return completed(cost.estimated(methods, shape, setting, target, libraries, **watch), target)
 
     here = kind_of(best_device())
