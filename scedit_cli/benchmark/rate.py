@@ -26,7 +26,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 def wake_libraries(device: torch.device) -> None:
     """Makes a small training step, so that what the libraries load at first use is there."""
-    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)).to(device)
+    layers = [nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)]
+    net = nn.Sequential(*layers).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), fused=device.type in ("cpu", "cuda"))
     x = torch.randn(2, 64, 64, 64, device=device)
     for dtype in (torch.float32, torch.bfloat16):
