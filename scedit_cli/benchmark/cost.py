@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,13 +11,14 @@ from scedit_cli.benchmark.architecture import Architecture
 from scedit_cli.benchmark.estimate import estimate, peak
 from scedit_cli.benchmark.measure import Measured, options_for, with_speed
 from scedit_cli.benchmark.setting import Figures, Setting
-from scedit_cli.errors import WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed
 
 OnProgress = Callable[[str, int, int], None]  # (what, done, of how many)
 OnNote = Callable[[str], None]
 
 # A card's memory that no tensor gets: the driver's context and the libraries' workspaces. An assumption.
 CONTEXT = 768 * 2**20
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,19 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progre
         results.append(figures)
         on_progress("largest batch that fits", done, len(costs.results))
     return replace(costs, results=results)
+
+
+def read_size(text: str) -> int:
+    """Bytes of "12GiB", "12GB" or a plain number.
+
+    Raises:
+        SceditError: no size of a memory.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:

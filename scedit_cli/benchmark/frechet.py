@@ -19,5 +19,5 @@ def frechet_distance(made: Tensor, real: Tensor) -> float:
 
 
 def _root(features: Tensor) -> Tensor:
-    """R (N, F) with RᵀR the covariance of the features."""
-    return (features - features.mean(0)) / (len(features) - 1) ** 0.5
+    """R (at most F, F) with RᵀR the covariance of the features."""
+    return torch.linalg.qr(features - features.mean(0), mode="r").R / (len(features) - 1) ** 0.5

@@ -159,11 +159,7 @@ class Exam:
 def trained(
     method: str, exam: Exam, setting: Setting, budget: Budget, seed: int, rate: float, on_step: OnStep
 ) -> list[Outcome]:
-    """One method on a fresh embedded base, judged after the budget's steps and after its seconds.
-
-    Raises:
-        ValueError, RuntimeError: the embedded base cannot have the method.
-    """
+    """One method on a fresh embedded base, judged after the budget's steps and after its seconds."""
     base = load_base(EMBEDDED)
     cache = exam.data(base, budget)
     torch.manual_seed(seed)
@@ -198,43 +194,38 @@ def trained(
     return outcomes
 
 
+def nature(method: str, setting: Setting) -> tuple[bool, int]:
+    """Whether a method takes a hint on the embedded base, and how many parameters it trains.
+
+    Raises:
+        ValueError, RuntimeError: the embedded base cannot have it.
+    """
+    shape = architecture(EMBEDDED)
+    with prepared(method, shape.on_meta(), options_for(setting, shape)) as trainee:
+        return trainee.takes_hint, trainee.count
+
+
 def compared(
     method: str,
-    exams: dict[bool, Exam],
-    base: Base,
+    exam: Exam,
     setting: Setting,
     budget: Budget,
     seeds: int,
-    scenes: int,
     rate: float,
     on_step: OnStep,
 ) -> dict[str, dict[str, float | int | None]]:
     """A method trained from the seeds 0, 1, …: "METHOD, same steps" and "METHOD, same seconds" -> what `summed_up`
     gives, with its learning rate, parameters, and the estimated peak of a step's memory without libraries.
-
-    Args:
-        exams: those made so far, by whether they are about control.
-        base: the embedded one as it is without any method.
-
-    Raises:
-        ValueError, RuntimeError: the embedded base cannot have the method.
     """
-    shape = architecture(EMBEDDED)
-    with prepared(method, shape.on_meta(), options_for(setting, shape)) as trainee:
-        controlled, parameters = trainee.takes_hint, trainee.count
-    if controlled not in exams:
-        exams[controlled] = Exam(base, controlled, scenes)
     outcomes = [
-        outcome
-        for seed in range(seeds)
-        for outcome in trained(method, exams[controlled], setting, budget, seed, rate, on_step)
+        outcome for seed in range(seeds) for outcome in trained(method, exam, setting, budget, seed, rate, on_step)
     ]
     facts = {
-        "trainable_parameters": parameters,
+        "trainable_parameters": nature(method, setting)[1],
         "estimated_peak_memory": peak_of(method, setting, budget),
         "learning_rate": rate,
         "seeds": seeds,
-        "scenes": scenes,
+        "scenes": len(exam.shown),
     }
     return {
         f"{method}, same {name}": summed_up([each for each in outcomes if each.budget == name]) | facts

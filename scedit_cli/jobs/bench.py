@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from scedit_cli.base import EMBEDDED, load_base
 from scedit_cli.benchmark import cost, quality
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
-from scedit_cli.benchmark.cost import Costs
+from scedit_cli.benchmark.cost import Costs, read_size
 from scedit_cli.benchmark.measure import kind_of, settled
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.methods import METHODS
@@ -35,7 +34,6 @@ BASE = "base"  # as a method of --quality: the embedded base's own figures
 _STEPS = 10
 _BESIDE = Setting("sd15", batch=4, dtype="bf16")  # estimated beside the embedded base where there is no accelerator
 _BATCHES = (1, 4, 16)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _MODES = {
     "": "base methods batch resolution dtype steps rounds compiled lora_rank lora_feed_forward fits batches plot",
     "--estimate": "base methods batch resolution dtype device lora_rank lora_feed_forward fits batches plot",
@@ -136,7 +134,7 @@ def bench(
     elif mode == "--skips":
         result = _skips(wanted, scenes, steps, skip_scale, skip_noise, plot, check, tell)
     else:
-        limit = _bytes(fits) if fits else None
+        limit = read_size(fits) if fits else None
         curve = tuple(batches or (_BATCHES if plot else ()))
         how = {"steps": steps or _STEPS, "rounds": rounds or 1, "compiled": compiled}
         result = _costs(chosen, wanted, None if estimate else how, device, limit, curve, check, tell)
@@ -183,15 +181,6 @@ def _known(methods: Sequence[str], quality: bool) -> list[str]:
             hint = f"did you mean {guess[0]}?" if guess else f"choose of {', '.join(known)}"
             raise SceditError(f"--methods {name}: not known", hint)
     return list(dict.fromkeys(methods))
-
-
-def _bytes(text: str) -> int:
-    """ "12GiB", "12GB" or a number of bytes."""
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
-        raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
 
 
 def _costs(
@@ -315,10 +304,16 @@ def _train(
         if method == BASE:
             continue
         try:
-            found |= quality.compared(method, exams, base, setting, budget, seeds, scenes,
-                                      quality.rate_of(method, rates), lambda *done: tell(Progress(*done)))  # fmt: skip
+            controlled, _ = quality.nature(method, setting)
         except (RuntimeError, ValueError) as error:
-            tell(Note(f"{method} cannot be trained on the embedded base: {error}"))
+            tell(Note(f"{method} cannot be had on the embedded base: {error}"))
+            continue
+        if controlled not in exams:
+            exams[controlled] = quality.Exam(base, controlled, scenes)
+        rate = quality.rate_of(method, rates)
+        found |= quality.compared(
+            method, exams[controlled], setting, budget, seeds, rate, lambda *done: tell(Progress(*done))
+        )
     drawn = plot and len(found) > 1
     if drawn:
         draw_quality(Path(plot), found, f"{facts(setting)}, {seeds} seeds, {scenes} scenes")
