@@ -58,7 +58,7 @@ def changes(scale: float = 0.5, noise: float = 1.0) -> dict[str, Callable[[Tenso
         drawn = torch.randn(skip.shape, generator=generator.manual_seed(0)).to(skip)
         return skip + noise * skip.std() * drawn
 
-    return {"removed": torch.zeros_like, f"×{scale:g}": lambda skip: scale * skip, "noised": noised}
+    return {"removed": torch.zeros_like, f"scaled by {scale:g}": lambda skip: scale * skip, "noised": noised}
 
 
 @contextmanager

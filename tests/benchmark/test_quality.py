@@ -80,8 +80,8 @@ def test_one_skip_is_changed_and_comes_back(skip):
 def test_changes_are_what_they_say():
     x = 3 + 2 * torch.randn(1, 8, 16, 16)
     found = changes(scale=0.25, noise=0.5)
-    assert list(found) == ["removed", "×0.25", "noised"]
-    assert not found["removed"](x).any() and torch.equal(found["×0.25"](x), 0.25 * x)
+    assert list(found) == ["removed", "scaled by 0.25", "noised"]
+    assert not found["removed"](x).any() and torch.equal(found["scaled by 0.25"](x), 0.25 * x)
     added = found["noised"](x) - x
     assert added.std().item() == pytest.approx(0.5 * x.std().item(), rel=0.1)
     assert torch.equal(added, found["noised"](x) - x)  # the same noise again
@@ -95,7 +95,7 @@ def test_a_study_of_any_base(tmp_path):
         load_base(str(tiny.pipeline_folder("sdxl"))), 1, steps=1, on_step=lambda *now: done.append(now)
     )
     assert [(each.skip, each.change) for each in effects] == [
-        (skip, change) for change in ("removed", "×0.5", "noised") for skip in range(9)
+        (skip, change) for change in ("removed", "scaled by 0.5", "noised") for skip in range(9)
     ]
     assert all(each.picture_change > 0 and each.objects is None for each in effects)
     assert done[-1] == (28, 28) and picture.width > 9 * 256
