@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Quiet, Tuners, pair, parts, screen_for
+from scedit_cli.app.options import Debug, Json, Quiet, Tuners, parts, screen_for
 from scedit_cli.errors import SceditError
 
 _COST, _QUALITY, _SKIPS, _CI = "Costs", "Quality", "Skips", "For scripts"
@@ -149,7 +149,7 @@ def _numbers(option: str, text: str) -> list[int]:
 def _rates(texts: list[str]) -> dict[str, float]:
     rates = {}
     for text in texts:
-        name, value = pair("--learning-rate", text)
+        name, _, value = text.partition("=")
         try:
             rates[name] = float(value)
         except ValueError:
