@@ -31,7 +31,9 @@ class Fused:
     def __call__(self, unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if self.hint is None:
             return None
-        sample, timestep = args
+        (sample, timestep), rest = args[:2], args[2:]
+        if rest:  # adapters take the text by name
+            args, kwargs = (sample, timestep), kwargs | dict(zip(("encoder_hidden_states",), rest, strict=True))
         hint = self.hint.to(sample.device)
         hint = hint.repeat(len(sample) // len(hint), 1, 1, 1)
         return args, kwargs | self.added(sample, timestep, hint, kwargs)

@@ -74,9 +74,14 @@ def test_memory_is_told_by_category():
     assert figures.memory["libraries"] == 7 * MIB
     assert sum(figures.memory.values()) == figures.peak_memory == figures.estimated_peak_memory
     assert figures.images_per_second is None
-    more = estimate("full", base, 4, dtype="fp32", device="cpu")
-    assert more.memory["activations"] == pytest.approx(2 * figures.memory["activations"], rel=0.05)
-    assert more.flops_per_step == 2 * figures.flops_per_step
+
+
+def test_twice_the_batch_is_twice_the_work_and_the_activations():
+    base = architecture(str(tiny.pipeline_folder("sd15")))
+    one, two = (peak("sc-plain", base, batch, 64, "fp32")["activations"] for batch in (4, 8))
+    assert two == pytest.approx(2 * one, rel=0.1)
+    one, two = (count("sc-plain", base, batch, 64).flops for batch in (4, 8))
+    assert two == 2 * one
 
 
 def test_cards_lift_what_a_cpu_leaves():

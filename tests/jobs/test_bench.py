@@ -268,14 +268,14 @@ def test_what_fits_is_asked_in_bytes(text, bytes_, monkeypatch):
 
 def test_an_estimate_needs_no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate.Architecture, "unet", None)
-    result = bench(estimate=True, base=str(tiny.pipeline_folder("sdxl")), methods=["sc", "t2i-adapter"], batch=2)
+    result = bench(estimate=True, base=str(tiny.pipeline_folder("sdxl")), methods=["sc"], batch=2)
     document = result.document()
     assert document["device"] == "cuda (estimated)" and document["dtype"] == "bf16" and document["batch"] == 2
     for each in document["results"]:
         assert each["peak_memory"] == each["estimated_peak_memory"] == sum(each["memory"].values()) > 0
         assert each["images_per_second"] is None
     lines = list(csv.DictReader(io.StringIO(result.csv())))
-    assert [line["method"] for line in lines] == ["sc", "t2i-adapter"] and lines[0]["device"] == "cuda (estimated)"
+    assert [line["method"] for line in lines] == ["sc"] and lines[0]["device"] == "cuda (estimated)"
 
 
 def test_quality_gives_the_scores_of_a_tuner(tmp_path):
