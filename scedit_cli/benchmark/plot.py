@@ -132,7 +132,7 @@ def _memory(axes: Axes, costs: Costs) -> None:
     colors = [OURS if is_ours(name) else PEERS for name in names]
     axes.barh(range(len(shown)), rest, left=left, color=colors, height=0.68)
     label(axes, names, peaks, [f"{peak:,.0f}" for peak in peaks])
-    style(axes, "peak memory, MiB", f"light to dark: {', '.join(seen)}; coloured: activations")
+    style(axes, "peak memory, MiB", f"grays: {', '.join(seen)};\ncolour: activations")
 
 
 def _sweep(axes: Axes, costs: Costs) -> None:
@@ -148,8 +148,8 @@ def _sweep(axes: Axes, costs: Costs) -> None:
         if each.images_per_second is not None:
             color = OURS if is_ours(each.method) else PEERS
             axes.plot([costs.setting.batch], [each.peak_memory / _GIB], "o", markersize=4, color=color)
-    style(axes, "peak memory against batch size, GiB", "lines: estimated; points: measured")
-    axes.set_xscale("log", base=2)
+    points = "; points: measured" if costs.matrix_rate else ""
+    style(axes, "peak memory against batch size, GiB", f"lines: estimated{points}")
     axes.set_ylim(bottom=0)
     ticks = sorted({batch for _, batch, _ in costs.sweep})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

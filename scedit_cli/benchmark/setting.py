@@ -47,7 +47,8 @@ class Figures:
             the libraries. An estimate where nothing was measured.
         peak_reserved: bytes that PyTorch held of the accelerator, allocated or not.
         memory: bytes of the peak by category: weights, gradients, optimizer, activations (what else the step
-            holds), and libraries on a CPU. Gradients are as large as they get, which need not be at the peak.
+            holds), and libraries on a CPU. Where measured, gradients are as large as they get, which need not be at
+            the peak; where estimated, all are what they are at the peak.
         estimated_peak_memory: bytes, by `estimate`.
         images_per_second, steps_per_second: at the median step.
         images_per_second_quartiles: at the slower and the faster quartile of steps.
