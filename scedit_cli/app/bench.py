@@ -72,6 +72,9 @@ def bench(
         list[str], typer.Option(metavar="METHOD=RATE", help="Instead of the method's own; repeatable.",
                                 rich_help_panel=_QUALITY)
     ] = [],
+    sampling: Annotated[
+        bool, typer.Option("--sampling", help="Time a step of sampling instead.", rich_help_panel=_COST)
+    ] = False,
     skips: Annotated[
         bool, typer.Option("--skips", help="What each skip connection carries.", rich_help_panel=_SKIPS)
     ] = False,
@@ -108,8 +111,16 @@ def bench(
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
       scedit bench --quality --methods sc,lora,full --seconds 60
+      scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips
     """
+    if sampling:
+        with screen_for(json_, quiet, debug) as screen:
+            from scedit_cli.jobs import sampling as times
+
+            result = times.sampling(base=base, resolution=resolution, dtype=dtype, steps=steps, on_event=screen)
+        screen.table(result.document(), *result.table())
+        return
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")

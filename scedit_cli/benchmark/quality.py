@@ -281,7 +281,7 @@ def _loss_of_batch(
     noise = torch.randn(latents.shape, generator=generator)
     alphas = base.scheduler.alphas_cumprod
     kind = "shifted" if trainee.takes_hint else "uniform"
-    times = draw_timesteps(kind, len(latents), len(alphas), 3.0, generator)
+    times = draw_timesteps(kind, len(latents), len(alphas), generator)
     dropped = torch.rand(len(latents), generator=generator) < _DROPPED
     text = {
         name: torch.where(dropped.view(-1, *[1] * (values.dim() - 1)), empty[name], values).to(base.device)
