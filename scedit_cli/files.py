@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from scedit_cli.errors import SceditError, WorkFailed
 
@@ -100,6 +103,19 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _explained(error, path, part) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def as_json(document: Any) -> str:
+    """`document` as text. JSON has no NaN and no infinity: they become null. Paths become strings."""
+    return json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _beside(path: Path) -> Path:

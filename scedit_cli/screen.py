@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
-import math
 import re
 import sys
 import time
@@ -28,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import as_json
 
 if TYPE_CHECKING:
     from scedit_cli.jobs.progress import Note
@@ -129,7 +128,7 @@ class Screen:
         return code
 
     def _write(self, document: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n")
+        sys.stdout.write(as_json(document))
         sys.stdout.flush()
 
     def _draw(self, step: Step) -> None:
@@ -183,12 +182,3 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
 def _figures(step: Step) -> list[str]:
     """Such as ["loss 0.08312", "images/s 31.2"]."""
     return [f"{name} {value:{'.0f' if abs(value) >= 1000 else '.4g'}}" for name, value in step.values.items()]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

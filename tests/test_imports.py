@@ -15,7 +15,8 @@ FILES = sorted((ROOT / "scedit_cli").rglob("*.py"))
 LEVELS = (
     ("__main__", "app", "screen", "scenes.build"),
     ("jobs",),
-    ("training", "benchmark", "generation", "ingredients"),
+    ("benchmark",),
+    ("training", "generation", "ingredients"),
     ("sampling", "controls"),
     ("denoising",),
     ("data",),

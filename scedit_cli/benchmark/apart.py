@@ -7,11 +7,12 @@ import signal
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from scedit_cli.benchmark.measure import Conditions, Measurement, OnStep, measure
+from scedit_cli.benchmark.measure import Measured, OnStep, measure
+from scedit_cli.benchmark.setting import Setting
 from scedit_cli.errors import SceditError, WorkFailed
 
 
-def measure_apart(method: str, wanted: Conditions, steps: int, on_step: OnStep) -> tuple[Conditions, Measurement]:
+def measure_apart(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
     """`measure` in a process of its own, so that no method inherits another's memory.
 
     Raises:
@@ -20,7 +21,7 @@ def measure_apart(method: str, wanted: Conditions, steps: int, on_step: OnStep) 
     """
     spawn = get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_work, args=(sender, method, wanted, steps), daemon=True)
+    process = spawn.Process(target=_work, args=(sender, method, wanted, steps, compiled), daemon=True)
     process.start()
     sender.close()
     try:
@@ -44,12 +45,12 @@ def measure_apart(method: str, wanted: Conditions, steps: int, on_step: OnStep) 
         receiver.close()
 
 
-def _work(sender: Connection, method: str, wanted: Conditions, steps: int) -> None:
+def _work(sender: Connection, method: str, wanted: Setting, steps: int, compiled: bool) -> None:
     """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends this process
     os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
     try:
-        result = measure(method, wanted, steps, lambda *done: sender.send(("step", done)))
+        result = measure(method, wanted, steps, lambda *done: sender.send(("step", done)), compiled)
     except SceditError as error:
         sender.send(("error", error))
     except (RuntimeError, ValueError, MemoryError, OSError) as error:

@@ -11,7 +11,8 @@ from scedit_cli.errors import SceditError
 
 _EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # the same on every machine
 _MEASURED = ("peak_memory", "images_per_second")
-_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects")
+_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
+_QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
 
 Document = dict[str, Any]
@@ -56,7 +57,8 @@ def check_comparable(path: Path, baseline: Document, document: Document) -> None
 def same_machine(baseline: Document, document: Document) -> bool:
     """Whether memory and speed can be compared: one device, and as many threads."""
     threads = [each.get("environment", {}).get("threads") for each in (baseline, document)]
-    return baseline["device"] == document["device"] and threads[0] == threads[1]
+    alike = threads[0] == threads[1] or str(document["device"]).endswith("(estimated)")
+    return baseline["device"] == document["device"] and alike
 
 
 def worse(baseline: Document, document: Document, tolerance: float) -> list[str]:
@@ -70,8 +72,27 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
             sentences += _fallen(before["method"], before, result, fields, tolerance)
     for name, before in (baseline.get("quality") or {}).items():
         if result := (document.get("quality") or {}).get(name):
-            sentences += _fallen(name, before, result, ("score", "nearer", "objects"), tolerance)
+            sentences += _fallen(name, before, result, _QUALITY, tolerance)
+    pair = [each.get("estimate") for each in (baseline, document)]
+    if all(pair) and len({tuple(each[name] for name in _SETTINGS) for each in pair}) == 1:
+        sentences += [f"{pair[1]['base']} (estimated), {sentence}" for sentence in worse(*pair, tolerance)]
     return sentences
+
+
+def read_tolerance(text: str) -> float:
+    """ "0.05" and "5%" -> 0.05.
+
+    Raises:
+        SceditError: no share of a figure.
+    """
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SceditError(f"--tolerance {text}: no share of a figure", hint="write it as 5% or 0.05")
+    return value
 
 
 def _fallen(name: str, before: Document, now: Document, fields: Sequence[str], tolerance: float) -> list[str]:

@@ -3,83 +3,43 @@
 from __future__ import annotations
 
 import gc
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from scedit_cli import __version__
-from scedit_cli.base import Base, load_base
+from scedit_cli.benchmark.architecture import Architecture, architecture
+from scedit_cli.benchmark.estimate import count, peak, shares
 from scedit_cli.benchmark.memory import Memory
-from scedit_cli.benchmark.methods import Inputs, Trainee, controlnet_for, prepare
-from scedit_cli.core.objective import add_noise, noise_prediction_loss
-from scedit_cli.core.tuners import HINT_SCALE
+from scedit_cli.benchmark.methods import Options, Trainee, prepared
+from scedit_cli.benchmark.rate import matrix_rate, synchronise, wake_libraries
+from scedit_cli.benchmark.setting import DTYPES, Figures, Setting, best_device, device_name
+from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import check_size
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WARM_UP = 2  # steps that are not timed: the first ones allocate
-_LEARNING_RATE = 1e-5
 
 OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What is measured on. In a request, None leaves a value to the base and the machine; in an answer all are known.
+class Measured:
+    """One method's figures in one process, the setting they hold for, the seconds of each timed step, and the
+    device's rate of matrix products in operations a second."""
 
-    Attributes:
-        batch, resolution: pictures in a step, and their side in pixels.
-        dtype: of the frozen weights, one of DTYPES.
-        device: where it ran.
-    """
-
-    base: str
-    batch: int | None = None
-    resolution: int | None = None
-    dtype: str | None = None
-    device: str | None = None
+    setting: Setting
+    figures: Figures
+    seconds: tuple[float, ...]
+    matrix_rate: float
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One method's figures; None is what could not be measured.
-
-    Attributes:
-        share_of_base, share_of_controlnet: of the U-Net's and of a ControlNet's parameters.
-        flops_per_step: floating-point operations of one forward and backward pass over the batch.
-        peak_memory: bytes, see `Memory`.
-        memory_before: bytes of it that were taken with the frozen U-Net loaded, before the method was set up.
-        images_per_second: at the median step.
-        images_per_second_quartiles: at the slower and the faster quartile.
-        file_size: bytes of the trained weights as saved.
-    """
-
-    method: str
-    trainable_parameters: int | None = None
-    share_of_base: float | None = None
-    share_of_controlnet: float | None = None
-    flops_per_step: int | None = None
-    peak_memory: int | None = None
-    memory_before: int | None = None
-    estimated_peak_memory: int | None = None
-    images_per_second: float | None = None
-    images_per_second_quartiles: tuple[float, float] | None = None
-    file_size: int | None = None
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def measure(method: str, wanted: Conditions, steps: int, on_step: OnStep) -> tuple[Conditions, Measurement]:
+def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
     """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
     (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory.
 
@@ -88,145 +48,117 @@ def measure(method: str, wanted: Conditions, steps: int, on_step: OnStep) -> tup
         wanted: None within it are chosen by the base.
         steps: how many are timed, after a warm-up.
         on_step: called with (steps done, of how many), the warm-up among them.
-
-    Returns:
-        The conditions as they were, and the figures.
+        compiled: the U-Net is compiled by `torch.compile` once the method is set up.
 
     Raises:
         SceditError: a base or a setting that cannot be.
     """
-    import peft  # noqa: F401  before the memory is measured, so that libraries count alike for all methods
+    import diffusers.models.controlnets.controlnet  # noqa: F401  libraries count alike for all methods
+    import peft  # noqa: F401
 
-    base = load_base(wanted.base, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
-    used = settled(wanted, base)
-    inputs, noise = _batch(base, used)
-    unet, schedule, prediction_type = base.unet, base.scheduler.alphas_cumprod, base.prediction_type
-    base_parameters = unet.num_parameters()
-    del base  # and with it the autoencoder and the text encoders
+    device = best_device()
+    base = architecture(wanted.base)
+    used = settled(wanted, base, kind_of(device))
+    options, dtype = options_for(used, base), DTYPES[used.dtype]
+    work = count(method, base, used.batch, used.resolution, options)
+    guess = peak(method, base, used.batch, used.resolution, used.dtype, device=kind_of(device), options=options)
+    rate = matrix_rate(dtype, device)
+    wake_libraries(device)
     gc.collect()
-
-    def loss_of(trainee: Trainee, inputs: Inputs, noise: Tensor) -> Tensor:
-        noisy = replace(inputs, latents=add_noise(inputs.latents, noise, inputs.timesteps, schedule))
-        answer = trainee.predict(noisy)
-        wanted = (each[:, : answer.shape[1]] for each in (noise, inputs.latents))
-        return noise_prediction_loss(answer, *wanted, inputs.timesteps, schedule, prediction_type).mean()
-
-    flops, controlnet_parameters = _count(method, unet, inputs, noise, loss_of)
-    memory = Memory(unet.device)
-    trainee = prepare(method, unet)
-    fused = unet.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(trainee.weights.values(), lr=_LEARNING_RATE, fused=fused)
+    memory = Memory(device)
+    unet = base.unet(dtype, device)
+    inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
+    memory.forget()
     seconds = []
-    for step in range(_WARM_UP + steps):
-        started = time.perf_counter()
-        with torch.autocast(unet.device.type, DTYPES[used.dtype], enabled=used.dtype != "fp32"):
-            loss = loss_of(trainee, inputs, noise)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if unet.device.type != "cpu":
-            torch.accelerator.synchronize()
-        seconds.append(time.perf_counter() - started)
-        on_step(step + 1, _WARM_UP + steps)
-    peak = memory.peak()
-    slow, median, fast = (used.batch / each for each in _quartiles(seconds[_WARM_UP:]))
-    return used, Measurement(
+    with prepared(method, unet, options) as trainee:
+        del unet
+        if compiled:
+            trainee.unet.compile()
+        optimizer = new_optimizer(trainee)
+        gradients = 0
+        for step in range(_WARM_UP + steps):
+            synchronise(device)
+            started = time.perf_counter()
+            with torch.autocast(device.type, dtype) if used.dtype != "fp32" else nullcontext():
+                loss = loss_of(trainee, inputs, noise, base)
+            loss.backward()
+            optimizer.step()
+            gradients = gradients or _bytes([weight.grad for weight in trainee.weights if weight.grad is not None])
+            optimizer.zero_grad()
+            synchronise(device)
+            seconds.append(time.perf_counter() - started)
+            on_step(step + 1, _WARM_UP + steps)
+        highest, reserved = memory.peak(), memory.reserved()
+        kept = {
+            "weights": _bytes([weight for part in trainee.parts for weight in (*part.parameters(), *part.buffers())]),
+            "gradients": gradients,
+            "optimizer": _bytes([each for state in optimizer.state.values() for each in state.values()]),
+        }
+        size = _size_of(trainee)
+    if device.type == "cpu":
+        kept["libraries"] = guess["libraries"] = memory.libraries
+    held = sum(bytes_ for name, bytes_ in kept.items() if name != "gradients")
+    figures = Figures(
         method=method,
-        trainable_parameters=trainee.count,
-        share_of_base=trainee.count / base_parameters,
-        share_of_controlnet=trainee.count / controlnet_parameters if controlnet_parameters else None,
-        flops_per_step=flops,
-        peak_memory=peak,
-        memory_before=memory.before,
-        images_per_second=median,
-        images_per_second_quartiles=(slow, fast),
-        file_size=_size_of(trainee),
+        **shares(work),
+        flops_per_step=work.flops,
+        peak_memory=highest,
+        peak_reserved=reserved,
+        memory=kept | {"activations": max(0, highest - held)},
+        estimated_peak_memory=sum(guess.values()),
+        file_size=size,
+    )
+    timed = tuple(seconds[_WARM_UP:])
+    return Measured(used, with_speed(figures, [timed], used.batch, rate), timed, rate)
+
+
+def with_speed(figures: Figures, rounds: Sequence[Sequence[float]], batch: int, matrix_rate: float) -> Figures:
+    """The figures with the speed of the timed steps of some rounds, in seconds each."""
+    slow, median, fast = _quartiles([second for each in rounds for second in each])
+    return replace(
+        figures,
+        images_per_second=batch / median,
+        images_per_second_quartiles=(batch / slow, batch / fast),
+        steps_per_second=1 / median,
+        rounds=[batch / statistics.median(each) for each in rounds],
+        share_of_matrix_rate=figures.flops_per_step / median / matrix_rate,
     )
 
 
-def settled(wanted: Conditions, base: Base) -> Conditions:
-    """The conditions with the base's own choices where nothing was asked for.
+def settled(wanted: Setting, base: Architecture, device: str) -> Setting:
+    """The setting with the base's own choices where nothing was asked for; `device` is "cpu" or "cuda".
 
     Raises:
         SceditError: a resolution that the base cannot take.
     """
-    resolution = wanted.resolution or base.defaults.resolution
+    resolution = wanted.resolution or base.resolution
     check_size(base, resolution, resolution, "--resolution")
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    return Conditions(
-        base=base.name,
-        batch=wanted.batch or (8 if base.family == "scenes" else 1),
+    embedded, card = base.name == EMBEDDED, device != "cpu"
+    return replace(
+        wanted,
+        batch=wanted.batch or (8 if embedded or card else 1),
         resolution=resolution,
-        dtype=names[base.dtype],
-        device=device_name(base.device),
+        dtype=wanted.dtype or ("bf16" if card and not embedded else "fp32"),
+        device=wanted.device or device_name(best_device()),
     )
 
 
-def environment() -> dict[str, str | int]:
-    """The versions and the machine that figures depend on."""
-    libraries = {name: version(name) for name in ("torch", "diffusers", "peft")}
-    return {
-        "scedit": __version__,
-        "python": platform.python_version(),
-        **libraries,
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-    }
+def options_for(setting: Setting, base: Architecture) -> Options:
+    """The methods' sizes. Hint encoders are the paper's on SD1.5 and SD2.1, and as in its authors' recipes on SDXL; the
+    embedded base is a fifth as wide as SD1.5, and its hint encoders likewise."""
+    sizes = {"hint_channels": 320, "hint_width": 2.0} if base.pooled else {}
+    if base.name == EMBEDDED:
+        sizes = {"hint_channels": 64, "hint_width": 0.25}
+    return Options(setting.lora_rank, setting.lora_feed_forward, **sizes)
 
 
-def device_name(device: torch.device) -> str:
-    """Such as "cpu" or "NVIDIA H100 80GB HBM3"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def kind_of(device: torch.device) -> str:
+    """Whose rules hold on it: "cpu" or "cuda"."""
+    return "cpu" if device.type == "cpu" else "cuda"
 
 
-def _batch(base: Base, used: Conditions) -> tuple[Inputs, Tensor]:
-    """Random inputs of the base's shapes, and the noise to be predicted."""
-    draw = torch.Generator().manual_seed(0)
-    side = used.resolution // HINT_SCALE
-    shape = (used.batch, base.unet.config.in_channels, side, side)
-    encoded = base.encode_prompts([""] * used.batch)
-    text = {name: torch.randn(each.shape, generator=draw).to(each) for name, each in encoded.items()}
-    timesteps = torch.randint(len(base.scheduler.alphas_cumprod), (used.batch,), generator=draw)
-    inputs = Inputs(
-        latents=torch.randn(shape, generator=draw).to(base.device, base.dtype),
-        timesteps=timesteps.to(base.device),
-        hint=torch.rand(used.batch, 3, used.resolution, used.resolution, generator=draw).to(base.device),
-        text=base.unet_arguments(text, used.resolution, used.resolution),
-    )
-    return inputs, torch.randn(shape, generator=draw).to(base.device, base.dtype)
-
-
-def _count(
-    method: str,
-    unet: torch.nn.Module,
-    inputs: Inputs,
-    noise: Tensor,
-    loss_of: Callable[[Trainee, Inputs, Tensor], Tensor],
-) -> tuple[int, int | None]:
-    """Operations of a step, and parameters of the base's ControlNet (None where it can have none), both counted on
-    the meta device: they depend on no hardware and take no memory."""
-    with torch.device("meta"):
-        shadow = type(unet).from_config(unet.config)
-    try:
-        controlnet_parameters = controlnet_for(shadow).num_parameters()
-    except (ValueError, NotImplementedError):
-        controlnet_parameters = None
-    trainee = prepare(method, shadow)
-    inputs, noise = _on_meta(inputs), noise.to("meta", torch.float32)
-    with FlopCounterMode(display=False) as counter:
-        loss_of(trainee, inputs, noise).backward()
-    return counter.get_total_flops(), controlnet_parameters
-
-
-def _on_meta(inputs: Inputs) -> Inputs:
-    """The inputs' shapes, in the float32 of a U-Net that is made afresh."""
-
-    def move(each: Any) -> Any:
-        if isinstance(each, dict):
-            return {name: move(value) for name, value in each.items()}
-        return each.to("meta", torch.float32 if each.is_floating_point() else None)
-
-    return Inputs(move(inputs.latents), move(inputs.timesteps), move(inputs.hint), move(inputs.text))
+def _bytes(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def _quartiles(seconds: list[float]) -> tuple[float, float, float]:

@@ -1,26 +1,38 @@
-"""The training methods that are compared, each as what it trains on a U-Net and how it predicts the noise."""
+"""The training methods that are compared, each as what it trains on a U-Net, which then is simply called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scedit_cli.benchmark import peers
 from scedit_cli.core.attach import attach
+from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.core.weights import save_tuner
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
-_LORA_RANK = 64
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+_FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes of the methods: of LoRA, and of a CSC-Tuner's hint encoder (the paper's by default)."""
+
+    lora_rank: int = 64
+    lora_feed_forward: bool = False
+    hint_channels: int = 256
+    hint_width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Inputs:
     Attributes:
         latents: noisy ones, (B, C, h, w).
         timesteps: (B,) integers.
-        hint: (B, 3, 8h, 8w) in [0, 1].
+        hint: (B, 3, 8h, 8w) in [0, 1]; methods that take none leave it.
         text: the U-Net's keywords for the prompts.
     """
 
@@ -40,101 +52,153 @@ class Inputs:
     text: dict[str, Any]
 
 
+class Hinted(Protocol):
+    """What `sampling.sample` asks of tuners, and every method gives."""
+
+    scales: Any
+
+    def set_hints(self, hints: Any) -> None: ...
+
+
+@dataclass
+class Unhinted:
+    """A method without a hint, as `Hinted`."""
+
+    scales: tuple[float, ...] = ()
+
+    def set_hints(self, hints: Any) -> None:
+        """There is nobody to give them to."""
+
+
 @dataclass(frozen=True)
 class Trainee:
     """One method on one U-Net.
 
     Attributes:
-        weights: what is trained, by name, in float32.
-        predict: the U-Net's answer to a batch.
+        unet: what is called to predict the noise.
+        parts: every module whose weights are in memory.
         save: writes the trained weights to a .safetensors file.
+        hinted: takes the hints.
+        takes_hint: whether the method is controlled by them.
     """
 
-    weights: dict[str, nn.Parameter]
-    predict: Callable[[Inputs], Tensor]
+    unet: nn.Module
+    parts: tuple[nn.Module, ...]
     save: Callable[[Path], object]
+    hinted: Hinted = field(default_factory=Unhinted)
+    takes_hint: bool = False
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """What is trained, in float32."""
+        return [weight for part in self.parts for weight in part.parameters() if weight.requires_grad]
 
     @property
     def count(self) -> int:
-        return sum(weight.numel() for weight in self.weights.values())
+        return sum(weight.numel() for weight in self.weights)
+
+    def predict(self, inputs: Inputs) -> Tensor:
+        """The U-Net's answer to a batch."""
+        if self.takes_hint:
+            self.hinted.set_hints(inputs.hint)
+        return self.unet(inputs.latents, inputs.timesteps, **inputs.text).sample
 
 
-def prepare(method: str, unet: UNet2DConditionModel) -> Trainee:
-    """Sets `unet` up for one of METHODS. It changes, so every method wants a U-Net of its own; one on the meta device
-    will do for counting."""
+@dataclass(frozen=True)
+class Method:
+    """`make` sets a frozen U-Net up; what it enters into the stack ends with the method. `plain` names the method
+    that does the same without the memory-lean differentiation of `core.frozen`."""
+
+    make: Callable[[UNet2DConditionModel, Options, ExitStack], Trainee]
+    plain: str
+
+
+@contextmanager
+def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = None) -> Iterator[Trainee]:
+    """`unet` set up for one of METHODS within. Some of them change its weights, so every method wants a U-Net of its
+    own; one on the meta device will do for counting."""
     unet.requires_grad_(False)
-    return METHODS[method](unet)
+    with ExitStack() as stack:
+        trainee = METHODS[method].make(unet, options or Options(), stack)
+        for part in trainee.parts:
+            stack.enter_context(norms_in_own_precision(part))
+        yield trainee
 
 
-def _sc(unet: UNet2DConditionModel) -> Trainee:
-    return _tuned(unet, SCTuner.for_unet(unet))
+def _sc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> Trainee:
+    return _tuned(unet, SCTuner.for_unet(unet), stack, memory)
 
 
-def _csc(unet: UNet2DConditionModel, hint_kernel: int) -> Trainee:
-    return _tuned(unet, CSCTuner.for_unet(unet, condition="hint", hint_kernel=hint_kernel))
+def _csc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str, kernel: int) -> Trainee:
+    tuner = CSCTuner.for_unet(
+        unet, "hint", hint_kernel=kernel, hint_channels=options.hint_channels, hint_width=options.hint_width
+    )
+    return _tuned(unet, tuner, stack, memory)
 
 
-def _lora(unet: UNet2DConditionModel) -> Trainee:
+def _tuned(unet: UNet2DConditionModel, tuner: Tuner, stack: ExitStack, memory: str) -> Trainee:
+    edits = stack.enter_context(attach(unet, tuner, memory=memory))
+    return Trainee(unet, (unet, tuner), partial(save_tuner, tuner), edits, isinstance(tuner, CSCTuner))
+
+
+def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> Trainee:
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
-    unet.add_adapter(LoraConfig(r=_LORA_RANK, lora_alpha=_LORA_RANK, target_modules=_ATTENTION))
+    targets = _ATTENTION + (_FEED_FORWARD if options.lora_feed_forward else [])
+    unet.add_adapter(LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets))
     cast_training_params(unet, torch.float32)
-    return _plain(unet, partial(_predict, unet))
+    _lean(unet, stack, memory)
+    return Trainee(unet, (unet,), partial(peers.save_trained, unet))
 
 
-def _full(unet: UNet2DConditionModel) -> Trainee:
+def _full(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> Trainee:
     unet.float().requires_grad_(True)
-    return _plain(unet, partial(_predict, unet))
+    return Trainee(unet, (unet,), partial(peers.save_trained, unet))
 
 
-def _controlnet(unet: UNet2DConditionModel) -> Trainee:
-    controlnet = controlnet_for(unet).float().requires_grad_(True)
+def _beside(
+    unet: UNet2DConditionModel,
+    options: Options,
+    stack: ExitStack,
+    make: Callable[[UNet2DConditionModel], peers.Beside],
+    memory: str = "plain",
+) -> Trainee:
+    beside = make(unet)
+    _lean(unet, stack, memory)
+    handle = unet.register_forward_pre_hook(beside, with_kwargs=True)
+    stack.callback(handle.remove)
+    adapter = beside.adapter
+    return Trainee(unet, (unet, adapter), partial(peers.save_trained, adapter), beside, takes_hint=True)
 
-    def predict(inputs: Inputs) -> Tensor:
-        down, mid = controlnet(
-            inputs.latents, inputs.timesteps, controlnet_cond=inputs.hint, return_dict=False, **inputs.text
-        )
-        return _predict(unet, inputs, down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
-    return _plain(controlnet, predict)
+def _controlnet_xs(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> Trainee:
+    fused = peers.controlnet_xs(unet)
+    hinted = peers.Fused()
+    handle = fused.register_forward_pre_hook(hinted, with_kwargs=True)
+    stack.callback(handle.remove)
+    return Trainee(fused, (fused,), partial(peers.save_trained, fused), hinted, takes_hint=True)
 
 
-METHODS: dict[str, Callable[[UNet2DConditionModel], Trainee]] = {
-    "sc": _sc,
-    "csc": partial(_csc, hint_kernel=1),
-    "csc-k3": partial(_csc, hint_kernel=3),
-    "lora": _lora,
-    "full": _full,
-    "controlnet": _controlnet,
+def _lean(unet: UNet2DConditionModel, stack: ExitStack, memory: str) -> None:
+    if memory == "lean":
+        from scedit_cli.core.frozen import lean
+
+        stack.enter_context(lean(unet))
+
+
+METHODS: dict[str, Method] = {
+    "sc": Method(partial(_sc, memory="lean"), "sc-plain"),
+    "csc": Method(partial(_csc, memory="lean", kernel=1), "csc-plain"),
+    "csc-k3": Method(partial(_csc, memory="lean", kernel=3), "csc-k3-plain"),
+    "sc-plain": Method(partial(_sc, memory="plain"), "sc-plain"),
+    "csc-plain": Method(partial(_csc, memory="plain", kernel=1), "csc-plain"),
+    "csc-k3-plain": Method(partial(_csc, memory="plain", kernel=3), "csc-k3-plain"),
+    "lora": Method(partial(_lora, memory="plain"), "lora"),
+    "lora-lean": Method(partial(_lora, memory="lean"), "lora"),
+    "full": Method(_full, "full"),
+    "controlnet": Method(partial(_beside, make=peers.controlnet), "controlnet"),
+    "controlnet-lean": Method(partial(_beside, make=peers.controlnet, memory="lean"), "controlnet"),
+    "t2i-adapter": Method(partial(_beside, make=peers.t2i_adapter), "t2i-adapter"),
+    "controlnet-xs": Method(_controlnet_xs, "controlnet-xs"),
 }
-
-
-def controlnet_for(unet: UNet2DConditionModel) -> ControlNetModel:
-    """The ControlNet that starts as a copy of the U-Net's encoder, on its device."""
-    from diffusers import ControlNetModel
-
-    meta = unet.device.type == "meta"
-    with torch.device("meta" if meta else "cpu"):
-        return ControlNetModel.from_unet(unet, load_weights_from_unet=not meta).to(unet.device)
-
-
-def _tuned(unet: UNet2DConditionModel, tuner: Tuner) -> Trainee:
-    attachment = attach(unet, tuner)
-
-    def predict(inputs: Inputs) -> Tensor:
-        if isinstance(tuner, CSCTuner):
-            attachment.set_hints(inputs.hint)
-        return _predict(unet, inputs)
-
-    return Trainee(dict(tuner.named_parameters()), predict, partial(save_tuner, tuner))
-
-
-def _plain(module: nn.Module, predict: Callable[[Inputs], Tensor]) -> Trainee:
-    """All of the module's parameters that learn."""
-    weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-    return Trainee(weights, predict, partial(save_file, {name: weight.detach() for name, weight in weights.items()}))
-
-
-def _predict(unet: UNet2DConditionModel, inputs: Inputs, **more: Any) -> Tensor:
-    return unet(inputs.latents, inputs.timesteps, **inputs.text, **more).sample

@@ -1,4 +1,4 @@
-"""A benchmark as a picture: memory, speed and parameters of the methods, side by side."""
+"""A benchmark as a picture: memory, speed and parameters of the methods, and memory against batch size."""
 
 from __future__ import annotations
 
@@ -7,79 +7,158 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scedit_cli.benchmark.measure import Measurement
+from scedit_cli.benchmark.cost import Costs
 from scedit_cli.errors import SceditError
 from scedit_cli.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_OURS, _PEERS, _FROZEN, _INK, _FAINT = "#d1495b", "#5b7c99", "#dfe3e8", "#26262c", "#8a8f98"
-_MIB = 2**20
+OURS, PEERS, INK, FAINT = "#d1495b", "#5b7c99", "#26262c", "#8a8f98"
+_PARTS = {"libraries": "#e4e7eb", "weights": "#b9c4cf", "optimizer": "#8fa3b5", "gradients": "#5f7488"}
+_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_MIB, _GIB = 2**20, 2**30
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, option: str = "--plot") -> None:
     """Raises SceditError where `path` does not end as a picture that can be drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     suffixes = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in suffixes:
-        raise SceditError(f"--plot {path}: not the name of a picture", hint=f"end it in one of {', '.join(suffixes)}")
+        raise SceditError(
+            f"{option} {path}: not the name of a picture", hint=f"end it in one of {', '.join(suffixes)}"
+        )
 
 
-def draw(path: Path, results: Sequence[Measurement], title: str) -> None:
-    """Writes the bars of all methods that were measured, SCEdit's in their own colour.
+def draw(path: Path, costs: Sequence[Costs]) -> None:
+    """Writes a row of panels for each of `costs`: peak memory by category, speed (where measured), parameters, and
+    memory against batch size (where swept). SCEdit's methods have their own colour.
 
     Raises:
         SceditError: the place cannot be written to.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [each for each in results if each.trainable_parameters is not None]
-    figure = Figure(figsize=(11, 1.3 + 0.42 * len(shown)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    memory, speed, size = figure.subplots(1, 3, sharey=True)
-    names = [each.method for each in shown]
-    colors = [_OURS if name.startswith(("sc", "csc")) else _PEERS for name in names]
+    heights = [1.5 + 0.36 * max(4, len(_able(each))) for each in costs]
+    figure = Figure(figsize=(13, sum(heights)), dpi=130, layout="constrained")
+    rows = figure.subfigures(len(costs), height_ratios=heights, squeeze=False)[:, 0]
+    for row, each in zip(rows, costs, strict=True):
+        _draw_row(row, each)
+    save(figure, path)
 
-    before = [each.memory_before / _MIB for each in shown]
-    peak = [each.peak_memory / _MIB for each in shown]
-    memory.barh(names, peak, color=colors, height=0.68)
-    memory.barh(names, before, color=_FROZEN, height=0.68)
-    _label(memory, peak, [f"{value:,.0f}" for value in peak])
-    _style(memory, "peak memory, MiB", "light: libraries and the frozen U-Net")
 
-    rate = [each.images_per_second for each in shown]
-    slow, fast = zip(*(each.images_per_second_quartiles for each in shown), strict=True)
-    spread = [[r - s for r, s in zip(rate, slow, strict=True)], [f - r for r, f in zip(rate, fast, strict=True)]]
-    speed.barh(names, rate, xerr=spread, color=colors, height=0.68, error_kw={"ecolor": _INK, "elinewidth": 1})
-    _label(speed, fast, [f"{value:.3g}" for value in rate])
-    _style(speed, "images per second", "line: the middle half of the steps")
-
-    millions = [each.trainable_parameters / 1e6 for each in shown]
-    size.barh(names, millions, color=colors, height=0.68)
-    _label(size, millions, [f"{value:.3g}" for value in millions])
-    _style(size, "trained parameters, millions", "")
-
-    memory.invert_yaxis()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure whole."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lower().removeprefix("."))
     write_whole(path, buffer.getvalue())
 
 
-def _label(axes: Axes, ends: Sequence[float], texts: Sequence[str]) -> None:
-    """Writes a figure behind each bar, with room for it."""
+def is_ours(method: str) -> bool:
+    return method.startswith(("sc", "csc"))
+
+
+def bars(axes: Axes, names: Sequence[str], values: Sequence[float], title: str, note: str = "") -> None:
+    """Horizontal bars with their figures behind them, the first on top."""
+    axes.barh(range(len(names)), values, color=[OURS if is_ours(name) else PEERS for name in names], height=0.68)
+    label(axes, names, values, [f"{value:.3g}" for value in values])
+    style(axes, title, note)
+
+
+def label(axes: Axes, names: Sequence[str], ends: Sequence[float], texts: Sequence[str]) -> None:
+    """Names the bars, and writes a figure behind each, with room for it."""
     for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
-        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9, color=_INK)
-    axes.set_xlim(0, 1.22 * max(ends))
+        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, 1.25 * max(ends))
+    axes.invert_yaxis()
 
 
-def _style(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel(note, loc="left", fontsize=8, color=_FAINT)
+def style(axes: Axes, title: str, note: str) -> None:
+    axes.set_title(title, loc="left", fontsize=9.5, color=INK)
+    axes.set_xlabel(note, loc="left", fontsize=8, color=FAINT)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.spines["left"].set_color(_FAINT)
+    axes.spines["left"].set_color(FAINT)
     axes.set_xticks([])
-    axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=_INK)
+    axes.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
+
+
+def _draw_row(row: Figure, costs: Costs) -> None:
+    shown = _able(costs)
+    names = [each.method for each in shown]
+    speeds = [each.images_per_second for each in shown]
+    measured = None not in speeds
+    axes = row.subplots(1, 2 + measured + bool(costs.sweep), squeeze=False)[0]
+    _memory(axes[0], costs)
+    if measured:
+        slow, fast = zip(*(each.images_per_second_quartiles for each in shown), strict=True)
+        spread = [
+            [s - low for s, low in zip(speeds, slow, strict=True)],
+            [high - s for s, high in zip(speeds, fast, strict=True)],
+        ]
+        colors = [OURS if is_ours(name) else PEERS for name in names]
+        ink = {"ecolor": INK, "lw": 1}
+        axes[1].barh(range(len(names)), speeds, xerr=spread, color=colors, height=0.68, error_kw=ink)
+        label(axes[1], names, fast, [f"{value:.3g}" for value in speeds])
+        style(axes[1], "images per second", "line: the middle half of the steps")
+    bars(axes[1 + measured], names, [each.trainable_parameters / 1e6 for each in shown], "trained parameters, millions")
+    if costs.sweep:
+        _sweep(axes[-1], costs)
+    used = costs.setting
+    row.suptitle(
+        f"A training step: {used.base}, {used.resolution}×{used.resolution}, batch {used.batch}, {used.dtype}, "
+        f"{used.device}",
+        x=0.01, ha="left", fontsize=10.5, color=INK,
+    )  # fmt: skip
+
+
+def _memory(axes: Axes, costs: Costs) -> None:
+    """The peak by category: what lies before the last part is there at every step's end."""
+    shown = _able(costs)
+    names, left = [each.method for each in shown], [0.0] * len(shown)
+    seen = []
+    for part, color in _PARTS.items():
+        # Where measured, gradients may be as large only after the peak; they are drawn where they are part of it.
+        sizes = [each.memory.get(part, 0) / _MIB for each in shown]
+        if part == "gradients" and costs.matrix_rate is not None or not any(sizes):
+            continue
+        axes.barh(range(len(shown)), sizes, left=left, color=color, height=0.68, label=part)
+        left = [before + size for before, size in zip(left, sizes, strict=True)]
+        seen.append(part)
+    peaks = [each.peak_memory / _MIB for each in shown]
+    rest = [peak - before for peak, before in zip(peaks, left, strict=True)]
+    colors = [OURS if is_ours(name) else PEERS for name in names]
+    axes.barh(range(len(shown)), rest, left=left, color=colors, height=0.68)
+    label(axes, names, peaks, [f"{peak:,.0f}" for peak in peaks])
+    style(axes, "peak memory, MiB", f"grays: {', '.join(seen)};\ncolour: activations")
+
+
+def _sweep(axes: Axes, costs: Costs) -> None:
+    methods = list(dict.fromkeys(method for method, _, _ in costs.sweep))
+    counts = {True: 0, False: 0}
+    for method in methods:
+        batches, peaks = zip(*((batch, bytes_ / _GIB) for each, batch, bytes_ in costs.sweep if each == method))
+        ours = is_ours(method)
+        line = _LINES[counts[ours] % len(_LINES)]
+        counts[ours] += 1
+        axes.plot(batches, peaks, color=OURS if ours else PEERS, linestyle=line, linewidth=1.6, label=method)
+    for each in costs.results:
+        if each.images_per_second is not None:
+            color = OURS if is_ours(each.method) else PEERS
+            axes.plot([costs.setting.batch], [each.peak_memory / _GIB], "o", markersize=4, color=color)
+    points = "; points: measured" if costs.matrix_rate else ""
+    style(axes, "peak memory against batch size, GiB", f"lines: estimated{points}")
+    axes.set_ylim(bottom=0)
+    ticks = sorted({batch for _, batch, _ in costs.sweep})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.spines["bottom"].set_visible(True)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(axis="both", labelsize=8, labelcolor=INK, color=FAINT)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+
+def _able(costs: Costs) -> list:
+    return [each for each in costs.results if each.trainable_parameters is not None]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scedit_cli.base import load_base
-from scedit_cli.benchmark.methods import controlnet_for
+from scedit_cli.benchmark.peers import controlnet_model
 from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, SCTuner
@@ -144,7 +144,7 @@ def _variants(
         placed = Bundle([tuner.to(precision).requires_grad_(False) for tuner in tuners])
         return lambda: attach(unet, placed), plain
 
-    controlnet = controlnet_for(unet).requires_grad_(False)
+    controlnet = controlnet_model(unet).requires_grad_(False)
 
     def controlled() -> Tensor:
         down, mid = controlnet(*inputs, controlnet_cond=hint.expand(2, -1, -1, -1), return_dict=False, **text)

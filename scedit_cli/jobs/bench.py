@@ -1,86 +1,46 @@
-"""`scedit bench`: what training methods cost, side by side; or how much control tuners give."""
+"""`scedit bench`: what training methods cost and give, side by side; what tuners are worth; what skips carry."""
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scedit_cli.base import EMBEDDED, load_base
-from scedit_cli.benchmark.apart import measure_apart
-from scedit_cli.benchmark.baseline import check_comparable, read_baseline, same_machine, worse
-from scedit_cli.benchmark.measure import DTYPES, Conditions, Measurement, environment, settled
+from scedit_cli.benchmark import cost, quality
+from scedit_cli.benchmark.architecture import PUBLIC, architecture
+from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
+from scedit_cli.benchmark.cost import Costs, read_size
+from scedit_cli.benchmark.measure import kind_of, settled
+from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
+from scedit_cli.benchmark.quality_plot import draw_quality
+from scedit_cli.benchmark.rate import wake_libraries
+from scedit_cli.benchmark.result import BenchResult, facts
+from scedit_cli.benchmark.setting import DTYPES, Setting, best_device
 from scedit_cli.controls import as_taught, check_base, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import write_whole
+from scedit_cli.files import as_json, whole, write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.specs import parse_tuner
 
-_DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
+DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
+BASE = "base"  # as a method of --quality: the embedded base's own figures
 _STEPS = 10
-_MIB = 2**20
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """Figures of methods, or scores of tuners under `quality`, and what they were measured on.
-
-    Attributes:
-        quality: condition -> {score, with, without, reconstruction, scenes}; a lone SC-Tuner has "style" ->
-            {nearer, objects, scenes}.
-        worse: sentences, one for each figure that fell behind the baseline.
-    """
-
-    conditions: Conditions
-    results: list[Measurement]
-    quality: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
-    worse: list[str] = field(default_factory=list)
-
-    def document(self) -> dict[str, Any]:
-        """What --json writes. No other base is estimated beside the one measured, so `estimate` is null."""
-        return {
-            **asdict(self.conditions),
-            "results": [result.document() for result in self.results],
-            "quality": self.quality,
-            "estimate": None,
-            "environment": environment(),
-            "worse": self.worse,
-        }
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """The header and rows that a person reads. Behind a figure stands its ratio to SC's."""
-        if self.quality:
-            header = ["", *next(iter(self.quality.values()))]
-            return header, [[name, *map(_shown, scores.values())] for name, scores in self.quality.items()]
-        header = ["method", "parameters", "of base", "of ControlNet", "GFLOP/step", "memory MiB", "images/s"]
-        return header, [self._row(result) for result in self.results]
-
-    def _row(self, result: Measurement) -> list[str]:
-        sc = next((each for each in self.results if each.method == "sc"), None)
-
-        def figure(name: str, unit: float, form: str, after: str = "", ratios: bool = True) -> str:
-            value, reference = getattr(result, name), sc and getattr(sc, name)
-            if value is None:
-                return "–"
-            ratio = f" ({value / reference:.2f}×)" if ratios and reference and result is not sc else ""
-            return f"{value / unit:{form}}{after}{ratio}"
-
-        quartiles = result.images_per_second_quartiles
-        spread = f" ± {(quartiles[1] - quartiles[0]) / 2:.2g}" if quartiles else ""
-        return [
-            result.method,
-            figure("trainable_parameters", 1e6, ".3g", " M", ratios=False),
-            _percent(result.share_of_base),
-            _percent(result.share_of_controlnet),
-            figure("flops_per_step", 1e9, ",.1f"),
-            figure("peak_memory", _MIB, ",.0f"),
-            figure("images_per_second", 1, ".3g", spread),
-        ]
+_BESIDE = Setting("sd15", batch=4, dtype="bf16")  # estimated beside the embedded base where there is no accelerator
+_BATCHES = (1, 16)  # and the one measured
+_MODES = {
+    "": "base methods batch resolution dtype steps rounds compiled lora_rank lora_feed_forward fits batches plot",
+    "--estimate": "base methods batch resolution dtype device lora_rank lora_feed_forward fits batches plot",
+    "--skips": "base resolution dtype steps scenes skip_scale skip_noise plot",
+    "--quality": "methods batch steps seconds seeds scenes learning_rates lora_rank lora_feed_forward plot",
+    "--quality --tuner": "base dtype tuners scenes",
+}
 
 
 def bench(
@@ -90,159 +50,296 @@ def bench(
     batch: int | None = None,
     resolution: int | None = None,
     dtype: str | None = None,
+    device: str | None = None,
     steps: int | None = None,
+    rounds: int | None = None,
+    compiled: bool = False,
+    lora_rank: int | None = None,
+    lora_feed_forward: bool = False,
+    fits: str | None = None,
+    batches: Sequence[int] | None = None,
+    estimate: bool = False,
+    skips: bool = False,
+    skip_scale: float | None = None,
+    skip_noise: float | None = None,
     quality: bool = False,
     tuners: Sequence[str] = (),
-    scenes: int = 128,
+    scenes: int | None = None,
+    seconds: float | None = None,
+    seeds: int | None = None,
+    learning_rates: Mapping[str, float] | None = None,
     plot: str | Path | None = None,
     baseline: str | Path | None = None,
-    tolerance: float = 0.05,
+    tolerance: float | str = 0.05,
     out: str | Path | None = None,
     on_event: OnEvent | None = None,
 ) -> BenchResult:
-    """Measure training methods on a base, each in a process of its own, one after the other; or with `quality` the
-    scores of tuners, attached together.
+    """Compare training methods on a base by what their steps cost, each in a process of its own; or, as told by
+    `estimate`, `skips`, `quality` or `quality` with `tuners`, something else. An option that would do nothing is
+    refused.
 
     Args:
-        base: as for `load_base`, the embedded one by default.
-        methods: of METHODS; by default sc, csc, lora, full and controlnet. One that fails has no figures, and a note
-            says why.
-        batch, resolution: pictures in a step and their side in pixels; by default 8 on the embedded base, else 1, and
-            the base's own side.
+        base: "sd15", "sd21" or "sdxl" with random weights, or as for `load_base`. By default sd15 on an accelerator;
+            without one the embedded base is measured, and sd15 estimated beside it. `estimate` takes sd15.
+        methods: of METHODS; by default DEFAULT_METHODS. One that fails has no figures, and a note says why.
+        batch, resolution: pictures in a step and their side in pixels.
         dtype: of the frozen base: fp32, bf16 or fp16.
-        steps: how many training steps are timed, 10 by default.
-        tuners: `FILE[:SCALE]`.
-        scenes: how many held-out scenes are drawn for the scores.
-        plot: a picture of the figures.
+        device: of an estimate: "cuda" or "cpu"; "cpu" by default for the embedded base.
+        steps: how many training steps are timed (10); under `quality` how many every method is trained for; under
+            `skips` those of the sampler.
+        rounds: how often each method is measured, in turns.
+        compiled: by `torch.compile`.
+        lora_rank, lora_feed_forward: r of LoRA, and whether it is also on the feed-forward layers.
+        fits: a memory such as "12GiB": tells the largest batch that each method fits into it.
+        batches: those at which peak memory is estimated, for the plot.
+        estimate: no step is made: exact parameters and operations, predicted memory.
+        skips: what each skip connection carries.
+        skip_scale, skip_noise: how skips are rescaled, and noised in units of their deviation.
+        quality: with `tuners` (`FILE[:SCALE]`) their scores over held-out scenes, attached together. Without, the
+            embedded base's own figures, and those of `methods` trained on it; the method "base" alone trains none.
+        scenes: how many held-out scenes are drawn: 128, under `skips` 16, or 4 off the embedded base.
+        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets, how many
+            seeds, and the methods' own learning rates.
+        plot: a picture of the result.
         baseline: an earlier document; `worse` of the result says what fell behind it.
-        tolerance: the share of a baseline's figure by which it may be missed.
+        tolerance: the share of a baseline's figure by which it may be missed, such as 0.05 or "5%".
         out: a file for the document.
 
     Raises:
         SceditError: settings that cannot be, or that change nothing.
         WorkFailed: no method could be measured.
     """
+    given = {name: value for name, value in locals().items() if value}
+    mode = _mode(given)
+    _check_options(mode, given)
     tell = on_event or (lambda event: None)
-    base = base or EMBEDDED
-    cost_only = {"methods": methods, "batch": batch, "resolution": resolution, "steps": steps, "plot": plot}
-    _check_options(quality, tuners, [name for name, value in cost_only.items() if value])
-    chosen = [] if quality else _known(methods or _DEFAULT_METHODS)
+    tolerance = read_tolerance(str(tolerance))
     if dtype and dtype not in DTYPES:
         raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
     if plot:
         check_plot(Path(plot))
-    before = read_baseline(Path(baseline), chosen) if baseline else None
+    chosen = _known(methods or DEFAULT_METHODS, quality) if "methods" in _MODES[mode].split() else []
+    before = read_baseline(Path(baseline), [] if quality else chosen) if baseline else None
 
-    def check(found: BenchResult) -> None:
+    def check(setting: Setting) -> None:
         if before:
-            check_comparable(Path(baseline), before, found.document())
+            check_comparable(Path(baseline), before, BenchResult(Costs(setting, [])).document())
 
-    wanted = Conditions(base, batch, resolution, dtype)
-    if quality:
-        result = _score(wanted, tuners, scenes, check, tell)
+    wanted = Setting(base or "", batch, resolution, dtype, None, lora_rank or 64, lora_feed_forward)
+    if mode == "--quality --tuner":
+        result = _score(wanted, tuners, scenes or 128, check, tell)
+    elif mode == "--quality":
+        budget = _budget(steps, seconds, batch)
+        result = _train(chosen, wanted, budget, seeds or 3, scenes or 128, learning_rates or {}, plot, check, tell)
+    elif mode == "--skips":
+        result = _skips(wanted, scenes, steps, skip_scale, skip_noise, plot, check, tell)
     else:
-        result = _measure(chosen, wanted, steps or _STEPS, check, tell)
+        limit = read_size(fits) if fits else None
+        curve = tuple(batches or (_BATCHES if plot else ()))
+        how = {"steps": steps or _STEPS, "rounds": rounds or 1, "compiled": compiled}
+        result = _costs(chosen, wanted, None if estimate else how, device, limit, curve, check, tell)
+        if plot:
+            draw(Path(plot), [each for each in (result.costs, result.estimate) if each])
+            result = replace(result, plot=Path(plot))
     if before:
         document = result.document()
         if not same_machine(before, document):
             tell(Note(f"{baseline} is from another machine ({before['device']}): memory and speed are not compared"))
         result = replace(result, worse=worse(before, document, tolerance))
-    if plot:
-        used = result.conditions
-        facts = f"{used.base} on {used.device}, {used.resolution}×{used.resolution}, batch {used.batch}, {used.dtype}"
-        draw(Path(plot), result.results, f"A training step: {facts}")
     if out:
-        write_whole(out, json.dumps(result.document(), indent=2) + "\n")
+        write_whole(out, as_json(result.document()))
     return result
 
 
-def _check_options(quality: bool, tuners: Sequence[str], cost_only: Sequence[str]) -> None:
+def _mode(given: Mapping[str, Any]) -> str:
+    if len(asked := [f"--{name}" for name in ("estimate", "skips", "quality") if name in given]) > 1:
+        raise SceditError(f"{' and '.join(asked)} are two questions", hint="run bench once for each")
+    if "tuners" in given and "quality" not in given:
+        raise SceditError(f"--tuner {given['tuners'][0]}: only --quality measures tuners", hint="add --quality")
+    return "--quality --tuner" if "tuners" in given else asked[0] if asked else ""
+
+
+def _check_options(mode: str, given: Mapping[str, Any]) -> None:
     """Raises SceditError for options that would do nothing."""
-    if quality and not tuners:
-        raise SceditError("--quality measures tuners, and none is given", hint="add --tuner FILE")
-    if tuners and not quality:
-        raise SceditError(f"--tuner {tuners[0]}: only --quality measures tuners", hint="add --quality")
-    if quality and cost_only:
+    everywhere = {"estimate", "skips", "quality", "baseline", "tolerance", "out", "on_event"}
+    for name in given:
+        if name in everywhere or name in _MODES[mode].split():
+            continue
+        option = f"--{name.replace('_', '-')}"
+        takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]
         raise SceditError(
-            f"--{cost_only[0]} is about what training costs, --quality about what it gives", hint="run bench twice"
+            f"{option} does nothing {f'with {mode}' if mode else 'where costs are measured'}",
+            hint=f"it belongs to {' and '.join(takers)}",
         )
 
 
-def _known(methods: Sequence[str]) -> list[str]:
+def _known(methods: Sequence[str], quality: bool) -> list[str]:
+    known = [BASE, *METHODS] if quality else list(METHODS)
     for name in methods:
-        if name not in METHODS:
-            guess = difflib.get_close_matches(name, METHODS, n=1)
-            hint = f"did you mean {guess[0]}?" if guess else f"choose of {', '.join(METHODS)}"
+        if name not in known:
+            guess = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {guess[0]}?" if guess else f"choose of {', '.join(known)}"
             raise SceditError(f"--methods {name}: not known", hint)
     return list(dict.fromkeys(methods))
 
 
-def _measure(
-    methods: Sequence[str], wanted: Conditions, steps: int, check: Callable[[BenchResult], None], tell: OnEvent
+def _costs(
+    methods: Sequence[str],
+    wanted: Setting,
+    measuring: Mapping[str, Any] | None,
+    device: str | None,
+    limit: int | None,
+    batches: Sequence[int],
+    check: Callable[[Setting], None],
+    tell: OnEvent,
 ) -> BenchResult:
-    result, failure = BenchResult(wanted, []), None
+    """Costs measured as `measuring` says, or estimated where it is None."""
+
+    def progress(stage: str, done: int, total: int) -> None:
+        tell(Progress(stage, done, total))
+
+    watch = {"on_progress": progress, "on_note": lambda text: tell(Note(text))}
+
+    def completed(costs: Costs, target: str) -> Costs:
+        """With the curve over batches and the largest batch, if asked for."""
+        if not (batches or limit):
+            return costs
+        shape = architecture(costs.setting.base)
+        if limit:
+            costs = cost.fitting(costs, shape, limit, target, progress)
+        if batches:
+            sizes = sorted({*batches, costs.setting.batch})
+            costs = replace(costs, sweep=cost.swept(costs, shape, sizes, target, progress))
+        return costs
+
+    def estimated(wanted: Setting, target: str) -> Costs:
+        shape = architecture(wanted.base)
+        setting = settled(replace(wanted, device=f"{target} (estimated)"), shape, target)
+        check(setting)
+        libraries = 0
+        if target == "cpu":
+            wake_libraries(torch.device("cpu"))
+            libraries = resident()
+        return completed(cost.estimated(methods, shape, setting, target, libraries, **watch), target)
+
+    here = kind_of(best_device())
+    if measuring is None:
+        name = wanted.base or "sd15"
+        if device not in (None, "cpu", "cuda"):
+            raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
+        return BenchResult(estimated(replace(wanted, base=name), device or ("cpu" if name == EMBEDDED else "cuda")))
+    name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
+    costs = cost.measured(methods, replace(wanted, base=name), **measuring, check=check, **watch)
+    costs = completed(costs, here)
+    if wanted.base or here != "cpu":
+        return BenchResult(costs)
+    check = lambda setting: None  # noqa: E731  the baseline is about what is measured
+    sizes = {"lora_rank": wanted.lora_rank, "lora_feed_forward": wanted.lora_feed_forward}
+    return BenchResult(costs, estimated(replace(_BESIDE, batch=wanted.batch or _BESIDE.batch, **sizes), "cuda"))
+
+
+def _skips(
+    wanted: Setting,
+    scenes: int | None,
+    steps: int | None,
+    scale: float | None,
+    noise: float | None,
+    plot: str | Path | None,
+    check: Callable[[Setting], None],
+    tell: OnEvent,
+) -> BenchResult:
+    from scedit_cli.benchmark.skips import study_skips
+
+    if wanted.base in PUBLIC:
+        raise SceditError(
+            f"--base {wanted.base} has random weights, whose skips say nothing",
+            hint="name a diffusers folder, a single file or a hub id of such a model",
+        )
+    base = load_base(wanted.base or EMBEDDED, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
+    shape = architecture(base.name)
+    setting = replace(settled(replace(wanted, base=base.name), shape, kind_of(base.device)), batch=None)
+    check(setting)
+    effects, picture = study_skips(
+        base,
+        scenes or (16 if base.name == EMBEDDED else 4),
+        scale=0.5 if scale is None else scale,
+        noise=1.0 if noise is None else noise,
+        resolution=setting.resolution,
+        steps=steps,
+        on_step=lambda done, total: tell(Progress("drawing", done, total)),
+    )
+    if plot:
+        with whole(plot) as part:
+            picture.save(part)
+    return BenchResult(Costs(setting, []), skips=effects, plot=Path(plot) if plot else None)
+
+
+def _budget(steps: int | None, seconds: float | None, batch: int | None) -> quality.Budget:
+    given = {"steps": steps, "seconds": seconds, "batch": batch}
+    return quality.Budget(**{name: value for name, value in given.items() if value})
+
+
+def _train(
+    methods: Sequence[str],
+    wanted: Setting,
+    budget: quality.Budget,
+    seeds: int,
+    scenes: int,
+    rates: Mapping[str, float],
+    plot: str | Path | None,
+    check: Callable[[Setting], None],
+    tell: OnEvent,
+) -> BenchResult:
+    """Quality beside cost: the embedded base's own, then that of each method."""
+    if unknown := [name for name in rates if name not in METHODS]:
+        raise SceditError(f"--learning-rate {unknown[0]}: no method", hint=f"choose of {', '.join(METHODS)}")
+    base = load_base(EMBEDDED)
+    shape = architecture(EMBEDDED)
+    setting = settled(replace(wanted, base=EMBEDDED, batch=budget.batch), shape, kind_of(base.device))
+    check(setting)
+    found = {BASE: quality.base_figures(base, scenes)}
+    tell(Progress("the base itself", 1, 1))
+    exams: dict[bool, quality.Exam] = {}
     for method in methods:
-        stage = f"measuring {method}"
+        if method == BASE:
+            continue
         try:
-            conditions, measured = measure_apart(
-                method, wanted, steps, lambda done, total, stage=stage: tell(Progress(stage, done, total))
-            )
-        except WorkFailed as error:
-            tell(Note(f"{error.message}: {error.hint}" if error.hint else error.message))
-            conditions, measured, failure = result.conditions, Measurement(method), error
-        result = BenchResult(conditions, [*result.results, measured])
-        if measured.trainable_parameters is not None:
-            check(result)  # at the first method: the rest may take long
-    if failure and all(each.trainable_parameters is None for each in result.results):
-        raise failure
-    return result
+            controlled, _ = quality.nature(method, setting)
+        except (RuntimeError, ValueError) as error:
+            tell(Note(f"{method} cannot be had on the embedded base: {error}"))
+            continue
+        if controlled not in exams:
+            exams[controlled] = quality.Exam(base, controlled, scenes)
+        rate = quality.rate_of(method, rates)
+        found |= quality.compared(
+            method, exams[controlled], setting, budget, seeds, rate, lambda *done: tell(Progress(*done))
+        )
+    drawn = plot and len(found) > 1
+    if drawn:
+        draw_quality(Path(plot), found, f"{facts(setting)}, {seeds} seeds, {scenes} scenes")
+    if len(found) == 1 and set(methods) - {BASE}:
+        raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")
+    return BenchResult(Costs(setting, []), quality=found, plot=Path(plot) if drawn else None)
 
 
 def _score(
-    wanted: Conditions,
-    tuners: Sequence[str],
-    scenes: int,
-    check: Callable[[BenchResult], None],
-    tell: OnEvent,
+    wanted: Setting, tuners: Sequence[str], scenes: int, check: Callable[[Setting], None], tell: OnEvent
 ) -> BenchResult:
-    from scedit_cli.training.score import control_scores, style_score  # it brings the reader and the renderer
+    from scedit_cli.benchmark.tuner_scores import scores_of
 
-    base = load_base(wanted.base, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
+    base = load_base(wanted.base or EMBEDDED, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
     placed = [each for text in tuners for each in load_placed(parse_tuner(text))]
     for each in placed:
         check_base(each, base)
     base = as_taught(placed, base)
-    result = BenchResult(replace(settled(wanted, base), batch=None), [])  # no training, so no batch
-    check(result)
-
-    def on_step(done: int, total: int) -> None:
-        tell(Progress("drawing", done, total))
-
-    found, scales = [each.tuner for each in placed], [each.scale for each in placed]
-    if any(tuner.condition for tuner in found):
-        scores = control_scores(base, found, scales, scenes=scenes, on_step=on_step)
-        named = {
-            kind: {
-                "score": each.score,
-                "with": each.with_,
-                "without": each.without,
-                "reconstruction": each.reconstruction,
-                "scenes": each.scenes,
-            }
-            for kind, each in scores.items()
-        }
-    elif len(found) == 1:
-        named = {"style": asdict(style_score(base, found[0], scale=scales[0], scenes=scenes, on_step=on_step))}
-    else:
-        raise SceditError("--quality measures one SC-Tuner at a time", hint="scedit merge makes one of several")
-    return replace(result, quality=named)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2%}"
-
-
-def _shown(value: float | int | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    shape = architecture(base.name)
+    setting = replace(settled(replace(wanted, base=base.name), shape, kind_of(base.device)), batch=None)
+    check(setting)
+    found = scores_of(
+        base,
+        [each.tuner for each in placed],
+        [each.scale for each in placed],
+        scenes,
+        lambda done, total: tell(Progress("drawing", done, total)),
+    )
+    return BenchResult(Costs(setting, []), quality=found)

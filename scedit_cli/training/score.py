@@ -111,7 +111,7 @@ def style_score(
     deviation = torch.cat(looks).std(0).clamp(min=1e-6)
     from_plain, from_styled = (((made - each.mean(0)) / deviation).norm(dim=1) for each in looks)
     nearer = (from_styled < from_plain).double().mean().item()
-    return StyleScore(nearer, _named_share([each.text for each in plain], pictures), scenes)
+    return StyleScore(nearer, named_share([each.text for each in plain], pictures), scenes)
 
 
 def text_score(
@@ -125,7 +125,7 @@ def text_score(
     """The share of the (colour, shape) objects named by `captions` that the base draws, by the embedded reader. One
     picture per caption and seed, at the base's default steps and guidance."""
     pictures = sample(base, captions, seeds=seeds, batch_size=batch_size, on_step=on_step)
-    return _named_share(captions, to_tensor(pictures))
+    return named_share(captions, to_tensor(pictures))
 
 
 def _sampled(
@@ -154,7 +154,9 @@ def _through_the_autoencoder(base: Base, shown: Sequence[Example], batch_size: i
     return pictures
 
 
-def _named_share(captions: Sequence[str], pictures: Tensor) -> float:
+def named_share(captions: Sequence[str], pictures: Tensor) -> float:
+    """The share of the (colour, shape) objects named by `captions` that the embedded reader finds in `pictures`
+    (B, 3, H, W) in [0, 1], one per caption."""
     named = [set(named_objects(caption)) for caption in captions]
     found = load_reader().read(pictures).objects()
     return sum(len(n & f) for n, f in zip(named, found, strict=True)) / sum(map(len, named))

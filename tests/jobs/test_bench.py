@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,98 +12,36 @@ from PIL import Image
 
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.base import load_base
-from scedit_cli.benchmark import apart
-from scedit_cli.benchmark.measure import Conditions, Measurement, measure
+from scedit_cli.benchmark import apart, cost, estimate, quality
+from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
+from scedit_cli.benchmark.setting import Figures, Setting
 from scedit_cli.errors import WorkFailed
-from scedit_cli.jobs import bench as job
-from scedit_cli.jobs.bench import bench
+from scedit_cli.jobs.bench import DEFAULT_METHODS, bench
 from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
 
-FIELDS = {"device", "base", "batch", "resolution", "dtype", "results", "estimate", "quality", "environment", "worse"}
+FIELDS = {
+    "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "results", "sweep",
+    "matrix_rate", "estimate", "quality", "skips", "plot", "environment", "worse",
+}  # fmt: skip
 RESULT_FIELDS = {
-    "method",
-    "trainable_parameters",
-    "flops_per_step",
-    "peak_memory",
-    "estimated_peak_memory",
-    "images_per_second",
-    "file_size",
-}
-
-
-def nothing(*_: object) -> None:
-    pass
-
-
-@pytest.fixture(scope="module")
-def measured() -> dict[str, Measurement]:
-    """Every method on a tiny SD1.5, in this process."""
-    wanted = Conditions(str(tiny.pipeline_folder("sd15")), batch=2)
-    return {method: measure(method, wanted, 1, nothing)[1] for method in METHODS}
-
-
-def test_every_method_trains_what_it_says(measured):
-    unet = tiny.unet("sd15")
-    parameters = {method: each.trainable_parameters for method, each in measured.items()}
-    kernels = {"csc": 1, "csc-k3": 3}
-    assert parameters["full"] == unet.num_parameters()
-    assert parameters["sc"] == sum(p.numel() for p in SCTuner.for_unet(unet).parameters())
-    for method, kernel in kernels.items():
-        tuner = CSCTuner.for_unet(unet, "canny", hint_kernel=kernel)
-        assert parameters[method] == sum(p.numel() for p in tuner.parameters())
-    # Rank 64 on four maps of two attentions, of which one reads the text.
-    blocks = [block for name, block in unet.named_modules() if name.endswith("transformer_blocks.0")]
-    widths = [block.norm1.normalized_shape[0] for block in blocks]
-    assert parameters["lora"] == sum(64 * (2 * w * 6 + 2 * (tiny.TEXT_WIDTH + w)) for w in widths)
-    assert measured["full"].share_of_base == 1
-    assert measured["controlnet"].share_of_controlnet == 1
-    assert measured["sc"].share_of_base == parameters["sc"] / parameters["full"]
-
-
-def test_every_method_is_measured(measured):
-    for method, each in measured.items():
-        document = each.document()
-        assert document.pop("estimated_peak_memory") is None
-        assert document["method"] == method and None not in document.values()
-        slow, fast = each.images_per_second_quartiles
-        assert 0 < slow <= each.images_per_second <= fast
-        assert each.peak_memory >= each.memory_before > 0
-        assert 4 * each.trainable_parameters < each.file_size < 4 * each.trainable_parameters + 100_000
-    flops = {method: each.flops_per_step for method, each in measured.items()}
-    assert flops["sc"] < flops["full"]
-    assert flops["sc"] < flops["csc"] < flops["csc-k3"]
-
-
-@pytest.mark.parametrize(
-    ("family", "method", "dtype"),
-    [("sdxl", "csc", "bf16"), ("sdxl", "controlnet", "fp32"), ("sd21", "lora", "bf16"), ("sd21", "full", "bf16")],
-)
-def test_other_families_and_precisions(family, method, dtype):
-    wanted = Conditions(str(tiny.pipeline_folder(family)), batch=1, resolution=64, dtype=dtype)
-    used, figures = measure(method, wanted, 1, nothing)
-    assert used == replace(wanted, device=used.device)
-    assert figures.images_per_second > 0
-    assert figures.file_size > 4 * figures.trainable_parameters  # float32 whatever the base is
-
-
-def test_twice_the_batch_is_twice_the_work(measured):
-    wanted = Conditions(str(tiny.pipeline_folder("sd15")), batch=4)
-    doubled = measure("sc", wanted, 1, nothing)[1]
-    assert doubled.flops_per_step == 2 * measured["sc"].flops_per_step
+    "method", "trainable_parameters", "flops_per_step", "peak_memory", "estimated_peak_memory", "images_per_second",
+    "file_size", "share_of_base", "share_of_controlnet", "peak_reserved", "memory", "images_per_second_quartiles",
+    "steps_per_second", "rounds", "share_of_matrix_rate", "largest_batch", "ratios",
+}  # fmt: skip
 
 
 def test_bench_measures_methods_in_their_own_processes(tmp_path):
     events = []
     base = str(tiny.pipeline_folder("sd15"))
     result = bench(
-        base=base, methods=["sc", "full"], batch=1, steps=2,
-        plot=tmp_path / "bench.png", out=tmp_path / "bench.json", on_event=events.append,
+        base=base, methods=["sc", "full"], batch=1, steps=2, rounds=1, plot=tmp_path / "bench.png", batches=[1],
+        out=tmp_path / "bench.json", on_event=events.append,
     )  # fmt: skip
     document = result.document()
     assert set(document) == FIELDS
-    assert all(set(each) >= RESULT_FIELDS for each in document["results"])
+    assert all(set(each) == RESULT_FIELDS for each in document["results"])
     settings = {"base": base, "batch": 1, "resolution": 64, "dtype": "fp32"}
     assert {name: document[name] for name in settings} == settings
     assert document["estimate"] is None and document["worse"] == []
@@ -108,9 +49,16 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
     sc, full = document["results"]
     assert (sc["method"], full["method"]) == ("sc", "full")
     assert sc["flops_per_step"] < full["flops_per_step"] and sc["file_size"] < full["file_size"]
-    header, rows = result.table()
-    assert [row[0] for row in rows] == ["sc", "full"] and all(len(row) == len(header) for row in rows)
-    assert f"({full['flops_per_step'] / sc['flops_per_step']:.2f}×)" in rows[1][4]
+    for each in (sc, full):
+        slow, fast = each["images_per_second_quartiles"]
+        assert 0 < slow <= each["images_per_second"] <= fast
+        assert 4 * each["trainable_parameters"] < each["file_size"] < 4 * each["trainable_parameters"] + 200_000
+        held = each["memory"]
+        assert held["gradients"] == 4 * each["trainable_parameters"] and held["optimizer"] > 2 * held["gradients"]
+        assert each["peak_memory"] >= held["libraries"] and each["estimated_peak_memory"] > 0
+        assert each["share_of_matrix_rate"] > 0 and each["peak_reserved"] is None
+    assert full["memory"]["weights"] == 4 * tiny.unet("sd15").num_parameters() and full["share_of_base"] == 1
+    assert full["ratios"]["flops_per_step"] == full["flops_per_step"] / sc["flops_per_step"]
     steps = [event for event in events if isinstance(event, Progress) and event.stage == "measuring full"]
     assert [(event.step, event.total) for event in steps] == [(n, 4) for n in (1, 2, 3, 4)]
     with Image.open(tmp_path / "bench.png") as picture:
@@ -120,95 +68,136 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(apart, "_work", _die)
     with pytest.raises(WorkFailed, match="measured sc ended with code 7"):
-        apart.measure_apart("sc", Conditions("scenes"), 1, nothing)
+        apart.measure_apart("sc", Setting("scenes"), 1, lambda *_: None)
 
 
 def _die(*_: object) -> None:
     raise SystemExit(7)
 
 
-CONDITIONS = Conditions("mine", 1, 64, "fp32", "cpu")
+SETTING = Setting("mine", 1, 64, "fp32", "cpu")
 
 
-def figures(method: str) -> Measurement:
-    return Measurement(method, 1000, 0.1, 0.3, 10**9, 500 * 2**20, 400 * 2**20, None, 8.0, (7.0, 9.0), 4096)
+def figures(method: str) -> Figures:
+    return Figures(
+        method, 1000, 0.1, 0.3, 10**9, 500 * 2**20, None, {"libraries": 400 * 2**20, "weights": 2**20,
+        "optimizer": 0, "gradients": 0, "activations": 2**20}, 480 * 2**20, file_size=4096,
+    )  # fmt: skip
 
 
 @pytest.fixture
 def faked(monkeypatch):
-    """Methods cost what `faked[method]` says, or fail with that error."""
-    costs: dict[str, Measurement | Exception] = {method: figures(method) for method in METHODS}
+    """Methods cost what `faked[method]` says, in as many seconds a step as it says, or fail with that error."""
+    costs: dict[str, tuple[Figures, list[float]] | Exception] = {
+        method: (figures(method), [0.1, 0.125, 0.15]) for method in METHODS
+    }
+    calls = []
 
-    def measure_apart(method, wanted, steps, on_step):
+    def measure_apart(method, wanted, steps, on_step, compiled=False):
+        calls.append((method, wanted, steps, compiled))
         if isinstance(costs[method], Exception):
             raise costs[method]
-        return CONDITIONS, costs[method]
+        made, seconds = costs[method]
+        return Measured(replace(SETTING, lora_rank=wanted.lora_rank), made, tuple(seconds), 1e10)
 
-    monkeypatch.setattr(job, "measure_apart", measure_apart)
+    monkeypatch.setattr(cost, "measure_apart", measure_apart)
+    costs["calls"] = calls
     return costs
 
 
 @pytest.fixture
 def baseline(faked, tmp_path) -> Path:
-    bench(methods=["sc", "csc"], out=tmp_path / "bench.json")
+    bench(base="mine", methods=["sc", "csc"], out=tmp_path / "bench.json")
     return tmp_path / "bench.json"
 
 
-def test_the_default_methods(faked):
-    assert [each.method for each in bench().results] == ["sc", "csc", "lora", "full", "controlnet"]
+def test_bare_bench_measures_the_embedded_base_and_estimates_sd15(faked, monkeypatch):
+    monkeypatch.setattr(cost, "estimate", lambda method, base, batch, *_, **__: figures(method))
+    result = bench()
+    assert [each.method for each in result.costs.results] == list(DEFAULT_METHODS)
+    assert {wanted.base for _, wanted, _, _ in faked["calls"]} == {"scenes"}
+    beside = result.document()["estimate"]
+    assert (beside["base"], beside["batch"], beside["resolution"], beside["dtype"]) == ("sd15", 4, 512, "bf16")
+    assert beside["device"] == "cuda (estimated)" and len(beside["results"]) == len(DEFAULT_METHODS)
+    assert len(result.tables()) == 2 and "sd15" in result.markdown()
+
+
+def test_options_reach_the_measurement(faked):
+    wanted = {"batch": 3, "resolution": 128, "dtype": "bf16", "lora_rank": 8, "lora_feed_forward": True}
+    bench(base="mine", methods=["lora"], steps=7, compiled=True, **wanted)
+    assert faked["calls"] == [("lora", Setting("mine", 3, 128, "bf16", None, 8, True), 7, True)]
+
+
+def test_rounds_are_interleaved_and_put_together(faked):
+    result = bench(base="mine", methods=["sc", "lora"], rounds=2, steps=3)
+    assert [method for method, *_ in faked["calls"]] == ["sc", "lora", "sc", "lora"]
+    sc = result.costs.results[0]
+    assert sc.images_per_second == 8.0 and sc.rounds == [8.0, 8.0] and sc.steps_per_second == 8.0
+    assert sc.images_per_second_quartiles == pytest.approx((1 / 0.15, 10.0), rel=0.1)
+    assert sc.share_of_matrix_rate == pytest.approx(10**9 / 0.125 / 1e10)
 
 
 @pytest.mark.parametrize(
-    ("change", "worse"),
+    ("change", "seconds", "worse"),
     [
-        ({}, None),
-        ({"peak_memory": 520 * 2**20}, None),
-        ({"peak_memory": 530 * 2**20}, "sc: peak_memory was 5.24288e+08, is 5.55745e+08 (+6.0%)"),
-        ({"trainable_parameters": 1100}, "sc: trainable_parameters was 1000, is 1100 (+10.0%)"),
-        ({"trainable_parameters": 900}, None),
-        ({"flops_per_step": 2 * 10**9}, "sc: flops_per_step was 1e+09, is 2e+09 (+100.0%)"),
-        ({"file_size": 8192}, "sc: file_size was 4096, is 8192 (+100.0%)"),
-        (
-            {"images_per_second": 4.0, "images_per_second_quartiles": (3.0, 4.0)},
-            "sc: images_per_second was 8, is 4 (-50.0%)",
-        ),
-        ({"images_per_second": 4.0, "images_per_second_quartiles": (1.0, 8.0)}, None),
-        ({"images_per_second": 80.0, "images_per_second_quartiles": (80.0, 80.0)}, None),
+        ({}, None, None),
+        ({"peak_memory": 520 * 2**20}, None, None),
+        ({"peak_memory": 530 * 2**20}, None, "sc: peak_memory was 5.24288e+08, is 5.55745e+08 (+6.0%)"),
+        ({"trainable_parameters": 1100}, None, "sc: trainable_parameters was 1000, is 1100 (+10.0%)"),
+        ({"trainable_parameters": 900}, None, None),
+        ({"flops_per_step": 2 * 10**9}, None, "sc: flops_per_step was 1e+09, is 2e+09 (+100.0%)"),
+        ({"file_size": 8192}, None, "sc: file_size was 4096, is 8192 (+100.0%)"),
+        ({}, [0.25, 0.25, 0.25], "sc: images_per_second was 8, is 4 (-50.0%)"),
+        ({}, [0.125, 0.25, 0.9, 0.125, 0.9], None),
+        ({}, [0.01], None),
     ],
 )
-def test_what_got_worse_is_named(change, worse, faked, baseline):
-    faked["sc"] = replace(faked["sc"], **change)
-    result = bench(methods=["sc"], baseline=baseline)
+def test_what_got_worse_is_named(change, seconds, worse, faked, baseline):
+    made, before = faked["sc"]
+    faked["sc"] = replace(made, **change), seconds or before
+    result = bench(base="mine", methods=["sc"], baseline=baseline)
     assert result.worse == result.document()["worse"] == ([worse] if worse else [])
 
 
 def test_the_tolerance_is_a_share_of_the_baseline(faked, baseline):
-    faked["sc"] = replace(faked["sc"], flops_per_step=13 * 10**8)
-    assert bench(methods=["sc"], baseline=baseline, tolerance=0.3).worse == []
-    assert len(bench(methods=["sc"], baseline=baseline, tolerance=0.29).worse) == 1
+    faked["sc"] = replace(faked["sc"][0], flops_per_step=13 * 10**8), faked["sc"][1]
+    assert bench(base="mine", methods=["sc"], baseline=baseline, tolerance="30%").worse == []
+    assert len(bench(base="mine", methods=["sc"], baseline=baseline, tolerance=0.29).worse) == 1
 
 
 def test_another_machine_is_compared_in_what_is_the_same_on_all(faked, baseline):
     document = json.loads(baseline.read_text())
     baseline.write_text(json.dumps(document | {"device": "NVIDIA H100"}))
-    faked["sc"] = replace(faked["sc"], peak_memory=2**40, file_size=2**20)
+    faked["sc"] = replace(faked["sc"][0], peak_memory=2**40, file_size=2**20), faked["sc"][1]
     events = []
-    result = bench(methods=["sc"], baseline=baseline, on_event=events.append)
+    result = bench(base="mine", methods=["sc"], baseline=baseline, on_event=events.append)
     assert [sentence.split()[1] for sentence in result.worse] == ["file_size"]
     assert any(isinstance(event, Note) and "NVIDIA H100" in event.text for event in events)
+
+
+def test_estimates_are_compared_on_any_machine(tmp_path, monkeypatch):
+    made = {"sc": figures("sc")}
+    monkeypatch.setattr(cost, "estimate", lambda method, *_, **__: made[method])
+    bench(estimate=True, methods=["sc"], out=tmp_path / "bench.json")
+    document = json.loads((tmp_path / "bench.json").read_text())
+    document["environment"]["threads"] = 999
+    (tmp_path / "bench.json").write_text(json.dumps(document))
+    made["sc"] = replace(figures("sc"), peak_memory=600 * 2**20)
+    result = bench(estimate=True, methods=["sc"], baseline=tmp_path / "bench.json")
+    assert result.worse == ["sc: peak_memory was 5.24288e+08, is 6.29146e+08 (+20.0%)"]
 
 
 def test_a_method_that_fails_has_no_figures(faked, baseline):
     faked["csc"] = WorkFailed("memory ran out", "take a smaller batch")
     events = []
-    result = bench(methods=["sc", "csc"], baseline=baseline, on_event=events.append)
-    failed = result.document()["results"][1]
-    assert failed.pop("method") == "csc" and set(failed.values()) == {None}
-    assert Note("memory ran out: take a smaller batch") in events
-    assert "–" in result.table()[1][1] and result.conditions == CONDITIONS
+    result = bench(base="mine", methods=["sc", "csc"], rounds=2, baseline=baseline, on_event=events.append)
+    failed = result.costs.results[1]
+    assert failed == Figures("csc")
+    assert events.count(Note("memory ran out: take a smaller batch")) == 1
+    assert result.setting == SETTING
     assert "csc: flops_per_step was 1e+09, and could not be measured now" in result.worse
     with pytest.raises(WorkFailed, match="memory ran out"):
-        bench(methods=["csc"])
+        bench(base="mine", methods=["csc"])
 
 
 def test_bad_input_of_a_method_ends_it_all(faked):
@@ -235,19 +224,31 @@ def test_a_baseline_must_be_comparable(content, message, faked, baseline):
         content = json.dumps(json.loads(baseline.read_text()) | content)
     baseline.unlink() if content is None else baseline.write_text(content)
     with pytest.raises(SceditError, match=f"--baseline .*bench.json.* {message}"):
-        bench(methods=["sc"], baseline=baseline)
+        bench(base="mine", methods=["sc"], baseline=baseline)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"methods": ["sc", "lara"]}, "--methods lara: not known .*did you mean lora"),
+        ({"methods": ["base"]}, "--methods base: not known"),
         ({"dtype": "int8"}, "--dtype int8: not known"),
         ({"plot": "bench.txt"}, "--plot bench.txt: not the name of a picture"),
-        ({"quality": True}, "--quality measures tuners, and none is given"),
+        ({"scenes": 8}, "--scenes does nothing where costs are measured .*scedit bench --skips"),
+        ({"seconds": 3.0}, "--seconds does nothing where costs are measured"),
+        ({"device": "cpu"}, "--device does nothing where costs are measured"),
+        ({"estimate": True, "device": "tpu"}, "--device tpu: not known"),
+        ({"estimate": True, "steps": 3}, "--steps does nothing with --estimate"),
+        ({"estimate": True, "skips": True}, "--estimate and --skips are two questions"),
+        ({"estimate": True, "fits": "a lot"}, "--fits a lot: no size of a memory"),
+        ({"estimate": True, "resolution": 100}, "--resolution is 100x100 pixels"),
+        ({"skips": True, "base": "sdxl"}, "--base sdxl has random weights"),
+        ({"tolerance": "much"}, "--tolerance much: no share"),
         ({"tuners": ["a.safetensors"]}, "only --quality measures tuners"),
-        ({"quality": True, "tuners": ["a.safetensors"], "methods": ["sc"]}, "--methods is about what training costs"),
-        ({"quality": True, "tuners": ["a.safetensors"], "plot": "a.png"}, "--plot is about what training costs"),
+        ({"quality": True, "learning_rates": {"sd": 0.1}}, "--learning-rate sd: no method"),
+        ({"quality": True, "base": "sd15"}, "--base does nothing with --quality"),
+        ({"quality": True, "tuners": ["a.safetensors"], "methods": ["sc"]}, "--methods does nothing with --quality --"),
+        ({"quality": True, "tuners": ["a.safetensors"], "plot": "a.png"}, "--plot does nothing with --quality --tuner"),
         ({"quality": True, "tuners": ["missing/a.safetensors"]}, "a.safetensors: no such tuner file"),
     ],
 )
@@ -256,9 +257,25 @@ def test_options_that_cannot_be(options, message, faked):
         bench(**options)
 
 
-def test_a_resolution_must_fit_the_base():
-    with pytest.raises(SceditError, match="--resolution is 100x100 pixels"):
-        measure("sc", Conditions(str(tiny.pipeline_folder("sd15")), resolution=100), 1, nothing)
+@pytest.mark.parametrize(("text", "bytes_"), [("12GiB", 12 * 2**30), ("24GB", 24 * 10**9), ("1.5 MiB", 3 * 2**19)])
+def test_what_fits_is_asked_in_bytes(text, bytes_, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cost, "estimate", lambda method, *_, **__: figures(method))
+    monkeypatch.setattr(cost, "largest_batch", lambda peak_of, room: asked.append(room) or 7)
+    result = bench(estimate=True, methods=["sc"], fits=text, batches=None)
+    assert asked == [bytes_ - cost.CONTEXT] and result.document()["results"][0]["largest_batch"] == 7
+
+
+def test_an_estimate_needs_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate.Architecture, "unet", None)
+    result = bench(estimate=True, base=str(tiny.pipeline_folder("sdxl")), methods=["sc"], batch=2)
+    document = result.document()
+    assert document["device"] == "cuda (estimated)" and document["dtype"] == "bf16" and document["batch"] == 2
+    for each in document["results"]:
+        assert each["peak_memory"] == each["estimated_peak_memory"] == sum(each["memory"].values()) > 0
+        assert each["images_per_second"] is None
+    lines = list(csv.DictReader(io.StringIO(result.csv())))
+    assert [line["method"] for line in lines] == ["sc"] and lines[0]["device"] == "cuda (estimated)"
 
 
 def test_quality_gives_the_scores_of_a_tuner(tmp_path):
@@ -272,7 +289,7 @@ def test_quality_gives_the_scores_of_a_tuner(tmp_path):
     assert set(scores) == {"score", "with", "without", "reconstruction", "scenes"}
     assert scores["with"] == scores["without"] < scores["reconstruction"]  # a fresh tuner is the identity
     assert scores["score"] == 0 and scores["scenes"] == 2
-    assert result.table()[1][0][0] == "canny"
+    assert result.tables()[0][1][1][0][0] == "canny"
 
     before = json.loads((tmp_path / "quality.json").read_text())
     before["quality"]["canny"]["score"] = 0.8
@@ -285,3 +302,16 @@ def test_quality_wants_a_tuner_of_the_base(tmp_path):
     file = save_tuner(SCTuner([8] * 6), tmp_path / "other.safetensors")
     with pytest.raises(SceditError, match="other.safetensors is a tuner for another base"):
         bench(quality=True, tuners=[str(file)])
+
+
+def test_the_bases_own_quality():
+    document = bench(quality=True, methods=["base"], scenes=2).document()
+    own = document["quality"]["base"]
+    assert set(own) == {"psnr", "objects", "scenes"} and own["scenes"] == 2
+    assert 20 < own["psnr"] < 60 and 0 <= own["objects"] <= 1
+
+
+def test_what_is_not_a_number_is_null_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "base_figures", lambda base, scenes: {"psnr": math.nan, "objects": math.inf})
+    bench(quality=True, methods=["base"], out=tmp_path / "quality.json")
+    assert json.loads((tmp_path / "quality.json").read_text())["quality"]["base"] == {"psnr": None, "objects": None}

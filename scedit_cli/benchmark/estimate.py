@@ -1,0 +1,185 @@
+"""What a training step costs, known without making it: fake tensors go through real code, and no arithmetic is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from scedit_cli.benchmark.architecture import Architecture, architecture
+from scedit_cli.benchmark.live import LiveStorages
+from scedit_cli.benchmark.methods import METHODS, Inputs, Options, Trainee, prepared
+from scedit_cli.benchmark.peers import controlnet_model
+from scedit_cli.benchmark.setting import DTYPES, Figures
+from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+
+_STEPS = 2  # the optimizer's moments are there from the second step on
+
+
+@dataclass(frozen=True)
+class Work:
+    """What does not depend on the machine.
+
+    Attributes:
+        trainable_parameters, base_parameters: of the method and of the U-Net.
+        controlnet_parameters: of the base's ControlNet; None where it can have none.
+        flops: of one forward and backward pass over the batch, without what a memory-lean method computes twice.
+    """
+
+    trainable_parameters: int
+    base_parameters: int
+    controlnet_parameters: int | None
+    flops: int
+
+
+def estimate(
+    method: str,
+    base: Architecture | str,
+    batch: int,
+    resolution: int | None = None,
+    dtype: str = "bf16",
+    *,
+    device: str = "cuda",
+    libraries: int = 0,
+    options: Options | None = None,
+) -> Figures:
+    """The exact parameters and floating-point operations of a training step and its predicted peak of memory.
+
+    Two steps are made on fake tensors whose storages are followed. On an accelerator the prediction is what PyTorch
+    has allocated; kernels' workspaces and the driver's own memory (about half a GiB) come on top. The file is counted
+    without its header.
+
+    Args:
+        method: one of METHODS.
+        base: an architecture, or what `architecture` takes.
+        batch, resolution: pictures in a step and their side in pixels, by default the base's own.
+        dtype: of the frozen weights, one of DTYPES.
+        device: "cuda" or "cpu", whose rules of autocast and attention hold.
+        libraries: bytes that are resident before any model is; they count on a CPU.
+
+    Raises:
+        SceditError: a base that cannot be.
+        ValueError, RuntimeError: a method that the U-Net cannot have.
+    """
+    base = architecture(base) if isinstance(base, str) else base
+    resolution = resolution or base.resolution
+    work = count(method, base, batch, resolution, options)
+    memory = peak(method, base, batch, resolution, dtype, device=device, options=options)
+    if device == "cpu":
+        memory["libraries"] = libraries
+    total = sum(memory.values())
+    return Figures(
+        method=method,
+        **shares(work),
+        flops_per_step=work.flops,
+        peak_memory=total,
+        memory=memory,
+        estimated_peak_memory=total,
+        file_size=4 * work.trainable_parameters,
+    )
+
+
+def count(method: str, base: Architecture, batch: int, resolution: int, options: Options | None = None) -> Work:
+    """Parameters and operations, counted on the meta device."""
+    unet = base.on_meta()
+    total = unet.num_parameters()
+    try:
+        controlnet_parameters = controlnet_model(unet).num_parameters()
+    except (ValueError, NotImplementedError):
+        controlnet_parameters = None
+    inputs, noise = random_batch(base, batch, resolution, torch.float32, "meta")
+    with prepared(METHODS[method].plain, unet, options) as trainee:
+        with FlopCounterMode(display=False) as counter:
+            loss_of(trainee, inputs, noise, base).backward()
+        return Work(trainee.count, total, controlnet_parameters, counter.get_total_flops())
+
+
+def shares(work: Work) -> dict[str, Any]:
+    """The fields of `Figures` that say how much is trained."""
+    of = work.controlnet_parameters
+    return {
+        "trainable_parameters": work.trainable_parameters,
+        "share_of_base": work.trainable_parameters / work.base_parameters,
+        "share_of_controlnet": work.trainable_parameters / of if of else None,
+    }
+
+
+def peak(
+    method: str,
+    base: Architecture,
+    batch: int,
+    resolution: int,
+    dtype: str,
+    *,
+    device: str = "cuda",
+    options: Options | None = None,
+) -> dict[str, int]:
+    """Bytes at the peak of the second step by category: weights, gradients, optimizer, activations."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    unet = base.on_meta(DTYPES[dtype])
+    base.match_attention(unet, device)
+    inputs, noise = random_batch(base, batch, resolution, DTYPES[dtype], "meta")
+    with prepared(method, unet, options) as trainee, FakeTensorMode(allow_non_fake_inputs=True):
+        for part in trainee.parts:
+            part.to_empty(device="cpu")
+        with LiveStorages("activations") as live:
+            live.own("weights", _tensors(trainee.parts))
+            live.own_gradients(trainee.weights)
+            _train(trainee, _faked(inputs), _faked(noise), base, dtype, device, live)
+    known = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0)
+    return known | live.at_peak
+
+
+def _train(
+    trainee: Trainee, inputs: Inputs, noise: Tensor, base: Architecture, dtype: str, device: str, live: LiveStorages
+) -> None:
+    optimizer = new_optimizer(trainee)
+    rules = CudaAutocast() if device == "cuda" else nullcontext()
+    for _ in range(_STEPS):
+        live.forget_peak()
+        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"), rules:
+            loss = loss_of(trainee, inputs, noise, base)
+        loss.backward()
+        with live.labelled("optimizer"):
+            optimizer.step()
+        optimizer.zero_grad()
+        del loss
+
+
+class CudaAutocast(TorchFunctionMode):
+    """CUDA's autocast lifts some operations to float32 that a CPU's leaves as they are; those that a U-Net and its
+    loss have, for tensors on a (fake) CPU."""
+
+    _LIFTED = frozenset({F.group_norm, F.layer_norm, F.interpolate, F.mse_loss, torch.sum, torch.pow})
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._LIFTED and torch.is_autocast_enabled("cpu"):
+            args = tuple(_lifted(each) for each in args)
+            kwargs = {name: _lifted(each) for name, each in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _lifted(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _faked(each: Any) -> Any:
+    if isinstance(each, Inputs):
+        return Inputs(*(_faked(value) for value in (each.latents, each.timesteps, each.hint, each.text)))
+    if isinstance(each, dict):
+        return {name: _faked(value) for name, value in each.items()}
+    return torch.empty_like(each, device="cpu")
+
+
+def _tensors(parts: Iterable[nn.Module]) -> list[Tensor]:
+    return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+

@@ -1,0 +1,124 @@
+"""Figures as rows that people read, and as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from scedit_cli.benchmark.setting import Figures
+
+Table = tuple[list[str], list[list[str]]]
+
+_MIB = 2**20
+_CONTROLLED = ("csc", "controlnet", "t2i")
+_COMPARED = ("trainable_parameters", "flops_per_step", "peak_memory", "images_per_second", "file_size")
+
+
+def reference_of(method: str, results: Sequence[Figures]) -> Figures | None:
+    """The SCEdit method that `method` is compared with, where it was measured: a CSC-Tuner for those that take a hint,
+    an SC-Tuner for the others, memory-lean if both are there."""
+    able = {each.method: each for each in results if each.trainable_parameters is not None}
+    names = ("csc", "csc-plain") if method.startswith(_CONTROLLED) else ("sc", "sc-plain")
+    return next((able[name] for name in (*names, "sc", "sc-plain") if name in able), None)
+
+
+def ratios(figures: Figures, results: Sequence[Figures]) -> dict[str, Any]:
+    """How many times SCEdit's each figure is, and `to`: which method's."""
+    reference = reference_of(figures.method, results)
+    if reference is None or figures.trainable_parameters is None:
+        return {}
+    found: dict[str, Any] = {"to": reference.method}
+    for name in _COMPARED:
+        value, unit = getattr(figures, name), getattr(reference, name)
+        if value is not None and unit:
+            found[name] = value / unit
+    return found
+
+
+def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
+    """Behind a figure stands its ratio to SCEdit's."""
+    columns = {
+        "method": lambda each: each.method,
+        "parameters": lambda each: _figure(each, "trainable_parameters", 1e6, ".3g", results, " M"),
+        "of base": lambda each: _percent(each.share_of_base),
+        "of ControlNet": lambda each: _percent(each.share_of_controlnet),
+        "GFLOP/step": lambda each: _figure(each, "flops_per_step", 1e9, ",.1f", results),
+        "peak MiB": lambda each: _figure(each, "peak_memory", _MIB, ",.0f", results),
+    }
+    if estimated:
+        columns["weights + gradients + optimizer + activations"] = lambda each: _memory(each)
+    else:
+        columns["estimated"] = lambda each: _figure(each, "estimated_peak_memory", _MIB, ",.0f")
+        columns["reserved"] = lambda each: _figure(each, "peak_reserved", _MIB, ",.0f")
+        columns["images/s"] = lambda each: _figure(each, "images_per_second", 1, ".3g", results, _spread(each))
+        columns["of matrix rate"] = lambda each: _percent(each.share_of_matrix_rate)
+    columns["file MiB"] = lambda each: _figure(each, "file_size", _MIB, ",.1f")
+    columns["largest batch"] = lambda each: "–" if each.largest_batch is None else str(each.largest_batch)
+    rows = [[column(each) for column in columns.values()] for each in results]
+    used = [k for k in range(len(columns)) if k == 0 or any(row[k] != "–" for row in rows)]
+    return [list(columns)[k] for k in used], [[row[k] for k in used] for row in rows]
+
+
+def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of GitHub's Markdown; the first column is text, the others are figures."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_csv(documents: Sequence[dict[str, Any]]) -> str:
+    """A line per result with the JSON's names and plain numbers; nested fields as `name.key`, lists left out."""
+    lines = [_flat(document) for document in documents]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def shown(value: Any) -> str:
+    """A figure of a score."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _flat(document: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{name}.")
+        elif not isinstance(value, list | tuple):
+            flat[before + name] = value
+    return flat
+
+
+def _figure(
+    figures: Figures, name: str, unit: float, form: str, results: Sequence[Figures] = (), after: str = ""
+) -> str:
+    value = getattr(figures, name)
+    if value is None:
+        return "–"
+    ratio = ratios(figures, results)
+    times = f" ({ratio[name]:.2f}×)" if name in ratio and ratio["to"] != figures.method else ""
+    return f"{value / unit:{form}}{after}{times}"
+
+
+def _memory(figures: Figures) -> str:
+    if not figures.memory:
+        return "–"
+    names = ("weights", "gradients", "optimizer", "activations")
+    return " + ".join(f"{figures.memory[name] / _MIB:,.0f}" for name in names)
+
+
+def _spread(figures: Figures) -> str:
+    if not figures.images_per_second_quartiles:
+        return ""
+    slow, fast = figures.images_per_second_quartiles
+    return f" ± {(fast - slow) / 2:.2g}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"

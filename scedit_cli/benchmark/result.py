@@ -1,0 +1,110 @@
+"""What a benchmark found, as a document for programs and as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.benchmark.cost import Costs
+from scedit_cli.benchmark.report import Table, as_csv, as_markdown, cost_table, ratios, shown
+from scedit_cli.benchmark.setting import Setting, environment
+from scedit_cli.benchmark.skips import SkipEffect
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Costs of methods, scores of tuners or methods, or effects of skips, and what they were measured on.
+
+    Attributes:
+        costs: what was measured, or estimated where nothing was to be measured; without results where only quality or
+            skips were looked at.
+        estimate: another base, estimated beside the one measured.
+        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}, a lone
+            SC-Tuner as "style" {nearer, objects, scenes}, the embedded base as "base" {psnr, objects, scenes}, and a
+            method as "METHOD, same steps" and "METHOD, same seconds" what `quality.summed_up` gives.
+        skips: the effects of every change of every skip.
+        plot: the picture that was drawn.
+        worse: sentences, one for each figure that fell behind the baseline.
+    """
+
+    costs: Costs
+    estimate: Costs | None = None
+    quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skips: Sequence[SkipEffect] = ()
+    plot: Path | None = None
+    worse: Sequence[str] = ()
+
+    @property
+    def setting(self) -> Setting:
+        return self.costs.setting
+
+    def document(self) -> dict[str, Any]:
+        """What --json writes."""
+        return {
+            **_costs(self.costs),
+            "quality": self.quality,
+            "skips": [asdict(effect) for effect in self.skips],
+            "estimate": _costs(self.estimate) if self.estimate else None,
+            "plot": None if self.plot is None else str(self.plot),
+            "environment": environment(),
+            "worse": list(self.worse),
+        }
+
+    def tables(self) -> list[tuple[str, Table]]:
+        """The tables that a person reads, each with its title."""
+        tables = [(facts(each.setting), cost_table(each.results, each.matrix_rate is None)) for each in self._all()]
+        if self.skips:
+            header = ["skip", "channels", "stride", "change", "picture change", "objects", "before"]
+            tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
+        if self.quality:
+            names = list(dict.fromkeys(name for figures in self.quality.values() for name in figures))
+            names = [name for name in names if not name.endswith("_deviation")]
+            rows = [[name, *(_with_deviation(each, field) for field in names)] for name, each in self.quality.items()]
+            tables.append(("", (["", *(name.replace("_", " ") for name in names)], rows)))
+        return tables
+
+    def markdown(self) -> str:
+        """The tables in Markdown."""
+        return "\n".join(f"{title}\n\n{as_markdown(*table)}".lstrip() for title, table in self.tables())
+
+    def csv(self) -> str:
+        """A line for each row of the tables, with the JSON's names and plain numbers."""
+        return as_csv(self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        rows = []
+        for each in self._all():
+            document = _costs(each)
+            about = {name: document[name] for name in ("base", "batch", "resolution", "dtype", "device")}
+            rows += [about | result for result in document["results"]]
+        rows += [asdict(effect) for effect in self.skips]
+        return rows + [{"name": name} | figures for name, figures in self.quality.items()]
+
+    def _all(self) -> list[Costs]:
+        return [each for each in (self.costs, self.estimate) if each and each.results]
+
+
+def facts(setting: Setting) -> str:
+    """The setting in a line."""
+    return (
+        f"{setting.base} on {setting.device}, {setting.resolution}×{setting.resolution}, batch {setting.batch}, "
+        f"{setting.dtype}"
+    )
+
+
+def _costs(costs: Costs) -> dict[str, Any]:
+    return {
+        **asdict(costs.setting),
+        "matrix_rate": costs.matrix_rate,
+        "results": [each.document() | {"ratios": ratios(each, costs.results)} for each in costs.results],
+        "sweep": [
+            {"method": method, "batch": batch, "estimated_peak_memory": bytes_} for method, batch, bytes_ in costs.sweep
+        ],
+    }
+
+
+def _with_deviation(figures: dict[str, Any], name: str) -> str:
+    deviation = figures.get(f"{name}_deviation")
+    return shown(figures.get(name)) + (f" ± {deviation:.3f}" if deviation is not None else "")

@@ -1,0 +1,105 @@
+"""What methods are compared on: the request, the machine, and the figures that come out."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from scedit_cli import __version__
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured on. In a request, None leaves a value to the base and the machine; in an answer all are known.
+
+    Attributes:
+        batch, resolution: pictures in a step, and their side in pixels.
+        dtype: of the frozen weights, one of DTYPES.
+        device: where it ran; "cpu (estimated)" and "cuda (estimated)" where nothing did.
+        lora_rank: r of LoRA.
+        lora_feed_forward: LoRA also on the feed-forward layers, not on attention alone.
+    """
+
+    base: str
+    batch: int | None = None
+    resolution: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    lora_rank: int = 64
+    lora_feed_forward: bool = False
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One method's figures; None is what was not measured, or does not exist.
+
+    Attributes:
+        trainable_parameters: and their share of the U-Net's and of a ControlNet's.
+        flops_per_step: floating-point operations of one forward and backward pass over the batch, those of the model
+            alone: what a memory-lean method computes a second time is not counted.
+        peak_memory: bytes; on an accelerator the most PyTorch had allocated, on a CPU the most that was resident, with
+            the libraries. An estimate where nothing was measured.
+        peak_reserved: bytes that PyTorch held of the accelerator, allocated or not.
+        memory: bytes of the peak by category: weights, gradients, optimizer, activations (what else the step
+            holds), and libraries on a CPU. Where measured, gradients are as large as they get, which need not be at
+            the peak; where estimated, all are what they are at the peak.
+        estimated_peak_memory: bytes, by `estimate`.
+        images_per_second, steps_per_second: at the median step.
+        images_per_second_quartiles: at the slower and the faster quartile of steps.
+        rounds: images per second at the median step of each round.
+        share_of_matrix_rate: `flops_per_step` a second over the device's measured rate of matrix products.
+        file_size: bytes of the trained weights as saved.
+        largest_batch: of those that fit the memory asked about; 0 if none does.
+    """
+
+    method: str
+    trainable_parameters: int | None = None
+    share_of_base: float | None = None
+    share_of_controlnet: float | None = None
+    flops_per_step: int | None = None
+    peak_memory: int | None = None
+    peak_reserved: int | None = None
+    memory: dict[str, int] = field(default_factory=dict)
+    estimated_peak_memory: int | None = None
+    images_per_second: float | None = None
+    images_per_second_quartiles: tuple[float, float] | None = None
+    steps_per_second: float | None = None
+    rounds: list[float] = field(default_factory=list)
+    share_of_matrix_rate: float | None = None
+    file_size: int | None = None
+    largest_batch: int | None = None
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def environment() -> dict[str, str | int]:
+    """The versions and the machine that figures depend on."""
+    libraries = {name: version(name) for name in ("torch", "diffusers", "peft")}
+    card = {"cuda": str(torch.version.cuda)} if torch.cuda.is_available() else {}
+    return {
+        "scedit": __version__,
+        "python": platform.python_version(),
+        **libraries,
+        **card,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+

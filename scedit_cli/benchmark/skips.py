@@ -1,0 +1,139 @@
+"""What each skip connection carries: removed, rescaled and noised in turn, after the motivation of SCEdit (section 3,
+figure 2 of arXiv 2312.11392)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from scedit_cli.base import Base
+from scedit_cli.core.skips import survey
+from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.sampling import grid, sample, to_tensor
+from scedit_cli.training.material import held_out_scenes
+from scedit_cli.training.score import named_share
+
+_PROMPTS = (
+    "a photo of a red fox in the snow",
+    "a wooden table with a bowl of green apples",
+    "a street in the rain at night",
+    "a portrait of an old sailor",
+)
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SkipEffect:
+    """What a change of one skip does to pictures of the same prompts and noise.
+
+    Attributes:
+        skip: in encoder order; 0 is conv_in's output.
+        channels, stride: of the skip; its side is the latents' over the stride.
+        change: a name of `changes`.
+        picture_change: root mean square difference of the pixels, which lie in [0, 1].
+        objects: the share of the objects named by the prompts that is there, and `objects_before` without the change;
+            None off the embedded base, which alone has a reader.
+    """
+
+    skip: int
+    channels: int
+    stride: int
+    change: str
+    picture_change: float
+    objects: float | None
+    objects_before: float | None
+
+
+def changes(scale: float = 0.5, noise: float = 1.0) -> dict[str, Callable[[Tensor], Tensor]]:
+    """A skip removed, multiplied by `scale`, and with Gaussian noise of `noise` times its own deviation on it."""
+    generator = torch.Generator()
+
+    def noised(skip: Tensor) -> Tensor:
+        drawn = torch.randn(skip.shape, generator=generator.manual_seed(0)).to(skip)
+        return skip + noise * skip.std() * drawn
+
+    return {"removed": torch.zeros_like, f"scaled by {scale:g}": lambda skip: scale * skip, "noised": noised}
+
+
+@contextmanager
+def changed(unet: nn.Module, skip: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within, the decoder sees skip number `skip` (encoder order) as `change` makes it."""
+    block, resnet = survey(unet).sites[-1 - skip]
+
+    def edit(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        skips = list(kwargs["res_hidden_states_tuple"])
+        skips[-1 - resnet] = change(skips[-1 - resnet])
+        return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}
+
+    handle = unet.up_blocks[block].register_forward_pre_hook(edit, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def study_skips(
+    base: Base,
+    count: int,
+    *,
+    scale: float = 0.5,
+    noise: float = 1.0,
+    resolution: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 16,
+    on_step: OnStep | None = None,
+) -> tuple[list[SkipEffect], Image.Image]:
+    """The effects of every change of every skip on `count` pictures, and a grid: a column per skip, a row per change,
+    the untouched picture first.
+
+    Args:
+        scale, noise: as for `changes`.
+        resolution, steps: of the pictures; the base's by default.
+        on_step: called with (pictures made, of how many).
+    """
+    prompts = _prompts(base, count)
+    skips, kinds = survey(base.unet), changes(scale, noise)
+    total = count * (1 + len(skips.channels) * len(kinds))
+    made = 0
+
+    def pictures() -> list[Image.Image]:
+        nonlocal made
+        drawn = sample(
+            base, prompts, seeds=range(count), steps=steps, batch_size=batch_size, height=resolution, width=resolution
+        )
+        made += count
+        if on_step:
+            on_step(made, total)
+        return drawn
+
+    before = pictures()
+    objects_before = _objects(base, prompts, before)
+    effects, rows = [], []
+    for name, change in kinds.items():
+        row = [before[0]]
+        for skip, (channels, stride) in enumerate(zip(skips.channels, skips.strides, strict=True)):
+            with changed(base.unet, skip, change):
+                after = pictures()
+            difference = (to_tensor(after) - to_tensor(before)).square().mean().sqrt().item()
+            objects = _objects(base, prompts, after)
+            effects.append(SkipEffect(skip, channels, stride, name, difference, objects, objects_before))
+            row.append(after[0])
+        rows.append(row)
+    columns = ["untouched", *(f"skip {k}: {c}, 1/{s}" for k, (c, s) in enumerate(zip(skips.channels, skips.strides)))]
+    return effects, grid(rows, columns, list(kinds))
+
+
+def _prompts(base: Base, count: int) -> Sequence[str]:
+    if base.name == EMBEDDED:
+        return [each.text for each in held_out_scenes(count, 0, (), base.defaults.resolution)]
+    return [_PROMPTS[k % len(_PROMPTS)] for k in range(count)]
+
+
+def _objects(base: Base, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> float | None:
+    return named_share(prompts, to_tensor(pictures)) if base.name == EMBEDDED else None

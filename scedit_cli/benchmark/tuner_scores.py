@@ -1,0 +1,30 @@
+"""What tuners are worth, as `bench --quality --tuner` tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from scedit_cli.base import Base
+from scedit_cli.core.tuners import Tuner
+from scedit_cli.errors import SceditError
+from scedit_cli.training.score import control_scores, style_score
+
+
+def scores_of(
+    base: Base, tuners: Sequence[Tuner], scales: Sequence[float], scenes: int, on_step: Callable[[int, int], None]
+) -> dict[str, dict[str, Any]]:
+    """The control scores of tuners attached together, by condition; of a lone SC-Tuner its style, as "style".
+
+    Raises:
+        SceditError: several SC-Tuners, or a condition that scenes do not have.
+    """
+    if any(tuner.condition for tuner in tuners):
+        scores = control_scores(base, tuners, scales, scenes=scenes, on_step=on_step)
+        return {
+            kind: {name.rstrip("_"): value for name, value in asdict(each).items()} for kind, each in scores.items()
+        }
+    if len(tuners) > 1:
+        raise SceditError("--quality measures one SC-Tuner at a time", hint="scedit merge makes one of several")
+    return {"style": asdict(style_score(base, tuners[0], scale=scales[0], scenes=scenes, on_step=on_step))}

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from scedit_cli import SceditError
+from scedit_cli.benchmark import cost
+from scedit_cli.benchmark.architecture import architecture
+from scedit_cli.benchmark.baseline import read_tolerance
+from scedit_cli.benchmark.cost import Costs, largest_batch
+from scedit_cli.benchmark.plot import draw
+from scedit_cli.benchmark.report import as_csv, as_markdown, cost_table, ratios, reference_of
+from scedit_cli.benchmark.setting import Figures, Setting
+
+SETTING = Setting("mine", 2, 64, "fp32", "cpu")
+
+
+def figures(method: str, **changes: object) -> Figures:
+    made = Figures(
+        method, 10**6, 0.1, 0.3, 10**9, 500 * 2**20, None,
+        {"libraries": 2**28, "weights": 2**26, "gradients": 2**24, "optimizer": 2**25, "activations": 2**27},
+        400 * 2**20, 8.0, (7.0, 9.0), 4.0, [8.0], 0.5, 4 * 10**6,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("room", [0, 104, 105, 106, 117, 118, 130, 131, 999, 1000, 12345])
+@pytest.mark.parametrize("bend", [0, 3, 40])
+def test_the_largest_batch_is_the_largest_that_fits(room, bend):
+    def peak_of(batch: int) -> int:
+        asked.append(batch)
+        return 100 + 5 * batch + 7 * max(0, batch - bend)
+
+    asked: list[int] = []
+    wanted = max((batch for batch in range(1, 3000) if 100 + 5 * batch + 7 * max(0, batch - bend) <= room), default=0)
+    assert largest_batch(peak_of, room) == wanted
+    assert len(asked) <= 20
+
+
+def test_what_fits_leaves_room_for_the_card_itself(monkeypatch):
+    base, three = architecture("sd15"), 130
+    monkeypatch.setattr(cost, "peak", lambda method, base, batch, *_, **__: {"weights": 100, "activations": 10 * batch})
+    able = Costs(SETTING, [figures("sc-plain"), Figures("full")])
+    found = cost.fitting(able, base, cost.CONTEXT + three, "cuda", lambda *_: None)
+    assert [each.largest_batch for each in found.results] == [3, None]
+    found = cost.fitting(able, base, three, "cuda", lambda *_: None)
+    assert found.results[0].largest_batch == 0
+    found = cost.fitting(able, base, 2**28 + three, "cpu", lambda *_: None)  # where the libraries take theirs
+    assert found.results[0].largest_batch == 3
+
+
+def test_a_curve_over_batches_is_of_estimates(monkeypatch):
+    base = architecture("sd15")
+    monkeypatch.setattr(cost, "peak", lambda method, base, batch, *_, **__: {"weights": 100, "activations": 10 * batch})
+    sweep = cost.swept(Costs(SETTING, [figures("sc-plain")]), base, [1, 2, 4], "cpu", lambda *_: None)
+    assert sweep == [("sc-plain", 1, 110 + 2**28), ("sc-plain", 2, 400 * 2**20), ("sc-plain", 4, 140 + 2**28)]
+
+
+def test_ratios_are_to_the_like():
+    results = [figures("sc"), figures("csc", peak_memory=1000), figures("lora")]
+    results.append(figures("controlnet", peak_memory=2500))
+    assert [reference_of(each.method, results).method for each in results] == ["sc", "csc", "sc", "csc"]
+    assert ratios(results[3], results)["peak_memory"] == 2.5 and ratios(results[3], results)["to"] == "csc"
+    assert reference_of("controlnet", results[:1]).method == "sc"
+    assert ratios(results[2], results[2:]) == {} == ratios(Figures("lora"), results)
+
+
+def test_tables():
+    results = [figures("sc"), figures("lora", trainable_parameters=2 * 10**6), Figures("full")]
+    header, rows = cost_table(results, estimated=False)
+    assert [row[0] for row in rows] == ["sc", "lora", "full"] and all(len(row) == len(header) for row in rows)
+    assert rows[1][1] == "2 M (2.00×)" and set(rows[2][1:]) == {"–"}
+    assert "largest batch" not in header and "reserved" not in header
+    header, rows = cost_table([figures("sc", largest_batch=0)], estimated=True)
+    assert rows[0][header.index("largest batch")] == "0" and "images/s" not in header
+    assert as_markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
+    lines = list(csv.DictReader(io.StringIO(as_csv([each.document() for each in results]))))
+    assert lines[0]["memory.weights"] == str(2**26) and lines[1]["trainable_parameters"] == "2000000"
+    assert lines[2]["peak_memory"] == ""
+
+
+@pytest.mark.parametrize("sweep", [[], [("sc", 1, 2**30), ("sc", 4, 2**31), ("full", 1, 2**31), ("full", 4, 2**32)]])
+def test_plots_of_what_there_is(sweep, tmp_path):
+    measured = Costs(SETTING, [figures("sc"), figures("full"), Figures("lora")], 1e12, sweep)
+    guessed = Costs(SETTING, [figures("sc", images_per_second=None)])
+    draw(tmp_path / "one.png", [measured])
+    draw(tmp_path / "two.png", [measured, guessed])
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert one.width == two.width > 1000 and two.height > one.height
+
+
+@pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.1", 0.1), (" 12.5 %", 0.125), ("0", 0.0)])
+def test_tolerances(text, value):
+    assert read_tolerance(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["five", "-1%", "nan", "inf", ""])
+def test_what_is_no_tolerance(text):
+    with pytest.raises(SceditError, match="no share of a figure"):
+        read_tolerance(text)

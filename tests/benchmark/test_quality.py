@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from scedit_cli.benchmark import quality
+from scedit_cli.benchmark.frechet import frechet_distance
+from scedit_cli.benchmark.quality import Budget, Outcome, rate_of, summed_up
+from scedit_cli.benchmark.skips import changed, changes, study_skips
+from scedit_cli.core.skips import survey
+from scedit_cli.jobs.bench import bench
+from tests import tiny
+
+
+def test_frechet_distance_of_gaussians():
+    torch.manual_seed(0)
+    real = torch.randn(4000, 3, dtype=torch.float64)
+    assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(real + 2, real) == pytest.approx(12 / real.std(0).square().mean().item(), rel=0.02)
+    assert frechet_distance(3 * real, real) == pytest.approx(3 * 4, rel=0.02)  # Σ (3 - 1)²
+    mix = torch.tensor([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 2]], dtype=torch.float64)
+    made = real @ mix
+    scale = real.std(0)
+    one, two = torch.cov((made / scale).T), torch.cov((real / scale).T)
+    root = torch.linalg.eigvals(one @ two).real.clamp(min=0).sqrt().sum()
+    mean = ((made.mean(0) - real.mean(0)) / scale).square().sum()
+    assert frechet_distance(made, real) == pytest.approx((mean + one.trace() + two.trace() - 2 * root).item())
+
+
+def test_rates_are_those_of_the_kind_unless_chosen():
+    assert rate_of("sc-plain") == quality.RATES["sc"] and rate_of("controlnet-xs") == quality.RATES["controlnet-xs"]
+    assert rate_of("csc-k3", {"csc-k3": 0.5}) == 0.5 and rate_of("lora-lean", {"lora": 0.25}) == 0.25
+
+
+def test_outcomes_are_summed_up_over_seeds():
+    outcomes = [Outcome("steps", 4, 1.0, 0.1, None, 0.5, 10.0), Outcome("steps", 4, 3.0, 0.3, None, 0.7, 14.0)]
+    found = summed_up(outcomes)
+    assert found["seconds"] == 2.0 and found["score"] is None and found["frechet"] == 12.0
+    assert found["loss_deviation"] == pytest.approx(0.1 * 2**0.5) and "steps_deviation" not in found
+    assert "loss_deviation" not in summed_up(outcomes[:1])
+
+
+def test_methods_are_trained_for_the_same_steps_and_the_same_seconds(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(quality, "Budget", lambda **given: Budget(scenes=8, **given))
+    result = bench(
+        quality=True, methods=["sc", "csc"], steps=2, seconds=0.1, batch=2, seeds=1, scenes=3,
+        learning_rates={"sc": 1e-4}, plot=tmp_path / "quality.png",
+    )  # fmt: skip
+    found = json.loads(json.dumps(result.document()["quality"]))
+    assert set(found) == {"base", *(f"{m}, same {b}" for m in ("sc", "csc") for b in ("steps", "seconds"))}
+    assert found["sc, same steps"]["steps"] == 2 and found["sc, same seconds"]["seconds"] >= 0.1
+    assert found["sc, same steps"]["learning_rate"] == 1e-4 and found["sc, same steps"]["score"] is None
+    assert isinstance(found["csc, same steps"]["score"], float)
+    assert all(each["loss"] > 0 and each["estimated_peak_memory"] > 0 for n, each in found.items() if n != "base")
+    with Image.open(tmp_path / "quality.png") as picture:
+        assert picture.width > 500
+
+
+@pytest.mark.parametrize("skip", [0, 4, 11])
+def test_one_skip_is_changed_and_comes_back(skip):
+    unet = tiny.unet("sd15")
+    seen: list[list[torch.Tensor]] = []
+    for block in unet.up_blocks:
+        block.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(list(kwargs["res_hidden_states_tuple"])), with_kwargs=True
+        )
+    inputs = torch.randn(1, 4, 8, 8), 3, torch.randn(1, 5, tiny.TEXT_WIDTH)
+    with torch.no_grad():
+        before = unet(*inputs).sample
+        with changed(unet, skip, lambda x: 0 * x):
+            after = unet(*inputs).sample
+        assert torch.equal(unet(*inputs).sample, before) and not torch.equal(after, before)
+    assert survey(unet).channels[skip] > 0
+
+
+def test_changes_are_what_they_say():
+    x = 3 + 2 * torch.randn(1, 8, 16, 16)
+    found = changes(scale=0.25, noise=0.5)
+    assert list(found) == ["removed", "scaled by 0.25", "noised"]
+    assert not found["removed"](x).any() and torch.equal(found["scaled by 0.25"](x), 0.25 * x)
+    added = found["noised"](x) - x
+    assert added.std().item() == pytest.approx(0.5 * x.std().item(), rel=0.1)
+    assert torch.equal(added, found["noised"](x) - x)  # the same noise again
+
+
+def test_a_study_of_any_base(tmp_path):
+    from scedit_cli.base import load_base
+
+    done = []
+    effects, picture = study_skips(
+        load_base(str(tiny.pipeline_folder("sdxl"))), 1, steps=1, on_step=lambda *now: done.append(now)
+    )
+    assert [(each.skip, each.change) for each in effects] == [
+        (skip, change) for change in ("removed", "scaled by 0.5", "noised") for skip in range(9)
+    ]
+    assert all(each.picture_change > 0 and each.objects is None for each in effects)
+    assert done[-1] == (28, 28) and picture.width > 9 * 256
+
+
+def test_skips_of_the_embedded_base(tmp_path):
+    result = bench(skips=True, scenes=1, steps=1, plot=tmp_path / "skips.png")
+    document = result.document()
+    assert len(document["skips"]) == 3 * len(survey_of_embedded()) and 0 <= document["skips"][0]["objects"] <= 1
+    assert (tmp_path / "skips.png").stat().st_size > 1000 and document["plot"].endswith("skips.png")
+    assert len(result.tables()[0][1][1]) == len(document["skips"])
+
+
+def survey_of_embedded() -> tuple[int, ...]:
+    from scedit_cli.benchmark.architecture import architecture
+
+    return survey(architecture("scenes").on_meta()).channels
