@@ -69,9 +69,9 @@ def test_bundles_are_taken_apart(styles, canny, depth):
 
 def test_facts_on_which_all_agree_are_kept(styles):
     for style in styles:
-        style.metadata = {"base": "sd15", "base_fingerprint": "0a", "recipe": "x"}
-    styles[1].metadata = {"base": "sd15", "base_fingerprint": "0b"}
-    assert merge([(style, 1.0) for style in styles]).metadata == {"base": "sd15"}
+        style.metadata = {"base": "sd15", "base_fingerprint": "0a", "recipe": "x", "zero_terminal_snr": "true"}
+    styles[1].metadata = {"base": "sd15", "base_fingerprint": "0b", "zero_terminal_snr": "true"}
+    assert merge([(style, 1.0) for style in styles]).metadata == {"base": "sd15", "zero_terminal_snr": "true"}
 
 
 def test_what_cannot_be_merged(unet, styles, canny):
