@@ -51,7 +51,9 @@ def gathered(
             raise SceditError(
                 f"--rescale {name}: there are several such tuners", hint="give each its scale behind its file"
             )
-    return [replace(each, scale=rescale.get(_name(each), each.scale)) for each in placed]
+    return [
+        replace(each, own_scale=rescale[_name(each)], factor=1.0) if _name(each) in rescale else each for each in placed
+    ]
 
 
 def check_together(placed: Sequence[PlacedTuner], averaged: bool = False) -> list[str]:

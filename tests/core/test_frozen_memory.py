@@ -112,7 +112,7 @@ def step(memory, side):
         unet(torch.randn(4, 4, side, side), 0, torch.randn(4, 77, 32)).sample.square().mean().backward()
 
 step("plain", 8)
-base = Memory(torch.device("cpu")).before
+memory_of = Memory(torch.device("cpu"))
 for memory in ("lean", "plain"):
     measured = Memory(torch.device("cpu"))
     step(memory, 64)

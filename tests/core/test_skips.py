@@ -12,10 +12,11 @@ from scedit_cli import CSCTuner, SceditError, SCTuner
 from scedit_cli.core.skips import in_words, survey
 
 # The figures of the SCEdit paper's table and of its reference implementation at full size.
+SIZES = ("unet", "sc", "half", "tenth", "csc", "wide", "k3", "wide k3")
 COUNTS = {
-    "sd15": {"unet": 859520964, "sc": 19680000, "half": 9844800, "csc": 28824400, "wide": 29557600, "k3": 99111760},
-    "sd21": {"unet": 865910724, "sc": 19680000, "half": 9844800, "csc": 28824400, "wide": 29557600, "k3": 99111760},
-    "sdxl": {"unet": 2567463684, "sc": 9841920, "half": 4923840, "csc": 14067280, "wide": 14800480, "k3": 45033040},
+    "sd15": (859520964, 19680000, 9844800, 1976640, 28824400, 29557600, 99111760, 100008800),
+    "sd21": (865910724, 19680000, 9844800, 1976640, 28824400, 29557600, 99111760, 100008800),
+    "sdxl": (2567463684, 9841920, 4923840, 989376, 14067280, 14800480, 45033040, 45930080),
 }
 
 
@@ -36,10 +37,12 @@ def test_parameter_counts_at_full_size(family):
         "unet": parameters(unet),
         "sc": parameters(SCTuner.for_unet(unet)),
         "half": parameters(SCTuner.for_unet(unet, down_ratio=0.5)),
+        "tenth": parameters(SCTuner.for_unet(unet, down_ratio=0.1)),
         "csc": parameters(CSCTuner.for_unet(unet, condition="canny")),
         "wide": parameters(CSCTuner.for_unet(unet, condition="canny", **wide)),
         "k3": parameters(CSCTuner.for_unet(unet, condition="canny", hint_kernel=3)),
-    } == COUNTS[family]
+        "wide k3": parameters(CSCTuner.for_unet(unet, condition="canny", hint_kernel=3, **wide)),
+    } == dict(zip(SIZES, COUNTS[family], strict=True))
 
 
 def test_survey_of_sd15():
