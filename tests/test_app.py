@@ -41,7 +41,10 @@ def result(worse: list[str] = []) -> SimpleNamespace:
     return SimpleNamespace(
         document=lambda: DOCUMENT,
         summary=lambda: [("out", "a[b].png"), ("seconds", "1.0")],
-        table=lambda: (["method", "images/s"], [["sc", "31.2"], ["lora", "20.1"]]),
+        tables=lambda: [("here", (["method", "images/s"], [["sc", "31.2"], ["lora", "20.1"]]))],
+        markdown=lambda: "| method |\n",
+        csv=lambda: "method\n",
+        plot=None,
         worse=worse,
         is_first=True,
     )
@@ -116,7 +119,7 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         "train": {"out": Path("there"), "resume": True, "overwrite": False, "dry_run": True, "push_to_hub": None},
         "generate": {"grid": True, "score": False, "out": None},
         "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
-        "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": 0.2, "quality": False},
+        "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": "0.2", "quality": False},
     }
     for name, arguments in expected.items():
         assert {key: calls[name][key] for key in arguments} == arguments
@@ -191,7 +194,10 @@ def test_json_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bench_draws_a_table_and_fails_when_it_got_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, "bench", lambda **kwargs: result())
-    assert call("bench").stdout.split() == ["method", "images/s", "sc", "31.2", "lora", "20.1"]
+    assert call("bench").stdout.split() == ["setting", "here", "method", "images/s", "sc", "31.2", "lora", "20.1"]
+    assert call("bench", "--markdown").stdout == "| method |\n"
+    assert call("bench", "--csv").stdout == "method\n"
+    assert call("bench", "--csv", "--json").exit_code == 2
     fake(monkeypatch, "bench", lambda **kwargs: result(["sc: images_per_second fell"]))
     answer = call("bench", "--json", "--baseline", "bench.json")
     assert answer.exit_code == 1

@@ -142,7 +142,7 @@ def bench(
         screen.result(result.document(), [])
     else:
         for title, table in result.tables():
-            screen.result({}, [("on", title)] if title else [])
+            screen.result({}, [("setting", title)] if title else [])
             screen.table({}, *table)
         screen.result({}, [("plot", str(result.plot))] if result.plot else [])
     for sentence in result.worse:

@@ -70,8 +70,9 @@ def estimate(
     """
     base = architecture(base) if isinstance(base, str) else base
     resolution = resolution or base.resolution
-    work = count(method, base, batch, resolution, options)
-    memory = peak(method, base, batch, resolution, dtype, device=device, options=options)
+    with torch.random.fork_rng(devices=[]):
+        work = count(method, base, batch, resolution, options)
+        memory = peak(method, base, batch, resolution, dtype, device=device, options=options)
     if device == "cpu":
         memory["libraries"] = libraries
     total = sum(memory.values())
