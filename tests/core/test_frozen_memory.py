@@ -112,11 +112,11 @@ def step(memory, side):
         unet(torch.randn(4, 4, side, side), 0, torch.randn(4, 77, 32)).sample.square().mean().backward()
 
 step("plain", 8)
-memory_of = Memory(torch.device("cpu"))
+resident = Memory(torch.device("cpu"))
 for memory in ("lean", "plain"):
-    measured = Memory(torch.device("cpu"))
+    resident.forget()
     step(memory, 64)
-    print(measured.peak() - base)
+    print(resident.peak() - resident.libraries)
 """
 
 
