@@ -16,13 +16,14 @@ from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
+from typer.testing import CliRunner
+
 import scedit_cli.jobs
 from scedit_cli import __version__
 from scedit_cli.app import app
 from scedit_cli.app.program import Terminated
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs.progress import Note, Progress
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")

@@ -22,6 +22,7 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.data.dataset import row_of, write_rows
+from scedit_cli.data.pictures import open_picture
 from scedit_cli.jobs.annotate import annotate
 
 PHOTOS = "astronaut chelsea coffee rocket motorcycle_left motorcycle_right hubble_deep_field retina ihc camera".split()
@@ -34,7 +35,7 @@ def crops(folder: Path, count: int = 200, side: int = 512) -> list[Path]:
     for number in range(count):
         name = PHOTOS[number % len(PHOTOS)]
         [file] = (Path(skimage.__file__).parent / "data").glob(f"{name}.*")
-        photo = Image.open(file).convert("RGB")
+        photo = open_picture(file)  # in sRGB, which annotate would make of it too
         scale = max(1.0, 560 / min(photo.size))
         photo = photo.resize([round(scale * length) for length in photo.size], Image.Resampling.LANCZOS)
         left, top = (int(rng.integers(length - side + 1)) for length in photo.size)
