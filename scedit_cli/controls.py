@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
 from scedit_cli.base import Base
+from scedit_cli.conditions.orders import Order
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
@@ -32,8 +33,8 @@ class Condition:
     kind: str
     picture: Image.Image
 
-    def shown_at(self, size: Size, rule: str, base: str) -> Image.Image:
-        """The condition picture at `size`; a photo is resized first, and annotated then for a picture of `base`.
+    def shown_at(self, size: Size, rule: str, maker: Order | None) -> Image.Image:
+        """The condition picture at `size`; a photo is resized first, and annotated then as `maker` says.
 
         Raises:
             SceditError: the annotator's weights are not there, or their licence is not accepted.
@@ -43,11 +44,10 @@ class Condition:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
             return resized(self.picture, size, rule, labels)
         try:
-            return conditions.annotate(self.kind, resized(self.picture, size, rule), annotator_for(self.kind, base))
+            make = maker.load(maker.settings(self.spec.file.name))
         except SceditError as error:
-            made = f"scedit annotate {self.spec.file} --cond {self.kind} --out {self.kind}.png"
-            hint = f"make it with {made}, which also takes --weights DIR, and give --cond {self.kind}.png"
-            raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", hint) from error
+            raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", error.hint) from error
+        return make([resized(self.picture, size, rule)])[0]
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,6 @@ class PlacedTuner:
     def name(self) -> str:
         """What --mask, --scale and --sweep call it: its condition, or for an SC-Tuner its file's name."""
         return self.tuner.condition or Path(self.file).stem
-
-
-def annotator_for(kind: str, base: str) -> str | None:
-    """Who makes and measures conditions of pictures by `base`: on the embedded one its own reader, where a kind has it;
-    else the kind's default."""
-    return conditions.scene_annotator(kind) if base == EMBEDDED else None
 
 
 def open_condition(spec: ConditionSpec) -> Condition:

@@ -40,6 +40,7 @@ def measured(
     annotator: str | None = None,
     weights: Path | None = None,
     device: str = "cpu",
+    **parameters: float | str,
 ) -> list[Figures]:
     """Everything that is measured of each picture: its `consistency` with the condition at its place, in [0, 1], and
     the kind's figures in their own units, by name.
@@ -47,6 +48,7 @@ def measured(
     Args:
         annotator: the one that made the conditions, by default the kind's first.
         weights, device: as for `annotate`.
+        parameters: the settings that the conditions were made with.
 
     Raises:
         SceditError: as `consistency`.
@@ -58,11 +60,17 @@ def measured(
             raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
     found = [picture.convert("RGB") for picture in pictures]
     if measure.annotates and found:
-        found = chosen.load(chosen.settings(), weights, device)(found)
+        found = chosen.load(chosen.settings(**parameters), weights, device)(found)
     return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]
 
 
-def check_measurable(kind: str, annotator: str | None = None, weights: Path | None = None, device: str = "cpu") -> None:
+def check_measurable(
+    kind: str,
+    annotator: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    **parameters: float | str,
+) -> None:
     """Loads what `measured` will need, so that what is missing is told before pictures are made.
 
     Raises:
@@ -71,7 +79,7 @@ def check_measurable(kind: str, annotator: str | None = None, weights: Path | No
     """
     chosen, measure = _measure(kind, annotator)
     if measure.annotates:
-        chosen.load(chosen.settings(), weights, device)
+        chosen.load(chosen.settings(**parameters), weights, device)
 
 
 def _measure(kind: str, annotator: str | None) -> tuple[Annotator, Measure]:
