@@ -155,10 +155,11 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
     taken = {each.tuner.condition for each in placed}
     for condition in steering:
         if condition.kind not in taken:
-            if base != EMBEDDED:
+            if base != EMBEDDED or condition.kind not in scenes.shipped_tuners():
+                shipped = ", ".join(scenes.shipped_tuners())
                 raise SceditError(
                     f"{condition.spec.file}: no tuner takes {condition.kind} conditions",
-                    hint="name one with --tuner; tuners are shipped for the embedded base only",
+                    hint=f"name one with --tuner; those of {shipped} are shipped, for the embedded base only",
                 )
             placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
             taken.add(condition.kind)
@@ -176,16 +177,44 @@ def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     return [PlacedTuner(tuner, str(path), own, factor, bundled) for tuner, own in zip(tuners, scales, strict=True)]
 
 
-def check_base(placed: PlacedTuner, base: Base) -> None:
-    """Raises SceditError where a tuner was trained for another base."""
-    trained_on = placed.tuner.metadata.get("base_fingerprint")
+def check_base(placed: PlacedTuner, base: Base, option: str = "--base") -> None:
+    """Raises SceditError where a tuner was trained for another base than this one, which `option` named."""
+    facts = placed.tuner.metadata
+    name, trained_on = facts.get("base"), facts.get("base_fingerprint")
     fits = tuple(placed.tuner.channels) == base.skips.channels
-    if not fits or (trained_on and trained_on != base.fingerprint):
-        name = placed.tuner.metadata.get("base")
+    if fits and trained_on in (None, base.fingerprint):
+        return
+    hint = f"name its base with {option}, or a tuner that was trained on {base.name}"
+    if fits and name == base.name:
+        raise SceditError(f"{placed.file} was trained on {name} when that had other weights than now", hint)
+    whose = f"the base {name}" if name else "another base"
+    why = "whose weights differ" if fits else "whose skips have other channels"
+    raise SceditError(f"{placed.file} is a tuner for {whose}, not for {base.name}, {why}", hint)
+
+
+def taught(tuner: Tuner) -> tuple[str, bool] | None:
+    """What a tuner learned to predict, and whether from noise alone; None where its file does not tell."""
+    prediction = tuner.metadata.get("prediction_type")
+    return (prediction, tuner.metadata.get("zero_terminal_snr") == "true") if prediction else None
+
+
+def check_taught_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, bool] | None:
+    """How all tuners that tell were taught; None where none does.
+
+    Raises:
+        SceditError: two of them were taught differently.
+    """
+    files: dict[tuple[str, bool], str] = {}
+    for each in placed:
+        if way := taught(each.tuner):
+            files.setdefault(way, each.file)
+    if len(files) > 1:
+        (one, file), (other, second) = list(files.items())[:2]
+        names = [kind + (" from noise alone" if alone else "") for kind, alone in (one, other)]
         raise SceditError(
-            f"{placed.file} is a tuner for {f'the base {name}' if name else 'another base'}, not for {base.name}",
-            hint=f"name its base with --base{f' {name}' if name else ''}, or a tuner that was trained on {base.name}",
+            f"{file} was taught {names[0]} and {second} {names[1]}: no base can be sampled for both", hint
         )
+    return next(iter(files), None)
 
 
 def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
@@ -195,18 +224,9 @@ def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
     Raises:
         SceditError: two of them were taught differently.
     """
-    taught: dict[tuple[str, bool], str] = {}
-    for each in placed:
-        if prediction := each.tuner.metadata.get("prediction_type"):
-            taught.setdefault((prediction, each.tuner.metadata.get("zero_terminal_snr") == "true"), each.file)
-    if len(taught) > 1:
-        (one, file), (other, second) = list(taught.items())[:2]
-        names = [kind + (" from noise alone" if alone else "") for kind, alone in (one, other)]
-        raise SceditError(
-            f"{file} was taught {names[0]} and {second} {names[1]}: no base can be sampled for both",
-            hint="leave one out, or train them with the same train.prediction and train.zero_terminal_snr",
-        )
-    return base.rescheduled(*next(iter(taught))) if taught else base
+    hint = "leave one out, or train them with the same train.prediction and train.zero_terminal_snr"
+    way = check_taught_alike(placed, hint)
+    return base.rescheduled(*way) if way else base
 
 
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:

@@ -121,6 +121,9 @@ def generate(
     base = loaded or _load(request)
     for placed in steering.placed:
         check_base(placed, base)
+        vae = placed.tuner.metadata.get("base_vae")
+        if vae and vae != base.vae_name:
+            tell(Note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it"))
     base = as_taught(steering.placed, base)
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
@@ -191,8 +194,7 @@ def serve(
     names.check(1, False)
     request.check()
     base = _load(request)
-    shipped = sorted(file.stem for file in (scenes.WORLD / "tuners").glob("*.safetensors"))
-    shipped = shipped if base.name == EMBEDDED else []
+    shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     offered = [*request.tuners, *(name for name in shipped if name not in request.tuners)]
 
     def draw(asked: Request, on_step: Callable[[int, int], None]) -> tuple[Path, dict[str, Image.Image]]:
