@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
 from scedit_cli.base import Base
+from scedit_cli.conditions.orders import Order
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
@@ -32,8 +33,8 @@ class Condition:
     kind: str
     picture: Image.Image
 
-    def shown_at(self, size: Size, rule: str, base: str) -> Image.Image:
-        """The condition picture at `size`; a photo is resized first, and annotated then for a picture of `base`.
+    def shown_at(self, size: Size, rule: str, maker: Order | None) -> Image.Image:
+        """The condition picture at `size`; a photo is resized first, and annotated then as `maker` says.
 
         Raises:
             SceditError: the annotator's weights are not there, or their licence is not accepted.
@@ -43,11 +44,10 @@ class Condition:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
             return resized(self.picture, size, rule, labels)
         try:
-            return conditions.annotate(self.kind, resized(self.picture, size, rule), annotator_for(self.kind, base))
+            make = maker.load(maker.settings(self.spec.file.name))
         except SceditError as error:
-            made = f"scedit annotate {self.spec.file} --cond {self.kind} --out {self.kind}.png"
-            hint = f"make it with {made}, which also takes --weights DIR, and give --cond {self.kind}.png"
-            raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", hint) from error
+            raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", error.hint) from error
+        return make([resized(self.picture, size, rule)])[0]
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,6 @@ class PlacedTuner:
     def name(self) -> str:
         """What --mask, --scale and --sweep call it: its condition, or for an SC-Tuner its file's name."""
         return self.tuner.condition or Path(self.file).stem
-
-
-def annotator_for(kind: str, base: str) -> str | None:
-    """Who makes and measures conditions of pictures by `base`: on the embedded one its own reader, where a kind has it;
-    else the kind's default."""
-    return conditions.scene_annotator(kind) if base == EMBEDDED else None
 
 
 def open_condition(spec: ConditionSpec) -> Condition:
@@ -161,10 +155,11 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
     taken = {each.tuner.condition for each in placed}
     for condition in steering:
         if condition.kind not in taken:
-            if base != EMBEDDED:
+            if base != EMBEDDED or condition.kind not in scenes.shipped_tuners():
+                shipped = ", ".join(scenes.shipped_tuners())
                 raise SceditError(
                     f"{condition.spec.file}: no tuner takes {condition.kind} conditions",
-                    hint="name one with --tuner; tuners are shipped for the embedded base only",
+                    hint=f"name one with --tuner; those of {shipped} are shipped, for the embedded base only",
                 )
             placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
             taken.add(condition.kind)
@@ -182,16 +177,44 @@ def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     return [PlacedTuner(tuner, str(path), own, factor, bundled) for tuner, own in zip(tuners, scales, strict=True)]
 
 
-def check_base(placed: PlacedTuner, base: Base) -> None:
-    """Raises SceditError where a tuner was trained for another base."""
-    trained_on = placed.tuner.metadata.get("base_fingerprint")
+def check_base(placed: PlacedTuner, base: Base, option: str = "--base") -> None:
+    """Raises SceditError where a tuner was trained for another base than this one, which `option` named."""
+    facts = placed.tuner.metadata
+    name, trained_on = facts.get("base"), facts.get("base_fingerprint")
     fits = tuple(placed.tuner.channels) == base.skips.channels
-    if not fits or (trained_on and trained_on != base.fingerprint):
-        name = placed.tuner.metadata.get("base")
+    if fits and trained_on in (None, base.fingerprint):
+        return
+    hint = f"name its base with {option}, or a tuner that was trained on {base.name}"
+    if fits and name == base.name:
+        raise SceditError(f"{placed.file} was trained on {name} when that had other weights than now", hint)
+    whose = f"the base {name}" if name else "another base"
+    why = "whose weights differ" if fits else "whose skips have other channels"
+    raise SceditError(f"{placed.file} is a tuner for {whose}, not for {base.name}, {why}", hint)
+
+
+def taught(tuner: Tuner) -> tuple[str, bool] | None:
+    """What a tuner learned to predict, and whether from noise alone; None where its file does not tell."""
+    prediction = tuner.metadata.get("prediction_type")
+    return (prediction, tuner.metadata.get("zero_terminal_snr") == "true") if prediction else None
+
+
+def check_taught_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, bool] | None:
+    """How all tuners that tell were taught; None where none does.
+
+    Raises:
+        SceditError: two of them were taught differently.
+    """
+    files: dict[tuple[str, bool], str] = {}
+    for each in placed:
+        if way := taught(each.tuner):
+            files.setdefault(way, each.file)
+    if len(files) > 1:
+        (one, file), (other, second) = list(files.items())[:2]
+        names = [kind + (" from noise alone" if alone else "") for kind, alone in (one, other)]
         raise SceditError(
-            f"{placed.file} is a tuner for {f'the base {name}' if name else 'another base'}, not for {base.name}",
-            hint=f"name its base with --base{f' {name}' if name else ''}, or a tuner that was trained on {base.name}",
+            f"{file} was taught {names[0]} and {second} {names[1]}: no base can be sampled for both", hint
         )
+    return next(iter(files), None)
 
 
 def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
@@ -201,18 +224,9 @@ def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
     Raises:
         SceditError: two of them were taught differently.
     """
-    taught: dict[tuple[str, bool], str] = {}
-    for each in placed:
-        if prediction := each.tuner.metadata.get("prediction_type"):
-            taught.setdefault((prediction, each.tuner.metadata.get("zero_terminal_snr") == "true"), each.file)
-    if len(taught) > 1:
-        (one, file), (other, second) = list(taught.items())[:2]
-        names = [kind + (" from noise alone" if alone else "") for kind, alone in (one, other)]
-        raise SceditError(
-            f"{file} was taught {names[0]} and {second} {names[1]}: no base can be sampled for both",
-            hint="leave one out, or train them with the same train.prediction and train.zero_terminal_snr",
-        )
-    return base.rescheduled(*next(iter(taught))) if taught else base
+    hint = "leave one out, or train them with the same train.prediction and train.zero_terminal_snr"
+    way = check_taught_alike(placed, hint)
+    return base.rescheduled(*way) if way else base
 
 
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scedit_cli.controls import PlacedTuner, load_placed
+from scedit_cli.controls import PlacedTuner, check_taught_alike, load_placed
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.errors import SceditError
@@ -98,22 +98,22 @@ def check_together(placed: Sequence[PlacedTuner], averaged: bool = False) -> lis
 
 
 def _check_bases(placed: Sequence[PlacedTuner]) -> list[str]:
-    for key, words in (("base_fingerprint", "different bases"), ("prediction_type", "bases of different predictions")):
-        stated = [each for each in placed if key in each.tuner.metadata]
-        for each in stated:
-            if each.tuner.metadata[key] != stated[0].tuner.metadata[key]:
-                raise SceditError(
-                    f"tuners of {words}: {_with_base(stated[0], key)} and {_with_base(each, key)}",
-                    hint="merge tuners that were trained on one base",
-                )
     stated = [each for each in placed if "base_fingerprint" in each.tuner.metadata]
+    for each in stated:
+        if each.tuner.metadata["base_fingerprint"] != stated[0].tuner.metadata["base_fingerprint"]:
+            raise SceditError(
+                f"tuners of different bases: {_with_base(stated[0])} and {_with_base(each)}",
+                hint="merge tuners that were trained on one base",
+            )
+    check_taught_alike(
+        placed, "merge tuners that were trained with the same train.prediction and train.zero_terminal_snr"
+    )
     return list(dict.fromkeys(each.file for each in placed if each not in stated)) if stated else []
 
 
-def _with_base(placed: PlacedTuner, key: str) -> str:
+def _with_base(placed: PlacedTuner) -> str:
     facts = placed.tuner.metadata
-    what = {"base_fingerprint": "fingerprint", "prediction_type": "prediction"}[key]
-    return f"{placed.file} (trained on {facts.get('base', 'a base')}, {what} {facts[key][:12]})"
+    return f"{placed.file} (trained on {facts.get('base', 'a base')}, fingerprint {facts['base_fingerprint'][:12]})"
 
 
 def _name(placed: PlacedTuner) -> str:

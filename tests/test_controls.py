@@ -1,11 +1,11 @@
-"""Tuners that were taught another prediction than their base's, or to begin with noise alone."""
+"""Tuners of other bases, or that were taught another prediction than their base's, or to begin with noise alone."""
 
 from __future__ import annotations
 
 import pytest
 
 from scedit_cli.base import Base, load_base
-from scedit_cli.controls import PlacedTuner, as_taught
+from scedit_cli.controls import PlacedTuner, as_taught, check_base
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.errors import SceditError
 from tests import tiny
@@ -16,8 +16,8 @@ def base() -> Base:
     return load_base(tiny.pipeline_folder("sd15"))
 
 
-def placed(base: Base, file: str, **metadata: str) -> PlacedTuner:
-    tuner = SCTuner.for_unet(base.unet)
+def placed(made_for: Base, file: str, **metadata: str) -> PlacedTuner:
+    tuner = SCTuner.for_unet(made_for.unet)
     tuner.metadata = metadata
     return PlacedTuner(tuner, file, 1.0)
 
@@ -41,3 +41,18 @@ def test_tuners_that_were_taught_differently_do_not_meet(base):
     alone = placed(base, "alone", prediction_type="v_prediction", zero_terminal_snr="true")
     with pytest.raises(SceditError, match="one was taught v_prediction and alone v_prediction from noise alone"):
         as_taught([one, alone], base)
+
+
+def test_a_tuner_of_another_base_is_told_with_the_reason(base):
+    for facts in ({}, {"base": "theirs"}, {"base": "theirs", "base_fingerprint": base.fingerprint}):
+        check_base(placed(base, "fits", **facts), base)
+    other = PlacedTuner(SCTuner([4], [4]), "small", 1.0)
+    for each, message in (
+        (placed(base, "one", base_fingerprint="0", base="theirs"), "for the base theirs, .* whose weights differ"),
+        (placed(base, "one", base_fingerprint="0"), "one is a tuner for another base, .* whose weights differ"),
+        (placed(base, "one", base_fingerprint="0", base=base.name), "trained on .* when that had other weights"),
+        (other, "small is a tuner for another base, not for .*, whose skips have other channels"),
+    ):
+        with pytest.raises(SceditError, match=message) as error:
+            check_base(each, base, "--activations")
+        assert error.value.hint.startswith("name its base with --activations, or a tuner")

@@ -46,6 +46,17 @@ def generate(
             rich_help_panel=_STEERING,
         ),
     ] = [],
+    param: Annotated[
+        list[str],
+        typer.Option(
+            "--param", metavar="[KIND.]NAME=VALUE", help="A setting of who annotates, as in annotate; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = [],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Local copies of annotators' weights.", rich_help_panel=_STEERING),
+    ] = None,
     tuner: Tuners = [],
     mask: Annotated[
         list[str],
@@ -78,6 +89,10 @@ def generate(
             "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id or file.',
             rich_help_panel=_SAMPLER,
         ),
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Another autoencoder: a folder, hub id or file.", rich_help_panel=_SAMPLER),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.", rich_help_panel=_SAMPLER)] = None,
     guidance: Annotated[
@@ -167,16 +182,17 @@ def generate(
 
         request = Request(
             prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond,
-            conds_from=cond_from, masks=mask, tuners=tuner, scales=scale, sweeps=sweep, base=base, dtype=dtype,
-            steps=steps, guidance=guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span,
-            scheduler=scheduler, width=width, height=height, resize=resize, image=image, strength=strength,
-            inpaint=inpaint, outpaint=outpaint, weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling,
-            offload=offload, compile=compile_, batch_size=batch,
+            conds_from=cond_from, params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep,
+            base=base, vae=vae, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale,
+            guidance_span=guidance_span, scheduler=scheduler, width=width, height=height, resize=resize, image=image,
+            strength=strength, inpaint=inpaint, outpaint=outpaint, weighted=weighted, vae_slicing=vae_slicing,
+            vae_tiling=vae_tiling, offload=offload, compile=compile_, batch_size=batch,
         )  # fmt: skip
         from scedit_cli.jobs import generate as job
 
         if ui:
             unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
+            unused["--param"] = param
             if given := [option for option, value in unused.items() if value]:
                 raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
             job.serve(request, out=out, host=host, port=port, on_event=screen)

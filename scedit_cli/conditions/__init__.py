@@ -11,19 +11,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.consistency import (
-    MEASURES,
+from scedit_cli.conditions.measuring import (
     check_measurable,
     consistencies,
     consistency,
     control_score,
     measured,
+    measured_kinds,
 )
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
 
 __all__ = [
-    "KINDS", "MEASURES", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable",
-    "consistencies", "consistency", "control_score", "find", "kind_of_path", "measured", "scene_annotator",
+    "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",
+    "consistency", "control_score", "find", "kind_of_path", "measured", "measured_kinds", "scene_annotator",
 ]  # fmt: skip
 
 KINDS: tuple[str, ...] = tuple(all_kinds())

@@ -21,7 +21,8 @@ def require(annotator: Annotator) -> None:
         return
     raise SceditError(
         f"{annotator.kind} by {annotator.name}: its weights' licence forbids commercial use ({annotator.licence})",
-        hint="read it, then accept it once: scedit annotate --accept-license with the same options",
+        hint=f"read it, then accept it once: scedit annotate photo.png --cond {annotator.kind} --annotator "
+        f"{annotator.name} --accept-license --out {annotator.kind}.png",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,18 +86,28 @@ def orders_of(
     Raises:
         SceditError: an unknown kind, annotator or parameter, or a value that cannot be.
     """
-    given: dict[str, dict[str, str]] = {kind: {} for kind in dict.fromkeys(kinds)}
-    for text in params:
-        kind, name, value = _parameter(text, list(given), option)
-        given[kind][name] = value
+    given = parameters_of(kinds, params, option)
     found = [find(kind) for kind in given]
     having = [kind.name for kind in found if annotator in {each.name for each in kind.annotators}]
     if annotator and not having:
         found[0].annotator(annotator)  # tells what it has
     return [
-        _order(kind.annotator(annotator if kind.name in having else None), given[kind.name], weights, seed)
+        order_of(kind.annotator(annotator if kind.name in having else None), given[kind.name], weights, seed)
         for kind in found
     ]
+
+
+def parameters_of(kinds: Sequence[str], params: Iterable[str], option: str = "--param") -> dict[str, dict[str, str]]:
+    """The values of `[KIND.]NAME=VALUE` texts by kind and name; every one of `kinds` is there.
+
+    Raises:
+        SceditError: no such text, or one of another kind.
+    """
+    given: dict[str, dict[str, str]] = {kind: {} for kind in dict.fromkeys(kinds)}
+    for text in params:
+        kind, name, value = _parameter(text, list(given), option)
+        given[kind][name] = value
+    return given
 
 
 def _parameter(text: str, kinds: list[str], option: str) -> tuple[str, str, str]:
@@ -111,11 +121,18 @@ def _parameter(text: str, kinds: list[str], option: str) -> tuple[str, str, str]
         which = f" of {', '.join(kinds)} is meant" if many else ""
         raise SceditError(f"{option} {text}: {f'say which{which}' if many else 'expected KIND.NAME=VALUE'}", example)
     if kind not in kinds:
-        raise SceditError(f"{option} {text}: no {kind} is made here", f"the kinds are {', '.join(kinds)}")
+        raise SceditError(f"{option} {text}: no {kind} is made here", f"the kinds are {', '.join(kinds) or 'none'}")
     return kind, name, value.strip()
 
 
-def _order(annotator: Annotator, given: dict[str, str], weights: Path | None, seed: int) -> Order:
+def order_of(
+    annotator: Annotator, given: Mapping[str, str], weights: Path | None = None, seed: int = 0
+) -> Order:
+    """An order by `annotator`, of values by the names of its parameters, LOW..HIGH for what is drawn.
+
+    Raises:
+        SceditError: an unknown parameter, or a value that cannot be.
+    """
     kind, values, ranges = annotator.kind, {}, []
     for name, text in given.items():
         ends = _RANGE.fullmatch(text)

@@ -83,7 +83,7 @@ def models(weights: Path | None, device: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise SceditError(
             f"pose by dwpose needs {error.name}, which is not installed",
-            hint='python -m pip install "scedit-cli[pose]", or take --annotator openpose',
+            hint='python -m pip install "scedit-cli[pose]", or make it with scedit annotate --annotator openpose',
         ) from error
     onnxruntime.set_default_logger_severity(3)
     if not (device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scedit_cli.conditions import kinds as _kinds
 from scedit_cli.conditions import licences
+from scedit_cli.conditions.consistency.measure import Measure
 from scedit_cli.conditions.silence import silent
 from scedit_cli.errors import SceditError
 
@@ -42,6 +43,7 @@ class Annotator:
         licence: of the weights, or of the library where there are none.
         commercial: whether that licence allows commercial use.
         parameters: the model of its settings.
+        measure: how a picture is compared with what it makes, where that is not the kind's.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Annotator:
     licence: str = "Apache-2.0"
     commercial: bool = True
     parameters: type[Parameters] = Parameters
+    measure: Measure | None = None
 
     def load(self, parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
         """A function from RGB pictures to as many condition pictures of their sizes, each made for itself, whatever it
@@ -101,12 +104,14 @@ class Kind:
     Attributes:
         name: names the dataset's folder and column, and the tuner's condition.
         annotators: the default first.
+        measure: how well a picture follows one; None where nothing tells.
         channels: of the hint, so a CSC-Tuner's `in_channels`: 3, or 4 where the condition picture's alpha counts.
         labels: its colours stand for classes, so that resizing must not blend them.
     """
 
     name: str
     annotators: tuple[Annotator, ...]
+    measure: Measure | None = None
     channels: int = 3
     labels: bool = False
 

@@ -11,7 +11,7 @@ from scedit_cli.core.bundle import Bundle, check_together, checked_scales
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.errors import SceditError
 
-_SHARED = ("base", "base_fingerprint", "prediction_type", "zero_terminal_snr")
+_SHARED = ("base", "base_fingerprint", "base_vae", "base_vae_revision", "prediction_type", "zero_terminal_snr")
 
 
 def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner | Bundle:
@@ -111,12 +111,13 @@ def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def _agreed(tuners: Sequence[Tuner]) -> dict[str, str]:
-    """The facts about the base that all the tuners state alike; all facts of a single one."""
+    """The facts about the base that all tuners state alike which state any; all facts of a single tuner."""
     if len(tuners) == 1:
         return dict(tuners[0].metadata)
     facts = {}
+    telling = [tuner.metadata for tuner in tuners if any(key in tuner.metadata for key in _SHARED)]
     for key in _SHARED:
-        values = {tuner.metadata.get(key) for tuner in tuners}
+        values = {each.get(key) for each in telling}
         if len(values) == 1 and None not in values:
             facts[key] = values.pop()
     return facts

@@ -22,11 +22,11 @@ from scedit_cli.specs import ConditionSpec
 _LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
-    str: ("prompt", "negative", "base", "revision", "dtype", "device", "guidance_span", "scheduler", "resize", "image",
-          "inpaint", "outpaint"),
+    str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "dtype", "device", "guidance_span",
+          "scheduler", "resize", "weights", "image", "inpaint", "outpaint"),
     int: ("seed", "steps", "width", "height"),
     float: ("guidance", "guidance_rescale", "strength"),
-    list: ("conds", "conds_from", "masks", "tuners", "scales"),
+    list: ("conds", "conds_from", "params", "masks", "tuners", "scales"),
     bool: ("weighted", "vae_slicing", "vae_tiling", "offload", "compile"),
 }.items() for field in names}  # fmt: skip
 

@@ -21,7 +21,8 @@ _LEAST = {
 }  # fmt: skip
 _OPTIONS = {
     "prompts": "--prompt", "prompts_file": "--prompts", "conds": "--cond", "conds_from": "--cond-from",
-    "masks": "--mask", "tuners": "--tuner", "scales": "--scale", "sweeps": "--sweep", "batch_size": "--batch",
+    "params": "--param", "masks": "--mask", "tuners": "--tuner", "scales": "--scale", "sweeps": "--sweep",
+    "batch_size": "--batch",
 }  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,12 +40,14 @@ class Request:
         conds: condition pictures, `[KIND=]FILE[:SCALE[:START-END]]`; left out, the kind is told by the name of the
             file or its folder.
         conds_from: `KIND=PHOTO[:SCALE[:START-END]]`, photos that are made into condition pictures first.
+        params: `[KIND.]NAME=VALUE`, settings of those who make conditions of photos, and of the pictures to measure.
+        weights: a folder with local copies of their weights.
         masks: `NAME=FILE`, pictures that are white where the condition (or the SC-Tuner of that name) rules.
         tuners: `FILE[:SCALE]`, or the name of a shipped tuner. On the embedded base, a condition that none of them
             takes gets the shipped tuner of its kind.
         scales: `NAME=SCALE`, α of the condition (or the SC-Tuner of that name) in place of the one given with it.
         sweeps: `NAME=SCALE,SCALE,...`: a picture for every scale in place of the one given.
-        base, revision, device: as for `load_base`.
+        base, revision, vae, vae_revision, device: as for `load_base`.
         dtype: one of DTYPES; the base's default otherwise.
         steps, guidance, scheduler: by default the base's.
         guidance_rescale: in [0, 1].
@@ -67,12 +70,16 @@ class Request:
     num: int | None = None
     conds: Sequence[str] = ()
     conds_from: Sequence[str] = ()
+    params: Sequence[str] = ()
+    weights: str | Path | None = None
     masks: Sequence[str] = ()
     tuners: Sequence[str] = ()
     scales: Sequence[str] = ()
     sweeps: Sequence[str] = ()
     base: str | None = None
     revision: str | None = None
+    vae: str | Path | None = None
+    vae_revision: str | None = None
     dtype: str | None = None
     device: str | None = None
     steps: int | None = None
@@ -116,6 +123,9 @@ class Request:
         said = self.said()
         if "prompts_file" in said:
             said.setdefault("prompts", ())
+        for model, revision in (("base", "revision"), ("vae", "vae_revision")):
+            if model in said:
+                said.setdefault(revision, None)
         return replace(other, **said)
 
     def check(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
+from scedit_cli.conditions.orders import Order as Maker
+from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.controls import (
     Condition,
     PlacedTuner,
     Size,
-    annotator_for,
     open_condition,
     open_named,
     place_tuners,
@@ -28,6 +30,7 @@ from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.canvas import Canvas
 from scedit_cli.generation.keepsake import condition_text, digests
+from scedit_cli.generation.makers import maker_of
 from scedit_cli.generation.orders import Order
 from scedit_cli.generation.request import Request
 from scedit_cli.sampling import check_size, to_hints, to_tensor
@@ -48,10 +51,10 @@ class Steering:
     request: Request
     placed: list[PlacedTuner]
     canvas: Canvas | None
-    _base: str
     _specs: list[tuple[ConditionSpec, ...]]
     start: Start | None = None
     _conditions: dict[_Key, Condition] = field(default_factory=dict)
+    _makers: dict[_Key, Maker | None] = field(default_factory=dict)
     _masks: dict[str, Image.Image] = field(default_factory=dict)
     _sizes: dict[tuple[ConditionSpec, ...], Size] = field(default_factory=dict)
     _shown: dict[tuple[_Key, Size], Image.Image] = field(default_factory=dict)
@@ -77,10 +80,11 @@ class Steering:
                     )
                 kinds[condition.kind] = condition
         if scored:
-            _check_scorable(list(opened.values()), base)
+            _check_scorable(list(opened.values()))
         canvas = Canvas.of(request) if request.image is not None else None
         masks = {name: open_named(file, "--mask").convert("L") for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
+        makers = _makers_of(opened, placed, request, base, scored)
         names = [each.name for each in placed]
         said = {"--mask": request.mask_files, "--scale or --sweep": {n: 0 for order in orders for n in order.scales}}
         for option, given in said.items():
@@ -89,7 +93,7 @@ class Steering:
                     guess = difflib.get_close_matches(name, names, n=1)
                     hint = f"did you mean {guess[0]}?" if guess else f"there is {', '.join(names) or 'no tuner'}"
                     raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
-        return cls(request, placed, canvas, base, groups, None, opened, masks)
+        return cls(request, placed, canvas, groups, None, opened, makers, masks)
 
     def fit(self, base: Base) -> list[str]:
         """Settles every picture's size; returns a sentence for each file that is resized.
@@ -157,7 +161,7 @@ class Steering:
         for spec in order.conditions:
             condition, key = self._conditions[_key(spec)], (_key(spec), size)
             if key not in self._shown:
-                self._shown[key] = condition.shown_at(size, self.request.resize or "crop", self._base)
+                self._shown[key] = condition.shown_at(size, self.request.resize or "crop", self._makers[_key(spec)])
             shown[condition.kind] = self._shown[key]
         return shown
 
@@ -174,14 +178,18 @@ class Steering:
 
     def measured(self, orders: Sequence[Order], pictures: Sequence[Image.Image]) -> list[dict[str, dict[str, float]]]:
         """By kind, how each picture follows each of its conditions: its `consistency`, and figures beside it."""
-        shown = [self.shown(order) for order in orders]
+        alike: dict[Maker, list[tuple[int, Image.Image]]] = defaultdict(list)
+        for n, order in enumerate(orders[: len(pictures)]):
+            shown = self.shown(order)
+            for maker in (self._makers[_key(spec)] for spec in order.conditions):
+                alike[maker].append((n, shown[maker.kind]))
         scores: list[dict[str, dict[str, float]]] = [{} for _ in pictures]
-        for kind in dict.fromkeys(kind for each in shown for kind in each):
-            having = [n for n in range(len(pictures)) if kind in shown[n]]
-            wanted = [shown[n][kind] for n in having]
-            maker = annotator_for(kind, self._base)
-            for n, value in zip(having, conditions.measured(kind, [pictures[n] for n in having], wanted, maker)):
-                scores[n][kind] = dict(value)
+        for maker, wanted in alike.items():
+            found, shown = [pictures[n] for n, _ in wanted], [picture for _, picture in wanted]
+            settings = dict(maker.values)
+            values = conditions.measured(maker.kind, found, shown, maker.by, maker.weights, **settings)
+            for (n, _), value in zip(wanted, values, strict=True):
+                scores[n][maker.kind] = value
         return scores
 
     def settings(self, order: Order) -> dict[str, Any]:
@@ -195,9 +203,13 @@ class Steering:
         pictures = {name: _absolute(getattr(request, name)) for name in ("image", "inpaint")}
         files = [spec.file for _, spec in named] + [Path(file) for file, _ in tuners]
         files += [*request.mask_files.values(), *(Path(file) for file in pictures.values() if file)]
+        files += [Path(request.vae).expanduser()] if request.vae is not None else []
+        makers = [self._makers[_key(spec)] for _, spec in named if spec.photo]
         return {
             "conds": [condition_text(spec, kind) for kind, spec in named if not spec.photo],
             "conds_from": [condition_text(spec, kind) for kind, spec in named if spec.photo],
+            "params": [f"{maker.kind}.{name}={value}" for maker in makers for name, value in maker.values],
+            "weights": _absolute(request.weights) if makers else None,
             "tuners": [f"{_absolute(file) if Path(file).exists() else file}:{factor!r}" for file, factor in tuners],
             "scales": [f"{name}={float(scale)!r}" for name, scale in order.scales.items()],
             "masks": [f"{name}={file.absolute()}" for name, file in request.mask_files.items()],
@@ -209,16 +221,44 @@ class Steering:
         }
 
 
-def _check_scorable(steering: Sequence[Condition], base: str) -> None:
+def _makers_of(
+    opened: Mapping[_Key, Condition], placed: Sequence[PlacedTuner], request: Request, base: str, scored: bool
+) -> dict[_Key, Maker | None]:
+    """Who makes each condition; what is needed to measure is there if `scored`.
+
+    Raises:
+        SceditError: a setting that cannot be, or one without effect.
+    """
+    kinds = list(dict.fromkeys(condition.kind for condition in opened.values()))
+    photos = {condition.kind for condition in opened.values() if condition.spec.photo}
+    given = parameters_of(kinds, request.params)
+    for kind, values in given.items():
+        if values and not scored and kind not in photos:
+            raise SceditError(
+                f"--param: no {kind} condition is made or measured, one is there",
+                hint=f"--cond-from {kind}=PHOTO makes one, and --score measures it; else leave it out",
+            )
+    takers = {each.tuner.condition: each.tuner for each in placed}
+    weights = Path(request.weights).expanduser() if request.weights is not None else None
+    makers = {
+        key: maker_of(condition, given[condition.kind], takers.get(condition.kind), base, weights)
+        for key, condition in opened.items()
+    }
+    if scored:
+        for maker in dict.fromkeys(makers.values()):
+            conditions.check_measurable(maker.kind, maker.by, maker.weights, **dict(maker.values))
+    return makers
+
+
+def _check_scorable(steering: Sequence[Condition]) -> None:
     if not steering:
         raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
     for each in steering:
-        if each.kind not in conditions.MEASURES:
+        if each.kind not in conditions.measured_kinds():
             raise SceditError(
                 f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
-                hint=f"leave --score out; it knows {', '.join(conditions.MEASURES)}",
+                hint=f"leave --score out; it knows {', '.join(conditions.measured_kinds())}",
             )
-        conditions.check_measurable(each.kind, annotator_for(each.kind, base))
 
 
 def _key(spec: ConditionSpec) -> _Key:

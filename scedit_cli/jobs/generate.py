@@ -121,6 +121,9 @@ def generate(
     base = loaded or _load(request)
     for placed in steering.placed:
         check_base(placed, base)
+        vae = placed.tuner.metadata.get("base_vae")
+        if vae and vae != base.vae_name:
+            tell(Note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it"))
     base = as_taught(steering.placed, base)
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
@@ -191,8 +194,7 @@ def serve(
     names.check(1, False)
     request.check()
     base = _load(request)
-    shipped = sorted(file.stem for file in (scenes.WORLD / "tuners").glob("*.safetensors"))
-    shipped = shipped if base.name == EMBEDDED else []
+    shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     offered = [*request.tuners, *(name for name in shipped if name not in request.tuners)]
 
     def draw(asked: Request, on_step: Callable[[int, int], None]) -> tuple[Path, dict[str, Image.Image]]:
@@ -291,11 +293,12 @@ class _Run:
         """What the file keeps: `request_from` reads it back."""
         request, base, guidance = self.request, self.base, self.guidance
         width, height = self.steering.size(order)
-        local = Path(base.name).expanduser()
         return {
             "program": f"scedit {__version__}, torch {torch.__version__}",
-            "base": str(local.absolute()) if local.exists() and base.name != EMBEDDED else base.name,
+            "base": base.name if base.name == EMBEDDED else _from_anywhere(base.name),
             "revision": base.revision,
+            "vae": base.vae_name and _from_anywhere(base.vae_name),
+            "vae_revision": base.vae_revision,
             "base_fingerprint": base.fingerprint,
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
             "device": request.device,
@@ -329,12 +332,24 @@ def _batches(orders: Sequence[Order], steering: Steering, most: int) -> Iterator
 
 
 def _load(request: Request) -> Base:
-    dtype = DTYPES.get(request.dtype)
-    if not request.offload:
-        return load_base(request.base or EMBEDDED, revision=request.revision, dtype=dtype, device=request.device)
-    _accelerator()
-    # On the CPU, in the precision that it will have on the accelerator.
-    return load_base(request.base or EMBEDDED, revision=request.revision, dtype=dtype or torch.bfloat16, device="cpu")
+    dtype, device = DTYPES.get(request.dtype), request.device
+    if request.offload:
+        _accelerator()
+        dtype, device = dtype or torch.bfloat16, "cpu"  # in the precision that it will have on the accelerator
+    return load_base(
+        request.base or EMBEDDED,
+        revision=request.revision,
+        vae=request.vae,
+        vae_revision=request.vae_revision,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _from_anywhere(name: str) -> str:
+    """The name of a model; where it is a path, the absolute one."""
+    local = Path(name).expanduser()
+    return str(local.absolute()) if local.exists() else name
 
 
 def _accelerator() -> torch.device:

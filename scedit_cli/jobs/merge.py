@@ -286,7 +286,7 @@ def _compressed(
     if activations is not None:
         base = load_base(activations)
         for each in placed:
-            check_base(each, base)
+            check_base(each, base, "--activations")
         with recorded(base.unet, rows_for(sc)) as features:
             sample(
                 base,

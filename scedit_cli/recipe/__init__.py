@@ -6,7 +6,7 @@
 """
 
 from scedit_cli.recipe.builtin import builtin_recipes
-from scedit_cli.recipe.reading import load_recipe
+from scedit_cli.recipe.reading import load_recipe, settings_of_made
 from scedit_cli.recipe.sections import (
     BaseSection,
     CheckpointsSection,
@@ -33,4 +33,5 @@ __all__ = [
     "ValidationSection",
     "builtin_recipes",
     "load_recipe",
+    "settings_of_made",
 ]

@@ -39,6 +39,15 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return recipe
 
 
+def settings_of_made(text: str) -> list[str]:
+    """`data.params` of a recipe's text, such as a tuner's file keeps; none where it says nothing or cannot be read."""
+    try:
+        params = tomllib.loads(text)["data"]["params"]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+        return []
+    return params if isinstance(params, list) and all(isinstance(each, str) for each in params) else []
+
+
 def _find(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_file():

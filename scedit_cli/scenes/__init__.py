@@ -13,10 +13,17 @@ PICTURE_SIZE = 128
 HELD_OUT_SEED = 1_000_000_000
 
 
+def shipped_tuners() -> list[str]:
+    """The names of the tuners that come with the package, each its kind's."""
+    return sorted(file.stem for file in (WORLD / "tuners").glob("*.safetensors"))
+
+
 def shipped_tuner(kind: str) -> Path:
     """The file of the tuner for `kind` that comes with the package; `SceditError` names the kinds there are."""
     path = WORLD / "tuners" / f"{kind}.safetensors"
     if not path.is_file():
-        kinds = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
-        raise SceditError(f"no tuner for {kind!r} comes with scedit", hint=f"shipped: {kinds}; or name one with --tuner")
+        raise SceditError(
+            f"{kind}: no such tuner file, and none of that name comes with scedit",
+            hint=f"give a tuner's file, or one of {', '.join(shipped_tuners())}",
+        )
     return path

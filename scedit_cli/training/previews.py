@@ -47,7 +47,7 @@ class Previews:
 
     def _control_score(self, pictures: Sequence[Image.Image]) -> float | None:
         kind = next(iter(self.examples[0].conditions), None)
-        if not self.options.score or kind not in conditions.MEASURES:
+        if not self.options.score or kind not in conditions.measured_kinds():
             return None
         annotator = conditions.scene_annotator(kind) if self.base.family == "scenes" else None
         if conditions.find(kind).annotator(annotator).weights:

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 
 from scedit_cli import conditions
+from scedit_cli.conditions import kinds
+from scedit_cli.conditions.listing import listing
+from scedit_cli.conditions.registry import all_kinds
 from scedit_cli.data.rendered import SCENE_KINDS, example
 from scedit_cli.errors import SceditError
 
@@ -31,6 +34,39 @@ def test_the_kinds_are_the_files():
         "blur", "canny", "color", "depth", "gray", "hed", "inpaint", "lineart", "lineart-anime", "mlsd", "normal",
         "outpaint", "pidinet", "pose", "scribble", "seg", "shuffle", "tile",
     }  # fmt: skip
+
+
+NEGATIVE = """
+from PIL import ImageOps
+
+from scedit_cli.conditions.consistency.structure import LIKENESS
+from scedit_cli.conditions.registry import Annotator, Kind
+
+
+def negative(parameters, weights=None, device="cpu"):
+    return lambda pictures: [ImageOps.invert(picture) for picture in pictures]
+
+
+KIND = Kind("negative", (Annotator("negative", "inverted", "Pillow", negative, licence="MIT-CMU"),), LIKENESS)
+"""
+
+
+def test_a_new_kind_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "negative.py").write_text(NEGATIVE)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+    all_kinds.cache_clear()
+    try:
+        picture = photo(64, 64)
+        made = conditions.annotate("negative", picture)
+        assert np.array_equal(np.asarray(made), 255 - np.asarray(picture))
+        assert conditions.consistency("negative", picture, made) == pytest.approx(1)
+        assert conditions.consistency("negative", made, made) < 0.5
+        assert "negative" in conditions.measured_kinds()
+        assert conditions.find("negative").hint(made).shape == (3, 64, 64)
+        assert {"negative"} == {row[0] for row in listing().rows()} - set(conditions.KINDS)
+    finally:
+        all_kinds.cache_clear()
+        del sys.modules[f"{kinds.__name__}.negative"]
 
 
 @pytest.mark.parametrize("size", [(128, 128), (100, 75), (33, 210), (7, 5)])

@@ -9,8 +9,9 @@ from scipy.stats import spearmanr
 from skimage.metrics import peak_signal_noise_ratio
 
 from scedit_cli import conditions
-from scedit_cli.conditions.consistency import MEASURES, color, depth, edges, normal, pose, seg, structure
+from scedit_cli.conditions.consistency import color, depth, edges, normal, pose, seg, structure
 from scedit_cli.conditions.detectors import detector
+from scedit_cli.conditions.kinds.color import PALETTE
 from scedit_cli.errors import SceditError
 from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
 
@@ -29,7 +30,7 @@ def lines(*columns: int) -> Image.Image:
 @pytest.mark.parametrize("kind", conditions.KINDS)
 def test_every_kind_is_measured_and_a_condition_agrees_with_itself(kind):
     same = noise().convert("RGBA") if conditions.channels_of(kind) == 4 else noise()
-    figures = MEASURES[kind].compare(same.convert("RGB"), same)
+    figures = conditions.find(kind).measure.compare(same.convert("RGB"), same)
     assert figures["consistency"] == pytest.approx(1, abs=1e-4) and list(figures)[0] == "consistency"
     assert len(figures) > 1
 
@@ -129,7 +130,7 @@ def test_palettes_differ_by_delta_e():
     assert conditions.consistency("color", black, black) == 1
     assert conditions.consistency("color", black, white) == pytest.approx(0, abs=1e-6)
     red, green = Image.new("RGB", (64, 64), (255, 0, 0)), Image.new("RGB", (64, 64), (0, 255, 0))
-    assert color.PALETTE.compare(red, green)["delta_e"] == pytest.approx(86.6, abs=0.1)
+    assert PALETTE.compare(red, green)["delta_e"] == pytest.approx(86.6, abs=0.1)
 
 
 def test_shuffled_colours_count_wherever_they_are():

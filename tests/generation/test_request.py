@@ -15,10 +15,11 @@ from scedit_cli.generation.request import Request
 
 EVERYTHING = Request(
     prompts=["a red cube", "b"], prompts_file="p.txt", negative="fog", seed="1-3,7", num=2, conds=["canny=a.png:0.5"],
-    conds_from=["color=b.png"], masks=["canny=m.png"], tuners=["style:0.5", "t"], scales=["style=2"],
-    sweeps=["canny=0,1"], base="b", dtype="bf16", steps=7, guidance=3.5, guidance_rescale=0.7, guidance_span="0.1-0.8",
-    scheduler="LCM", width=64, height=128, resize="fit", image="i.png", strength=0.4, inpaint="m.png", outpaint="8",
-    weighted=True, vae_slicing=True, vae_tiling=True, offload=True, compile=True, batch_size=3,
+    conds_from=["color=b.png"], params=["color.cells=4"], weights="w", masks=["canny=m.png"], tuners=["style:0.5", "t"],
+    scales=["style=2"], sweeps=["canny=0,1"], base="b", vae="v", dtype="bf16", steps=7, guidance=3.5,
+    guidance_rescale=0.7, guidance_span="0.1-0.8", scheduler="LCM", width=64, height=128, resize="fit", image="i.png",
+    strength=0.4, inpaint="m.png", outpaint="8", weighted=True, vae_slicing=True, vae_tiling=True, offload=True,
+    compile=True, batch_size=3,
 )  # fmt: skip
 
 
@@ -27,7 +28,7 @@ def test_every_field_is_an_option_and_every_option_arrives(monkeypatch):
     result = SimpleNamespace(document=dict, summary=list)
     job = SimpleNamespace(generate=lambda request, **options: said.append((request, options)) or result)
     monkeypatch.setattr(scedit_cli.jobs, "generate", job, raising=False)
-    silent = {"revision", "device"}  # of the function alone
+    silent = {"revision", "vae_revision", "device"}  # of the function alone
     assert set(EVERYTHING.said()) == {field.name for field in fields(Request)} - silent
     output = ["--from", "x.png", "--out", "o", "--name", "{seed}", "--grid", "--score", "--overwrite"]
     answer = CliRunner().invoke(app, ["generate", *EVERYTHING.words(), *output, "--quiet"])
@@ -61,6 +62,8 @@ def test_what_is_said_goes_over_what_was():
     before = Request(prompts=["a"], seed=3, guidance=2.0, weighted=True)
     assert Request(seed=4, guidance=0.0).over(before) == Request(prompts=["a"], seed=4, guidance=0.0, weighted=True)
     assert Request(prompts_file="p.txt").over(before).prompts == ()
+    pinned = Request(base="a", revision="1", vae="b", vae_revision="2")
+    assert Request(vae="c", steps=3).over(pinned) == Request(base="a", revision="1", vae="c", steps=3)
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ BAD = {
     "bad scale": ({"conds": ["{}/canny.png:much"]}, "the scale 'much' is no number"),
     "bad span": ({"conds": ["{}/canny.png:1:0.5-2"]}, "no part of the steps"),
     "no tuner": ({"conds": ["{}/color.png"], "tuners": ["{}/style.safetensors"]}, "no tuner takes color conditions"),
+    "no shipped tuner": ({"conds": ["mine={}/photo.png"], "base": None}, "no tuner takes mine conditions"),
     "no condition": ({"tuners": ["{}/canny.safetensors"]}, "canny.safetensors takes a canny condition, and none"),
     "two of a kind": (
         {"conds": ["{}/canny.png", "canny={}/color.png"], "tuners": ["{}/canny.safetensors"]},
@@ -234,8 +235,8 @@ def test_bad_input_is_told_before_anything_is_loaded(generate, tmp_path, monkeyp
     [
         ({"height": 96}, "the picture is 64x96 pixels; .* multiples of 64"),
         ({"scheduler": "Oiler"}, "scheduler 'Oiler': not known"),
-        ({"conds": ["{}/canny.png"], "tuners": ["{}/sibling.safetensors"]}, "sibling.safetensors is a tuner for"),
-        ({"base": "sdxl", "tuners": ["{}/style.safetensors"]}, "style.safetensors is a tuner for the base .*sd15"),
+        ({"conds": ["{}/canny.png"], "tuners": ["{}/sibling.safetensors"]}, "sibling.* when that had other weights"),
+        ({"base": "sdxl", "tuners": ["{}/style.safetensors"]}, "style.safetensors is a tuner for the base .*channels"),
     ],
 )
 def test_what_does_not_fit_the_base_is_told(generate, tmp_path, options, message):

@@ -5,6 +5,7 @@ from scedit_cli.core.tuners import SCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.generation.request import Request
 from scedit_cli.jobs import generate as job
+from scedit_cli.jobs.progress import Note
 from tests import tiny
 
 
@@ -21,3 +22,14 @@ def test_pictures_are_sampled_as_the_tuner_was_taught(tmp_path, monkeypatch):
         )
     assert [each.prediction_type for each in seen] == ["v_prediction", "epsilon"]
     assert seen[0].scheduler.config.rescale_betas_zero_snr
+
+
+def test_a_tuner_of_another_autoencoder_is_told(tmp_path):
+    base = load_base(tiny.pipeline_folder("sd15"))
+    save_tuner(SCTuner.for_unet(base.unet), tmp_path / "a.safetensors", {"base_vae": "theirs/vae"})
+    events = []
+    request = Request(base=base.name, tuners=[f"{tmp_path}/a.safetensors"], steps=1)
+    job.generate(request, out=tmp_path / "pictures", loaded=base, on_event=events.append)
+    assert [each.text for each in events if isinstance(each, Note)] == [
+        f"{tmp_path}/a.safetensors was trained with another autoencoder: --vae theirs/vae takes it"
+    ]

@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.conditions.consistency.measure import Figures, Measure
-from scedit_cli.conditions.kinds.color import CELLS, coarse
 
 _LEVELS = 8  # of each channel in a histogram
 
@@ -30,13 +29,8 @@ def histogram_intersection(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.minimum(*shares).sum())
 
 
-def _palette(found: Image.Image, wanted: Image.Image) -> Figures:
-    return {"delta_e": delta_e(*(np.asarray(coarse(p.convert("RGB"), CELLS)) for p in (found, wanted)))}
-
-
 def _histogram(found: Image.Image, wanted: Image.Image) -> Figures:
     return {"intersection": histogram_intersection(*(np.asarray(p.convert("RGB")) for p in (found, wanted)))}
 
 
-PALETTE = Measure(_palette, lambda figures: min(max(1 - figures["delta_e"] / 100, 0.0), 1.0))
 COLOURS = Measure(_histogram, lambda figures: figures["intersection"], annotates=False)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from scedit_cli.conditions.consistency.structure import LIKENESS
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -25,4 +26,4 @@ def blur(parameters: Focus, weights: Path | None = None, device: str = "cpu") ->
     return lambda pictures: [Image.fromarray(cv2.GaussianBlur(np.asarray(each), (0, 0), sigma)) for each in pictures]
 
 
-KIND = Kind("blur", (Annotator("blur", "gaussian", "OpenCV", blur, parameters=Focus),))
+KIND = Kind("blur", (Annotator("blur", "gaussian", "OpenCV", blur, parameters=Focus),), LIKENESS)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -26,4 +27,4 @@ def edges(parameters: Thresholds, weights: Path | None = None, device: str = "cp
     return lambda pictures: [Image.fromarray(cv2.Canny(np.asarray(picture), low, high)) for picture in pictures]
 
 
-KIND = Kind("canny", (Annotator("canny", "opencv", "OpenCV", edges, parameters=Thresholds),))
+KIND = Kind("canny", (Annotator("canny", "opencv", "OpenCV", edges, parameters=Thresholds),), EDGES)

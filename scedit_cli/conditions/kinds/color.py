@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from scedit_cli.conditions.consistency.color import delta_e
+from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 CELLS = 8  # along the shorter side
@@ -31,4 +34,9 @@ def coarse(picture: Image.Image, cells: int) -> Image.Image:
     return picture.resize([round(side * cells / shorter) for side in picture.size], Image.Resampling.BOX)
 
 
-KIND = Kind("color", (Annotator("color", "palette", "Pillow", palette, licence="MIT-CMU", parameters=Grid),))
+def _difference(found: Image.Image, wanted: Image.Image) -> Figures:
+    return {"delta_e": delta_e(*(np.asarray(coarse(each.convert("RGB"), CELLS)) for each in (found, wanted)))}
+
+
+PALETTE = Measure(_difference, lambda figures: min(max(1 - figures["delta_e"] / 100, 0.0), 1.0))
+KIND = Kind("color", (Annotator("color", "palette", "Pillow", palette, licence="MIT-CMU", parameters=Grid),), PALETTE)

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import Field
 
 from scedit_cli.conditions.batches import by_size
+from scedit_cli.conditions.consistency.depth import RELATIVE_DEPTH, SCENE_DEPTH
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
@@ -74,6 +75,7 @@ KIND = Kind(
         _annotator("depth-anything-base", "depth-anything/Depth-Anything-V2-Base-hf", "CC-BY-NC-4.0", False),
         _annotator("depth-anything-large", "depth-anything/Depth-Anything-V2-Large-hf", "CC-BY-NC-4.0", False),
         _annotator("midas", "Intel/dpt-hybrid-midas"),
-        Annotator("depth", "scene", "scedit", scene_depth),
+        Annotator("depth", "scene", "scedit", scene_depth, measure=SCENE_DEPTH),
     ),
+    RELATIVE_DEPTH,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scedit_cli.conditions.consistency.structure import LIKENESS
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -12,4 +13,4 @@ def gray(parameters: Parameters, weights: Path | None = None, device: str = "cpu
     return lambda pictures: [picture.convert("L") for picture in pictures]
 
 
-KIND = Kind("gray", (Annotator("gray", "luma", "Pillow", gray, licence="MIT-CMU"),))
+KIND = Kind("gray", (Annotator("gray", "luma", "Pillow", gray, licence="MIT-CMU"),), LIKENESS)

@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from scedit_cli.conditions.chance import chance
+from scedit_cli.conditions.consistency.structure import KEPT_PART
 from scedit_cli.conditions.holes import HOLES, with_hole
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
@@ -48,5 +49,6 @@ KIND = Kind(
             "inpaint", "holes", "OpenCV, scikit-image", holed, licence="Apache-2.0, BSD-3-Clause", parameters=Holes
         ),
     ),
+    KEPT_PART,
     channels=4,
 )

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
@@ -34,5 +35,7 @@ def _detector(place: str, weights: Path | None, device: str) -> Any:
 
 
 KIND = Kind(
-    "lineart", (Annotator("lineart", "lineart", "controlnet_aux", drawing, (FINE, COARSE), "MIT", parameters=Drawing),)
+    "lineart",
+    (Annotator("lineart", "lineart", "controlnet_aux", drawing, (FINE, COARSE), "MIT", parameters=Drawing),),
+    EDGES,
 )

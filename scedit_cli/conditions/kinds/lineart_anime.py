@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
@@ -31,4 +32,5 @@ def _detector(weights: Path | None, device: str) -> Any:
 KIND = Kind(
     "lineart-anime",
     (Annotator("lineart-anime", "anime2sketch", "controlnet_aux", drawing, (WEIGHTS,), "MIT", parameters=Detection),),
+    EDGES,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
@@ -60,4 +61,4 @@ def _network(weights: Path | None, device: str) -> Any:
     return filled(network, state_of(WEIGHTS, weights), WEIGHTS, device)
 
 
-KIND = Kind("mlsd", (Annotator("mlsd", "mlsd", "controlnet_aux", lines, (WEIGHTS,), parameters=Lines),))
+KIND = Kind("mlsd", (Annotator("mlsd", "mlsd", "controlnet_aux", lines, (WEIGHTS,), parameters=Lines),), EDGES)

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from scedit_cli.conditions.consistency.normal import NORMALS
 from scedit_cli.conditions.detectors import Detection, detected, detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
@@ -43,4 +44,5 @@ KIND = Kind(
         Annotator("normal", "bae", "controlnet_aux", photo_normals, (WEIGHTS,), "MIT", parameters=Detection),
         Annotator("normal", "scene", "scedit", scene_normals),
     ),
+    NORMALS,
 )

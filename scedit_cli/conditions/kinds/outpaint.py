@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from scedit_cli.conditions.chance import chance
+from scedit_cli.conditions.consistency.structure import KEPT_PART
 from scedit_cli.conditions.holes import with_hole
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
@@ -49,5 +50,6 @@ def _shares(parameters: Border, rng: np.random.Generator) -> dict[str, float]:
 KIND = Kind(
     "outpaint",
     (Annotator("outpaint", "border", "NumPy", bordered, licence="BSD-3-Clause", parameters=Border),),
+    KEPT_PART,
     channels=4,
 )

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import detected, detector
 from scedit_cli.conditions.kinds.hed import SoftEdges
 from scedit_cli.conditions.registry import Annotator, Kind, Make
@@ -38,4 +39,5 @@ def pidinet_detector(weights: Path | None, device: str) -> Any:
 KIND = Kind(
     "pidinet",
     (Annotator("pidinet", "pidinet", "controlnet_aux", soft_edges, (WEIGHTS,), LICENCE, False, Differences),),
+    EDGES,
 )

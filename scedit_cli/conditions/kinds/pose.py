@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from pydantic import Field
 
+from scedit_cli.conditions.consistency.pose import POSE
 from scedit_cli.conditions.detectors import Detection, detected, detector, fitted
 from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints, models
 from scedit_cli.conditions.registry import Annotator, Kind, Make
@@ -82,4 +83,5 @@ KIND = Kind(
             "pose", "openpose", "controlnet_aux", by_openpose, OPENPOSE, "CMU's own, no commercial use", False, Parts
         ),
     ),
+    POSE,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import detected
 from scedit_cli.conditions.kinds import hed, pidinet
 from scedit_cli.conditions.kinds.hed import SoftEdges
@@ -31,4 +32,5 @@ KIND = Kind(
             "scribble", "pidinet", "controlnet_aux", by_pidinet, (pidinet.WEIGHTS,), pidinet.LICENCE, False, SoftEdges
         ),
     ),
+    EDGES,
 )

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import Field
 
 from scedit_cli.conditions.batches import by_size
+from scedit_cli.conditions.consistency.seg import ADE20K, SCENE_CLASSES
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
@@ -130,7 +131,8 @@ KIND = Kind(
             "mask2former", "Mask2FormerForUniversalSegmentation", _MASK2FORMER, "CC-BY-NC-4.0", False
         ),
         Annotator("seg", "sam", "transformers", partial(everything, _SAM), (_SAM,), parameters=Points),
-        Annotator("seg", "scene", "scedit", scene_segmentation),
+        Annotator("seg", "scene", "scedit", scene_segmentation, measure=SCENE_CLASSES),
     ),
+    ADE20K,
     labels=True,
 )  # fmt: skip

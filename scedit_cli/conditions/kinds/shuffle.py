@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from scedit_cli.conditions.consistency.color import COLOURS
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -49,4 +50,4 @@ def _smooth(rng: np.random.RandomState, wide: int, high: int, scale: int) -> np.
     return noise / (noise.max() or 1)
 
 
-KIND = Kind("shuffle", (Annotator("shuffle", "flow", "OpenCV", shuffled, parameters=Flow),))
+KIND = Kind("shuffle", (Annotator("shuffle", "flow", "OpenCV", shuffled, parameters=Flow),), COLOURS)

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import Field
 
 from scedit_cli.conditions.chance import chance
+from scedit_cli.conditions.consistency.structure import LIKENESS
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -41,4 +42,4 @@ def worn(parameters: Wear, weights: Path | None = None, device: str = "cpu") -> 
     return lambda pictures: [one(picture) for picture in pictures]
 
 
-KIND = Kind("tile", (Annotator("tile", "degraded", "Pillow", worn, licence="MIT-CMU", parameters=Wear),))
+KIND = Kind("tile", (Annotator("tile", "degraded", "Pillow", worn, licence="MIT-CMU", parameters=Wear),), LIKENESS)

@@ -73,7 +73,8 @@ def test_tuners_must_be_for_one_base(saved, tmp_path):
     events = []
     merge([str(one), str(same), str(silent)], out=tmp_path / "combo.safetensors", on_event=events.append)
     assert [type(event) for event in events] == [Note] and str(silent) in events[0].text
-    assert read_metadata(tmp_path / "combo.safetensors")["kind"] == "bundle"
+    facts = read_metadata(tmp_path / "combo.safetensors")
+    assert facts["kind"] == "bundle" and {key: facts[key] for key in base} == base
     with pytest.raises(SceditError, match="different bases: .*one.* on mine.* and .*depth.* on theirs"):
         merge([str(one), str(other)], out=tmp_path / "wrong.safetensors")
     assert not (tmp_path / "wrong.safetensors").exists()
@@ -94,6 +95,7 @@ def test_one_condition_goes_in_once(saved, tmp_path):
     ("tuner", "message"),
     [
         ("missing/missing.safetensors", "missing.safetensors: no such tuner file"),
+        ("stile", "stile: no such tuner file, and none of that name comes with scedit .*give a tuner's file"),
         ("{folder}/noise.safetensors", "noise.safetensors cannot be read"),
         ("{folder}/sc.safetensors:loud", "the scale 'loud' is no number"),
     ],
@@ -118,7 +120,18 @@ def test_where_it_may_be_written(saved, tmp_path):
     assert type(load_tuner(out)) is SCTuner
 
 
-def test_a_prediction_of_another_kind_is_refused(saved, tmp_path):
+def test_tuners_that_were_taught_differently_are_refused(saved, tmp_path):
     one, two = saved(name="one", prediction_type="epsilon"), saved("canny", prediction_type="v_prediction")
-    with pytest.raises(SceditError, match="different predictions: .*prediction epsilon.* and .*prediction v_pred"):
-        merge([str(one), str(two)], out=tmp_path / "combo.safetensors")
+    alone = saved(name="alone", prediction_type="v_prediction", zero_terminal_snr="true")
+    for other, ways in ((one, "epsilon and .*canny.* v_prediction"), (alone, "v_prediction from noise alone and .*")):
+        with pytest.raises(SceditError, match=f"{other.stem}.* was taught {ways}") as error:
+            merge([str(other), str(two)], out=tmp_path / "combo.safetensors")
+        assert "train.zero_terminal_snr" in error.value.hint
+    assert not (tmp_path / "combo.safetensors").exists()
+
+
+def test_a_tuner_that_does_not_tell_follows_the_others(saved, tmp_path):
+    told = {"prediction_type": "v_prediction", "zero_terminal_snr": "true"}
+    merge([str(saved(name="alone", **told)), str(saved(name="silent", seed=2))], out=tmp_path / "one.safetensors")
+    facts = read_metadata(tmp_path / "one.safetensors")
+    assert facts["kind"] == "sc" and {key: facts[key] for key in told} == told

@@ -1,0 +1,113 @@
+"""Conditions are made, and pictures measured, with the settings that are known; from weights that lie here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scedit_cli import conditions
+from scedit_cli.conditions import annotate
+from scedit_cli.conditions.orders import orders_of
+from scedit_cli.core.tuners import CSCTuner
+from scedit_cli.core.weights import save_tuner
+from scedit_cli.errors import SceditError
+from scedit_cli.jobs.annotate import annotate as annotate_job
+from tests.conditions.local_weights import save_weights
+
+TUNED = {"tuners": ["{}/canny.safetensors"]}
+
+
+def _settings(path) -> dict:
+    return json.loads(Image.open(path).text["scedit"])
+
+
+def _score(image, condition, **parameters) -> float:
+    [figures] = conditions.measured("canny", [Image.open(image.path)], [Image.open(condition)], **parameters)
+    return figures["consistency"]
+
+
+def test_pictures_are_measured_as_their_condition_was_made(generate, files, tmp_path):
+    edges = tmp_path / "canny.png"
+    annotate_job(files / "photo.png", "canny", edges, params=["low=10", "high=30"])
+    (image,) = generate(conds=[str(edges)], score=True, **TUNED).images
+    assert image.scores["canny"] == pytest.approx(_score(image, edges, low=10, high=30))
+    assert image.scores["canny"] != pytest.approx(_score(image, edges), abs=1e-3)
+    (told,) = generate(conds=[str(edges)], params=["high=90"], score=True, **TUNED).images
+    assert told.scores["canny"] == pytest.approx(_score(told, edges, low=10, high=90))
+
+
+def test_a_photo_is_annotated_with_the_settings_given_and_again(generate, files, tmp_path):
+    made = generate(conds_from=["canny={}/photo.png"], params=["low=10", "canny.high=30"], score=True, **TUNED)
+    photo = Image.open(files / "photo.png")
+    expected = annotate("canny", photo, low=10, high=30)
+    assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected))
+    assert not np.array_equal(np.asarray(expected), np.asarray(annotate("canny", photo)))
+    expected.save(tmp_path / "expected.png")
+    (image,) = made.images
+    assert image.scores["canny"] == pytest.approx(_score(image, tmp_path / "expected.png", low=10, high=30))
+    again = generate(from_file=image.path, steps=None)
+    assert np.array_equal(np.asarray(Image.open(again.images[0].path)), np.asarray(Image.open(image.path)))
+    assert _settings(image.path)["params"] == _settings(again.images[0].path)["params"] == [
+        "canny.low=10", "canny.high=30"
+    ]  # fmt: skip
+
+
+def test_a_tuners_recipe_tells_what_it_was_taught(generate, files, base, tmp_path):
+    tuner = CSCTuner.for_unet(base.unet, condition="canny", hint_channels=8)
+    about = {"base_fingerprint": base.fingerprint, "recipe": '[data]\nparams = ["low=10", "canny.high=30"]'}
+    save_tuner(tuner, tmp_path / "taught.safetensors", about)
+    made = generate(conds_from=["canny={}/photo.png"], tuners=[str(tmp_path / "taught.safetensors")])
+    expected = annotate("canny", Image.open(files / "photo.png"), low=10, high=30)
+    assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected))
+
+
+def test_an_annotators_weights_may_lie_here(generate, base, tmp_path):
+    [order] = orders_of(["lineart"])
+    weights = save_weights(order.annotator, tmp_path / "weights")
+    tuner = CSCTuner.for_unet(base.unet, condition="lineart", hint_channels=8)
+    save_tuner(tuner, tmp_path / "lineart.safetensors", {"base_fingerprint": base.fingerprint})
+    options = {"conds_from": ["lineart={}/photo.png"], "tuners": [f"{tmp_path}/lineart.safetensors"]}
+    options |= {"params": ["resolution=64"], "score": True}
+    made = generate(**options, weights=weights)
+    assert set(made.images[0].scores) == {"lineart"}
+    assert _settings(made.images[0].path)["weights"] == str(weights)
+    again = generate(from_file=made.images[0].path, steps=None, out=tmp_path / "again")
+    assert again.images[0].path.read_bytes() == made.images[0].path.read_bytes()
+    (tmp_path / "none").mkdir()
+    for more in ({}, {"score": False}):
+        with pytest.raises(SceditError, match="sk_model.pth") as error:
+            generate(**options | more, weights=tmp_path / "none", out=tmp_path / "nothing")
+        assert f"--weights {tmp_path}/none" in error.value.hint
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conds": ["{}/canny.png"], "params": ["low=5"]}, "--param: no canny condition is made or measured"),
+        ({"conds_from": ["canny={}/photo.png"], "params": ["color.cells=5"]}, "no color is made here"),
+        ({"conds_from": ["canny={}/photo.png"], "params": ["low=5..9"]}, "canny.low=5..9: one picture"),
+        ({"params": ["low=5"], "tuners": []}, "--param low=5: expected KIND.NAME=VALUE"),
+    ],
+)
+def test_settings_without_effect_are_told(generate, tmp_path, options, message):
+    with pytest.raises(SceditError, match=message) as error:
+        generate(**TUNED | options)
+    assert error.value.hint and not (tmp_path / "out").exists()
+
+
+def test_another_autoencoder(generate, base, tmp_path):
+    from tests import tiny
+
+    other = tiny.pipeline("sd15", seed=5).vae
+    other.save_pretrained(tmp_path / "vae")
+    made, plain = generate(vae=tmp_path / "vae").images[0].path, generate().images[0].path
+    assert not np.array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(plain)))
+    assert (_settings(made)["vae"], _settings(plain)["vae"]) == (str(tmp_path / "vae"), None)
+    again = generate(from_file=made, steps=None).images[0].path
+    assert np.array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(again)))
+    with pytest.raises(SceditError, match="autoencoder gone.safetensors: no such folder or file"):
+        generate(vae="gone.safetensors")
