@@ -82,15 +82,15 @@ def bucket(source: Size, side: int, multiple: int, upscale: bool = False) -> Siz
     return min(smaller[0], _LONGEST * smaller[1]), min(smaller[1], _LONGEST * smaller[0])
 
 
-def square(source: Size, side: int, upscale: bool = False) -> Size:
-    """A square of `side`.
+def exactly(source: Size, size: Size, upscale: bool = False) -> Size:
+    """`size`, whatever shape a picture has.
 
     Raises:
         SceditError: a smaller picture, without `upscale`.
     """
-    if min(source) < side and not upscale:
-        raise SceditError(f"{source[0]}x{source[1]} pixels, smaller than {side}x{side}")
-    return side, side
+    if (source[0] < size[0] or source[1] < size[1]) and not upscale:
+        raise SceditError(f"{source[0]}x{source[1]} pixels, smaller than {size[0]}x{size[1]}")
+    return size
 
 
 @lru_cache(maxsize=32)
