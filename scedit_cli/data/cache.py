@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -35,6 +35,7 @@ class Cache:
         buckets: (N,) the place in `bucket_sizes` of each picture's size; a batch holds pictures of one bucket.
         sizes: (N, 6) what SDXL's U-Net is told: original height and width, crop top and left, height and width.
         hints: by kind.
+        conditions: digests of the condition pictures that are read, one for each kind and picture.
     """
 
     latents: Store
@@ -46,9 +47,18 @@ class Cache:
     bucket_sizes: tuple[Size, ...]
     sizes: Tensor
     hints: dict[str, Hints | MadeHints]
+    conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def fingerprint(self, indices: Sequence[int]) -> str:
+        """32 hex digits over what these pictures, their captions and condition pictures hold, in this order."""
+        digest = hashlib.sha256()
+        for index in indices:
+            known = [self.pictures[index], self.captions[index], *(kind[index] for kind in self.conditions.values())]
+            digest.update(f"{' '.join(known)} {self.sizes[index].tolist()}\n".encode())
+        return digest.hexdigest()[:32]
 
     def moments_of(self, indices: Sequence[int]) -> Tensor:
         """(B, 2C, h, w) float32 moments of the latents' distributions, unscaled, so that their noise can be drawn
@@ -90,7 +100,8 @@ def cache_latents_and_text(
     """
     largest = max(dataset.buckets, key=lambda size: size[0] * size[1])
     hints: dict[str, Hints | MadeHints]
-    hints = {kind: Hints(dataset.condition_paths(kind), largest, channels=channels_of(kind)) for kind in kinds}
+    read = {kind: dataset.condition_paths(kind) for kind in kinds}
+    hints = {kind: Hints(paths, largest, channels=channels_of(kind)) for kind, paths in read.items()}
     hints |= {order.kind: MadeHints([i.image for i in dataset.items], largest, order) for order in orders}
     pictures, texts = len(dataset), len(_distinct(dataset))
 
@@ -115,6 +126,10 @@ def cache_latents_and_text(
         bucket_sizes=dataset.buckets,
         sizes=torch.tensor(told),
         hints=hints,
+        conditions={
+            kind: tuple(digests(dataset.path, paths, dataset.path / "cache" / f"{kind}.json"))
+            for kind, paths in read.items()
+        },
     )
 
 

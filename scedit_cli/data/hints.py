@@ -71,12 +71,16 @@ class MadeHints:
 
     def batch(self, indices: list[int], step: int) -> Tensor:
         """float32 (B, C, H, W) in [0, 1], a function of the order's seed, the pictures and the step."""
-        kind, hints = find(self.order.kind), []
-        for index, pixels in zip(indices, self._pictures[indices], strict=True):
-            make = self.order.load(self.order.settings(f"{self._pictures.paths[index].name} {step}"))
-            [made] = make([Image.fromarray(pixels.permute(1, 2, 0).numpy())])
-            hints.append(torch.from_numpy(np.array(kind.hint(made))))
-        return torch.stack(hints)
+        pictures = self._pictures[indices].permute(0, 2, 3, 1).numpy()
+        names = [f"{self._pictures.paths[index].name} {step}" for index in indices]
+        return torch.stack([made_hint(self.order, *each) for each in zip(names, pictures, strict=True)])
+
+
+def made_hint(order: Order, name: str, picture: np.ndarray) -> Tensor:
+    """What `order` makes of a picture, uint8 (H, W, 3), with the settings that `name` draws: float32 (C, H, W) in
+    [0, 1]."""
+    [made] = order.load(order.settings(name))([Image.fromarray(picture)])
+    return torch.from_numpy(np.array(find(order.kind).hint(made)))
 
 
 def read_uint8(path: Path, channels: int = 3) -> Tensor:

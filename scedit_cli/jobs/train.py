@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -136,7 +137,8 @@ def train(
             run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
             if not dry_run:
                 processes.by_first(lambda: stack.enter_context(claimed(run)))
-            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub)
+            note_by_all = _told(on_event).note  # each reads its own part of the shards
+            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, note_by_all)
     finally:
         processes.leave()
 
@@ -150,22 +152,33 @@ def _train(
     overwrite: bool,
     dry_run: bool,
     push_to_hub: str | None,
+    on_fault: Callable[[str], None],
 ) -> TrainResult | Preflight | None:
     started = time.monotonic()
     base = setup.open_base(recipe)
-    dataset = processes.first_on_machine_first(lambda: setup.find_dataset(recipe, base, told.stage("rendering")))
+    shards = processes.by_first(lambda: setup.find_shards(recipe, base, told.stage("counting")))
+    dataset = processes.first_on_machine_first(
+        lambda: setup.find_dataset(recipe, base, told.stage("rendering"), shards)
+    )
     if overlong := base.overlong(sorted({item.text for item in dataset.items})):
         told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
     weights = setup.picture_weights(dataset)
-    learned, held_out = split(len(dataset), recipe.validation)
+    stream = None
+    if shards:
+        held_out = range(recipe.validation.pictures)
+        shards = shards.without_first(dataset.path, len(held_out)) if held_out else shards
+        stream = setup.open_stream(recipe, shards, processes, on_fault)
+        learned = range(stream.count)
+    else:
+        learned, held_out = split(len(dataset), recipe.validation)
     share = processes.share_of(dataset.path)
     with processes.meeting() as meet:
         of_data = (dataset, base, setup.cached_kinds(recipe), told.stage("encoding"), setup.orders(recipe))
         cache = cache_latents_and_text(*of_data, share=share, wait=meet)
     tuner = setup.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
-    with Trainer(*trained, weights=weights, pictures=learned, processes=processes) as trainer:
-        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes)
+    with Trainer(*trained, weights=weights, pictures=learned, processes=processes, stream=stream) as trainer:
+        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards)
         if dry_run:
             seconds = trainer.rehearse()
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None

@@ -84,9 +84,13 @@ def _value(text: str) -> Any:
 
 
 def _make_absolute(section: Any, key: str) -> None:
-    """A path that exists becomes absolute, so that the resolved recipe runs from any folder; hub ids stay."""
+    """A path that exists, or a pattern in a folder that does, becomes absolute, so that the resolved recipe runs from
+    any folder; hub ids and URLs stay."""
     value = section.get(key) if isinstance(section, dict) else None
-    if isinstance(value, str) and value != "scenes" and (path := Path(value).expanduser()).exists():
+    if not isinstance(value, str) or value == "scenes":
+        return
+    path = Path(value).expanduser()
+    if path.exists() or ("{" in path.name and "://" not in value and path.parent.is_dir()):
         section[key] = str(path.resolve())
 
 

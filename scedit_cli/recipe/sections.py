@@ -62,9 +62,9 @@ class TunerSection(_Section):
 
 
 class DataSection(_Section):
-    """Pictures to learn from: a dataset folder, or scenes rendered for the run."""
+    """Pictures to learn from: a dataset folder, shards that are streamed, or scenes rendered for the run."""
 
-    path: str | None = Field(None, min_length=1)  # a dataset folder; left out, scenes are rendered
+    path: str | None = Field(None, min_length=1)  # a dataset folder or WebDataset shards; left out, scenes are rendered
     scenes: int = Field(2048, ge=1, le=1_000_000)
     seed: Seed = 0  # of the first scene
     look: Literal["plain", "pastel"] = "plain"
@@ -73,11 +73,24 @@ class DataSection(_Section):
     make: list[str] = []  # kinds of condition that are made of the pictures while training, instead of read
     params: list[str] = []  # settings of those that make them, as annotate's --param takes them
     masked_loss: bool = False  # each picture's loss is weighed pixel by pixel with its `mask` picture
+    size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)  # of streamed ones
+    columns: list[str] = []  # what a streamed sample calls its image, text or condition, as prepare's --columns takes it
+    upscale: bool = False  # streamed pictures that are smaller than `size` are made larger, instead of left out
+    shuffle: int = Field(1000, ge=0, le=1_000_000)  # how many streamed samples are shuffled together; 0: shards alone
+    unusable: Share = 0.5  # share of streamed samples that may be left out, small or unreadable, before the run ends
+    workers: int = Field(4, ge=1, le=256)  # threads in a process that make streamed pictures ready
 
     @model_validator(mode="after")
     def _held_out_scenes_stay_unseen(self) -> DataSection:
         if self.path is None and self.seed + self.scenes > _HELD_OUT:
             raise mistake("data.seed", f"scenes from {_HELD_OUT} on are for measuring; take a smaller seed")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_named(self) -> DataSection:
+        for column in self.columns:
+            if not all(column.partition("=")):
+                raise mistake("data.columns", f'{column} names nothing; write them as ["image=jpg", "text=caption"]')
         return self
 
 

@@ -125,7 +125,7 @@ class Loop:
 
     def _make_steps(self, log: TextIO | None, trackers: Trackers | None) -> None:
         base, steps = self.trainer.base, self.recipe.train.steps
-        move_idle_parts(base, "cpu")
+        self._leave_idle()
         while self.trainer.step < steps:
             try:
                 with undisturbed():
@@ -205,7 +205,9 @@ class Loop:
         self._unseen.clear()
 
     def _lost(self, step: Step, what: str, indices: list[int]) -> WorkFailed:
-        names = [self.dataset.items[index].image.name for index in indices[:_NAMED]]
+        stream = self.trainer.stream
+        of = stream.name_of if stream else lambda index: self.dataset.items[index].image.name
+        names = [of(index) for index in indices[:_NAMED]]
         more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
         where = ", ".join(names) + more if names else "pictures of another process"
         go_on = f", and go on from step {self._saved} by --resume" if self._saved else ""
@@ -258,7 +260,7 @@ class Loop:
         self._previews = self._previews or Previews(base, setup.examples(recipe, self.dataset), recipe.samples)
         with self.trainer.finished():
             grid = self._previews.draw(self.trainer.edits, self.told.stage("samples"))
-        move_idle_parts(base, "cpu")
+        self._leave_idle()
         if not trackers:
             return
         buffer = io.BytesIO()
@@ -270,6 +272,10 @@ class Loop:
             with (self.run.samples / "scores.jsonl").open("a", encoding="utf-8") as scores:
                 scores.write(json.dumps({"step": step, "control_score": self.control_score}) + "\n")
             trackers.log({"control_score": self.control_score}, step)
+
+    def _leave_idle(self) -> None:
+        if not self.trainer.stream:  # whose pictures and captions are encoded at each step
+            move_idle_parts(self.trainer.base, "cpu")
 
     def _draw_curve(self) -> None:
         if self.processes.is_first:

@@ -14,6 +14,7 @@ from scedit_cli.conditions.kinds import canny, color
 from scedit_cli.data import rendered
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.pictures import open_picture
+from scedit_cli.data.streamed import Streamed
 from scedit_cli.errors import SceditError
 from scedit_cli.sampling import check_size
 from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, render, scene
@@ -49,6 +50,21 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_s
     except (OSError, SceditError):
         if not (folder / "metadata.jsonl").is_file():  # else another run has been quicker with the same scenes
             raise
+    return open_dataset(folder)
+
+
+def first_of(shards: Streamed, count: int) -> Dataset:
+    """The first `count` pictures of `shards`, kept for the next run.
+
+    Raises:
+        SceditError: none can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
+    """
+    folder = cache_folder() / "streams" / f"{shards.fingerprint}-{count}"
+    try:
+        return open_dataset(folder)
+    except SceditError:  # not there, or somebody has taken files out of it
+        shutil.rmtree(folder, ignore_errors=True)
+    shards.write_first(folder, count)
     return open_dataset(folder)
 
 

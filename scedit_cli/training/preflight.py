@@ -9,6 +9,7 @@ import torch
 
 from scedit_cli.base import Base
 from scedit_cli.core.tuners import Tuner
+from scedit_cli.data.streamed import Streamed
 from scedit_cli.pipelines import quiet
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.processes import Processes
@@ -24,6 +25,7 @@ class Preflight:
         epochs: passes over the `pictures` to learn from.
         seconds_per_step: measured after warm-up, in a dry run alone.
         estimated_peak_memory: in bytes, where it can be estimated.
+        shards: how many the pictures are streamed from, cut to `size`; 0 and None for a dataset folder.
     """
 
     base: str
@@ -44,6 +46,8 @@ class Preflight:
     epochs: float
     seconds_per_step: float | None = None
     estimated_peak_memory: int | None = None
+    shards: int = 0
+    size: tuple[int, int] | None = None
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
@@ -62,6 +66,8 @@ class Preflight:
         shared += ", each with a part of the base" if self.base_is_sharded else ""
         parts = f", {self.micro_batch_size} at once" if self.micro_batch_size else ""
         held_out = f", {self.held_out} more held out" if self.held_out else ""
+        if self.shards:
+            held_out += "; streamed from {} shards, cut to {}x{}, encoded at each step".format(self.shards, *self.size)
         rows = [
             ("base", self.base),
             ("tuner", f"{self.tuner}, {self.trainable_parameters:,} parameters: {beside}"),
@@ -77,9 +83,15 @@ class Preflight:
 
 
 def look_ahead(
-    recipe: Recipe, base: Base, tuner: Tuner, pictures: int, held_out: int, processes: Processes
+    recipe: Recipe,
+    base: Base,
+    tuner: Tuner,
+    pictures: int,
+    held_out: int,
+    processes: Processes,
+    shards: Streamed | None = None,
 ) -> Preflight:
-    """What `recipe` comes to with `pictures` to learn from."""
+    """What `recipe` comes to with `pictures` to learn from, out of a dataset folder or `shards`."""
     options = recipe.train
     parameters = sum(each.numel() for each in tuner.parameters())
     controlnet = controlnet_parameters(base)
@@ -100,6 +112,8 @@ def look_ahead(
         optimizer=options.optimizer,
         steps=options.steps,
         epochs=options.steps * options.batch_size / pictures,
+        shards=len(shards.places) if shards else 0,
+        size=shards.size if shards else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,9 +14,20 @@ from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import METADATA, Dataset, open_dataset, read_rows
 from scedit_cli.data.rendered import SCENE_KINDS, Example
+from scedit_cli.data.sources.webdataset import is_shards
+from scedit_cli.data.stream import Stream
+from scedit_cli.data.streamed import Streamed, open_streamed
 from scedit_cli.errors import SceditError
 from scedit_cli.recipe import Recipe, TrainSection
-from scedit_cli.training.material import OnStep, check_dataset, first_pictures, held_out_scenes, rendered_scenes
+from scedit_cli.training.material import (
+    OnStep,
+    check_dataset,
+    first_of,
+    first_pictures,
+    held_out_scenes,
+    rendered_scenes,
+)
+from scedit_cli.training.processes import Processes
 from scedit_cli.training.trainer import MASK, PRECISIONS
 
 _QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's
@@ -83,14 +94,51 @@ def tf32(is_wanted: bool) -> Iterator[None]:
             each.allow_tf32 = value
 
 
-def find_dataset(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Dataset:
-    """The pictures to learn from, rendered where the recipe names no dataset folder.
+def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Streamed | None:
+    """The shards to learn from; None where the recipe names none.
+
+    Raises:
+        SceditError: one is missing or damaged, or nobody knows how many samples it holds.
+    """
+    data = recipe.data
+    if not data.path or not is_shards(data.path):
+        return None
+    size = tuple(data.size or (base.defaults.resolution,) * 2)
+    columns = dict(column.split("=", 1) for column in data.columns)
+    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns, data.upscale, on_step)
+
+
+def open_stream(
+    recipe: Recipe, shards: Streamed, processes: Processes, on_fault: Callable[[str], None] | None = None
+) -> Stream:
+    """The batches of pictures out of `shards`, of which this process gets its part."""
+    return Stream(
+        shards,
+        recipe.train.batch_size,
+        recipe.train.seed,
+        shuffle=recipe.data.shuffle,
+        unusable=recipe.data.unusable,
+        share=(processes.index, processes.count),
+        orders=orders(recipe),
+        workers=recipe.data.workers,
+        on_fault=on_fault,
+    )
+
+
+def find_dataset(
+    recipe: Recipe, base: Base, on_step: OnStep | None = None, shards: Streamed | None = None
+) -> Dataset:
+    """The pictures to learn from, rendered where the recipe names no dataset folder; of `shards` the first ones alone,
+    to show and to measure with.
 
     Raises:
         SceditError: no such folder or condition, or pictures that `base` cannot learn.
     """
     data, wanted = recipe.data, kinds_read(recipe)
-    if data.path:
+    if shards:
+        shown = recipe.samples.count if recipe.samples.every else 1
+        dataset = first_of(shards, max(recipe.validation.pictures, shown))
+    elif data.path:
         dataset = open_dataset(data.path)
     elif unknown := set(wanted) - set(SCENE_KINDS):
         raise SceditError(

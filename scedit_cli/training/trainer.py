@@ -19,6 +19,7 @@ from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, batches
 from scedit_cli.data.sampler import StatefulSampler, part_of
+from scedit_cli.data.stream import Raw, Stream
 from scedit_cli.errors import SceditError
 from scedit_cli.recipe import DataSection, TrainSection
 from scedit_cli.training.checkpoints import Checkpoint
@@ -67,6 +68,7 @@ class Trainer:
         data: what is dropped and masked.
         weights: of each picture's loss, (N,); all 1 by default.
         pictures: the indices of `cache` to learn from; all by default.
+        stream: pictures to learn from instead, which are encoded when their step comes.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Trainer:
         weights: Tensor | None = None,
         pictures: Sequence[int] | None = None,
         processes: Processes = Processes(),
+        stream: Stream | None = None,
     ) -> None:
         processes.check_batch(options.batch_size)
         self.base, self.tuner, self.cache, self.options = base, tuner, cache, options
@@ -103,11 +106,12 @@ class Trainer:
             options.learning_rate,
         )
         self._scaler = torch.amp.GradScaler(base.device.type, enabled=options.precision == "fp16")
-        pictures = list(range(len(cache)) if pictures is None else pictures)
-        share = (processes.index, processes.count)
-        sizes = cache.buckets[pictures].tolist()
-        self._sampler = StatefulSampler(pictures, options.batch_size, options.seed, groups=sizes, share=share)
-        self._batches = batches(cache, self._sampler)
+        self.stream = stream
+        if stream:
+            self._sampler, self._batches = stream, stream.batches()
+        else:
+            self._sampler = self._sampler_of(list(range(len(cache)) if pictures is None else pictures))
+            self._batches = batches(cache, self._sampler)
         # A part of a base that is spread over processes is gathered by hooks that a lean layer would not call.
         memory = "plain" if processes.shards_base else options.memory
         self.edits = attach(base.unet, tuner, memory=memory, recompute=options.recompute)
@@ -123,6 +127,11 @@ class Trainer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _sampler_of(self, pictures: list[int]) -> StatefulSampler:
+        options, share = self.options, (self._processes.index, self._processes.count)
+        sizes, data = self.cache.buckets[pictures].tolist(), self.cache.fingerprint(pictures)
+        return StatefulSampler(pictures, options.batch_size, options.seed, groups=sizes, share=share, data=data)
 
     def close(self) -> None:
         self._batches.close()
@@ -140,7 +149,7 @@ class Trainer:
         began = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - began
-        losses = self._gradients(batch)
+        losses = self._gradients(self._encoded(batch))
         self.is_whole = False
         rate, norm, is_skipped = self._update()
         self.step += 1
@@ -152,7 +161,7 @@ class Trainer:
         batch, seconds = next(self._batches), []
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            self._gradients(batch).sum().item()
+            self._gradients(self._encoded(batch)).sum().item()
             seconds.append(time.perf_counter() - began)
             self.optimizer.zero_grad()
         return seconds[-1]
@@ -225,6 +234,9 @@ class Trainer:
         load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], plain, self.options)
         self._scaler.load_state_dict(state["scaler"])
         self.step = checkpoint.step
+
+    def _encoded(self, batch: Batch | Raw) -> Batch:
+        return batch.encoded(self.base) if isinstance(batch, Raw) else batch
 
     def _gradients(self, batch: Batch) -> Tensor:
         """Adds up the gradients of the whole batch's mean loss, part by part; returns what `Step.losses` is."""

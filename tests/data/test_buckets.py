@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli.data.buckets import bucket, fit, square
+from scedit_cli.data.buckets import bucket, exactly, fit
 from scedit_cli.errors import SceditError
 
 
@@ -42,8 +42,8 @@ def test_every_picture_gets_a_size_that_it_fills(side, multiple):
 
 def test_upscaling_is_asked_for():
     assert bucket((100, 90), 512, 64, upscale=True) == (512, 512)
-    assert square((100, 90), 512, upscale=True) == (512, 512)
-    for choose in (lambda: bucket((40, 900), 512, 64), lambda: square((511, 900), 512)):
+    assert exactly((100, 90), (512, 512), upscale=True) == (512, 512)
+    for choose in (lambda: bucket((40, 900), 512, 64), lambda: exactly((511, 900), (512, 512))):
         with pytest.raises(SceditError, match="smaller than"):
             choose()
 

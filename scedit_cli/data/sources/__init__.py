@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from scedit_cli.data.places import is_remote
 from scedit_cli.data.sources import folder, hub, tables, webdataset
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, ZipTree
@@ -29,8 +30,9 @@ def open_source(
 
     Args:
         src: a folder or zip of pictures with .txt or .caption files, or with metadata.jsonl, .csv or .parquet;
-            WebDataset shards (a .tar, a folder of them, or a pattern as "shards/{000..099}.tar"); parquet files with
-            pictures in them; a Hugging Face dataset, saved on disk or by its name on the hub.
+            WebDataset shards (a .tar, a folder of them, or a pattern as "shards/{000..099}.tar" or
+            "https://…/{000..099}.tar"); parquet files with pictures in them; a Hugging Face dataset, saved on disk or
+            by its name on the hub.
         conditions: kind -> folder (or zip) of condition pictures, paired with the pictures by their stems.
         columns: of a table or shard, "image", "text" or a kind of condition -> how its column (or suffix) is called.
         split, subset, revision: of a Hugging Face dataset.
@@ -39,9 +41,9 @@ def open_source(
         SceditError: nothing is there, or it is none of these; or an option that this source has no use for.
     """
     path, columns = Path(src).expanduser(), dict(columns or {})
-    if webdataset.is_shards(path):
+    if webdataset.is_shards(place := str(src) if is_remote(str(src)) else path):
         _no(split=split, subset=subset, revision=revision, conditions=conditions)
-        return webdataset.open_shards(path, columns)
+        return webdataset.open_shards(place, columns)
     if not path.exists() and _HUB_ID.fullmatch(str(src)):
         _no(conditions=conditions)
         return hub.open_by_name(str(src), columns, split, subset, revision)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.pictures import SUFFIXES
-from scedit_cli.data.shards import Sample, count_samples, read_samples, shard_paths
+from scedit_cli.data.places import is_remote
+from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.folder import CAPTIONS
 from scedit_cli.data.sources.tables import TEXTS
@@ -17,29 +18,31 @@ from scedit_cli.errors import SceditError
 _PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 
 
-def is_shards(path: Path) -> bool:
-    """A .tar, a pattern of them, or a folder of nothing else but them."""
+def is_shards(place: str | Path) -> bool:
+    """A .tar, a pattern of them, a URL, or a folder of nothing else but them."""
+    path = Path(place)
     if path.is_dir():
         names = [file.name for file in path.iterdir() if not file.name.startswith(".")]
         return any(name.endswith(".tar") for name in names) and all(name.endswith((".tar", ".json")) for name in names)
-    return path.suffix == ".tar"
+    return path.suffix == ".tar" or is_remote(str(place))
 
 
-def open_shards(path: Path, columns: Mapping[str, str]) -> Source:
+def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
     """`columns` says which suffix is what: image=jpg, text=txt (or a key of the .json), depth=depth.png. Left out, a
     lone picture suffix is the picture and `<kind>.png` a condition.
 
     Raises:
         SceditError: no such shard, or a damaged one.
     """
-    shards = shard_paths(path)
-    count = sum(map(count_samples, shards))
+    shards = shard_places(path)
+    count = sum(counts_of(shards))
     if not count:
         raise SceditError(f"{path} holds no pictures", hint="shards hold files such as 000001.jpg, 000001.txt")
-    return Source(count, (_entry(sample, columns) for shard in shards for sample in read_samples(shard)))
+    return Source(count, (entry_of(sample, columns) for shard in shards for sample in read_samples(shard)))
 
 
-def _entry(sample: Sample, columns: Mapping[str, str]) -> Entry:
+def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
+    """A sample as a picture to prepare; `columns` as for `open_shards`."""
     files = {name.lower(): data for name, data in sample.files.items()}
     kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
     image = columns.get("image") or next((suffix for suffix in files if suffix in _PICTURES), None)

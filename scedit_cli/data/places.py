@@ -1,0 +1,38 @@
+"""Files on this machine, and elsewhere by their URLs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from scedit_cli.errors import SceditError
+
+_EXTRAS = {"http": "stream", "https": "stream"}
+
+
+def is_remote(place: str) -> bool:
+    return "://" in place
+
+
+def open_place(place: str) -> BinaryIO:
+    """The file at a path, or at a URL that fsspec knows (`https://`, `hf://`, `s3://`, …), to be read from its start.
+
+    Raises:
+        SceditError: it is not there, cannot be reached, or is of a kind that nobody knows.
+    """
+    if not is_remote(place):
+        try:
+            return Path(place).open("rb")
+        except OSError as error:
+            raise SceditError(f"{place} cannot be read: {error.strerror}", hint="bring it back") from error
+    import fsspec
+
+    scheme = place.partition("://")[0]
+    try:
+        return fsspec.open(place, "rb", block_size=0 if scheme in _EXTRAS else None).open()
+    except ImportError as error:
+        hint = f"pip install 'scedit-cli[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
+        raise SceditError(f"{place}: reading {scheme}:// needs a package that is not installed", hint) from error
+    except Exception as error:  # each file system's own: from the network, the server, the login
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SceditError(f"{place} cannot be read: {reason}", hint="check the address and the network") from error

@@ -1,0 +1,278 @@
+"""Pictures out of WebDataset shards while training, so that they need not fit one disk."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scedit_cli.base import Base
+from scedit_cli.conditions import channels_of
+from scedit_cli.conditions.orders import Order
+from scedit_cli.data.hints import made_hint
+from scedit_cli.data.intake import Cut, Rejected
+from scedit_cli.data.lanes import Lanes, Turn
+from scedit_cli.data.loader import Batch
+from scedit_cli.data.sampler import check_state, part_of
+from scedit_cli.data.shards import Sample, read_samples
+from scedit_cli.data.streamed import Streamed
+from scedit_cli.errors import SceditError
+
+_LEAST = 16  # samples among which another one takes the place of one that cannot be used
+_AHEAD = 2  # batches made ready
+
+
+@dataclass(frozen=True)
+class Raw:
+    """B pictures of one size as they come out of the shards: `pixels` uint8 (B, 3, H, W), the rest as in `Batch`."""
+
+    indices: list[int]
+    sizes: Tensor
+    pixels: Tensor
+    captions: list[str]
+    hints: dict[str, Tensor]
+
+    def encoded(self, base: Base) -> Batch:
+        """What a training step sees of them; `base` encodes pictures and captions now."""
+        moments = [base.encode_images(each[None].float() / 255).cpu() for each in self.pixels]
+        text = {name: values.cpu() for name, values in base.encode_prompts(self.captions).items()}
+        return Batch(self.indices, self.sizes, torch.cat(moments), text, self.hints)
+
+
+class Stream:
+    """An endless sequence of batches, in the place of a `StatefulSampler` and of the cache that it chooses from.
+
+    The shards are dealt to lanes, as many as there are shards, at most one for each picture of a batch; each lane fills
+    the same places of every batch. A process reads the lanes of its own places, so that the batches are the same for
+    any number of processes, and each reads its own part of the shards where the processes divide the lanes. Lanes are
+    shuffled by shards in each epoch, and by blocks of samples. What comes when is a function of the arguments and of
+    what the shards hold: the state is `step` alone.
+
+    A sample that cannot be used has another one of its block in its place; what a shard lacks is taken from the next.
+
+    Args:
+        data: the shards.
+        shuffle: how many samples are shuffled together, over all lanes; 0 keeps the order within shards.
+        unusable: the share of a block that may be unusable.
+        share: (number, of how many): this process' places in a batch, as of `StatefulSampler`.
+        orders: for the hints that are made of the pictures.
+        workers: threads that read and decode.
+        on_fault: told in a sentence what could not be used.
+    """
+
+    def __init__(
+        self,
+        data: Streamed,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: int = 1000,
+        unusable: float = 0.5,
+        share: tuple[int, int] = (0, 1),
+        orders: Sequence[Order] = (),
+        workers: int = 4,
+        on_fault: Callable[[str], None] | None = None,
+    ) -> None:
+        self.data, self.batch_size, self.seed, self.step = data, batch_size, seed, 0
+        self.count = sum(data.left)
+        self.places = part_of(range(batch_size), *share)
+        self.lanes = Lanes(data.left, batch_size, seed)
+        self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
+        self.unusable, self.orders = unusable, tuple(orders)
+        self._workers, self._tell = workers, on_fault or (lambda sentence: None)
+        self._faults: deque[str] = deque()  # of the threads
+        self._firsts = [0, *accumulate(data.counts)]
+
+    @property
+    def epoch(self) -> int:
+        """Complete passes given out, over all lanes."""
+        return self.step * self.batch_size // self.count
+
+    def state_dict(self) -> dict[str, int | str]:
+        return {
+            "count": self.count,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "data": f"{self.data.fingerprint}/{self.block if self.is_shuffled else 0}",
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go on after the batch at which `state` was taken, by any number of processes.
+
+        Raises:
+            SceditError: the state is of other shards, another batch size or another seed.
+        """
+        check_state(self.state_dict(), state)
+        self.step = state["step"]
+
+    def name_of(self, index: int) -> str:
+        """Which sample a batch's `indices` name."""
+        shard = bisect_right(self._firsts, index) - 1
+        sample = next(islice(read_samples(self.data.places[shard]), index - self._firsts[shard], None))
+        return f"{self.data.places[shard]}: {sample.key}"
+
+    def batches(self) -> Iterator[Raw]:
+        """Batches without end from `step` on, which counts those that were handed over, not those made ready."""
+        ahead: deque[list[Future]] = deque()
+        readers = [_Lane(self, lane) for lane in range(self.lanes.count)]
+        mine = [(reader, part) for reader in readers if (part := reader.within(self.places))]
+        with ExitStack() as stack:
+            # A lane's pictures are read by one thread, one after the other.
+            threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(min(self._workers, len(mine)))]
+            try:
+                while True:
+                    while len(ahead) <= _AHEAD:
+                        step = self.step + len(ahead)
+                        turns = [(threads[at % len(threads)], *each) for at, each in enumerate(mine)]
+                        ahead.append([thread.submit(lane.pictures, step, part) for thread, lane, part in turns])
+                    pictures = [picture for each in ahead.popleft() for picture in each.result()]
+                    while self._faults:
+                        self._tell(self._faults.popleft())
+                    self.step += 1
+                    yield _together(pictures)
+            finally:
+                for future in (future for each in ahead for future in each):
+                    future.cancel()
+
+    def fault(self, sentence: str) -> None:
+        """Remembers from any thread what is to be told."""
+        self._faults.append(sentence)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    index: int
+    cut: Cut
+    pixels: Tensor
+    hints: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Read:
+    index: int
+    shard: str
+    sample: Sample
+
+
+class _Lane:
+    """One lane of a stream, read on from wherever it is entered."""
+
+    def __init__(self, stream: Stream, number: int) -> None:
+        self._stream, self._data, self._number = stream, stream.data, number
+        size, count = stream.batch_size, stream.lanes.count
+        self._places = [place for place in range(size) if place * count // size == number]
+        self._source: Iterator[_Read] = iter(())
+        self._block: int | None = None
+        self._here: list[_Read] = []
+        self._next: list[_Read] = []
+        self._unusable: dict[int, str] = {}  # places in this block, and why
+        self._told: set[str] = set()
+
+    def within(self, places: range) -> range:
+        """Which of the lane's pictures of a batch stand in `places`."""
+        own = [at for at, place in enumerate(self._places) if place in places]
+        return range(own[0], own[-1] + 1) if own else range(0)
+
+    def pictures(self, step: int, part: range) -> list[_Picture]:
+        """The pictures `part` of those that the lane has in batch `step`."""
+        return [self._picture(step * len(self._places) + at, step) for at in part]
+
+    def _picture(self, index: int, step: int) -> _Picture:
+        number, place = divmod(index, self._stream.block)
+        self._turn_to(number)
+        order = range(len(self._here))
+        if self._stream.is_shuffled:
+            order = np.random.default_rng([self._stream.seed, self._number, number]).permutation(len(self._here))
+        for at in map(int, np.roll(order, -place)):  # the one whose turn it is, then those that can stand in for it
+            if at in self._unusable:
+                continue
+            read = self._here[at]
+            made = self._data.cut(read.sample)
+            if isinstance(made, Rejected):
+                self._leave_out(at, f"{read.shard}: {read.sample.key}: {made.reason}")
+                continue
+            pixels = np.array(made.picture)
+            hints = {kind: _hint(picture, kind) for kind, picture in made.conditions.items()}
+            for order_ in self._stream.orders:
+                hints[order_.kind] = made_hint(order_, f"{read.sample.key} {step}", pixels)
+            return _Picture(read.index, made, torch.from_numpy(pixels).permute(2, 0, 1), hints)
+        raise AssertionError("some are left, as `_leave_out` makes sure")
+
+    def _leave_out(self, at: int, why: str) -> None:
+        self._unusable[at] = why
+        self._stream.fault(f"passed over: {why}")
+        if len(self._unusable) > self._stream.unusable * len(self._here) or len(self._unusable) == len(self._here):
+            raise SceditError(
+                f"data.path: {len(self._unusable)} of {len(self._here)} samples cannot be used; the last: {why}",
+                hint="scedit prepare makes shards of whole pictures; data.columns names what they hold, data.upscale "
+                "takes small ones, data.unusable tells how many may be left out",
+            )
+
+    def _turn_to(self, number: int) -> None:
+        """Has block `number` here, and reads a sample of the next: so that it is there when it is needed."""
+        size = self._stream.block
+        if self._block is None or number not in (self._block, self._block + 1):
+            self._source, self._next = self._read(number * size), []
+        if number != self._block:
+            self._here = [*self._next, *islice(self._source, size - len(self._next))]
+            self._block, self._next, self._unusable = number, [], {}
+        elif len(self._next) < size:
+            self._next.append(next(self._source))
+
+    def _read(self, index: int) -> Iterator[_Read]:
+        """The lane's samples from `index` on."""
+        epoch, turns = self._stream.lanes.find(self._number, index)
+        while True:
+            for turn in turns:
+                yield from islice(self._from(turn.shard, epoch), turn.skip, self._data.left[turn.shard])
+            epoch += 1
+            turns = [Turn(shard, 0) for shard in self._stream.lanes.dealt(self._number, epoch)]
+
+    def _from(self, shard: int, epoch: int) -> Iterator[_Read]:
+        """The samples of a shard, and after them those of the ones that follow: they stand in for what it lacks."""
+        order = self._stream.lanes.order(epoch)
+        at, is_any = order.index(shard), True
+        while is_any:
+            is_any = False
+            for number in (*order[at:], *order[:at]):
+                place, first, held = self._data.places[number], self._stream._firsts[number], self._data.held[number]
+                try:
+                    for position, sample in enumerate(read_samples(place)):
+                        if position >= held:
+                            is_any = True
+                            yield _Read(first + position, place, sample)
+                    self._tell_of(place, f"{place} holds fewer samples than was told; others take their place")
+                except SceditError as error:
+                    self._tell_of(place, f"{error.message}; others take its samples' place")
+        raise SceditError("data.path: none of the shards can be read", hint="look at what was passed over")
+
+    def _tell_of(self, place: str, sentence: str) -> None:
+        if place not in self._told:
+            self._told.add(place)
+            self._stream.fault(sentence)
+
+
+def _hint(picture, kind: str) -> Tensor:
+    pixels = np.array(picture.convert("RGBA" if channels_of(kind) == 4 else "RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def _together(pictures: Sequence[_Picture]) -> Raw:
+    kinds = pictures[0].hints
+    return Raw(
+        indices=[each.index for each in pictures],
+        sizes=torch.tensor([(*each.cut.fit.source[::-1], *each.cut.fit.crop, *each.cut.fit.size[::-1])
+                            for each in pictures]),
+        pixels=torch.stack([each.pixels for each in pictures]),
+        captions=[each.cut.text for each in pictures],
+        hints={kind: torch.stack([each.hints[kind] for each in pictures]) for kind in kinds},
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""Shards to be streamed: what they hold, how it is read, and which pictures are held out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from scedit_cli.data.buckets import Size, exactly
+from scedit_cli.data.dataset import write_rows
+from scedit_cli.data.intake import Cut, Rejected, cut, take
+from scedit_cli.data.places import is_remote
+from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
+from scedit_cli.data.sources.entry import Entry
+from scedit_cli.data.sources.webdataset import entry_of
+from scedit_cli.errors import SceditError
+from scedit_cli.files import whole_folder
+
+_FIRST = "first.json"  # for each of the first pictures: which shard's, and how many of its samples come before the next
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Shards whose samples become pictures of one size, with their conditions of `kinds`.
+
+    Attributes:
+        places: paths or URLs; counts: how many samples each holds.
+        size: width and height that every picture is cut to.
+        columns: what a sample's files are called, as for `data.sources.open_source`.
+        upscale: smaller pictures are made larger; without it they cannot be used.
+        held: how many samples at the beginning of each shard are not streamed.
+    """
+
+    places: tuple[str, ...]
+    counts: tuple[int, ...]
+    size: Size
+    kinds: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    upscale: bool = False
+    held: tuple[int, ...] = ()
+
+    @property
+    def left(self) -> list[int]:
+        """How many samples of each shard are streamed."""
+        return [count - held for count, held in zip(self.counts, self.held, strict=True)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over what decides which pictures come when: the shards' names, sizes and counts, and how they
+        are read."""
+        lengths = [None if is_remote(place) else Path(place).stat().st_size for place in self.places]
+        names = [place.rpartition("/")[2] for place in self.places]
+        how = [self.held, self.size, self.kinds, sorted(self.columns.items()), self.upscale]
+        return hashlib.sha256(json.dumps([names, lengths, self.counts, how]).encode()).hexdigest()[:32]
+
+    def cut(self, sample: Sample) -> Cut | Rejected:
+        """The picture of `sample` and its conditions, brought to size."""
+        entry = self._entry(sample)
+        return entry if isinstance(entry, Rejected) else cut(entry, self._size_of)
+
+    def write_first(self, folder: Path, count: int) -> None:
+        """Makes `folder` a dataset folder of the first `count` pictures, or of all where there are fewer.
+
+        Raises:
+            SceditError: there is none that can be used.
+        """
+        with whole_folder(folder) as part:
+            first, rows, why = [], [], "they are empty"
+            for shard, place in enumerate(self.places):
+                for number, sample in enumerate(read_samples(place), 1):
+                    entry = self._entry(sample)
+                    if not isinstance(entry, Rejected):
+                        entry = take(entry, f"{len(rows):06d}.png", part, self._size_of)
+                    if isinstance(entry, Rejected):
+                        why = f"{place}: {sample.key}: {entry.reason}"
+                        continue
+                    rows.append(entry.row)
+                    first.append((shard, number))
+                    if len(rows) == count:
+                        break
+                if len(rows) == count:
+                    break
+            if not rows:
+                raise SceditError(
+                    f"data.path: none of the {sum(self.counts)} samples can be used; the last: {why}",
+                    hint="data.columns names what a sample holds, data.upscale takes small pictures",
+                )
+            write_rows(part, rows)
+            (part / _FIRST).write_text(json.dumps(first))
+
+    def without_first(self, folder: Path, count: int) -> Streamed:
+        """This without the first `count` pictures in `folder`, as `write_first` has written it.
+
+        Raises:
+            SceditError: there are not so many, or none would be left.
+        """
+        first = json.loads((folder / _FIRST).read_text())
+        shard, samples = first[count - 1] if 0 < count <= len(first) else (0, 0)
+        held = (*self.counts[:shard], samples, *[0] * (len(self.counts) - shard - 1))
+        if count > len(first) or not any(replace(self, held=held).left):
+            raise SceditError(
+                f"validation.pictures: {count} of at most {sum(self.counts)} pictures would be held out",
+                hint="leave some to learn from",
+            )
+        kept = [number for number, left in enumerate(replace(self, held=held).left) if left > 0]
+        return replace(
+            self,
+            places=tuple(self.places[number] for number in kept),
+            counts=tuple(self.counts[number] for number in kept),
+            held=tuple(held[number] for number in kept),
+        )
+
+    def _entry(self, sample: Sample) -> Entry | Rejected:
+        try:
+            entry = entry_of(sample, self.columns)
+        except SceditError as error:
+            return Rejected("unreadable", error.message)
+        return replace(entry, conditions={kind: entry.conditions.get(kind) for kind in self.kinds})
+
+    def _size_of(self, source: Size) -> Size:
+        return exactly(source, self.size, self.upscale)
+
+
+def open_streamed(
+    place: str,
+    size: Size,
+    kinds: tuple[str, ...] = (),
+    columns: Mapping[str, str] | None = None,
+    upscale: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Streamed:
+    """The shards that `place` names, as for `shard_places`.
+
+    Raises:
+        SceditError: none, a missing or a damaged one, or they are empty.
+    """
+    every = shard_places(place)
+    known = [(shard, count) for shard, count in zip(every, counts_of(every, on_step), strict=True) if count]
+    if not known:
+        raise SceditError(f"data.path: {place} holds no samples", hint="scedit prepare --shards writes shards")
+    places, counts = zip(*known, strict=True)
+    return Streamed(places, counts, size, kinds, dict(columns or {}), upscale, (0,) * len(places))
