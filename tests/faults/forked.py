@@ -127,7 +127,8 @@ def _become(work: Callable[[], Any], out: Path, err: Path, value: Path) -> None:
             os.dup2(descriptor, number)
             os.close(descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        # Left open when they are collected: a process forked from this one has the same numbers.
+        sys.stdin, sys.stdout, sys.stderr = (open(at, mode, closefd=False) for at, mode in enumerate(("r", "w", "w")))
         faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         given = work()

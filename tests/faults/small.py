@@ -14,6 +14,7 @@ import torch
 from scedit_cli import base as bases
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.files import write_whole
+from scedit_cli.jobs import generate, prepare
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop, setup
 from tests import tiny
@@ -21,7 +22,12 @@ from tests.faults.forked import program, run
 
 PICTURES, STEPS, EVERY = 6, 6, 2
 
-_load_once = cache(bases.load_base)
+_bases = cache(bases.load_base)
+
+
+def load_once(model: str | Path, **options) -> bases.Base:
+    """`load_base`, from memory after the first time."""
+    return _bases(str(model), **options)
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Small:
     """
     Attributes:
         data: a dataset folder of scenes with edges, its latents and texts cached.
+        prepared: one of five pictures without conditions, as `prepare` writes it.
         base: a diffusers folder of the tiny SD2.1.
         recipe: a file: six steps, a checkpoint after every second one.
         finished: the run that it comes to when nothing goes wrong.
@@ -36,18 +43,26 @@ class Small:
 
     folder: Path
     data: Path
+    prepared: Path
     base: Path
     recipe: Path
     finished: Path
 
     def train(self, out: Path, *more: object, sets: Sequence[str] = ()) -> Callable[[], None]:
-        """The program, training into `out`, as work for a forked process. The base is there already, and the picture
-        of the loss is a line of text, which takes as many file operations."""
+        """The program, training into `out`."""
+        return self.program(*self.training(out, *more, sets=sets), "--json")
+
+    def training(self, out: Path, *more: object, sets: Sequence[str] = ()) -> list[object]:
         options = [word for each in sets for word in ("--set", each)]
-        command = program("train", "--recipe", self.recipe, "--out", out, "--json", *options, *more)
+        return ["train", "--recipe", self.recipe, "--out", out, *options, *more]
+
+    def program(self, *arguments: object) -> Callable[[], None]:
+        """The program, as work for a forked process. The base is there already, and the picture of the loss is a line
+        of text, which takes as many file operations."""
+        command = program(*arguments)
 
         def work() -> None:
-            setup.load_base = _load_once
+            setup.load_base = prepare.load_base = generate.load_base = load_once
             loop.draw_curve = lambda path, lines, title: write_whole(path, f"{title}: {len(lines)} lines")
             command()
 
@@ -58,8 +73,11 @@ def make_small(folder: Path) -> Small:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    small = Small(folder, folder / "data", tiny.pipeline_folder("sd21"), folder / "small.toml", folder / "finished")
-    write_scenes(small.data, PICTURES, size=64, kinds=("canny",))
+    names = ("data", "prepared", "small.toml", "finished")
+    data, prepared, recipe_file, finished = (folder / name for name in names)
+    small = Small(folder, data, prepared, tiny.pipeline_folder("sd21"), recipe_file, finished)
+    write_scenes(data, PICTURES, size=64, kinds=("canny",))
+    write_scenes(prepared, 5, size=64, kinds=())
     recipe = {
         "base": {"model": str(small.base)},
         "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 8, "hint_width": 0.25, "down_ratio": 0.25},
@@ -76,10 +94,10 @@ def make_small(folder: Path) -> Small:
 
 def _warm_up(small: Small) -> None:
     """What a process does but once: imports, the base, the first backward pass."""
-    loaded, drawn = setup.load_base, loop.draw_curve
+    before = setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve
     try:
         small.train(small.folder / "warm")()
     except SystemExit as done:
         assert not done.code
     finally:
-        setup.load_base, loop.draw_curve = loaded, drawn
+        setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve = before
