@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class SceditError(Exception):
     """Bad input or usage: one sentence naming the file and field, and what to do about it.
@@ -29,3 +31,9 @@ class WorkFailed(SceditError):
     """The input was fine and the work still failed: out of memory, disk full, lost weights."""
 
     exit_code = 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whatever device; libraries tell it in their own words."""
+    said = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or said is not None

@@ -1,15 +1,23 @@
-"""Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed."""
+"""Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed.
+
+What a killed process has left half-written is removed by the next one that writes in the same folder.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +25,13 @@ from typing import Any
 from scedit_cli.errors import SceditError, WorkFailed
 
 _AT_ONCE = 256  # files of a folder that wait to be flushed: a folder may hold many thousands
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+_LONGEST_NAME = 255  # bytes, on all usual file systems
+_PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # what a process of this number, on this machine, is writing
+_AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
+_own: set[str] = set()  # what this process is writing
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
@@ -42,21 +56,18 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
     path = Path(path)
     if os.path.lexists(path):
         return False
-    part = _beside(path)
-    try:
+    with _beside(path) as part:
         part.write_bytes(data)
         _flush(part)
         try:
             os.link(part, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             os.replace(part, path)
         _flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path, part) from error
-    finally:
-        part.unlink(missing_ok=True)
     return True
 
 
@@ -67,30 +78,25 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     If the body raises, `path` is left as it was and nothing stays behind.
     """
     path = Path(path)
-    part = _beside(path)
-    try:
+    with _beside(path) as part:
         yield part
         _flush(part)
         os.replace(part, path)
         _flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path, part) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields an empty temporary folder beside `path`, which becomes `path` when the body is done.
+    """Yields an empty temporary folder beside `path`, which becomes `path` when the body is done. A link is followed.
 
     Raises:
         SceditError: `path` exists and holds something.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise SceditError(f"{path} exists already", hint="name another place, or remove it first")
-    part = _beside(path)
-    try:
+    with _beside(path) as part:
         part.mkdir()
         yield part
         every = chain(part.rglob("*"), (part,))
@@ -99,10 +105,25 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 list(pool.map(_flush, some))
         os.replace(part, path)
         _flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path, part) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Removes a folder in one step: it is gone, or it is there as it was.
+
+    Raises:
+        WorkFailed, SceditError: it cannot be removed.
+    """
+    with _beside(path) as part:
+        os.replace(path, part)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that live no more were writing or removing in `folder`. Of another machine's, nobody
+    knows; theirs is removed when it is a week old."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (found := _PART.fullmatch(entry.name)) and _is_left(int(found[1]), found[2], entry):
+                _remove(Path(entry.path))
 
 
 def as_json(document: Any) -> str:
@@ -118,12 +139,66 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _beside(path: Path) -> Path:
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yields a name in the folder of `path`, which is made, for what is not to stay; errors with it become sentences.
+    It has the suffix of `path`, and is no longer than names may be."""
+    mark, name = f".{os.getpid()}-{_machine()}~", path.name
+    if len(os.fsencode(mark + name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix[:16]
+    part = path.with_name(mark + name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _explained(error, path, path.parent) from error
-    return path.with_name(f".{os.getpid()}~{path.name}")
+    _sweep_once(path.parent)
+    _own.add(part.name)
+    try:
+        yield part
+    except OSError as error:
+        raise _explained(error, path, part) from error
+    finally:
+        _remove(part)
+        _own.discard(part.name)
+
+
+@lru_cache(maxsize=1024)
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def _is_left(process: int, machine: str, entry: os.DirEntry[str]) -> bool:
+    """Whether the process that was writing this lives no more. Numbers are given again, so its start counts too."""
+    import psutil
+
+    changed = entry.stat(follow_symlinks=False).st_mtime
+    if machine != _machine():
+        return time.time() > changed + _A_WEEK
+    if process == os.getpid():
+        return entry.name not in _own
+    try:
+        return psutil.Process(process).create_time() > changed + _AN_HOUR
+    except psutil.NoSuchProcess:
+        return True
+
+
+@cache
+def _machine() -> str:
+    """A digest of what process numbers hold for: this host, or the container on it."""
+    try:
+        numbers = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        numbers = 0
+    return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:6]
+
+
+def _remove(part: Path) -> None:
+    """What cannot be removed stays for the next `sweep`: it must not hide what the work came to."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -134,11 +209,25 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Errors in writing `path` become sentences, for a file that grows and cannot appear whole."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, path, path) from error
+
+
 def _explained(error: OSError, path: Path, part: Path) -> Exception:
     """The sentence for an error in writing `path`; an error about any other file passes through unchanged."""
+    said = f"{path} could not be written: {error.strerror}"
     if error.errno in _FULL:
-        return WorkFailed(f"{path} could not be written: {error.strerror}", hint="make room on the disk and try again")
+        return WorkFailed(said, hint="make room on the disk and try again")
+    if error.errno in _BROKEN:
+        return WorkFailed(said, hint="see to the disk, or to the connection to it, and try again")
     about = {str(name) for name in (error.filename, error.filename2) if name is not None}
     if any(name == str(part) or name.startswith(f"{part}{os.sep}") for name in about):
-        return SceditError(f"{path} could not be written: {error.strerror}", hint="name a place you can write to")
+        if error.errno == errno.ENOENT:  # it was there a moment ago
+            return WorkFailed(f"{path.parent} is gone", hint="see whether its disk is still there, and try again")
+        return SceditError(said, hint="name a place you can write to")
     return error

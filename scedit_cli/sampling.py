@@ -13,7 +13,7 @@ from torch import Tensor
 from scedit_cli import conditions
 from scedit_cli.base import Base
 from scedit_cli.denoising import Denoiser, Guidance, Start
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.pipelines import quiet
 
 if TYPE_CHECKING:
@@ -215,7 +215,9 @@ def grid(
 def _memory_told() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         hint = "make fewer pictures at once, or smaller ones"
         raise WorkFailed("memory ran out while sampling", hint) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import sys
 import time
 import traceback
@@ -25,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, is_out_of_memory
 from scedit_cli.files import as_json
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
         return f"the disk is full: {error}", "make room and try again", 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
-    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+    if is_out_of_memory(error):
         return "out of memory", "take a smaller batch, resolution or number of pictures", 1
     return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1
 

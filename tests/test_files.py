@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +45,62 @@ def test_a_folder_appears_whole(tmp_path):
     with pytest.raises(ValueError), whole_folder(tmp_path / "other"):
         raise ValueError
     assert os.listdir(tmp_path) == ["world"]
+
+
+def test_names_may_be_as_long_as_the_file_system_takes_them(tmp_path):
+    for name in ("a" * 244 + ".safetensors"[:11], "ä" * 122 + ".safetensor"):
+        write_whole(tmp_path / name, b"x")
+        assert write_new(tmp_path / name, b"y") is False and (tmp_path / name).read_bytes() == b"x"
+    with whole_folder(tmp_path / ("b" * 255)) as part:
+        part.joinpath("x").touch()
+    assert len(os.listdir(tmp_path)) == 3
+    with pytest.raises(SceditError, match="File name too long"):
+        write_whole(tmp_path / ("c" * 256), b"")
+
+
+def test_leftovers_are_those_of_processes_that_live_no_more(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mark = files._machine()
+    left = [f".{gone.pid}-{mark}~a.png", f".{os.getpid()}-{mark}~b.png", f".{gone.pid}-ffffff~old.png"]
+    kept = [f".{os.getppid()}-{mark}~c.png", f".{gone.pid}-ffffff~new.png", ".hidden", "d.png"]
+    for name in left + kept:
+        (tmp_path / name).touch()
+    (tmp_path / f".{gone.pid}-{mark}~step").mkdir()
+    (tmp_path / f".{gone.pid}-{mark}~step" / "x").touch()
+    os.utime(tmp_path / left[2], (0, 0))
+    with whole(tmp_path / "mine.png") as part:
+        files.sweep(tmp_path)
+        part.touch()
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "mine.png"])
+
+
+def test_a_folder_goes_in_one_step(tmp_path, monkeypatch):
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "x").touch()
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *args, **kwargs: None)  # killed, as it were
+    files.discard(tmp_path / "step")
+    assert [name.startswith(".") for name in os.listdir(tmp_path)] == [True]
+    monkeypatch.undo()
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_vanishes_and_a_disk_that_breaks_are_failed_work(tmp_path):
+    with pytest.raises(WorkFailed, match="deep is gone"), whole(tmp_path / "deep" / "x") as part:
+        part.parent.rmdir()
+        part.touch()
+    with pytest.raises(WorkFailed, match="Input/output error") as broken, whole(tmp_path / "x"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert "room" not in broken.value.hint
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with whole_folder(tmp_path / "link") as part:
+        part.joinpath("x").touch()
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "there") == ["x"]
 
 
 def test_errors_in_writing_become_sentences(tmp_path):

@@ -26,7 +26,8 @@ LEVELS = (
     ("autoencoder", "inpainting"),
     ("pipelines",),
     ("core", "recipe", "specs", "original", "hub", "schedulers"),
-    ("files",),
+    ("locks",),
+    ("files", "workers"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Program(TyperGroup):
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:
-            with _terminable():
+            with _terminable(), _ended_by_the_second():
                 code = super().main(args, **extra)
         except Exception as error:
             # Looked up in the arguments: an error in parsing them comes before any option is known.
@@ -65,3 +66,32 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _ended_by_the_second() -> Iterator[None]:
+    """Within, a second Ctrl-C or SIGTERM ends the process at once, in whatever call it is: a thread hears it. Launchers
+    pass signals on, so that two may be one there; under them the second is heard as the first."""
+    if threading.current_thread() is not threading.main_thread() or "WORLD_SIZE" in os.environ:
+        yield
+        return
+    heard, tell = socket.socketpair()
+    tell.setblocking(False)  # as the wakeup descriptor has to be
+    before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_the_second, args=(heard,), name="second signal", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        tell.close()
+
+
+def _end_at_the_second(heard: socket.socket) -> None:
+    count = 0
+    while numbers := heard.recv(64):
+        for number in numbers:
+            count += number in (signal.SIGINT, signal.SIGTERM)
+            if count == 2:
+                os.write(2, b"\x1b[?25h\nstopped at once\n" if os.isatty(2) else b"stopped at once\n")  # with a cursor
+                os._exit(128 + number)
+    heard.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from scedit_cli.benchmark.measure import Measured, OnStep, measure
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.workers import serve_parent
 
 
 def measure_apart(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
@@ -47,7 +47,7 @@ def measure_apart(method: str, wanted: Setting, steps: int, on_step: OnStep, com
 
 def _work(sender: Connection, method: str, wanted: Setting, steps: int, compiled: bool) -> None:
     """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends this process
+    serve_parent()
     os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
     try:
         result = measure(method, wanted, steps, lambda *done: sender.send(("step", done)), compiled)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from scedit_cli.conditions.registry import Make, Parameters
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import whole
+from scedit_cli.workers import serve_parent
 
 _CHUNK = 8  # pictures that a process annotates before it reports
 _ALONE = 24  # so few pictures are done sooner than other processes have started
@@ -257,8 +257,8 @@ def digest_of(path: Path) -> str:
 
 
 def _begin(threads: int) -> None:
-    """Of a process in the pool. Ctrl-C is the parent's to answer; it ends the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Of a process in the pool."""
+    serve_parent()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
     import cv2
 

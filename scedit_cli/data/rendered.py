@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from scedit_cli.scenes.captions import caption
 from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
 from scedit_cli.scenes.render import LOOKS, Rendering, render
 from scedit_cli.scenes.scene import sample_scene
+from scedit_cli.workers import serve_parent
 
 _TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
     "depth": lambda rendering: Image.fromarray(depth_to_picture(rendering.depth)),
@@ -62,6 +62,7 @@ def write_scenes(
     kinds: Sequence[str] = SCENE_KINDS,
     processes: int | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Render a dataset folder of the scenes `seed`, `seed + 1`, …, which appears when it is complete.
 
@@ -73,6 +74,7 @@ def write_scenes(
         kinds: of SCENE_KINDS.
         processes: by default as many as there are processors, at most 8.
         on_step: called with (scenes done, of how many).
+        finish: called with the folder before it appears, to add to it.
 
     Raises:
         SceditError: a number, look or kind that cannot be, or a folder `out` that holds something.
@@ -96,9 +98,11 @@ def write_scenes(
             _collect(map(work, chunks), rows, count, on_step)
         else:
             # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
-            with get_context("spawn").Pool(min(processes, len(chunks)), initializer=_leave_interrupts) as pool:
+            with get_context("spawn").Pool(min(processes, len(chunks)), initializer=serve_parent) as pool:
                 _collect(pool.imap(work, chunks), rows, count, on_step)
         write_rows(folder, rows)
+        if finish:
+            finish(folder)
 
 
 def _collect(
@@ -125,8 +129,3 @@ def _write_chunk(
             save_picture(picture, folder / "conditions" / kind / name)
         rows.append(row_of(name, made.text, kinds))
     return rows
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C is the parent's to answer; it ends the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,6 +23,7 @@ from scedit_cli.data.shares import Share
 from scedit_cli.errors import SceditError
 from scedit_cli.files import whole
 from scedit_cli.jobs.progress import OnEvent, Progress
+from scedit_cli.locks import alone
 
 _BATCH = 8  # pictures that an accelerator takes at once
 
@@ -245,9 +246,11 @@ def _folder(work: _Work) -> dict[str, Any]:
     if failed and not written and not skipped:
         raise _nothing_read(work.src, failed)
     if share.is_first:
-        _enter(rows, outcomes)
-        write_rows(work.src, rows)
-        record_licences(work.src, [order.annotator for order in work.orders])
+        with alone(work.src):  # another process may have entered a column meanwhile
+            rows = [row for _, row in read_rows(work.src)]
+            _enter(rows, outcomes)
+            write_rows(work.src, rows)
+            record_licences(work.src, [order.annotator for order in work.orders])
     return {
         "out": work.src,
         "written": written,
@@ -299,10 +302,11 @@ def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
 
 def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
     """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
-    by_name = {row["file_name"]: row for row in rows}
-    for outcome in outcomes:
-        for kind in (*outcome.written, *outcome.skipped):
-            by_name[outcome.name][column_of(kind)] = condition_name(kind, outcome.name)
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    for row in rows:
+        if outcome := by_name.get(row["file_name"]):
+            for kind in (*outcome.written, *outcome.skipped):
+                row[column_of(kind)] = condition_name(kind, outcome.name)
 
 
 def _nothing_read(src: Path, failed: dict[str, str]) -> SceditError:

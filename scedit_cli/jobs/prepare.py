@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ from scedit_cli.data.report import Report
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.sources import open_source
 from scedit_cli.errors import SceditError
-from scedit_cli.files import whole, whole_folder, write_whole
+from scedit_cli.files import whole_folder
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
+from scedit_cli.locks import held
 from scedit_cli.scenes import HELD_OUT_SEED, PICTURE_SIZE
 
 _CACHES = ("latents", "text")
@@ -108,7 +111,8 @@ def prepare(
     """Write a dataset folder, which appears when it is complete, with `report.json` and the sheet `overview.png`.
 
     With neither `src` nor `scenes`, the dataset folder `out` is there already and only gets what `cache` and `shards`
-    ask for; what an earlier, stopped run has encoded is kept.
+    ask for; what an earlier, stopped run has encoded is kept. So it is where the same call has made the folder, and was
+    stopped after that.
 
     Args:
         src, conditions, columns, split, subset, revision: as for `data.sources.open_source`.
@@ -128,10 +132,18 @@ def prepare(
         shards: also write WebDataset shards of so many pictures into `shards/`.
 
     Raises:
-        SceditError: bad input, a source without one usable picture included; nothing is written then.
+        SceditError: bad input, a source without one usable picture included, or another process prepares `out`;
+            nothing is written then.
+        WorkFailed: memory or disk ran out.
     """
     started = time.monotonic()
     out, tell = Path(out), on_event or (lambda event: None)
+    asked = {
+        "scenes": scenes, "seed": seed, "look": look, "size": size, "square": square, "upscale": upscale,
+        "conditions": {kind: str(place) for kind, place in (conditions or {}).items()}, "columns": dict(columns or {}),
+        "split": split, "subset": subset, "revision": revision, "drop_duplicates": drop_duplicates,
+    }  # fmt: skip
+    source = str(src) if src is not None else f"{scenes} scenes from seed {seed}"
     is_there = src is None and scenes is None and (cache or shards) and (out / METADATA).is_file()
     if (src is None) == (scenes is None) and not is_there:
         raise SceditError(
@@ -149,27 +161,63 @@ def prepare(
         near = max(1, round(size / multiple)) * multiple
         raise SceditError(f"size is {size}, which is no multiple of {multiple}", hint=f"{near} is nearest")
 
-    report: Report | None = None
-    if scenes is not None:
-        report, kinds = _render(out, scenes, seed, look, held_out, size, tell)
-    elif src is not None:
-        source = open_source(
-            src, conditions=conditions, columns=columns, split=split, subset=subset, revision=revision
-        )
-        intake = _Intake(_Sizes(size, multiple, square, upscale), drop_duplicates, tell)
-        report, kinds = intake.run(source, str(src), out, strict, 1.0 if allow_captionless else _CAPTIONLESS)
-    else:
-        kinds = list(open_dataset(out).kinds)
-    if report:
-        _describe(out, report, kinds, str(src) if src is not None else f"{scenes} scenes from seed {seed}")
-    dataset = open_dataset(out) if cache or shards else None
-    if frozen:
-        for name, encode in (("latents", cache_latents), ("text", cache_text)):
-            if name in cache:
-                encode(dataset, frozen, _progress(tell, name))
-    written = write_shards(dataset, out / "shards", shards, _progress(tell, "shards")) if shards else []
+    with held(_lock(out), out, "name another folder with --out"):
+        report: Report | None = None
+        if (cache or shards) and _asked_of(out) == asked | {"source": source}:
+            tell(Note(f"{out} is prepared already, by the same call"))
+            is_there = True
+        if is_there:
+            kinds = list(open_dataset(out).kinds)
+        else:
+            described = _Described(asked | {"source": source})
+            if scenes is not None:
+                report, kinds = _render(out, scenes, seed, look, held_out, size, described, tell)
+            else:
+                opened = open_source(
+                    src, conditions=conditions, columns=columns, split=split, subset=subset, revision=revision
+                )
+                intake = _Intake(_Sizes(size, multiple, square, upscale), drop_duplicates, tell)
+                captionless = 1.0 if allow_captionless else _CAPTIONLESS
+                report, kinds = intake.run(opened, described, out, strict, captionless)
+        dataset = open_dataset(out) if cache or shards else None
+        if frozen:
+            for name, encode in (("latents", cache_latents), ("text", cache_text)):
+                if name in cache:
+                    encode(dataset, frozen, _progress(tell, name))
+        written = write_shards(dataset, out / "shards", shards, _progress(tell, "shards")) if shards else []
     pictures = report.pictures if report else len(dataset)
     return PrepareResult(out, pictures, kinds, report, len(written), time.monotonic() - started)
+
+
+def _lock(out: Path) -> Path:
+    """Beside the folder, which is not there before it is complete."""
+    digest = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:12]
+    return out.absolute().with_name(f".scedit-{digest}.lock")
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What the dataset folder says of itself: `asked` is what `prepare` was called with."""
+
+    asked: dict[str, Any]
+
+    def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
+        """Writes the report and the contact sheet beside the pictures."""
+        document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked}
+        (folder / REPORT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        buckets = report.buckets
+        sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
+        name = Path(self.asked["source"]).name
+        heading = f"{name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
+        save_picture(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
+
+
+def _asked_of(out: Path) -> dict[str, Any] | None:
+    """What the call that made the folder was asked; None where there is no such folder."""
+    try:
+        return json.loads((out / REPORT).read_text("utf-8"))["asked"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 class _Intake:
@@ -181,7 +229,9 @@ class _Intake:
         self.kinds: dict[str, None] = {}
         self._duplicates = Duplicates()
 
-    def run(self, source, name: str, out: Path, strict: bool, captionless: float) -> tuple[Report, list[str]]:
+    def run(
+        self, source, described: _Described, out: Path, strict: bool, captionless: float
+    ) -> tuple[Report, list[str]]:
         report = self.report
         report.orphans, report.hidden = list(source.orphans), source.hidden
         names: list[str] = []  # of entries on their way
@@ -202,8 +252,12 @@ class _Intake:
                         self.tell(Progress("prepare", done, max(source.count, done), speed))
             if not report.pictures:
                 file, _, reason = report.rejected[0]
-                raise SceditError(f"none of the {source.count} pictures in {name} can be used; {file}: {reason}")
+                raise SceditError(
+                    f"none of the {source.count} pictures in {described.asked['source']} can be used; "
+                    f"{file}: {reason}"
+                )
             report.check(strict, captionless)
+            described.write(folder, report, list(self.kinds))
         return report, list(self.kinds)
 
     def _note(self, name: str, made, folder: Path, lines) -> None:
@@ -232,7 +286,14 @@ class _Intake:
 
 
 def _render(
-    out: Path, scenes: int, seed: int, look: str, held_out: bool, size: int, tell: OnEvent
+    out: Path,
+    scenes: int,
+    seed: int,
+    look: str,
+    held_out: bool,
+    size: int,
+    described: _Described,
+    tell: OnEvent,
 ) -> tuple[Report, list[str]]:
     if seed + scenes > HELD_OUT_SEED:
         if not held_out:
@@ -241,19 +302,18 @@ def _render(
                 hint="take a smaller --seed; or give --held-out, for pictures to measure with",
             )
         tell(Note("these scenes are kept for measuring: train nothing on them"))
-    write_scenes(out, scenes, seed, look, size=size, on_step=_progress(tell, "render"))
-    report = Report(pictures=scenes)
+    report, kinds = Report(pictures=scenes), list(SCENE_KINDS)
     report.buckets[size, size] = report.captions["the scenes"] = scenes
-    return report, list(SCENE_KINDS)
-
-
-def _describe(out: Path, report: Report, kinds: list[str], source: str) -> None:
-    """Writes the report and the contact sheet beside the pictures."""
-    write_whole(out / REPORT, json.dumps({"source": source} | report.document(), indent=2, ensure_ascii=False) + "\n")
-    sizes = f"{len(report.buckets)} sizes" if len(report.buckets) > 1 else "{}x{}".format(*next(iter(report.buckets)))
-    heading = f"{Path(source).name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
-    with whole(out / OVERVIEW) as part:
-        save_picture(overview(out, kinds, report.pictures, heading), part)
+    write_scenes(
+        out,
+        scenes,
+        seed,
+        look,
+        size=size,
+        on_step=_progress(tell, "render"),
+        finish=lambda folder: described.write(folder, report, kinds),
+    )
+    return report, kinds
 
 
 def _progress(tell: OnEvent, stage: str) -> Callable[[int, int], None]:

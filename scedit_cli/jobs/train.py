@@ -187,11 +187,13 @@ def _train(
         if overwrite and processes.is_first:
             run.clear()
         measured = HeldOut(held_out, recipe.validation, processes) if held_out else None
-        loop = Loop(recipe, run, dataset, trainer, told, measured, processes)
+        memory = preflight.estimated_peak_memory
+        loop = Loop(recipe, run, dataset, trainer, told, measured, processes, memory)
         resumed_at = loop.restore() if resume else None
         loop.run_steps()
     with trainer.finished():
         if processes.is_first:
+            run.check_claim()
             save_tuner(tuner, run.tuner, setup.facts(recipe, base, dataset))
         score = _score(recipe, base, tuner, told) if processes.is_first or processes.shards_base else None
     if not processes.is_first:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from scedit_cli.files import whole_folder
+from scedit_cli.files import discard, sweep, whole_folder
 
 _FORMAT = "scedit-checkpoint/1"
 _MANIFEST, _STATE = "manifest.json", "state.json"
@@ -44,24 +43,25 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[_MANIFEST] = json.dumps({"format": _FORMAT, "sha256": sums}, indent=2).encode()
     if path.exists():  # a torn one, or one of a run that has been given up
-        shutil.rmtree(path)
+        discard(path)
     with whole_folder(path) as part:
         for name, data in files.items():
             (part / name).write_bytes(data)
-    earlier = {step: other for step, other in _all(folder).items() if step <= checkpoint.step}
-    kept = {earlier[step] for step in sorted(earlier)[-keep:]}
-    for other in set(folder.iterdir()) - kept:
-        if other.is_dir() and _NAME.search(other.name):  # what a killed process was writing, too
-            shutil.rmtree(other)
+    steps = _all(folder)
+    kept = sorted(step for step in steps if step <= checkpoint.step)[-keep:]
+    for step in steps.keys() - set(kept):
+        discard(steps[step])
     return path
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint in `folder` that is whole, and a sentence about each newer one that is not."""
+    """The newest checkpoint in `folder` that is whole, and a sentence about each newer one that is not. What a killed
+    process was writing there is removed."""
+    sweep(folder)
     torn = []
     for _, path in sorted(_all(folder).items(), reverse=True):
         try:
-            return _read(path), torn
+            return read_checkpoint(path), torn
         except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             torn.append(f"the checkpoint {path} is torn ({error}); it is passed over")
     return None, torn
@@ -72,7 +72,8 @@ def _all(folder: Path) -> dict[int, Path]:
     return {int(found[1]): path for path in entries if (found := _NAME.fullmatch(path.name))}
 
 
-def _read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in this folder. What is not as it was written raises whatever it leads the readers to."""
     manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
     if manifest["format"] != _FORMAT:
         raise ValueError(f"its format is {manifest['format']}, not {_FORMAT}")

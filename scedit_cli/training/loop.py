@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ import psutil
 import torch
 
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import write_whole
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
+from scedit_cli.files import explained, write_whole
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import setup
 from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
@@ -58,9 +57,11 @@ class Loop:
         told: Told,
         held_out: HeldOut | None = None,
         processes: Processes = Processes(),
+        estimated_memory: int | None = None,
     ) -> None:
         self.recipe, self.run, self.dataset, self.trainer, self.told = recipe, run, dataset, trainer, told
         self.held_out, self.processes = held_out, processes
+        self._estimated_memory = estimated_memory  # bytes at the peak
         self.began = 0  # step
         self.seconds = 0.0  # of training, those of earlier sessions included
         self.seconds_before = 0.0
@@ -109,15 +110,19 @@ class Loop:
         leaves a checkpoint.
 
         Raises:
-            WorkFailed: the loss is not a number any more, or another process is gone.
+            WorkFailed: the loss is not a number any more, memory or disk ran out, or another process is gone.
         """
         if not self.processes.is_first:
             return self._make_steps(None, None)
+        step = self.trainer.step
         write_whole(self.run.recipe, self.recipe.to_toml())
-        write_whole(self.run.log, as_lines(read_log(self.run.log, until=self.trainer.step)))
+        write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))
+        if self._scores.exists():
+            shown = step if self._grid.exists() else step - 1
+            write_whole(self._scores, as_lines(read_log(self._scores, until=shown)))
         trackers = Trackers(self.recipe, self.run.tensorboard)
         try:
-            with self.run.log.open("a", encoding="utf-8", buffering=1) as log:
+            with explained(self.run.log), self.run.log.open("a", encoding="utf-8", buffering=1) as log:
                 self._make_steps(log, trackers)
         finally:
             trackers.close()
@@ -126,20 +131,22 @@ class Loop:
     def _make_steps(self, log: TextIO | None, trackers: Trackers | None) -> None:
         base, steps = self.trainer.base, self.recipe.train.steps
         self._leave_idle()
-        while self.trainer.step < steps:
-            try:
+        try:
+            if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
+                self._draw_what_is_due(trackers)  # which a run that was killed after its checkpoint has not done
+            while self.trainer.step < steps:
                 with undisturbed():
                     self._advance(log, trackers)
                 self._do_what_is_due(trackers)
-            except (KeyboardInterrupt, SystemExit):
-                self._rescue()
+        except (KeyboardInterrupt, SystemExit):
+            self._rescue()
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self._starved() from error
+            if self.processes.count == 1:
                 raise
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                if self.processes.count == 1:
-                    raise
-                raise self._left_alone(error) from error
+            raise self._left_alone(error) from error
         move_idle_parts(base, base.device)
 
     def _advance(self, log: TextIO | None, trackers: Trackers | None) -> None:
@@ -176,6 +183,9 @@ class Loop:
                 self._look()  # weights that are lost are not kept
                 self._save()
                 self._draw_curve()
+        self._draw_what_is_due(trackers)
+
+    def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         is_drawing = self.processes.is_first or self.processes.shards_base
         if is_drawing and self.recipe.samples.every and self._is_due(self.recipe.samples.every):
             self._draw_samples(trackers)
@@ -234,6 +244,7 @@ class Loop:
     def _save(self) -> None:
         """Writes a checkpoint, by the first process."""
         if self.processes.is_first:
+            self.run.check_claim()
             checkpoint = self.trainer.checkpoint()
             state = checkpoint.state | {"seconds": self.seconds, "skipped": [self.skipped, self._skipped_in_a_row]}
             save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state), self.recipe.checkpoints.keep)
@@ -254,6 +265,29 @@ class Loop:
             hint=f"one of them is gone or cannot be reached; --resume goes on from step {self._saved}",
         )
 
+    def _starved(self) -> WorkFailed:
+        self._rescue()
+        options = self.recipe.train
+        at_once = min(options.micro_batch_size or options.batch_size, -(-options.batch_size // self.processes.count))
+        less = ["--set train.memory=checkpoint"] if options.memory != "checkpoint" else []
+        if at_once > 1:
+            less.insert(0, f"--set train.micro_batch_size={at_once // 2}")
+        wanted = f"about {self._estimated_memory / 2**30:.1f} GiB are needed; " if self._estimated_memory else ""
+        return WorkFailed(
+            f"memory ran out after step {self.trainer.step}, with {at_once} pictures at once",
+            hint=f"{wanted}{' or '.join(less) or 'smaller pictures'} takes less"
+            + (f", and --resume goes on from step {self._saved}" if self._saved else ""),
+        )
+
+    @property
+    def _grid(self) -> Path:
+        """The samples after the step that was made last."""
+        return self.run.samples / f"step-{self.trainer.step:06d}.png"
+
+    @property
+    def _scores(self) -> Path:
+        return self.run.samples / "scores.jsonl"
+
     def _draw_samples(self, trackers: Trackers | None) -> None:
         base, recipe, step = self.trainer.base, self.recipe, self.trainer.step
         move_idle_parts(base, base.device)
@@ -263,15 +297,16 @@ class Loop:
         self._leave_idle()
         if not trackers:
             return
-        buffer = io.BytesIO()
-        grid.save(buffer, "PNG")
-        write_whole(self.run.samples / f"step-{step:06d}.png", buffer.getvalue())
-        trackers.show("samples", grid, step)
         self.control_score = self._previews.score
         if self.control_score is not None:
-            with (self.run.samples / "scores.jsonl").open("a", encoding="utf-8") as scores:
-                scores.write(json.dumps({"step": step, "control_score": self.control_score}) + "\n")
+            self._scores.parent.mkdir(parents=True, exist_ok=True)
+            with self._scores.open("a", encoding="utf-8") as scores:
+                scores.write(as_lines([{"step": step, "control_score": self.control_score}]))
             trackers.log({"control_score": self.control_score}, step)
+        buffer = io.BytesIO()
+        grid.save(buffer, "PNG")
+        write_whole(self._grid, buffer.getvalue())  # at last: where it is, the score is too
+        trackers.show("samples", grid, step)
 
     def _leave_idle(self) -> None:
         if not self.trainer.stream:  # whose pictures and captions are encoded at each step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.data.streamed import Streamed
 from scedit_cli.errors import SceditError
+from scedit_cli.files import discard
 from scedit_cli.sampling import check_size
 from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, render, scene
 
@@ -38,14 +38,16 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_s
     """
     name = "-".join((*kinds, look, f"{seed}+{count}", _renderer()))
     folder = cache_folder() / "scenes" / name
+    was_there = folder.exists()
     try:
         dataset = open_dataset(folder)
         if len(dataset) == count:
             return dataset
     except SceditError:  # not there, or somebody has taken files out of it
         pass
-    shutil.rmtree(folder, ignore_errors=True)
     try:
+        if was_there:  # what appears meanwhile is another run's, and whole
+            discard(folder)
         rendered.write_scenes(folder, count, seed, look, kinds=kinds, on_step=on_step)
     except (OSError, SceditError):
         if not (folder / "metadata.jsonl").is_file():  # else another run has been quicker with the same scenes

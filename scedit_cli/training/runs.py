@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.files import discard
+from scedit_cli.locks import held, is_mine
 
 RUNS = Path("runs")
 _LOCK = ".lock"
-_CLOCK = 5.0  # seconds by which a clock that is set anew may move a process's start
 
 
 @dataclass(frozen=True)
@@ -70,9 +65,20 @@ class Run:
         return any(part.exists() for part in self._parts)
 
     def clear(self) -> None:
-        """Removes the run, and nothing else that is in the folder."""
-        for part in self._parts:
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        """Removes the run, and nothing else that is in the folder. Checkpoints go first: of a run that is half
+        removed, none is resumed."""
+        for part in sorted(self._parts, key=lambda part: part != self.checkpoints):
+            discard(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+    def check_claim(self) -> None:
+        """
+        Raises:
+            WorkFailed: the folder that this process has claimed is not there any more, or another process's now.
+        """
+        if not is_mine(self.folder / _LOCK):
+            raise WorkFailed(
+                f"{self.folder} is gone, or another process has taken it over", hint="see whether its disk is there"
+            )
 
 
 def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrite: bool = False) -> Run:
@@ -111,59 +117,5 @@ def claimed(run: Run) -> Iterator[Run]:
     Raises:
         SceditError: another process works on the run, or the folder cannot be made.
     """
-    folder = run.folder.absolute()
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = folder / _LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _take(lock)
-    except OSError as error:
-        raise SceditError(
-            f"{run.folder} cannot be written to: {error.strerror}", hint="name another folder with --out"
-        ) from error
-    try:
+    with held(run.folder / _LOCK, run.folder, "name another folder with --out"):
         yield run
-    finally:
-        lock.unlink(missing_ok=True)
-        with suppress(OSError):  # the first that holds something ends it
-            for place in made:
-                place.rmdir()
-
-
-def _take(lock: Path) -> None:
-    """Writes the lock; one whose process is gone is taken over."""
-    own = psutil.Process()
-    text = json.dumps({"pid": own.pid, "host": socket.gethostname(), "started": own.create_time()})
-    while True:
-        try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            if holder := _holder(lock):
-                raise SceditError(
-                    f"{lock.parent} is in use by {holder}",
-                    hint=f"wait for it, or name another folder with --out; if it is surely gone, remove {lock}",
-                ) from None
-            lock.unlink(missing_ok=True)
-            continue
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        return
-
-
-def _holder(lock: Path) -> str | None:
-    """Who holds the lock, in words; None if its process is gone. A process is its number together with when it
-    started, since numbers are given again."""
-    try:
-        holder = json.loads(lock.read_text("utf-8"))
-        pid, host, started = int(holder["pid"]), str(holder["host"]), float(holder["started"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError):
-        return "another process"
-    if host != socket.gethostname():
-        return f"process {pid} on {host}"
-    try:
-        lives = abs(psutil.Process(pid).create_time() - started) < _CLOCK
-    except psutil.NoSuchProcess:
-        lives = False
-    return f"process {pid}" if lives else None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +35,6 @@ def test_the_two_newest_are_kept(tmp_path):
 def test_those_of_a_run_that_was_given_up_go(tmp_path):
     for step in (2, 4):
         save_checkpoint(tmp_path, checkpoint(step))
-    (tmp_path / ".99~step-000005").mkdir()  # left by a killed process
     (tmp_path / "notes").mkdir()
     save_checkpoint(tmp_path, checkpoint(3))
     assert steps_in(tmp_path) == ["notes", "step-000002", "step-000003"]
@@ -75,6 +77,25 @@ def test_torn_ones_are_named_and_passed_over(tmp_path, tear):
     assert len(torn) == 1 and str(tmp_path / "step-000002") in torn[0]
     save_checkpoint(tmp_path, checkpoint(2))
     assert newest_checkpoint(tmp_path)[0].step == 2
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    save_checkpoint(tmp_path, checkpoint(1))
+    gone = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path)], capture_output=True, cwd=Path(__file__).parents[2], check=False
+    )
+    assert gone.returncode == -9 and len(steps_in(tmp_path)) == 2
+    assert newest_checkpoint(tmp_path)[0].step == 1
+    assert steps_in(tmp_path) == ["step-000001"]
+
+
+_KILLED = """
+import os, pathlib, sys
+from scedit_cli.files import whole_folder
+with whole_folder(pathlib.Path(sys.argv[1]) / "step-000002") as part:
+    (part / "tuner.safetensors").write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+"""
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 from scedit_cli.scenes.captions import caption
 from scedit_cli.scenes.render import render
 from scedit_cli.scenes.scene import COLORS, sample_scene
+from scedit_cli.workers import serve_parent
 
 CHUNK = 500
 
@@ -21,7 +22,7 @@ def render_all(work: Path, scenes: int, truths: int, styled: int, processes: int
     jobs = [(work, "plain", start, start < truths) for start in range(0, scenes, CHUNK)]
     jobs += [(work, "pastel", start, False) for start in range(0, styled, CHUNK)]
     jobs = [job for job in jobs if not _path(*job[:3]).exists()]
-    with get_context("spawn").Pool(processes) as pool:
+    with get_context("spawn").Pool(processes, initializer=serve_parent) as pool:
         for done, _ in enumerate(pool.imap_unordered(_chunk, jobs), 1):
             print(f"pictures: {done}/{len(jobs)} chunks of {CHUNK}", flush=True)
 

@@ -1,0 +1,103 @@
+"""The smallest of everything that the commands take, and the base in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import torch
+
+from scedit_cli import base as bases
+from scedit_cli.data.rendered import write_scenes
+from scedit_cli.files import write_whole
+from scedit_cli.jobs import generate, prepare
+from scedit_cli.recipe import Recipe
+from scedit_cli.training import loop, setup
+from tests import tiny
+from tests.faults.forked import program, run
+
+PICTURES, STEPS, EVERY = 6, 6, 2
+
+_bases = cache(bases.load_base)
+
+
+def load_once(model: str | Path, **options) -> bases.Base:
+    """`load_base`, from memory after the first time."""
+    return _bases(str(model), **options)
+
+
+@dataclass(frozen=True)
+class Small:
+    """
+    Attributes:
+        data: a dataset folder of scenes with edges, its latents and texts cached.
+        prepared: one of five pictures without conditions, as `prepare` writes it.
+        base: a diffusers folder of the tiny SD2.1.
+        recipe: a file: six steps, a checkpoint after every second one.
+        finished: the run that it comes to when nothing goes wrong.
+    """
+
+    folder: Path
+    data: Path
+    prepared: Path
+    base: Path
+    recipe: Path
+    finished: Path
+
+    def train(self, out: Path, *more: object, sets: Sequence[str] = ()) -> Callable[[], None]:
+        """The program, training into `out`."""
+        return self.program(*self.training(out, *more, sets=sets), "--json")
+
+    def training(self, out: Path, *more: object, sets: Sequence[str] = ()) -> list[object]:
+        options = [word for each in sets for word in ("--set", each)]
+        return ["train", "--recipe", self.recipe, "--out", out, *options, *more]
+
+    def program(self, *arguments: object) -> Callable[[], None]:
+        """The program, as work for a forked process. The base is there already, and the picture of the loss is a line
+        of text, which takes as many file operations."""
+        command = program(*arguments)
+
+        def work() -> None:
+            setup.load_base = prepare.load_base = generate.load_base = load_once
+            loop.draw_curve = lambda path, lines, title: write_whole(path, f"{title}: {len(lines)} lines")
+            command()
+
+        return work
+
+
+def make_small(folder: Path) -> Small:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    names = ("data", "prepared", "small.toml", "finished")
+    data, prepared, recipe_file, finished = (folder / name for name in names)
+    small = Small(folder, data, prepared, tiny.pipeline_folder("sd21"), recipe_file, finished)
+    write_scenes(data, PICTURES, size=64, kinds=("canny",))
+    write_scenes(prepared, 5, size=64, kinds=())
+    recipe = {
+        "base": {"model": str(small.base)},
+        "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 8, "hint_width": 0.25, "down_ratio": 0.25},
+        "data": {"path": str(small.data), "caption_dropout": 0.3},
+        "train": {"steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY},
+        "samples": {"every": 0},
+    }
+    small.recipe.write_text(Recipe.from_dict(recipe).to_toml())
+    _warm_up(small)
+    first = run(small.train(small.finished))
+    assert first.code == 0, first
+    return small
+
+
+def _warm_up(small: Small) -> None:
+    """What a process does but once: imports, the base, the first backward pass."""
+    before = setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve
+    try:
+        small.train(small.folder / "warm")()
+    except SystemExit as done:
+        assert not done.code
+    finally:
+        setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve = before

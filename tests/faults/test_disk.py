@@ -1,0 +1,200 @@
+"""Disks that are full, read-only, gone or forbidden: a sentence, exit code 1 or 2, and what was there is as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scedit_cli.training.checkpoints import newest_checkpoint
+from tests.faults.commands import COMMANDS
+from tests.faults.disks import forbid, mounted, why_not
+from tests.faults.ends import files_in, told
+from tests.faults.forked import Child, each, points, run
+from tests.faults.shim import FULL, Shim
+from tests.faults.small import Small
+from tests.faults.test_commands_killed import undisturbed
+
+POINTS = 20
+GROWING = ("log.jsonl", "contents.json")  # of a run that goes on, and a memory of what was read
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path, tried, name: str) -> None:
+    command = COMMANDS[name]
+    whole, count = undisturbed(command, small, tmp_path / "whole")
+
+    def scenario(at: int) -> None:
+        place = command.made(small, tmp_path / f"{at}")
+        before = files_in(place)
+        ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
+        if ended.code:
+            assert "No space left on device" in told(ended, 1)
+        assert_intact(place, before)
+        again = run(command.work(small, place))
+        assert again.code == 0 or (ended.code == 0 or name == "merge") and again.code == 2, again
+        assert name == "generate" or command.content(place) == whole
+        shutil.rmtree(place)
+
+    cases = points(count, POINTS)
+    each(scenario, cases)
+    tried(f"{name} on a disk that fills up", len(cases))
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_small_disk(small: Small, tmp_path: Path, tried, name: str) -> None:
+    """A real one, with less and less room on it."""
+    command, disk = COMMANDS[name], tmp_path / "disk"
+    disk.mkdir()
+
+    def scenario(left: int) -> int:
+        mounted(disk)
+        place = command.made(small, disk / "place")
+        before = files_in(place)
+        leave(disk, left)
+        ended = run(command.work(small, place))
+        if ended.code:
+            assert "No space left on device" in told(ended, 1)
+        assert_intact(place, before)
+        (disk / "ballast").unlink()
+        again = run(command.work(small, place))
+        assert again.code == 0 or ended.code == 0 and again.code == 2, again
+        return ended.code
+
+    codes = each(scenario, [0, 4, 16, 64], at_once=1)  # KiB
+    assert codes[0] == 1
+    tried(f"{name} on a small disk that is full", len(codes))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_place_that_cannot_be_written_to(small: Small, tmp_path: Path, tried, name: str) -> None:
+    """Read-only disks, and folders without permission for whoever is no administrator."""
+    command = COMMANDS[name]
+
+    def scenario(way: str) -> None:
+        place = tmp_path / way
+        place.mkdir()
+        if way == "read-only":
+            mounted(place)
+        inner = command.made(small, place / "inner")
+        before = files_in(inner)
+        if way == "read-only":
+            mounted(place, "remount,ro")
+        else:
+            for folder in (inner, *(path for path in inner.rglob("*") if path.is_dir())):
+                folder.chmod(0o555)
+            forbid()
+        ended = run(command.work(small, inner))
+        said = told(ended, 1, 2)
+        assert ("Read-only file system" if way == "read-only" else "Permission denied") in said, said
+        assert files_in(inner) == before
+
+    ways = ["forbidden"] + (["read-only"] if why_not() is None else [])
+    each(scenario, ways)
+    tried(f"{name} where nothing can be written", len(ways))
+
+
+def test_a_run_whose_folder_vanishes(small: Small, tmp_path: Path, tried) -> None:
+    """Removed, or another one in its place, as when its disk is gone: told at the next save, and nothing is written to
+    what is there now."""
+
+    def scenario(way: str) -> None:
+        out = tmp_path / way
+        child = Child(small.train(out, sets=["train.steps=5000", "train.checkpoint_every=5"]))
+        while not list(out.glob("checkpoints/step-*")):
+            assert child.is_running()
+            time.sleep(0.01)
+        child.kill(signal.SIGSTOP)
+        kept = out.rename(tmp_path / f"{way}-kept")
+        if way == "replaced":
+            out.mkdir()
+        child.kill(signal.SIGCONT)
+        ended = child.end()
+        assert "gone" in told(ended, 1)
+        assert list(out.rglob("*")) == [] if way == "replaced" else not out.exists()
+        newest, torn = newest_checkpoint(kept / "checkpoints")
+        assert newest and not torn
+
+    each(scenario, ["removed", "replaced"])
+    tried("runs whose folder vanishes", 2)
+
+
+NAMES: dict[str, Callable[[Path], str]] = {
+    "spaces": lambda folder: " two  words ",
+    "letters": lambda folder: "Größe-你好-🎨",
+    "no text": lambda folder: os.fsdecode(b"caf\xe9"),
+    "quotes": lambda folder: "it's \"[bold]\" $HOME %s {x} #1",
+    "lines": lambda folder: "two\nlines",
+    "longest": lambda folder: "n" * 255,
+    "longest letters": lambda folder: "ä" * 127,
+    "too long": lambda folder: "n" * 256,
+    "deep": lambda folder: "/".join(["d" * 200] * 12),
+    "too deep": lambda folder: "/".join(["d" * 200] * 25),
+    "link": lambda folder: linked(folder, folder / "elsewhere", is_made=True),
+    "dangling link": lambda folder: linked(folder, folder / "nowhere"),
+    "loop": lambda folder: linked(folder, folder / "place"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "annotate"])
+def test_odd_names(small: Small, tmp_path: Path, tried, name: str) -> None:
+    """An output folder of any name is written, or refused in a sentence."""
+    command = COMMANDS[name]
+
+    def scenario(kind: str) -> int:
+        place = command.made(small, tmp_path / kind.replace(" ", "-"))
+        odd = NAMES[kind](place)
+        suffix = ".safetensors" if name == "merge" and kind not in ("link", "dangling link", "loop") else ""
+        out = place / (odd[: -len(suffix)] + suffix if suffix and "longest" in kind else odd + suffix)
+        arguments = command.arguments(small, place)
+        arguments[arguments.index("--out") + 1] = out
+        ended = run(small.program(*(each for each in arguments if each != "--resume"), "--json"))
+        if ended.code:
+            told(ended, 2)
+        plain = run(small.program(*arguments))  # a person's view: nothing that cannot be shown
+        assert plain.code in (0, 2) and "Traceback" not in plain.err, plain
+        return ended.code
+
+    codes = dict(zip(NAMES, each(scenario, NAMES), strict=True))
+    refused = {kind for kind, code in codes.items() if code}
+    assert refused <= {"too long", "too deep", "deep", "link", "dangling link", "loop"}, refused
+    tried(f"{name} into a folder of an odd name", len(codes))
+
+
+def linked(folder: Path, to: Path, is_made: bool = False) -> str:
+    if is_made:
+        to.mkdir()
+    (folder / "place").symlink_to(to)
+    return "place"
+
+
+def leave(disk: Path, kilobytes: int) -> None:
+    """Fills the disk but for so much."""
+    room = os.statvfs(disk)
+    size = room.f_bavail * room.f_frsize - 1024 * kilobytes
+    with (disk / "ballast").open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def assert_intact(place: Path, before: dict[str, bytes]) -> None:
+    """What was there is there, unchanged but for what grows; of a run, a checkpoint that can be read; no leftovers."""
+    now = files_in(place)
+    replaced = ("run/recipe.toml", "run/loss.png", "run/README.md", "data/metadata.jsonl")
+    for file, data in before.items():
+        if file.startswith("run/checkpoints") or file in replaced or file.endswith(GROWING):
+            continue
+        assert now.get(file) == data, file
+    if (place / "run").exists():
+        newest, torn = newest_checkpoint(place / "run" / "checkpoints")
+        assert newest.step >= 4 and not torn
+    assert not [file for file in now if "~" in file], now.keys()

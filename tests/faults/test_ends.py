@@ -1,0 +1,129 @@
+"""Processes that are to end: at Ctrl-C, at once at the second, and when what they work for is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scedit_cli.jobs import prepare
+from scedit_cli.training.checkpoints import newest_checkpoint
+from scedit_cli.training.trainer import Trainer
+from tests import tiny
+from tests.faults.commands import COMMANDS
+from tests.faults.forked import Child, Ended
+from tests.faults.small import Small
+from tests.faults.test_moments import logged
+
+ROOT = Path(__file__).parents[2]
+AT_ONCE = 2.0  # seconds
+SOON = 20.0
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_the_second_signal_ends_it_whatever_it_is_in(small: Small, tmp_path: Path, tried, number: int, code: int):
+    """In the middle of a step, in a call of a library that hears no signal for minutes."""
+    out = tmp_path / "run"
+
+    def train() -> None:
+        gradients = Trainer._gradients
+
+        def endless(trainer: Trainer, batch):
+            if trainer.step == 3:
+                from hashlib import pbkdf2_hmac
+
+                (tmp_path / "in").touch()
+                pbkdf2_hmac("sha256", b"", b"", 10**9)
+            return gradients(trainer, batch)
+
+        Trainer._gradients = endless
+        small.train(out)()
+
+    child = Child(train)
+    while not (tmp_path / "in").exists():
+        assert child.is_running()
+        time.sleep(0.01)
+    child.kill(number)
+    assert not child.wait(1.0)
+    child.kill(number)
+    began = time.monotonic()
+    ended = child.end(SOON)
+    assert ended.code == code and time.monotonic() - began < AT_ONCE, ended
+    assert "stopped at once" in ended.err and "Traceback" not in ended.err
+    newest, torn = newest_checkpoint(out / "checkpoints")
+    assert newest.step == 2 and not torn
+    assert resumed(small, out)["resumed_at"] == 2
+    tried("second signals in the middle of a step")
+
+
+@pytest.mark.parametrize("name", ["prepare", "annotate", "generate", "merge"])
+def test_ctrl_c_ends_every_command(small: Small, tmp_path: Path, tried, name: str) -> None:
+    """Within a moment, with one sentence, and the same command afterwards finishes the work."""
+    command = COMMANDS[name]
+    for part in range(5):
+        place = command.made(small, tmp_path / f"{part}")
+        child = Child(command.work(small, place))
+        time.sleep(0.03 * part)
+        child.kill(signal.SIGINT)
+        ended = child.end(SOON)
+        assert ended.code in (0, 130) and "Traceback" not in ended.err, ended
+        again = Child(command.work(small, place)).end()
+        assert again.code == 0 or ended.code == 0 or "exists already" in again.out, again
+        assert not list(place.rglob(".*"))
+    tried("Ctrl-C in other commands", 5)
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+@pytest.mark.parametrize("name", ["prepare", "annotate", "bench"])
+def test_workers_do_not_outlive_their_parent(small: Small, tmp_path: Path, tried, name: str, way: int) -> None:
+    """Those that render, annotate and measure in processes of their own."""
+    arguments = {
+        "prepare": ["prepare", "--scenes", "5000", "--out", tmp_path / "many"],
+        "annotate": ["annotate", tmp_path / "data", "--cond", "canny,color", "--processes", "2"],
+        "bench": ["bench", "--base", tiny.pipeline_folder("sd15"), "--methods", "sc,csc", "--steps", "5000"],
+    }[name]
+    if name == "annotate":
+        prepare.prepare(None, tmp_path / "data", scenes=30, size=64)
+        for path in (tmp_path / "data" / "images").iterdir():
+            for number in range(1, 20):
+                os.link(path, path.with_stem(f"{path.stem}-{number}"))
+        rows = [{"file_name": f"images/{path.name}", "text": ""} for path in (tmp_path / "data" / "images").iterdir()]
+        (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "scedit_cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (workers := workers_of(parent.pid)):
+        assert parent.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    time.sleep(3.0)  # in the middle of their work, or still starting
+    workers += [worker for worker in workers_of(parent.pid) if worker not in workers]
+    parent.send_signal(way)
+    assert parent.wait(SOON) == (-signal.SIGKILL if way == signal.SIGKILL else 130)
+    _, left = psutil.wait_procs(workers, timeout=SOON)
+    for worker in left:
+        worker.kill()
+    assert not left, left
+    tried("workers whose parent ends", len(workers))
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if "spawn_main" in " ".join(process.cmdline()) else []
+    return found
+
+
+def resumed(small: Small, out: Path) -> dict:
+    ended: Ended = Child(small.train(out, "--resume")).end()
+    assert ended.code == 0 and len(logged(out)) == 6, ended
+    return json.loads(ended.out)

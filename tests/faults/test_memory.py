@@ -1,0 +1,121 @@
+"""Memory that runs out, grows, or is held by processes that nobody waits for any more."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from scedit_cli.base import Base
+from scedit_cli.jobs import train as job
+from scedit_cli.jobs.progress import Progress
+from scedit_cli.recipe import load_recipe
+from scedit_cli.training import setup
+from scedit_cli.training.trainer import Trainer
+from tests.faults.commands import COMMANDS
+from tests.faults.ends import assert_same_end, told
+from tests.faults.forked import run
+from tests.faults.small import Small, load_once
+
+ERRORS: dict[str, Callable[[], Exception]] = {
+    "CUDA": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 23.68 GiB"),
+    "CPU": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you"),
+    "Python": MemoryError,
+}
+SOAK, WARM = 3000, 500  # steps
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_training_tells_what_to_lower(small: Small, tmp_path: Path, tried, kind: str) -> None:
+    """The state before the step that did not fit is kept, and goes on in smaller parts to the same end."""
+    out = tmp_path / "run"
+
+    def starve() -> None:
+        gradients = Trainer._gradients
+
+        def hungry(trainer: Trainer, batch):
+            if trainer.step == 3:
+                raise ERRORS[kind]()
+            return gradients(trainer, batch)
+
+        Trainer._gradients = hungry
+        small.train(out)()
+
+    said = told(run(starve), 1)
+    assert "memory ran out after step 3" in said and "train.micro_batch_size=1" in said
+    assert "train.memory=checkpoint" in said and "--resume goes on from step 3" in said
+    resumed = run(small.train(out, "--resume"))
+    assert json.loads(resumed.out)["resumed_at"] == 3
+    assert (out / "tuner.safetensors").read_bytes() == (small.finished / "tuner.safetensors").read_bytes()
+    smaller = run(small.train(tmp_path / "smaller", sets=["train.micro_batch_size=1"]))
+    assert smaller.code == 0, smaller
+    tried("memory that runs out")
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("name, part, hint", [
+    ("generate", "unet", "fewer pictures at once"), ("prepare", "encode_images", "--size"),
+    ("prepare", "encode_prompts", "--size"),
+])  # fmt: skip
+def test_other_commands_tell_what_to_lower(small, tmp_path, tried, kind: str, name: str, part: str, hint: str) -> None:
+    command = COMMANDS[name]
+    place = command.made(small, tmp_path / "place")
+
+    def starve() -> None:
+        def hungry(*args, **kwargs):
+            raise ERRORS[kind]()
+
+        if part == "unet":
+            load_once(small.base).unet.forward = hungry
+        else:
+            setattr(Base, part, hungry)
+        command.work(small, place)()
+
+    said = told(run(starve), 1)
+    assert "memory ran out" in said and hint in said
+    again = run(command.work(small, place))
+    assert again.code == 0, again
+    tried("memory that runs out")
+
+
+def test_three_thousand_steps_take_no_more_memory_than_five_hundred(small: Small, tmp_path: Path, tried) -> None:
+    """One picture at a time; memory after a warm-up, and open files."""
+    sets = [f"train.steps={SOAK}", "train.batch_size=1", "train.checkpoint_every=100", "train.log_every=10"]
+
+    def train() -> list[int]:
+        descriptors = []
+
+        def watch(event: object) -> None:
+            if isinstance(event, Progress) and event.stage == "training" and event.step % 100 == 0:
+                descriptors.append(len(os.listdir("/proc/self/fd")))
+
+        setup.load_base = load_once
+        job.train(load_recipe(small.recipe, sets), out=tmp_path / "run", on_event=watch)
+        return descriptors
+
+    ended = run(train, seconds=900)
+    assert ended.code == 0, ended
+    descriptors = ended.value
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    memory = {line["step"]: line["memory"] for line in lines}
+    assert max(memory) == SOAK and len(descriptors) == SOAK // 100
+    before = max(memory[step] for step in memory if WARM < step <= 2 * WARM)
+    after = max(memory[step] for step in memory if step > SOAK - WARM)
+    assert after < 1.02 * before, f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB"
+    assert len(set(descriptors)) == 1, descriptors
+    tried("steps of a soak", SOAK)
+
+
+def test_a_run_twice_in_one_process_is_the_same(small: Small, tmp_path: Path) -> None:
+    def twice() -> None:
+        setup.load_base = load_once
+        for name in ("one", "two"):
+            job.train(load_recipe(small.recipe), out=tmp_path / name)
+
+    ended = run(twice)
+    assert ended.code == 0, ended
+    assert_same_end(tmp_path / "one", tmp_path / "two")

@@ -1,0 +1,101 @@
+"""Training that is killed, or stopped, at random moments, again and again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from random import Random
+
+from scedit_cli.training.checkpoints import newest_checkpoint, read_checkpoint
+from tests.faults.ends import assert_same_end
+from tests.faults.forked import Child, each, run
+from tests.faults.small import EVERY, Small
+
+LOOPS, KILLS = 20, 10
+
+
+def test_kills_at_random_moments(small: Small, tmp_path: Path, tried) -> None:
+    """Two hundred of them, in loops of ten with a resume after each. No step that a checkpoint holds is lost, none is
+    unreadable, and each loop's run comes to what it comes to undisturbed."""
+    began = time.monotonic()
+    assert run(small.train(tmp_path / "timed")).code == 0
+    length = time.monotonic() - began
+
+    def scenario(seed: int) -> int:
+        draw, out, finished = Random(seed), tmp_path / f"loop-{seed}", 0
+        reached = killed = 0
+        while killed < KILLS:
+            child = Child(small.train(out, "--resume"))
+            if not child.wait(draw.uniform(0.0, 1.5 * length)):
+                child.kill()
+            ended = child.end()
+            if ended.code == 0:
+                assert_same_end(small.finished, out)
+                shutil.rmtree(out)
+                finished, reached = finished + 1, 0
+                continue
+            assert ended.code == -signal.SIGKILL, ended
+            killed += 1
+            reached = assert_nothing_lost(out, reached)
+        last = run(small.train(out, "--resume"))
+        assert last.code == 0 and (json.loads(last.out)["resumed_at"] or 0) == reached, last
+        assert_same_end(small.finished, out)
+        return finished + 1
+
+    finished = each(scenario, range(LOOPS), seconds=600)
+    assert all(finished)
+    tried("kills of training at random moments", LOOPS * KILLS)
+
+
+def test_stops_at_random_moments(small: Small, tmp_path: Path, tried) -> None:
+    """Ctrl-C and SIGTERM keep the step in hand, whenever they come."""
+    signals = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+    def scenario(seed: int) -> None:
+        draw, out = Random(seed), tmp_path / f"stop-{seed}"
+        number = draw.choice(list(signals))
+        wanted = draw.randrange(1, 6)
+        child = Child(small.train(out))
+        while len(logged(out)) < wanted and child.is_running():
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0.0, 0.05))
+        child.kill(number)
+        ended = child.end()
+        if ended.code:
+            assert ended.code == signals[number], ended
+            assert "--resume" in json.loads(ended.out)["error"]["hint"]
+            newest, torn = newest_checkpoint(out / "checkpoints")
+            assert not torn and newest.step == len(logged(out)) >= wanted
+        resumed = run(small.train(out, "--resume"))
+        assert resumed.code == 0, resumed
+        assert losses_of(out) == losses_of(small.finished)
+        assert (out / "tuner.safetensors").read_bytes() == (small.finished / "tuner.safetensors").read_bytes()
+        shutil.rmtree(out)
+
+    each(scenario, range(20))
+    tried("Ctrl-C and SIGTERM at random moments of training", 20)
+
+
+def assert_nothing_lost(out: Path, reached: int) -> int:
+    """Every checkpoint can be read, and the newest is the last or the last but one of those that the log's steps have
+    come to; returns its step."""
+    paths = sorted((out / "checkpoints").glob("step-*"))
+    for path in paths:
+        read_checkpoint(path)
+    step = int(paths[-1].name.removeprefix("step-")) if paths else 0
+    due = max((line["step"] for line in logged(out)), default=0) // EVERY * EVERY
+    assert step >= reached and step in (due, due - EVERY), (step, reached, due)
+    return step
+
+
+def logged(out: Path) -> list[dict]:
+    log = out / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def losses_of(out: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in logged(out)]

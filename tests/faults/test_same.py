@@ -1,0 +1,51 @@
+"""The same recipe, seed and machine give the same tuner, and the same order the same picture, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.faults.commands import tuners
+from tests.faults.ends import assert_same_end
+from tests.faults.small import Small
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_fresh_processes_agree(small: Small, tmp_path: Path, tried) -> None:
+    """Two of each, started anew, with other hash seeds, in other folders."""
+    files = tmp_path / "files"
+    files.mkdir()
+    tuners(small, files)
+    generate = ["generate", "--base", small.base, "--tuner", files / "canny.safetensors", "--steps", "2"]
+    generate += ["--cond", f"canny={files / 'canny.png'}", "--num", "3", "--seed", "5"]
+    merge = ["merge", files / "canny.safetensors", f"{files / 'style.safetensors'}:0.5"]
+    for name in ("one", "two"):
+        place = tmp_path / name
+        place.mkdir()
+        for arguments in (
+            [*small.training(place / "run"), "--set", "samples.every=3", "--set", "samples.count=1"],
+            [*generate, "--out", place / "pictures"],
+            [*merge, "--out", place / "combo.safetensors"],
+            ["prepare", "--scenes", "30", "--seed", "7", "--out", place / "data", "--cache", "latents,text"],
+        ):
+            fresh(*arguments, seed="1" if name == "one" else "2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert_same_end(one / "run", two / "run")
+    exact = ["combo.safetensors"]
+    for pattern in ("run/samples/*.png", "pictures/*", "data/images/*", "data/conditions/*/*", "data/cache/*/*"):
+        exact += [path.relative_to(one).as_posix() for path in one.glob(pattern)]
+    assert len(exact) > 30
+    assert not [name for name in exact if (one / name).read_bytes() != (two / name).read_bytes()]
+    tried("commands that give the same twice", 4)
+
+
+def fresh(*arguments: object, seed: str) -> dict:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
+    command = [sys.executable, "-m", "scedit_cli", *map(str, arguments), "--json"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
