@@ -1,0 +1,34 @@
+"""The fault harness: what breaks things on purpose, marked `faults`, and how many cases it tried."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_TRIED = pytest.StashKey[Counter]()
+
+
+@pytest.fixture
+def tried(request) -> Callable[[str, int], None]:
+    """Counts cases for the summary: `tried("kills at a file operation of a save", 270)`."""
+    counts = request.config.stash.setdefault(_TRIED, Counter())
+    return lambda kind, count=1: counts.update({kind: count})
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    if counts := config.stash.get(_TRIED, None):
+        terminalreporter.section("faults tried")
+        for kind, count in sorted(counts.items()):
+            terminalreporter.write_line(f"{count:7,}  {kind}")
+        terminalreporter.write_line(f"{sum(counts.values()):7,}  in all")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Every test of this folder is one of the harness."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.faults)
