@@ -125,6 +125,7 @@ class _Child:
 
 def _work_off(cases: Sequence[Any], todo: list[int], work: Callable[[Any], object], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to it whatever Python does
     cv2.setNumThreads(1)
     limit = _memory("VmSize") + _HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -123,6 +123,13 @@ def odd_ones() -> Iterator[Picture]:
             yield Picture(name, suffix, data)
 
 
+def large_ones(side: int) -> Iterator[Picture]:
+    """Small files of that many pixels on each side, all of them there."""
+    for name, bits, colour, samples in (("RGB", 8, 2, 24), ("RGBA", 8, 6, 32), ("bits", 1, 0, 1), ("deep", 16, 0, 16)):
+        pixels = _zeros(side * (side * samples // 8 + 1))
+        yield Picture(f"{name} of {side} x {side}", ".png", _png(side, side, pixels, bits, colour))
+
+
 def damage(whole: list[Picture], rng: random.Random) -> Picture:
     """One of the whole pictures, damaged: anywhere, in its first bytes, cut at a place, or under a wrong suffix."""
     picture = rng.choice(whole)
