@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+_LONGEST = 200  # letters of a library's error
+
 
 class SceditError(Exception):
     """Bad input or usage: one sentence naming the file and field, and what to do about it.
@@ -25,6 +27,12 @@ class SceditError(Exception):
 
     def __reduce__(self):
         return type(self), (self.message, self.hint)
+
+
+def reason(error: BaseException) -> str:
+    """What a library's error says, in one line that fits into a sentence."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0][:_LONGEST]
 
 
 class WorkFailed(SceditError):

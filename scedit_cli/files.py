@@ -131,6 +131,18 @@ def as_json(document: Any) -> str:
     return json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n"
 
 
+def read_json(text: str | bytes) -> Any:
+    """The value of a JSON text that may be anybody's.
+
+    Raises:
+        ValueError: it is no JSON, or none that can be read: nested too deeply, or with a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 
 SUFFIXES = (".safetensors", ".bin")
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_MOST_TENSORS = 20_000  # the largest bases have some thousands
+_LONGEST_KEY = 250  # letters
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -44,7 +48,12 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
     header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file)
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        if len(key) > _LONGEST_KEY or not key.isprintable():
+            raise SceditError(
+                f"{file}: one of its tensors is called {ascii(key[:40])}… ({len(key)} characters)",
+                hint="no program names weights so; get the file anew",
+            )
+        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided:
             raise SceditError(
                 f"{file}: {key} is {str(tensor.dtype).removeprefix('torch.')}, not floating-point weights",
                 hint="quantised files are not read; get the tuner in float16 or float32",
@@ -55,16 +64,24 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _opened(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(file, framework="pt") as opened:
-            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}
-    except (SafetensorError, OSError) as error:
+            keys = opened.keys()
+            if len(keys) > _MOST_TENSORS:
+                raise SceditError(f"{file} holds {len(keys):,} tensors", hint="no tuner has so many; get the file anew")
+            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in keys}
+    except (MemoryError, SceditError):
+        raise
+    except Exception as error:  # safetensors and PyTorch raise whatever a header leads them to
         raise SceditError(
-            f"{file} cannot be read as safetensors: {error}", hint="the file is damaged or of another kind"
+            f"{file} cannot be read as safetensors: {reason(error)}", hint="the file is damaged or of another kind"
         ) from error
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
+        _check_packing(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (MemoryError, SceditError):
+        raise
     except Exception as error:  # of any kind: the bytes may be anything
         raise SceditError(
             f"{file} holds more than plain tensors, or is damaged; it was not loaded",
@@ -74,7 +91,22 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
     ):
         raise SceditError(f"{file} is no flat dictionary of tensors", hint="a tuner is a .safetensors file")
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > file.stat().st_size:
+        raise _blown_up(file)
     return tensors
+
+
+def _check_packing(file: Path) -> None:
+    """Raises SceditError where unpacking a zip, as PyTorch writes them without compression, would give more than is in
+    the file."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > file.stat().st_size:
+                raise _blown_up(file)
+
+
+def _blown_up(file: Path) -> SceditError:
+    return SceditError(f"{file} claims more weights than it has bytes", hint="a tuner is a .safetensors file")
 
 
 def _in_folder(folder: Path) -> Path:
@@ -100,7 +132,6 @@ def _download(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.bin", "*.json"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise SceditError(
-            f"{repository}: no such file, and the hub gave none: {reason}", hint="check the path, or the hub id"
+            f"{repository}: no such file, and the hub gave none: {reason(error)}", hint="check the path, or the hub id"
         ) from error

@@ -15,14 +15,18 @@ from scedit_cli import __version__
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.foreign.reading import read_foreign
 from scedit_cli.core.foreign.writing import export, is_folder
+from scedit_cli.core.objective import PREDICTION_TYPES
 from scedit_cli.core.source import locate, read
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.errors import SceditError
-from scedit_cli.files import whole_folder, write_whole
+from scedit_cli.errors import SceditError, reason
+from scedit_cli.files import read_json, whole_folder, write_whole
 
 FORMAT = "scedit/1"
 _KINDS = {"sc": SCTuner, "csc": CSCTuner}
 # What describes the weights themselves is always written afresh, never taken over from older metadata.
+# Facts of a word or two, which other programs and the screen show.
+_SHORT = ("kind", "condition", "base", "base_fingerprint", "prediction_type", "zero_terminal_snr")
+_LONGEST = 1000  # letters of them: a base may be a path
 _OWN = {"format", "kind", "condition", "sizes", "skip_channels", "up_blocks", "tuners"}
 
 
@@ -146,16 +150,19 @@ def _ours(file: Path, header: dict[str, str], tensors: dict[str, Tensor], names:
         )
     try:
         if header["kind"] == "bundle":
-            parts = json.loads(header["tuners"])
-            tuners = [_build(part["metadata"]) for part in parts]
+            parts = read_json(header["tuners"])
+            if len(parts) > len(tensors):
+                raise ValueError(f"{len(parts)} tuners of {len(tensors)} tensors")
+            tuners = [_build(part["metadata"], len(tensors)) for part in parts]
             made: Tuner | Bundle = _bundled(tuners, [part["scale"] for part in parts], file)
             made.metadata = header
         else:
-            made = _build(header)
+            made = _build(header, len(tensors))
             tuners = [made]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last for sizes that no tensor has
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # sizes that no tensor has
         raise SceditError(
-            f"{file}: its metadata is incomplete: {error!r}", hint="the file was changed; get it anew"
+            f"{file}: its metadata is incomplete: {type(error).__name__}: {reason(error)}",
+            hint="the file was changed; get it anew",
         ) from error
     conditions = [tuner.condition for tuner in tuners if tuner.condition]
     if names and names != conditions:
@@ -166,13 +173,36 @@ def _ours(file: Path, header: dict[str, str], tensors: dict[str, Tensor], names:
     return _filled(made, tensors, file)
 
 
-def _build(header: Mapping[str, str]) -> Tuner:
+def _build(header: Mapping[str, str], tensors: int) -> Tuner:
+    """The tuner that a header tells of, whose weights are among as many `tensors`."""
+    _check_facts(header)
     about = {"condition": header["condition"]} if header["kind"] == "csc" else {}
+    sizes = read_json(header["sizes"])
+    if not 0 < len(sizes["channels"]) <= tensors:
+        raise ValueError(f"{len(sizes['channels'])} skips of {tensors} tensors")
+    if not all(type(width) is int and width > 0 for name in ("channels", "hidden") for width in sizes[name]):
+        raise ValueError("a skip without channels")
     with torch.device("meta"):  # no memory is taken before the tensors have been seen to fit
-        tuner = _KINDS[header["kind"]](**json.loads(header["sizes"]), **about)
-    tuner.up_blocks = tuple(json.loads(header["up_blocks"])) if "up_blocks" in header else None
+        tuner = _KINDS[header["kind"]](**sizes, **about)
+    if "up_blocks" in header:
+        tuner.up_blocks = tuple(read_json(header["up_blocks"]))
+        if not all(type(count) is int and 0 < count <= len(tuner.maps) for count in tuner.up_blocks):
+            raise ValueError(f"up_blocks {header['up_blocks']}")
     tuner.metadata = dict(header)
     return tuner
+
+
+def _check_facts(header: Mapping[str, str]) -> None:
+    """Raises ValueError where the metadata holds something else than texts, or a fact that is none."""
+    if not isinstance(header, Mapping):
+        raise ValueError(f"the header of a part is {type(header).__name__}")
+    for name, value in header.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {type(value).__name__}")
+        if name in _SHORT and (len(value) > _LONGEST or not value.isprintable()):
+            raise ValueError(f"{name} is {ascii(value[:40])}")
+    if (prediction := header.get("prediction_type")) is not None and prediction not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type is {ascii(prediction[:40])}")
 
 
 def _foreign(file: Path, tensors: dict[str, Tensor], names: list[str]) -> Tuner | Bundle:
@@ -204,4 +234,10 @@ def _filled(module: Tuner | Bundle, tensors: Mapping[str, Tensor], file: Path) -
     double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
     module.to(torch.float64 if double else torch.float32).to_empty(device="cpu")
     module.load_state_dict(tensors)
+    for key, value in module.state_dict().items():
+        if not value.isfinite().all():
+            raise SceditError(
+                f"{file}: {key} holds values that are not numbers (NaN or Inf)",
+                hint="its training failed, or the file is damaged; get it anew, or an earlier checkpoint of it",
+            )
     return module

@@ -22,6 +22,7 @@ _ORIENTATION = 0x0112
 _SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
 _COLOUR_TYPES = {"L": 0, "RGB": 2, "RGBA": 6}  # PNG's
 _SUB = 1  # PNG's filter that keeps the difference to the pixel on the left
+_MOST_PIXELS = 2**26  # to be decoded: three copies of them stay below a GiB
 _GAP = 2.0  # how many times too large a JPEG may be decoded at least: as Pillow's own `thumbnail` does
 
 
@@ -82,6 +83,8 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None, keep_al
     if at_least and opened.format == "JPEG":
         wanted = at_least[::-1] if _is_turned(opened) else at_least
         opened.draft(None, (round(_GAP * wanted[0]), round(_GAP * wanted[1])))
+    if opened.width * opened.height > _MOST_PIXELS:
+        raise ValueError(f"it is of {opened.width} x {opened.height} pixels, at most {_MOST_PIXELS:,} are read")
     profile = opened.info.get("icc_profile")
     ImageOps.exif_transpose(opened, in_place=True)
     picture = opened

@@ -40,4 +40,3 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.faults)
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,27 +15,30 @@ from torch import Tensor
 from scedit_cli.core.foreign.recognition import recognised
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 
 State = dict[str, Tensor]
 
 _PARAMETER = r"\.(?P<name>weight|bias)"
 _SWIFT = r"scetuner_(?P<adapter>[^.]+)\."
-_IDENTITY = r"(?:model\.)?lsc_identity\.(?P<site>\d+)\."
+_INDEX = r"\d{1,4}"
+_IDENTITY = rf"(?:model\.)?lsc_identity\.(?P<site>{_INDEX})\."
 _SC = {
     "scepter": re.compile(rf"{_IDENTITY}tuner_op\.(?P<map>ln[12]){_PARAMETER}"),
     "ms-swift, identity": re.compile(rf"{_IDENTITY}{_SWIFT}tuner_op\.(?P<map>ln[12]){_PARAMETER}"),
     "ms-swift, decoder": re.compile(
-        rf"(?:unet\.)?up_blocks\.(?P<block>\d+)\.resnets\.(?P<site>\d+)\.{_SWIFT}tuner_op\.(?P<map>ln[12]){_PARAMETER}"
+        rf"(?:unet\.)?up_blocks\.(?P<block>{_INDEX})\.resnets\.(?P<site>{_INDEX})\.{_SWIFT}"
+        rf"tuner_op\.(?P<map>ln[12]){_PARAMETER}"
     ),
     "scedit-pytorch": re.compile(
-        rf"(?:unet\.)?up_blocks\.(?P<block>\d+)\.sc_tuners\.(?P<site>\d+)\.(?P<map>down|up){_PARAMETER}"
+        rf"(?:unet\.)?up_blocks\.(?P<block>{_INDEX})\.sc_tuners\.(?P<site>{_INDEX})\.(?P<map>down|up){_PARAMETER}"
     ),
 }
-_NUMBER = r"(?:model\.)?(?:control_blocks\.)?(?:(?P<tuner>\d+)\.)?"
-_CSC_MAP = re.compile(rf"{_NUMBER}lsc_tuner_blocks\.(?P<site>\d+)\.tuner_op\.(?P<map>ln[12]){_PARAMETER}")
+_NUMBER = rf"(?:model\.)?(?:control_blocks\.)?(?:(?P<tuner>{_INDEX})\.)?"
+_CSC_MAP = re.compile(rf"{_NUMBER}lsc_tuner_blocks\.(?P<site>{_INDEX})\.tuner_op\.(?P<map>ln[12]){_PARAMETER}")
 _CSC_HINT = {
-    "encoder.stem": re.compile(rf"{_NUMBER}pre_hint_blocks\.(?P<n>\d+){_PARAMETER}"),
-    "encoder.chain": re.compile(rf"{_NUMBER}dense_hint_blocks\.(?P<n>\d+)\.1{_PARAMETER}"),
+    "encoder.stem": re.compile(rf"{_NUMBER}pre_hint_blocks\.(?P<n>{_INDEX}){_PARAMETER}"),
+    "encoder.chain": re.compile(rf"{_NUMBER}dense_hint_blocks\.(?P<n>{_INDEX})\.1{_PARAMETER}"),
 }
 _OURS = {"ln1": "down", "down": "down", "ln2": "up", "up": "up"}
 
@@ -221,7 +223,7 @@ def _beside(file: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise SceditError(f"{path} cannot be read as JSON: {error}", hint="mend it, or move it away") from error
     return content if isinstance(content, dict) else {}

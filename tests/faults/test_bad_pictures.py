@@ -1,0 +1,112 @@
+"""Pictures from strangers: each is read or named with a reason, within 5 s and 1 GiB, by everything that reads some."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from scedit_cli.conditions.orders import orders_of
+from scedit_cli.controls import open_condition
+from scedit_cli.data.annotated import Task, annotate_chunk
+from scedit_cli.data.buckets import bucket
+from scedit_cli.data.intake import Rejected, take
+from scedit_cli.data.sources import Blob, Entry
+from scedit_cli.errors import SceditError
+from scedit_cli.specs import ConditionSpec
+from tests.faults import picture_files
+from tests.faults.box import GIB, Outcome, faults, folder_in_memory, try_each
+from tests.faults.picture_files import Picture
+
+SECONDS = 5.0
+DAMAGED = 5000
+
+
+def prepared(file: Path, folder: Path) -> None:
+    entry = Entry(file.name, Blob.of_file(file), text="a caption", conditions={"seg": Blob.of_file(file)})
+    taken = take(entry, "000000.png", folder, lambda size: bucket(size, 64, 64, upscale=True))
+    if isinstance(taken, Rejected):
+        raise SceditError(taken.reason)
+
+
+def annotated(file: Path, folder: Path) -> None:
+    [outcome] = annotate_chunk([Task("photo", file, (folder / "canny.png",))], orders_of(["canny"]), overwrite=True)
+    if outcome.failed:
+        raise SceditError(" ".join(outcome.failed.values()))
+
+
+READERS = {
+    "prepare": prepared,
+    "annotate": annotated,
+    "generate --cond canny=": lambda file, folder: open_condition(ConditionSpec(file, "canny")),
+    "generate --cond inpaint=": lambda file, folder: open_condition(ConditionSpec(file, "inpaint")),
+    "generate --cond-from canny=": lambda file, folder: open_condition(ConditionSpec(file, "canny", photo=True)),
+}
+
+
+def read_by(readers: Iterable[str], picture: Picture, folder: Path) -> str:
+    """All of them read the file, or all refuse it in a line that gives a reason."""
+    file = folder / f"photo{picture.suffix}"
+    file.write_bytes(picture.data)
+    said = {}
+    for reader in readers:
+        try:
+            READERS[reader](file, folder)
+        except SceditError as error:
+            assert 10 < len(error.message) < 500 and "\n" not in error.message, error.message
+            said[reader] = error.message
+    if said:
+        raise SceditError("; ".join(f"{reader}: {message}" for reader, message in said.items()))
+    return "read"
+
+
+def in_folders(cases: list[tuple[Iterable[str], Picture]]) -> list[Outcome]:
+    with folder_in_memory() as folder:
+
+        def work(case: tuple[Iterable[str], Picture]) -> str:
+            own = folder / str(os.getpid())
+            own.mkdir(exist_ok=True)
+            try:
+                return read_by(*case, own)
+            finally:
+                shutil.rmtree(own)
+
+        return try_each(cases, work, SECONDS)
+
+
+def test_whole_pictures_are_read(tried) -> None:
+    outcomes = in_folders([(READERS, picture) for picture in picture_files.whole_ones()])
+    tried("whole pictures of all formats and modes", len(outcomes))
+    assert faults(outcomes, SECONDS) == ""
+    assert [str(each.case[1]) for each in outcomes if each.what == "refused"] == ["float-tiff.tif", "int-tiff.tif"]
+
+
+def test_odd_pictures_are_read_or_named(tried) -> None:
+    outcomes = in_folders([(READERS, picture) for picture in picture_files.odd_ones()])
+    tried("bombs, odd chunks and other kinds of files as pictures", len(outcomes))
+    assert faults(outcomes, SECONDS) == ""
+    assert not [str(each) for each in outcomes if "bomb" in str(each.case[1]) and each.what != "refused"]
+
+
+def test_damaged_pictures_are_read_or_named(tried) -> None:
+    rng = random.Random(11)
+    whole = picture_files.whole_ones()
+    outcomes = in_folders([(READERS, picture_files.damage(whole, rng)) for _ in range(DAMAGED)])
+    tried("damaged pictures", len(outcomes))
+    assert faults(outcomes, SECONDS) == ""
+    assert {each.what for each in outcomes} == {"fine", "refused"}
+
+
+@pytest.mark.parametrize(("side", "ends"), [(8_100, "fine"), (8_300, "refused")])
+def test_small_files_of_large_pictures(side, ends, tried) -> None:
+    cases = [((reader,), picture) for picture in picture_files.large_ones(side) for reader in READERS]
+    outcomes = in_folders(cases)
+    tried("small files of large pictures", len(outcomes))
+    annotating = [each for each in outcomes if each.case[0] == ("annotate",)]  # OpenCV's gradients come on top
+    others = [each for each in outcomes if each not in annotating]
+    assert faults(others, SECONDS) + faults(annotating, SECONDS, memory=3 * GIB // 2) == ""
+    assert {each.what for each in outcomes} == {ends}
