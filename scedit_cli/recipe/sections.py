@@ -73,8 +73,8 @@ class DataSection(_Section):
     make: list[str] = []  # kinds of condition that are made of the pictures while training, instead of read
     params: list[str] = []  # settings of those that make them, as annotate's --param takes them
     masked_loss: bool = False  # each picture's loss is weighed pixel by pixel with its `mask` picture
-    size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)  # of streamed ones
-    columns: list[str] = []  # what a streamed sample calls its image, text or condition, as prepare's --columns takes it
+    size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)  # streamed ones'
+    columns: list[str] = []  # streamed samples' names of image, text or condition, as prepare's --columns has them
     upscale: bool = False  # streamed pictures that are smaller than `size` are made larger, instead of left out
     shuffle: int = Field(1000, ge=0, le=1_000_000)  # how many streamed samples are shuffled together; 0: shards alone
     unusable: Share = 0.5  # share of streamed samples that may be left out, small or unreadable, before the run ends

@@ -73,8 +73,8 @@ class Reader(nn.Module):
         self.head = nn.Conv2d(first, 4 * (1 + 3 + _SHAPE_CLASSES + _COLOR_CLASSES), 1)
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Depth (B, 1, H, W) from 0 at DEPTH_NEAR to 1 at DEPTH_FAR, normals (B, 3, H, W), shape and colour logits, and the
-        features (B, F): mean and deviation of each channel of the levels."""
+        """Depth (B, 1, H, W) from 0 at DEPTH_NEAR to 1 at DEPTH_FAR, normals (B, 3, H, W), shape and colour logits, and
+        the features (B, F): mean and deviation of each channel of the levels."""
         one = self.level1(functional.pixel_unshuffle(2 * pictures - 1, 2))
         two = self.level2(one)
         three = self.level3(two)

@@ -65,7 +65,8 @@ def first_of(shards: Streamed, count: int) -> Dataset:
     try:
         return open_dataset(folder)
     except SceditError:  # not there, or somebody has taken files out of it
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            discard(folder)
     shards.write_first(folder, count)
     return open_dataset(folder)
 

@@ -42,7 +42,8 @@ def test_adjectives_and_surroundings_hold() -> None:
         assert f"{scene.floor} floor" in text
         assert (" sky" in text) == (f"{scene.sky} sky" in text)
         for thing in scene.objects:
-            before = re.search(rf"\ban? ((?:(?:large|small|shiny|matte) )*){thing.color} {thing.shape}", text)[1].split()
+            named = rf"\ban? ((?:(?:large|small|shiny|matte) )*){thing.color} {thing.shape}"
+            before = re.search(named, text)[1].split()
             assert ("shiny" in before) <= thing.shiny and ("matte" in before) <= (not thing.shiny), text
             assert ("large" in before) <= (thing.size > 0.96) and ("small" in before) <= (thing.size < 0.84), text
 

@@ -26,7 +26,7 @@ def train(
     first: int = 0,
     save_every: int = 500,
 ) -> None:
-    """Minimises `loss_at(first + step)` over the modules' parameters with AdamW, in the precision that the loss chooses.
+    """Minimises `loss_at(first + step)` over the modules' parameters with AdamW, in the precision the loss chooses.
 
     With `ema`, the modules hold the moving average at the end. State is kept in WORK/NAME.pt every `save_every` steps,
     from which an interrupted stage goes on.

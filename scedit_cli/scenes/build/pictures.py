@@ -28,7 +28,7 @@ def render_all(work: Path, scenes: int, truths: int, styled: int, processes: int
 
 
 def load(work: Path, look: str, count: int, *names: str) -> list[np.ndarray]:
-    """Arrays by name (`images`, `captions`, `depth`, `normals`, `segmentation`, `colors`) of the first `count` seeds."""
+    """Arrays by name (`images`, `captions`, `depth`, `normals`, `segmentation`, `colors`) of the first `count`."""
     parts: list[list[np.ndarray]] = [[] for _ in names]
     for start in range(0, count, CHUNK):
         with np.load(_path(work, look, start)) as chunk:

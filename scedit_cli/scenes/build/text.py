@@ -29,8 +29,9 @@ def new_tokenizer(folder: Path, texts: list[str]) -> CLIPTokenizer:
 
     tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    as_bytes = pre_tokenizers.ByteLevel(False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), as_bytes]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -45,7 +46,7 @@ def new_tokenizer(folder: Path, texts: list[str]) -> CLIPTokenizer:
 
 
 def _complete(folder: Path, alphabet: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Every byte, alone and at a word's end, then the merges, then the two special tokens, as CLIP's files order them."""
+    """Every byte, alone and at a word's end, then the merges, then the two special tokens, in CLIP's order."""
     import json
 
     learnt = json.loads((folder / "vocab.json").read_text())
@@ -79,7 +80,8 @@ class _Questions(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.noun = torch.nn.Linear(WIDTH, len(COLORS) + len(SHAPES) + 5)
-        self.whole = torch.nn.Linear(WIDTH, len(FLOORS) + len(TEXTURES) + 1 + len(SKIES) + 1 + len(COLORS) * len(SHAPES))
+        named = len(FLOORS) + len(TEXTURES) + 1 + len(SKIES) + 1 + len(COLORS) * len(SHAPES)
+        self.whole = torch.nn.Linear(WIDTH, named)
 
 
 def train_text_encoder(work: Path, scenes: int) -> tuple[CLIPTokenizer, CLIPTextModel]:

@@ -22,7 +22,7 @@ _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for cla
 
 
 def new_scheduler() -> DDIMScheduler:
-    # The last step is all but pure noise (SNR 2.5e-4), so that brightness and colours are free at the start of sampling.
+    # The last step is all but pure noise (SNR 2.5e-4): brightness and colours are free at the start of sampling.
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.02,
