@@ -251,6 +251,15 @@ def test_a_run_is_not_resumed_with_another_recipe(finished, recipe, changes, mes
     assert files_in(finished[1]) == before
 
 
+def test_what_a_resumed_run_learns_otherwise_is_told(finished, recipe, tmp_path):
+    shutil.copytree(finished[1], tmp_path / "run")
+    events = []
+    changed = recipe(train={"learning_rate": 0.001, "steps": 5, "memory": "plain", "checkpoint_every": 3})
+    job.train(changed, out=tmp_path / "run", resume=True, on_event=events.append)
+    (note,) = [event.text for event in events if isinstance(event, Note) and "another recipe" in event.text]
+    assert note.endswith("train.steps was 4 and is 5; train.learning_rate was 0.01 and is 0.001")
+
+
 def test_a_loss_that_is_no_number_names_its_pictures(recipe, dataset, tmp_path, monkeypatch):
     original, calls = objective.noise_prediction_loss, []
 
@@ -356,7 +365,8 @@ def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     document = ahead.document()
     assert (document["pictures"], document["held_out"], document["steps"]) == (5, 1, 12)
     assert document["estimated_seconds"] == pytest.approx(12 * document["seconds_per_step"])
-    assert {"base", "tuner", "data", "training", "steps", "time"} == dict(ahead.summary()).keys()
+    assert document["estimated_peak_memory"] == 3 * 2**20
+    assert {"base", "tuner", "data", "training", "steps", "memory", "time"} == dict(ahead.summary()).keys()
 
 
 def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path, monkeypatch):
