@@ -73,8 +73,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; with offloading, the accelerator."""
-        return self._loaded._execution_device
+        """Where the U-Net is, whatever else may have been moved away; with offloading, the accelerator."""
+        return self._loaded._execution_device if hasattr(self.unet, "_hf_hook") else self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -319,3 +319,11 @@ def test_an_installation_without_its_world(tmp_path, monkeypatch):
     monkeypatch.setattr(pipelines, "_EMBEDDED_FOLDER", tmp_path / "gone")
     with pytest.raises(WorkFailed, match="the embedded base is missing"):
         load_base("scenes")
+
+
+def test_it_is_where_its_unet_is():
+    """Training moves the other models out of an accelerator's way."""
+    base = load_base(tiny.pipeline_folder("sdxl"), device="cpu")
+    for part in (base.vae, base.pipeline().text_encoder, base.pipeline().text_encoder_2):
+        part.to("meta")
+    assert base.device == torch.device("cpu")

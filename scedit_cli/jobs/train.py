@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.base import Base
+from scedit_cli.benchmark.forecast import peak_of_run
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.data.cache import cache_latents_and_text
+from scedit_cli.data.cache import Cache, cache_latents_and_text
 from scedit_cli.data.rendered import SCENE_KINDS
+from scedit_cli.errors import SceditError
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.recipe import Recipe
@@ -179,6 +181,8 @@ def _train(
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, weights=weights, pictures=learned, processes=processes, stream=stream) as trainer:
         preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards)
+        if processes.is_first:
+            preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)
         if dry_run:
             seconds = trainer.rehearse()
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
@@ -222,6 +226,16 @@ def _train(
 def _told(on_event: OnEvent | None) -> Told:
     tell = on_event or (lambda event: None)
     return Told(lambda *of_progress: tell(Progress(*of_progress)), lambda text: tell(Note(text)))
+
+
+def _with_memory(
+    preflight: Preflight, recipe: Recipe, base: Base, cache: Cache, processes: Processes, streams: bool
+) -> Preflight:
+    try:
+        peak = peak_of_run(recipe, base, cache, processes, streams)
+    except SceditError as reason:
+        return replace(preflight, not_estimated=str(reason))
+    return replace(preflight, estimated_peak_memory=sum(peak.values()))
 
 
 def _score(recipe: Recipe, base: Base, tuner: Tuner, told: Told) -> Score | None:

@@ -18,6 +18,7 @@ from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.files import explained, write_whole
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import setup
+from scedit_cli.training.changes import check_changes
 from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
 from scedit_cli.training.interrupts import undisturbed
 from scedit_cli.training.log import as_lines, draw_curve, read_log
@@ -98,6 +99,8 @@ class Loop:
                 f"train.steps is {self.recipe.train.steps}, and the run is at step {checkpoint.step} already",
                 hint=f"--set train.steps={checkpoint.step} or more, or start a new run",
             )
+        if changes := self.processes.by_first(lambda: check_changes(self.run.recipe, self.recipe)):
+            self.told.note(changes)
         self.trainer.restore(checkpoint)
         self.began = self._saved = checkpoint.step
         self.seconds = self.seconds_before = checkpoint.state["seconds"]

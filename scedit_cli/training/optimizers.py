@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -41,7 +42,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, de
     if options.optimizer == "adamw":
         given["fused"] = device.type in _FUSED_ON
     try:
-        optimizer = kind(parameters, **given | options.optimizer_options)
+        with redirect_stdout(None):  # some greet their user
+            optimizer = kind(parameters, **given | options.optimizer_options)
     except (TypeError, ValueError, AttributeError) as error:
         raise SceditError(
             f"train.optimizer_options: {name} does not take {options.optimizer_options} ({error})",

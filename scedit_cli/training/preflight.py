@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from scedit_cli.base import Base
@@ -24,7 +25,9 @@ class Preflight:
             the first is None where the base can have no ControlNet.
         epochs: passes over the `pictures` to learn from.
         seconds_per_step: measured after warm-up, in a dry run alone.
-        estimated_peak_memory: in bytes, where it can be estimated.
+        estimated_peak_memory: bytes at the peak of a step; None where they cannot be told, for the reason
+            `not_estimated`.
+        memory_here: bytes that the device has in all.
         shards: how many the pictures are streamed from, cut to `size`; 0 and None for a dataset folder.
     """
 
@@ -46,6 +49,8 @@ class Preflight:
     epochs: float
     seconds_per_step: float | None = None
     estimated_peak_memory: int | None = None
+    not_estimated: str | None = None
+    memory_here: int | None = None
     shards: int = 0
     size: tuple[int, int] | None = None
 
@@ -75,11 +80,22 @@ class Preflight:
             ("training", f"{self.optimizer} in {self.precision} on {self.device}{shared}"),
             ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs"),
         ]
-        if self.estimated_peak_memory is not None:
-            rows.append(("memory", f"about {self.estimated_peak_memory / 2**30:.1f} GiB at the peak"))
+        if memory := self._memory():
+            rows.append(("memory", memory))
         if self.seconds_per_step is not None:
             rows.append(("time", f"about {duration(self.estimated_seconds)}, {self.seconds_per_step:.3g} s a step"))
         return rows
+
+    def _memory(self) -> str | None:
+        if self.estimated_peak_memory is None:
+            return self.not_estimated
+        said = f"about {_gib(self.estimated_peak_memory)} at the peak of a step"
+        if self.memory_here is None:
+            return said
+        if self.estimated_peak_memory <= self.memory_here:
+            return f"{said}, of {_gib(self.memory_here)} on this {self.device}"
+        less = 'lower train.micro_batch_size, or take train.memory = "checkpoint"'
+        return f"{said}, more than the {_gib(self.memory_here)} on this {self.device}: {less}"
 
 
 def look_ahead(
@@ -114,7 +130,15 @@ def look_ahead(
         epochs=options.steps * options.batch_size / pictures,
         shards=len(shards.places) if shards else 0,
         size=shards.size if shards else None,
+        memory_here=memory_of(base.device),
     )
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory that a CUDA card or a CPU's machine has in all."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().total
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def controlnet_parameters(base: Base) -> int | None:
@@ -134,3 +158,7 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

@@ -55,9 +55,13 @@ class Run:
         return self.folder / "tensorboard"
 
     @property
+    def wandb(self) -> Path:
+        return self.folder / "wandb"
+
+    @property
     def _parts(self) -> tuple[Path, ...]:
         files = self.tuner, self.recipe, self.log, self.curve, self.card
-        return *files, self.samples, self.checkpoints, self.tensorboard
+        return *files, self.samples, self.checkpoints, self.tensorboard, self.wandb
 
     @property
     def is_begun(self) -> bool:

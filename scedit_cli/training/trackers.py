@@ -13,7 +13,7 @@ from scedit_cli.recipe import Recipe
 
 
 class Trackers:
-    """The trackers that a recipe names, none by default. TensorBoard writes into `folder`.
+    """The trackers that a recipe names, none by default. TensorBoard writes into `folder`, Weights & Biases beside it.
 
     Raises:
         SceditError: one is not installed.
@@ -28,7 +28,7 @@ class Trackers:
             if name not in here:
                 raise SceditError(f"tracking.to: {name} is not installed", hint=f"pip install 'scedit-cli[{name}]'")
             kind = LOGGER_TYPE_TO_CLASS[name]
-            place = {"logging_dir": folder} if kind.requires_logging_directory else {}
+            place = {"logging_dir": folder} if kind.requires_logging_directory else {"dir": folder.parent}
             tracker = kind(recipe.tracking.project, **place)
             tracker.start()
             tracker.store_init_configuration(_flat(recipe))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
+from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, batches
@@ -114,7 +115,11 @@ class Trainer:
             self._batches = batches(cache, self._sampler)
         # A part of a base that is spread over processes is gathered by hooks that a lean layer would not call.
         memory = "plain" if processes.shards_base else options.memory
-        self.edits = attach(base.unet, tuner, memory=memory, recompute=options.recompute)
+        self._attached = ExitStack()
+        self.edits = self._attached.enter_context(
+            attach(base.unet, tuner, memory=memory, recompute=options.recompute)
+        )
+        self._attached.enter_context(norms_in_own_precision(base.unet))
         if processes.shards_base:
             _ = base.fingerprint  # of all of its weights
             processes.shard(base.unet)
@@ -137,7 +142,7 @@ class Trainer:
         self._batches.close()
         if self.options.compile:
             self.base.unet._compiled_call_impl = None
-        self.edits.detach()
+        self._attached.close()
 
     @property
     def epoch(self) -> int:
@@ -149,7 +154,7 @@ class Trainer:
         began = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - began
-        losses = self._gradients(self._encoded(batch))
+        losses = self.backward(self._encoded(batch))
         self.is_whole = False
         rate, norm, is_skipped = self._update()
         self.step += 1
@@ -161,10 +166,30 @@ class Trainer:
         batch, seconds = next(self._batches), []
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            self._gradients(self._encoded(batch)).sum().item()
+            self.backward(self._encoded(batch)).sum().item()
             seconds.append(time.perf_counter() - began)
             self.optimizer.zero_grad()
         return seconds[-1]
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Adds up the gradients of the mean loss of `batch`, part by part; returns what `Step.losses` is."""
+        options, places = self.options, self._sampler.places
+        most = -(-options.batch_size // self._processes.count)
+        parts = -(-most // (options.micro_batch_size or most))  # alike in all processes, which a sharded base needs
+        losses = torch.zeros(options.batch_size, device=self.device)
+        for part in range(parts):
+            of_part = part_of(places, part, parts)
+            is_idle = not of_part  # some other process has a picture more
+            of_part = of_part or places[:1]
+            within = slice(of_part.start - places.start, of_part.stop - places.start)
+            with apart(self._answer, is_last=part == parts - 1):
+                each = self._losses(_cut(batch, within), of_part)
+                # Of what each process has here, the mean over the processes is taken.
+                mean = each.sum() * (0.0 if is_idle else self._processes.count / options.batch_size)
+                self._scaler.scale(mean).backward()
+            if not is_idle:
+                losses[of_part.start : of_part.stop] = each.detach()
+        return losses
 
     def answer(self, batch: Batch, asked: Question, text: dict[str, Tensor]) -> Tensor:
         """What the U-Net says to noisy latents of `batch` (all on the base's device), with the tuner's edits."""
@@ -237,26 +262,6 @@ class Trainer:
 
     def _encoded(self, batch: Batch | Raw) -> Batch:
         return batch.encoded(self.base) if isinstance(batch, Raw) else batch
-
-    def _gradients(self, batch: Batch) -> Tensor:
-        """Adds up the gradients of the whole batch's mean loss, part by part; returns what `Step.losses` is."""
-        options, places = self.options, self._sampler.places
-        most = -(-options.batch_size // self._processes.count)
-        parts = -(-most // (options.micro_batch_size or most))  # alike in all processes, which a sharded base needs
-        losses = torch.zeros(options.batch_size, device=self.device)
-        for part in range(parts):
-            of_part = part_of(places, part, parts)
-            is_idle = not of_part  # some other process has a picture more
-            of_part = of_part or places[:1]
-            within = slice(of_part.start - places.start, of_part.stop - places.start)
-            with apart(self._answer, is_last=part == parts - 1):
-                each = self._losses(_cut(batch, within), of_part)
-                # Of what each process has here, the mean over the processes is taken.
-                mean = each.sum() * (0.0 if is_idle else self._processes.count / options.batch_size)
-                self._scaler.scale(mean).backward()
-            if not is_idle:
-                losses[of_part.start : of_part.stop] = each.detach()
-        return losses
 
     def _losses(self, batch: Batch, places: range) -> Tensor:
         draws = Draws(self.options.seed, self.step, places, self.options.batch_size)

@@ -28,6 +28,12 @@ PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
 TIMED = ("seconds", "waited", "memory")  # what no two runs have alike
 
 
+@pytest.fixture(autouse=True)
+def _foreseen(monkeypatch):
+    """A step on fake tensors for each run would count among those that the tests count."""
+    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 2**20, "activations": 2**21})
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     """Scenes of 64 x 64 pixels with their edges."""
@@ -240,7 +246,10 @@ def test_resuming_a_finished_run_makes_no_step(finished, tmp_path):
         ({"train": {"batch_size": 2}}, "batch_size"),
         ({"train": {"ema_decay": 0.0}}, "ema_decay"),
         ({"train": {"steps": 3}}, "train.steps"),
-        ({"tuner": {"down_ratio": 0.5}}, "tuner"),
+        (
+            {"tuner": {"down_ratio": 0.5}, "train": {"seed": 3}},
+            "tuner.down_ratio was 1.0 and is 0.5; train.seed was 0 and is 3",
+        ),
         ({"base": {"model": str(tiny.pipeline_folder("sd15"))}}, "base"),
     ],
 )
@@ -249,6 +258,15 @@ def test_a_run_is_not_resumed_with_another_recipe(finished, recipe, changes, mes
     with pytest.raises(SceditError, match=message):
         job.train(recipe(**changes), out=finished[1], resume=True)
     assert files_in(finished[1]) == before
+
+
+def test_what_a_resumed_run_learns_otherwise_is_told(finished, recipe, tmp_path):
+    shutil.copytree(finished[1], tmp_path / "run")
+    events = []
+    changed = recipe(train={"learning_rate": 0.001, "steps": 5, "memory": "plain", "checkpoint_every": 3})
+    job.train(changed, out=tmp_path / "run", resume=True, on_event=events.append)
+    (note,) = [event.text for event in events if isinstance(event, Note) and "another recipe" in event.text]
+    assert note.endswith("train.steps was 4 and is 5; train.learning_rate was 0.01 and is 0.001")
 
 
 def test_a_loss_that_is_no_number_names_its_pictures(recipe, dataset, tmp_path, monkeypatch):
@@ -356,7 +374,8 @@ def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     document = ahead.document()
     assert (document["pictures"], document["held_out"], document["steps"]) == (5, 1, 12)
     assert document["estimated_seconds"] == pytest.approx(12 * document["seconds_per_step"])
-    assert {"base", "tuner", "data", "training", "steps", "time"} == dict(ahead.summary()).keys()
+    assert document["estimated_peak_memory"] == 3 * 2**20
+    assert {"base", "tuner", "data", "training", "steps", "memory", "time"} == dict(ahead.summary()).keys()
 
 
 def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from diffusers import ControlNetModel
 
@@ -23,7 +25,22 @@ def test_it_tells_what_will_be_trained(base):
     assert (ahead.epochs, ahead.held_out, ahead.processes) == (10, 3, 2)
     rows = dict(ahead.summary())
     assert f"{count:,} parameters" in rows["tuner"] and "10 epochs" in rows["steps"]
-    assert "2 processes" in rows["training"] and "time" not in rows
+    assert "2 processes" in rows["training"] and not {"time", "memory"} & rows.keys()
+
+
+def test_memory_is_told_beside_what_is_here(base):
+    recipe = Recipe.from_dict({"tuner": {"kind": "sc"}})
+    ahead = look_ahead(recipe, base, fresh_tuner(recipe, base), 24, 0, Processes())
+
+    def row(**changes) -> str:
+        return dict(replace(ahead, **changes).summary())["memory"]
+
+    gib = 2**30
+    assert ahead.memory_here > gib
+    fits = row(estimated_peak_memory=3 * gib, memory_here=24 * gib)
+    assert fits == "about 3 GiB at the peak of a step, of 24 GiB on this cpu"
+    assert "more than the 24 GiB on this cpu: lower" in row(estimated_peak_memory=30 * gib, memory_here=24 * gib)
+    assert row(not_estimated="not estimated for a reason") == "not estimated for a reason"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (600, "10 min"), (9000, "2.5 h")])

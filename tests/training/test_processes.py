@@ -25,6 +25,12 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
+ACCELERATE = (
+    *("accelerate.commands.launch", "--num_processes=2", "--num_machines=1", "--main_process_port=0"),
+    *("--mixed_precision=no", "--dynamo_backend=no"),
+)
+
 
 @pytest.fixture
 def recipe(mixed, tmp_path) -> Path:
@@ -85,11 +91,10 @@ def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
 
 
 def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
-    """By accelerate's FSDP2 configuration, as `accelerate launch --use_fsdp --fsdp_version 2` sets it; with samples and
-    a held-out loss, in which all processes must take part."""
+    """By accelerate's FSDP2 configuration; with samples and a held-out loss, in which all processes must take part."""
     sets = ["samples.every=3", "samples.count=1", "samples.steps=1", "train.steps=3"]
     alone = job.train(load_recipe(recipe, sets), out=tmp_path / "one")
-    document, told = by_two(recipe, tmp_path / "two", sets, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    document, told = by_two(recipe, tmp_path / "two", sets, (*ACCELERATE, "--use_fsdp", "--fsdp_version=2"))
     assert "2 processes, each with a part of the base" in told
     assert document["validation_loss"] == pytest.approx(alone.validation_loss, rel=1e-5)
     a, b = (load_file(tmp_path / run / "tuner.safetensors") for run in ("one", "two"))
@@ -99,7 +104,7 @@ def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
 
 def test_processes_share_what_is_to_be_encoded(recipe, mixed, tmp_path):
     folder = fresh(mixed.path, tmp_path)
-    by_two(recipe, tmp_path / "two", [f"data.path={folder}", "train.steps=1"])
+    by_two(recipe, tmp_path / "two", [f"data.path={folder}", "train.steps=1"], (*ACCELERATE, "--multi_gpu"))
     assert [len(list(each.glob("*.safetensors"))) for each in (folder / "cache").iterdir() if each.is_dir()] == [2, 2]
     assert not list(folder.glob(".seen-by-*"))
 
@@ -150,12 +155,12 @@ def pair(recipe: Path, run: Path, sets: Sequence[str]) -> list[subprocess.Popen]
     ]
 
 
-def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), **environment: str) -> tuple[dict, str]:
-    """What two processes, started by torchrun, write to stdout and stderr: the first alone speaks, one document."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), launcher: Sequence[str] = TORCHRUN) -> tuple[dict, str]:
+    """What two processes, started by a launcher, write to stdout and stderr: the first alone speaks, one document."""
     options = [word for each in sets for word in ("--set", each)]
-    command = [*launcher, "-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(out), "--json"]
-    answer = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=600)
+    train = ["-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(out), "--json"]
+    command = [sys.executable, "-m", *launcher, *train]
+    answer = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout), answer.stderr
 

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import copy
+import os
 from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.hints import Hints
+from scedit_cli.data.loader import load_batch
 from scedit_cli.errors import SceditError
-from scedit_cli.recipe import TrainSection
-from scedit_cli.training import objective, optimizers
+from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.training import objective, optimizers, setup
 from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.trainer import MASK, Trainer
+from tests import tiny
+from tests.training.conftest import BATCH
 
 OPTIMIZERS = {
     "adamw": {"ema_decay": 0.5},
@@ -147,10 +153,39 @@ def test_an_optimizer_cannot_be_changed_on_the_way(make_trainer):
         other.restore(checkpoint)
 
 
-def test_compiling_is_asked_for(make_trainer, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: asked.append(type(module).__name__))
+def test_a_compiled_step_has_the_same_gradients(base, cache, dataset, monkeypatch):
+    """By AOTAutograd's graphs alone; SCEDIT_INDUCTOR=1 compiles them too, which takes minutes on a CPU."""
+    compiled, compile = [], torch.nn.Module.compile
+    backend = "inductor" if os.environ.get("SCEDIT_INDUCTOR") else "aot_eager"
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda unet: (compiled.append(unet), compile(unet, backend=backend))
+    )
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=tiny.TEXT_WIDTH,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).requires_grad_(False)
+    small = copy.copy(base)
+    small._loaded = copy.copy(base._loaded)
+    small._loaded.unet = unet
+    batch, gradients = load_batch(cache, 0, list(range(BATCH))), []
     for wanted in (False, True):
-        with make_trainer(compile=wanted):
-            pass
-    assert asked == ["UNet2DConditionModel"]
+        sections = {"tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16}}
+        train = {"batch_size": BATCH, "memory": "lean", "compile": wanted}
+        recipe = Recipe.from_dict(sections | {"data": {"path": str(dataset.path)}, "train": train})
+        tuner = setup.fresh_tuner(recipe, small)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            for weight in tuner.parameters():
+                torch.nn.init.normal_(weight, std=0.05)
+        with Trainer(small, tuner, cache, recipe.train, recipe.data) as trainer:
+            trainer.backward(batch)
+        gradients.append([weight.grad for weight in tuner.parameters()])
+    assert compiled == [unet] and unet._compiled_call_impl is None
+    for plain, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
