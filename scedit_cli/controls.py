@@ -27,14 +27,15 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True)
 class Condition:
-    """A picture that steers: the RGB condition picture itself, or a photo that is made into one."""
+    """A picture that steers: the RGB condition picture itself, or a photo that `maker` makes into one."""
 
     spec: ConditionSpec
     kind: str
     picture: Image.Image
+    maker: Order | None = None
 
-    def shown_at(self, size: Size, rule: str, maker: Order | None) -> Image.Image:
-        """The condition picture at `size`; a photo is resized first, and annotated then as `maker` says.
+    def shown_at(self, size: Size, rule: str) -> Image.Image:
+        """The condition picture at `size`; a photo is resized first, and annotated then.
 
         Raises:
             SceditError: the annotator's weights are not there, or their licence is not accepted.
@@ -44,7 +45,7 @@ class Condition:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
             return resized(self.picture, size, rule, labels)
         try:
-            make = maker.load(maker.settings(self.spec.file.name))
+            make = self.maker.load(self.maker.settings(self.spec.file.name))
         except SceditError as error:
             raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", error.hint) from error
         return make([resized(self.picture, size, rule)])[0]
@@ -249,8 +250,9 @@ def _needed(placed: Sequence[PlacedTuner], kinds: set[str]) -> list[PlacedTuner]
             takers[kind] = each.file
         if kind is None or kind in kinds:
             needed.append(each)
+    files = {each.file for each in needed}
     for each in placed:
-        if each.file not in {other.file for other in needed} or (each not in needed and not each.bundled):
+        if each not in needed and not (each.bundled and each.file in files):
             kind = each.tuner.condition
             raise SceditError(
                 f"{each.file} takes a {kind} condition, and none is given", hint=f"add --cond {kind}=FILE"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,22 +134,16 @@ class Denoiser:
         takes = inspect.signature(pipeline.__call__).parameters
         if "height" in takes:
             given |= {"height": height, "width": width}
-        if guidance.rescale:
-            given["guidance_rescale"] = guidance.rescale
         if guidance.at(0.0) <= 1:
             text = {name: each for name, each in text.items() if not name.startswith("negative")}
-        return pipeline(**given, **text)[0]
+        with rescaled(pipeline, guidance.rescale) if guidance.rescale else nullcontext():
+            return pipeline(**given, **text)[0]
 
     def check(self, steps: int, guidance: Guidance) -> None:
         """Raises SceditError for a guidance or a number of steps that this base cannot do from this start."""
         if self.start and int(steps * self.start.strength) < 1:
             raise SceditError(
                 f"strength {self.start.strength:g} of {steps} steps is no step at all", hint="raise one of the two"
-            )
-        if guidance.rescale and "guidance_rescale" not in inspect.signature(self.pipeline.__call__).parameters:
-            raise SceditError(
-                f"base {self.base.name}: diffusers rescales guidance for its family only when drawing from text alone",
-                hint="leave out the guidance rescale, or the picture to start from",
             )
         if self.base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
             raise SceditError(
@@ -178,6 +173,30 @@ class Denoiser:
     @staticmethod
     def _batched(value: Any, count: int) -> Any:
         return value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def rescaled(pipeline: DiffusionPipeline, share: float) -> Iterator[None]:
+    """Within, a `share` of guidance's excess contrast is taken back (arXiv 2305.08891, section 3.4), also by those
+    pipelines that have no argument for it.
+
+    It is done in what the U-Net answers: with and without the prompt alike it becomes the answer that was guided and
+    rescaled, which the pipeline's own guidance then leaves as it is.
+    """
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    def answer(unet: torch.nn.Module, inputs: tuple, output: tuple[Tensor]) -> tuple[Tensor] | None:
+        if not pipeline.do_classifier_free_guidance:
+            return None
+        without, with_ = output[0].chunk(2)
+        guided = rescale_noise_cfg(without + pipeline.guidance_scale * (with_ - without), with_, share)
+        return (torch.cat([guided, guided]),)
+
+    handle = pipeline.unet.register_forward_hook(answer)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Switch:

@@ -158,5 +158,5 @@ def _split(text: str, most: int) -> tuple[str, list[str]]:
 
 def _scale(text: str, where: str) -> float:
     if not re.fullmatch(_NUMBER, text) or not math.isfinite(float(text)):
-        raise SceditError(f"{where}: the scale {text!r} is no number", hint="write it as in depth.png:0.8")
+        raise SceditError(f"{where}: the scale {text!r} is no number", hint="give a number, as in :0.8 behind a file")
     return float(text)

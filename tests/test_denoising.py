@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scedit_cli.base import load_base
-from scedit_cli.denoising import Denoiser, Guidance, Start
+from scedit_cli.denoising import Denoiser, Guidance, Start, _for_task, rescaled
 from scedit_cli.errors import SceditError
 from scedit_cli.inpainting import complete_inputs
 from scedit_cli.pipelines import quiet
@@ -69,6 +69,35 @@ def test_guidance_acts_within_its_interval_and_costs_nothing_outside(request, fa
             guidance_scale=first, callback_on_step_end=steer,
         ).images  # fmt: skip
     assert _far(within, expected) <= 1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_guidance_is_rescaled_from_a_picture_too(sd15, picture, masked):
+    redraw = (torch.arange(64) < 32).float().expand(1, 1, 64, 64) if masked else None
+    options = {"seeds": [1], "steps": 4, "start": Start(picture, 0.8, redraw)}
+    plain, rescaled_ = (sample(sd15, ["a"], guidance=Guidance(6.0, share), **options) for share in (0.0, 0.7))
+    assert _far(plain, rescaled_) > 1 and not sd15.unet._forward_hooks
+    unguided = sample(sd15, ["a"], guidance=Guidance(1.0, 0.7), **options)
+    assert _far(unguided, sample(sd15, ["a"], guidance=1.0, **options)) == 0
+    late = sample(sd15, ["a"], guidance=Guidance(6.0, 0.7, start=0.5), **options)
+    assert _far(late, unguided) > 1 and _far(late, rescaled_) > 1
+
+
+def test_rescaling_is_that_of_the_pipelines_that_have_it(sdxl, picture):
+    """The SDXL pipeline that starts from a picture can do it itself."""
+    pipeline = _for_task(sdxl, sdxl.pipeline(), Start(picture, 0.8))
+
+    def latents(**more):
+        draw = torch.Generator().manual_seed(1)
+        with quiet():
+            return pipeline(
+                "a", image=picture, strength=0.8, num_inference_steps=4, guidance_scale=6.0, generator=draw,
+                output_type="latent", **more,
+            ).images  # fmt: skip
+
+    with rescaled(pipeline, 0.7):
+        ours = latents()
+    assert torch.equal(ours, latents(guidance_rescale=0.7)) and not torch.equal(ours, latents())
 
 
 def test_rescaled_guidance_is_the_pipelines(sd15):
@@ -145,8 +174,6 @@ def test_an_inpainting_unet_sees_the_mask_and_the_rest_of_the_picture(picture):
 def test_what_a_base_cannot_do_is_told(sd15, picture):
     with pytest.raises(SceditError, match="strength 0.1 of 4 steps is no step at all"):
         sample(sd15, ["a"], seeds=[1], steps=4, start=Start(picture, 0.1))
-    with pytest.raises(SceditError, match="rescales guidance for its family only"):
-        sample(sd15, ["a"], seeds=[1], steps=4, start=Start(picture, 0.5), guidance=Guidance(3.0, 0.5))
 
 
 def test_a_distillate_takes_guidance_as_an_input_and_needs_no_second_half(picture):

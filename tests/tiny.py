@@ -107,6 +107,20 @@ def unet(family: str, in_channels: int | None = None) -> UNet2DConditionModel:
     )
 
 
+def one_block() -> UNet2DConditionModel:
+    """A U-Net of one block down and one up, which compiles in seconds."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        norm_num_groups=4,
+        layers_per_block=1,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D",),
+        cross_attention_dim=TEXT_WIDTH,
+    )
+
+
 def vae() -> AutoencoderKL:
     """Factor 8, four latent channels."""
     return AutoencoderKL(

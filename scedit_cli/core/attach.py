@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -73,6 +74,7 @@ def attach(
             )
     alphas = checked_scales(own if scales is None else scales, len(flat))
     lean = None if memory == "plain" else Swapped(unet, recompute if memory == "checkpoint" else None)
+    _forget_compiled()
     return Attachment(unet, skips, flat, alphas, lean)
 
 
@@ -176,6 +178,7 @@ class Attachment:
             handle.remove()
         if self._lean:
             self._lean.undo()
+        _forget_compiled()
         self._hints, self._features, self._regions, self._active = {}, {}, {}, None
 
     def __enter__(self) -> Attachment:
@@ -314,6 +317,12 @@ class _BeforeUpBlock:
 
 def _learns(encoder: nn.Module, hint: Tensor) -> bool:
     return hint.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def _forget_compiled() -> None:
+    """torch.compile does not look whether hooks have come or gone since: what it made would be run as it is."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _is_compiled(unet: nn.Module) -> bool:

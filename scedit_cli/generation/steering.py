@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,6 @@ class Steering:
     _specs: list[tuple[ConditionSpec, ...]]
     start: Start | None = None
     _conditions: dict[_Key, Condition] = field(default_factory=dict)
-    _makers: dict[_Key, Maker | None] = field(default_factory=dict)
     _masks: dict[str, Image.Image] = field(default_factory=dict)
     _sizes: dict[tuple[ConditionSpec, ...], Size] = field(default_factory=dict)
     _shown: dict[tuple[_Key, Size], Image.Image] = field(default_factory=dict)
@@ -84,7 +83,7 @@ class Steering:
         canvas = Canvas.of(request) if request.image is not None else None
         masks = {name: open_named(file, "--mask").convert("L") for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
-        makers = _makers_of(opened, placed, request, base, scored)
+        opened = _made(opened, placed, request, base, scored)
         names = [each.name for each in placed]
         said = {"--mask": request.mask_files, "--scale or --sweep": {n: 0 for order in orders for n in order.scales}}
         for option, given in said.items():
@@ -93,7 +92,7 @@ class Steering:
                     guess = difflib.get_close_matches(name, names, n=1)
                     hint = f"did you mean {guess[0]}?" if guess else f"there is {', '.join(names) or 'no tuner'}"
                     raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
-        return cls(request, placed, canvas, groups, None, opened, makers, masks)
+        return cls(request, placed, canvas, groups, None, opened, masks)
 
     def fit(self, base: Base) -> list[str]:
         """Settles every picture's size; returns a sentence for each file that is resized.
@@ -161,7 +160,7 @@ class Steering:
         for spec in order.conditions:
             condition, key = self._conditions[_key(spec)], (_key(spec), size)
             if key not in self._shown:
-                self._shown[key] = condition.shown_at(size, self.request.resize or "crop", self._makers[_key(spec)])
+                self._shown[key] = condition.shown_at(size, self.request.resize or "crop")
             shown[condition.kind] = self._shown[key]
         return shown
 
@@ -181,7 +180,7 @@ class Steering:
         alike: dict[Maker, list[tuple[int, Image.Image]]] = defaultdict(list)
         for n, order in enumerate(orders[: len(pictures)]):
             shown = self.shown(order)
-            for maker in (self._makers[_key(spec)] for spec in order.conditions):
+            for maker in (self._conditions[_key(spec)].maker for spec in order.conditions):
                 alike[maker].append((n, shown[maker.kind]))
         scores: list[dict[str, dict[str, float]]] = [{} for _ in pictures]
         for maker, wanted in alike.items():
@@ -204,7 +203,7 @@ class Steering:
         files = [spec.file for _, spec in named] + [Path(file) for file, _ in tuners]
         files += [*request.mask_files.values(), *(Path(file) for file in pictures.values() if file)]
         files += [Path(request.vae).expanduser()] if request.vae is not None else []
-        makers = [self._makers[_key(spec)] for _, spec in named if spec.photo]
+        makers = [self._conditions[_key(spec)].maker for _, spec in named if spec.photo]
         return {
             "conds": [condition_text(spec, kind) for kind, spec in named if not spec.photo],
             "conds_from": [condition_text(spec, kind) for kind, spec in named if spec.photo],
@@ -221,10 +220,10 @@ class Steering:
         }
 
 
-def _makers_of(
+def _made(
     opened: Mapping[_Key, Condition], placed: Sequence[PlacedTuner], request: Request, base: str, scored: bool
-) -> dict[_Key, Maker | None]:
-    """Who makes each condition; what is needed to measure is there if `scored`.
+) -> dict[_Key, Condition]:
+    """The conditions, each with its maker; what is needed to measure is there if `scored`.
 
     Raises:
         SceditError: a setting that cannot be, or one without effect.
@@ -235,19 +234,19 @@ def _makers_of(
     for kind, values in given.items():
         if values and not scored and kind not in photos:
             raise SceditError(
-                f"--param: no {kind} condition is made or measured, one is there",
-                hint=f"--cond-from {kind}=PHOTO makes one, and --score measures it; else leave it out",
+                f"--param: the {kind} condition is neither made nor measured",
+                hint=f"leave it out; --cond-from {kind}=PHOTO would make it, and --score measure it",
             )
     takers = {each.tuner.condition: each.tuner for each in placed}
     weights = Path(request.weights).expanduser() if request.weights is not None else None
-    makers = {
-        key: maker_of(condition, given[condition.kind], takers.get(condition.kind), base, weights)
-        for key, condition in opened.items()
+    made = {
+        key: replace(each, maker=maker_of(each, given[each.kind], takers.get(each.kind), base, weights))
+        for key, each in opened.items()
     }
     if scored:
-        for maker in dict.fromkeys(makers.values()):
+        for maker in dict.fromkeys(each.maker for each in made.values()):
             conditions.check_measurable(maker.kind, maker.by, maker.weights, **dict(maker.values))
-    return makers
+    return made
 
 
 def _check_scorable(steering: Sequence[Condition]) -> None:

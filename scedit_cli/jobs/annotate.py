@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,11 +303,12 @@ def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
 
 def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
     """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
-    by_name = {outcome.name: outcome for outcome in outcomes}
+    kinds: dict[str, list[str]] = defaultdict(list)  # of a picture there are two outcomes where a device had its part
+    for outcome in outcomes:
+        kinds[outcome.name] += [*outcome.written, *outcome.skipped]
     for row in rows:
-        if outcome := by_name.get(row["file_name"]):
-            for kind in (*outcome.written, *outcome.skipped):
-                row[column_of(kind)] = condition_name(kind, outcome.name)
+        for kind in kinds[row["file_name"]]:
+            row[column_of(kind)] = condition_name(kind, row["file_name"])
 
 
 def _nothing_read(src: Path, failed: dict[str, str]) -> SceditError:

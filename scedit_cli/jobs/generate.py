@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from scedit_cli import __version__, scenes
+from scedit_cli import scenes
 from scedit_cli.base import Base, load_base
 from scedit_cli.controls import as_taught, check_base
-from scedit_cli.core.attach import attach
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.keepsake import encoded, request_from
 from scedit_cli.generation.naming import Names
-from scedit_cli.generation.orders import Order, orders_for
+from scedit_cli.generation.orders import orders_for
 from scedit_cli.generation.page import open_page, page, slots_for
 from scedit_cli.generation.request import DTYPES, Request
+from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
 from scedit_cli.generation.steering import Steering
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
-from scedit_cli.sampling import sample
-
-_BATCH = 8
-_SWITCHES = ("weighted", "vae_slicing", "vae_tiling", "offload", "compile")
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,8 @@ def generate(
             tell(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
     for text in steering.fit(base):
         tell(Note(text))
-    run = _Run(request, base, steering, tell)
-    batches = list(_batches(orders, steering, request.batch_size or _BATCH))
+    run = Run(request, base, steering)
+    batches = run.batches(orders)
     place, size = kept.get("batch") or (0, 1)
     first = names.first_number()
     places = names.places(first, [run.facts(order) for order in orders])
@@ -143,7 +140,7 @@ def generate(
         for number, batch in enumerate(batches):
             # Repeated alone, a picture takes the place in a batch that it had: sums of other batches round otherwise.
             fill = [orders[i] for i in batch] if size == 1 else [orders[batch[0]]] * size
-            drawn = run.draw(fill, number, len(batches))
+            drawn = run.draw(fill, partial(_step_done, tell, number, len(batches)))
             drawn = drawn if size == 1 else drawn[place : place + 1]
             figures = steering.measured(fill, drawn) if score else [{} for _ in drawn]
             for at, (i, picture) in enumerate(zip(batch, drawn, strict=True)):
@@ -216,125 +213,14 @@ def serve(
         blocks.close(verbose=False)
 
 
-class _Run:
-    """The base with its tuners attached, for as long as it is entered."""
-
-    def __init__(self, request: Request, base: Base, steering: Steering, tell: OnEvent) -> None:
-        self.request, self.base, self.steering, self._tell = request, base, steering, tell
-        self.steps = request.steps or base.defaults.steps
-        self.guidance = request.guided(base.defaults.guidance)
-        self._device = _accelerator() if request.offload else base.device
-        self._attachment = None
-
-    def __enter__(self) -> _Run:
-        base, placed = self.base, self.steering.placed
-        if self.request.vae_slicing:
-            base.vae.enable_slicing()
-        if self.request.vae_tiling:
-            base.vae.enable_tiling()
-        if placed:
-            # In the base's precision: what a tuner adds is rounded to it anyway.
-            self._attachment = attach(base.unet, [each.tuner.to(self._device, base.dtype) for each in placed])
-        if self.request.compile:
-            base.unet.compile()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._attachment:
-            self._attachment.detach()
-        if self.request.compile:
-            self.base.unet._compiled_call_impl = None
-
-    def draw(self, orders: Sequence[Order], number: int, batches: int) -> list[Image.Image]:
-        """The pictures of a batch, whose orders differ in prompts, seeds and condition pictures alone."""
-        first, steering = orders[0], self.steering
-        width, height = steering.size(first)
-        if self._attachment:
-            self._attachment.scales = steering.scales(first)
-            self._attachment.set_regions(steering.regions(first))
-        return sample(
-            self.base,
-            [order.prompt for order in orders],
-            attachment=self._attachment,
-            hints=steering.hints(orders),
-            seeds=[order.seed for order in orders],
-            steps=self.steps,
-            guidance=self.guidance,
-            negative=[order.negative for order in orders],
-            height=height,
-            width=width,
-            batch_size=len(orders),
-            scheduler=self.request.scheduler,
-            spans=steering.spans(first),
-            start=steering.start,
-            weighted=self.request.weighted,
-            offload=str(self._device) if self.request.offload else None,
-            on_step=lambda done, total: self._tell(Progress("generate", number * total + done, batches * total)),
-        )
-
-    def facts(self, order: Order) -> dict[str, Any]:
-        """What a name's template may show."""
-        width, height = self.steering.size(order)
-        return {
-            "prompt": order.prompt,
-            "seed": order.seed,
-            "sweep": "-".join(f"{name}-{scale:g}" for name, scale in order.scales.items()) or "none",
-            "base": Path(self.base.name).name,
-            "scheduler": (self.request.scheduler or type(self.base.scheduler).__name__).partition(":")[0],
-            "steps": self.steps,
-            "guidance": self.guidance.scale,
-            "width": width,
-            "height": height,
-            "date": time.strftime("%Y-%m-%d"),
-            "time": time.strftime("%H-%M-%S"),
-        }
-
-    def settings(self, order: Order, batch: list[int] | None = None) -> dict[str, Any]:
-        """What the file keeps: `request_from` reads it back."""
-        request, base, guidance = self.request, self.base, self.guidance
-        width, height = self.steering.size(order)
-        return {
-            "program": f"scedit {__version__}, torch {torch.__version__}",
-            "base": base.name if base.name == EMBEDDED else _from_anywhere(base.name),
-            "revision": base.revision,
-            "vae": base.vae_name and _from_anywhere(base.vae_name),
-            "vae_revision": base.vae_revision,
-            "base_fingerprint": base.fingerprint,
-            "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
-            "device": request.device,
-            "prompt": order.prompt,
-            "negative": order.negative,
-            "seed": order.seed,
-            "steps": self.steps,
-            "guidance": guidance.scale,
-            "guidance_rescale": guidance.rescale,
-            "guidance_span": request.guidance_span,
-            "scheduler": request.scheduler or type(base.scheduler).__name__,
-            "width": width,
-            "height": height,
-            **{name: getattr(request, name) for name in _SWITCHES},
-            **self.steering.settings(order),
-            "batch": batch,
-        }
-
-
-def _batches(orders: Sequence[Order], steering: Steering, most: int) -> Iterator[list[int]]:
-    """Places in `orders` of those that can be drawn together."""
-    groups: dict[Any, list[int]] = {}
-    for i, order in enumerate(orders):
-        # Weighted prompts differ in length, and a picture must not depend on what it is padded to.
-        text = (order.prompt, order.negative) if steering.request.weighted else None
-        key = (steering.size(order), steering.scales(order), steering.spans(order), text)
-        groups.setdefault(key, []).append(i)
-    for group in groups.values():
-        for at in range(0, len(group), most):
-            yield group[at : at + most]
+def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -> None:
+    tell(Progress("generate", batch * total + done, batches * total))
 
 
 def _load(request: Request) -> Base:
     dtype, device = DTYPES.get(request.dtype), request.device
     if request.offload:
-        _accelerator()
+        accelerator()
         dtype, device = dtype or torch.bfloat16, "cpu"  # in the precision that it will have on the accelerator
     return load_base(
         request.base or EMBEDDED,
@@ -344,16 +230,3 @@ def _load(request: Request) -> Base:
         dtype=dtype,
         device=device,
     )
-
-
-def _from_anywhere(name: str) -> str:
-    """The name of a model; where it is a path, the absolute one."""
-    local = Path(name).expanduser()
-    return str(local.absolute()) if local.exists() else name
-
-
-def _accelerator() -> torch.device:
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is None:
-        raise SceditError("--offload: there is no accelerator here to offload from", hint="leave it out")
-    return device

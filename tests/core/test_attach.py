@@ -9,6 +9,7 @@ from torch import nn
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, attach
 from scedit_cli.core.attach import attached
+from tests import tiny
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -157,15 +158,19 @@ def test_copies_of_an_attached_unet_have_their_own_tuners(unet, run, hint, train
     assert attached(other) is None
 
 
-def test_attached_before_compiling(unet, run, hint, trained):
-    tuner = trained(CSCTuner.for_unet(unet, condition="canny"))
-    with attach(unet, tuner) as edits, torch.no_grad():
-        edits.set_hints(hint())
-        expected = run(unet)
-        compiled = torch.compile(unet, backend="eager")
-        torch.testing.assert_close(run(compiled), expected)
-        edits.scales = [0.5]
-        torch.testing.assert_close(run(compiled), run(unet))
+@torch.no_grad()
+def test_tuners_come_and_go_on_what_is_compiled(run, hint, trained):
+    unet = tiny.one_block().eval()
+    compiled = torch.compile(unet, backend="eager")
+    bare = run(compiled)
+    for seed in (1, 2):
+        with attach(unet, trained(CSCTuner.for_unet(unet, condition="canny", hint_channels=8), seed=seed)) as edits:
+            edits.set_hints(hint())
+            torch.testing.assert_close(run(compiled), run(unet))
+            edits.scales = [0.5]
+            torch.testing.assert_close(run(compiled), run(unet))
+            assert not torch.allclose(run(compiled), bare, atol=1e-3)
+        torch.testing.assert_close(run(compiled), bare)
     torch.compiler.reset()
 
 

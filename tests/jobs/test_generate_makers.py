@@ -87,7 +87,7 @@ def test_an_annotators_weights_may_lie_here(generate, base, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"conds": ["{}/canny.png"], "params": ["low=5"]}, "--param: no canny condition is made or measured"),
+        ({"conds": ["{}/canny.png"], "params": ["low=5"]}, "--param: the canny condition is neither made"),
         ({"conds_from": ["canny={}/photo.png"], "params": ["color.cells=5"]}, "no color is made here"),
         ({"conds_from": ["canny={}/photo.png"], "params": ["low=5..9"]}, "canny.low=5..9: one picture"),
         ({"params": ["low=5"], "tuners": []}, "--param low=5: expected KIND.NAME=VALUE"),

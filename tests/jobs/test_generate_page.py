@@ -38,6 +38,8 @@ def test_controls_become_a_request(tmp_path):
     )  # fmt: skip
     plain = page.request_for(Request(), SLOTS, [(str(dropped), False, 1.0, 0.0, 1.0), values[1]], chosen, tmp_path)
     assert plain.conds == [f"canny={tmp_path}/inputs/{Path(kept).name}:1"]
+    given = page.request_for(Request(weights="w", vae="v"), SLOTS, values, chosen, tmp_path)
+    assert " --weights w " in page.command_line(given, tmp_path) and " --vae v " in page.command_line(given, tmp_path)
     nothing = page.request_for(Request(), SLOTS, values, [], tmp_path)
     assert nothing.said() == {}
     assert page.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")

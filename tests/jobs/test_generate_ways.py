@@ -284,12 +284,6 @@ def test_memory_options_reach_the_base(generate, monkeypatch, tmp_path):
     assert (kept["vae_tiling"], kept["compile"], kept["scheduler"]) == (True, True, "DDIM") and not _near(made, plain)
 
 
-def test_offloading_without_an_accelerator_is_told(generate, monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: None)
-    with pytest.raises(SceditError, match="--offload: there is no accelerator"):
-        generate(offload=True)
-
-
 def test_the_bases_precision_and_its_tuners(generate, base):
     (made,) = generate(dtype="bf16", conds=["{}/canny.png"], tuners=["{}/canny.safetensors"]).images
     assert _settings(made.path)["dtype"] == "bf16"

@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions.listing import listing
-from scedit_cli.conditions.orders import orders_of
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
-from scedit_cli.data import annotated, shares
-from scedit_cli.data.annotated import Outcome, read_record
-from scedit_cli.data.dataset import open_dataset, row_of, write_rows
-from scedit_cli.data.rendered import example
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.data import annotated
+from scedit_cli.data.annotated import read_record
+from scedit_cli.data.dataset import open_dataset, write_rows
+from scedit_cli.errors import SceditError
 from scedit_cli.jobs.annotate import annotate
-from tests.conditions.local_weights import save_weights
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three scenes without conditions, their rows with a column of another tool."""
-    (tmp_path / "data/images").mkdir(parents=True)
-    for seed in range(3):
-        example(seed, ()).image.save(tmp_path / f"data/images/{seed}.png")
-    write_rows(tmp_path / "data", [row_of(f"{seed}.png", "a scene", ()) | {"mood": seed} for seed in range(3)])
-    return tmp_path / "data"
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
 
 def canny(path, *thresholds):
@@ -58,13 +37,13 @@ def test_one_picture(folder, tmp_path):
     assert np.array_equal(np.asarray(Image.open(out)), canny(folder / "images/1.png", 20, 60))
 
 
-def test_a_folder_gets_columns_and_pictures(folder):
+def test_a_folder_gets_columns_and_pictures(folder, rows):
     events = []
     result = annotate(folder, ["canny", "color"], on_event=events.append)
     assert (result.kind, result.written, result.skipped, result.failed) == ("canny,color", 6, 0, [])
     assert [(event.stage, event.step, event.total) for event in events] == [("canny, color", 3, 3)]
     assert events[0].values["pictures/s"] > 0
-    assert [row["mood"] for row in rows(folder)] == [0, 1, 2]
+    assert [row["mood"] for row in rows()] == [0, 1, 2]
     dataset = open_dataset(folder)
     assert dataset.kinds == ("canny", "color")
     for item in dataset.items:
@@ -137,100 +116,6 @@ def test_ranges_are_drawn_for_each_picture_by_the_seed(folder):
     assert drawn() != first
 
 
-def test_processes_make_what_one_makes(folder, monkeypatch):
-    annotate(folder, ["canny", "inpaint"], processes=1)
-    alone = {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()}
-    monkeypatch.setattr(annotated, "_ALONE", 0)
-    monkeypatch.setattr(annotated, "_CHUNK", 1)
-    (folder / "images/1.png").write_bytes(b"no picture")
-    result = annotate(folder, ["canny", "inpaint"], processes=2, overwrite=True)
-    assert (result.written, [file for file, _ in result.failed]) == (4, ["images/1.png"])
-    assert {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()} == alone
-
-
-class Slow:
-    """An annotator with weights: inverts, and remembers its batches. It cannot do pictures with a white corner."""
-
-    def __init__(self, monkeypatch):
-        self.batches, self.devices = [], []
-        annotator = Annotator("gray", "slow", "none", self.loader, weights=("somebody/weights",))
-        monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
-
-    def loader(self, parameters, weights, device):
-        self.devices.append((device, weights))
-        return self.make
-
-    def make(self, pictures):
-        self.batches.append(len(pictures))
-        if any(picture.getpixel((0, 0)) == (255, 255, 255) for picture in pictures):
-            raise ValueError("too bright")
-        return [ImageOps.invert(picture.convert("L")) for picture in pictures]
-
-
-def test_an_accelerator_gets_batches(folder, monkeypatch):
-    slow = Slow(monkeypatch)
-    result = annotate(folder, ["gray", "canny"], device="meta", batch_size=2, weights=folder)
-    assert (result.written, slow.batches, set(slow.devices)) == (6, [2, 1], {("meta", folder)})
-    for number in range(3):
-        made = np.asarray(Image.open(folder / f"conditions/gray/{number}.png"))
-        assert np.array_equal(made, 255 - np.asarray(Image.open(folder / f"images/{number}.png").convert("L")))
-    assert open_dataset(folder).kinds == ("gray", "canny")
-
-
-def test_a_picture_that_an_annotator_cannot_do_is_named_alone(folder, monkeypatch):
-    Slow(monkeypatch)
-    Image.new("RGB", (128, 128), "white").save(folder / "images/1.png")
-    for device in ("cpu", "meta"):
-        result = annotate(folder, "gray", device=device, overwrite=True)
-        assert result.written == 2
-        assert result.failed == [("images/1.png", "gray cannot be made of it: too bright")]
-
-
-def test_memory_that_runs_out_is_nobodys_picture(folder, monkeypatch):
-    def make(pictures):
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    annotator = Annotator("gray", "large", "none", lambda *_: make)
-    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
-    with pytest.raises(WorkFailed, match="memory ran out"):
-        annotate(folder, "gray", processes=1)
-
-
-def test_a_process_that_is_killed_is_told(folder, monkeypatch):
-    def killed(*_):
-        for child in multiprocessing.active_children():
-            child.kill()
-
-    monkeypatch.setattr(annotated, "_ALONE", 0)
-    monkeypatch.setattr(annotated, "_CHUNK", 1)
-    with pytest.raises(WorkFailed, match="was killed"):
-        annotate(folder, "canny", processes=2, on_event=killed)
-
-
-def test_ranks_share_the_pictures(folder, monkeypatch):
-    monkeypatch.setattr(shares, "_gather", lambda items: [*items, Outcome("images/1.png", written=["canny"])])
-    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
-        monkeypatch.setenv(name, str(value))
-    result = annotate(folder, "canny")
-    assert sorted(path.name for path in (folder / "conditions/canny").iterdir()) == ["0.png", "2.png"]
-    assert (result.written, result.is_first) == (3, True)
-    assert all("canny_file_name" in row for row in rows(folder))
-    before = (folder / "metadata.jsonl").read_bytes()
-    monkeypatch.setenv("RANK", "1")
-    result = annotate(folder, "color")
-    assert not result.is_first and (folder / "metadata.jsonl").read_bytes() == before
-    assert [path.name for path in (folder / "conditions/color").iterdir()] == ["1.png"]
-
-
-def test_ranks_of_a_launcher_meet(folder):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command = [*launcher, "-m", "scedit_cli", "annotate", str(folder), "--cond", "canny", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["written"] == 3
-    assert all("canny_file_name" in row for row in rows(folder))
-
-
 def test_a_sheet_shows_several_kinds_side_by_side(folder, tmp_path):
     picture, sheet = folder / "images/1.png", tmp_path / "sheet.png"
     result = annotate(picture, ["canny", "color"], sheet=sheet)
@@ -262,20 +147,6 @@ def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
     assert np.array_equal(np.asarray(Image.open(folder / "conditions/depth/1.png")), np.asarray(deep))
 
 
-def test_a_networks_depth_in_batches_is_that_of_single_pictures(folder, tmp_path):
-    [depth] = orders_of(["depth"])
-    weights = save_weights(depth.annotator, tmp_path / "weights")
-    options = {"params": ["bits=16"], "weights": weights}
-    annotate(folder, "depth", device="cpu:0", batch_size=2, **options)  # any device but "cpu" gets batches
-    batched = [np.asarray(Image.open(folder / f"conditions/depth/{n}.png")) for n in range(3)]
-    assert batched[0].dtype == np.uint16 and [batched[1].min(), batched[1].max()] == [0, 65535]
-    assert annotate(folder, "depth", device="cpu", **options).skipped == 3
-    for number in range(3):
-        out = tmp_path / f"{number}.png"
-        annotate(folder / f"images/{number}.png", "depth", out, device="cpu", **options)
-        assert np.abs(np.asarray(Image.open(out)).astype(int) - batched[number]).max() <= 16
-
-
 def test_licences_that_forbid_commercial_use_are_asked_for_once(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     annotator = Annotator("gray", "strict", "none", lambda *_: list, ("a/b",), "CC-BY-NC-4.0", False)
@@ -296,21 +167,21 @@ def test_the_list_names_every_annotator():
     assert all(len(row) == len(listing().header) for row in listing().rows())
 
 
-def test_a_bad_picture_is_named_and_the_others_go_on(folder):
+def test_a_bad_picture_is_named_and_the_others_go_on(folder, rows):
     (folder / "images/1.png").write_bytes(b"no picture")
     result = annotate(folder, ["canny", "color"])
     assert (result.written, result.skipped) == (4, 0)
     assert [failed["file"] for failed in result.document()["failed"]] == ["images/1.png"]
-    assert ["canny_file_name" in row for row in rows(folder)] == [True, False, True]
+    assert ["canny_file_name" in row for row in rows()] == [True, False, True]
     for name in ("0", "2"):
         (folder / f"images/{name}.png").write_bytes(b"no picture")
     with pytest.raises(SceditError, match="none of the pictures"):
         annotate(folder, "gray")
 
 
-def test_two_pictures_of_one_stem_are_refused(folder):
+def test_two_pictures_of_one_stem_are_refused(folder, rows):
     Image.open(folder / "images/0.png").save(folder / "images/0.jpg")
-    write_rows(folder, [*rows(folder), {"file_name": "images/0.jpg", "text": ""}])
+    write_rows(folder, [*rows(), {"file_name": "images/0.jpg", "text": ""}])
     with pytest.raises(SceditError, match=r"0\.png and images/0\.jpg"):
         annotate(folder, "canny")
 
@@ -343,9 +214,9 @@ def test_two_pictures_of_one_stem_are_refused(folder):
         ({"src": "nowhere"}, "nowhere does not exist"),
     ],
 )
-def test_bad_input_writes_nothing(folder, monkeypatch, arguments, sentence):
+def test_bad_input_writes_nothing(folder, monkeypatch, arguments, sentence, rows):
     monkeypatch.chdir(folder)
-    before = sorted(folder.rglob("*")), rows(folder)
+    before = sorted(folder.rglob("*")), rows()
     with pytest.raises(SceditError, match=sentence):
         annotate(**({"src": ".", "kinds": "canny"} | arguments))
-    assert (sorted(folder.rglob("*")), rows(folder)) == before
+    assert (sorted(folder.rglob("*")), rows()) == before

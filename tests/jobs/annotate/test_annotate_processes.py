@@ -1,0 +1,134 @@
+"""Who does the work: one process, several, an accelerator, or the ranks of a launcher."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from scedit_cli.conditions.orders import orders_of
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
+from scedit_cli.data import annotated, shares
+from scedit_cli.data.annotated import Outcome
+from scedit_cli.data.dataset import open_dataset
+from scedit_cli.errors import WorkFailed
+from scedit_cli.jobs.annotate import annotate
+from tests.conditions.local_weights import save_weights
+
+
+def test_processes_make_what_one_makes(folder, monkeypatch):
+    annotate(folder, ["canny", "inpaint"], processes=1)
+    alone = {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()}
+    monkeypatch.setattr(annotated, "_ALONE", 0)
+    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    (folder / "images/1.png").write_bytes(b"no picture")
+    result = annotate(folder, ["canny", "inpaint"], processes=2, overwrite=True)
+    assert (result.written, [file for file, _ in result.failed]) == (4, ["images/1.png"])
+    assert {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()} == alone
+
+
+class Slow:
+    """An annotator with weights: inverts, and remembers its batches. It cannot do pictures with a white corner."""
+
+    def __init__(self, monkeypatch):
+        self.batches, self.devices = [], []
+        annotator = Annotator("gray", "slow", "none", self.loader, weights=("somebody/weights",))
+        monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
+
+    def loader(self, parameters, weights, device):
+        self.devices.append((device, weights))
+        return self.make
+
+    def make(self, pictures):
+        self.batches.append(len(pictures))
+        if any(picture.getpixel((0, 0)) == (255, 255, 255) for picture in pictures):
+            raise ValueError("too bright")
+        return [ImageOps.invert(picture.convert("L")) for picture in pictures]
+
+
+def test_an_accelerator_gets_batches(folder, monkeypatch):
+    slow = Slow(monkeypatch)
+    result = annotate(folder, ["gray", "canny"], device="meta", batch_size=2, weights=folder)
+    assert (result.written, slow.batches, set(slow.devices)) == (6, [2, 1], {("meta", folder)})
+    for number in range(3):
+        made = np.asarray(Image.open(folder / f"conditions/gray/{number}.png"))
+        assert np.array_equal(made, 255 - np.asarray(Image.open(folder / f"images/{number}.png").convert("L")))
+    assert open_dataset(folder).kinds == ("gray", "canny")
+
+
+def test_a_picture_that_an_annotator_cannot_do_is_named_alone(folder, monkeypatch):
+    Slow(monkeypatch)
+    Image.new("RGB", (128, 128), "white").save(folder / "images/1.png")
+    for device in ("cpu", "meta"):
+        result = annotate(folder, "gray", device=device, overwrite=True)
+        assert result.written == 2
+        assert result.failed == [("images/1.png", "gray cannot be made of it: too bright")]
+
+
+def test_memory_that_runs_out_is_nobodys_picture(folder, monkeypatch):
+    def make(pictures):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    annotator = Annotator("gray", "large", "none", lambda *_: make)
+    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
+    with pytest.raises(WorkFailed, match="memory ran out"):
+        annotate(folder, "gray", processes=1)
+
+
+def test_a_process_that_is_killed_is_told(folder, monkeypatch):
+    def killed(*_):
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    monkeypatch.setattr(annotated, "_ALONE", 0)
+    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    with pytest.raises(WorkFailed, match="was killed"):
+        annotate(folder, "canny", processes=2, on_event=killed)
+
+
+def test_ranks_share_the_pictures(folder, monkeypatch, rows):
+    monkeypatch.setattr(shares, "_gather", lambda items: [*items, Outcome("images/1.png", written=["canny"])])
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    result = annotate(folder, "canny")
+    assert sorted(path.name for path in (folder / "conditions/canny").iterdir()) == ["0.png", "2.png"]
+    assert (result.written, result.is_first) == (3, True)
+    assert all("canny_file_name" in row for row in rows())
+    before = (folder / "metadata.jsonl").read_bytes()
+    monkeypatch.setenv("RANK", "1")
+    result = annotate(folder, "color")
+    assert not result.is_first and (folder / "metadata.jsonl").read_bytes() == before
+    assert [path.name for path in (folder / "conditions/color").iterdir()] == ["1.png"]
+
+
+def test_ranks_of_a_launcher_meet(folder, rows):
+    """`accelerate launch` starts torchrun's processes with --multi_gpu, which needs no GPU, and one with --cpu."""
+    launcher = "accelerate.commands.accelerate_cli launch --multi_gpu --num_processes=2 --main_process_port=0"
+    command = [sys.executable, "-m", *launcher.split(), "-m", "scedit_cli", "annotate", str(folder), "--cond", "canny"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["written"] == 3
+    for row in rows():
+        edges = cv2.Canny(np.asarray(Image.open(folder / row["file_name"])), 100, 200)
+        assert np.array_equal(np.asarray(Image.open(folder / row["canny_file_name"])), edges)
+
+
+def test_a_networks_depth_in_batches_is_that_of_single_pictures(folder, tmp_path):
+    [depth] = orders_of(["depth"])
+    weights = save_weights(depth.annotator, tmp_path / "weights")
+    options = {"params": ["bits=16"], "weights": weights}
+    annotate(folder, "depth", device="cpu:0", batch_size=2, **options)  # any device but "cpu" gets batches
+    batched = [np.asarray(Image.open(folder / f"conditions/depth/{n}.png")) for n in range(3)]
+    assert batched[0].dtype == np.uint16 and [batched[1].min(), batched[1].max()] == [0, 65535]
+    assert annotate(folder, "depth", device="cpu", **options).skipped == 3
+    for number in range(3):
+        out = tmp_path / f"{number}.png"
+        annotate(folder / f"images/{number}.png", "depth", out, device="cpu", **options)
+        assert np.abs(np.asarray(Image.open(out)).astype(int) - batched[number]).max() <= 16

@@ -1,0 +1,104 @@
+"""`generate --compile` for real, and what `--offload` asks of diffusers; neither changes the picture."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from scedit_cli.base import load_base
+from scedit_cli.core.attach import attached
+from scedit_cli.core.tuners import CSCTuner, SCTuner
+from scedit_cli.core.weights import save_tuner
+from scedit_cli.errors import SceditError
+from scedit_cli.generation import run
+from scedit_cli.generation.request import Request
+from scedit_cli.jobs import generate as job
+from tests import tiny
+
+
+def _pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A base that compiles quickly, its tuners and their conditions."""
+    folder = tmp_path_factory.mktemp("small")
+    pipeline, draw = tiny.pipeline("sd15"), torch.Generator().manual_seed(0)
+    pipeline.register_modules(unet=tiny.one_block())
+    for weight in pipeline.unet.parameters():
+        weight.data = torch.randn(weight.shape, generator=draw) * 0.2
+    pipeline.save_pretrained(folder / "base")
+    base = load_base(folder / "base")
+    tuners = [CSCTuner.for_unet(base.unet, kind, hint_channels=8) for kind in ("canny", "color")]
+    for tuner in (*tuners, SCTuner.for_unet(base.unet)):
+        for weight in tuner.parameters():
+            weight.data = torch.randn(weight.shape, generator=draw) * 0.2
+        save_tuner(tuner, folder / f"{tuner.condition or 'style'}.safetensors")
+        noise = torch.randint(0, 256, (64, 64, 3), generator=draw).numpy().astype(np.uint8)
+        Image.fromarray(noise).save(folder / f"{tuner.condition or 'style'}.png")
+    request = Request(
+        base=base.name,
+        conds=[f"{folder}/canny.png", f"{folder}/color.png:0.7"],
+        tuners=[f"{folder}/{name}.safetensors" for name in ("canny", "color", "style")],
+        steps=2,
+        guidance=1.0,
+    )
+    return base, request
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_picture_is_the_eager_one(small, tmp_path, monkeypatch):
+    base, request = small
+    hooked, compile_ = [], torch.nn.Module.compile
+
+    def seen(module):
+        hooked.append(attached(base.unet) is not None)
+        compile_(module)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", seen)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    eager = job.generate(request, out=tmp_path / "eager.png", loaded=base).images[0].path
+    assert not torch._dynamo.utils.counters["stats"]
+    made = job.generate(replace(request, compile=True), out=tmp_path / "made.png", loaded=base).images[0].path
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] >= 1 and not counted["graph_break"] and counted["inductor"]
+    assert np.abs(_pixels(made) - _pixels(eager)).max() <= 1
+    assert hooked == [True] and base.unet._compiled_call_impl is None and attached(base.unet) is None
+    bare = job.generate(Request(base=base.name, steps=2, guidance=1.0), out=tmp_path / "bare.png", loaded=base)
+    assert np.abs(_pixels(bare.images[0].path) - _pixels(eager)).max() > 1
+    torch.compiler.reset()
+
+
+def test_offloading_without_an_accelerator_is_told(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: None)
+    with pytest.raises(SceditError, match="--offload: there is no accelerator"):
+        job.generate(Request(base=small[0].name, offload=True), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_offloaded_base_waits_on_the_cpu_in_the_accelerators_precision(small, tmp_path, monkeypatch):
+    """The accelerator is played by the CPU: diffusers is asked to offload to it, and does nothing."""
+    loaded, asked, original = [], [], job.load_base
+
+    def load(*args, **options):
+        loaded.append(options | {"base": original(*args, **options)})
+        return loaded[-1]["base"]
+
+    monkeypatch.setattr(job, "load_base", load)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: torch.device("cpu"))
+    monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda self, device: asked.append(str(device)))
+    _, request = small
+    on = replace(request, offload=True)
+    plain = job.generate(replace(request, dtype="bf16"), out=tmp_path / "plain.png").images[0].path
+    made = job.generate(on, out=tmp_path / "made.png").images[0].path
+    assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.bfloat16)]
+    assert asked == ["cpu"] and np.array_equal(_pixels(made), _pixels(plain))
+    assert attached(loaded[-1]["base"].unet) is None and run.accelerator() == torch.device("cpu")
