@@ -14,10 +14,11 @@ from scedit_cli.base import load_base
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
+from scedit_cli.data.intake import Rejected
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import open_streamed
+from scedit_cli.data.streamed import Streamed, open_streamed
 from scedit_cli.errors import SceditError
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note
@@ -91,6 +92,18 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         resumed = job.train(recipe(), out=run, resume=True)
         assert resumed.resumed_at == step and same(tmp_path / "whole", run)
         assert resumed.validation_loss == whole.validation_loss
+
+
+def test_a_stream_that_breaks_off_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):
+    wanted, cut, cuts = recipe(train={"checkpoint_every": 0}), Streamed.cut, iter(range(1000))
+    broken = Rejected("unreadable", "the network is gone")
+    monkeypatch.setattr(Streamed, "cut", lambda data, sample: cut(data, sample) if next(cuts) < 22 else broken)
+    with pytest.raises(SceditError, match="samples cannot be used; the last: .*the network is gone"):
+        job.train(wanted, out=tmp_path / "run")
+    monkeypatch.undo()
+    result = job.train(wanted, out=tmp_path / "run", resume=True)
+    job.train(wanted, out=tmp_path / "whole")
+    assert result.resumed_at and same(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_run_is_not_resumed_on_other_data(recipe, scenes, tmp_path):
