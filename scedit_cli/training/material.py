@@ -67,11 +67,12 @@ def first_of(shards: Streamed, count: int) -> Dataset:
         with suppress(SceditError):  # somebody has taken files out of it
             return open_dataset(folder)
     try:
-        return open_dataset(folder)
-    except SceditError:  # not there, or somebody has taken files out of it
-        if folder.exists():
+        if was_there:  # what appears meanwhile is another run's, and whole
             discard(folder)
-    shards.write_first(folder, count)
+        shards.write_first(folder, count)
+    except (OSError, SceditError):
+        if not (folder / FIRST).is_file():  # else another run has been quicker with the same shards
+            raise
     return open_dataset(folder)
 
 
