@@ -21,7 +21,7 @@ from scedit_cli.data.hints import Hints, MadeHints, read_uint8
 from scedit_cli.data.store import Store
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 
-_PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
+PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
 
 OnStep = Callable[[int, int], None]
@@ -164,7 +164,7 @@ def cache_latents(
         sized = sorted(todo, key=lambda key: dataset.sizes[where[key]])
         parts: list[list[str]] = []
         for (width, height), group in groupby(sized, key=lambda key: dataset.sizes[where[key]]):
-            parts += _chunks(list(group), max(1, _PIXELS_AT_ONCE // (width * height)))
+            parts += _chunks(list(group), max(1, PIXELS_AT_ONCE // (width * height)))
         return parts
 
     with ThreadPoolExecutor(4) as pool:

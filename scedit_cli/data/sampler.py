@@ -107,6 +107,7 @@ class StatefulSampler:
 
 def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
     """Raises SceditError where a state to go on from is of other data than one's own."""
+    state = {"data": own["data"]} | state  # which older checkpoints do not tell
     changed = [key for key in own if key != "step" and state.get(key) != own[key]]
     if not changed:
         return

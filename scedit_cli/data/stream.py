@@ -12,11 +12,13 @@ from itertools import accumulate, islice
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from scedit_cli.base import Base
 from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order
+from scedit_cli.data.cache import PIXELS_AT_ONCE
 from scedit_cli.data.hints import made_hint
 from scedit_cli.data.intake import Cut, Rejected
 from scedit_cli.data.lanes import Lanes, Turn
@@ -42,7 +44,9 @@ class Raw:
 
     def encoded(self, base: Base) -> Batch:
         """What a training step sees of them; `base` encodes pictures and captions now."""
-        moments = [base.encode_images(each[None].float() / 255).cpu() for each in self.pixels]
+        height, width = self.pixels.shape[-2:]
+        parts = self.pixels.split(max(1, PIXELS_AT_ONCE // (height * width)))
+        moments = [base.encode_images(part.float() / 255).cpu() for part in parts]
         text = {name: values.cpu() for name, values in base.encode_prompts(self.captions).items()}
         return Batch(self.indices, self.sizes, torch.cat(moments), text, self.hints)
 
@@ -89,7 +93,7 @@ class Stream:
         self.unusable, self.orders = unusable, tuple(orders)
         self._workers, self._tell = workers, on_fault or (lambda sentence: None)
         self._faults: deque[str] = deque()  # of the threads
-        self._firsts = [0, *accumulate(data.counts)]
+        self.firsts = [0, *accumulate(data.counts)]
 
     @property
     def epoch(self) -> int:
@@ -116,8 +120,8 @@ class Stream:
 
     def name_of(self, index: int) -> str:
         """Which sample a batch's `indices` name."""
-        shard = bisect_right(self._firsts, index) - 1
-        sample = next(islice(read_samples(self.data.places[shard]), index - self._firsts[shard], None))
+        shard = bisect_right(self.firsts, index) - 1
+        sample = next(islice(read_samples(self.data.places[shard]), index - self.firsts[shard], None))
         return f"{self.data.places[shard]}: {sample.key}"
 
     def batches(self) -> Iterator[Raw]:
@@ -174,7 +178,7 @@ class _Lane:
         self._block: int | None = None
         self._here: list[_Read] = []
         self._next: list[_Read] = []
-        self._unusable: dict[int, str] = {}  # places in this block, and why
+        self._unusable: set[int] = set()  # places in this block
         self._told: set[str] = set()
 
     def within(self, places: range) -> range:
@@ -189,10 +193,10 @@ class _Lane:
     def _picture(self, index: int, step: int) -> _Picture:
         number, place = divmod(index, self._stream.block)
         self._turn_to(number)
-        order = range(len(self._here))
+        turns = np.arange(len(self._here))
         if self._stream.is_shuffled:
-            order = np.random.default_rng([self._stream.seed, self._number, number]).permutation(len(self._here))
-        for at in map(int, np.roll(order, -place)):  # the one whose turn it is, then those that can stand in for it
+            np.random.default_rng([self._stream.seed, self._number, number]).shuffle(turns)
+        for at in np.roll(turns, -place).tolist():  # the one whose turn it is, then those that can stand in for it
             if at in self._unusable:
                 continue
             read = self._here[at]
@@ -202,13 +206,13 @@ class _Lane:
                 continue
             pixels = np.array(made.picture)
             hints = {kind: _hint(picture, kind) for kind, picture in made.conditions.items()}
-            for order_ in self._stream.orders:
-                hints[order_.kind] = made_hint(order_, f"{read.sample.key} {step}", pixels)
+            for order in self._stream.orders:
+                hints[order.kind] = made_hint(order, f"{read.sample.key} {step}", pixels)
             return _Picture(read.index, made, torch.from_numpy(pixels).permute(2, 0, 1), hints)
         raise AssertionError("some are left, as `_leave_out` makes sure")
 
     def _leave_out(self, at: int, why: str) -> None:
-        self._unusable[at] = why
+        self._unusable.add(at)
         self._stream.fault(f"passed over: {why}")
         if len(self._unusable) > self._stream.unusable * len(self._here) or len(self._unusable) == len(self._here):
             raise SceditError(
@@ -224,7 +228,7 @@ class _Lane:
             self._source, self._next = self._read(number * size), []
         if number != self._block:
             self._here = [*self._next, *islice(self._source, size - len(self._next))]
-            self._block, self._next, self._unusable = number, [], {}
+            self._block, self._next, self._unusable = number, [], set()
         elif len(self._next) < size:
             self._next.append(next(self._source))
 
@@ -244,7 +248,7 @@ class _Lane:
         while is_any:
             is_any = False
             for number in (*order[at:], *order[:at]):
-                place, first, held = self._data.places[number], self._stream._firsts[number], self._data.held[number]
+                place, first, held = self._data.places[number], self._stream.firsts[number], self._data.held[number]
                 try:
                     for position, sample in enumerate(read_samples(place)):
                         if position >= held:
@@ -261,7 +265,7 @@ class _Lane:
             self._stream.fault(sentence)
 
 
-def _hint(picture, kind: str) -> Tensor:
+def _hint(picture: Image.Image, kind: str) -> Tensor:
     pixels = np.array(picture.convert("RGBA" if channels_of(kind) == 4 else "RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 

@@ -19,7 +19,7 @@ from scedit_cli.data.sources.webdataset import entry_of
 from scedit_cli.errors import SceditError
 from scedit_cli.files import whole_folder
 
-_FIRST = "first.json"  # for each of the first pictures: which shard's, and how many of its samples come before the next
+FIRST = "first.json"  # for each of the first pictures: which shard's, and how many of its samples come before the next
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Streamed:
                     hint="data.columns names what a sample holds, data.upscale takes small pictures",
                 )
             write_rows(part, rows)
-            (part / _FIRST).write_text(json.dumps(first))
+            (part / FIRST).write_text(json.dumps(first))
 
     def without_first(self, folder: Path, count: int) -> Streamed:
         """This without the first `count` pictures in `folder`, as `write_first` has written it.
@@ -97,7 +97,7 @@ class Streamed:
         Raises:
             SceditError: there are not so many, or none would be left.
         """
-        first = json.loads((folder / _FIRST).read_text())
+        first = json.loads((folder / FIRST).read_text())
         shard, samples = first[count - 1] if 0 < count <= len(first) else (0, 0)
         held = (*self.counts[:shard], samples, *[0] * (len(self.counts) - shard - 1))
         if count > len(first) or not any(replace(self, held=held).left):

@@ -164,6 +164,8 @@ def _train(
     )
     if overlong := base.overlong(sorted({item.text for item in dataset.items})):
         told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
+    if shards and not any(item.text for item in dataset.items):
+        told.note("the first pictures in the shards have no captions; data.columns says how those are called")
     weights = setup.picture_weights(dataset)
     stream = None
     if shards:

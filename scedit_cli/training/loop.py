@@ -141,7 +141,9 @@ class Loop:
                 with undisturbed():
                     self._advance(log, trackers)
                 self._do_what_is_due(trackers)
-        except (KeyboardInterrupt, SystemExit):
+        except WorkFailed:
+            raise
+        except (KeyboardInterrupt, SystemExit, SceditError):  # the last, of data that cannot be read any more
             self._rescue()
             raise
         except (RuntimeError, MemoryError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scedit_cli.conditions.kinds import canny, color
 from scedit_cli.data import rendered
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.pictures import open_picture
-from scedit_cli.data.streamed import Streamed
+from scedit_cli.data.streamed import FIRST, Streamed
 from scedit_cli.errors import SceditError
 from scedit_cli.files import discard
 from scedit_cli.sampling import check_size
@@ -62,12 +63,16 @@ def first_of(shards: Streamed, count: int) -> Dataset:
         SceditError: none can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
     folder = cache_folder() / "streams" / f"{shards.fingerprint}-{count}"
+    if was_there := folder.exists():
+        with suppress(SceditError):  # somebody has taken files out of it
+            return open_dataset(folder)
     try:
-        return open_dataset(folder)
-    except SceditError:  # not there, or somebody has taken files out of it
-        if folder.exists():
+        if was_there:  # what appears meanwhile is another run's, and whole
             discard(folder)
-    shards.write_first(folder, count)
+        shards.write_first(folder, count)
+    except (OSError, SceditError):
+        if not (folder / FIRST).is_file():  # else another run has been quicker with the same shards
+            raise
     return open_dataset(folder)
 
 

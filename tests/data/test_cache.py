@@ -109,7 +109,7 @@ def test_a_torn_cache_file_is_made_anew(dataset, base, encoded):
 
 
 def test_a_stopped_run_goes_on_where_it_was(dataset, base, encoded, monkeypatch):
-    monkeypatch.setattr(cache_module, "_PIXELS_AT_ONCE", 64 * 64)
+    monkeypatch.setattr(cache_module, "PIXELS_AT_ONCE", 64 * 64)
     encode = base.encode_images
 
     def stop_at_the_fourth(pictures):

@@ -87,3 +87,14 @@ def test_groups_resume_too(stop):
     after = StatefulSampler(28, 4, seed=3, groups=GROUPS)
     after.load_state_dict(StatefulSampler(28, 4, seed=3).state_dict() | {"step": stop})
     assert taken(after, 30 - stop) == whole[stop:]
+
+
+def test_other_data_is_not_gone_on_with():
+    state = StatefulSampler(11, 4, data="one").state_dict()
+    with pytest.raises(SceditError, match="the pictures, captions or condition pictures are others"):
+        StatefulSampler(11, 4, data="other").load_state_dict(state)
+    with pytest.raises(SceditError, match="count was 11 and is 12$|count was 11 and is 12 "):
+        StatefulSampler(12, 4, data="other").load_state_dict(state)
+    older = StatefulSampler(11, 4, data="other")
+    older.load_state_dict({key: value for key, value in state.items() if key != "data"} | {"step": 7})
+    assert older.step == 7

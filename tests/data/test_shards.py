@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 
 import pytest
 from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
-from scedit_cli.data.shards import count_samples, part_of, read_samples, shard_paths, write_shards
+from scedit_cli.data.shards import count_samples, counts_of, read_samples, shard_places, write_shards
 from scedit_cli.errors import SceditError
 
 
@@ -48,7 +49,7 @@ def test_the_same_dataset_gives_the_same_bytes_and_stale_shards_go(dataset, tmp_
     again = write_shards(dataset, tmp_path / "other", 1)
     assert [shard.read_bytes() for shard in again] == first
     write_shards(dataset, tmp_path / "shards", 100)
-    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["000000.tar", "000001.tar"]
+    assert sorted(path.name for path in (tmp_path / "shards").glob("*.tar")) == ["000000.tar", "000001.tar"]
 
 
 @pytest.mark.parametrize("compression", ["w", "w:gz"])
@@ -67,21 +68,26 @@ def test_shards_of_others(tmp_path, compression):
 def test_places_of_shards(tmp_path):
     for name in ("s-08.tar", "s-09.tar", "s-10.tar"):
         (tmp_path / name).touch()
-    paths = shard_paths(tmp_path / "s-{08..10}.tar")
-    assert [path.name for path in paths] == ["s-08.tar", "s-09.tar", "s-10.tar"] and shard_paths(tmp_path) == paths
+    paths = shard_places(tmp_path / "s-{08..10}.tar")
+    assert paths == [str(tmp_path / f"s-{number}.tar") for number in ("08", "09", "10")] == shard_places(tmp_path)
+    remote = shard_places("https://x.org/{a..b}/{0..1}-{08..10}.tar")
+    assert len(remote) == 6 and remote[3] == "https://x.org/{a..b}/1-08.tar"
     with pytest.raises(SceditError, match=r"s-11\.tar does not exist"):
-        shard_paths(tmp_path / "s-{08..11}.tar")
+        shard_places(tmp_path / "s-{08..11}.tar")
     (tmp_path / "none").mkdir()
     with pytest.raises(SceditError, match="no .tar shards"):
-        shard_paths(tmp_path / "none")
+        shard_places(tmp_path / "none")
 
 
-def test_every_shard_has_one_reader(tmp_path):
-    shards = [tmp_path / str(number) for number in range(5)]
-    parts = [part_of(shards, index, 2) for index in range(2)]
-    assert sorted(parts[0] + parts[1]) == shards and not set(parts[0]) & set(parts[1])
-    with pytest.raises(SceditError, match="5 shards for 6 readers"):
-        part_of(shards, 0, 6)
+def test_counts_come_from_sizes_json_or_from_the_shards(dataset, tmp_path):
+    shards = [str(path) for path in write_shards(dataset, tmp_path / "shards", 2)]
+    known = json.loads((tmp_path / "shards/sizes.json").read_text())
+    assert known == {"000000.tar": 2, "000001.tar": 2, "000002.tar": 1} and counts_of(shards) == [2, 2, 1]
+    (tmp_path / "shards/sizes.json").write_text(json.dumps({"000000.tar": 9}))
+    told = []
+    assert counts_of(shards, lambda *step: told.append(step)) == [9, 2, 1] and told == [(1, 3), (2, 3), (3, 3)]
+    (tmp_path / "shards/sizes.json").unlink()
+    assert counts_of(shards) == [2, 2, 1]
 
 
 def test_a_torn_shard_is_named(dataset, tmp_path):

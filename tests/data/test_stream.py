@@ -208,8 +208,8 @@ def test_conditions_are_made_of_the_pictures(shards):
 
 def test_columns_say_what_a_sample_holds(shards):
     sample = files(5)
-    write(shards / "000.tar", {"a": {"small.png": files(9)["png"], "big.png": sample["png"], "json": b'{"say": "picture 5"}',
-                                     "edges.png": sample["canny.png"]}})  # fmt: skip
+    parts = {"small.png": files(9)["png"], "big.png": sample["png"], "json": b'{"say": "picture 5"}'}
+    write(shards / "000.tar", {"a": parts | {"edges.png": sample["canny.png"]}})
     columns = {"image": "big.png", "text": "say", "canny": "edges.png"}
     assert numbers(stream(shards / "000.tar", 1, columns=columns), 2) == [[5], [5]]
     with pytest.raises(SceditError, match="it has no depth picture"):
