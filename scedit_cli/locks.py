@@ -44,8 +44,8 @@ def held(lock: Path, place: Path, hint: str) -> Iterator[None]:
         with suppress(OSError):  # the first folder that holds something ends it
             if is_mine(lock):  # somebody may have removed it by hand, and another process have taken the place
                 lock.unlink()
-            for folder in made:
-                folder.rmdir()
+                for folder in made:
+                    folder.rmdir()
 
 
 def is_mine(lock: Path) -> bool:

@@ -34,7 +34,7 @@ def shard_paths(place: Path) -> list[Path]:
         SceditError: one is missing, or there are none.
     """
     if place.is_dir():
-        paths = sorted(place.glob("*.tar"))
+        paths = sorted(place.glob("[!.]*.tar"))  # hidden: half-written
     elif found := _RANGE.search(str(place)):
         first, last = found.groups()
         numbers = range(int(first), int(last) + 1)
@@ -99,7 +99,7 @@ def write_shards(
         done += len(indices)
         if on_step:
             on_step(done, len(dataset))
-    for stale in set(folder.glob("*.tar")) - set(paths):  # of an earlier writing with more of them
+    for stale in set(folder.glob("[!.]*.tar")) - set(paths):  # of an earlier writing with more of them
         stale.unlink()
     return paths
 

@@ -67,6 +67,7 @@ def test_shards_of_others(tmp_path, compression):
 def test_places_of_shards(tmp_path):
     for name in ("s-08.tar", "s-09.tar", "s-10.tar"):
         (tmp_path / name).touch()
+    (tmp_path / ".1-000000~s-11.tar").touch()  # what a killed process was writing
     paths = shard_paths(tmp_path / "s-{08..10}.tar")
     assert [path.name for path in paths] == ["s-08.tar", "s-09.tar", "s-10.tar"] and shard_paths(tmp_path) == paths
     with pytest.raises(SceditError, match=r"s-11\.tar does not exist"):

@@ -43,6 +43,7 @@ class Child:
     def __init__(self, work: Callable[[], Any]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scedit-fault-")
         self._files = [Path(self._folder.name) / name for name in ("out", "err", "value")]
+        sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             _become(work, *self._files)

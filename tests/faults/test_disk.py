@@ -31,7 +31,7 @@ def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path
     whole, count = undisturbed(command, small, tmp_path / "whole")
 
     def scenario(at: int) -> None:
-        place = command.made(small, tmp_path / f"{at}")
+        place = command.made(small, tmp_path / f"{at:05}")
         before = files_in(place)
         ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
         if ended.code:
