@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -28,6 +29,9 @@ class Program(TyperGroup):
 
     def main(self, args: list[str] | None = None, **extra: Any) -> None:
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:
             with _terminable(), _ended_by_the_second():

@@ -248,7 +248,7 @@ def _folder(work: _Work) -> dict[str, Any]:
     if share.is_first:
         with alone(work.src):  # another process may have entered a column meanwhile
             rows = [row for _, row in read_rows(work.src)]
-            _enter(rows, outcomes)
+            _enter(rows, outcomes, [order.kind for order in work.orders])
             write_rows(work.src, rows)
             record_licences(work.src, [order.annotator for order in work.orders])
     return {
@@ -300,12 +300,12 @@ def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
     return Task(name, src / name, tuple(src / condition_name(order.kind, name) for order in orders))
 
 
-def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
+def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
     """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
     by_name = {outcome.name: outcome for outcome in outcomes}
     for row in rows:
         if outcome := by_name.get(row["file_name"]):
-            for kind in (*outcome.written, *outcome.skipped):
+            for kind in (kind for kind in kinds if kind in (*outcome.written, *outcome.skipped)):
                 row[column_of(kind)] = condition_name(kind, outcome.name)
 
 
