@@ -302,11 +302,10 @@ def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
 
 def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
     """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
-    by_name = {outcome.name: outcome for outcome in outcomes}
+    there = {(outcome.name, kind) for outcome in outcomes for kind in (*outcome.written, *outcome.skipped)}
     for row in rows:
-        if outcome := by_name.get(row["file_name"]):
-            for kind in (kind for kind in kinds if kind in (*outcome.written, *outcome.skipped)):
-                row[column_of(kind)] = condition_name(kind, outcome.name)
+        name = row["file_name"]
+        row |= {column_of(kind): condition_name(kind, name) for kind in kinds if (name, kind) in there}
 
 
 def _nothing_read(src: Path, failed: dict[str, str]) -> SceditError:

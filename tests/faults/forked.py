@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,9 +59,10 @@ class Child:
     def end(self, seconds: float = _PATIENCE) -> Ended:
         """Waits for it; one that takes longer is told where it stands, by faulthandler, and killed."""
         if not self.wait(seconds):
-            self.kill(signal.SIGUSR1)
-            time.sleep(0.5)
-            os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                self.kill(signal.SIGUSR1)
+                time.sleep(0.5)
+                os.killpg(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         out, err = (file.read_text("utf-8", errors="replace") for file in self._files[:2])
         value = pickle.loads(self._files[2].read_bytes()) if self._files[2].exists() else None

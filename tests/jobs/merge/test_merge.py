@@ -53,7 +53,8 @@ def test_conditions_become_a_bundle_that_gives_the_same(edited, unet, saved, tmp
 
 def test_the_same_tuners_make_the_same_file(saved, tmp_path):
     """Bit for bit, though metadata are read in any order."""
-    tuners, out = [str(saved(kind, **{f"fact{n}": "x" for n in range(9)})) for kind in (None, "canny")], tmp_path / "out"
+    facts, out = {f"fact{number}": "x" for number in range(9)}, tmp_path / "out"
+    tuners = [str(saved(kind, **facts)) for kind in (None, "canny")]
     files = set()
     for _ in range(3):
         merge(tuners, out=out / "combo.safetensors", overwrite=True)
