@@ -155,6 +155,8 @@ def _finite(value: Any) -> Any:
 def _beside(path: Path) -> Iterator[Path]:
     """Yields a name in the folder of `path`, which is made, for what is not to stay; errors with it become sentences.
     It has the suffix of `path`, and is no longer than names may be."""
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # which stand for bytes that are no text
+        raise SceditError(f"{ascii(str(path))} is no text in UTF-8", hint="name a place whose name is")
     mark, name = f".{os.getpid()}-{_machine()}~", path.name
     if len(os.fsencode(mark + name)) > _LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix[:16]

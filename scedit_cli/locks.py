@@ -35,17 +35,19 @@ def held(lock: Path, place: Path, hint: str) -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         _take(lock, place, hint)
-    except OSError as error:
+    except (OSError, SceditError) as error:
+        _remove(made)
+        if isinstance(error, SceditError):
+            raise
         raise SceditError(f"{place} cannot be written to: {error.strerror}", hint=hint) from error
     try:
         with _marked(lock):
             yield
     finally:
-        with suppress(OSError):  # the first folder that holds something ends it
-            if is_mine(lock):  # somebody may have removed it by hand, and another process have taken the place
+        if is_mine(lock):  # somebody may have removed it by hand, and another process have taken the place
+            with suppress(OSError):
                 lock.unlink()
-            for folder in made:
-                folder.rmdir()
+            _remove(made)
 
 
 def is_mine(lock: Path) -> bool:
@@ -55,6 +57,12 @@ def is_mine(lock: Path) -> bool:
         return lock.read_text("utf-8") == _text_of(os.getpid())
     except OSError:
         return False
+
+
+def _remove(folders: list[Path]) -> None:
+    with suppress(OSError):  # the first that holds something ends it
+        for folder in folders:
+            folder.rmdir()
 
 
 def _take(lock: Path, place: Path, hint: str) -> None:

@@ -343,6 +343,22 @@ main()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_second_signal_ends_the_program_at_once(number: int, code: int) -> None:
+    """Even in a call that hears none."""
+    endless = SLEEPER.replace('print("saved", flush=True)', "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)")
+    program = endless.replace("import sys", "import hashlib, sys")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", program], **pipes, cwd=ROOT)
+    assert process.stdout.readline() == b"working\n"
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code and b"stopped at once" in err and b"Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_let_the_job_save_and_end_with_their_code(number: int, code: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT

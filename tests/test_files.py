@@ -54,6 +54,8 @@ def test_names_may_be_as_long_as_the_file_system_takes_them(tmp_path):
     with whole_folder(tmp_path / ("b" * 255)) as part:
         part.joinpath("x").touch()
     assert len(os.listdir(tmp_path)) == 3
+    with pytest.raises(SceditError, match="no text in UTF-8"):  # JSON, TOML and safetensors could not name it
+        write_whole(tmp_path / os.fsdecode(b"caf\xe9"), b"")
     with pytest.raises(SceditError, match="File name too long"):
         write_whole(tmp_path / ("c" * 256), b"")
 

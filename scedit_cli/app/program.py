@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -28,11 +29,16 @@ class Program(TyperGroup):
 
     def main(self, args: list[str] | None = None, **extra: Any) -> None:
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:
             with _terminable(), _ended_by_the_second():
                 code = super().main(args, **extra)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt):  # before or after the command itself
+                error = _stopped(error)
             # Looked up in the arguments: an error in parsing them comes before any option is known.
             code = screen_for("--json" in args, debug="--debug" in args).fail(error)
         sys.exit(code or 0)
@@ -41,11 +47,14 @@ class Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            by, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
-            hint = "the same command with --resume goes on" if ctx.invoked_subcommand == "train" else None
-            stopped = SceditError(f"stopped by {by}", hint)
-            stopped.exit_code = code
-            raise stopped from stop
+            raise _stopped(stop, ctx.invoked_subcommand) from stop
+
+
+def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError:
+    by, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
+    stopped = SceditError(f"stopped by {by}", "the same command with --resume goes on" if command == "train" else None)
+    stopped.exit_code = code
+    return stopped
 
 
 @contextmanager

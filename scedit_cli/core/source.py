@@ -113,8 +113,8 @@ def _in_folder(folder: Path) -> Path:
     """The one tuner file of a folder, or of its subfolders where it has none itself."""
     if (folder / "tuner.safetensors").is_file():
         return folder / "tuner.safetensors"
-    for depth in ("", "*/", "*/*/"):
-        found = sorted(file for suffix in SUFFIXES for file in folder.glob(f"{depth}*{suffix}"))
+    for depth in ("", "[!.]*/", "[!.]*/[!.]*/"):  # what is hidden may be a file that a killed process was writing
+        found = sorted(file for suffix in SUFFIXES for file in folder.glob(f"{depth}[!.]*{suffix}"))
         # ms-swift and others may keep one adapter both ways.
         found = [file for file in found if file.suffix != ".bin" or file.with_suffix(".safetensors") not in found]
         if len(found) > 1:

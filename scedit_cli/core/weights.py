@@ -105,7 +105,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def _header(tuner: Tuner | Bundle) -> dict[str, str]:
     if isinstance(tuner, Bundle):
         parts = [
-            {"scale": scale, "metadata": {k: v for k, v in each.metadata.items() if k not in _OWN} | _header(each)}
+            # Sorted, since the library reads metadata in any order: the same tuners make the same file.
+            {"scale": scale, "metadata": dict(sorted((_facts(each) | _header(each)).items()))}
             for each, scale in zip(tuner.tuners, tuner.scales, strict=True)
         ]
         return {"format": FORMAT, "kind": "bundle", "tuners": json.dumps(parts)}
@@ -118,6 +119,10 @@ def _header(tuner: Tuner | Bundle) -> dict[str, str]:
     if tuner.up_blocks:
         header["up_blocks"] = json.dumps(tuner.up_blocks)
     return header | ({"condition": tuner.condition} if tuner.condition else {})
+
+
+def _facts(tuner: Tuner) -> dict[str, str]:
+    return {key: value for key, value in tuner.metadata.items() if key not in _OWN}
 
 
 def _modelspec(tuner: Tuner | Bundle, path: Path, facts: Mapping[str, str]) -> dict[str, str]:

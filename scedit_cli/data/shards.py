@@ -41,7 +41,7 @@ def shard_places(place: str | Path) -> list[str]:
     if text.startswith("pipe:"):
         raise SceditError(f"{text}: no commands are run here", hint="name files, https:// or hf:// instead")
     if not is_remote(text) and Path(text).is_dir():
-        places = sorted(str(path) for path in Path(text).glob("*.tar"))
+        places = sorted(str(path) for path in Path(text).glob("[!.]*.tar"))  # hidden: half-written
     else:
         places = _expanded(text)
     for each in places:
@@ -124,7 +124,7 @@ def write_shards(
         done += len(indices)
         if on_step:
             on_step(done, len(dataset))
-    for stale in set(folder.glob("*.tar")) - set(paths):  # of an earlier writing with more of them
+    for stale in set(folder.glob("[!.]*.tar")) - set(paths):  # of an earlier writing with more of them
         stale.unlink()
     sizes = {path.name: len(part) for path, part in zip(paths, parts, strict=True)}
     write_whole(folder / SIZES, json.dumps(sizes, indent=0) + "\n")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from scedit_cli.files import whole
+from scedit_cli.files import sweep, whole
 
 _FORMAT = "scedit-cache/2"
 _SHARD = 2**25  # bytes of tensors in a shard: what is lost at most when a run is killed
@@ -30,7 +30,8 @@ class Store:
         self._files: list[safe_open] = []
         self._place: dict[str, safe_open] = {}
         self._names: set[str] = set()
-        for path in sorted(folder.glob("*.safetensors")):
+        sweep(folder)
+        for path in sorted(folder.glob("[!.]*.safetensors")):
             self._read(path)
 
     def missing(self, keys: Iterable[str]) -> list[str]:

@@ -249,7 +249,7 @@ def _folder(work: _Work) -> dict[str, Any]:
     if share.is_first:
         with alone(work.src):  # another process may have entered a column meanwhile
             rows = [row for _, row in read_rows(work.src)]
-            _enter(rows, outcomes)
+            _enter(rows, outcomes, [order.kind for order in work.orders])
             write_rows(work.src, rows)
             record_licences(work.src, [order.annotator for order in work.orders])
     return {
@@ -301,14 +301,12 @@ def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
     return Task(name, src / name, tuple(src / condition_name(order.kind, name) for order in orders))
 
 
-def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> None:
+def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
     """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
-    kinds: dict[str, list[str]] = defaultdict(list)  # of a picture there are two outcomes where a device had its part
-    for outcome in outcomes:
-        kinds[outcome.name] += [*outcome.written, *outcome.skipped]
+    there = {(outcome.name, kind) for outcome in outcomes for kind in (*outcome.written, *outcome.skipped)}
     for row in rows:
-        for kind in kinds[row["file_name"]]:
-            row[column_of(kind)] = condition_name(kind, row["file_name"])
+        name = row["file_name"]
+        row |= {column_of(kind): condition_name(kind, name) for kind in kinds if (name, kind) in there}
 
 
 def _nothing_read(src: Path, failed: dict[str, str]) -> SceditError:

@@ -204,7 +204,8 @@ class _Described:
     def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
         """Writes the report and the contact sheet beside the pictures."""
         document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked}
-        (folder / REPORT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        (folder / REPORT).write_text(text, encoding="utf-8", errors="backslashreplace")  # names may be no text
         buckets = report.buckets
         sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
         name = Path(self.asked["source"]).name

@@ -41,7 +41,7 @@ def write_card(run: Run, recipe: Recipe, base: Base, facts: Mapping[str, str], s
     if base.name != EMBEDDED:
         command += f" --base {base.name}"
     command += f" --cond {kind}=condition.png --prompt ..." if kind else " --prompt ..."
-    grids = sorted(run.samples.glob("*.png"))
+    grids = sorted(run.samples.glob("[!.]*.png"))
     columns = "condition, without the tuner, with it, reference" if kind else "without the tuner, with it, reference"
     parts = [
         f"---\n{ModelCardData(**data).to_yaml()}\n---",

@@ -319,6 +319,7 @@ class Loop:
 
     def _draw_curve(self) -> None:
         if self.processes.is_first:
+            self.run.check_claim()
             title = f"{self.recipe.name}: {self.trainer.tuner} on {Path(self.trainer.base.name).name}"
             draw_curve(self.run.curve, read_log(self.run.log), title)
 

@@ -95,6 +95,8 @@ def test_a_folder_with_one_tuner(canny, tmp_path):
     save_tuner(canny, tmp_path / "default" / "adapter.safetensors")
     assert same_weights(load_tuner(tmp_path), canny)
     save_tuner(canny, tmp_path / "x.safetensors")
+    (tmp_path / ".1-000000~z.safetensors").touch()  # what a killed process was writing
+    assert same_weights(load_tuner(tmp_path), canny)
     save_tuner(canny, tmp_path / "y.safetensors")
     with pytest.raises(SceditError, match="holds several files: x.safetensors, y.safetensors"):
         load_tuner(tmp_path)

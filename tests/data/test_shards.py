@@ -68,6 +68,7 @@ def test_shards_of_others(tmp_path, compression):
 def test_places_of_shards(tmp_path):
     for name in ("s-08.tar", "s-09.tar", "s-10.tar"):
         (tmp_path / name).touch()
+    (tmp_path / ".1-000000~s-11.tar").touch()  # what a killed process was writing
     paths = shard_places(tmp_path / "s-{08..10}.tar")
     assert paths == [str(tmp_path / f"s-{number}.tar") for number in ("08", "09", "10")] == shard_places(tmp_path)
     remote = shard_places("https://x.org/{a..b}/{0..1}-{08..10}.tar")

@@ -34,6 +34,15 @@ def test_shards_are_written_when_they_are_full_and_at_the_end(tmp_path, monkeypa
     assert len(list(tmp_path.iterdir())) == 2 and not Store(tmp_path).missing(["x", "y", "z"])
 
 
+def test_what_has_not_appeared_is_not_there(tmp_path):
+    """A file that a killed process was writing may be whole, and still has not got its name."""
+    with Store(tmp_path).writer() as writer:
+        writer.add(["x"], tensors(1))
+    (file,) = tmp_path.iterdir()
+    file.rename(file.with_name(f".1-000000~{file.name}"))
+    assert Store(tmp_path).missing(["x"]) == ["x"]
+
+
 def test_a_torn_or_foreign_file_is_as_if_it_were_not_there(tmp_path):
     for key, value in (("x", 1), ("y", 2)):
         with Store(tmp_path).writer() as writer:

@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +44,7 @@ class Child:
     def __init__(self, work: Callable[[], Any]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scedit-fault-")
         self._files = [Path(self._folder.name) / name for name in ("out", "err", "value")]
+        sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             _become(work, *self._files)
@@ -57,9 +59,10 @@ class Child:
     def end(self, seconds: float = _PATIENCE) -> Ended:
         """Waits for it; one that takes longer is told where it stands, by faulthandler, and killed."""
         if not self.wait(seconds):
-            self.kill(signal.SIGUSR1)
-            time.sleep(0.5)
-            os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                self.kill(signal.SIGUSR1)
+                time.sleep(0.5)
+                os.killpg(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         out, err = (file.read_text("utf-8", errors="replace") for file in self._files[:2])
         value = pickle.loads(self._files[2].read_bytes()) if self._files[2].exists() else None

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import cv2
 import torch
+from diffusers import UNet2DConditionModel
 
 from scedit_cli import base as bases
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.files import write_whole
 from scedit_cli.jobs import generate, prepare
+from scedit_cli.pipelines import quiet
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop, setup
 from tests import tiny
@@ -36,7 +38,7 @@ class Small:
     Attributes:
         data: a dataset folder of scenes with edges, its latents and texts cached.
         prepared: one of five pictures without conditions, as `prepare` writes it.
-        base: a diffusers folder of the tiny SD2.1.
+        base: a diffusers folder of a tiny SD2.1 whose U-Net is tinier still.
         recipe: a file: six steps, a checkpoint after every second one.
         finished: the run that it comes to when nothing goes wrong.
     """
@@ -69,13 +71,33 @@ class Small:
         return work
 
 
+def unet() -> UNet2DConditionModel:
+    """Two levels of one layer: the fewest modules that have skips, downsampling and attention."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        norm_num_groups=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(1, 2),
+        use_linear_projection=True,
+        cross_attention_dim=tiny.TEXT_WIDTH,
+    )
+
+
 def make_small(folder: Path) -> Small:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     names = ("data", "prepared", "small.toml", "finished")
     data, prepared, recipe_file, finished = (folder / name for name in names)
-    small = Small(folder, data, prepared, tiny.pipeline_folder("sd21"), recipe_file, finished)
+    small = Small(folder, data, prepared, folder / "base", recipe_file, finished)
+    with quiet():
+        pipeline = tiny.pipeline("sd21")
+        torch.manual_seed(0)
+        pipeline.register_modules(unet=unet())
+        pipeline.save_pretrained(small.base)
     write_scenes(data, PICTURES, size=64, kinds=("canny",))
     write_scenes(prepared, 5, size=64, kinds=())
     recipe = {

@@ -22,12 +22,12 @@ MOST = {"prepare": 20, "annotate": 20, "merge": 1000}
 @pytest.mark.parametrize("name", MOST)
 def test_a_second_call_finishes_what_was_killed(small: Small, tmp_path: Path, tried, name: str) -> None:
     command = COMMANDS[name]
-    whole, count = undisturbed(command, small, tmp_path / "whole")
-    cases = [(at, act) for at in points(count, MOST[name]) for act in (die, BROKEN_DISK)]
+    whole, count = undisturbed(command, small, tmp_path / "whole")  # files tell names, so all are of one length
+    cases = [(at, act) for act in (die, BROKEN_DISK) for at in points(count, MOST[name])]
 
-    def scenario(case) -> None:
-        at, act = case
-        place = command.made(small, tmp_path / f"{at}-{act.__name__}")
+    def scenario(number: int) -> None:
+        at, act = cases[number]
+        place = command.made(small, tmp_path / f"{number:05}")
         ended = run(command.work(small, place, Shim(place, at, act)))
         if act is die:
             assert ended.code == -9, ended
@@ -40,7 +40,7 @@ def test_a_second_call_finishes_what_was_killed(small: Small, tmp_path: Path, tr
         assert not [path for path in place.rglob(".*") if path.is_file()]
         shutil.rmtree(place)
 
-    each(scenario, cases)
+    each(scenario, range(len(cases)))
     tried(f"{name}, killed or failed at a file operation", len(cases))
 
 
@@ -70,6 +70,6 @@ def is_complete(name: str, place: Path) -> bool:
     if not folder.exists():
         assert name == "prepare"
         return False
-    dataset = open_dataset(folder)
-    assert len(dataset) == 5 and {"report.json", "overview.png"} <= files_in(folder).keys()
+    assert len(open_dataset(folder)) == 5
+    assert name != "prepare" or {"report.json", "overview.png"} <= files_in(folder).keys()
     return False  # caches, columns and shards may still be missing

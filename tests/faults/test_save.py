@@ -53,9 +53,9 @@ def saving(small: Small, out: Path, save: int, shim: Shim, ends: bool = False):
             return due(loop, trackers)
         shim.is_counting = next(seen) == save
         due(loop, trackers)
-        if ends and shim.is_counting:
+        ended, shim.is_counting = ends and shim.is_counting, False
+        if ended:
             raise SystemExit
-        shim.is_counting = False
 
     def work() -> int:
         shim.is_counting = False

@@ -25,7 +25,7 @@ from tests.faults.small import Small
 def test_two_runs_on_one_folder(small: Small, tmp_path: Path, tried) -> None:
     out = tmp_path / "run"
     first = Child(small.train(out))
-    hold(first, out / ".lock")
+    hold(first, out)
     for more in ((), ("--resume",), ("--overwrite",)):
         said = told(run(small.train(out, *more)), 2)
         assert f"in use by process {first.pid} on {socket.gethostname()} since 20" in said and ".lock" in said
@@ -37,7 +37,7 @@ def test_two_runs_on_one_folder(small: Small, tmp_path: Path, tried) -> None:
 def test_two_that_prepare_one_folder(small: Small, tmp_path: Path, tried) -> None:
     """While the pictures are taken in, and while they are encoded."""
     command = COMMANDS["prepare"]
-    for number, wait_for in enumerate((".scedit-*.lock", "data/cache/*")):
+    for number, wait_for in enumerate((".*~data", "data/cache/*")):
         place = command.made(small, tmp_path / f"{number}")
         first = Child(command.work(small, place))
         while not list(place.glob(wait_for)):
@@ -58,7 +58,7 @@ def test_two_that_prepare_one_folder(small: Small, tmp_path: Path, tried) -> Non
 def test_the_lock_of_a_run_that_was_killed(small: Small, tmp_path: Path, tried) -> None:
     out = tmp_path / "run"
     first = Child(small.train(out))
-    hold(first, out / ".lock")
+    hold(first, out)
     first.kill()
     first.end()
     assert (out / ".lock").exists()
@@ -179,9 +179,9 @@ def test_two_that_annotate_one_folder(small: Small, tmp_path: Path, tried) -> No
     tried("processes that annotate one folder together", len(kinds))
 
 
-def hold(child: Child, lock: Path) -> None:
-    """Stops the process as soon as it has the lock."""
-    while not lock.exists():
+def hold(child: Child, out: Path) -> None:
+    """Stops the process as soon as it works in its run's folder."""
+    while not (out / "recipe.toml").exists():
         assert child.is_running()
         time.sleep(0.001)
     child.kill(signal.SIGSTOP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import tracemalloc
 
@@ -14,6 +15,7 @@ from skimage import data
 
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.errors import SceditError
+from scedit_cli.jobs import prepare as job
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import HELD_OUT_SEED
 from tests import tiny
@@ -217,6 +219,34 @@ def test_the_cache_is_made_and_gone_on_with(tmp_path, monkeypatch):
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert before.items() <= after.items() and again.pictures == first.pictures == 2
     assert {path.parent.name.split("-")[0] for path in after.keys() - before.keys()} == {"text"}
+
+
+def test_the_same_call_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch):
+    """Stopped after the folder has appeared, which is complete then; another call is refused as ever."""
+    asked = {"size": 64, "cache": ["text"], "base": str(tiny.pipeline_folder("sd15")), "allow_captionless": True}
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(job, "cache_text", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare(photos, tmp_path / "out", **asked)
+    assert {"report.json", "overview.png", "metadata.jsonl"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(SceditError, match="exists already"):
+        prepare(photos, tmp_path / "out", **asked | {"square": True})
+    events = []
+    result = prepare(photos, tmp_path / "out", **asked, on_event=events.append)
+    assert result.pictures == 2 and "by the same call" in events[0].text
+    assert list((tmp_path / "out" / "cache").glob("text-*/*.safetensors"))
+    with pytest.raises(SceditError, match="exists already"):
+        prepare(photos, tmp_path / "out", size=64)
+
+
+def test_the_second_who_prepares_a_folder_is_told(photos, tmp_path, monkeypatch):
+    def second(*args):
+        with pytest.raises(SceditError, match=f"out is in use by process {os.getpid()} on"):
+            prepare(photos, tmp_path / "out", shards=1)
+        return []
+
+    monkeypatch.setattr(job, "write_shards", second)
+    prepare(photos, tmp_path / "out", size=64, shards=1)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_autoencoder_and_the_bases_multiple_reach_the_cache(tmp_path):

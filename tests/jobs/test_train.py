@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import loop, objective, previews, setup, trainer, validation
+from scedit_cli.training.preflight import look_ahead
 from tests import tiny
 
 PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
@@ -238,6 +240,54 @@ def test_resuming_a_finished_run_makes_no_step(finished, tmp_path):
     assert (result.steps, result.resumed_at, result.images_per_second) == (4, 4, None)
     assert result.document()["loss"] == finished[0].loss
     assert_same_end(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("lost", ["step-000004.png", "scores.jsonl"])
+def test_a_grid_that_a_killed_run_has_not_drawn_is_drawn(finished, tmp_path, lost):
+    """Killed between the checkpoint and the grid after the same step, or between its score and itself."""
+    _, folder, wanted, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "samples" / "step-000004.png").unlink()
+    scores = (tmp_path / "run" / "samples" / "scores.jsonl").read_text().splitlines(keepends=True)
+    if lost == "scores.jsonl":
+        (tmp_path / "run" / "samples" / "scores.jsonl").write_text("".join(scores[:-1]))
+    job.train(wanted, out=tmp_path / "run", resume=True)
+    for name in ("step-000003.png", "step-000004.png", "scores.jsonl"):
+        assert (tmp_path / "run" / "samples" / name).read_bytes() == (folder / "samples" / name).read_bytes()
+
+
+def test_a_folder_that_is_gone_ends_the_run(recipe, tmp_path):
+    """Nothing is written to what stands in its place."""
+    run = tmp_path / "run"
+
+    def hear(event):
+        if isinstance(event, Progress) and (event.stage, event.step) == ("training", 1):
+            run.rename(tmp_path / "kept")
+            run.mkdir()
+
+    with pytest.raises(WorkFailed, match="run is gone, or another process has taken it over"):
+        job.train(recipe(train={"checkpoint_every": 2}), out=run, on_event=hear)
+    assert list(run.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["CUDA", "CPU"])
+def test_memory_that_runs_out_is_told_and_the_state_kept(finished, recipe, tmp_path, monkeypatch, error):
+    original, steps = objective.add_noise, iter(range(1, 100))
+
+    def add_noise(*args):
+        if next(steps) == 3:
+            raise error
+        return original(*args)
+
+    monkeypatch.setattr(objective, "add_noise", add_noise)
+    monkeypatch.setattr(job, "look_ahead", lambda *of: replace(look_ahead(*of), estimated_peak_memory=3 * 2**30))
+    with pytest.raises(WorkFailed, match="memory ran out after step 2, with 4 pictures at once") as failed:
+        job.train(recipe(), out=tmp_path / "run")
+    for said in ("about 3.0 GiB", "train.micro_batch_size=2", "train.memory=checkpoint", "from step 2"):
+        assert said in failed.value.hint
+    monkeypatch.undo()
+    job.train(recipe(), out=tmp_path / "run", resume=True)
+    assert_same_end(finished[1], tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ def test_conditions_become_a_bundle_that_gives_the_same(edited, unet, saved, tmp
     assert {(each.condition, each.scale) for each in again.tuners} == {(None, 0.5), ("canny", 0.25), ("depth", 0.75)}
 
 
+def test_the_same_tuners_make_the_same_file(saved, tmp_path):
+    """Bit for bit, though metadata are read in any order."""
+    facts, out = {f"fact{number}": "x" for number in range(9)}, tmp_path / "out"
+    tuners = [str(saved(kind, **facts)) for kind in (None, "canny")]
+    files = set()
+    for _ in range(3):
+        merge(tuners, out=out / "combo.safetensors", overwrite=True)
+        files.add((out / "combo.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 def test_the_summary_names_every_tuner(saved, tmp_path):
     files = [saved("canny"), saved()]
     rows = merge(list(map(str, files)), out=tmp_path / "combo.safetensors").summary()
