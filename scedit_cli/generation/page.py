@@ -16,9 +16,9 @@ from scedit_cli.base import Base
 from scedit_cli.controls import check_base, load_placed
 from scedit_cli.errors import SceditError
 from scedit_cli.files import write_new
-from scedit_cli.markdown import plain
 from scedit_cli.generation.keepsake import sha256
 from scedit_cli.generation.request import Request
+from scedit_cli.markdown import plain
 from scedit_cli.specs import parse_tuner
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from tests.faults.box import faults, try_each
 from tests.faults.mutations import NASTY, TEXTS, changed, damaged
 
 SECONDS = 5.0
-MUTATED, DRAWN = 100, 60
+MUTATED, DRAWN = 1200, 600
 SECTIONS = {name: field.annotation for name, field in Recipe.model_fields.items()}
 FIELDS = {f"{name}.{key}": field for name, section in SECTIONS.items() for key, field in section.model_fields.items()}
 SANE = {"tuner": {"kind": "csc", "condition": "canny"}}
@@ -62,13 +62,13 @@ def bounds() -> Iterator[tuple[str, Any, bool]]:
     that a field does not take."""
     for key, field in FIELDS.items():
         kind, metadata = field.annotation, [*field.metadata, *_inner(field.annotation)]
-        step = (lambda value: math.nextafter(value, math.inf) - value) if float in _kinds(kind) else (lambda value: 1)
+        is_real = float in _kinds(kind)
         for rule in metadata:
             for name, sign, is_in in (("ge", -1, True), ("gt", 1, False), ("le", 1, True), ("lt", -1, False)):
                 if (edge := getattr(rule, name, None)) is not None:
-                    edge = float(edge) if float in _kinds(kind) else edge
-                    yield key, _wrapped(field, edge), is_in
-                    yield key, _wrapped(field, edge + sign * max(step(edge), 1e-9 if float in _kinds(kind) else 1)), not is_in
+                    beyond = math.nextafter(edge, sign * math.inf) if is_real else edge + sign
+                    yield key, _wrapped(field, float(edge) if is_real else edge), is_in
+                    yield key, _wrapped(field, beyond), not is_in
             if (least := getattr(rule, "min_length", None)) is not None:
                 yield key, "" if str in _kinds(kind) and not _is_list(kind) else [_one(key)] * (least - 1), False
             if (most := getattr(rule, "max_length", None)) is not None:
@@ -145,7 +145,7 @@ def test_every_bound_on_both_sides(key, tmp_path, tried) -> None:
         values.setdefault(section, {})[name] = value
         said = shown(tomlkit.dumps(values), folder=tmp_path)
         if allowed and said != "fine":  # refused for what does not go with it, never for itself
-            assert "mistake" not in said and re.search("leave it|learn|noise alone|made for nobody|takes no hint|smaller", said), said
+            assert re.search("leave it|learn|noise alone|made for nobody|takes no hint|smaller", said), said
         if not allowed:
             assert said != "fine" and f"{key}" in said, (value, said)
     tried("recipe fields at and beyond their bounds", len(mine))
@@ -188,8 +188,9 @@ def folder(tmp_path_factory):
 
 KEYS = st.sampled_from([*FIELDS, "train", "nothing.here", "train.steps.deep", "=", "", "train.", ".steps", "a.b.c.d"])
 VALUES = st.one_of(
-    st.integers(), st.floats(), st.booleans(), st.text(max_size=40), st.sampled_from([repr(each)[:3000] for each in NASTY]),
-    st.sampled_from(TEXTS), st.lists(st.one_of(st.integers(), st.text(max_size=5), st.floats()), max_size=4),
+    st.integers(), st.floats(), st.booleans(), st.text(max_size=40), st.sampled_from(TEXTS),
+    st.sampled_from([repr(each)[:3000] for each in NASTY]),
+    st.lists(st.one_of(st.integers(), st.text(max_size=5), st.floats()), max_size=4),
 ).map(lambda value: value if isinstance(value, str) else str(value).lower())  # fmt: skip
 
 
