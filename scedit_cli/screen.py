@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import time
 import traceback
@@ -75,7 +76,7 @@ class Screen:
         if self.quiet:
             return
         if not hasattr(event, "stage"):
-            self.err.print(escape(event.text))
+            self.err.print(_seen(event.text))
         elif self.err.is_terminal:
             self._draw(event)
         else:
@@ -88,7 +89,7 @@ class Screen:
         elif not self.quiet:
             width = max((len(name) for name, _ in summary), default=0)
             for name, value in summary:
-                self.out.print(f"[bold]{escape(name.ljust(width))}[/]  {escape(value)}")
+                self.out.print(f"[bold]{_seen(name.ljust(width))}[/]  {_seen_in_line(value)}")
 
     def table(self, document: dict[str, Any], header: Sequence[str], rows: list[list[str]], texts: int = 1) -> None:
         """Shows a result of many rows: the first `texts` columns are text, the others are figures."""
@@ -99,7 +100,7 @@ class Screen:
             for index, name in enumerate(header):
                 table.add_column(escape(name), justify="left" if index < texts else "right", overflow="fold")
             for row in rows:
-                table.add_row(*map(escape, row))
+                table.add_row(*map(_seen_in_line, row))
             self.out.print(table, soft_wrap=False)
 
     def text(self, document: dict[str, Any], text: str) -> None:
@@ -107,23 +108,23 @@ class Screen:
         if self.as_json:
             self._write(document)
         else:
-            self.out.print(text.rstrip(), markup=False)
+            self.out.print(_harmless(text.rstrip()), markup=False)
 
     def warn(self, text: str) -> None:
         """Shows a sentence that even --quiet does not hide."""
-        self.err.print(escape(text))
+        self.err.print(_seen(text))
 
     def fail(self, error: Exception) -> int:
         """Shows why the job was not done, as a sentence and what to do; returns the exit code."""
         if self.debug:
-            self.err.print("".join(traceback.format_exception(error)), markup=False)
+            self.err.print(_harmless("".join(traceback.format_exception(error))), markup=False)
         message, hint, code = _explained(error)
         if self.as_json:
             self._write({"error": {"message": message, "hint": hint}})
         else:
-            self.err.print(f"[bold red]error:[/] {escape(message)}")
+            self.err.print(f"[bold red]error:[/] {_seen(message)}")
             if hint:
-                self.err.print(f"[dim]hint:[/] {escape(hint)}")
+                self.err.print(f"[dim]hint:[/] {_seen(hint)}")
         return code
 
     def _write(self, document: dict[str, Any]) -> None:
@@ -132,7 +133,7 @@ class Screen:
 
     def _draw(self, step: Step) -> None:
         if step.stage not in self._tasks:
-            self._tasks[step.stage] = self._bars.add_task(escape(step.stage), completed=step.step, values="")
+            self._tasks[step.stage] = self._bars.add_task(_seen_in_line(step.stage), completed=step.step, values="")
         values = escape(" · ".join(_figures(step)))
         self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
 
@@ -146,7 +147,22 @@ class Screen:
         if first < step.step < step.total:
             left = round((now - began) / (step.step - first) * (step.total - step.step))
             parts.append(f"{left // 60}:{left % 60:02d} left")
-        self.err.print(escape(" · ".join(parts)))
+        self.err.print(_seen(" · ".join(parts)))
+
+
+def _harmless(text: str) -> str:
+    """`text` with whatever would steer the terminal, or cannot be encoded, written out: names and metadata come from
+    strangers."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+
+
+def _seen(text: str) -> str:
+    """`text` to print as it stands; its further lines are set in, so that none looks like one of the program's own."""
+    return escape(re.sub(r"\n\s*", "\n  ", _harmless(text)))
+
+
+def _seen_in_line(text: str) -> str:
+    return escape(_harmless(text).replace("\n", "\\n"))
 
 
 def _bars(console: Console) -> Progress:

@@ -27,7 +27,7 @@ LEVELS = (
     ("pipelines",),
     ("core", "recipe", "specs", "original", "hub", "schedulers"),
     ("locks",),
-    ("files", "workers"),
+    ("files", "workers", "markdown"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from scedit_cli.errors import SceditError
 from scedit_cli.files import write_new
 from scedit_cli.generation.keepsake import sha256
 from scedit_cli.generation.request import Request
+from scedit_cli.markdown import plain
 from scedit_cli.specs import parse_tuner
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
     stems = [Path(file).stem for file in files]
     controls: list[Any] = []
     with gr.Blocks(title="scedit") as blocks:
-        gr.Markdown(f"# scedit\nbase **{base.name}**")
+        gr.Markdown(f"# scedit\nbase **{plain(base.name)}**")
         with gr.Row():
             with gr.Column(scale=2):
                 prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
@@ -102,7 +104,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
                 groups = []
                 for file in files:
                     with gr.Group(visible=False) as group:
-                        gr.Markdown(f"### &nbsp; {Path(file).stem}")
+                        gr.Markdown(f"### &nbsp; {plain(Path(file).stem)}")
                         for number, slot in enumerate(slots):
                             if slot.file == file:
                                 controls += _controls(gr, slot, number)
@@ -140,7 +142,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
                 request = request_for(given, slots, taken, ticked, out, **said)
                 path, conditions = draw(request, lambda done, total: progress((done, total), unit="steps"))
             except SceditError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error  # it shows HTML
             return [(image, kind) for kind, image in conditions.items()], str(path), command_line(request, out)
 
         inputs = [prompt, negative, chosen, seed, steps, guidance, *controls]

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+_LONGEST = 80  # letters of what somebody wrote
 _INPUT = re.compile("^(Input|String|List|Dictionary) should")
 
 
@@ -21,7 +22,7 @@ def mistake(key: str, what: str) -> PydanticCustomError:
 def sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
     """One of pydantic's errors about a `recipe` as "section.key: what is wrong"."""
     location, value, message = detail["loc"], detail["input"], detail["msg"]
-    key = ".".join(map(str, location))
+    key, said = _short(".".join(map(str, location))), _short(repr(value))
     match detail["type"]:
         case "mistake":
             return message
@@ -31,18 +32,22 @@ def sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
             return f"{key}: unknown{_guess_key(recipe, location)}"
         case "literal_error":
             choices = [str(choice) for choice in _choices(_annotation(recipe, location))]
-            return f"{key}: {value!r} is none of {', '.join(choices)}{guess(str(value), choices)}"
+            return f"{key}: {said} is none of {', '.join(choices)}{guess(str(value), choices)}"
         case "string_type":
-            return f'{key}: expected text, not {value!r}; quote it: {key} = "{value}"'
+            return f'{key}: expected text, not {said}; quote it: {key} = "{_short(str(value))}"'
         case "model_type" | "model_attributes_type":
-            return f"{key}: expected a section [{key}] with keys, not {value!r}"
+            return f"{key}: expected a section [{key}] with keys, not {said}"
         case _:
-            return f"{key}: {value!r} {_INPUT.sub('should', message)}"
+            return f"{key}: {said} {_INPUT.sub('should', message)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def guess(word: str, known: Iterable[str]) -> str:
     """ "; did you mean …?" where something known is close, else nothing."""
-    close = get_close_matches(word, list(known), n=1)
+    close = get_close_matches(word[:_LONGEST], list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

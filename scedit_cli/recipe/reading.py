@@ -87,7 +87,7 @@ def _make_absolute(section: Any, key: str) -> None:
     """A path that exists, or a pattern in a folder that does, becomes absolute, so that the resolved recipe runs from
     any folder; hub ids and URLs stay."""
     value = section.get(key) if isinstance(section, dict) else None
-    if not isinstance(value, str) or value == "scenes":
+    if not isinstance(value, str) or value in ("", "scenes"):
         return
     path = Path(value).expanduser()
     if path.exists() or ("{" in path.name and "://" not in value and path.parent.is_dir()):

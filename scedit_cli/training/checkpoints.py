@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from scedit_cli.files import discard, sweep, whole_folder
+from scedit_cli.files import discard, read_json, sweep, whole_folder
 
 _FORMAT = "scedit-checkpoint/1"
 _MANIFEST, _STATE = "manifest.json", "state.json"
@@ -74,13 +74,18 @@ def _all(folder: Path) -> dict[int, Path]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in this folder. What is not as it was written raises whatever it leads the readers to."""
-    manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
+    manifest = read_json((path / _MANIFEST).read_text("utf-8"))
     if manifest["format"] != _FORMAT:
         raise ValueError(f"its format is {manifest['format']}, not {_FORMAT}")
     for name, wanted in manifest["sha256"].items():
+        if Path(name).name != name:
+            raise ValueError(f"{name} is no file of it")
         with (path / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
                 raise ValueError(f"{name} is not what was written")
-    state = json.loads((path / _STATE).read_text("utf-8"))
+    state = read_json((path / _STATE).read_text("utf-8"))
     tensors = {Path(name).stem: load_file(path / name) for name in manifest["sha256"] if name != _STATE}
-    return Checkpoint(state.pop("step"), tensors, state)
+    step = state.pop("step")
+    if step != int(_NAME.fullmatch(path.name)[1]):
+        raise ValueError(f"its state is of step {step!r}")
+    return Checkpoint(step, tensors, state)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 from scedit_cli.base import Base
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import write_whole
+from scedit_cli.markdown import block, plain, span
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.runs import Run
@@ -39,21 +41,22 @@ def write_card(run: Run, recipe: Recipe, base: Base, facts: Mapping[str, str], s
         data |= {"model_name": title, "eval_results": [result]}
     command = "scedit generate --tuner tuner.safetensors"
     if base.name != EMBEDDED:
-        command += f" --base {base.name}"
+        command += f" --base {shlex.quote(base.name)}"
     command += f" --cond {kind}=condition.png --prompt ..." if kind else " --prompt ..."
     grids = sorted(run.samples.glob("[!.]*.png"))
     columns = "condition, without the tuner, with it, reference" if kind else "without the tuner, with it, reference"
     parts = [
         f"---\n{ModelCardData(**data).to_yaml()}\n---",
-        f"# {title}",
+        f"# {plain(title)}",
         "A tuner of a diffusion model's skip connections, after [SCEdit](https://arxiv.org/abs/2312.11392), trained "
-        f"with `scedit` on the base `{base.name}` (U-Net fingerprint `{base.fingerprint}`).",
-        f"```bash\n{command}\n```",
-        "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in facts.items() if name not in _OWN),
+        f"with `scedit` on the base {span(base.name)} (U-Net fingerprint `{base.fingerprint}`).",
+        block(command, "bash"),
+        "| | |\n|---|---|\n"
+        + "\n".join(f"| {plain(name)} | {plain(value)} |" for name, value in facts.items() if name not in _OWN),
     ]
     if grids:
         parts.append(f"From left to right: {columns}.\n\n![Samples](samples/{grids[-1].name})")
-    parts += ["![Loss](loss.png)", f"## Recipe\n\n```toml\n{recipe.to_toml().strip()}\n```"]
+    parts += ["![Loss](loss.png)", f"## Recipe\n\n{block(recipe.to_toml().strip(), 'toml')}"]
     write_whole(run.card, str(ModelCard("\n\n".join(parts) + "\n")))
 
 

@@ -18,6 +18,15 @@ SIZE = (80, 72)
 _SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".txt", "")
 
 
+_OTHERS = {
+    "nothing": b"", "a byte": b"\x00", "a text": b"a cat\n" * 100, "zeros": bytes(10_000),
+    "marks": b"\x89PNG\r\n\x1a\n", "a zip": b"PK\x03\x04" + bytes(100), "a page": b"<html><img src=x>", "a program": b"\x7fELF" + bytes(200),
+    "a pickle": b"\x80\x04cos\nsystem\n(S'touch x'\ntR.", "a document": b"%PDF-1.7\n", "begins": b"\xff\xd8\xff",
+    "a vector": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+    "a script": b"%!PS-Adobe-3.0 EPSF\n%%BoundingBox: 0 0 9 9\n", "a video": b"\x00\x00\x00\x18ftypmp42" + bytes(99),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Picture:
     """A file's content and the suffix it goes under."""
@@ -42,22 +51,22 @@ def whole_ones() -> list[Picture]:
     palette = noise.quantize(17)
     told = {"icc_profile": srgb, "exif": exif.tobytes()}
     many = {"save_all": True, "append_images": [noise.rotate(90 * turn) for turn in range(1, 5)], "duration": 40}
+    gray, inks, bits = noise.convert("L"), noise.convert("CMYK"), noise.convert("1")
     plan = [
         ("rgb", "PNG", noise, told), ("rgba", "PNG", clear, {}), ("palette", "PNG", palette, {"transparency": 3}),
-        ("bits", "PNG", noise.convert("1"), {}), ("gray", "PNG", noise.convert("L"), {"transparency": 7}),
-        ("16bit", "PNG", deep, {}), ("animated", "PNG", noise, many), ("la", "PNG", clear.convert("LA"), {}),
-        ("rgb", "JPEG", noise, told), ("gray", "JPEG", noise.convert("L"), {}), ("cmyk", "JPEG", noise.convert("CMYK"), told),
-        ("progressive", "JPEG", noise, {"progressive": True}), ("rgb", "MPO", noise, {"save_all": True, "append_images": [noise]}),
-        ("rgb", "WEBP", noise, told), ("lossless", "WEBP", clear, {"lossless": True}), ("animated", "WEBP", noise, many),
-        ("rgb", "GIF", noise, {}), ("animated", "GIF", palette, many), ("rgb", "BMP", noise, {}),
-        ("palette", "BMP", palette, {}), ("bits", "BMP", noise.convert("1"), {}),
+        ("bits", "PNG", bits, {}), ("gray", "PNG", gray, {"transparency": 7}), ("16bit", "PNG", deep, {}),
+        ("animated", "PNG", noise, many), ("la", "PNG", clear.convert("LA"), {}), ("rgb", "JPEG", noise, told),
+        ("gray", "JPEG", gray, {}), ("cmyk", "JPEG", inks, told), ("progressive", "JPEG", noise, {"progressive": True}),
+        ("rgb", "MPO", noise, many), ("rgb", "WEBP", noise, told), ("lossless", "WEBP", clear, {"lossless": True}),
+        ("animated", "WEBP", noise, many), ("rgb", "GIF", noise, {}), ("animated", "GIF", palette, many),
+        ("rgb", "BMP", noise, {}), ("palette", "BMP", palette, {}), ("bits", "BMP", bits, {}),
         ("rgb", "TIFF", noise, told), ("lzw", "TIFF", noise, {"compression": "tiff_lzw"}),
         ("deflate", "TIFF", clear, {"compression": "tiff_adobe_deflate"}), ("16bit", "TIFF", deep, {}),
-        ("cmyk", "TIFF", noise.convert("CMYK"), {}), ("jpeg", "TIFF", noise, {"compression": "jpeg"}),
-        ("pages", "TIFF", noise, many), ("fax", "TIFF", noise.convert("1"), {"compression": "group4"}),
-        ("lab", "TIFF", noise.convert("LAB"), {}), ("float", "TIFF", noise.convert("F"), {}),
-        ("int", "TIFF", noise.convert("I"), {}), ("rgb", "AVIF", noise, told), ("rgb", "PPM", noise, {}),
-        ("rgb", "TGA", noise, {}), ("rgb", "ICO", noise, {}),
+        ("cmyk", "TIFF", inks, {}), ("jpeg", "TIFF", noise, {"compression": "jpeg"}), ("pages", "TIFF", noise, many),
+        ("fax", "TIFF", bits, {"compression": "group4"}), ("lab", "TIFF", noise.convert("LAB"), {}),
+        ("float", "TIFF", noise.convert("F"), {}), ("int", "TIFF", noise.convert("I"), {}),
+        ("rgb", "AVIF", noise, told),
+        ("rgb", "PPM", noise, {}), ("rgb", "TGA", noise, {}), ("rgb", "ICO", noise, {}),
     ]  # fmt: skip
     return [_encoded(name, format, picture, options) for name, format, picture, options in plan]
 
@@ -73,30 +82,38 @@ def odd_ones() -> Iterator[Picture]:
     """Bombs of 100,000 x 100,000 pixels in every format that can claim them, chunks without end, lying sizes, odd
     metadata, other kinds of file."""
     for side in (100_000, 20_000, 2**31 - 1, 0):
-        yield Picture(f"bomb {side}", ".png", _png(side, side, zlib.compress(b"\x00" * 1000)))
-        yield Picture(f"bomb {side} all there", ".png", _png(side, side, _zeros(min(side, 20_000) * min(side, 20_000) // 8), 1, 0))
+        short = struct.pack("<HH", side % 65536, side % 65536)
+        zeros = _zeros(min(side, 20_000) ** 2 // 8)
+        gray = {256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 278: side, 279: 9}
+        yield Picture(f"bomb {side}", ".png", _png(side, side, zlib.compress(bytes(1000))))
+        yield Picture(f"bomb {side} all there", ".png", _png(side, side, zeros, 1, 0))
         yield Picture(f"bomb {side}", ".bmp", _bmp(side, side))
         yield Picture(f"bomb {side} upside down", ".bmp", _bmp(side, -side))
-        yield Picture(f"bomb {side}", ".gif", b"GIF89a" + struct.pack("<HH", side % 65536, side % 65536) + b"\x80\x00\x00" + bytes(6)
-                      + b"," + struct.pack("<HHHH", 0, 0, side % 65536, side % 65536) + b"\x00\x02\x02\x4c\x01\x00;")  # fmt: skip
+        gif = b"GIF89a" + short + b"\x80\x00\x00" + bytes(6) + b"," + bytes(4) + short + b"\x00\x02\x02\x4c\x01\x00;"
+        yield Picture(f"bomb {side}", ".gif", gif)
         yield Picture(f"bomb {side}", ".jpg", _jpeg(side % 65536, side % 65536))
-        yield Picture(f"bomb {side}", ".tif", _tiff({256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 278: side, 279: 9}))
-        yield Picture(f"bomb {side} of strips", ".tif", _tiff({256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 278: 1}))
+        yield Picture(f"bomb {side}", ".tif", _tiff(gray))
+        yield Picture(f"bomb {side} of strips", ".tif", _tiff(gray | {278: 1}))
         yield Picture(f"bomb {side}", ".webp", _webp(side))
         yield Picture(f"bomb {side}", ".ppm", b"P6 %d %d 255\n" % (side, side))
     yield Picture("a wide line", ".png", _png(2_000_000, 1, zlib.compress(bytes(6_000_001))))
     yield Picture("a high line", ".png", _png(1, 2_000_000, zlib.compress(bytes(8_000_000))))
     plain = _png(8, 8, zlib.compress(bytes(8 * 25)))
-    for kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"PLTE", b"tRNS", b"gAMA", b"acTL", b"fcTL", b"fdAT", b"IHDR", b"xxxx"):
-        for content in (b"", b"\xff" * 64, b"a\x00\x00" + _zeros(2**28), b"a\x00" + b"x" * 2_000_000, ESCAPES.encode(), HTML.encode()):
-            yield Picture(f"chunk {kind.decode()} of {len(content)}", ".png", plain[:33] + _chunk(kind, content) + plain[33:])
-        yield Picture(f"chunk {kind.decode()} 20,000 times", ".png", plain[:33] + _chunk(kind, b"a\x00b") * 20_000 + plain[33:])
-        claimed = struct.pack(">I", 2**31 - 1) + kind + b"abc"
-        yield Picture(f"chunk {kind.decode()} of 2 GiB", ".png", plain[:33] + claimed)
+    for kind in b"tEXt zTXt iTXt eXIf iCCP PLTE tRNS gAMA acTL fcTL fdAT IHDR xxxx".split():
+        name = f"chunk {kind.decode()}"
+        large = (b"a\x00\x00" + _zeros(2**28), b"a\x00" + b"x" * 2_000_000)
+        for content in (b"", b"\xff" * 64, *large, ESCAPES.encode(), HTML.encode()):
+            yield Picture(f"{name} of {len(content)}", ".png", plain[:33] + _chunk(kind, content) + plain[33:])
+        yield Picture(f"{name} 20,000 times", ".png", plain[:33] + _chunk(kind, b"a") * 20_000 + plain[33:])
+        yield Picture(f"{name} of 2 GiB", ".png", plain[:33] + struct.pack(">I", 2**31 - 1) + kind + b"abc")
+    head = _jpeg(8, 8)
+    segments = (
+        b"", b"Exif\x00\x00" + b"MM\x00*" + b"\xff" * 200, b"ICC_PROFILE\x00\x01\xff" + b"\xff" * 400,
+        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff" + b"\x12\x01" * 600,
+        b"http://ns.adobe.com/xap/1.0/\x00<x" + b"<a>" * 5000,
+    )  # fmt: skip
     for marker in (0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE, 0xDB, 0xC4, 0xC0, 0xDA, 0xD8, 0xDD):
-        head = whole_ones()[8].data
-        for segment in (b"", b"Exif\x00\x00" + b"MM\x00*" + b"\xff" * 200, b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff" + b"\x12\x01" * 600,
-                        b"ICC_PROFILE\x00\x01\xff" + b"\xff" * 400, b"http://ns.adobe.com/xap/1.0/\x00<x" + b"<a>" * 5000):  # fmt: skip
+        for segment in segments:
             data = head[:2] + bytes((0xFF, marker)) + struct.pack(">H", len(segment) + 2) + segment + head[2:]
             yield Picture(f"segment {marker:x} of {len(segment)}", ".jpg", data)
     looped = bytearray(_tiff({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 278: 8, 279: 64}))
@@ -113,12 +130,7 @@ def odd_ones() -> Iterator[Picture]:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", icc_profile=damaged(profile, rng) or b"x", exif=b"Exif\x00\x00" + rng.randbytes(200))
         yield Picture(f"profile {number}", ".jpg", buffer.getvalue())
-    for name, data in {
-        "nothing": b"", "a byte": b"\x00", "a text": b"a cat\n" * 100, "a zip": b"PK\x03\x04" + bytes(100), "zeros": bytes(10_000),
-        "a page": b"<html><img src=x>", "a program": b"\x7fELF" + bytes(200), "a pickle": b"\x80\x04cos\nsystem\n(S'touch x'\ntR.",
-        "a vector": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "a script": b"%!PS-Adobe-3.0 EPSF\n%%BoundingBox: 0 0 9 9\n",
-        "a document": b"%PDF-1.7\n", "a video": b"\x00\x00\x00\x18ftypmp42" + bytes(99), "marks": b"\x89PNG\r\n\x1a\n", "begins": b"\xff\xd8\xff",
-    }.items():  # fmt: skip
+    for name, data in _OTHERS.items():
         for suffix in _SUFFIXES:
             yield Picture(name, suffix, data)
 
@@ -185,5 +197,5 @@ def _webp(side: int) -> bytes:
 
 
 def _tiff(fields: dict[int, int]) -> bytes:
-    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(fields.items()))
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, fields[tag]) for tag in sorted(fields))  # each one number
     return b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", len(fields)) + directory + bytes(4)

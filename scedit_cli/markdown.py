@@ -1,0 +1,24 @@
+"""Texts of anybody's in Markdown: shown letter by letter, never as markup or HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+
+_MARKS = re.compile(r"([\\`*_\[\]|#!~])")
+
+
+def plain(text: str) -> str:
+    """`text` on one line, within a paragraph or a table's cell."""
+    return _MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def span(text: str) -> str:
+    """`text` on one line as code; backticks in it become apostrophes."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+
+
+def block(text: str, language: str = "") -> str:
+    """`text` as a block of code, behind a fence that is not in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"

@@ -1,0 +1,158 @@
+"""The commands that the README and the help show, and a small world in which each of them has what it names."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from typer.main import get_command
+
+from scedit_cli.app import app
+from scedit_cli.conditions import annotate
+from scedit_cli.core.weights import load_tuner, save_tuner
+from scedit_cli.data.rendered import write_scenes
+from scedit_cli.generation.request import Request
+from scedit_cli.jobs.annotate import annotate as annotate_folder
+from scedit_cli.jobs.generate import generate
+from scedit_cli.jobs.merge import merge
+from scedit_cli.jobs.prepare import prepare
+from scedit_cli.scenes import shipped_tuner
+from tests import tiny
+
+README = Path(__file__).parents[2] / "README.md"
+COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
+# What makes a run short; an option that is given twice counts as it stands last.
+_BASES = {"sd15": "models/sd15", "sd21": "models/sd21", "sdxl": "models/sdxl"}
+_SHORT = {
+    "train": ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.scenes=4", "--set",
+              "samples.every=0", "--set", "score.scenes=0", "--set", "train.precision=fp32"],
+    "generate": ["--steps", "2"],
+    "bench": ["--steps", "1"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command as it is shown, and where."""
+
+    place: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+    @property
+    def words(self) -> list[str]:
+        """Its words, without what a pipe or a redirection makes of its output."""
+        words = shlex.split(self.text, comments=True)
+        ends = [words.index(mark) for mark in ("|", ">", "&&", "…") if mark in words]
+        return words[: min(ends, default=len(words))]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The program's own arguments, whoever starts it."""
+        words = self.words
+        return words[words.index("scedit_cli") + 1 :] if "scedit_cli" in words else words[1:]
+
+    @property
+    def untried(self) -> str | None:
+        """Why it is only read and not run."""
+        words = self.words
+        if words[0] != "scedit":
+            return f"{words[0]} starts it, or is another program"
+        reasons = {
+            "--ui": "a page in a browser: tests/jobs/test_generate_page.py",
+            "owner/dataset": "a dataset of the hub",
+            "--sampling": "the whole Stable Diffusion 1.5",
+            "w": "weights of the hub",
+        }
+        return next((reason for word, reason in reasons.items() if word in words), None)
+
+    def shortened(self) -> list[str]:
+        """Its arguments with what makes it short."""
+        name, *others = self.arguments
+        if name == "train" and not {"--list", "--show"} & set(others):
+            recipe = next((word for word in others if word.endswith(".toml")), "")
+            base = _BASES.get(recipe.partition("-")[0])
+            extra = ["--set", f"base.model={base}"] if base else []
+            others = [*others, *_SHORT["train"], *extra]
+        elif name == "generate" and "--from" not in others:
+            others = [*others, *_SHORT["generate"]]
+        elif name == "bench" and "--estimate" not in others and "--skips" not in others:
+            quality = ["--scenes", "2"] if "--quality" in others else []
+            methods = [] if "--methods" in others or "--quality" in others else ["--methods", "sc"]
+            seconds = ["--seconds", "0.1", "--seeds", "1"] if "--seconds" in others else _SHORT["bench"]
+            others = [*others, *methods, *quality, *(seconds if quality == [] or "--seconds" in others else [])]
+        return [name, *others]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's blocks of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def shown() -> list[Shown]:
+    """Every command of the README's shell blocks and of the examples that each --help shows."""
+    found = []
+    for text in blocks("bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            for part in line.split(" && "):
+                if part.strip() and not part.startswith("#"):
+                    found.append(Shown("README", part.strip().removeprefix("$ ")))
+    lines = [line for text in blocks("yaml") for line in re.findall("run: (scedit .*)", text)]
+    found += [Shown("README, workflow", line) for line in lines]
+    for name in ("", *COMMANDS):
+        for line in _help(name).partition("Examples:")[2].splitlines():
+            if re.match(r"\s*(scedit|torchrun|accelerate) ", line):
+                found.append(Shown(f"scedit {name} --help".replace("  ", " "), line.strip()))
+    return list(dict.fromkeys(found))
+
+
+def _help(name: str) -> str:
+    with redirect_stdout(io.StringIO()) as out:
+        command = get_command(app)
+        command = command.commands[name] if name else command
+        print(command.help)
+    return out.getvalue()
+
+
+def make_world(folder: Path) -> None:
+    """Photos, maps, condition pictures, datasets, tiny bases, runs and tuners under the names that the commands use."""
+    write_scenes(folder / "scenes", 4)
+    (folder / "photos").mkdir()
+    (folder / "maps").mkdir()
+    draw = np.random.default_rng(0)
+    for index in range(4):
+        photo = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((512, 512))
+        photo.save(folder / "photos" / f"{index}.jpg")
+        (folder / "photos" / f"{index}.txt").write_text("a cube on a floor")
+        photo.convert("L").save(folder / "maps" / f"{index}.png")
+    prepare(folder / "photos", folder / "dataset", conditions={"depth": folder / "maps"}, size=64)
+    annotate_folder(folder / "dataset", ["canny"])
+    photo.resize((128, 128)).save(folder / "photo.png")
+    for name, kind in {"edges": "canny", "palette": "color"}.items():
+        annotate(kind, Image.open(folder / "photo.png")).save(folder / f"{name}.png")
+    for name in ("map", "room"):
+        photo.resize((128, 128)).save(folder / f"{name}.png")
+    for name in ("left", "mask"):
+        Image.fromarray(np.repeat(np.uint8([[255] * 64 + [0] * 64]), 128, axis=0)).save(folder / f"{name}.png")
+    for family in ("sd15", "sd21", "sdxl"):
+        shutil.copytree(tiny.pipeline_folder(family), folder / "models" / family)
+    for kind in ("canny", "color"):
+        (folder / "runs" / kind).mkdir(parents=True)
+        shutil.copy(shipped_tuner(kind), folder / "runs" / kind / "tuner.safetensors")
+        shutil.copy(shipped_tuner(kind), folder / f"{kind}.safetensors")
+    shutil.copy(shipped_tuner("style"), folder / "style.safetensors")
+    shutil.copy(shipped_tuner("style"), folder / "look.safetensors")
+    for place in ("scepter-canny", "scepter/0_SwiftSCETuning"):
+        save_tuner(load_tuner(shipped_tuner("canny")), folder / place, format="scepter")
+    both = [str(folder / f"{kind}.safetensors") for kind in ("canny", "color")]
+    merge(both, out=folder / "combo.safetensors")
+    generate(Request(prompts=("a red cube",), steps=2), out=folder / "pictures")

@@ -1,0 +1,208 @@
+"""Recipes by hands that slip: each is shown, or refused by its field with exit code 2 and never a traceback."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import tomlkit
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from typer.main import get_command
+
+from scedit_cli.app import app
+from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
+from scedit_cli.recipe.sections import TunerSection
+from tests.faults.box import faults, try_each
+from tests.faults.mutations import NASTY, TEXTS, changed, damaged
+
+SECONDS = 5.0
+MUTATED, DRAWN = 1200, 600
+SECTIONS = {name: field.annotation for name, field in Recipe.model_fields.items()}
+FIELDS = {f"{name}.{key}": field for name, section in SECTIONS.items() for key, field in section.model_fields.items()}
+SANE = {"tuner": {"kind": "csc", "condition": "canny"}}
+
+
+@cache
+def program():
+    """The program, built once: the runner of the tests would build it anew for every call."""
+    return get_command(app)
+
+
+def shown(text: str | bytes, *options: str, folder: Path) -> str:
+    """`scedit train --show` of a recipe of that text: "fine", or its sentence once it is seen to be one."""
+    file = folder / "recipe.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        with pytest.raises(SystemExit) as ended:
+            program().main(["train", "--recipe", str(file), "--show", *options])
+    printed, said = out.getvalue(), err.getvalue()
+    if ended.value.code == 0:
+        Recipe.from_dict(tomllib.loads(printed))
+        return "fine"
+    first, *others = said.splitlines()
+    assert ended.value.code == 2 and not printed and "Traceback" not in said, said[-500:]
+    assert first.startswith("error: ") and others[-1].startswith("hint: "), said[-500:]
+    assert not first.startswith("error: unexpected") and max(map(len, [first, *others])) < 600, said[:600]
+    assert said.replace("\n", "").isprintable(), repr(said[:300])
+    return said
+
+
+def bounds() -> Iterator[tuple[str, Any, bool]]:
+    """(field, value, whether it is allowed): every bound of the schema, at it and beyond it, and every kind of value
+    that a field does not take."""
+    for key, field in FIELDS.items():
+        kind, metadata = field.annotation, [*field.metadata, *_inner(field.annotation)]
+        is_real = float in _kinds(kind)
+        for rule in metadata:
+            for name, sign, is_in in (("ge", -1, True), ("gt", 1, False), ("le", 1, True), ("lt", -1, False)):
+                if (edge := getattr(rule, name, None)) is not None:
+                    beyond = math.nextafter(edge, sign * math.inf) if is_real else edge + sign
+                    yield key, _wrapped(field, float(edge) if is_real else edge), is_in
+                    yield key, _wrapped(field, beyond), not is_in
+            if (least := getattr(rule, "min_length", None)) is not None:
+                yield key, "" if str in _kinds(kind) and not _is_list(kind) else [_one(key)] * (least - 1), False
+            if (most := getattr(rule, "max_length", None)) is not None:
+                yield key, [0.0] * (most + 1), False
+            if pattern := getattr(rule, "pattern", None):
+                for text in ("a", "a-1_b", "A", "1a", "a b", "ä", "a\n", "", "../a"):
+                    yield key, text, bool(re.fullmatch(pattern.rstrip("$"), text))
+        for choice in _choices(kind):
+            yield key, _wrapped(field, choice), True
+            yield key, _wrapped(field, f"{choice}x" if isinstance(choice, str) else choice + 1), False
+        for value in ("text", 1, 1.5, True, ["text"], [1], {"a": 1}, []):
+            if not _takes(kind, value):
+                yield key, value, False
+
+
+def _inner(kind: Any) -> list:
+    return [rule for part in get_args(kind) for rule in getattr(part, "__metadata__", ())]
+
+
+def _kinds(kind: Any) -> set[type]:
+    """The plain types in an annotation."""
+    if isinstance(kind, type) and not get_args(kind):
+        return {kind}
+    if get_origin(kind) is Literal:
+        return {type(choice) for choice in get_args(kind)}
+    return set().union(*map(_kinds, get_args(kind))) if get_args(kind) else set()
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is list or any(_is_list(part) for part in get_args(kind) if get_origin(kind) is not Literal)
+
+
+def _choices(kind: Any) -> tuple:
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(choice for part in get_args(kind) for choice in _choices(part))
+
+
+def _wrapped(field: Any, value: Any) -> Any:
+    if not _is_list(field.annotation):
+        return value
+    return [min(value, 0.0), max(value, 1.0)] if isinstance(value, float) else [value]
+
+
+def _one(key: str) -> Any:
+    return 0.5 if key == "train.timestep_range" else "text"
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is dict:
+        return isinstance(value, dict)
+    if _is_list(kind):
+        return isinstance(value, list) and all(_takes(str if str in _kinds(kind) else float, each) for each in value)
+    if choices := _choices(kind):
+        return value in choices and type(value) in _kinds(kind)
+    return type(value) in _kinds(kind) or (type(value) is int and float in _kinds(kind))
+
+
+ALONE = {  # what a value needs beside it to be allowed, or why the schema refuses it with another
+    "base.model": {"data": {"path": "x"}}, "base.vae_revision": {"base": {"vae": "x"}},
+    "data.make": {}, "data.seed": {"data": {"path": "x"}}, "data.scenes": {},
+    "data.masked_loss": {"data": {"path": "x"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_bound_on_both_sides(key, tmp_path, tried) -> None:
+    mine = [(value, allowed) for name, value, allowed in bounds() if name == key]
+    assert mine
+    for value, allowed in mine:
+        section, name = key.split(".")
+        values = {part: dict(content) for part, content in (SANE | ALONE.get(key, {})).items()}
+        values["tuner"] = dict(SANE["tuner"])
+        values.setdefault(section, {})[name] = value
+        said = shown(tomlkit.dumps(values), folder=tmp_path)
+        if allowed and said != "fine":  # refused for what does not go with it, never for itself
+            assert re.search("leave it|learn|noise alone|made for nobody|takes no hint|smaller", said), said
+        if not allowed:
+            assert said != "fine" and f"{key}" in said, (value, said)
+    tried("recipe fields at and beyond their bounds", len(mine))
+
+
+def test_mutated_recipes(tmp_path, tried) -> None:
+    rng = random.Random(5)
+    texts = [path.read_bytes() for path in builtin_recipes().values()]
+    whole = [load_recipe(name).model_dump(exclude_none=True) for name in ("canny", "style", "sdxl-depth")]
+    cases = []
+    for number in range(MUTATED):
+        if number % 2:
+            cases.append(damaged(rng.choice(texts), rng))
+        else:
+            cases.append(_toml(changed(rng.choice(whole), rng)))
+
+    def work(text: bytes) -> str:
+        folder = tmp_path / str(random.random())
+        folder.mkdir()
+        return shown(text, folder=folder)
+
+    outcomes = try_each(cases, work, SECONDS)
+    tried("mutated recipes", len(outcomes))
+    assert faults(outcomes, SECONDS) == ""
+    assert 0 < sum(each.said == "fine" for each in outcomes) < len(outcomes)
+
+
+def _toml(values: Any) -> bytes:
+    """As TOML where it can be written as such, else nearly."""
+    try:
+        return tomlkit.dumps(values).encode("utf-8", "surrogatepass")
+    except Exception:
+        return repr(values)[:200_000].encode("utf-8", "surrogatepass")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("drawn")
+
+
+KEYS = st.sampled_from([*FIELDS, "train", "nothing.here", "train.steps.deep", "=", "", "train.", ".steps", "a.b.c.d"])
+VALUES = st.one_of(
+    st.integers(), st.floats(), st.booleans(), st.text(max_size=40), st.sampled_from(TEXTS),
+    st.sampled_from([repr(each)[:3000] for each in NASTY]),
+    st.lists(st.one_of(st.integers(), st.text(max_size=5), st.floats()), max_size=4),
+).map(lambda value: value if isinstance(value, str) else str(value).lower())  # fmt: skip
+
+
+@seed(1)
+@settings(max_examples=DRAWN, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=3))
+def test_drawn_changes(folder, changes) -> None:
+    options = [part for key, value in changes for part in ("--set", f"{key}={value}")]
+    shown(tomlkit.dumps(SANE), *options, folder=folder)
+
+
+def test_sections_that_are_none(tmp_path) -> None:
+    for text in ("tuner = 3", "[[tuner]]\nkind = 'sc'", "[tuner.kind]\na = 1", "train = []\n[tuner]\nkind = 'sc'", ""):
+        assert "tuner" in shown(text, folder=tmp_path) or "train" in shown(text, folder=tmp_path)
+    assert TunerSection(kind="sc").condition is None

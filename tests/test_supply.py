@@ -1,0 +1,154 @@
+"""What the project takes from others: declared, within bounds, under licences that allow it, and without a network."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from scedit_cli import conditions
+from scedit_cli.conditions.listing import listing
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+NEEDED = {_.name.lower(): _ for _ in map(Requirement, PROJECT["dependencies"])}
+EXTRAS = {
+    extra: [each for each in map(Requirement, requirements) if each.name != "scedit-cli"]
+    for extra, requirements in PROJECT["optional-dependencies"].items()
+}
+# How a library is imported, where that is not its distribution's name.
+CALLED = {
+    "PIL": "pillow", "cv2": "opencv-python-headless", "imagehash": "imagehash", "skimage": "scikit-image",
+    "pyarrow": "datasets",
+}  # fmt: skip
+# Came with a library that is declared and cannot be without it.
+WITH_OTHERS = {"tokenizers": "transformers", "packaging": "transformers", "fsspec": "huggingface_hub",
+               "pydantic_core": "pydantic", "click": "typer", "yaml": "huggingface_hub"}  # fmt: skip
+ALLOWED = re.compile(
+    r"MIT|BSD|Apache|ISC|Zlib|PSF|Python Software Foundation|HPND|MPL-2\.0|Mozilla Public License 2\.0|CC0|BSL-1\.0"
+)
+REFUSED = re.compile(r"\bA?GPL|Affero|NonCommercial|Non-Commercial|Proprietary|SSPL|Commons Clause", re.IGNORECASE)
+
+
+def imports() -> Iterator[tuple[Path, str, bool]]:
+    """(file, library, whether it is imported with the module) of every import in the package."""
+    for file in sorted((ROOT / "scedit_cli").rglob("*.py")):
+        tree = ast.parse(file.read_text("utf-8"))
+        at_once = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in names:
+                library = name.split(".")[0]
+                if library not in sys.stdlib_module_names and library != "scedit_cli":
+                    yield file, library, id(node) in at_once
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    extras = {each.name.lower() for requirements in EXTRAS.values() for each in requirements}
+    found = list(imports())
+    assert len(found) > 200
+    for file, library, at_once in found:
+        name = CALLED.get(library, WITH_OTHERS.get(library, library)).lower().replace("_", "-")
+        needed = {each.replace("_", "-") for each in NEEDED}
+        assert name in needed or (name in {each.replace("_", "-") for each in extras} and not at_once), (
+            f"{file.relative_to(ROOT)} imports {library}, which pyproject.toml does not declare"
+            + (" for everybody" if at_once else "")
+        )
+
+
+@pytest.mark.parametrize("requirement", [*NEEDED.values(), *(r for each in EXTRAS.values() for r in each)], ids=str)
+def test_what_is_installed_is_within_the_bounds(requirement: Requirement) -> None:
+    assert any(each.operator in (">=", "==", "~=") for each in requirement.specifier), "it has no lower bound"
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        assert requirement.name.lower() not in NEEDED
+        pytest.skip(f"{requirement.name} is of an extra that is not installed")
+    assert requirement.specifier.contains(version, prereleases=True)
+
+
+def licence_of(name: str) -> str:
+    """What a distribution says of its licence: the expression, else its classifiers, else its text's beginning."""
+    about = importlib.metadata.metadata(name)
+    classes = [each for each in about.get_all("Classifier") or [] if each.startswith("License")]
+    told = [each.rpartition("::")[2].strip() for each in classes]
+    return about.get("License-Expression") or "; ".join(told) or (about.get("License") or "").strip()[:200]
+
+
+def closure() -> set[str]:
+    """All distributions that an installation with every extra but those for tests brings, as far as they are here."""
+    waiting = [*NEEDED.values(), *(each for extra, few in EXTRAS.items() if extra != "test" for each in few)]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop().name.lower().replace("_", "-")
+        if name in seen:
+            continue
+        try:
+            more = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        seen.add(name)
+        further = map(Requirement, more)
+        waiting += [each for each in further if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return seen
+
+
+def test_licences_of_dependencies_are_on_the_list() -> None:
+    found = {name: licence_of(name) for name in sorted(closure())}
+    assert len(found) > 50
+    ours = {name: licence for name, licence in found.items() if not name.startswith(("nvidia-", "cuda-"))}
+    assert not {name: licence for name, licence in ours.items() if REFUSED.search(licence)}
+    assert not {name: licence for name, licence in ours.items() if not ALLOWED.search(licence)}
+
+
+def test_licences_of_annotators_are_told() -> None:
+    rows = listing().document()["annotators"]
+    assert {row["kind"] for row in rows} == set(conditions.KINDS)
+    for row in rows:
+        assert row["licence"], row
+        forbids = re.search("non-?commercial|NC|research|academic", row["licence"], re.IGNORECASE)
+        assert row["commercial"] == (not forbids), row
+
+
+def test_no_test_reaches_the_network() -> None:
+    for attempt in (
+        lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
+        lambda: socket.create_connection(("huggingface.co", 443), timeout=1),
+        lambda: socket.socket().connect(("192.0.2.1", 80)),
+    ):
+        with pytest.raises(OSError, match="tests reach no network"):
+            attempt()
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "tests reach no network" in answer.stderr
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=5).close()
+
+
+def test_importing_everything_opens_no_connection() -> None:
+    code = """
+import importlib, pkgutil, socket, sys
+attempts = []
+socket.socket.connect = lambda self, address: attempts.append(address)
+socket.getaddrinfo = lambda *arguments, **options: attempts.append(arguments)
+import scedit_cli
+for module in pkgutil.walk_packages(scedit_cli.__path__, 'scedit_cli.'):
+    if not module.name.endswith('__main__'):
+        importlib.import_module(module.name)
+print(attempts)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip().splitlines()[-1:] == ["[]"], answer.stdout + answer.stderr
