@@ -3,8 +3,8 @@
 Every stage keeps its state in DIR and goes on where it was stopped; seeds are fixed, but the shipped weights are not
 reproduced exactly: the autoencoder's planned length and that of the U-Net's first cycle were shortened while they
 trained. The shipped world was made on two cores of a server processor with bfloat16 arithmetic and no accelerator,
-which had other work too: pictures 8 minutes, autoencoder 33, text encoder 2, reader 17 and U-Net's second cycle 94 (on one
-core), U-Net's first cycle 50, tuners 32.
+which had other work too: pictures 8 minutes, autoencoder 33, text encoder 2, reader 17 and U-Net's second cycle 94
+(on one core), U-Net's first cycle 50, tuners 32.
 """
 
 from __future__ import annotations
