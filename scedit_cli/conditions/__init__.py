@@ -49,7 +49,8 @@ def annotate(
         SceditError: an unknown kind, annotator or parameter, or weights that are not there.
     """
     chosen = find(kind).annotator(annotator)
-    return chosen.load(chosen.settings(**parameters), weights, device)([image.convert("RGB")])[0]
+    picture = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return chosen.load(chosen.settings(**parameters), weights, device)([picture])[0]
 
 
 def channels_of(kind: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import pkgutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -70,7 +71,7 @@ class Annotator:
             WorkFailed: the hub cannot be reached.
         """
         licences.require(self)
-        with silent():
+        with silent() if self.weights else nullcontext():  # what loads nothing has nothing to say
             return self.loader(parameters, weights, device)
 
     def settings(self, **values: Any) -> Parameters:
