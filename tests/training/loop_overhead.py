@@ -26,7 +26,7 @@ from scedit_cli.data.rendered import write_scenes
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import setup
 from scedit_cli.training.loop import Loop, Told
-from scedit_cli.training.runs import Run
+from scedit_cli.training.runs import Run, claimed
 from scedit_cli.training.trainer import Trainer
 
 PICTURES = 32
@@ -57,7 +57,7 @@ def whole_loop(recipe: Recipe, base: Base, tuner: Tuner, cache: Cache, dataset: 
     """Processor seconds of a step, from the end of the first to that of the last."""
     ended: list[float] = []
     told = Told(lambda *_: ended.append(time.process_time()), lambda note: None)
-    with Trainer(base, tuner, cache, recipe.train, recipe.data) as trainer:
+    with claimed(run), Trainer(base, tuner, cache, recipe.train, recipe.data) as trainer:
         Loop(recipe, run, dataset, trainer, told).run_steps()
     return (ended[-1] - ended[0]) / (len(ended) - 1)
 
