@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from scedit_cli.app.bench import bench
 from scedit_cli.app.generate import generate
 from scedit_cli.app.merge import merge
 from scedit_cli.app.prepare import prepare
-from scedit_cli.app.program import Program
+from scedit_cli.app.program import Program, failed
 from scedit_cli.app.train import train
 
 app = typer.Typer(
@@ -52,4 +53,7 @@ for command in (prepare, annotate, train, generate, merge, bench):
 
 def main() -> None:
     """The program `scedit`."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt as stop:  # while the commands are put together
+        sys.exit(failed(stop, sys.argv))

@@ -37,10 +37,7 @@ class Program(TyperGroup):
             with _terminable(), _ended_by_the_second():
                 code = super().main(args, **extra)
         except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, KeyboardInterrupt):  # before or after the command itself
-                error = _stopped(error)
-            # Looked up in the arguments: an error in parsing them comes before any option is known.
-            code = screen_for("--json" in args, debug="--debug" in args).fail(error)
+            code = failed(error, args)
         sys.exit(code or 0)
 
     def invoke(self, ctx: typer.Context) -> Any:
@@ -55,6 +52,13 @@ def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError
     stopped = SceditError(f"stopped by {by}", "the same command with --resume goes on" if command == "train" else None)
     stopped.exit_code = code
     return stopped
+
+
+def failed(error: Exception | KeyboardInterrupt, args: list[str]) -> int:
+    """Tells why the program ends, where no command is there to do it; returns the exit code."""
+    told = _stopped(error) if isinstance(error, KeyboardInterrupt) else error
+    # Looked up in the arguments: an error in parsing them comes before any option is known.
+    return screen_for("--json" in args, debug="--debug" in args).fail(told)
 
 
 @contextmanager

@@ -113,9 +113,10 @@ def program(*arguments: object) -> Callable[[], Any]:
     """The program `scedit` with these arguments, as work for a forked process."""
 
     def work() -> None:
-        from scedit_cli.app import app
+        from scedit_cli.app import main
 
-        app([str(each) for each in arguments])
+        sys.argv = ["scedit", *map(str, arguments)]
+        main()
 
     return work
 

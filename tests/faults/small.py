@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from scedit_cli import base as bases
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.files import write_whole
-from scedit_cli.jobs import generate, prepare
+from scedit_cli.jobs import generate, prepare, train
 from scedit_cli.pipelines import quiet
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop, setup
@@ -23,6 +23,7 @@ from tests import tiny
 from tests.faults.forked import program, run
 
 PICTURES, STEPS, EVERY = 6, 6, 2
+FORETOLD = 3 * 2**30  # bytes
 
 _bases = cache(bases.load_base)
 
@@ -59,12 +60,13 @@ class Small:
         return ["train", "--recipe", self.recipe, "--out", out, *options, *more]
 
     def program(self, *arguments: object) -> Callable[[], None]:
-        """The program, as work for a forked process. The base is there already, and the picture of the loss is a line
-        of text, which takes as many file operations."""
+        """The program, as work for a forked process. The base is there already, the memory is foretold, and the
+        picture of the loss is a line of text, which takes as many file operations."""
         command = program(*arguments)
 
         def work() -> None:
             setup.load_base = prepare.load_base = generate.load_base = load_once
+            train.peak_of_run = lambda *about: {"foretold": FORETOLD}
             loop.draw_curve = lambda path, lines, title: write_whole(path, f"{title}: {len(lines)} lines")
             command()
 
@@ -116,10 +118,10 @@ def make_small(folder: Path) -> Small:
 
 def _warm_up(small: Small) -> None:
     """What a process does but once: imports, the base, the first backward pass."""
-    before = setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve
+    before = setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run
     try:
         small.train(small.folder / "warm")()
     except SystemExit as done:
         assert not done.code
     finally:
-        setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve = before
+        setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run = before
