@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 from scedit_cli.hub import download_autoencoder
 from scedit_cli.pipelines import check_whole, is_hub_id, quiet
 
@@ -58,7 +58,7 @@ def _from_folder(folder: Path, name: str) -> AutoencoderKL:
     from safetensors import SafetensorError
 
     try:
-        kind = json.loads((folder / "config.json").read_text("utf-8")).get("_class_name")
+        kind = read_json((folder / "config.json").read_text("utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError):
         raise SceditError(f"autoencoder {name}: it has no config.json", "name one that diffusers wrote") from None
     if kind != "AutoencoderKL":

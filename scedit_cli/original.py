@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -41,7 +41,6 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
         SceditError: a pickled or damaged file, one of another layout, or one that is not whole.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
     from safetensors import SafetensorError, safe_open
 
     if file.suffix != ".safetensors":
@@ -53,8 +52,8 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
         with safe_open(file, "pt") as checkpoint:
             keys, about = set(checkpoint.keys()), checkpoint.metadata() or {}
             channels = checkpoint.get_slice(_UNET_INPUT).get_shape()[1] if _UNET_INPUT in keys else 0
-    except SafetensorError as error:
-        raise SceditError(f"base {file}: a damaged file: {error}", hint="get it anew") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, IndexError) as error:
+        raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it anew") from error
     family = _family(keys) if channels else None
     if family is None:
         raise SceditError(
@@ -86,10 +85,11 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
             return kind.from_single_file(
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
-        except (SingleFileComponentError, KeyError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except MemoryError:
+            raise
+        except Exception as error:  # diffusers raises whatever odd weights lead it to
             raise SceditError(
-                f"base {file}: not as a checkpoint of {family} should be: {reason}",
+                f"base {file}: not as a checkpoint of {family} should be: {reason(error)}",
                 hint="get it anew, or give the model as a diffusers folder",
             ) from error
 

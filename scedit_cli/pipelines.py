@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, reason
+from scedit_cli.files import read_json
 from scedit_cli.hub import download_pipeline
 from scedit_cli.original import open_original
 
@@ -88,7 +88,6 @@ def quiet() -> Iterator[None]:
 
 def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from safetensors import SafetensorError
 
     if "text_encoder_2" in _read_index(folder, name):
         kind, options = StableDiffusionXLPipeline, {"add_watermarker": False}
@@ -105,10 +104,11 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
                 local_files_only=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries raise whatever odd weights and configurations lead them to
         raise SceditError(
-            f"base {name}: its pipeline cannot be loaded: {reason}",
+            f"base {name}: its pipeline cannot be loaded: {reason(error)}",
             hint="whole pipelines with .safetensors weights are read; pickled .bin weights are not",
         ) from error
     return _whole(pipeline, name, folder)
@@ -141,7 +141,7 @@ def _keys(file: Path) -> list[str]:
 def _read_index(folder: Path, name: str) -> dict[str, str]:
     """The class of each part of the pipeline, once it is sure that it has those which a base needs."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1]}
     except FileNotFoundError:
         raise _no_pipeline(name) from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -63,7 +63,7 @@ def _settings(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
             hint = f"did you mean {guess[0]}?" if guess else f"it has {', '.join(_parameters(kind))}"
             raise SceditError(f"scheduler {kind.__name__}: {part!r} is no setting of it", hint)
         try:
-            given[key] = json.loads(value)
+            given[key] = read_json(value)
         except ValueError:
             given[key] = value
     return given

@@ -98,7 +98,7 @@ class Screen:
         elif not self.quiet:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for index, name in enumerate(header):
-                table.add_column(escape(name), justify="left" if index < texts else "right", overflow="fold")
+                table.add_column(_seen_in_line(name), justify="left" if index < texts else "right", overflow="fold")
             for row in rows:
                 table.add_row(*map(_seen_in_line, row))
             self.out.print(table, soft_wrap=False)

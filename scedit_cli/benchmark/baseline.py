@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 
 _EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # the same on every machine
 _MEASURED = ("peak_memory", "images_per_second")
@@ -25,7 +25,7 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
         SceditError: it is no such document, or has nothing to compare.
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_json(path.read_text("utf-8"))
         known = {result["method"] for result in document["results"]}
         settings = {name: document[name] for name in (*_SETTINGS, "device")}
     except FileNotFoundError:

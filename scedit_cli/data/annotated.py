@@ -27,7 +27,7 @@ from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Make, Parameters
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import whole
+from scedit_cli.files import read_json, whole
 from scedit_cli.workers import serve_parent
 
 _CHUNK = 8  # pictures that a process annotates before it reports
@@ -228,7 +228,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """The record in the PNG at `path`; None where it has none."""
     try:
         with Image.open(path) as opened:
-            record = json.loads(opened.info.get("scedit", "null"))
+            record = read_json(opened.info.get("scedit", "null"))
             return record if isinstance(record, dict) else None
     except (OSError, SyntaxError, ValueError):
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from scedit_cli.data.pictures import picture_size
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.files import read_json, write_whole
 
 METADATA = "metadata.jsonl"
 _COLUMN = "_file_name"
@@ -132,7 +132,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     for line, text in enumerate(file.read_bytes().split(b"\n"), 1):
         if text.strip():
             try:
-                row = json.loads(text)
+                row = read_json(text)
             except ValueError as error:
                 raise SceditError(f"{_at(path, line)}: no JSON ({error})", hint="one object per line") from None
             _check(row, _at(path, line))

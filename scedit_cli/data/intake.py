@@ -22,6 +22,8 @@ from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.sources import Blob, Entry
 from scedit_cli.errors import SceditError
 
+_LONGEST_CAPTION = 2**20  # bytes
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -167,7 +169,10 @@ def _caption(entry: Entry) -> tuple[str, str | None]:
     for suffix, blob in entry.captions.items():
         try:
             with blob.open() as file:
-                text = " ".join(file.read().decode("utf-8-sig").split())
+                content = file.read(_LONGEST_CAPTION + 1)
+            if len(content) > _LONGEST_CAPTION:
+                raise SceditError(f"its caption in {blob.name} has more than {_LONGEST_CAPTION:,} bytes")
+            text = " ".join(content.decode("utf-8-sig").split())
         except (OSError, UnicodeDecodeError) as error:
             raise SceditError(f"its caption in {blob.name} cannot be read as UTF-8 text: {error}") from None
         if text:

@@ -22,6 +22,7 @@ _ORIENTATION = 0x0112
 _SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
 _COLOUR_TYPES = {"L": 0, "RGB": 2, "RGBA": 6}  # PNG's
 _SUB = 1  # PNG's filter that keeps the difference to the pixel on the left
+LARGEST_FILE = 2**29  # bytes of a picture, or of what belongs to it, in an archive
 _MOST_PIXELS = 2**26  # to be decoded: three copies of them stay below a GiB
 _GAP = 2.0  # how many times too large a JPEG may be decoded at least: as Pillow's own `thumbnail` does
 

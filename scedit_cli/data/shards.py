@@ -14,9 +14,10 @@ from itertools import groupby
 from pathlib import Path
 
 from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.pictures import LARGEST_FILE
 from scedit_cli.data.places import is_remote, open_place
 from scedit_cli.errors import SceditError
-from scedit_cli.files import whole, write_whole
+from scedit_cli.files import read_json, whole, write_whole
 
 SIZES = "sizes.json"
 _SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'
@@ -60,7 +61,7 @@ def read_samples(shard: str | Path) -> Iterator[Sample]:
     """
     with _told(shard), open_place(str(shard)) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
         for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
-            yield Sample(key, {_split(member.name)[1]: tar.extractfile(member).read() for member in members})
+            yield Sample(key, {_split(member.name)[1]: _read(tar, member) for member in members})
 
 
 def count_samples(shard: str | Path) -> int:
@@ -145,7 +146,7 @@ def _sizes(folder: str, shard: str) -> dict[str, int]:
     place = folder + SIZES
     try:
         with open_place(place) as file:
-            sizes = json.loads(file.read())
+            sizes = read_json(file.read())
     except SceditError as error:
         if not is_remote(place):
             return {}
@@ -168,6 +169,12 @@ def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
             yield member
         tar.members.clear()  # tarfile would keep every header it has seen
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > LARGEST_FILE:
+        raise SceditError(f"{tar.name or 'a shard'}: {member.name} has {member.size:,} bytes", "no picture is so large")
+    return tar.extractfile(member).read()
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from scedit_cli.conditions import kind_of_path
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 from scedit_cli.generation.request import Request
 from scedit_cli.specs import ConditionSpec, parse_condition, parse_seeds
 
@@ -107,7 +107,7 @@ def read_lines(path: Path) -> list[Line]:
 
 def _read_object(text: str, where: str, folder: Path) -> Line:
     try:
-        said = json.loads(text)
+        said = read_json(text)
     except ValueError as error:
         raise SceditError(f"{where}: no JSON: {error}", hint='write {"prompt": "..."}') from error
     if not isinstance(said, dict):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.files import write_whole
+from scedit_cli.files import read_json, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:
-            line = json.loads(text)
+            line = read_json(text)
         except ValueError:
             break
         if until is not None and line["step"] > until:

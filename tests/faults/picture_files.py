@@ -20,7 +20,8 @@ _SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".txt", "")
 
 _OTHERS = {
     "nothing": b"", "a byte": b"\x00", "a text": b"a cat\n" * 100, "zeros": bytes(10_000),
-    "marks": b"\x89PNG\r\n\x1a\n", "a zip": b"PK\x03\x04" + bytes(100), "a page": b"<html><img src=x>", "a program": b"\x7fELF" + bytes(200),
+    "marks": b"\x89PNG\r\n\x1a\n", "a zip": b"PK\x03\x04" + bytes(100), "a page": b"<html><img src=x>",
+    "a program": b"\x7fELF" + bytes(200),
     "a pickle": b"\x80\x04cos\nsystem\n(S'touch x'\ntR.", "a document": b"%PDF-1.7\n", "begins": b"\xff\xd8\xff",
     "a vector": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
     "a script": b"%!PS-Adobe-3.0 EPSF\n%%BoundingBox: 0 0 9 9\n", "a video": b"\x00\x00\x00\x18ftypmp42" + bytes(99),
@@ -104,7 +105,7 @@ def odd_ones() -> Iterator[Picture]:
         large = (b"a\x00\x00" + _zeros(2**28), b"a\x00" + b"x" * 2_000_000)
         for content in (b"", b"\xff" * 64, *large, ESCAPES.encode(), HTML.encode()):
             yield Picture(f"{name} of {len(content)}", ".png", plain[:33] + _chunk(kind, content) + plain[33:])
-        yield Picture(f"{name} 20,000 times", ".png", plain[:33] + _chunk(kind, b"a") * 20_000 + plain[33:])
+        yield Picture(f"{name} 20,000 times", ".png", plain[:33] + 20_000 * _chunk(kind, b"a") + plain[33:])
         yield Picture(f"{name} of 2 GiB", ".png", plain[:33] + struct.pack(">I", 2**31 - 1) + kind + b"abc")
     head = _jpeg(8, 8)
     segments = (
@@ -128,7 +129,8 @@ def odd_ones() -> Iterator[Picture]:
     for number in range(60):
         picture = Image.new(rng.choice(("RGB", "L", "CMYK")), SIZE, 100)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", icc_profile=damaged(profile, rng) or b"x", exif=b"Exif\x00\x00" + rng.randbytes(200))
+        exif = b"Exif\x00\x00" + rng.randbytes(200)
+        picture.save(buffer, "JPEG", icc_profile=damaged(profile, rng) or b"x", exif=exif)
         yield Picture(f"profile {number}", ".jpg", buffer.getvalue())
     for name, data in _OTHERS.items():
         for suffix in _SUFFIXES:

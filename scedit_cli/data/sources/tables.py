@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.trees import Tree, blob, is_picture
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _FILE = "_file_name"
@@ -84,7 +84,7 @@ def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = read_json(line)
             except ValueError as error:
                 raise SceditError(f"{at}: no JSON ({error})", hint="one object per line") from None
             if not isinstance(row, dict):

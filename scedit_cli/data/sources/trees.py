@@ -9,11 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from scedit_cli.data.pictures import SUFFIXES
+from scedit_cli.data.pictures import LARGEST_FILE, SUFFIXES
 from scedit_cli.data.sources.entry import Blob
 from scedit_cli.errors import SceditError
-
-_LARGEST = 2**30  # bytes of one file in a zip
 
 
 class Tree(Protocol):
@@ -83,7 +81,7 @@ class ZipTree:
     def open(self, file: str) -> BinaryIO:
         try:
             info = self._zip.getinfo(self._prefix + file)
-            if info.file_size > _LARGEST:
+            if info.file_size > LARGEST_FILE:
                 raise SceditError(f"{self.name}: {file} has {info.file_size:,} bytes", hint="no picture is so large")
             return io.BytesIO(self._zip.read(info))
         except KeyError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.folder import CAPTIONS
 from scedit_cli.data.sources.tables import TEXTS
 from scedit_cli.errors import SceditError
+from scedit_cli.files import read_json
 
 _PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 
@@ -69,7 +69,7 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
 
 def _json(data: bytes, key: str) -> dict[str, Any]:
     try:
-        values = json.loads(data)
+        values = read_json(data)
     except ValueError as error:
         raise SceditError(f"{key}.json: no JSON ({error})", hint="get the shard anew") from None
     return values if isinstance(values, dict) else {}
