@@ -91,6 +91,7 @@ def open_condition(spec: ConditionSpec) -> Condition:
             )
     kind = spec.kind or conditions.kind_of_path(spec.file)
     if kind is None:
+        open_named(spec.file, spec.option)  # a file that is not there is told first
         raise SceditError(
             f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
             hint=f"say it: --cond canny={spec.file}",
