@@ -19,7 +19,6 @@ from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Progress
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import loop, objective, previews, setup, trainer, validation
-from scedit_cli.training.preflight import look_ahead
 from tests import tiny
 from tests.jobs.train.conftest import BATCH, PICTURES, files_in, log_of
 
