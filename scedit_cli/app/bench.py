@@ -67,7 +67,7 @@ def bench(
         int | None, typer.Option(min=1, help="Held-out scenes to draw; 128.", rich_help_panel=_QUALITY)
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Training time of every method; 120.", rich_help_panel=_QUALITY)
+        float | None, typer.Option(min=0.1, help="Training time of every method; 75.", rich_help_panel=_QUALITY)
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of every method; 3.", rich_help_panel=_QUALITY)
@@ -118,7 +118,7 @@ def bench(
       scedit bench --methods sc,csc,lora,lora-lean --rounds 3 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
-      scedit bench --quality --methods sc,lora,full --seconds 60
+      scedit bench --quality --methods sc,lora,full --seconds 60 --keep trained
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips
     """

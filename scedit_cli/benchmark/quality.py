@@ -21,6 +21,7 @@ from scedit_cli.benchmark.methods import prepared
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.pipelines import EMBEDDED
 
+# Of AdamW, after a warm-up. Guesses, of which a sweep at factors of 3 is the test.
 RATES = {
     "sc": 3e-3,
     "csc": 3e-3,
@@ -93,7 +94,7 @@ class Comparison:
     kept: Kept
 
     def of(self, methods: Sequence[str], on_step: OnStep) -> dict[str, Summary]:
-        """"METHOD, same steps" and "METHOD, same seconds" -> what `summed_up` gives, with the method's learning rate,
+        """What `summed_up` gives, as "METHOD, same steps" and "METHOD, same seconds", with the method's learning rate,
         parameters, seconds a step, and the estimated peak of a step's memory without libraries."""
         paces, found = self._paces(methods, on_step), {}
         for method in methods:

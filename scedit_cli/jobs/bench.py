@@ -104,8 +104,8 @@ def bench(
         quality: with `tuners` (`FILE[:SCALE]`) their scores over held-out scenes, attached together. Without, the
             embedded base's own figures, and those of `methods` trained on it; the method "base" alone trains none.
         scenes: how many held-out scenes are drawn: 128, under `skips` 16, or 4 off the embedded base.
-        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets, how many
-            seeds, and the methods' own learning rates.
+        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets (75, beside
+            400 steps, where neither is given), how many seeds (3), and the methods' own learning rates.
         keep: a folder for each finished training under `quality`; a benchmark that was stopped goes on from there.
         plot: a picture of the result.
         baseline: an earlier document; `worse` of the result says what fell behind it.
