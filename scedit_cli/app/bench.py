@@ -54,6 +54,10 @@ def bench(
     lora_feed_forward: Annotated[
         bool, typer.Option("--lora-feed-forward", help="LoRA on feed-forward layers too.", rich_help_panel=_COST)
     ] = False,
+    down_ratio: Annotated[
+        float | None, typer.Option(help="Hidden width of tuners, as a share of a skip's channels; 1.",
+                                   rich_help_panel=_COST)
+    ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Control scores of --tuner; or train --methods on the embedded world.",
                            rich_help_panel=_QUALITY)
@@ -63,7 +67,7 @@ def bench(
         int | None, typer.Option(min=1, help="Held-out scenes to draw; 128.", rich_help_panel=_QUALITY)
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Training time of every method; 120.", rich_help_panel=_QUALITY)
+        float | None, typer.Option(min=0.1, help="Training time of every method; 75.", rich_help_panel=_QUALITY)
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of every method; 3.", rich_help_panel=_QUALITY)
@@ -72,6 +76,10 @@ def bench(
         list[str], typer.Option(metavar="METHOD=RATE", help="Instead of the method's own; repeatable.",
                                 rich_help_panel=_QUALITY)
     ] = [],
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep each finished training in this folder; the same command goes on there.",
+                                  rich_help_panel=_QUALITY)
+    ] = None,
     sampling: Annotated[
         bool, typer.Option("--sampling", help="Time a step of sampling instead.", rich_help_panel=_COST)
     ] = False,
@@ -110,31 +118,24 @@ def bench(
       scedit bench --methods sc,csc,lora,lora-lean --rounds 3 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
-      scedit bench --quality --methods sc,lora,full --seconds 60
+      scedit bench --quality --methods sc,lora,full --seconds 60 --keep trained
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips
     """
-    if sampling:
-        with screen_for(json_, quiet, debug) as screen:
-            from scedit_cli.jobs import sampling as times
-
-            result = times.sampling(base=base, resolution=resolution, dtype=dtype, steps=steps, on_event=screen)
-        screen.table(result.document(), *result.table())
-        return
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
         from scedit_cli.jobs import bench as job
 
-        if plot is None and not asked and not tuner:
+        if plot is None and not (asked or tuner or sampling):
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
         result = job.bench(
             base=base, methods=parts(methods) or None, batch=batch, resolution=resolution, dtype=dtype, device=device,
             steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank, lora_feed_forward=lora_feed_forward,
-            fits=fits, batches=_numbers("--batches", batches), estimate=estimate, skips=skips, skip_scale=skip_scale,
-            skip_noise=skip_noise, quality=quality, tuners=tuner, scenes=scenes, seconds=seconds, seeds=seeds,
-            learning_rates=_rates(learning_rate), plot=plot, baseline=baseline, tolerance=tolerance, out=out,
-            on_event=screen,
+            down_ratio=down_ratio, fits=fits, batches=_numbers("--batches", batches), estimate=estimate,
+            sampling=sampling, skips=skips, skip_scale=skip_scale, skip_noise=skip_noise, quality=quality,
+            tuners=tuner, scenes=scenes, seconds=seconds, seeds=seeds, learning_rates=_rates(learning_rate), keep=keep,
+            plot=plot, baseline=baseline, tolerance=tolerance, out=out, on_event=screen,
         )  # fmt: skip
     if markdown or csv:
         typer.echo(result.markdown() if markdown else result.csv(), nl=False)

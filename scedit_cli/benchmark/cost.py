@@ -6,18 +6,24 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from scedit_cli.benchmark.apart import measure_apart
-from scedit_cli.benchmark.architecture import Architecture
+from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.estimate import estimate, peak
-from scedit_cli.benchmark.measure import Measured, options_for, with_speed
-from scedit_cli.benchmark.setting import Figures, Setting
+from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, with_speed
+from scedit_cli.benchmark.memory import resident
+from scedit_cli.benchmark.rate import wake_libraries
+from scedit_cli.benchmark.setting import Figures, Setting, best_device
 from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.pipelines import EMBEDDED
 
 OnProgress = Callable[[str, int, int], None]  # (what, done, of how many)
 OnNote = Callable[[str], None]
 
 # A card's memory that no tensor gets: the driver's context and the libraries' workspaces. An assumption.
 CONTEXT = 768 * 2**20
+_BESIDE_BATCH = 4  # of what is estimated beside the embedded base
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 
 
@@ -34,6 +40,86 @@ class Costs:
     results: list[Figures]
     matrix_rate: float | None = None
     sweep: list[tuple[str, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Further:
+    """What is asked beside the figures of a step.
+
+    Attributes:
+        limit: a memory in bytes, for the largest batch of each method that fits it; None: not asked.
+        batches: those at which peak memory is estimated, beside the setting's own.
+    """
+
+    limit: int | None = None
+    batches: tuple[int, ...] = ()
+
+    def answered(self, costs: Costs, device: str, on_progress: OnProgress) -> Costs:
+        """`costs` with the answers."""
+        if not (self.limit or self.batches):
+            return costs
+        base = architecture(costs.setting.base)
+        if self.limit:
+            costs = fitting(costs, base, self.limit, device, on_progress)
+        if self.batches:
+            sizes = sorted({*self.batches, costs.setting.batch})
+            costs = replace(costs, sweep=swept(costs, base, sizes, device, on_progress))
+        return costs
+
+
+def measure_all(
+    methods: Sequence[str],
+    wanted: Setting,
+    steps: int,
+    rounds: int,
+    compiled: bool,
+    further: Further,
+    *,
+    check: Callable[[Setting], None],
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> tuple[Costs, Costs | None]:
+    """`measured` on the base asked for; without one on sd15 where there is an accelerator, else on the embedded base,
+    with an estimate of sd15 beside it."""
+    here = kind_of(best_device())
+    watch = {"on_progress": on_progress, "on_note": on_note}
+    name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
+    costs = measured(methods, replace(wanted, base=name), steps, rounds, compiled, check=check, **watch)
+    costs = further.answered(costs, here, on_progress)
+    if wanted.base or here != "cpu":
+        return costs, None
+    beside = replace(wanted, base="sd15", batch=wanted.batch or _BESIDE_BATCH, resolution=None, dtype=None)
+    return costs, estimate_all(methods, beside, "cuda", further, check=lambda setting: None, **watch)
+
+
+def estimate_all(
+    methods: Sequence[str],
+    wanted: Setting,
+    device: str | None,
+    further: Further,
+    *,
+    check: Callable[[Setting], None],
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> Costs:
+    """`estimated` on the base asked for, else sd15; for a card, the embedded base for a CPU, unless `device` says
+    otherwise.
+
+    Raises:
+        SceditError: another device than "cpu" or "cuda", or a setting that cannot be.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
+    base = architecture(wanted.base or "sd15")
+    device = device or ("cpu" if base.name == EMBEDDED else "cuda")
+    setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, device)
+    check(setting)
+    libraries = 0
+    if device == "cpu":
+        wake_libraries(torch.device("cpu"))
+        libraries = resident()
+    costs = estimated(methods, base, setting, device, libraries, on_progress=on_progress, on_note=on_note)
+    return further.answered(costs, device, on_progress)
 
 
 def measured(
@@ -190,7 +276,8 @@ def _together(method: str, answers: Sequence[Measured], setting: Setting, rate: 
     if not answers:
         return Figures(method)
     highest = max((each.figures for each in answers), key=lambda figures: figures.peak_memory)
-    return with_speed(highest, [each.seconds for each in answers], setting.batch, rate)
+    busy = [second for each in answers for second in each.processor_seconds]
+    return with_speed(highest, [each.seconds for each in answers], setting.batch, rate, busy)
 
 
 def _peak(method: str, base: Architecture, batch: int, setting: Setting, device: str) -> int:

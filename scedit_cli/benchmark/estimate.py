@@ -20,8 +20,6 @@ from scedit_cli.benchmark.peers import controlnet_model
 from scedit_cli.benchmark.setting import DTYPES, Figures
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 
-_STEPS = 2  # the optimizer's moments are there from the second step on
-
 
 @dataclass(frozen=True)
 class Work:
@@ -52,7 +50,7 @@ def estimate(
 ) -> Figures:
     """The exact parameters and floating-point operations of a training step and its predicted peak of memory.
 
-    Two steps are made on fake tensors whose storages are followed. On an accelerator the prediction is what PyTorch
+    A step is made on fake tensors whose storages are followed. On an accelerator the prediction is what PyTorch
     has allocated; kernels' workspaces and the driver's own memory (about half a GiB) come on top. The file is counted
     without its header.
 
@@ -122,7 +120,8 @@ def peak(
     device: str = "cuda",
     options: Options | None = None,
 ) -> dict[str, int]:
-    """Bytes at the peak of the second step by category: weights, gradients, optimizer, activations."""
+    """Bytes at the peak of a step, once the optimizer has its moments, by category: weights, gradients, optimizer,
+    activations."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     unet = base.on_meta(DTYPES[dtype])
@@ -143,16 +142,18 @@ def _train(
     trainee: Trainee, inputs: Inputs, noise: Tensor, base: Architecture, dtype: str, device: str, live: LiveStorages
 ) -> None:
     optimizer = new_optimizer(trainee)
-    rules = CudaAutocast() if device == "cuda" else nullcontext()
-    for _ in range(_STEPS):
-        live.forget_peak()
-        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"), rules:
+    with live.labelled("optimizer"):  # its moments, which come with its first step
+        for weight in trainee.weights:
+            weight.grad = torch.empty_like(weight)
+        optimizer.step()
+        optimizer.zero_grad()
+    live.forget_peak()
+    with CudaAutocast() if device == "cuda" else nullcontext():  # in the backward pass too, where some is run again
+        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
             loss = loss_of(trainee, inputs, noise, base)
         loss.backward()
         with live.labelled("optimizer"):
             optimizer.step()
-        optimizer.zero_grad()
-        del loss
 
 
 class CudaAutocast(TorchFunctionMode):

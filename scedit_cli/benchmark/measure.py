@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
+from scedit_cli.benchmark.clock import synchronise
 from scedit_cli.benchmark.estimate import count, peak, shares
 from scedit_cli.benchmark.memory import Memory
 from scedit_cli.benchmark.methods import Options, Trainee, prepared
-from scedit_cli.benchmark.rate import matrix_rate, synchronise, wake_libraries
+from scedit_cli.benchmark.rate import matrix_rate, wake_libraries
 from scedit_cli.benchmark.setting import DTYPES, Figures, Setting, best_device, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.pipelines import EMBEDDED
@@ -30,13 +31,14 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """One method's figures in one process, the setting they hold for, the seconds of each timed step, and the
-    device's rate of matrix products in operations a second."""
+    """One method's figures in one process, the setting they hold for, the seconds of each timed step, the device's rate
+    of matrix products in operations a second, and on a CPU the processor time of each timed step."""
 
     setting: Setting
     figures: Figures
     seconds: tuple[float, ...]
     matrix_rate: float
+    processor_seconds: tuple[float, ...] = ()
 
 
 def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
@@ -69,7 +71,7 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
     unet = base.unet(dtype, device)
     inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
     memory.forget()
-    seconds = []
+    seconds, processor = [], []
     with prepared(method, unet, options) as trainee:
         del unet
         if compiled:
@@ -78,7 +80,7 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
         gradients = 0
         for step in range(_WARM_UP + steps):
             synchronise(device)
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             with torch.autocast(device.type, dtype) if used.dtype != "fp32" else nullcontext():
                 loss = loss_of(trainee, inputs, noise, base)
             loss.backward()
@@ -87,6 +89,7 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
             optimizer.zero_grad()
             synchronise(device)
             seconds.append(time.perf_counter() - started)
+            processor.append(time.process_time() - busy)
             on_step(step + 1, _WARM_UP + steps)
         highest, reserved = memory.peak(), memory.reserved()
         kept = {
@@ -108,11 +111,17 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
         estimated_peak_memory=sum(guess.values()),
         file_size=size,
     )
-    timed = tuple(seconds[_WARM_UP:])
-    return Measured(used, with_speed(figures, [timed], used.batch, rate), timed, rate)
+    timed, busy = tuple(seconds[_WARM_UP:]), tuple(processor[_WARM_UP:]) if device.type == "cpu" else ()
+    return Measured(used, with_speed(figures, [timed], used.batch, rate, busy), timed, rate, busy)
 
 
-def with_speed(figures: Figures, rounds: Sequence[Sequence[float]], batch: int, matrix_rate: float) -> Figures:
+def with_speed(
+    figures: Figures,
+    rounds: Sequence[Sequence[float]],
+    batch: int,
+    matrix_rate: float,
+    processor_seconds: Sequence[float] = (),
+) -> Figures:
     """The figures with the speed of the timed steps of some rounds, in seconds each."""
     slow, median, fast = _quartiles([second for each in rounds for second in each])
     return replace(
@@ -121,6 +130,7 @@ def with_speed(figures: Figures, rounds: Sequence[Sequence[float]], batch: int, 
         images_per_second_quartiles=(batch / slow, batch / fast),
         steps_per_second=1 / median,
         rounds=[batch / statistics.median(each) for each in rounds],
+        processor_seconds_per_step=statistics.median(processor_seconds) if processor_seconds else None,
         share_of_matrix_rate=figures.flops_per_step / median / matrix_rate,
     )
 
@@ -149,7 +159,7 @@ def options_for(setting: Setting, base: Architecture) -> Options:
     sizes = {"hint_channels": 320, "hint_width": 2.0} if base.pooled else {}
     if base.name == EMBEDDED:
         sizes = {"hint_channels": 64, "hint_width": 0.25}
-    return Options(setting.lora_rank, setting.lora_feed_forward, **sizes)
+    return Options(setting.lora_rank, setting.lora_feed_forward, setting.down_ratio, **sizes)
 
 
 def kind_of(device: torch.device) -> str:

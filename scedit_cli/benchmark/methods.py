@@ -27,10 +27,11 @@ _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 
 @dataclass(frozen=True)
 class Options:
-    """Sizes of the methods: of LoRA, and of a CSC-Tuner's hint encoder (the paper's by default)."""
+    """Sizes of the methods: of LoRA, of the tuners, and of a CSC-Tuner's hint encoder (the paper's by default)."""
 
     lora_rank: int = 64
     lora_feed_forward: bool = False
+    down_ratio: float = 1.0
     hint_channels: int = 256
     hint_width: float = 1.0
 
@@ -126,13 +127,12 @@ def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = 
 
 
 def _sc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> Trainee:
-    return _tuned(unet, SCTuner.for_unet(unet), stack, memory)
+    return _tuned(unet, SCTuner.for_unet(unet, options.down_ratio), stack, memory)
 
 
 def _csc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str, kernel: int) -> Trainee:
-    tuner = CSCTuner.for_unet(
-        unet, "hint", hint_kernel=kernel, hint_channels=options.hint_channels, hint_width=options.hint_width
-    )
+    sizes = {"down_ratio": options.down_ratio, "hint_channels": options.hint_channels, "hint_width": options.hint_width}
+    tuner = CSCTuner.for_unet(unet, "hint", hint_kernel=kernel, **sizes)
     return _tuned(unet, tuner, stack, memory)
 
 
@@ -191,6 +191,8 @@ METHODS: dict[str, Method] = {
     "sc": Method(partial(_sc, memory="lean"), "sc-plain"),
     "csc": Method(partial(_csc, memory="lean", kernel=1), "csc-plain"),
     "csc-k3": Method(partial(_csc, memory="lean", kernel=3), "csc-k3-plain"),
+    "sc-checkpoint": Method(partial(_sc, memory="checkpoint"), "sc-plain"),
+    "csc-checkpoint": Method(partial(_csc, memory="checkpoint", kernel=1), "csc-plain"),
     "sc-plain": Method(partial(_sc, memory="plain"), "sc-plain"),
     "csc-plain": Method(partial(_csc, memory="plain", kernel=1), "csc-plain"),
     "csc-k3-plain": Method(partial(_csc, memory="plain", kernel=3), "csc-k3-plain"),

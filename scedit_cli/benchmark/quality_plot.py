@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scedit_cli.benchmark.exam import CONDITION, LOOK
 from scedit_cli.benchmark.plot import FAINT, INK, OURS, PEERS, is_ours, save
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
     figure = Figure(figsize=(3.6 * max(map(len, panels)), 3.5 * len(groups) + 0.5), dpi=130, layout="constrained")
     axes = figure.subplots(len(groups), max(map(len, panels)), squeeze=False)
     for row, group, names in zip(axes, groups, panels, strict=True):
+        hinted = next(iter(group.values()))["score"] is not None
+        row[0].set_ylabel(f"learned: {f'{CONDITION} control' if hinted else f'the {LOOK} look'}", color=INK)
         for panel, name in zip(row, names, strict=False):
             _draw_panel(panel, group, name)
         for panel in row[len(names) :]:
@@ -50,13 +53,14 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
 
 
 def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Mapping[str, Any]], name: str) -> None:
+    last = dict(group.keys())  # method -> its last budget, whose point carries the name
     for (method, budget), each in group.items():
         color = OURS if is_ours(method) else PEERS
         memory = each["estimated_peak_memory"] / _MIB
         error = each.get(f"{name}_deviation")
         look = {"fmt": "o", "markersize": 6, "color": color, "ecolor": color, "elinewidth": 1, **_BUDGETS[budget]}
         axes.errorbar(memory, each[name], error, **look)
-        if budget == "same seconds":
+        if budget == last[method]:
             axes.annotate(method, (memory, each[name]), (7, 3), textcoords="offset points", fontsize=8, color=INK)
     axes.set_title(_QUALITIES[name], loc="left", fontsize=9, color=INK)
     axes.set_xlabel("peak memory of a step, MiB (estimated)", fontsize=8, color=FAINT)

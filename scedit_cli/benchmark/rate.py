@@ -7,6 +7,8 @@ import time
 import torch
 from torch import nn
 
+from scedit_cli.benchmark.clock import synchronise
+
 _SIDES = {"cpu": 1024, "cuda": 8192}
 _SECONDS = 0.5
 
@@ -36,9 +38,3 @@ def wake_libraries(device: torch.device) -> None:
             nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().square().mean().backward()
     optimizer.step()
     synchronise(device)
-
-
-def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what it was told."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()

@@ -13,7 +13,10 @@ Table = tuple[list[str], list[list[str]]]
 
 _MIB = 2**20
 _CONTROLLED = ("csc", "controlnet", "t2i")
-_COMPARED = ("trainable_parameters", "flops_per_step", "peak_memory", "images_per_second", "file_size")
+_COMPARED = (
+    "trainable_parameters", "flops_per_step", "peak_memory", "images_per_second", "processor_seconds_per_step",
+    "file_size",
+)  # fmt: skip
 
 
 def reference_of(method: str, results: Sequence[Figures]) -> Figures | None:
@@ -53,6 +56,7 @@ def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
         columns["estimated"] = lambda each: _figure(each, "estimated_peak_memory", _MIB, ",.0f")
         columns["reserved"] = lambda each: _figure(each, "peak_reserved", _MIB, ",.0f")
         columns["images/s"] = lambda each: _figure(each, "images_per_second", 1, ".3g", results, _spread(each))
+        columns["CPU s/step"] = lambda each: _figure(each, "processor_seconds_per_step", 1, ".3g", results)
         columns["of matrix rate"] = lambda each: _percent(each.share_of_matrix_rate)
     columns["file MiB"] = lambda each: _figure(each, "file_size", _MIB, ",.1f")
     columns["largest batch"] = lambda each: "–" if each.largest_batch is None else str(each.largest_batch)

@@ -9,22 +9,25 @@ from typing import Any
 
 from scedit_cli.benchmark.cost import Costs
 from scedit_cli.benchmark.report import Table, as_csv, as_markdown, cost_table, ratios, shown
+from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.setting import Setting, environment
 from scedit_cli.benchmark.skips import SkipEffect
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Costs of methods, scores of tuners or methods, or effects of skips, and what they were measured on.
+    """Costs of methods, times of sampling steps, scores of tuners or methods, or effects of skips, and what they were
+    measured on.
 
     Attributes:
-        costs: what was measured, or estimated where nothing was to be measured; without results where only quality or
-            skips were looked at.
+        costs: what was measured, or estimated where nothing was to be measured; without results where something else
+            was looked at.
         estimate: another base, estimated beside the one measured.
         quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}, a lone
             SC-Tuner as "style" {nearer, objects, scenes}, the embedded base as "base" {psnr, objects, scenes}, and a
             method as "METHOD, same steps" and "METHOD, same seconds" what `quality.summed_up` gives.
         skips: the effects of every change of every skip.
+        sampling: what tuners add to a step of sampling.
         plot: the picture that was drawn.
         worse: sentences, one for each figure that fell behind the baseline.
     """
@@ -33,6 +36,7 @@ class BenchResult:
     estimate: Costs | None = None
     quality: dict[str, dict[str, Any]] = field(default_factory=dict)
     skips: Sequence[SkipEffect] = ()
+    sampling: Sequence[StepTime] = ()
     plot: Path | None = None
     worse: Sequence[str] = ()
 
@@ -46,6 +50,7 @@ class BenchResult:
             **_costs(self.costs),
             "quality": self.quality,
             "skips": [asdict(effect) for effect in self.skips],
+            "sampling": [asdict(each) for each in self.sampling],
             "estimate": _costs(self.estimate) if self.estimate else None,
             "plot": None if self.plot is None else str(self.plot),
             "environment": environment(),
@@ -58,6 +63,8 @@ class BenchResult:
         if self.skips:
             header = ["skip", "channels", "stride", "change", "picture change", "objects", "before"]
             tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
+        if self.sampling:
+            tables.append((facts(self.setting), _sampling_table(self.sampling)))
         if self.quality:
             names = list(dict.fromkeys(name for figures in self.quality.values() for name in figures))
             names = [name for name in names if not name.endswith("_deviation")]
@@ -79,7 +86,7 @@ class BenchResult:
             document = _costs(each)
             about = {name: document[name] for name in ("base", "batch", "resolution", "dtype", "device")}
             rows += [about | result for result in document["results"]]
-        rows += [asdict(effect) for effect in self.skips]
+        rows += [asdict(each) for each in (*self.skips, *self.sampling)]
         return rows + [{"name": name} | figures for name, figures in self.quality.items()]
 
     def _all(self) -> list[Costs]:
@@ -88,10 +95,8 @@ class BenchResult:
 
 def facts(setting: Setting) -> str:
     """The setting in a line."""
-    return (
-        f"{setting.base} on {setting.device}, {setting.resolution}×{setting.resolution}, batch {setting.batch}, "
-        f"{setting.dtype}"
-    )
+    batch = f", batch {setting.batch}" if setting.batch else ""
+    return f"{setting.base} on {setting.device}, {setting.resolution}×{setting.resolution}{batch}, {setting.dtype}"
 
 
 def _costs(costs: Costs) -> dict[str, Any]:
@@ -108,3 +113,12 @@ def _costs(costs: Costs) -> dict[str, Any]:
 def _with_deviation(figures: dict[str, Any], name: str) -> str:
     deviation = figures.get(f"{name}_deviation")
     return shown(figures.get(name)) + (f" ± {deviation:.3f}" if deviation is not None else "")
+
+
+def _sampling_table(times: Sequence[StepTime]) -> Table:
+    rows = []
+    for each in times:
+        low, high = (f"{quartile - 1:+.1%}" for quartile in each.ratio_quartiles)
+        figures = [f"{each.seconds:.3f}", f"{each.ratio - 1:+.1%}", f"{low} … {high}", f"{each.once:.3f}"]
+        rows.append([each.name, *figures])
+    return ["one step", "seconds", "to the base", "quartiles", "once per picture"], rows

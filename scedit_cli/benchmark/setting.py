@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from scedit_cli import __version__
+
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,6 +28,7 @@ class Setting:
         device: where it ran; "cpu (estimated)" and "cuda (estimated)" where nothing did.
         lora_rank: r of LoRA.
         lora_feed_forward: LoRA also on the feed-forward layers, not on attention alone.
+        down_ratio: hidden width of SC- and CSC-Tuners as a share of a skip's channels.
     """
 
     base: str
@@ -33,6 +38,7 @@ class Setting:
     device: str | None = None
     lora_rank: int = 64
     lora_feed_forward: bool = False
+    down_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Figures:
         share_of_matrix_rate: `flops_per_step` a second over the device's measured rate of matrix products.
         file_size: bytes of the trained weights as saved.
         largest_batch: of those that fit the memory asked about; 0 if none does.
+        processor_seconds_per_step: processor time of the median step over all threads, which other programs on the
+            machine disturb less than the clock; on a CPU alone.
     """
 
     method: str
@@ -74,16 +82,20 @@ class Figures:
     share_of_matrix_rate: float | None = None
     file_size: int | None = None
     largest_batch: int | None = None
+    processor_seconds_per_step: float | None = None
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def environment() -> dict[str, str | int]:
-    """The versions and the machine that figures depend on."""
+    """The versions and the machine that figures depend on, and the time in UTC."""
     libraries = {name: version(name) for name in ("torch", "diffusers", "peft")}
     card = {"cuda": str(torch.version.cuda)} if torch.cuda.is_available() else {}
+    if card and _DRIVER.is_file():
+        card["driver"] = _DRIVER.read_text().splitlines()[0]
     return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scedit": __version__,
         "python": platform.python_version(),
         **libraries,
@@ -102,4 +114,3 @@ def device_name(device: torch.device) -> str:
 def best_device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-

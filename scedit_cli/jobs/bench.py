@@ -8,20 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scedit_cli.base import EMBEDDED, load_base
 from scedit_cli.benchmark import cost, quality
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
-from scedit_cli.benchmark.cost import Costs, read_size
+from scedit_cli.benchmark.cost import Costs, Further, read_size
+from scedit_cli.benchmark.exam import Exam
+from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.measure import kind_of, settled
-from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
 from scedit_cli.benchmark.quality_plot import draw_quality
-from scedit_cli.benchmark.rate import wake_libraries
 from scedit_cli.benchmark.result import BenchResult, facts
+from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.benchmark.setting import DTYPES, Setting, best_device
 from scedit_cli.controls import as_taught, check_base, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
@@ -31,14 +30,16 @@ from scedit_cli.specs import parse_tuner
 
 DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
 BASE = "base"  # as a method of --quality: the embedded base's own figures
-_STEPS = 10
-_BESIDE = Setting("sd15", batch=4, dtype="bf16")  # estimated beside the embedded base where there is no accelerator
+_STEPS, _SAMPLING_STEPS = 10, 9  # that are timed
+_QUESTIONS = ("estimate", "sampling", "skips", "quality")
 _BATCHES = (1, 16)  # and the one measured
+_SIZES = "lora_rank lora_feed_forward down_ratio"
 _MODES = {
-    "": "base methods batch resolution dtype steps rounds compiled lora_rank lora_feed_forward fits batches plot",
-    "--estimate": "base methods batch resolution dtype device lora_rank lora_feed_forward fits batches plot",
+    "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot",
+    "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot",
+    "--sampling": "base resolution dtype steps",
     "--skips": "base resolution dtype steps scenes skip_scale skip_noise plot",
-    "--quality": "methods batch steps seconds seeds scenes learning_rates lora_rank lora_feed_forward plot",
+    "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot",
     "--quality --tuner": "base dtype tuners scenes",
 }
 
@@ -56,9 +57,11 @@ def bench(
     compiled: bool = False,
     lora_rank: int | None = None,
     lora_feed_forward: bool = False,
+    down_ratio: float | None = None,
     fits: str | None = None,
     batches: Sequence[int] | None = None,
     estimate: bool = False,
+    sampling: bool = False,
     skips: bool = False,
     skip_scale: float | None = None,
     skip_noise: float | None = None,
@@ -68,6 +71,7 @@ def bench(
     seconds: float | None = None,
     seeds: int | None = None,
     learning_rates: Mapping[str, float] | None = None,
+    keep: str | Path | None = None,
     plot: str | Path | None = None,
     baseline: str | Path | None = None,
     tolerance: float | str = 0.05,
@@ -75,8 +79,8 @@ def bench(
     on_event: OnEvent | None = None,
 ) -> BenchResult:
     """Compare training methods on a base by what their steps cost, each in a process of its own; or, as told by
-    `estimate`, `skips`, `quality` or `quality` with `tuners`, something else. An option that would do nothing is
-    refused.
+    `estimate`, `sampling`, `skips`, `quality` or `quality` with `tuners`, something else. An option that would do
+    nothing is refused.
 
     Args:
         base: "sd15", "sd21" or "sdxl" with random weights, or as for `load_base`. By default sd15 on an accelerator;
@@ -86,20 +90,23 @@ def bench(
         dtype: of the frozen base: fp32, bf16 or fp16.
         device: of an estimate: "cuda" or "cpu"; "cpu" by default for the embedded base.
         steps: how many training steps are timed (10); under `quality` how many every method is trained for; under
-            `skips` those of the sampler.
+            `sampling` how many of its steps are timed (9); under `skips` those of the sampler.
         rounds: how often each method is measured, in turns.
         compiled: by `torch.compile`.
         lora_rank, lora_feed_forward: r of LoRA, and whether it is also on the feed-forward layers.
+        down_ratio: of SC- and CSC-Tuners, 1.0.
         fits: a memory such as "12GiB": tells the largest batch that each method fits into it.
         batches: those at which peak memory is estimated, for the plot.
         estimate: no step is made: exact parameters and operations, predicted memory.
+        sampling: what tuners and a ControlNet add to a step of sampling, at 256 pixels in fp32 unless told otherwise.
         skips: what each skip connection carries.
         skip_scale, skip_noise: how skips are rescaled, and noised in units of their deviation.
         quality: with `tuners` (`FILE[:SCALE]`) their scores over held-out scenes, attached together. Without, the
             embedded base's own figures, and those of `methods` trained on it; the method "base" alone trains none.
         scenes: how many held-out scenes are drawn: 128, under `skips` 16, or 4 off the embedded base.
-        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets, how many
-            seeds, and the methods' own learning rates.
+        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets (75, beside
+            400 steps, where neither is given), how many seeds (3), and the methods' own learning rates.
+        keep: a folder for each finished training under `quality`; a benchmark that was stopped goes on from there.
         plot: a picture of the result.
         baseline: an earlier document; `worse` of the result says what fell behind it.
         tolerance: the share of a baseline's figure by which it may be missed, such as 0.05 or "5%".
@@ -125,19 +132,26 @@ def bench(
         if before:
             check_comparable(Path(baseline), before, BenchResult(Costs(setting, [])).document())
 
-    wanted = Setting(base or "", batch, resolution, dtype, None, lora_rank or 64, lora_feed_forward)
+    sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
+    wanted = Setting(base or "", batch, resolution, dtype, None, *sizes)
     if mode == "--quality --tuner":
         result = _score(wanted, tuners, scenes or 128, check, tell)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
-        result = _train(chosen, wanted, budget, seeds or 3, scenes or 128, learning_rates or {}, plot, check, tell)
+        of = seeds or 3, scenes or 128, learning_rates or {}, Kept(keep)
+        result = _train(chosen, wanted, budget, *of, plot, check, tell)
+    elif mode == "--sampling":
+        result = _sample(wanted, steps or _SAMPLING_STEPS, tell)
     elif mode == "--skips":
         result = _skips(wanted, scenes, steps, skip_scale, skip_noise, plot, check, tell)
     else:
-        limit = read_size(fits) if fits else None
-        curve = tuple(batches or (_BATCHES if plot else ()))
-        how = {"steps": steps or _STEPS, "rounds": rounds or 1, "compiled": compiled}
-        result = _costs(chosen, wanted, None if estimate else how, device, limit, curve, check, tell)
+        further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
+        watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
+        if estimate:
+            result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=check, **watch))
+        else:
+            how = steps or _STEPS, rounds or 1, compiled
+            result = BenchResult(*cost.measure_all(chosen, wanted, *how, further, check=check, **watch))
         if plot:
             draw(Path(plot), [each for each in (result.costs, result.estimate) if each])
             result = replace(result, plot=Path(plot))
@@ -152,7 +166,7 @@ def bench(
 
 
 def _mode(given: Mapping[str, Any]) -> str:
-    if len(asked := [f"--{name}" for name in ("estimate", "skips", "quality") if name in given]) > 1:
+    if len(asked := [f"--{name}" for name in _QUESTIONS if name in given]) > 1:
         raise SceditError(f"{' and '.join(asked)} are two questions", hint="run bench once for each")
     if "tuners" in given and "quality" not in given:
         raise SceditError(f"--tuner {given['tuners'][0]}: only --quality measures tuners", hint="add --quality")
@@ -161,7 +175,7 @@ def _mode(given: Mapping[str, Any]) -> str:
 
 def _check_options(mode: str, given: Mapping[str, Any]) -> None:
     """Raises SceditError for options that would do nothing."""
-    everywhere = {"estimate", "skips", "quality", "baseline", "tolerance", "out", "on_event"}
+    everywhere = {*_QUESTIONS, "tolerance", "out", "on_event"} | ({"baseline"} if mode != "--sampling" else set())
     for name in given:
         if name in everywhere or name in _MODES[mode].split():
             continue
@@ -183,59 +197,14 @@ def _known(methods: Sequence[str], quality: bool) -> list[str]:
     return list(dict.fromkeys(methods))
 
 
-def _costs(
-    methods: Sequence[str],
-    wanted: Setting,
-    measuring: Mapping[str, Any] | None,
-    device: str | None,
-    limit: int | None,
-    batches: Sequence[int],
-    check: Callable[[Setting], None],
-    tell: OnEvent,
-) -> BenchResult:
-    """Costs measured as `measuring` says, or estimated where it is None."""
-
-    def progress(stage: str, done: int, total: int) -> None:
-        tell(Progress(stage, done, total))
-
-    watch = {"on_progress": progress, "on_note": lambda text: tell(Note(text))}
-
-    def completed(costs: Costs, target: str) -> Costs:
-        """With the curve over batches and the largest batch, if asked for."""
-        if not (batches or limit):
-            return costs
-        shape = architecture(costs.setting.base)
-        if limit:
-            costs = cost.fitting(costs, shape, limit, target, progress)
-        if batches:
-            sizes = sorted({*batches, costs.setting.batch})
-            costs = replace(costs, sweep=cost.swept(costs, shape, sizes, target, progress))
-        return costs
-
-    def estimated(wanted: Setting, target: str) -> Costs:
-        shape = architecture(wanted.base)
-        setting = settled(replace(wanted, device=f"{target} (estimated)"), shape, target)
-        check(setting)
-        libraries = 0
-        if target == "cpu":
-            wake_libraries(torch.device("cpu"))
-            libraries = resident()
-        return completed(cost.estimated(methods, shape, setting, target, libraries, **watch), target)
-
-    here = kind_of(best_device())
-    if measuring is None:
-        name = wanted.base or "sd15"
-        if device not in (None, "cpu", "cuda"):
-            raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
-        return BenchResult(estimated(replace(wanted, base=name), device or ("cpu" if name == EMBEDDED else "cuda")))
-    name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
-    costs = cost.measured(methods, replace(wanted, base=name), **measuring, check=check, **watch)
-    costs = completed(costs, here)
-    if wanted.base or here != "cpu":
-        return BenchResult(costs)
-    check = lambda setting: None  # noqa: E731  the baseline is about what is measured
-    sizes = {"lora_rank": wanted.lora_rank, "lora_feed_forward": wanted.lora_feed_forward}
-    return BenchResult(costs, estimated(replace(_BESIDE, batch=wanted.batch or _BESIDE.batch, **sizes), "cuda"))
+def _sample(wanted: Setting, steps: int, tell: OnEvent) -> BenchResult:
+    shape = architecture(wanted.base or EMBEDDED)
+    wanted = replace(wanted, base=shape.name, resolution=wanted.resolution or 256, dtype=wanted.dtype or "fp32")
+    setting = replace(settled(wanted, shape, kind_of(best_device())), batch=None)
+    times = step_times(
+        shape, setting.resolution, setting.dtype, steps, lambda *done: tell(Progress("timing", *done))
+    )
+    return BenchResult(Costs(setting, []), sampling=times)
 
 
 def _skips(
@@ -275,8 +244,11 @@ def _skips(
 
 
 def _budget(steps: int | None, seconds: float | None, batch: int | None) -> quality.Budget:
-    given = {"steps": steps, "seconds": seconds, "batch": batch}
-    return quality.Budget(**{name: value for name, value in given.items() if value})
+    """Both ways at their defaults, or what is asked for."""
+    usual = quality.Budget()
+    if not (steps or seconds):
+        steps, seconds = usual.steps, usual.seconds
+    return quality.Budget(steps, seconds, batch or usual.batch)
 
 
 def _train(
@@ -286,6 +258,7 @@ def _train(
     seeds: int,
     scenes: int,
     rates: Mapping[str, float],
+    kept: Kept,
     plot: str | Path | None,
     check: Callable[[Setting], None],
     tell: OnEvent,
@@ -294,32 +267,27 @@ def _train(
     if unknown := [name for name in rates if name not in METHODS]:
         raise SceditError(f"--learning-rate {unknown[0]}: no method", hint=f"choose of {', '.join(METHODS)}")
     base = load_base(EMBEDDED)
-    shape = architecture(EMBEDDED)
-    setting = settled(replace(wanted, base=EMBEDDED, batch=budget.batch), shape, kind_of(base.device))
+    wanted = replace(wanted, base=EMBEDDED, batch=budget.batch)
+    setting = settled(wanted, architecture(EMBEDDED), kind_of(base.device))
     check(setting)
-    found = {BASE: quality.base_figures(base, scenes)}
-    tell(Progress("the base itself", 1, 1))
-    exams: dict[bool, quality.Exam] = {}
-    for method in methods:
-        if method == BASE:
-            continue
+    able = []
+    for method in [each for each in methods if each != BASE]:
         try:
-            controlled, _ = quality.nature(method, setting)
+            quality.parameters_of(method, setting)
+            able.append(method)
         except (RuntimeError, ValueError) as error:
             tell(Note(f"{method} cannot be had on the embedded base: {error}"))
-            continue
-        if controlled not in exams:
-            exams[controlled] = quality.Exam(base, controlled, scenes)
-        rate = quality.rate_of(method, rates)
-        found |= quality.compared(
-            method, exams[controlled], setting, budget, seeds, rate, lambda *done: tell(Progress(*done))
-        )
-    drawn = plot and len(found) > 1
-    if drawn:
+    exam = Exam(base, scenes, kept)
+    own = exam.limits
+    found = {BASE: {"psnr": own.psnr, "objects": own.objects, "scenes": scenes}}
+    tell(Progress("the base itself", 1, 1))
+    comparison = quality.Comparison(setting, budget, seeds, rates, exam, kept)
+    found |= comparison.of([each for each in methods if each in able], lambda *done: tell(Progress(*done)))
+    if plot and able:
         draw_quality(Path(plot), found, f"{facts(setting)}, {seeds} seeds, {scenes} scenes")
-    if len(found) == 1 and set(methods) - {BASE}:
+    if not able and set(methods) - {BASE}:
         raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")
-    return BenchResult(Costs(setting, []), quality=found, plot=Path(plot) if drawn else None)
+    return BenchResult(Costs(setting, []), quality=found, plot=Path(plot) if plot and able else None)
 
 
 def _score(

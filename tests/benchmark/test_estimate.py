@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from scedit_cli import SceditError
+from scedit_cli import SceditError, original
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
 from scedit_cli.benchmark.estimate import count, estimate, peak
 from scedit_cli.benchmark.measure import measure, options_for
 from scedit_cli.benchmark.methods import Options, prepared
 from scedit_cli.benchmark.setting import Setting
 from tests import tiny
+from tests.original_layout import save_configs, save_original
 
 MIB = 2**20
 GOLDEN = os.environ.get("SCEDIT_GOLDEN")
@@ -102,6 +103,18 @@ def test_nothing_is_computed_and_the_random_state_stays():
 def test_a_real_steps_resident_memory_is_predicted(method):
     measured = measure(method, Setting("scenes"), 1, lambda *_: None).figures
     assert measured.estimated_peak_memory == pytest.approx(measured.peak_memory, rel=0.12)
+
+
+def test_a_single_file_is_measured(tmp_path, monkeypatch):
+    pipeline = tiny.pipeline("sd15")
+    save_configs(pipeline, "sd15", tmp_path / "configs")
+    save_original(pipeline, "sd15", tmp_path / "mine.safetensors")
+    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
+    found = measure("sc", Setting(str(tmp_path / "mine.safetensors"), batch=1), 1, lambda *_: None)
+    assert found.setting.resolution == 64 and found.figures.images_per_second > 0
+    weights = tiny.unet("sd15").num_parameters() + found.figures.trainable_parameters
+    assert found.figures.memory["weights"] == 4 * weights
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -76,6 +78,11 @@ def test_the_sizes_are_chosen():
     tuner = CSCTuner.for_unet(unet, "hint", hint_kernel=3, hint_channels=8, hint_width=0.25)
     with prepared("csc-k3", tiny.unet("sd15"), SMALL) as trainee:
         assert trainee.count == sum(p.numel() for p in tuner.parameters())
+    tuner = CSCTuner.for_unet(unet, "hint", down_ratio=0.5, hint_channels=8, hint_width=0.25)
+    with prepared("csc", tiny.unet("sd15"), replace(SMALL, down_ratio=0.5)) as trainee:
+        assert trainee.count == sum(p.numel() for p in tuner.parameters())
+    with prepared("sc", tiny.unet("sd15"), replace(SMALL, down_ratio=2.0)) as trainee:
+        assert trainee.count == sum(p.numel() for p in SCTuner.for_unet(unet, 2.0).parameters())
     # Rank r on four maps of two attentions, of which one reads the text; and on the two maps of the feed-forward.
     widths = [
         block.norm1.normalized_shape[0]

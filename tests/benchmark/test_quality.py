@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from PIL import Image
 
 from scedit_cli.benchmark import quality
 from scedit_cli.benchmark.frechet import frechet_distance
+from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.quality import Budget, Outcome, rate_of, summed_up
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
 from scedit_cli.jobs.bench import bench
+from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
 
 
@@ -43,21 +46,69 @@ def test_outcomes_are_summed_up_over_seeds():
     assert "loss_deviation" not in summed_up(outcomes[:1])
 
 
-def test_methods_are_trained_for_the_same_steps_and_the_same_seconds(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(quality, "Budget", lambda **given: Budget(scenes=8, **given))
-    result = bench(
-        quality=True, methods=["sc", "csc"], steps=2, seconds=0.1, batch=2, seeds=1, scenes=3,
-        learning_rates={"sc": 1e-4}, plot=tmp_path / "quality.png",
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Few pictures to learn from, rendered for this test; returns the call."""
+    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(quality, "Budget", partial(Budget, pictures=8))
+    monkeypatch.setattr(quality, "_TIMED", 1)
+    return partial(bench, quality=True, batch=2, seeds=1, scenes=3, keep=tmp_path / "kept")
+
+
+def test_methods_are_trained_for_the_same_steps_and_the_same_seconds(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "paces", lambda methods, *_: {method: len(method) / 10 for method in methods})
+    events = []
+    result = small(
+        methods=["sc", "csc", "controlnet-xs"], steps=2, seconds=0.9, learning_rates={"sc": 1e-4},
+        plot=tmp_path / "quality.png", on_event=events.append,
     )  # fmt: skip
     found = json.loads(json.dumps(result.document()["quality"]))
-    assert set(found) == {"base", *(f"{m}, same {b}" for m in ("sc", "csc") for b in ("steps", "seconds"))}
-    assert found["sc, same steps"]["steps"] == 2 and found["sc, same seconds"]["seconds"] >= 0.1
+    assert list(found) == ["base", *(f"{m}, same {b}" for m in ("sc", "csc") for b in ("steps", "seconds"))]
+    assert [found[f"sc, same {way}"]["steps"] for way in ("steps", "seconds")] == [2, 4]
+    assert found["csc, same seconds"]["steps"] == 3 and found["csc, same seconds"]["seconds"] == pytest.approx(0.9)
     assert found["sc, same steps"]["learning_rate"] == 1e-4 and found["sc, same steps"]["score"] is None
     assert isinstance(found["csc, same steps"]["score"], float)
     assert all(each["loss"] > 0 and each["estimated_peak_memory"] > 0 for n, each in found.items() if n != "base")
+    (note,) = (event.text for event in events if isinstance(event, Note))
+    assert note.startswith("controlnet-xs cannot be had") and "two resnets a level" in note
     with Image.open(tmp_path / "quality.png") as picture:
         assert picture.width > 500
+
+
+def test_a_stopped_comparison_goes_on(small, monkeypatch):
+    def stop(event):
+        if isinstance(event, Progress) and event.stage == "training csc, seed 0":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small(methods=["sc", "csc"], steps=2, on_event=stop)
+    begun = []
+    begin = quality.training
+    monkeypatch.setattr(quality, "training", lambda method, *rest: begun.append(method) or begin(method, *rest))
+    assert list(small(methods=["sc", "csc"], steps=2).quality) == ["base", "sc, same steps", "csc, same steps"]
+    assert begun == ["csc"]
+    small(methods=["sc", "csc"], steps=2, learning_rates={"csc": 0.25})
+    small(methods=["sc", "csc"], steps=2, down_ratio=0.5)
+    assert begun == ["csc", "csc", "sc", "csc", "sc", "csc"]  # other settings: those timed anew, all trained again
+
+
+def test_a_training_is_the_same_again(tmp_path, small):
+    one, two = (
+        small(methods=["sc"], steps=3, keep=tmp_path / place).quality["sc, same steps"]["loss"] for place in "ab"
+    )
+    assert one == two
+
+
+def test_what_is_kept_is_found_for_the_same_alone(tmp_path):
+    kept = Kept(tmp_path)
+    kept.keep("sc-seed0", {"rate": 0.1}, {"loss": 1.5})
+    assert kept.find("sc-seed0", {"rate": 0.1}) == {"loss": 1.5} == Kept(str(tmp_path)).find("sc-seed0", {"rate": 0.1})
+    assert kept.find("sc-seed0", {"rate": 0.2}) is None is kept.find("sc-seed1", {"rate": 0.1})
+    (file,) = tmp_path.iterdir()
+    file.write_text("{")
+    assert kept.find("sc-seed0", {"rate": 0.1}) is None
+    Kept(None).keep("sc-seed0", {}, 1)
+    assert Kept(None).find("sc-seed0", {}) is None
 
 
 @pytest.mark.parametrize("skip", [0, 4, 11])

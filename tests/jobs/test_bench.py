@@ -12,7 +12,7 @@ from PIL import Image
 
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.base import load_base
-from scedit_cli.benchmark import apart, cost, estimate, quality
+from scedit_cli.benchmark import apart, cost, estimate, exam
 from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.setting import Figures, Setting
@@ -22,13 +22,13 @@ from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
 
 FIELDS = {
-    "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "results", "sweep",
-    "matrix_rate", "estimate", "quality", "skips", "plot", "environment", "worse",
+    "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "results",
+    "sweep", "matrix_rate", "estimate", "quality", "skips", "sampling", "plot", "environment", "worse",
 }  # fmt: skip
 RESULT_FIELDS = {
     "method", "trainable_parameters", "flops_per_step", "peak_memory", "estimated_peak_memory", "images_per_second",
     "file_size", "share_of_base", "share_of_controlnet", "peak_reserved", "memory", "images_per_second_quartiles",
-    "steps_per_second", "rounds", "share_of_matrix_rate", "largest_batch", "ratios",
+    "steps_per_second", "processor_seconds_per_step", "rounds", "share_of_matrix_rate", "largest_batch", "ratios",
 }  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def test_bare_bench_measures_the_embedded_base_and_estimates_sd15(faked, monkeyp
 
 def test_options_reach_the_measurement(faked):
     wanted = {"batch": 3, "resolution": 128, "dtype": "bf16", "lora_rank": 8, "lora_feed_forward": True}
-    bench(base="mine", methods=["lora"], steps=7, compiled=True, **wanted)
-    assert faked["calls"] == [("lora", Setting("mine", 3, 128, "bf16", None, 8, True), 7, True)]
+    bench(base="mine", methods=["lora"], steps=7, compiled=True, down_ratio=0.5, **wanted)
+    assert faked["calls"] == [("lora", Setting("mine", 3, 128, "bf16", None, 8, True, 0.5), 7, True)]
 
 
 def test_rounds_are_interleaved_and_put_together(faked):
@@ -235,6 +235,8 @@ def test_a_baseline_must_be_comparable(content, message, faked, baseline):
         ({"dtype": "int8"}, "--dtype int8: not known"),
         ({"plot": "bench.txt"}, "--plot bench.txt: not the name of a picture"),
         ({"scenes": 8}, "--scenes does nothing where costs are measured .*scedit bench --skips"),
+        ({"keep": "kept"}, "--keep does nothing where costs are measured"),
+        ({"estimate": True, "down_ratio": 0}, "down_ratio is 0"),
         ({"seconds": 3.0}, "--seconds does nothing where costs are measured"),
         ({"device": "cpu"}, "--device does nothing where costs are measured"),
         ({"estimate": True, "device": "tpu"}, "--device tpu: not known"),
@@ -312,6 +314,7 @@ def test_the_bases_own_quality():
 
 
 def test_what_is_not_a_number_is_null_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "base_figures", lambda base, scenes: {"psnr": math.nan, "objects": math.inf})
-    bench(quality=True, methods=["base"], out=tmp_path / "quality.json")
-    assert json.loads((tmp_path / "quality.json").read_text())["quality"]["base"] == {"psnr": None, "objects": None}
+    monkeypatch.setattr(exam.Exam, "limits", exam.Limits(math.nan, math.inf, [], []))
+    bench(quality=True, methods=["base"], scenes=1, out=tmp_path / "quality.json")
+    found = json.loads((tmp_path / "quality.json").read_text())["quality"]["base"]
+    assert found == {"psnr": None, "objects": None, "scenes": 1}

@@ -1,0 +1,85 @@
+"""Training a method on the embedded world, a step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scedit_cli.base import Base, load_base
+from scedit_cli.benchmark.architecture import architecture
+from scedit_cli.benchmark.exam import CONDITION, Exam
+from scedit_cli.benchmark.measure import options_for
+from scedit_cli.benchmark.methods import Inputs, Trainee, prepared
+from scedit_cli.benchmark.setting import Setting
+from scedit_cli.core.objective import add_noise, noise_prediction_loss
+from scedit_cli.data.loader import Batch, batches
+from scedit_cli.data.sampler import StatefulSampler
+from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.training.schedules import draw_timesteps
+
+_WARM_UP = 50  # steps over which the learning rate rises
+_DROPPED = 0.1  # share of captions left empty
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method on a fresh embedded base; each call of `step` makes a training step."""
+
+    base: Base
+    trainee: Trainee
+    step: Callable[[], None]
+
+
+@contextmanager
+def training(
+    method: str, exam: Exam, setting: Setting, pictures: int, seed: int, rate: float
+) -> Iterator[Training]:
+    """`method` on `setting.batch` of `pictures` rendered scenes a step, by AdamW at the learning rate `rate`."""
+    base = load_base(EMBEDDED)
+    torch.manual_seed(seed)
+    with prepared(method, base.unet, options_for(setting, architecture(EMBEDDED))) as trainee:
+        cache = exam.data(base, trainee.takes_hint, pictures)
+        source = batches(cache, StatefulSampler(len(cache), setting.batch, seed))
+        optimizer = torch.optim.AdamW(trainee.weights, lr=rate, fused=base.device.type in ("cpu", "cuda"))
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (done + 1) / _WARM_UP)
+            noise = torch.Generator().manual_seed(1_000_003 * seed + done)  # the same for every method
+            _loss_of_batch(base, trainee, next(source), cache.empty_text, noise).backward()
+            torch.nn.utils.clip_grad_norm_(trainee.weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            done += 1
+
+        try:
+            yield Training(base, trainee, step)
+        finally:
+            source.close()
+
+
+def _loss_of_batch(
+    base: Base, trainee: Trainee, batch: Batch, empty: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    latents = base.latents_from(batch.moments, generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    alphas = base.scheduler.alphas_cumprod
+    kind = "shifted" if trainee.takes_hint else "uniform"
+    times = draw_timesteps(kind, len(latents), len(alphas), generator)
+    dropped = torch.rand(len(latents), generator=generator) < _DROPPED
+    text = {
+        name: torch.where(dropped.view(-1, *[1] * (values.dim() - 1)), empty[name], values).to(base.device)
+        for name, values in batch.text.items()
+    }
+    latents, noise, times, alphas = (each.to(base.device) for each in (latents, noise, times, alphas))
+    size = base.defaults.resolution
+    hint = batch.hints[CONDITION].to(base.device) if trainee.takes_hint else None
+    inputs = Inputs(add_noise(latents, noise, times, alphas), times, hint, base.unet_arguments(text, size, size))
+    answer = trainee.predict(inputs)
+    return noise_prediction_loss(answer, noise, latents, times, alphas, base.prediction_type).mean()
