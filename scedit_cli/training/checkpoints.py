@@ -47,11 +47,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
     with whole_folder(path) as part:
         for name, data in files.items():
             (part / name).write_bytes(data)
-    steps = _all(folder)
-    kept = sorted(step for step in steps if step <= checkpoint.step)[-keep:]
-    for step in steps.keys() - set(kept):
-        discard(steps[step])
+    for step, later in _all(folder).items():
+        if step > checkpoint.step:
+            discard(later)
+    prune(folder, checkpoint.step, keep)
     return path
+
+
+def prune(folder: Path, step: int, keep: int = 2) -> None:
+    """Removes the checkpoints up to `step` but for the newest `keep`."""
+    steps = {number: path for number, path in _all(folder).items() if number <= step}
+    for number in sorted(steps)[:-keep]:
+        discard(steps[number])
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:

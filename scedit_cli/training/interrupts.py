@@ -51,7 +51,9 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         give_back()
-    if came:
+    if came and callable(handler := handlers[came[0]]):
+        handler(came[0], None)  # not raised again, which whoever counts signals would take for a second one
+    elif came:
         signal.raise_signal(came[0])
 
 

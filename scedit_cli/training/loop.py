@@ -19,7 +19,7 @@ from scedit_cli.files import explained, write_whole
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import setup
 from scedit_cli.training.changes import check_changes
-from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
+from scedit_cli.training.checkpoints import newest_checkpoint, prune, save_checkpoint
 from scedit_cli.training.interrupts import undisturbed
 from scedit_cli.training.log import as_lines, draw_curve, read_log
 from scedit_cli.training.preflight import duration
@@ -102,6 +102,8 @@ class Loop:
         if changes := self.processes.by_first(lambda: check_changes(self.run.recipe, self.recipe)):
             self.told.note(changes)
         self.trainer.restore(checkpoint)
+        if self.processes.is_first:  # which a run that was killed after its last save has not done
+            prune(self.run.checkpoints, checkpoint.step, self.recipe.checkpoints.keep)
         self.began = self._saved = checkpoint.step
         self.seconds = self.seconds_before = checkpoint.state["seconds"]
         self.skipped, self._skipped_in_a_row = checkpoint.state["skipped"]

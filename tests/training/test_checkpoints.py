@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scedit_cli.training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from scedit_cli.training.checkpoints import Checkpoint, newest_checkpoint, prune, save_checkpoint
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -30,6 +30,13 @@ def test_the_two_newest_are_kept(tmp_path):
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, checkpoint(step))
     assert steps_in(tmp_path) == ["step-000002", "step-000003"]
+
+
+def test_what_is_too_old_goes_on_resuming_too(tmp_path):
+    for step in (1, 2, 3, 9):
+        save_checkpoint(tmp_path, checkpoint(step), keep=9)
+    prune(tmp_path, 3)
+    assert steps_in(tmp_path) == ["step-000002", "step-000003", "step-000009"]
 
 
 def test_those_of_a_run_that_was_given_up_go(tmp_path):
