@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 
 _TIMEOUT = 10.0  # seconds until an offline machine is told so
 _CONFIG = "config.json"
@@ -99,6 +99,11 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
         raise SceditError(
             f"base {repository}: no diffusers pipeline, it has no model_index.json",
             hint="name a model in diffusers' layout",
+        ) from error
+    except hub.HFValidationError as error:
+        raise SceditError(
+            f"base {repository[:100]}: neither a folder here nor the name of a model: {reason(error)}",
+            hint='name a diffusers folder, a single file, a hub id, or "scenes"',
         ) from error
     except (hub.HTTPError, OSError) as error:
         raise _unreachable(repository) from error

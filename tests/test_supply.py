@@ -1,4 +1,12 @@
-"""What the project takes from others: declared, within bounds, under licences that allow it, and without a network."""
+"""What the project takes from others: declared, within bounds, under licences that allow it, and without a network.
+
+The lower bounds themselves are tried by hand, in an environment of its own, for they take gigabytes:
+
+    uv venv lowest && source lowest/bin/activate
+    uv pip install --resolution lowest-direct -e '.[test]' && python -m pytest
+
+and what is known of the newest ones' holes by `uvx pip-audit`.
+"""
 
 from __future__ import annotations
 

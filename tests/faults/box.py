@@ -28,7 +28,9 @@ _PATIENCE = 6
 _SENTENCE, _SHOWN = 1000, 600  # letters
 _HEADROOM = 6 * GIB  # of address space, over what the child starts with: a bomb ends as an error and not the machine
 
-torch.set_num_threads(1)  # before anything starts threads: they do not survive a fork
+# Before anything starts threads: they do not survive a fork.
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,6 @@ class _Child:
 def _work_off(cases: Sequence[Any], todo: list[int], work: Callable[[Any], object], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to it whatever Python does
-    cv2.setNumThreads(1)
     limit = _memory("VmSize") + _HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for index in todo:

@@ -32,7 +32,8 @@ COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
 _BASES = {"sd15": "models/sd15", "sd21": "models/sd21", "sdxl": "models/sdxl"}
 _SHORT = {
     "train": ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.scenes=4", "--set",
-              "samples.every=0", "--set", "score.scenes=0", "--set", "train.precision=fp32"],
+              "samples.every=0", "--set", "score.scenes=0", "--set", "train.precision=fp32",
+              "--set", "validation.pictures=0"],
     "generate": ["--steps", "2"],
     "bench": ["--steps", "1"],
 }  # fmt: skip
