@@ -14,6 +14,7 @@ from scedit_cli.data.pictures import open_picture, picture_size
 
 _ROWS = 12  # pictures shown
 _LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: sides of a cell, between cells, a caption's width
+_LEGIBLE = 1000  # letters of a caption that may find room
 _INK, _FAINT, _PAPER = (38, 38, 44), (120, 120, 130), (255, 255, 255)
 
 
@@ -58,7 +59,7 @@ def _evenly(metadata: Path, count: int) -> list[dict[str, Any]]:
 def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, high: int) -> None:
     """`text` in lines as wide as the caption's column, cut off after `high` pixels."""
     lines = [""]
-    for word in text.split():
+    for word in text[:_LEGIBLE].split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= _CAPTION or not lines[-1]:
             lines[-1] = longer

@@ -12,6 +12,9 @@ from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import guess
 from scedit_cli.recipe.sections import Recipe
 
+_SHOWN = 80  # letters of a change
+_LONGEST_PATH = 4096  # letters: of a longer one, systems cannot even say that it is not there
+
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Reads the file `name`, else the built-in recipe of that name ("canny.toml" or "canny").
@@ -65,11 +68,11 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not sections or not all((*sections, last)):
-        raise SceditError(f"--set {override}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200")
+        raise SceditError(f"--set {override[:_SHOWN]}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise SceditError(f"--set {override}: {section} is no section", hint="for example --set train.steps=200")
+            raise SceditError(f"--set {override[:_SHOWN]}: {section[:_SHOWN]} is no section", hint="for example --set train.steps=200")
     values[last] = _value(text.strip())
 
 
@@ -90,6 +93,8 @@ def _make_absolute(section: Any, key: str) -> None:
     if not isinstance(value, str) or value in ("", "scenes"):
         return
     path = Path(value).expanduser()
+    if len(value) > _LONGEST_PATH:
+        return
     if path.exists() or ("{" in path.name and "://" not in value and path.parent.is_dir()):
         section[key] = str(path.resolve())
 

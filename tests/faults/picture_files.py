@@ -74,7 +74,7 @@ def whole_ones() -> list[Picture]:
 
 def _encoded(name: str, format: str, picture: Image.Image, options: dict) -> Picture:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    picture.copy().save(buffer, format, **options)  # a JPEG's settings would stay with the picture
     suffix = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "PPM": ".bmp"}.get(format, f".{format.lower()}")
     return Picture(f"{name}-{format.lower()}", suffix, buffer.getvalue())
 

@@ -123,7 +123,7 @@ def _takes(kind: Any, value: Any) -> bool:
     if _is_list(kind):
         return isinstance(value, list) and all(_takes(str if str in _kinds(kind) else float, each) for each in value)
     if choices := _choices(kind):
-        return value in choices and type(value) in _kinds(kind)
+        return value in choices  # Python's True is its 1, and pydantic lets it be
     return type(value) in _kinds(kind) or (type(value) is int and float in _kinds(kind))
 
 
