@@ -93,7 +93,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         SceditError: `path` exists and holds something.
     """
     path = Path(path)
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises at loops, in older Pythons
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise SceditError(f"{path} exists already", hint="name another place, or remove it first")
     with _beside(path) as part:

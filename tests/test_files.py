@@ -103,6 +103,9 @@ def test_a_link_to_a_folder_is_followed(tmp_path):
     with whole_folder(tmp_path / "link") as part:
         part.joinpath("x").touch()
     assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "there") == ["x"]
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SceditError, match="loop could not be written"), whole_folder(tmp_path / "loop") as part:
+        part.joinpath("x").touch()
 
 
 def test_errors_in_writing_become_sentences(tmp_path):
