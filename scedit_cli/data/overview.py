@@ -14,7 +14,7 @@ from scedit_cli.data.pictures import open_picture, picture_size
 
 _ROWS = 12  # pictures shown
 _LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: sides of a cell, between cells, a caption's width
-_LEGIBLE = 1000  # letters of a caption that may find room
+_LEGIBLE = 300  # letters of a caption that may find room
 _INK, _FAINT, _PAPER = (38, 38, 44), (120, 120, 130), (255, 255, 255)
 
 

@@ -68,11 +68,15 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not sections or not all((*sections, last)):
-        raise SceditError(f"--set {override[:_SHOWN]}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200")
+        raise SceditError(
+            f"--set {override[:_SHOWN]}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200"
+        )
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise SceditError(f"--set {override[:_SHOWN]}: {section[:_SHOWN]} is no section", hint="for example --set train.steps=200")
+            raise SceditError(
+                f"--set {override[:_SHOWN]}: {section[:_SHOWN]} is no section", hint="for example --set train.steps=200"
+            )
     values[last] = _value(text.strip())
 
 
