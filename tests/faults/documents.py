@@ -74,6 +74,8 @@ class Shown:
             "--sampling": "the whole Stable Diffusion 1.5",
             "w": "weights of the hub",
         }
+        if any("https://" in word for word in words):
+            return "shards of another machine: tests/data/test_stream.py"
         return next((reason for word, reason in reasons.items() if word in words), None)
 
     def shortened(self) -> list[str]:
@@ -135,7 +137,7 @@ def make_world(folder: Path) -> None:
         photo.save(folder / "photos" / f"{index}.jpg")
         (folder / "photos" / f"{index}.txt").write_text("a cube on a floor")
         photo.convert("L").save(folder / "maps" / f"{index}.png")
-    prepare(folder / "photos", folder / "dataset", conditions={"depth": folder / "maps"}, size=64)
+    prepare(folder / "photos", folder / "dataset", conditions={"depth": folder / "maps"}, size=64, shards=4)
     annotate_folder(folder / "dataset", ["canny"])
     photo.resize((128, 128)).save(folder / "photo.png")
     for name, kind in {"edges": "canny", "palette": "color"}.items():
