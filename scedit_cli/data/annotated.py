@@ -236,7 +236,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def save_condition(picture: Image.Image, place: Path, record: dict[str, Any]) -> None:
     """Writes a PNG with its record inside. Run lengths alone are the quickest compression, and edges' smallest."""
-    place.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_text("scedit", json.dumps(record))
     with whole(place) as part:

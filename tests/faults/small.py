@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from scedit_cli import base as bases
+from scedit_cli import files
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.files import write_whole
 from scedit_cli.jobs import generate, prepare, train
@@ -66,6 +67,7 @@ class Small:
 
         def work() -> None:
             setup.load_base = prepare.load_base = generate.load_base = load_once
+            files._sweep_once.cache_clear()  # a process of its own has swept nothing yet
             train.peak_of_run = lambda *about: {"foretold": FORETOLD}
             loop.draw_curve = lambda path, lines, title: write_whole(path, f"{title}: {len(lines)} lines")
             command()
