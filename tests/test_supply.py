@@ -127,7 +127,7 @@ def test_licences_of_annotators_are_told() -> None:
     assert {row["kind"] for row in rows} == set(conditions.KINDS)
     for row in rows:
         assert row["licence"], row
-        forbids = re.search("non-?commercial|NC|research|academic", row["licence"], re.IGNORECASE)
+        forbids = re.search(r"non-?commercial|no commercial|\bNC\b|research|academic", row["licence"], re.IGNORECASE)
         assert row["commercial"] == (not forbids), row
 
 

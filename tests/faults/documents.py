@@ -89,10 +89,11 @@ class Shown:
         elif name == "generate" and "--from" not in others:
             others = [*others, *_SHORT["generate"]]
         elif name == "bench" and "--estimate" not in others and "--skips" not in others:
-            quality = ["--scenes", "2"] if "--quality" in others else []
-            methods = [] if "--methods" in others or "--quality" in others else ["--methods", "sc"]
-            seconds = ["--seconds", "0.1", "--seeds", "1"] if "--seconds" in others else _SHORT["bench"]
-            others = [*others, *methods, *quality, *(seconds if quality == [] or "--seconds" in others else [])]
+            if "--quality" in others:
+                length = ["--seconds", "0.1"] if "--seconds" in others else ["--steps", "1"]
+                others = [*others, "--scenes", "2", *([] if "--tuner" in others else [*length, "--seeds", "1"])]
+            else:
+                others = [*others, *([] if "--methods" in others else ["--methods", "sc"]), *_SHORT["bench"]]
         return [name, *others]
 
 
