@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_LONGEST = 200  # letters of a library's error
+_LONGEST = 200  # letters of others' words in a sentence
 
 
 class SceditError(Exception):
@@ -33,6 +33,11 @@ def reason(error: BaseException) -> str:
     """What a library's error says, in one line that fits into a sentence."""
     said = str(error).strip() or type(error).__name__
     return said.splitlines()[0][:_LONGEST]
+
+
+def shortened(text: str) -> str:
+    """What somebody else wrote, no longer than fits into a sentence."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 class WorkFailed(SceditError):

@@ -23,7 +23,7 @@ from scedit_cli.data.rendered import SCENE_KINDS, write_scenes
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.sources import open_source
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import whole_folder
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.locks import held
@@ -255,7 +255,7 @@ class _Intake:
                 file, _, reason = report.rejected[0]
                 raise SceditError(
                     f"none of the {source.count} pictures in {described.asked['source']} can be used; "
-                    f"{file}: {reason}"
+                    f"{shortened(file)}: {shortened(reason)}"
                 )
             report.check(strict, captionless)
             described.write(folder, report, list(self.kinds))

@@ -88,8 +88,10 @@ class Shown:
             others = [*others, *_SHORT["train"], *extra]
         elif name == "generate" and "--from" not in others:
             others = [*others, *_SHORT["generate"]]
-        elif name == "bench" and "--estimate" not in others and "--skips" not in others:
-            if "--quality" in others:
+        elif name == "bench" and "--skips" not in others:
+            if "--estimate" in others:
+                others = [*others, "--methods", "sc"]
+            elif "--quality" in others:
                 length = ["--seconds", "0.1"] if "--seconds" in others else ["--steps", "1"]
                 others = [*others, "--scenes", "2", *([] if "--tuner" in others else [*length, "--seeds", "1"])]
             else:
