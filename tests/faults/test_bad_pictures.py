@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -48,6 +49,14 @@ READERS = {
 }
 
 
+class Reading(NamedTuple):
+    readers: Iterable[str]
+    picture: Picture
+
+    def __str__(self) -> str:
+        return f"{self.picture} by {', '.join(self.readers)}"
+
+
 def read_by(readers: Iterable[str], picture: Picture, folder: Path) -> str:
     """All of them read the file, or all refuse it in a line that gives a reason."""
     file = folder / f"photo{picture.suffix}"
@@ -60,14 +69,14 @@ def read_by(readers: Iterable[str], picture: Picture, folder: Path) -> str:
             assert 10 < len(error.message) < 500 and "\n" not in error.message, error.message
             said[reader] = error.message
     if said:
-        raise SceditError("; ".join(f"{reader}: {message}" for reader, message in said.items()))
+        raise SceditError(max(said.values(), key=len))
     return "read"
 
 
-def in_folders(cases: list[tuple[Iterable[str], Picture]]) -> list[Outcome]:
+def in_folders(cases: list[Reading]) -> list[Outcome]:
     with folder_in_memory() as folder:
 
-        def work(case: tuple[Iterable[str], Picture]) -> str:
+        def work(case: Reading) -> str:
             own = folder / str(os.getpid())
             own.mkdir(exist_ok=True)
             try:
@@ -79,23 +88,23 @@ def in_folders(cases: list[tuple[Iterable[str], Picture]]) -> list[Outcome]:
 
 
 def test_whole_pictures_are_read(tried) -> None:
-    outcomes = in_folders([(READERS, picture) for picture in picture_files.whole_ones()])
+    outcomes = in_folders([Reading(READERS, picture) for picture in picture_files.whole_ones()])
     tried("whole pictures of all formats and modes", len(outcomes))
     assert faults(outcomes, SECONDS) == ""
-    assert [str(each.case[1]) for each in outcomes if each.what == "refused"] == ["float-tiff.tif", "int-tiff.tif"]
+    assert [str(each.case.picture) for each in outcomes if each.what == "refused"] == ["float-tiff.tif", "int-tiff.tif"]
 
 
 def test_odd_pictures_are_read_or_named(tried) -> None:
-    outcomes = in_folders([(READERS, picture) for picture in picture_files.odd_ones()])
+    outcomes = in_folders([Reading(READERS, picture) for picture in picture_files.odd_ones()])
     tried("bombs, odd chunks and other kinds of files as pictures", len(outcomes))
     assert faults(outcomes, SECONDS) == ""
-    assert not [str(each) for each in outcomes if "bomb" in str(each.case[1]) and each.what != "refused"]
+    assert not [str(each) for each in outcomes if "bomb" in str(each.case.picture) and each.what != "refused"]
 
 
 def test_damaged_pictures_are_read_or_named(tried) -> None:
     rng = random.Random(11)
     whole = picture_files.whole_ones()
-    outcomes = in_folders([(READERS, picture_files.damage(whole, rng)) for _ in range(DAMAGED)])
+    outcomes = in_folders([Reading(READERS, picture_files.damage(whole, rng)) for _ in range(DAMAGED)])
     tried("damaged pictures", len(outcomes))
     assert faults(outcomes, SECONDS) == ""
     assert {each.what for each in outcomes} == {"fine", "refused"}
@@ -103,10 +112,10 @@ def test_damaged_pictures_are_read_or_named(tried) -> None:
 
 @pytest.mark.parametrize(("side", "ends"), [(8_100, "fine"), (8_300, "refused")])
 def test_small_files_of_large_pictures(side, ends, tried) -> None:
-    cases = [((reader,), picture) for picture in picture_files.large_ones(side) for reader in READERS]
+    cases = [Reading((reader,), picture) for picture in picture_files.large_ones(side) for reader in READERS]
     outcomes = in_folders(cases)
     tried("small files of large pictures", len(outcomes))
-    annotating = [each for each in outcomes if each.case[0] == ("annotate",)]  # OpenCV's gradients come on top
+    annotating = [each for each in outcomes if each.case.readers == ("annotate",)]  # OpenCV's gradients come on top
     others = [each for each in outcomes if each not in annotating]
     assert faults(others, SECONDS) + faults(annotating, SECONDS, memory=3 * GIB // 2) == ""
     assert {each.what for each in outcomes} == {ends}
