@@ -50,6 +50,14 @@ def held(lock: Path, place: Path, hint: str) -> Iterator[None]:
             _remove(made)
 
 
+def check_free(lock: Path, place: Path, hint: str) -> None:
+    """Raises SceditError where a process that lives holds the lock of `place`; `hint` says what else can be done."""
+    if holder := _holder(lock):
+        raise SceditError(
+            f"{place} is in use by {holder}", hint=f"wait for it, or {hint}; if it is surely gone, remove {lock}"
+        )
+
+
 def is_mine(lock: Path) -> bool:
     """Whether this process holds the lock, still."""
     lock = lock.absolute()
@@ -68,11 +76,7 @@ def _remove(folders: list[Path]) -> None:
 def _take(lock: Path, place: Path, hint: str) -> None:
     with alone(lock.parent):  # of several that find a stale lock, one takes it over
         while not write_new(lock, _text_of(os.getpid()).encode()):
-            if holder := _holder(lock):
-                raise SceditError(
-                    f"{place} is in use by {holder}",
-                    hint=f"wait for it, or {hint}; if it is surely gone, remove {lock}",
-                )
+            check_free(lock, place, hint)
             lock.unlink(missing_ok=True)
 
 

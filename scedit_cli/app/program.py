@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from scedit_cli.app.options import screen_for
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, WorkFailed
 
 
 class Terminated(KeyboardInterrupt):
@@ -43,8 +43,20 @@ class Program(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            raise _stopped(stop, ctx.invoked_subcommand) from stop
+        except (Exception, KeyboardInterrupt) as error:
+            if stop := _interruption(error):
+                raise _stopped(stop, ctx.invoked_subcommand) from error
+            raise
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that `error` is, or that a library has taken for a failure of its own. What fails while the
+    state is saved because of one is a failure."""
+    if isinstance(error, WorkFailed):
+        return None
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError:

@@ -28,7 +28,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     path = _find(name)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
     except OSError as error:
         raise SceditError(f"{path} cannot be read: {error.strerror}", hint="name a file you can read") from None
@@ -46,7 +46,7 @@ def settings_of_made(text: str) -> list[str]:
     """`data.params` of a recipe's text, such as a tuner's file keeps; none where it says nothing or cannot be read."""
     try:
         params = tomllib.loads(text)["data"]["params"]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+    except (tomllib.TOMLDecodeError, RecursionError, KeyError, TypeError):
         return []
     return params if isinstance(params, list) and all(isinstance(each, str) for each in params) else []
 
@@ -84,7 +84,7 @@ def _value(text: str) -> Any:
     """`text` read as a TOML value; what TOML does not read, or reads as a date, is taken as it stands."""
     try:
         read = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):  # the latter of brackets in brackets in brackets
         return text
     value = read.pop("value")
     return value if not read and isinstance(value, bool | int | float | str | list) else text

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import discard
-from scedit_cli.locks import held, is_mine
+from scedit_cli.locks import check_free, held, is_mine
 
 RUNS = Path("runs")
 _LOCK = ".lock"
+_ANOTHER = "name another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
     With `resume` it is the last of them, with `overwrite` the first.
 
     Raises:
-        SceditError: `out` is a file, or holds a run and neither `resume` nor `overwrite` says what to do with it.
+        SceditError: `out` is a file, or holds a run (whose process the sentence names, if it lives) and neither
+            `resume` nor `overwrite` says what to do with it.
     """
     if resume and overwrite:
         raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
@@ -100,6 +102,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
         if run.folder.exists() and not run.folder.is_dir():
             raise SceditError(f"--out {out} is a file", hint="name a folder")
         if run.is_begun and not (resume or overwrite):
+            check_free(run.folder / _LOCK, run.folder, _ANOTHER)
             raise SceditError(
                 f"--out {out} already holds a run",
                 hint="name another folder, go on with it by --resume, or replace it by --overwrite",
@@ -121,5 +124,5 @@ def claimed(run: Run) -> Iterator[Run]:
     Raises:
         SceditError: another process works on the run, or the folder cannot be made.
     """
-    with held(run.folder / _LOCK, run.folder, "name another folder with --out"):
+    with held(run.folder / _LOCK, run.folder, _ANOTHER):
         yield run

@@ -96,7 +96,7 @@ def test_workers_do_not_outlive_their_parent(small: Small, tmp_path: Path, tried
     if name == "annotate":
         prepare.prepare(None, tmp_path / "data", scenes=30, size=64)
         for path in (tmp_path / "data" / "images").iterdir():
-            for number in range(1, 20):
+            for number in range(1, 400):
                 os.link(path, path.with_stem(f"{path.stem}-{number}"))
         rows = [{"file_name": f"images/{path.name}", "text": ""} for path in (tmp_path / "data" / "images").iterdir()]
         (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -105,7 +105,7 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(small: Small
     before = max(memory[step] for step in memory if WARM < step <= 2 * WARM)
     after = max(memory[step] for step in memory if step > SOAK - WARM)
     assert after < 1.02 * before, f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB"
-    assert len(set(descriptors)) == 1, descriptors
+    assert len(set(descriptors[WARM // 100 :])) == 1, descriptors
     tried("steps of a soak", SOAK)
 
 
