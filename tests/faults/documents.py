@@ -72,7 +72,9 @@ class Shown:
             "--ui": "a page in a browser: tests/jobs/test_generate_page.py",
             "owner/dataset": "a dataset of the hub",
             "--sampling": "the whole Stable Diffusion 1.5",
+            "--skips": "minutes of sampling: tests/benchmark/test_quality.py draws few",
             "w": "weights of the hub",
+            "canny,color,depth": "weights of the hub",
         }
         if any("https://" in word for word in words):
             return "shards of another machine: tests/data/test_stream.py"

@@ -23,7 +23,7 @@ from tests.faults.documents import COMMANDS, Shown
 
 SECONDS = 120.0
 SHOWN = documents.shown()
-RUN = [each for each in SHOWN if each.untried is None]
+RUN = list({tuple(each.words): each for each in SHOWN if each.untried is None}.values())  # once where shown twice
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_every_command_that_is_shown_works(world, tmp_path, tried) -> None:
     outcomes: list[Outcome] = try_each(RUN, lambda command: done(command, world, tmp_path / str(os.getpid())
                                                                  / str(RUN.index(command))), SECONDS)  # fmt: skip
     tried("commands of the README and the help, run", len(outcomes))
-    assert len(outcomes) > 45
+    assert len(outcomes) > 40
     assert faults(outcomes, SECONDS, memory=8 * 2**30) == ""
 
 
