@@ -35,9 +35,9 @@ def reason(error: BaseException) -> str:
     return said.splitlines()[0][:_LONGEST]
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, letters: int = _LONGEST) -> str:
     """What somebody else wrote, no longer than fits into a sentence."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= letters else f"{text[:letters]}…"
 
 
 class WorkFailed(SceditError):

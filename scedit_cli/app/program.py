@@ -54,9 +54,13 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     state is saved because of one is a failure."""
     if isinstance(error, WorkFailed):
         return None
-    while error and not isinstance(error, KeyboardInterrupt):
+    seen: set[int] = set()  # two errors may be each other's cause and context
+    while error and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError:

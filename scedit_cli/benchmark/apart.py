@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 from scedit_cli.benchmark.measure import Measured, OnStep, measure
 from scedit_cli.benchmark.setting import Setting
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.workers import serve_parent
 
 
@@ -54,7 +54,6 @@ def _work(sender: Connection, method: str, wanted: Setting, steps: int, compiled
     except SceditError as error:
         sender.send(("error", error))
     except (RuntimeError, ValueError, MemoryError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        sender.send(("error", WorkFailed(f"{method} could not be measured: {reason}")))
+        sender.send(("error", WorkFailed(f"{method} could not be measured: {reason(error)}")))
     else:
         sender.send(("result", result))

@@ -15,7 +15,7 @@ from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.rate import wake_libraries
 from scedit_cli.benchmark.setting import Figures, Setting, best_device
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.pipelines import EMBEDDED
 
 OnProgress = Callable[[str, int, int], None]  # (what, done, of how many)
@@ -193,7 +193,7 @@ def estimated(
                 device=device, libraries=libraries, options=options_for(setting, base),
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
-            on_note(f"{method} cannot be had on {base.name}: {_reason(error)}")
+            on_note(f"{method} cannot be had on {base.name}: {reason(error)}")
             figures = Figures(method)
         results.append(figures)
         on_progress(stage, done, len(methods))
@@ -283,7 +283,3 @@ def _together(method: str, answers: Sequence[Measured], setting: Setting, rate: 
 def _peak(method: str, base: Architecture, batch: int, setting: Setting, device: str) -> int:
     options = options_for(setting, base)
     return sum(peak(method, base, batch, setting.resolution, setting.dtype, device=device, options=options).values())
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

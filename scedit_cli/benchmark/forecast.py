@@ -16,7 +16,7 @@ from scedit_cli.benchmark.live import LiveStorages
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, load_batch
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 from scedit_cli.pipelines import quiet
 from scedit_cli.recipe import Recipe, TrainSection
 from scedit_cli.training import setup
@@ -69,7 +69,7 @@ def peak_of_run(
                 with CudaAutocast() if on_card else nullcontext():
                     trainer.backward(_faked(batch))
             except RuntimeError as error:  # an operation of an unusual base that fake tensors do not know
-                raise SceditError(f"not estimated: {str(error).strip().splitlines()[0]}") from error
+                raise SceditError(f"not estimated: {reason(error)}") from error
             del kept
     peak = dict(live.at_peak)
     if recipe.train.ema_decay:

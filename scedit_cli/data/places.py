@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 
 _EXTRAS = {"http": "stream", "https": "stream"}
 
@@ -34,5 +34,6 @@ def open_place(place: str) -> BinaryIO:
         hint = f"pip install 'scedit-cli[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
         raise SceditError(f"{place}: reading {scheme}:// needs a package that is not installed", hint) from error
     except Exception as error:  # each file system's own: from the network, the server, the login
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SceditError(f"{place} cannot be read: {reason}", hint="check the address and the network") from error
+        raise SceditError(
+            f"{place} cannot be read: {reason(error)}", hint="check the address and the network"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,18 +69,15 @@ class Streamed:
         """
         with whole_folder(folder) as part:
             first, rows, why = [], [], "they are empty"
-            for shard, place in enumerate(self.places):
-                for number, sample in enumerate(read_samples(place), 1):
-                    entry = self._entry(sample)
-                    if not isinstance(entry, Rejected):
-                        entry = take(entry, f"{len(rows):06d}.png", part, self._size_of)
-                    if isinstance(entry, Rejected):
-                        why = f"{place}: {sample.key}: {entry.reason}"
-                        continue
-                    rows.append(entry.row)
-                    first.append((shard, number))
-                    if len(rows) == count:
-                        break
+            for shard, number, place, sample in self._samples():
+                entry = self._entry(sample)
+                if not isinstance(entry, Rejected):
+                    entry = take(entry, f"{len(rows):06d}.png", part, self._size_of)
+                if isinstance(entry, Rejected):
+                    why = f"{place}: {sample.key}: {entry.reason}"
+                    continue
+                rows.append(entry.row)
+                first.append((shard, number))
                 if len(rows) == count:
                     break
             if not rows:
@@ -112,6 +109,12 @@ class Streamed:
             counts=tuple(self.counts[number] for number in kept),
             held=tuple(held[number] for number in kept),
         )
+
+    def _samples(self) -> Iterator[tuple[int, int, str, Sample]]:
+        """Every sample: its shard's number, its own there, counted from 1, and the shard's place."""
+        for shard, place in enumerate(self.places):
+            for number, sample in enumerate(read_samples(place), 1):
+                yield shard, number, place, sample
 
     def _entry(self, sample: Sample) -> Entry | Rejected:
         try:

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from scedit_cli.errors import shortened
+
 _LONGEST = 80  # letters of what somebody wrote
 _INPUT = re.compile("^(Input|String|List|Dictionary) should")
 
@@ -22,7 +24,7 @@ def mistake(key: str, what: str) -> PydanticCustomError:
 def sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
     """One of pydantic's errors about a `recipe` as "section.key: what is wrong"."""
     location, value, message = detail["loc"], detail["input"], detail["msg"]
-    key, said = _short(".".join(map(str, location))), _short(repr(value))
+    key, said = shortened(".".join(map(str, location)), _LONGEST), shortened(repr(value), _LONGEST)
     match detail["type"]:
         case "mistake":
             return message
@@ -34,15 +36,11 @@ def sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
             choices = [str(choice) for choice in _choices(_annotation(recipe, location))]
             return f"{key}: {said} is none of {', '.join(choices)}{guess(str(value), choices)}"
         case "string_type":
-            return f'{key}: expected text, not {said}; quote it: {key} = "{_short(str(value))}"'
+            return f'{key}: expected text, not {said}; quote it: {key} = "{shortened(str(value), _LONGEST)}"'
         case "model_type" | "model_attributes_type":
             return f"{key}: expected a section [{key}] with keys, not {said}"
         case _:
             return f"{key}: {said} {_INPUT.sub('should', message)}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def guess(word: str, known: Iterable[str]) -> str:

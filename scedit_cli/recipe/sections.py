@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, shortened
 from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import mistake, sentence
 
@@ -203,7 +203,8 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _scenes_need_the_embedded_base(self) -> Recipe:
         if self.base.model != "scenes" and self.data.path is None:
-            raise mistake("data.path", f"missing; the base {self.base.model} needs a dataset folder to learn from")
+            said = shortened(self.base.model)
+            raise mistake("data.path", f"missing; the base {said} needs a dataset folder to learn from")
         return self
 
     @model_validator(mode="after")

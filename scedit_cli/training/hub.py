@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from scedit_cli.base import Base
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.files import write_whole
 from scedit_cli.markdown import block, plain, span
 from scedit_cli.pipelines import EMBEDDED
@@ -76,7 +76,7 @@ def check_hub(repository: str) -> None:
         raise SceditError(f"--push-to-hub {repository}: {error}", hint="name it as in user/my-tuner") from error
     except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
         raise SceditError(
-            f"--push-to-hub {repository}: not logged in to the hub ({str(error).splitlines()[0]})", hint="hf auth login"
+            f"--push-to-hub {repository}: not logged in to the hub ({reason(error)})", hint="hf auth login"
         ) from error
 
 
@@ -95,7 +95,7 @@ def upload(run: Run, repository: str) -> str:
         api.upload_folder(repo_id=repository, folder_path=run.folder, allow_patterns=_UPLOADED)
     except (HfHubHTTPError, OSError) as error:
         raise WorkFailed(
-            f"{run.folder} could not be uploaded to {repository}: {str(error).splitlines()[0]}",
+            f"{run.folder} could not be uploaded to {repository}: {reason(error)}",
             hint=f"the run is whole; hf upload {repository} {run.folder} tries again",
         ) from error
     return str(address)

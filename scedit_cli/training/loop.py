@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.files import explained, write_whole
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import setup
@@ -266,9 +266,8 @@ class Loop:
 
     def _left_alone(self, error: RuntimeError) -> WorkFailed:
         self._rescue()
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         return WorkFailed(
-            f"after step {self.trainer.step} of {self.processes.count} processes together: {reason}",
+            f"after step {self.trainer.step} of {self.processes.count} processes together: {reason(error)}",
             hint=f"one of them is gone or cannot be reached; --resume goes on from step {self._saved}",
         )
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import tomlkit
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
@@ -197,6 +197,7 @@ VALUES = st.one_of(
 @seed(1)
 @settings(max_examples=DRAWN, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=3))
+@example([("base.model", "x" * 100_000)])
 def test_drawn_changes(folder, changes) -> None:
     options = [part for key, value in changes for part in ("--set", f"{key}={value}")]
     shown(tomlkit.dumps(SANE), *options, folder=folder)

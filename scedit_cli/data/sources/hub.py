@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.tables import TEXTS, missing_extra
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -63,9 +63,8 @@ def _told(what: str, load: Callable[..., Any], /, *arguments: Any, **options: An
     except MemoryError:
         raise
     except Exception as error:  # from the network, the hub, Arrow, and the library itself
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SceditError(
-            f"{what}: no dataset that can be loaded: {reason}",
+            f"{what}: no dataset that can be loaded: {reason(error)}",
             hint="check the name; one of the hub needs the network once, and may need --subset",
         ) from error
 

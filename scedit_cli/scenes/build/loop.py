@@ -69,5 +69,5 @@ def train(
             torch.save(state, path.with_suffix(".partial"))
             os.replace(path.with_suffix(".partial"), path)
     with torch.no_grad():
-        for parameter, value in zip(parameters, average, strict=False):
-            parameter.copy_(value)
+        if average:
+            torch._foreach_copy_(parameters, average)
