@@ -23,10 +23,10 @@ from scedit_cli.files import read_json, whole_folder, write_whole
 
 FORMAT = "scedit/1"
 _KINDS = {"sc": SCTuner, "csc": CSCTuner}
-# What describes the weights themselves is always written afresh, never taken over from older metadata.
 # Facts of a word or two, which other programs and the screen show.
 _SHORT = ("kind", "condition", "base", "base_fingerprint", "prediction_type", "zero_terminal_snr")
 _LONGEST = 1000  # letters of them: a base may be a path
+# What describes the weights themselves is always written afresh, never taken over from older metadata.
 _OWN = {"format", "kind", "condition", "sizes", "skip_channels", "up_blocks", "tuners"}
 
 
