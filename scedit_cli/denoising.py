@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scedit_cli.base import Base
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -246,10 +246,7 @@ def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> 
     try:
         from compel import CompelForSD, CompelForSDXL
     except ImportError as error:
-        raise SceditError(
-            "weighted prompts are read by the library compel, which is not installed",
-            hint="python -m pip install 'scedit-cli[prompts]'",
-        ) from error
+        raise not_installed("a weighted prompt", "compel", "prompts") from error
     xl = hasattr(pipeline, "text_encoder_2")
     read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
     got = read(prompt, negative_prompt=negative)

@@ -46,6 +46,14 @@ class WorkFailed(SceditError):
     exit_code = 1
 
 
+def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> SceditError:
+    """That `what` needs a library which an extra of this package brings; or else one does what `otherwise` says."""
+    return SceditError(
+        f"{what} needs {library}, which is not installed",
+        hint=f"python -m pip install 'scedit-cli[{extra}]'{otherwise and f', or {otherwise}'}",
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on whatever device; libraries tell it in their own words."""
     said = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)

@@ -243,13 +243,6 @@ def test_weighted_and_long_prompts(request, family):
     assert (whole.shape[1], cut.shape[1]) == (77 * 5, 77)  # 360 letters, 75 at a time
 
 
-def test_without_compel_weighted_prompts_are_refused(sd15, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "compel", None)
-    with pytest.raises(SceditError, match="compel, which is not installed") as error:
-        sample(sd15, ["a"], seeds=[1], steps=1, weighted=True)
-    assert "scedit-cli[prompts]" in error.value.hint
-
-
 def test_offloading_moves_each_model_to_the_device_and_back(sd15, monkeypatch):
     from diffusers import DiffusionPipeline
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.silence import silent
 from scedit_cli.conditions.weights import weights_file
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 
 WEIGHTS = ("yzd-v/DWPose:yolox_l.onnx", "yzd-v/DWPose:dw-ll_ucoco_384.onnx")
 _BODY, _FACE, _HANDS = slice(0, 18), slice(24, 92), slice(92, 134)  # 18 to 23 are the feet, which are not drawn
@@ -81,10 +81,8 @@ def models(weights: Path | None, device: str) -> tuple[Any, Any]:
         import onnxruntime
         import rtmlib
     except ImportError as error:
-        raise SceditError(
-            f"pose by dwpose needs {error.name}, which is not installed",
-            hint='python -m pip install "scedit-cli[pose]", or make it with scedit annotate --annotator openpose',
-        ) from error
+        otherwise = "make it with scedit annotate --annotator openpose"
+        raise not_installed("pose by dwpose", error.name, "pose", otherwise) from error
     onnxruntime.set_default_logger_severity(3)
     if not (device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()):
         device = "cpu"

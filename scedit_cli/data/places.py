@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from scedit_cli.errors import SceditError, reason
+from scedit_cli.errors import SceditError, not_installed, reason
 
-_EXTRAS = {"http": "stream", "https": "stream"}
+_WEB = ("http", "https")
 
 
 def is_remote(place: str) -> bool:
@@ -29,10 +29,11 @@ def open_place(place: str) -> BinaryIO:
 
     scheme = place.partition("://")[0]
     try:
-        return fsspec.open(place, "rb", block_size=0 if scheme in _EXTRAS else None).open()
+        return fsspec.open(place, "rb", block_size=0 if scheme in _WEB else None).open()
     except ImportError as error:
-        hint = f"pip install 'scedit-cli[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
-        raise SceditError(f"{place}: reading {scheme}:// needs a package that is not installed", hint) from error
+        if scheme in _WEB:
+            raise not_installed(f"reading {place}", "aiohttp", "stream") from error
+        raise SceditError(f"reading {place} needs a library that is not installed", hint=reason(error)) from error
     except Exception as error:  # each file system's own: from the network, the server, the login
         raise SceditError(
             f"{place} cannot be read: {reason(error)}", hint="check the address and the network"

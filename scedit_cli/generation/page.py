@@ -14,7 +14,7 @@ from PIL import Image
 
 from scedit_cli.base import Base
 from scedit_cli.controls import check_base, load_placed
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.files import write_new
 from scedit_cli.generation.keepsake import sha256
 from scedit_cli.generation.request import Request
@@ -203,7 +203,5 @@ def _gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise SceditError(
-            "the page needs the library gradio, which is not installed", hint="python -m pip install 'scedit-cli[ui]'"
-        ) from error
+        raise not_installed("the page", "gradio", "ui") from error
     return gradio

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.recipe import TrainSection
 
 # name -> module, class, the extra that installs it
@@ -34,10 +34,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, de
     try:
         kind = getattr(import_module(module), name)
     except ImportError as error:
-        raise SceditError(
-            f"train.optimizer {options.optimizer} needs {module.partition('.')[0]}, which is not installed",
-            hint=f"pip install 'scedit-cli[{extra}]'",
-        ) from error
+        raise not_installed(f"train.optimizer {options.optimizer}", module.partition(".")[0], extra) from error
     given: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     if options.optimizer == "adamw":
         given["fused"] = device.type in _FUSED_ON

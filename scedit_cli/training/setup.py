@@ -17,7 +17,7 @@ from scedit_cli.data.rendered import SCENE_KINDS, Example
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.data.streamed import Streamed, open_streamed
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.recipe import Recipe, TrainSection
 from scedit_cli.training.material import (
     OnStep,
@@ -244,8 +244,6 @@ def _quantize(base: Base, how: str) -> None:
     try:
         from torchao import quantization
     except ImportError as error:
-        raise SceditError(
-            f"base.quantize {how} needs torchao, which is not installed", hint="pip install 'scedit-cli[quantize]'"
-        ) from error
+        raise not_installed(f"base.quantize {how}", "torchao", "quantize") from error
     _ = base.fingerprint  # of the weights as they were
     quantization.quantize_(base.unet, getattr(quantization, _QUANTIZED[how])())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import not_installed
 from scedit_cli.recipe import Recipe
 
 
@@ -26,7 +26,7 @@ class Trackers:
         self._trackers = []
         for name in recipe.tracking.to:
             if name not in here:
-                raise SceditError(f"tracking.to: {name} is not installed", hint=f"pip install 'scedit-cli[{name}]'")
+                raise not_installed(f"tracking.to {name}", name, name)
             kind = LOGGER_TYPE_TO_CLASS[name]
             place = {"logging_dir": folder} if kind.requires_logging_directory else {"dir": folder.parent}
             tracker = kind(recipe.tracking.project, **place)

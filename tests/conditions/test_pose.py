@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,12 +98,6 @@ def test_who_is_no_person_or_unsure_is_not_drawn(tmp_path):
     unsure = saved(tmp_path / "unsure", confidence=0.4)
     assert np.asarray(conditions.annotate("pose", BLANK, weights=unsure)).any()
     assert not np.asarray(conditions.annotate("pose", BLANK, weights=unsure, threshold=0.5)).any()
-
-
-def test_without_rtmlib_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rtmlib", None)
-    with pytest.raises(SceditError, match=r'needs rtmlib.*pip install "scedit-cli\[pose\]"'):
-        conditions.annotate("pose", BLANK, weights=tmp_path)
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path):

@@ -277,11 +277,3 @@ def test_zips_that_cannot_be_read_are_told(tmp_path):
     [entry] = open_source(tmp_path / "torn.zip").entries
     with pytest.raises(SceditError, match=r"torn\.zip: a\.png cannot be read"):
         entry.image.open()
-
-
-def test_without_the_library_the_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    write(tmp_path, {"dataset_info.json": "{}"})
-    with pytest.raises(SceditError) as error:
-        open_source(tmp_path)
-    assert error.value.hint == 'python -m pip install "scedit-cli[datasets]"'

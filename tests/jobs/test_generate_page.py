@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli.app import app
-from scedit_cli.errors import SceditError
 from scedit_cli.generation import page
 from scedit_cli.generation.request import Request
 from scedit_cli.jobs import generate as job
@@ -43,13 +41,6 @@ def test_controls_become_a_request(tmp_path):
     nothing = page.request_for(Request(), SLOTS, values, [], tmp_path)
     assert nothing.said() == {}
     assert page.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")
-
-
-def test_without_gradio_the_page_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(SceditError, match="gradio, which is not installed") as error:
-        page._gradio()
-    assert "scedit-cli[ui]" in error.value.hint
 
 
 @pytest.fixture

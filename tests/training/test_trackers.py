@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import accelerate.tracking
 import pytest
 from PIL import Image
 
-from scedit_cli.errors import SceditError
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.trackers import Trackers
 
@@ -33,10 +31,3 @@ def test_none_is_the_default(tmp_path):
     trackers.log({"loss": 0.5}, 1)
     trackers.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_one_is_told_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
-    with pytest.raises(SceditError, match="tracking.to: wandb is not installed") as refused:
-        Trackers(recipe("wandb"), tmp_path)
-    assert refused.value.hint == "pip install 'scedit-cli[wandb]'"

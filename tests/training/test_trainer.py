@@ -124,14 +124,6 @@ def test_fp16_skips_what_is_not_finite(make_trainer, monkeypatch):
         assert not same(weights_of(trainer.tuner), before)
 
 
-def test_a_missing_library_is_told_with_its_extra(monkeypatch):
-    monkeypatch.setitem(optimizers._WHERE, "prodigy", ("nobody_has_this", "Prodigy", "prodigy"))
-    options = TrainSection(optimizer="prodigy")
-    with pytest.raises(SceditError, match="nobody_has_this, which is not installed") as refused:
-        optimizers.make_optimizer([torch.nn.Parameter(torch.ones(1))], options, torch.device("cpu"))
-    assert refused.value.hint == "pip install 'scedit-cli[prodigy]'"
-
-
 @pytest.mark.parametrize("options", [{"momentum": 3.0}, {"betas": "a"}, {"eps": -1.0}])
 def test_options_that_an_optimizer_does_not_take_are_refused(options):
     parameters = [torch.nn.Parameter(torch.ones(1))]

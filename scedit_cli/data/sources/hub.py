@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
-from scedit_cli.data.sources.tables import TEXTS, missing_extra
-from scedit_cli.errors import SceditError, reason
+from scedit_cli.data.sources.tables import TEXTS
+from scedit_cli.errors import SceditError, not_installed, reason
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -52,7 +52,7 @@ def _library(what: str):
     try:
         import datasets
     except ImportError:
-        raise missing_extra(what) from None
+        raise not_installed(what, "datasets", "datasets") from None
     datasets.disable_progress_bars()
     return datasets
 

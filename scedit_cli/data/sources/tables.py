@@ -10,7 +10,7 @@ from typing import Any
 
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.trees import Tree, blob, is_picture
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.files import read_json
 
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -108,7 +108,7 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise missing_extra(f"{tree.name}/{table}") from None
+        raise not_installed(f"{tree.name}/{table}", "pyarrow", "datasets") from None
     number = 0
     with tree.open(table) as file:
         try:
@@ -121,10 +121,6 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 _READERS = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
-
-
-def missing_extra(what: str) -> SceditError:
-    return SceditError(f"{what} needs the library datasets", hint='python -m pip install "scedit-cli[datasets]"')
 
 
 def _is_none(cell: Any) -> bool:

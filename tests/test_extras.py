@@ -1,0 +1,91 @@
+"""What needs a library that is not installed says which extra brings it; for every extra there is."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import accelerate.tracking
+import pytest
+import torch
+from PIL import Image
+
+from scedit_cli import conditions
+from scedit_cli.base import load_base
+from scedit_cli.data.places import open_place
+from scedit_cli.data.sources import open_source
+from scedit_cli.errors import SceditError
+from scedit_cli.generation import page
+from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.sampling import sample
+from scedit_cli.training import setup
+from scedit_cli.training.optimizers import make_optimizer
+from scedit_cli.training.trackers import Trackers
+from tests import tiny
+
+EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+
+
+def by_optimizer(name: str):
+    return lambda folder: make_optimizer(
+        [torch.nn.Parameter(torch.ones(1))], TrainSection(optimizer=name), torch.device("cpu")
+    )
+
+
+def tracked(name: str):
+    return lambda folder: Trackers(Recipe.from_dict({"tuner": {"kind": "sc"}, "tracking": {"to": [name]}}), folder)
+
+
+def a_saved_dataset(folder: Path) -> None:
+    (folder / "dataset_info.json").write_text("{}")
+    open_source(folder)
+
+
+def a_table(folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    (folder / "metadata.parquet").write_bytes(b"PAR1")
+    list(open_source(folder).entries)
+
+
+def quantized(folder: Path) -> None:
+    recipe = {"tuner": {"kind": "sc"}, "base": {"model": "scenes", "quantize": "int8"}}
+    setup.open_base(Recipe.from_dict(recipe))
+
+
+def weighted(folder: Path) -> None:
+    sample(load_base(tiny.pipeline_folder("sd15")), ["a"], seeds=[1], steps=1, weighted=True)
+
+
+CASES = [
+    ("datasets", "datasets", a_saved_dataset),
+    ("datasets", "pyarrow", a_table),
+    ("pose", "rtmlib", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
+    ("prompts", "compel", weighted),
+    ("ui", "gradio", lambda folder: page.page(None, None, (), folder, None)),
+    ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),
+    ("prodigy", "prodigyopt", by_optimizer("prodigy")),
+    ("schedule-free", "schedulefree", by_optimizer("schedule-free")),
+    ("stream", "aiohttp", lambda folder: open_place("http://127.0.0.1/shard.tar")),
+    ("quantize", "torchao", quantized),
+    ("tensorboard", "tensorboard", tracked("tensorboard")),
+    ("wandb", "wandb", tracked("wandb")),
+]
+
+
+@pytest.mark.parametrize(("extra", "library", "work"), CASES, ids=[case[1] for case in CASES])
+def test_a_library_that_is_missing_is_told_with_its_extra(extra, library, work, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
+    # What fsspec has loaded before it does not load again.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "http", raising=False)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    with pytest.raises(SceditError, match=f"needs {library}, which is not installed") as refused:
+        work(tmp_path)
+    assert refused.value.hint.startswith(f"python -m pip install 'scedit-cli[{extra}]'")
+
+
+def test_every_extra_is_told_of():
+    assert {extra for extra, *_ in CASES} == set(EXTRAS) - {"test"}
