@@ -269,6 +269,7 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         "train.log_every=0",
         "tuner.down_ratio=0",
         "tuner.hint_kernel=2",
+        "tuner.hint_kernel=true",
         "tuner.hint_channels=1",
         "tuner.hint_width=0",
         "tuner.condition=../canny",

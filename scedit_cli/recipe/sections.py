@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from scedit_cli.errors import SceditError, shortened
 from scedit_cli.recipe.builtin import builtin_recipes
@@ -49,6 +49,13 @@ class TunerSection(_Section):
     hint_kernel: Literal[1, 3, 5, 7] = 1
     hint_channels: int = Field(256, ge=8, le=4096)  # between the hint encoder's stem and its chain
     hint_width: float = Field(1.0, gt=0, le=8)  # factor on the widths of the stem
+
+    @field_validator("hint_kernel", mode="before")
+    @classmethod
+    def _true_is_not_1(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # equal to 1, even strictly
+            raise mistake("tuner.hint_kernel", f"{str(value).lower()} is none of 1, 3, 5, 7")
+        return value
 
     @model_validator(mode="after")
     def _hints_belong_to_csc(self) -> TunerSection:
