@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scedit_cli.benchmark.setting import Figures
@@ -12,6 +12,17 @@ from scedit_cli.benchmark.setting import Figures
 Table = tuple[list[str], list[list[str]]]
 
 _MIB = 2**20
+_LEARNED = {  # column: figure, unit, form
+    "steps": ("steps", 1, ",.0f"),
+    "seconds": ("seconds", 1, ",.0f"),
+    "rate": ("learning_rate", 1, ".2g"),
+    "loss": ("loss", 1, ".4f"),
+    "control score": ("score", 1, ".3f"),
+    "objects": ("objects", 1, ".3f"),
+    "Fréchet": ("frechet", 1, ",.0f"),
+    "parameters": ("trainable_parameters", 1, ",.0f"),
+    "peak MiB": ("estimated_peak_memory", _MIB, ",.0f"),
+}
 _CONTROLLED = ("csc", "controlnet", "t2i")
 _COMPARED = (
     "trainable_parameters", "flops_per_step", "peak_memory", "images_per_second", "processor_seconds_per_step",
@@ -65,6 +76,24 @@ def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
     return [list(columns)[k] for k in used], [[row[k] for k in used] for row in rows]
 
 
+def quality_table(quality: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Scores, or what methods have learned beside what it cost; behind a mean over seeds stands its deviation."""
+    if any("learning_rate" in each for each in quality.values()):
+        columns = _LEARNED
+    else:
+        names = dict.fromkeys(name for figures in quality.values() for name in figures)
+        columns = {name.replace("_", " "): (name, 1, ".3f") for name in names if name != "scenes"}
+    rows = [[name, *(_learned(figures, *column) for column in columns.values())] for name, figures in quality.items()]
+    return ["", *columns], rows
+
+
+def quality_facts(quality: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many scenes and seeds the figures are means over."""
+    last = list(quality.values())[-1]
+    counts = {name: last[name] for name in ("seeds", "scenes") if name in last}
+    return ", ".join(f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items())
+
+
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of GitHub's Markdown; the first column is text, the others are figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
@@ -80,6 +109,13 @@ def as_csv(documents: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
+
+
+def _learned(figures: Mapping[str, Any], name: str, unit: float, form: str) -> str:
+    value, deviation = (figures.get(each) for each in (name, f"{name}_deviation"))
+    if value is None:
+        return "–"
+    return f"{value / unit:{form}}" + ("" if deviation is None else f" ± {deviation / unit:{form}}")
 
 
 def shown(value: Any) -> str:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.benchmark.cost import Costs
-from scedit_cli.benchmark.report import Table, as_csv, as_markdown, cost_table, ratios, shown
+from scedit_cli.benchmark.report import (
+    Table,
+    as_csv,
+    as_markdown,
+    cost_table,
+    quality_facts,
+    quality_table,
+    ratios,
+    shown,
+)
 from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.setting import Setting, environment
 from scedit_cli.benchmark.skips import SkipEffect
@@ -66,10 +75,8 @@ class BenchResult:
         if self.sampling:
             tables.append((facts(self.setting), _sampling_table(self.sampling)))
         if self.quality:
-            names = list(dict.fromkeys(name for figures in self.quality.values() for name in figures))
-            names = [name for name in names if not name.endswith("_deviation")]
-            rows = [[name, *(_with_deviation(each, field) for field in names)] for name, each in self.quality.items()]
-            tables.append(("", (["", *(name.replace("_", " ") for name in names)], rows)))
+            title = f"{facts(self.setting)}, {quality_facts(self.quality)}"
+            tables.append((title, quality_table(self.quality)))
         return tables
 
     def markdown(self) -> str:
@@ -108,11 +115,6 @@ def _costs(costs: Costs) -> dict[str, Any]:
             {"method": method, "batch": batch, "estimated_peak_memory": bytes_} for method, batch, bytes_ in costs.sweep
         ],
     }
-
-
-def _with_deviation(figures: dict[str, Any], name: str) -> str:
-    deviation = figures.get(f"{name}_deviation")
-    return shown(figures.get(name)) + (f" ± {deviation:.3f}" if deviation is not None else "")
 
 
 def _sampling_table(times: Sequence[StepTime]) -> Table:

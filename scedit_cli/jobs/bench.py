@@ -19,6 +19,7 @@ from scedit_cli.benchmark.measure import kind_of, settled
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
 from scedit_cli.benchmark.quality_plot import draw_quality
+from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.benchmark.setting import DTYPES, Setting, best_device
@@ -284,7 +285,7 @@ def _train(
     comparison = quality.Comparison(setting, budget, seeds, rates, exam, kept)
     found |= comparison.of([each for each in methods if each in able], lambda *done: tell(Progress(*done)))
     if plot and able:
-        draw_quality(Path(plot), found, f"{facts(setting)}, {seeds} seeds, {scenes} scenes")
+        draw_quality(Path(plot), found, f"{facts(setting)}, {quality_facts(found)}")
     if not able and set(methods) - {BASE}:
         raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")
     return BenchResult(Costs(setting, []), quality=found, plot=Path(plot) if plot and able else None)

@@ -13,7 +13,15 @@ from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.baseline import read_tolerance
 from scedit_cli.benchmark.cost import Costs, largest_batch
 from scedit_cli.benchmark.plot import draw
-from scedit_cli.benchmark.report import as_csv, as_markdown, cost_table, ratios, reference_of
+from scedit_cli.benchmark.report import (
+    as_csv,
+    as_markdown,
+    cost_table,
+    quality_facts,
+    quality_table,
+    ratios,
+    reference_of,
+)
 from scedit_cli.benchmark.setting import Figures, Setting
 
 SETTING = Setting("mine", 2, 64, "fp32", "cpu")
@@ -81,6 +89,23 @@ def test_tables():
     lines = list(csv.DictReader(io.StringIO(as_csv([each.document() for each in results]))))
     assert lines[0]["memory.weights"] == str(2**26) and lines[1]["trainable_parameters"] == "2000000"
     assert lines[2]["peak_memory"] == ""
+
+
+def test_tables_of_quality():
+    base = {"psnr": 32.41, "objects": 0.9, "scenes": 16}
+    learned = {
+        "steps": 300.0, "seconds": 71.6, "loss": 0.16234, "loss_deviation": 0.0011, "score": None, "objects": 0.45,
+        "frechet": 1233.8, "trainable_parameters": 165120, "estimated_peak_memory": 2**26, "learning_rate": 2e-4,
+        "seeds": 3, "scenes": 16, "seconds_per_step": 0.24,
+    }  # fmt: skip
+    found = {"base": base, "sc, same steps": learned}
+    header, rows = quality_table(found)
+    assert rows[0] == ["base", "–", "–", "–", "–", "–", "0.900", "–", "–", "–"]
+    assert rows[1][1:] == ["300", "72", "0.0002", "0.1623 ± 0.0011", "–", "0.450", "1,234", "165,120", "64"]
+    assert len(header) == 10 and quality_facts(found) == "3 seeds, 16 scenes"
+    header, rows = quality_table({"canny": {"score": 0.61, "with": 0.7, "scenes": 1}})
+    assert (header, rows) == (["", "score", "with"], [["canny", "0.610", "0.700"]])
+    assert quality_facts({"canny": {"scenes": 1}}) == "1 scene"
 
 
 @pytest.mark.parametrize("sweep", [[], [("sc", 1, 2**30), ("sc", 4, 2**31), ("full", 1, 2**31), ("full", 4, 2**32)]])
