@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _LONGEST = 200  # letters of others' words in a sentence
+_SENTENCE = 800  # letters that anybody reads; what strangers' files hold may be far longer
 
 
 class SceditError(Exception):
@@ -19,7 +20,7 @@ class SceditError(Exception):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = shortened(message, _SENTENCE)
         self.hint = hint
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, shortened
 from scedit_cli.generation.naming import FORMATS
 from scedit_cli.generation.request import Request
 from scedit_cli.specs import ConditionSpec
@@ -71,13 +71,18 @@ def settings_in(path: Path) -> dict[str, Any]:
     batch = settings.get("batch") or [0, 1]
     counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
     if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:
-        raise SceditError(f"--from {path}: its batch is {batch}", hint="its settings were changed by hand")
+        raise SceditError(f"--from {path}: its batch is {shortened(repr(batch))}", hint="its settings were changed by hand")
     for name, kind in _TYPES.items():
-        value = settings.get(name)
-        numeric = kind is float and isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not numeric and type(value) is not kind:
-            raise SceditError(f"--from {path}: its {name} is {value!r}", hint="its settings were changed by hand")
+        if (value := settings.get(name)) is not None and not _is(value, kind):
+            said = shortened(repr(value))
+            raise SceditError(f"--from {path}: its {name} is {said}", hint="its settings were changed by hand")
     return settings
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is list:
+        return type(value) is list and all(type(each) is str for each in value)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
