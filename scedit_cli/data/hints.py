@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scedit_cli.conditions import channels_of, find
 from scedit_cli.conditions.orders import Order
+from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.pictures import open_picture
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
@@ -43,12 +44,12 @@ class Hints:
 
     def __getitem__(self, indices: list[int]) -> Tensor:
         if self._held is not None:
-            return torch.stack([self._held[index] for index in indices])
-        return torch.stack([self._read(self.paths[index]) for index in indices])
+            return stacked([self._held[index] for index in indices])
+        return stacked([self._read(self.paths[index]) for index in indices])
 
     def batch(self, indices: list[int], step: int) -> Tensor:
         """float32 (B, C, H, W) in [0, 1], the same at every step."""
-        return self[indices].float() / 255
+        return unit(self[indices])
 
 
 class MadeHints:
@@ -73,7 +74,7 @@ class MadeHints:
         """float32 (B, C, H, W) in [0, 1], a function of the order's seed, the pictures and the step."""
         pictures = self._pictures[indices].permute(0, 2, 3, 1).numpy()
         names = [f"{self._pictures.paths[index].name} {step}" for index in indices]
-        return torch.stack([made_hint(self.order, *each) for each in zip(names, pictures, strict=True)])
+        return stacked([made_hint(self.order, *each) for each in zip(names, pictures, strict=True)])
 
 
 def made_hint(order: Order, name: str, picture: np.ndarray) -> Tensor:
@@ -89,7 +90,7 @@ def read_uint8(path: Path, channels: int = 3) -> Tensor:
     Raises:
         SceditError: no readable picture is there.
     """
-    return torch.from_numpy(np.array(_opened(path, channels))).permute(2, 0, 1)
+    return planes(np.asarray(_opened(path, channels)))
 
 
 def open_condition_picture(path: Path, kind: str) -> Image.Image:

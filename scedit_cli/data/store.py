@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from scedit_cli.data.arrays import stacked
 from scedit_cli.files import sweep, whole
 
 _FORMAT = "scedit-cache/2"
@@ -41,7 +41,7 @@ class Store:
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """The entries of `keys`, stacked, by name."""
         return {
-            name: torch.stack([self._place[key].get_tensor(f"{key}.{name}") for key in keys]) for name in self._names
+            name: stacked([self._place[key].get_tensor(f"{key}.{name}") for key in keys]) for name in self._names
         }
 
     def shape(self, key: str, name: str) -> tuple[int, ...]:

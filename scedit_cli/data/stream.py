@@ -18,6 +18,7 @@ from torch import Tensor
 from scedit_cli.base import Base
 from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order
+from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.cache import PIXELS_AT_ONCE
 from scedit_cli.data.hints import made_hint
 from scedit_cli.data.intake import Cut, Rejected
@@ -208,7 +209,7 @@ class _Lane:
             hints = {kind: _hint(picture, kind) for kind, picture in made.conditions.items()}
             for order in self._stream.orders:
                 hints[order.kind] = made_hint(order, f"{read.sample.key} {step}", pixels)
-            return _Picture(read.index, made, torch.from_numpy(pixels).permute(2, 0, 1), hints)
+            return _Picture(read.index, made, planes(pixels), hints)
         raise AssertionError("some are left, as `_leave_out` makes sure")
 
     def _leave_out(self, at: int, why: str) -> None:
@@ -267,7 +268,7 @@ class _Lane:
 
 def _hint(picture: Image.Image, kind: str) -> Tensor:
     pixels = np.array(picture.convert("RGBA" if channels_of(kind) == 4 else "RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return unit(planes(pixels))
 
 
 def _together(pictures: Sequence[_Picture]) -> Raw:
@@ -276,7 +277,7 @@ def _together(pictures: Sequence[_Picture]) -> Raw:
         indices=[each.index for each in pictures],
         sizes=torch.tensor([(*each.cut.fit.source[::-1], *each.cut.fit.crop, *each.cut.fit.size[::-1])
                             for each in pictures]),
-        pixels=torch.stack([each.pixels for each in pictures]),
+        pixels=stacked([each.pixels for each in pictures]),
         captions=[each.cut.text for each in pictures],
-        hints={kind: torch.stack([each.hints[kind] for each in pictures]) for kind in kinds},
+        hints={kind: stacked([each.hints[kind] for each in pictures]) for kind in kinds},
     )  # fmt: skip

@@ -71,7 +71,8 @@ def settings_in(path: Path) -> dict[str, Any]:
     batch = settings.get("batch") or [0, 1]
     counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
     if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:
-        raise SceditError(f"--from {path}: its batch is {shortened(repr(batch))}", hint="its settings were changed by hand")
+        said = shortened(repr(batch))
+        raise SceditError(f"--from {path}: its batch is {said}", hint="its settings were changed by hand")
     for name, kind in _TYPES.items():
         if (value := settings.get(name)) is not None and not _is(value, kind):
             said = shortened(repr(value))
