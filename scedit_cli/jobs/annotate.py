@@ -26,6 +26,7 @@ from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
 
 _BATCH = 8  # pictures that an accelerator takes at once
+_ABREAST = 5  # pictures in a row of one picture's sheet
 
 
 @dataclass(frozen=True)
@@ -226,9 +227,23 @@ def _draw(
     from scedit_cli.sampling import grid
 
     shown = [[_of_8_bits(picture) for picture in row] for row in rows]
-    sheet = grid(shown, ["picture", *(order.kind for order in orders)], labels)
+    headings = ["picture", *(order.kind for order in orders)]
+    if labels:
+        sheet = grid(shown, headings, labels)
+    else:
+        [row], parts = shown, [slice(at, at + _ABREAST) for at in range(0, len(headings), _ABREAST)]
+        sheet = _below_each_other([grid([row[part]], headings[part]) for part in parts])
     with whole(place) as part:
         save_picture(sheet, part)
+
+
+def _below_each_other(strips: list[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(each.width for each in strips), sum(each.height for each in strips)), "white")
+    top = 0
+    for each in strips:
+        sheet.paste(each, (0, top))
+        top += each.height
+    return sheet
 
 
 def _of_8_bits(picture: Image.Image) -> Image.Image:

@@ -124,6 +124,9 @@ def test_a_sheet_shows_several_kinds_side_by_side(folder, tmp_path):
     assert shown.width > 3 * 256 and shown.height > 256
     with pytest.raises(SceditError, match="sheet.png exists already"):
         annotate(picture, ["canny", "color"], sheet=sheet)
+    annotate(picture, ["canny", "color", "gray", "blur", "tile", "shuffle"], sheet=tmp_path / "many.png")
+    many = Image.open(tmp_path / "many.png")  # five in a row
+    assert (many.width, many.height) > (shown.width, 1.9 * shown.height) and many.width < 2 * shown.width
 
 
 def test_a_preview_writes_a_sheet_and_nothing_else(folder):
