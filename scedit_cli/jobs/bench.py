@@ -117,7 +117,7 @@ def bench(
         SceditError: settings that cannot be, or that change nothing.
         WorkFailed: no method could be measured.
     """
-    given = {name: value for name, value in locals().items() if value}
+    given = {name: value for name, value in locals().items() if value or (value == 0 and value is not False)}
     mode = _mode(given)
     _check_options(mode, given)
     tell = on_event or (lambda event: None)

@@ -236,6 +236,7 @@ def test_a_baseline_must_be_comparable(content, message, faked, baseline):
         ({"plot": "bench.txt"}, "--plot bench.txt: not the name of a picture"),
         ({"scenes": 8}, "--scenes does nothing where costs are measured .*scedit bench --skips"),
         ({"keep": "kept"}, "--keep does nothing where costs are measured"),
+        ({"skip_scale": 0.0}, "--skip-scale does nothing where costs are measured"),
         ({"estimate": True, "down_ratio": 0}, "down_ratio is 0"),
         ({"seconds": 3.0}, "--seconds does nothing where costs are measured"),
         ({"device": "cpu"}, "--device does nothing where costs are measured"),
