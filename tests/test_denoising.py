@@ -75,8 +75,8 @@ def test_guidance_acts_within_its_interval_and_costs_nothing_outside(request, fa
 def test_guidance_is_rescaled_from_a_picture_too(sd15, picture, masked):
     redraw = (torch.arange(64) < 32).float().expand(1, 1, 64, 64) if masked else None
     options = {"seeds": [1], "steps": 4, "start": Start(picture, 0.8, redraw)}
-    plain, rescaled_ = (sample(sd15, ["a"], guidance=Guidance(6.0, share), **options) for share in (0.0, 0.7))
-    assert _far(plain, rescaled_) > 1 and not sd15.unet._forward_hooks
+    plain, rescaled_ = (sample(sd15, ["a"], guidance=Guidance(40.0, share), **options) for share in (0.0, 1.0))
+    assert _far(plain, rescaled_) > 2 and not sd15.unet._forward_hooks
     unguided = sample(sd15, ["a"], guidance=Guidance(1.0, 0.7), **options)
     assert _far(unguided, sample(sd15, ["a"], guidance=1.0, **options)) == 0
     late = sample(sd15, ["a"], guidance=Guidance(6.0, 0.7, start=0.5), **options)
@@ -101,11 +101,11 @@ def test_rescaling_is_that_of_the_pipelines_that_have_it(sdxl, picture):
 
 
 def test_rescaled_guidance_is_the_pipelines(sd15):
-    options = {"num_inference_steps": 3, "guidance_scale": 6.0, "guidance_rescale": 0.7, "height": 64, "width": 64}
+    options = {"num_inference_steps": 3, "guidance_scale": 40.0, "guidance_rescale": 1.0, "height": 64, "width": 64}
     with quiet():
         expected = sd15.pipeline()("a", generator=torch.Generator().manual_seed(1), **options).images
-    assert _far(sample(sd15, ["a"], seeds=[1], steps=3, guidance=Guidance(6.0, rescale=0.7)), expected) <= 1
-    assert _far(sample(sd15, ["a"], seeds=[1], steps=3, guidance=6.0), expected) > 1
+    assert _far(sample(sd15, ["a"], seeds=[1], steps=3, guidance=Guidance(40.0, rescale=1.0)), expected) <= 1
+    assert _far(sample(sd15, ["a"], seeds=[1], steps=3, guidance=40.0), expected) > 2
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
