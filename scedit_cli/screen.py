@@ -132,14 +132,24 @@ class Screen:
         sys.stdout.flush()
 
     def _draw(self, step: Step) -> None:
-        if step.stage not in self._tasks:
-            self._tasks[step.stage] = self._bars.add_task(_seen_in_line(step.stage), completed=step.step, values="")
+        if self._begins(step):
+            if step.stage in self._tasks:
+                self._bars.reset(self._tasks[step.stage])
+            else:
+                self._tasks[step.stage] = self._bars.add_task(_seen_in_line(step.stage), values="")
         values = escape(" · ".join(_figures(step)))
         self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
 
+    def _begins(self, step: Step) -> bool:
+        """Whether a stage begins with this event, for the first time or again."""
+        _, first = self._began.get(step.stage, (0.0, step.step))
+        if step.step <= first:
+            self._began[step.stage] = (time.monotonic(), step.step)
+        return step.step <= first
+
     def _say(self, step: Step) -> None:
-        now = time.monotonic()
-        began, first = self._began.setdefault(step.stage, (now, step.step))
+        self._begins(step)
+        now, (began, first) = time.monotonic(), self._began[step.stage]
         if step.step < step.total and now - self._spoke < _SECONDS_BETWEEN_LINES:
             return
         self._spoke = now

@@ -21,6 +21,7 @@ from scedit_cli import __version__
 from scedit_cli.app import app
 from scedit_cli.errors import SceditError
 from scedit_cli.jobs.progress import Note, Progress
+from scedit_cli.screen import Screen
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
@@ -175,6 +176,17 @@ def test_the_summary_goes_to_stdout_and_what_happens_to_stderr(monkeypatch: pyte
     assert answer.stderr == "starting [at] the start\ntraining 600/600 · loss 0.08312 · images/s 31.25\n"
     quiet = call("merge", "--quiet")
     assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+def test_a_stage_that_comes_again_is_timed_anew(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    now = iter(range(0, 10**6, 600))
+    monkeypatch.setattr("scedit_cli.screen.time", SimpleNamespace(monotonic=lambda: next(now)))
+    screen = Screen()
+    for _ in range(2):  # ten minutes pass between all events
+        for step in (1, 2):
+            screen(Progress("samples", step, 4))
+    left = [line for line in capsys.readouterr().err.splitlines() if line.startswith("samples 2/4")]
+    assert len(left) == 2 and left[0] == left[1] and left[0].endswith("left")
 
 
 def test_json_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from scedit_cli.recipe import Recipe, TrainSection
 from scedit_cli.sampling import sample
 from scedit_cli.training import setup
 from scedit_cli.training.optimizers import make_optimizer
-from scedit_cli.training.trackers import Trackers
+from scedit_cli.training.trackers import check_trackers
 from tests import tiny
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"][
@@ -36,7 +36,7 @@ def by_optimizer(name: str):
 
 
 def tracked(name: str):
-    return lambda folder: Trackers(Recipe.from_dict({"tuner": {"kind": "sc"}, "tracking": {"to": [name]}}), folder)
+    return lambda folder: check_trackers(Recipe.from_dict({"tuner": {"kind": "sc"}, "tracking": {"to": [name]}}))
 
 
 def a_saved_dataset(folder: Path) -> None:

@@ -257,6 +257,8 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         "train.weight_decay=-0.1",
         "train.warmup=-1",
         "train.schedule=cosin",
+        "train.optimizer_options={lr = 1.0}",
+        "train.optimizer_options={weight_decay = 0.1}",
         "train.seed=-1",
         "train.precision=int8",
         "train.loss_weighting=snr",

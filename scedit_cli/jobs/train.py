@@ -28,6 +28,7 @@ from scedit_cli.training.preflight import Preflight, look_ahead
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.runs import Run, choose_run, claimed
 from scedit_cli.training.score import Score, control_scores
+from scedit_cli.training.trackers import check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, split
 
@@ -136,6 +137,7 @@ def train(
             told = _told(on_event if processes.is_first else None)
             if push_to_hub:
                 processes.by_first(lambda: check_hub(push_to_hub))
+            processes.by_first(lambda: check_trackers(recipe))
             run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
             if not dry_run:
                 processes.by_first(lambda: stack.enter_context(claimed(run)))

@@ -145,6 +145,9 @@ class TrainSection(_Section):
             raise mistake("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise mistake("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+        for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+            if option in self.optimizer_options:
+                raise mistake("train.optimizer_options", f"{option} is what train.{key} sets")
         if self.optimizer == "schedule-free":
             if self.schedule != "constant":
                 raise mistake("train.schedule", 'schedule-free needs none; leave it "constant"')

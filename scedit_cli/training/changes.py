@@ -13,7 +13,8 @@ _FIXED = {
     *("tuner.kind", "tuner.condition", "tuner.down_ratio"),
     *("tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"),
     *("data.scenes", "data.seed", "data.look", "data.make"),
-    *("train.batch_size", "train.seed", "train.optimizer", "train.prediction", "train.zero_terminal_snr"),
+    *("train.batch_size", "train.seed", "train.optimizer", "train.optimizer_options"),
+    *("train.prediction", "train.zero_terminal_snr"),
     *("base.prediction", "validation.pictures", "validation.seed"),
 }
 # No step's outcome depends on them.

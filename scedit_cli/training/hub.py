@@ -63,10 +63,10 @@ def write_card(run: Run, recipe: Recipe, base: Base, facts: Mapping[str, str], s
 def check_hub(repository: str) -> None:
     """
     Raises:
-        SceditError: nobody is logged in to the hub, or `repository` is no name of one.
+        SceditError: the hub cannot be reached, nobody is logged in to it, or `repository` is no name of one.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
     try:
@@ -74,9 +74,13 @@ def check_hub(repository: str) -> None:
         HfApi().whoami()
     except HFValidationError as error:
         raise SceditError(f"--push-to-hub {repository}: {error}", hint="name it as in user/my-tuner") from error
-    except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise SceditError(
             f"--push-to-hub {repository}: not logged in to the hub ({reason(error)})", hint="hf auth login"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise SceditError(
+            f"--push-to-hub {repository}: the hub cannot be reached ({reason(error)})", hint="check the network"
         ) from error
 
 
@@ -87,13 +91,13 @@ def upload(run: Run, repository: str) -> str:
         WorkFailed: the hub did not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError
 
     try:
         api = HfApi()
         address = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=run.folder, allow_patterns=_UPLOADED)
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise WorkFailed(
             f"{run.folder} could not be uploaded to {repository}: {reason(error)}",
             hint=f"the run is whole; hf upload {repository} {run.folder} tries again",

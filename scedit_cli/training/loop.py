@@ -195,7 +195,12 @@ class Loop:
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         is_drawing = self.processes.is_first or self.processes.shards_base
         if is_drawing and self.recipe.samples.every and self._is_due(self.recipe.samples.every):
-            self._draw_samples(trackers)
+            try:
+                self._draw_samples(trackers)
+            except WorkFailed as failure:  # the steps before it were fine
+                self._rescue()
+                hint = f"fewer or smaller samples, or samples.every = 0; --resume goes on from step {self._saved}"
+                raise WorkFailed(failure.message, hint) from failure
 
     def _is_due(self, every: int) -> bool:
         step = self.trainer.step

@@ -98,10 +98,17 @@ def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> St
     """The shards to learn from; None where the recipe names none.
 
     Raises:
-        SceditError: one is missing or damaged, or nobody knows how many samples it holds.
+        SceditError: one is missing or damaged, or nobody knows how many samples it holds; or there are none, and the
+            recipe says how to read them.
     """
     data = recipe.data
     if not data.path or not is_shards(data.path):
+        for key in ("size", "columns", "upscale"):
+            if getattr(data, key):
+                raise SceditError(
+                    f"data.{key} is for shards that are streamed, and data.path names none",
+                    hint="leave it out; scedit prepare brings pictures to their size",
+                )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)
     columns = dict(column.split("=", 1) for column in data.columns)

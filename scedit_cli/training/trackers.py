@@ -12,21 +12,25 @@ from scedit_cli.errors import not_installed
 from scedit_cli.recipe import Recipe
 
 
-class Trackers:
-    """The trackers that a recipe names, none by default. TensorBoard writes into `folder`, Weights & Biases beside it.
+def check_trackers(recipe: Recipe) -> None:
+    """Raises SceditError where a tracker that the recipe names is not installed."""
+    from accelerate.tracking import get_available_trackers
 
-    Raises:
-        SceditError: one is not installed.
-    """
+    here = [str(getattr(kind, "value", kind)) for kind in get_available_trackers()]
+    for name in recipe.tracking.to:
+        if name not in here:
+            raise not_installed(f"tracking.to {name}", name, name)
+
+
+class Trackers:
+    """The trackers that a recipe names, none by default. TensorBoard writes into `folder`, Weights & Biases beside
+    it."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        here = [str(getattr(kind, "value", kind)) for kind in get_available_trackers()]
         self._trackers = []
         for name in recipe.tracking.to:
-            if name not in here:
-                raise not_installed(f"tracking.to {name}", name, name)
             kind = LOGGER_TYPE_TO_CLASS[name]
             place = {"logging_dir": folder} if kind.requires_logging_directory else {"dir": folder.parent}
             tracker = kind(recipe.tracking.project, **place)

@@ -24,6 +24,7 @@ from scedit_cli.data.stream import Raw, Stream
 from scedit_cli.errors import SceditError
 from scedit_cli.recipe import DataSection, TrainSection
 from scedit_cli.training.checkpoints import Checkpoint
+from scedit_cli.training.interrupts import undisturbed
 from scedit_cli.training.objective import Draws, Objective, Question
 from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
 from scedit_cli.training.processes import Processes, apart
@@ -204,16 +205,18 @@ class Trainer:
     def finished(self) -> Iterator[Tuner]:
         """The tuner, within with the weights to use: averaged ones, if an average is kept."""
         own = {name: value.clone() for name, value in self.tuner.state_dict().items()}
-        if has_two_modes(self.optimizer):
-            self.optimizer.eval()
-        elif self.average is not None and self.average.n_averaged:
-            self.tuner.load_state_dict(self.average.module.state_dict())
         try:
+            with undisturbed():  # nobody may find weights that are half of these and half of those
+                if has_two_modes(self.optimizer):
+                    self.optimizer.eval()
+                elif self.average is not None and self.average.n_averaged:
+                    self.tuner.load_state_dict(self.average.module.state_dict())
             yield self.tuner
         finally:
-            if has_two_modes(self.optimizer):
-                self.optimizer.train()
-            self.tuner.load_state_dict(own)
+            with undisturbed():
+                if has_two_modes(self.optimizer):
+                    self.optimizer.train()
+                self.tuner.load_state_dict(own)
 
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs."""

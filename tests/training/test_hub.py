@@ -63,9 +63,10 @@ def test_uploading_takes_what_others_need(hub, tmp_path):
     assert upload(Run(tmp_path), "me/canny") == "https://hub/me/canny"
     assert hub["repo_id"] == "me/canny" and hub["folder_path"] == tmp_path
     assert {"tuner.safetensors", "README.md", "recipe.toml"} <= set(hub["allow_patterns"])
-    hub["error"] = ConnectionError("no route")
-    with pytest.raises(WorkFailed, match="could not be uploaded to me/canny: no route"):
-        upload(Run(tmp_path), "me/canny")
+    for gone in (ConnectionError("no route"), huggingface_hub.errors.HTTPError("no route")):
+        hub["error"] = gone
+        with pytest.raises(WorkFailed, match="could not be uploaded to me/canny: no route"):
+            upload(Run(tmp_path), "me/canny")
 
 
 def test_who_cannot_upload_is_told_before_training(hub, monkeypatch):
@@ -81,3 +82,10 @@ def test_who_cannot_upload_is_told_before_training(hub, monkeypatch):
     with pytest.raises(SceditError, match="not logged in") as refused:
         check_hub("me/canny")
     assert refused.value.hint == "hf auth login"
+
+    def lost(self):
+        raise huggingface_hub.errors.HTTPError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lost)
+    with pytest.raises(SceditError, match=r"the hub cannot be reached \(no route\)"):
+        check_hub("me/canny")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,21 @@ def ended(trainer: Trainer) -> list[torch.Tensor]:
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_signal_between_weights_finds_whole_ones(make_trainer, monkeypatch):
+    with make_trainer(ema_decay=0.5) as trainer:
+        trainer.advance()
+        before, load = weights_of(trainer.tuner), trainer.tuner.load_state_dict
+
+        def loaded(state):
+            signal.raise_signal(signal.SIGINT)  # before the first of them is there
+            return load(state)
+
+        monkeypatch.setattr(trainer.tuner, "load_state_dict", loaded)
+        with pytest.raises(KeyboardInterrupt):
+            ended(trainer)
+        assert same(weights_of(trainer.tuner), before)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

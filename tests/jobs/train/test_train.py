@@ -289,6 +289,7 @@ def test_an_sc_tuner_learns_without_conditions(recipe, tmp_path):
     [
         ({"tuner": {"condition": "depth"}}, "depth_file_name"),
         ({"data": {"path": "nowhere"}}, "nowhere"),
+        ({"data": {"size": [64, 64]}}, "data.size is for shards that are streamed, and data.path names none"),
         ({"base": {"model": "nobody"}}, "nobody"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import accelerate.tracking
 import pytest
 import torch
 
@@ -13,6 +14,8 @@ from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.training import objective
+from scedit_cli.training.checkpoints import newest_checkpoint
+from scedit_cli.training.previews import Previews
 from tests import tiny
 from tests.jobs.train.conftest import assert_same_end, files_in, log_of
 
@@ -132,10 +135,32 @@ def test_memory_that_runs_out_is_told_and_the_state_kept(finished, recipe, tmp_p
     assert_same_end(finished[1], tmp_path / "run")
 
 
+def test_samples_that_fail_lose_no_step(recipe, tmp_path, monkeypatch):
+    def draw(*_):
+        raise WorkFailed("memory ran out while sampling", "make fewer pictures at once, or smaller ones")
+
+    wanted = recipe(samples={"every": 3, "count": 1, "steps": 1})
+    monkeypatch.setattr(Previews, "draw", draw)
+    with pytest.raises(WorkFailed, match="memory ran out while sampling") as failed:
+        job.train(wanted, out=tmp_path / "run")
+    assert "--resume goes on from step 3" in failed.value.hint
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].step == 3
+
+
+def test_what_is_missing_is_told_before_a_run_is_overwritten(recipe, tmp_path, monkeypatch):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "recipe.toml").write_text("mine")
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
+    with pytest.raises(SceditError, match="tracking.to wandb needs wandb, which is not installed"):
+        job.train(recipe(tracking={"to": ["wandb"]}), out=tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run" / "recipe.toml").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"train": {"batch_size": 2}}, "batch_size"),
+        ({"train": {"optimizer_options": {"eps": 1e-6}}}, "train.optimizer_options was {} and is {'eps': 1e-06}"),
         ({"train": {"ema_decay": 0.0}}, "ema_decay"),
         ({"train": {"steps": 3}}, "train.steps"),
         (
