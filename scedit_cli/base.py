@@ -24,6 +24,7 @@ from scedit_cli.schedulers import scheduler_like
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # a base's, by recipes' names
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
@@ -245,7 +246,7 @@ def load_base(
     Raises:
         SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
     """
-    device = torch.device(device) if device else _best_device()
+    device = torch.device(device) if device else best_device()
     if dtype is None:
         dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
     if prediction and prediction not in PREDICTIONS:
@@ -272,7 +273,8 @@ def load_base(
     return base.rescheduled(prediction) if prediction else base
 
 
-def _best_device() -> torch.device:
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 

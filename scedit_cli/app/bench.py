@@ -67,7 +67,9 @@ def bench(
         int | None, typer.Option(min=1, help="Held-out scenes to draw; 128.", rich_help_panel=_QUALITY)
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Training time of every method; 75.", rich_help_panel=_QUALITY)
+        float | None,
+        typer.Option(min=0.1, help="Training time of every method, on a CPU the processor's; 75.",
+                     rich_help_panel=_QUALITY),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of every method; 3.", rich_help_panel=_QUALITY)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scedit_cli.base import load_base
+from scedit_cli.base import Base, load_base
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import HINT_SCALE
 from scedit_cli.errors import SceditError
@@ -103,9 +103,12 @@ def architecture(model: str) -> Architecture:
         about = folder / "tokenizer" / "tokenizer_config.json"
         tokens = json.loads(about.read_text("utf-8")).get("model_max_length", _TOKENS) if about.is_file() else _TOKENS
         return _read(model, unet, scheduler, tokens)
-    base = load_base(model)
-    alphas = base.scheduler.alphas_cumprod
-    return Architecture(model, dict(base.unet.config), alphas, base.prediction_type)
+    return architecture_of(load_base(model))
+
+
+def architecture_of(base: Base) -> Architecture:
+    """Of a base that is loaded."""
+    return Architecture(base.name, dict(base.unet.config), base.scheduler.alphas_cumprod, base.prediction_type)
 
 
 def _read(name: str, unet: Path, scheduler: Path, tokens: int = _TOKENS) -> Architecture:

@@ -14,6 +14,8 @@ _MEASURED = ("peak_memory", "images_per_second")
 _MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
 _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
+_SIZES = ("lora_rank", "lora_feed_forward", "down_ratio")  # which older documents lack
+_TRAINED = ("scenes", "seeds", "steps")
 
 Document = dict[str, Any]
 
@@ -27,7 +29,7 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
     try:
         document = read_json(path.read_text("utf-8"))
         known = {result["method"] for result in document["results"]}
-        settings = {name: document[name] for name in (*_SETTINGS, "device")}
+        _ = [document[name] for name in (*_SETTINGS, "device")]
     except FileNotFoundError:
         raise SceditError(f"--baseline {path}: no such file", hint="scedit bench --json > FILE makes one") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -41,13 +43,13 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
         )
     if not methods and not document.get("quality"):
         raise SceditError(f"--baseline {path} holds no control scores", hint="compare with one made by --quality")
-    return document | settings
+    return document
 
 
 def check_comparable(path: Path, baseline: Document, document: Document) -> None:
     """Raises SceditError where the baseline was measured with other settings."""
-    for name in _SETTINGS:
-        if baseline[name] != document[name]:
+    for name in (*_SETTINGS, *_SIZES):
+        if baseline.get(name, document[name]) != document[name]:
             raise SceditError(
                 f"--baseline {path} was measured with {name} {baseline[name]}, this is {document[name]}",
                 hint="measure both alike",
@@ -72,7 +74,12 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
             sentences += _fallen(before["method"], before, result, fields, tolerance)
     for name, before in (baseline.get("quality") or {}).items():
         if result := (document.get("quality") or {}).get(name):
-            sentences += _fallen(name, before, result, _QUALITY, tolerance)
+            fixed = [each for each in _TRAINED if each != "steps" or not name.endswith("same seconds")]
+            if other := [each for each in fixed if before.get(each) != result.get(each)]:
+                was, now_ = before.get(other[0]), result.get(other[0])
+                sentences.append(f"{name}: cannot be compared, {other[0]} were {was} and are {now_}")
+            else:
+                sentences += _fallen(name, before, result, _QUALITY, tolerance)
     pair = [each.get("estimate") for each in (baseline, document)]
     if all(pair) and len({tuple(each[name] for name in _SETTINGS) for each in pair}) == 1:
         sentences += [f"{pair[1]['base']} (estimated), {sentence}" for sentence in worse(*pair, tolerance)]

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from scedit_cli.base import best_device
 from scedit_cli.benchmark.apart import measure_apart
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.estimate import estimate, peak
 from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, with_speed
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.rate import wake_libraries
-from scedit_cli.benchmark.setting import Figures, Setting, best_device
+from scedit_cli.benchmark.setting import Figures, Setting
 from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.pipelines import EMBEDDED
 

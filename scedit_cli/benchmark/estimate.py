@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.live import LiveStorages
 from scedit_cli.benchmark.methods import METHODS, Inputs, Options, Trainee, prepared
 from scedit_cli.benchmark.peers import controlnet_model
-from scedit_cli.benchmark.setting import DTYPES, Figures
+from scedit_cli.benchmark.setting import Figures
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from scedit_cli.base import DTYPES, best_device
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.clock import synchronise
 from scedit_cli.benchmark.estimate import count, peak, shares
 from scedit_cli.benchmark.memory import Memory
 from scedit_cli.benchmark.methods import Options, Trainee, prepared
 from scedit_cli.benchmark.rate import matrix_rate, wake_libraries
-from scedit_cli.benchmark.setting import DTYPES, Figures, Setting, best_device, device_name
+from scedit_cli.benchmark.setting import Figures, Setting, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import check_size

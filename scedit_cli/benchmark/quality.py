@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from scedit_cli.base import best_device
 from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.clock import timed
 from scedit_cli.benchmark.estimate import peak
 from scedit_cli.benchmark.exam import Exam
 from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.learning import training
-from scedit_cli.benchmark.measure import options_for
+from scedit_cli.benchmark.measure import kind_of, options_for
 from scedit_cli.benchmark.methods import prepared
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.pipelines import EMBEDDED
@@ -48,7 +49,7 @@ class Budget:
     pictures: int = 1024
 
     def stops(self, pace: float) -> dict[str, int]:
-        """The steps of each way, for a method that takes `pace` seconds a step."""
+        """The steps of each way, for a method that takes `pace` seconds a step, on a CPU the processor's."""
         steps = {"steps": self.steps, "seconds": self.seconds and max(1, round(self.seconds / pace))}
         return {way: count for way, count in steps.items() if count}
 
@@ -59,7 +60,7 @@ class Outcome:
 
     Attributes:
         budget: "steps" or "seconds", whichever is the same for all methods here.
-        seconds: that the steps take at the method's pace.
+        seconds: that the steps take at the method's pace; on a CPU the processor's, over all threads.
         loss: denoising loss on held-out scenes, with the same noise for all.
         score: the control score; None for a method without a hint.
         objects: the share of the objects named by the captions that is there.
@@ -206,7 +207,10 @@ def peak_of(method: str, setting: Setting) -> int:
     """Estimated bytes of a training step of the method on the embedded base, libraries apart."""
     base = architecture(EMBEDDED)
     options = options_for(setting, base)
-    return sum(peak(method, base, setting.batch, base.resolution, "fp32", device="cpu", options=options).values())
+    peaks = peak(
+        method, base, setting.batch, base.resolution, "fp32", device=kind_of(best_device()), options=options
+    )
+    return sum(peaks.values())
 
 
 def summed_up(outcomes: Sequence[Outcome]) -> Summary:

@@ -119,7 +119,7 @@ def _learned(figures: Mapping[str, Any], name: str, unit: float, form: str) -> s
 
 
 def shown(value: Any) -> str:
-    """A figure of a score."""
+    """A figure of a skip."""
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -73,7 +73,7 @@ class BenchResult:
             header = ["skip", "channels", "stride", "change", "picture change", "objects", "before"]
             tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
         if self.sampling:
-            tables.append((facts(self.setting), _sampling_table(self.sampling)))
+            tables.append((facts(self.setting), _sampling_table(self.sampling, self.setting.device)))
         if self.quality:
             title = f"{facts(self.setting)}, {quality_facts(self.quality)}"
             tables.append((title, quality_table(self.quality)))
@@ -117,10 +117,10 @@ def _costs(costs: Costs) -> dict[str, Any]:
     }
 
 
-def _sampling_table(times: Sequence[StepTime]) -> Table:
+def _sampling_table(times: Sequence[StepTime], device: str | None) -> Table:
     rows = []
     for each in times:
         low, high = (f"{quartile - 1:+.1%}" for quartile in each.ratio_quartiles)
         figures = [f"{each.seconds:.3f}", f"{each.ratio - 1:+.1%}", f"{low} … {high}", f"{each.once:.3f}"]
         rows.append([each.name, *figures])
-    return ["one step", "seconds", "to the base", "quartiles", "once per picture"], rows
+    return ["one step", "CPU s" if device == "cpu" else "seconds", "to the base", "quartiles", "once per picture"], rows

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scedit_cli.base import DTYPES, best_device
 from scedit_cli.benchmark.architecture import Architecture
 from scedit_cli.benchmark.clock import timed
 from scedit_cli.benchmark.methods import Inputs
 from scedit_cli.benchmark.peers import controlnet_model
-from scedit_cli.benchmark.setting import DTYPES, best_device
 from scedit_cli.benchmark.step import random_batch
 from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.bundle import Bundle

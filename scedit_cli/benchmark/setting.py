@@ -15,8 +15,6 @@ from scedit_cli import __version__
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,7 +22,7 @@ class Setting:
 
     Attributes:
         batch, resolution: pictures in a step, and their side in pixels.
-        dtype: of the frozen weights, one of DTYPES.
+        dtype: of the frozen weights, one of `base.DTYPES`.
         device: where it ran; "cpu (estimated)" and "cuda (estimated)" where nothing did.
         lora_rank: r of LoRA.
         lora_feed_forward: LoRA also on the feed-forward layers, not on attention alone.
@@ -109,8 +107,3 @@ def environment() -> dict[str, str | int]:
 def device_name(device: torch.device) -> str:
     """Such as "cpu" or "NVIDIA H100 80GB HBM3"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

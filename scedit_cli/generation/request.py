@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from scedit_cli.base import DTYPES
 from scedit_cli.controls import RESIZE_RULES
 from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
@@ -24,7 +23,6 @@ _OPTIONS = {
     "params": "--param", "masks": "--mask", "tuners": "--tuner", "scales": "--scale", "sweeps": "--sweep",
     "batch_size": "--batch",
 }  # fmt: skip
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

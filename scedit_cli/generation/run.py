@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from scedit_cli import __version__
-from scedit_cli.base import Base
+from scedit_cli.base import DTYPES, Base
 from scedit_cli.core.attach import attach
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.orders import Order
-from scedit_cli.generation.request import DTYPES, Request
+from scedit_cli.generation.request import Request
 from scedit_cli.generation.steering import Steering
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import sample

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import EMBEDDED, load_base
+from scedit_cli.base import DTYPES, EMBEDDED, best_device, load_base
 from scedit_cli.benchmark import cost, quality
-from scedit_cli.benchmark.architecture import PUBLIC, architecture
+from scedit_cli.benchmark.architecture import PUBLIC, architecture, architecture_of
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
 from scedit_cli.benchmark.cost import Costs, Further, read_size
 from scedit_cli.benchmark.exam import Exam
@@ -22,7 +22,7 @@ from scedit_cli.benchmark.quality_plot import draw_quality
 from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
-from scedit_cli.benchmark.setting import DTYPES, Setting, best_device
+from scedit_cli.benchmark.setting import Setting
 from scedit_cli.controls import as_taught, check_base, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import as_json, whole, write_whole
@@ -36,12 +36,12 @@ _QUESTIONS = ("estimate", "sampling", "skips", "quality")
 _BATCHES = (1, 16)  # and the one measured
 _SIZES = "lora_rank lora_feed_forward down_ratio"
 _MODES = {
-    "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot",
-    "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot",
+    "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot baseline",
+    "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
     "--sampling": "base resolution dtype steps",
     "--skips": "base resolution dtype steps scenes skip_scale skip_noise plot",
-    "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot",
-    "--quality --tuner": "base dtype tuners scenes",
+    "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
+    "--quality --tuner": "base dtype tuners scenes baseline",
 }
 
 
@@ -105,8 +105,9 @@ def bench(
         quality: with `tuners` (`FILE[:SCALE]`) their scores over held-out scenes, attached together. Without, the
             embedded base's own figures, and those of `methods` trained on it; the method "base" alone trains none.
         scenes: how many held-out scenes are drawn: 128, under `skips` 16, or 4 off the embedded base.
-        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets (75, beside
-            400 steps, where neither is given), how many seeds (3), and the methods' own learning rates.
+        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets, of the
+            processor on a CPU (75, beside 400 steps, where neither is given), how many seeds (3), and the methods' own
+            learning rates.
         keep: a folder for each finished training under `quality`; a benchmark that was stopped goes on from there.
         plot: a picture of the result.
         baseline: an earlier document; `worse` of the result says what fell behind it.
@@ -126,6 +127,8 @@ def bench(
         raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
     if plot:
         check_plot(Path(plot))
+        if skips and Path(plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
+            raise SceditError(f"--plot {plot}: the grid of --skips is made of pixels", hint="end it in .png")
     chosen = _known(methods or DEFAULT_METHODS, quality) if "methods" in _MODES[mode].split() else []
     before = read_baseline(Path(baseline), [] if quality else chosen) if baseline else None
 
@@ -144,7 +147,7 @@ def bench(
     elif mode == "--sampling":
         result = _sample(wanted, steps or _SAMPLING_STEPS, tell)
     elif mode == "--skips":
-        result = _skips(wanted, scenes, steps, skip_scale, skip_noise, plot, check, tell)
+        result = _skips(wanted, scenes, steps, skip_scale, skip_noise, plot, tell)
     else:
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
         watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
@@ -176,7 +179,7 @@ def _mode(given: Mapping[str, Any]) -> str:
 
 def _check_options(mode: str, given: Mapping[str, Any]) -> None:
     """Raises SceditError for options that would do nothing."""
-    everywhere = {*_QUESTIONS, "tolerance", "out", "on_event"} | ({"baseline"} if mode != "--sampling" else set())
+    everywhere = {*_QUESTIONS, "tolerance", "out", "on_event"}
     for name in given:
         if name in everywhere or name in _MODES[mode].split():
             continue
@@ -215,7 +218,6 @@ def _skips(
     scale: float | None,
     noise: float | None,
     plot: str | Path | None,
-    check: Callable[[Setting], None],
     tell: OnEvent,
 ) -> BenchResult:
     from scedit_cli.benchmark.skips import study_skips
@@ -226,9 +228,8 @@ def _skips(
             hint="name a diffusers folder, a single file or a hub id of such a model",
         )
     base = load_base(wanted.base or EMBEDDED, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
-    shape = architecture(base.name)
+    shape = architecture_of(base)
     setting = replace(settled(replace(wanted, base=base.name), shape, kind_of(base.device)), batch=None)
-    check(setting)
     effects, picture = study_skips(
         base,
         scenes or (16 if base.name == EMBEDDED else 4),
@@ -267,6 +268,10 @@ def _train(
     """Quality beside cost: the embedded base's own, then that of each method."""
     if unknown := [name for name in rates if name not in METHODS]:
         raise SceditError(f"--learning-rate {unknown[0]}: no method", hint=f"choose of {', '.join(METHODS)}")
+    if idle := [name for name in rates if not any(f"{method}-".startswith(f"{name}-") for method in methods)]:
+        raise SceditError(f"--learning-rate {idle[0]}: not among the methods", hint=f"here are {', '.join(methods)}")
+    if scenes < 2 and set(methods) - {BASE}:
+        raise SceditError("--scenes 1: methods are judged over two scenes at least", hint="128 are usual")
     base = load_base(EMBEDDED)
     wanted = replace(wanted, base=EMBEDDED, batch=budget.batch)
     setting = settled(wanted, architecture(EMBEDDED), kind_of(base.device))
@@ -301,7 +306,7 @@ def _score(
     for each in placed:
         check_base(each, base)
     base = as_taught(placed, base)
-    shape = architecture(base.name)
+    shape = architecture_of(base)
     setting = replace(settled(replace(wanted, base=base.name), shape, kind_of(base.device)), batch=None)
     check(setting)
     found = scores_of(

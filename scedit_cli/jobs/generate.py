@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from scedit_cli import scenes
-from scedit_cli.base import Base, load_base
+from scedit_cli.base import DTYPES, Base, load_base
 from scedit_cli.controls import as_taught, check_base
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.keepsake import encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
 from scedit_cli.generation.page import open_page, page, slots_for
-from scedit_cli.generation.request import DTYPES, Request
+from scedit_cli.generation.request import Request
 from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
 from scedit_cli.generation.steering import Steering

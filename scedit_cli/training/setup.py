@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from scedit_cli.base import Base, load_base
+from scedit_cli.base import DTYPES, Base, load_base
 from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
@@ -28,7 +28,7 @@ from scedit_cli.training.material import (
     rendered_scenes,
 )
 from scedit_cli.training.processes import Processes
-from scedit_cli.training.trainer import MASK, PRECISIONS
+from scedit_cli.training.trainer import MASK
 
 _QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's
 
@@ -67,7 +67,7 @@ def open_base(recipe: Recipe) -> Base:
     """
     base = load_base(
         recipe.base.model,
-        dtype=PRECISIONS[recipe.train.precision],
+        dtype=DTYPES[recipe.train.precision],
         revision=recipe.base.revision,
         vae=recipe.base.vae,
         vae_revision=recipe.base.vae_revision,

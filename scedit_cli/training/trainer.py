@@ -30,7 +30,6 @@ from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, 
 from scedit_cli.training.processes import Processes, apart
 from scedit_cli.training.schedules import learning_rate_factor
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MASK = "mask"  # the kind of picture that says where the loss counts
 
 

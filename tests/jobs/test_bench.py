@@ -216,6 +216,7 @@ def test_bad_input_of_a_method_ends_it_all(faked):
         ('{"results": [{"method": "sc"}]}', "is no benchmark: 'base'"),
         ({"batch": 16}, "measured with batch 16, this is 1"),
         ({"dtype": "bf16"}, "measured with dtype bf16, this is fp32"),
+        ({"lora_rank": 16}, "measured with lora_rank 16, this is 64"),
         ({"results": []}, "has none of sc"),
     ],
 )
@@ -246,6 +247,10 @@ def test_a_baseline_must_be_comparable(content, message, faked, baseline):
         ({"estimate": True, "fits": "a lot"}, "--fits a lot: no size of a memory"),
         ({"estimate": True, "resolution": 100}, "--resolution is 100x100 pixels"),
         ({"skips": True, "base": "sdxl"}, "--base sdxl has random weights"),
+        ({"skips": True, "baseline": "b.json"}, "--baseline does nothing with --skips .*scedit bench --estimate"),
+        ({"skips": True, "plot": "a.svg"}, "--plot a.svg: the grid of --skips is made of pixels"),
+        ({"quality": True, "methods": ["sc"], "learning_rates": {"lora": 0.1}}, "lora: not among the methods"),
+        ({"quality": True, "methods": ["sc"], "scenes": 1}, "--scenes 1: methods are judged over two scenes"),
         ({"tolerance": "much"}, "--tolerance much: no share"),
         ({"tuners": ["a.safetensors"]}, "only --quality measures tuners"),
         ({"quality": True, "learning_rates": {"sd": 0.1}}, "--learning-rate sd: no method"),
@@ -299,6 +304,10 @@ def test_quality_gives_the_scores_of_a_tuner(tmp_path):
     (tmp_path / "quality.json").write_text(json.dumps(before))
     again = bench(quality=True, tuners=[str(file)], scenes=2, baseline=tmp_path / "quality.json")
     assert again.worse == ["canny: score was 0.8, is 0 (-100.0%)"]
+    before["quality"]["canny"]["scenes"] = 64
+    (tmp_path / "quality.json").write_text(json.dumps(before))
+    again = bench(quality=True, tuners=[str(file)], scenes=2, baseline=tmp_path / "quality.json")
+    assert again.worse == ["canny: cannot be compared, scenes were 64 and are 2"]
 
 
 def test_quality_wants_a_tuner_of_the_base(tmp_path):
