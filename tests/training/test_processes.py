@@ -161,7 +161,7 @@ def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), launcher: Sequence
     train = ["-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(out), "--json"]
     command = [sys.executable, "-m", *launcher, *train]
     answer = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-    assert answer.returncode == 0, answer.stderr
+    assert answer.returncode == 0, answer.stdout + answer.stderr
     return json.loads(answer.stdout), answer.stderr
 
 
