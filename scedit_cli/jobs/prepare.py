@@ -270,14 +270,13 @@ class _Intake:
         if first is not None:
             report.duplicates.append((name, first))
             if self.drop_duplicates:
-                for column, file in made.row.items():
-                    if column.endswith("file_name"):
-                        (folder / file).unlink()
+                for file in made.files:
+                    (folder / file).unlink()
                 return
         lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
         report.pictures += 1
         report.buckets[made.size] += 1
-        self.kinds |= dict.fromkeys(column.removesuffix("_file_name") for column in made.row if "_file_name" in column)
+        self.kinds |= dict.fromkeys(made.kinds)
         if made.caption_from:
             report.captions[made.caption_from] += 1
         else:
