@@ -166,7 +166,7 @@ def prepare(
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
     if shards is not None and shards < 1:
         raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
-    way = "with --scenes" if scenes is not None else "with pictures" if src is not None else "for a dataset that is there"
+    way = "with --scenes" if scenes is not None else "with pictures" if src else "for a dataset that is there"
     _check_options(given, [way] if cache else [way, "without --cache"])
     frozen = load_base(base, vae=vae) if cache else None  # a wrong base is told before the work
     multiple = frozen.multiple if frozen else _MULTIPLE

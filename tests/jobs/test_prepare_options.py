@@ -21,7 +21,8 @@ OF_PICTURES = [
     [
         ({"src": "photos", "vae": "mine"}, "--vae does nothing without --cache"),
         ({"src": "photos", "base": "models/sd15", "shards": 2}, "--base does nothing without --cache"),
-        *(({"src": "photos", name: value}, f"{option} does nothing with pictures") for option, name, value in OF_SCENES),
+        *(({"src": "photos", name: value}, f"{option} does nothing with pictures")
+          for option, name, value in OF_SCENES),
         *(({"src": None, "scenes": 1, name: value}, f"{option} does nothing with --scenes")
           for option, name, value in OF_PICTURES),
     ],
