@@ -15,7 +15,7 @@ from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
 from scedit_cli.data import annotated
 from scedit_cli.data.annotated import read_record
 from scedit_cli.data.dataset import open_dataset, write_rows
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs.annotate import annotate
 
 
@@ -160,6 +160,16 @@ def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
     monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
     annotate(folder, "depth", processes=1)
     assert np.array_equal(np.asarray(Image.open(folder / "conditions/depth/1.png")), np.asarray(deep))
+
+
+def test_memory_that_runs_out_is_no_damaged_picture(folder, monkeypatch):
+    def starved(pictures):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    annotator = Annotator("depth", "deep", "none", lambda *_: starved)
+    monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
+    with pytest.raises(WorkFailed, match="memory ran out .*fewer processes"):
+        annotate(folder, "depth", processes=1)
 
 
 def test_licences_that_forbid_commercial_use_are_asked_for_once(folder, monkeypatch, tmp_path):
