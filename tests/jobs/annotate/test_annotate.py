@@ -162,9 +162,16 @@ def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
     assert np.array_equal(np.asarray(Image.open(folder / "conditions/depth/1.png")), np.asarray(deep))
 
 
-def test_memory_that_runs_out_is_no_damaged_picture(folder, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_no_damaged_picture(folder, monkeypatch, error):
     def starved(pictures):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise error
 
     annotator = Annotator("depth", "deep", "none", lambda *_: starved)
     monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
