@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import read_json
-from scedit_cli.hub import download_autoencoder
-from scedit_cli.pipelines import check_whole, is_hub_id, quiet
+from scedit_cli.hub import download_autoencoder, is_hub_id
+from scedit_cli.pipelines import check_whole, quiet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-_REASON = 200  # letters of a library's error
 
 
 def open_autoencoder(
@@ -104,5 +103,5 @@ def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
 
 
 def _unloadable(name: str, error: Exception) -> SceditError:
-    reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
-    return SceditError(f"autoencoder {name}: it cannot be loaded: {reason}", hint="get it anew, or take another")
+    told = reason(error, whole=True)
+    return SceditError(f"autoencoder {name}: it cannot be loaded: {told}", hint="get it anew, or take another")

@@ -68,8 +68,14 @@ class PlacedTuner:
 
     @property
     def name(self) -> str:
-        """What --mask, --scale and --sweep call it: its condition, or for an SC-Tuner its file's name."""
-        return self.tuner.condition or Path(self.file).stem
+        """What --mask, --scale and --sweep call it: its condition, or for an SC-Tuner what its file is called."""
+        return self.tuner.condition or called(self.file)
+
+
+def called(file: str) -> str:
+    """What a tuner's file is called: its name without suffix, or its folder's where a run has named it "tuner"."""
+    path = Path(file).expanduser().absolute()
+    return (path.stem == "tuner" and path.parent.name) or path.stem
 
 
 def open_condition(spec: ConditionSpec) -> Condition:

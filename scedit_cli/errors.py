@@ -30,10 +30,10 @@ class SceditError(Exception):
         return type(self), (self.message, self.hint)
 
 
-def reason(error: BaseException) -> str:
-    """What a library's error says, in one line that fits into a sentence."""
+def reason(error: BaseException, whole: bool = False) -> str:
+    """What a library's error says, its first line or the `whole` of it, as one line that fits into a sentence."""
     said = str(error).strip() or type(error).__name__
-    return said.splitlines()[0][:_LONGEST]
+    return (" ".join(said.split()) if whole else said.splitlines()[0])[:_LONGEST]
 
 
 def shortened(text: str, letters: int = _LONGEST) -> str:
@@ -57,5 +57,5 @@ def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> S
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on whatever device; libraries tell it in their own words."""
-    said = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
+    said = re.search("out of memory|can't allocate memory|(not enough|insufficient) memory", str(error), re.IGNORECASE)
     return isinstance(error, MemoryError) or said is not None

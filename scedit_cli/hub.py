@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,12 @@ from scedit_cli.errors import SceditError, reason
 
 _TIMEOUT = 10.0  # seconds until an offline machine is told so
 _CONFIG = "config.json"
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether the name is one that a model or dataset of the hub may have, as "owner/name"."""
+    return bool(_ID.fullmatch(str(name)))
 
 
 def download_pipeline(

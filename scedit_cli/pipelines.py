@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 
 from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.files import read_json
-from scedit_cli.hub import download_pipeline
+from scedit_cli.hub import download_pipeline, is_hub_id
 from scedit_cli.original import open_original
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = "scenes"
 _EMBEDDED_FOLDER = Path(__file__).parent / "scenes" / "world" / "base"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers")
 
@@ -59,10 +57,6 @@ def open_pipeline(
         str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: _variant(files, dtype)
     )
     return _load_folder(folder, str(model), dtype), commit
-
-
-def is_hub_id(name: str | Path) -> bool:
-    return bool(_HUB_ID.fullmatch(str(name)))
 
 
 @contextmanager

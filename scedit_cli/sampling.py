@@ -52,7 +52,8 @@ def sample(
     Args:
         prompts, seeds: of equal length.
         attachment: the tuners on `base.unet`; its scales are what they were afterwards.
-        hints: condition -> (N, 3, H, W) in [0, 1], one per prompt, or (1, 3, H, W) for all of them.
+        hints: condition -> (N, C, H, W) in [0, 1], one per prompt, or (1, C, H, W) for all of them; C is the tuner's
+            `in_channels`: 3, or 4 where alpha counts.
         steps, guidance, height, width: by default the base's. Guidance of 1 or less means none.
         negative: what not to draw, for all or one per prompt.
         scheduler: a class of diffusers by name, and its settings; by default the base's own.

@@ -88,7 +88,7 @@ def parse_span(text: str, where: str) -> tuple[float, float]:
 
 
 def parse_named(text: str, option: str, example: str) -> tuple[str, str]:
-    """Reads `NAME=VALUE`, NAME being a kind of condition or a tuner's name.
+    """Reads `NAME=VALUE`, NAME being a kind of condition, a column or a tuner's name.
 
     Raises:
         SceditError: it has no name or no value.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scedit_cli.base import Base, load_base
-from scedit_cli.controls import PlacedTuner, as_taught, check_base
+from scedit_cli.controls import PlacedTuner, as_taught, called, check_base
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.errors import SceditError
 from tests import tiny
@@ -20,6 +20,13 @@ def placed(made_for: Base, file: str, **metadata: str) -> PlacedTuner:
     tuner = SCTuner.for_unet(made_for.unet)
     tuner.metadata = metadata
     return PlacedTuner(tuner, file, 1.0)
+
+
+def test_an_sc_tuner_is_called_as_its_file_or_its_runs_folder():
+    tuner = SCTuner([4], [4])
+    files = {"style.safetensors": "style", "runs/warm/tuner.safetensors": "warm", "runs/v.2/tuner.pth": "v.2"}
+    assert {file: PlacedTuner(tuner, file).name for file in files} == files
+    assert called("/tuner.safetensors") == "tuner"
 
 
 def test_a_base_is_sampled_as_its_tuner_was_taught(base):

@@ -156,8 +156,9 @@ def generate(
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the U-Net.", rich_help_panel=_MEMORY)] = False,
     ui: Annotated[bool, typer.Option("--ui", help="Serve a page instead.", rich_help_panel=_PAGE)] = False,
     host: Annotated[
-        str, typer.Option(help="Who may reach the page: this machine alone, or 0.0.0.0.", rich_help_panel=_PAGE)
-    ] = "127.0.0.1",
+        str | None,
+        typer.Option(help="Who may reach the page: 127.0.0.1, this machine alone, or 0.0.0.0.", rich_help_panel=_PAGE),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Else a free one.", rich_help_panel=_PAGE)] = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -192,11 +193,12 @@ def generate(
 
         if ui:
             unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
-            unused["--param"] = param
             if given := [option for option, value in unused.items() if value]:
                 raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
-            job.serve(request, out=out, host=host, port=port, on_event=screen)
+            job.serve(request, out=out, host=host or "127.0.0.1", port=port, on_event=screen)
             return
+        if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
+            raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
         result = job.generate(
             request, from_file=from_file, out=out, template=name, grid=grid, score=score, overwrite=overwrite,
             on_event=screen,

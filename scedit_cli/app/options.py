@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scedit_cli.errors import SceditError
-
 if TYPE_CHECKING:
     from scedit_cli.screen import Screen
 
@@ -28,11 +26,3 @@ def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) 
 def parts(*texts: str) -> list[str]:
     """ "a,b" and "c" -> ["a", "b", "c"]."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
-
-
-def pair(option: str, text: str, example: str) -> tuple[str, str]:
-    """ "depth=maps" -> ("depth", "maps")."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise SceditError(f"{option} {text}: expected NAME=VALUE", hint=f"for example {option} {example}")
-    return name, value

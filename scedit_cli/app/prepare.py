@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, pair, parts, screen_for
+from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, parts, screen_for
 
 
 def prepare(
@@ -69,10 +69,11 @@ def prepare(
     """
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs import prepare as job
+        from scedit_cli.specs import parse_named
 
         result = job.prepare(
-            src, out=out, conditions=dict(pair("--cond", text, "depth=maps") for text in conditions),
-            columns=dict(pair("--columns", text, "text=prompt") for text in parts(*columns)), split=split,
+            src, out=out, conditions=dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
+            columns=dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)), split=split,
             subset=subset, revision=revision, scenes=scenes, seed=seed, look=look, held_out=held_out, size=size,
             square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
             drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, shards=shards, on_event=screen,

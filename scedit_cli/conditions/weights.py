@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ def filled(network: Module, state: dict[str, Tensor], place: str, device: str) -
     try:
         network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     except (RuntimeError, AttributeError) as error:
-        told = " ".join(str(error).split())[:200]
+        told = reason(error, whole=True)
         raise SceditError(f"{place} does not hold the weights of {type(network).__name__}: {told}") from error
     return network.float().eval().to(device)
 
@@ -111,7 +111,7 @@ def pretrained(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if weights is None:
             raise _unreachable(repository) from error
-        told = " ".join(str(error).split())[:200]
+        told = reason(error, whole=True)
         raise SceditError(f"{source} cannot be loaded: {told}", hint=_download(repository)) from error
     # transformers makes up what a file lacks; buffers follow from the configuration
     lacking = [name for name, _ in model.named_parameters() if name in found["missing_keys"]]

@@ -133,8 +133,9 @@ class Attachment:
 
         Args:
             hints: by condition, or a list in the order of the CSC-Tuners, or the tensor itself for a single one.
-                Each is (B, 3, H, W) float in [0, 1], H and W those of the picture (8 times the latents). A U-Net
-                batch may be a multiple of B: classifier-free guidance then repeats the hints as a whole.
+                Each is (B, C, H, W) float in [0, 1], C the tuner's `in_channels` (3, or 4 where alpha counts), H and
+                W those of the picture (8 times the latents). A U-Net batch may be a multiple of B: classifier-free
+                guidance then repeats the hints as a whole.
 
         Raises:
             SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Make, Parameters
 from scedit_cli.data.pictures import open_picture
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.files import read_json, whole
 from scedit_cli.workers import serve_parent
 
@@ -208,8 +208,9 @@ def _made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Excepti
     except Exception as error:  # an annotator raises whatever an odd picture leads it to
         if len(pictures) > 1:
             return [made for picture in pictures for made in _made(make, [picture])]
-        if "out of memory" in str(error).lower():
-            raise WorkFailed("memory ran out over one picture", hint="annotate it on the CPU, or smaller") from error
+        if is_out_of_memory(error):
+            hint = "annotate a smaller picture, or with fewer processes; a full accelerator leaves the CPU"
+            raise WorkFailed("memory ran out over one picture", hint) from error
         return [error]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from scedit_cli.files import write_whole
+from scedit_cli.files import read_json, write_whole
 
 _THREADS = 4
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 def digests(root: Path, paths: Sequence[Path], memo: Path) -> list[str]:
@@ -33,7 +35,15 @@ def digests(root: Path, paths: Sequence[Path], memo: Path) -> list[str]:
 
 
 def _read(memo: Path) -> dict[str, list]:
+    """What a memo holds of the right form; it travels with datasets that strangers made."""
     try:
-        return json.loads(memo.read_text("utf-8"))
+        held = read_json(memo.read_bytes())
     except (OSError, ValueError):  # not there yet, or not whole: everything is read anew
         return {}
+    held = held if isinstance(held, dict) else {}
+    return {name: entry for name, entry in held.items() if _is_entry(entry)}
+
+
+def _is_entry(value: object) -> bool:
+    is_one = isinstance(value, list) and [type(each) for each in value] == [int, int, str]
+    return is_one and bool(_DIGEST.fullmatch(value[2]))

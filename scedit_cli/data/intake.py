@@ -16,7 +16,7 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
-from scedit_cli.data.dataset import row_of
+from scedit_cli.data.dataset import column_of, row_of
 from scedit_cli.data.duplicates import Signature, signature
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.sources import Blob, Entry
@@ -31,11 +31,14 @@ class Taken:
 
     Attributes:
         row: its line of the metadata.
+        files: what was written, below the dataset folder; kinds: of the condition pictures among it.
         caption_from: ".txt", ".caption", ".txt and .caption", "table", or None where it has no caption.
         really: the format, where the suffix tells another one.
     """
 
     row: dict[str, Any]
+    files: tuple[str, ...]
+    kinds: tuple[str, ...]
     size: Size
     signature: Signature
     caption_from: str | None
@@ -93,11 +96,12 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     made = cut(entry, size_of)
     if isinstance(made, Rejected):
         return made
-    save_picture(made.picture, folder / "images" / name)
-    for kind, condition in made.conditions.items():
-        save_picture(condition, folder / "conditions" / kind / name)
-    how = made.fit
-    row = entry.more | row_of(name, made.text, list(made.conditions)) | {
+    kinds, how = tuple(made.conditions), made.fit
+    ours = row_of(name, made.text, kinds)
+    files = (ours["file_name"], *(ours[column_of(kind)] for kind in kinds))
+    for file, picture in zip(files, (made.picture, *made.conditions.values()), strict=True):
+        save_picture(picture, folder / file)
+    row = entry.more | ours | {
         "width": how.size[0],
         "height": how.size[1],
         "original_width": how.source[0],
@@ -105,7 +109,7 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
         "crop_top": how.crop[0],
         "crop_left": how.crop[1],
     }
-    return Taken(row, how.size, signature(made.picture), made.caption_from, made.really)
+    return Taken(row, files, kinds, how.size, signature(made.picture), made.caption_from, made.really)
 
 
 def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from scedit_cli.base import Base
-from scedit_cli.controls import check_base, load_placed
+from scedit_cli.controls import called, check_base, load_placed
 from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.files import write_new
 from scedit_cli.generation.keepsake import sha256
-from scedit_cli.generation.request import Request
+from scedit_cli.generation.request import Request, option_of
 from scedit_cli.markdown import plain
 from scedit_cli.specs import parse_tuner
 
@@ -27,18 +27,22 @@ if TYPE_CHECKING:
 Draw = Callable[[Request, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
 _HEIGHT = 440  # of what is shown side by side, in pixels
 _STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
+_ASKED = (
+    "prompts", "prompts_file", "negative", "seed", "num", "conds", "conds_from", "params", "scales", "sweeps",
+)  # fmt: skip
 _INPUTS = "inputs"  # the folder beside the pictures that keeps what was dropped, for the command line
 
 
 @dataclass(frozen=True)
 class Slot:
     """A tuner that the page offers: the text that names its file, and the kind of condition that it takes, None for an
-    SC-Tuner."""
+    SC-Tuner; `scale` is what its slider begins with."""
 
     file: str
     name: str
     condition: str | None
     bundled: bool
+    scale: float = 1.0
 
 
 def slots_for(tuners: Sequence[str], base: Base) -> list[Slot]:
@@ -49,9 +53,10 @@ def slots_for(tuners: Sequence[str], base: Base) -> list[Slot]:
     """
     slots = []
     for text in tuners:
-        for placed in load_placed(parse_tuner(text)):
+        spec = parse_tuner(text)
+        for placed in load_placed(spec):
             check_base(placed, base)
-            slots.append(Slot(parse_tuner(text).name, placed.name, placed.tuner.condition, placed.bundled))
+            slots.append(Slot(spec.name, placed.name, placed.tuner.condition, placed.bundled, placed.factor))
     return slots
 
 
@@ -67,20 +72,29 @@ def request_for(
         out: the folder of the pictures; what was dropped is kept in its folder "inputs".
         said: the page's other fields of a request.
     """
-    conds, photos, scales = [], [], []
+    conds, photos, scales, tuners = [], [], [], {file: file for file in chosen}
     for slot, (file, is_photo, scale, start, end) in zip(slots, values, strict=True):
         if slot.file not in chosen:
             continue
         if slot.condition is None:
-            scales += [] if scale == 1 else [f"{slot.name}={scale:g}"]
+            if scale != 1 and slot.bundled:
+                scales.append(f"{slot.name}={scale:g}")
+            elif scale != 1:
+                tuners[slot.file] = f"{slot.file}:{scale:g}"
         elif file is not None:
             text = f"{slot.condition}={_kept(Path(file), out)}:{scale:g}"
             (photos if is_photo else conds).append(text if (start, end) == (0, 1) else f"{text}:{start:g}-{end:g}")
-    return replace(given, conds=conds, conds_from=photos, scales=scales, tuners=list(chosen), **said)
+    return replace(given, conds=conds, conds_from=photos, scales=scales, tuners=list(tuners.values()), **said)
 
 
 def command_line(request: Request, out: Path) -> str:
     return shlex.join(["scedit", "generate", *request.words(), "--out", str(out)])
+
+
+def check_page(request: Request) -> None:
+    """Raises SceditError for what the page asks for itself, or has no place for."""
+    if given := [name for name in _ASKED if name in request.said()]:
+        raise SceditError(f"{option_of(given[0])} has no effect on the page", hint="leave it out, or leave out --ui")
 
 
 def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Draw) -> gradio.Blocks:
@@ -91,7 +105,8 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
     """
     gr = _gradio()
     files = list(dict.fromkeys(slot.file for slot in slots))
-    stems = [Path(file).stem for file in files]
+    titles = [called(file) for file in files]
+    names = [(file if titles.count(called(file)) > 1 else called(file), file) for file in files]
     controls: list[Any] = []
     with gr.Blocks(title="scedit") as blocks:
         gr.Markdown(f"# scedit\nbase **{plain(base.name)}**")
@@ -99,12 +114,11 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
             with gr.Column(scale=2):
                 prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
                 negative = gr.Textbox(label="Negative prompt", elem_id="negative")
-                names = [(file if stems.count(Path(file).stem) > 1 else Path(file).stem, file) for file in files]
                 chosen = gr.CheckboxGroup(names, label="Tuners", elem_id="tuners", visible=bool(files))
                 groups = []
-                for file in files:
+                for title, file in names:
                     with gr.Group(visible=False) as group:
-                        gr.Markdown(f"### &nbsp; {plain(Path(file).stem)}")
+                        gr.Markdown(f"### &nbsp; {plain(title)}")
                         for number, slot in enumerate(slots):
                             if slot.file == file:
                                 controls += _controls(gr, slot, number)
@@ -187,7 +201,8 @@ def _controls(gr: Any, slot: Slot, number: int) -> list[Any]:
             photo = gr.Checkbox(label=f"a photo: make its {slot.condition} first", elem_id=f"photo-{number}")
             start = gr.Slider(0, 1, 0, label="from (share of the steps)", elem_id=f"start-{number}")
             end = gr.Slider(0, 1, 1, label="to", elem_id=f"end-{number}")
-    scale = gr.Slider(-2, 3, 1, step=0.05, label=f"{slot.name}: scale", elem_id=f"scale-{number}")
+    least, most = min(-2, slot.scale), max(3, slot.scale)
+    scale = gr.Slider(least, most, slot.scale, step=0.05, label=f"{slot.name}: scale", elem_id=f"scale-{number}")
     return [file, photo, scale, start, end]
 
 

@@ -111,7 +111,7 @@ class Request:
         """The options of `scedit generate` that say the same."""
         words: list[str] = []
         for name, value in self.said().items():
-            option = _option(name)
+            option = option_of(name)
             for each in value if isinstance(value, list | tuple) else [value]:
                 words += [option] if each is True else [option, str(each)]
         return words
@@ -131,7 +131,7 @@ class Request:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value < 2**31:
-                raise SceditError(f"{_option(name)} is {value}", hint=f"give {least} or more")
+                raise SceditError(f"{option_of(name)} is {value}", hint=f"give {least} or more")
         if self.guidance_rescale is not None and self.guidance_rescale > 1:
             raise SceditError(f"--guidance-rescale is {self.guidance_rescale}", hint="give a number from 0 to 1")
         if self.strength is not None and not 0 < self.strength <= 1:
@@ -180,5 +180,6 @@ class Request:
         return Guidance(scale, self.guidance_rescale or 0.0, *self.guidance_interval)
 
 
-def _option(field: str) -> str:
+def option_of(field: str) -> str:
+    """The option of `scedit generate` that sets a field of a request."""
     return _OPTIONS.get(field, f"--{field.replace('_', '-')}")

@@ -71,7 +71,9 @@ class Steering:
         for specs in groups:
             kinds: dict[str, Condition] = {}
             for spec in specs:
-                condition = opened.setdefault(_key(spec), open_condition(spec))
+                if (key := _key(spec)) not in opened:
+                    opened[key] = open_condition(spec)
+                condition = opened[key]
                 if condition.kind in kinds:
                     raise SceditError(
                         f"{kinds[condition.kind].spec.file} and {spec.file} are both {condition.kind} conditions",
@@ -88,7 +90,12 @@ class Steering:
         said = {"--mask": request.mask_files, "--scale or --sweep": {n: 0 for order in orders for n in order.scales}}
         for option, given in said.items():
             for name in given:
-                if names.count(name) != 1:
+                if (several := names.count(name)) > 1:
+                    raise SceditError(
+                        f"{option} {name}: {several} tuners have that name",
+                        hint="rename their files, or give each its scale behind its file: --tuner FILE:0.5",
+                    )
+                if not several:
                     guess = difflib.get_close_matches(name, names, n=1)
                     hint = f"did you mean {guess[0]}?" if guess else f"there is {', '.join(names) or 'no tuner'}"
                     raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
@@ -111,7 +118,8 @@ class Steering:
             redrawn = self.canvas is not None and self.canvas.mask is None
             shrink = redrawn or (self.canvas is None and lead is not None and lead.spec.photo)
             size = size_for(picture, request.width, request.height, base, shrink)
-            check_size(base, size[1], size[0], str(lead.spec.file) if lead and not self.canvas else "the picture")
+            asked = request.width or request.height or self.canvas or not lead
+            check_size(base, size[1], size[0], "the picture to make" if asked else str(lead.spec.file))
             self._sizes[specs] = size
             files = {str(spec.file): self._conditions[_key(spec)].picture.size for spec in specs}
             if self.canvas:

@@ -102,7 +102,7 @@ def annotate(
         accept_license: accept, once and for all, licences of weights that forbid commercial use.
         sheet: a picture to write that shows picture and conditions side by side.
         preview: make a sheet of so many pictures of a folder, and nothing else; by default NAME-preview.png beside it.
-        overwrite: replace condition pictures that are there.
+        overwrite: replace condition pictures, and a named sheet, that are there.
         device: PyTorch's name of the one that annotators with weights run on; by default the accelerator, if any.
         processes: on the CPU; by default as many as there are processors, at most 8.
         batch_size: pictures that an accelerator takes at once.
@@ -125,7 +125,7 @@ def annotate(
     if not src.is_dir():
         done = _one_picture(work, *(Path(each).expanduser() if each else None for each in (out, sheet)))
     elif preview is not None:
-        done = _preview(work, preview, Path(sheet or src.resolve().with_name(f"{src.resolve().name}-preview.png")))
+        done = _preview(work, preview, Path(sheet).expanduser() if sheet else None)
     else:
         done = _folder(work)
     makers = {order.kind: order.by for order in orders}
@@ -188,10 +188,7 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
     if not (out or sheet):
         raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
     for place in filter(None, (out, sheet)):
-        if place.suffix.lower() != ".png":
-            raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
-        if place.exists() and not work.overwrite:
-            raise SceditError(f"{place} exists already", hint="name another place, or give --overwrite")
+        _check_place(place, work.overwrite)
     picture = open_picture(src)
     made = work.make(src.name, picture)
     if out:
@@ -202,8 +199,19 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
     return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
 
 
-def _preview(work: _Work, count: int, sheet: Path) -> dict[str, Any]:
-    """The first pictures of a folder beside their conditions; nothing else is written."""
+def _check_place(place: Path, overwrite: bool) -> None:
+    if place.suffix.lower() != ".png":
+        raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
+    if place.exists() and not overwrite:
+        raise SceditError(f"{place} exists already", hint="name another place, or give --overwrite")
+
+
+def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
+    """The first pictures of a folder beside their conditions; nothing else is written. A sheet that is not named
+    replaces the last one."""
+    if sheet:
+        _check_place(sheet, work.overwrite)
+    sheet = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
     names = [row["file_name"] for _, row in read_rows(work.src)][:count]
     rows: dict[str, list[Image.Image]] = {}
     failed: dict[str, str] = {}

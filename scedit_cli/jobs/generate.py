@@ -20,13 +20,14 @@ from scedit_cli.errors import SceditError
 from scedit_cli.generation.keepsake import encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
-from scedit_cli.generation.page import open_page, page, slots_for
+from scedit_cli.generation.page import check_page, open_page, page, slots_for
 from scedit_cli.generation.request import Request
 from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
 from scedit_cli.generation.steering import Steering
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.specs import parse_tuner
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def generate(
     places = names.places(first, [run.facts(order) for order in orders])
     images: dict[int, GeneratedImage] = {}
     pictures: dict[int, Image.Image] = {}
+    taken: set[Path] = set()
     with run:
         for number, batch in enumerate(batches):
             # Repeated alone, a picture takes the place in a batch that it had: sums of other batches round otherwise.
@@ -145,8 +147,8 @@ def generate(
             figures = steering.measured(fill, drawn) if score else [{} for _ in drawn]
             for at, (i, picture) in enumerate(zip(batch, drawn, strict=True)):
                 settings = run.settings(orders[i], [at, len(batch)] if size == 1 else [place, size])
-                taken = {image.path for image in images.values()}
                 file = names.write(places[i], encoded(picture, places[i].suffix, settings), taken)
+                taken.add(file)
                 scores = {kind: each.pop("consistency") for kind, each in figures[at].items()}
                 scales = dict(orders[i].scales)
                 images[i] = GeneratedImage(file, orders[i].seed, orders[i].prompt, scores, figures[at], scales)
@@ -181,7 +183,8 @@ def serve(
         host, port: where it listens; by default on loopback, at a free port.
 
     Raises:
-        SceditError: gradio is not installed, a tuner is for another base, or the port is taken.
+        SceditError: `request` says what the page asks for itself, gradio is not installed, a tuner is for another
+            base, or the port is taken.
     """
     tell = on_event or (lambda event: None)
     out = Path(out or "pictures").expanduser()
@@ -189,10 +192,12 @@ def serve(
     if names.is_file:
         raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
     names.check(1, False)
+    check_page(request)
     request.check()
     base = _load(request)
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
-    offered = [*request.tuners, *(name for name in shipped if name not in request.tuners)]
+    given = {parse_tuner(text).name for text in request.tuners}
+    offered = [*request.tuners, *(name for name in shipped if name not in given)]
 
     def draw(asked: Request, on_step: Callable[[int, int], None]) -> tuple[Path, dict[str, Image.Image]]:
         def show(event: Progress | Note) -> None:

@@ -34,6 +34,17 @@ _MULTIPLE = 64  # pixels: the factor 8 of the autoencoder by the factor 8 of the
 _PHOTO_SIZE = 512
 _CAPTIONLESS = 0.01  # share of the kept pictures that may be without a caption
 _TOLD_EVERY = 0.2  # seconds
+_OF_PICTURES = (
+    "conditions", "columns", "split", "subset", "revision", "square", "upscale", "strict", "allow_captionless",
+    "drop_duplicates",
+)  # fmt: skip
+_OF_SCENES = ("seed", "look", "held_out")
+_IDLE = {  # options that do nothing, and what to do about them
+    "with --scenes": (_OF_PICTURES, "it is for pictures"),
+    "with pictures": (_OF_SCENES, "it belongs to --scenes"),
+    "for a dataset that is there": ((*_OF_PICTURES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
+    "without --cache": (("base", "vae"), "--cache latents,text encodes by it"),
+}
 REPORT, OVERVIEW = "report.json", "overview.png"
 
 
@@ -112,7 +123,7 @@ def prepare(
 
     With neither `src` nor `scenes`, the dataset folder `out` is there already and only gets what `cache` and `shards`
     ask for; what an earlier, stopped run has encoded is kept. So it is where the same call has made the folder, and was
-    stopped after that.
+    stopped after that. An option that would do nothing is refused.
 
     Args:
         src, conditions, columns, split, subset, revision: as for `data.sources.open_source`.
@@ -136,6 +147,7 @@ def prepare(
             nothing is written then.
         WorkFailed: memory or disk ran out.
     """
+    given = {name for name, value in locals().items() if value and value != prepare.__kwdefaults__.get(name)}
     started = time.monotonic()
     out, tell = Path(out), on_event or (lambda event: None)
     asked = {
@@ -154,6 +166,8 @@ def prepare(
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
     if shards is not None and shards < 1:
         raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
+    way = "with --scenes" if scenes is not None else "with pictures" if src else "for a dataset that is there"
+    _check_options(given, [way] if cache else [way, "without --cache"])
     frozen = load_base(base, vae=vae) if cache else None  # a wrong base is told before the work
     multiple = frozen.multiple if frozen else _MULTIPLE
     size = size or (_PHOTO_SIZE if src else PICTURE_SIZE)
@@ -187,6 +201,15 @@ def prepare(
         written = write_shards(dataset, out / "shards", shards, _progress(tell, "shards")) if shards else []
     pictures = report.pictures if report else len(dataset)
     return PrepareResult(out, pictures, kinds, report, len(written), time.monotonic() - started)
+
+
+def _check_options(given: set[str], ways: Sequence[str]) -> None:
+    """Raises SceditError for options that would do nothing."""
+    for way in ways:
+        idle, hint = _IDLE[way]
+        for name in filter(given.__contains__, idle):
+            option = "--cond" if name == "conditions" else f"--{name.replace('_', '-')}"
+            raise SceditError(f"{option} does nothing {way}", hint=f"leave it out: {hint}")
 
 
 def _lock(out: Path) -> Path:
@@ -270,14 +293,13 @@ class _Intake:
         if first is not None:
             report.duplicates.append((name, first))
             if self.drop_duplicates:
-                for column, file in made.row.items():
-                    if column.endswith("file_name"):
-                        (folder / file).unlink()
+                for file in made.files:
+                    (folder / file).unlink()
                 return
         lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
         report.pictures += 1
         report.buckets[made.size] += 1
-        self.kinds |= dict.fromkeys(column.removesuffix("_file_name") for column in made.row if "_file_name" in column)
+        self.kinds |= dict.fromkeys(made.kinds)
         if made.caption_from:
             report.captions[made.caption_from] += 1
         else:

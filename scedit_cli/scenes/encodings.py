@@ -41,10 +41,3 @@ def picture_to_normals(picture: np.ndarray) -> np.ndarray:
 def classes_to_picture(segmentation: np.ndarray) -> np.ndarray:
     """Class ids (...) as uint8 RGB (..., 3) in SEG_PALETTE."""
     return SEG_PALETTE[segmentation]
-
-
-def picture_to_classes(picture: np.ndarray) -> np.ndarray:
-    """The inverse: uint8 RGB (..., 3) to the id of the nearest colour of SEG_PALETTE, so that a resized or JPEG
-    picture can be read too."""
-    difference = picture[..., None, :].astype(np.int32) - SEG_PALETTE.astype(np.int32)
-    return (difference**2).sum(-1).argmin(-1).astype(np.uint8)

@@ -114,20 +114,6 @@ def style_score(
     return StyleScore(nearer, named_share([each.text for each in plain], pictures), scenes)
 
 
-def text_score(
-    base: Base,
-    captions: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    batch_size: int = 32,
-    on_step: OnStep | None = None,
-) -> float:
-    """The share of the (colour, shape) objects named by `captions` that the base draws, by the embedded reader. One
-    picture per caption and seed, at the base's default steps and guidance."""
-    pictures = sample(base, captions, seeds=seeds, batch_size=batch_size, on_step=on_step)
-    return named_share(captions, to_tensor(pictures))
-
-
 def _sampled(
     base: Base,
     shown: Sequence[Example],

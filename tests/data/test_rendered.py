@@ -14,7 +14,7 @@ from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.rendered import SCENE_KINDS, example, write_scenes
 from scedit_cli.errors import SceditError
 from scedit_cli.scenes.captions import caption
-from scedit_cli.scenes.encodings import picture_to_classes, picture_to_depth
+from scedit_cli.scenes.encodings import SEG_PALETTE, picture_to_depth
 from scedit_cli.scenes.render import render
 from scedit_cli.scenes.scene import sample_scene
 
@@ -42,7 +42,7 @@ def test_the_files_show_the_scene(tmp_path):
     assert item.text == caption(sample_scene(41))
     assert np.array_equal(np.asarray(Image.open(item.image)), truth.image)
     assert np.array_equal(pictures["canny"], cv2.Canny(truth.image, 100, 200))
-    assert np.array_equal(picture_to_classes(pictures["seg"]), truth.segmentation)
+    assert np.array_equal(pictures["seg"], SEG_PALETTE[truth.segmentation])
     depth = picture_to_depth(pictures["depth"])
     assert np.array_equal(np.isfinite(depth), np.isfinite(truth.depth))
     close = truth.depth < 16

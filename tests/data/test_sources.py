@@ -231,6 +231,19 @@ def test_pairs_that_are_not(tmp_path):
     assert [sorted(each) for each in conditions] == [["depth"]] * 2 and conditions[1]["depth"] is None
 
 
+def test_a_name_alone_pairs_where_no_other_picture_has_it(tmp_path):
+    names = ("cats/001", "dogs/001", "dogs/002", "003", "dogs/003")
+    write(tmp_path / "src", {f"{name}.png": png(number) for number, name in enumerate(names)})
+    write(tmp_path / "maps", {f"{name}.png": png(100) for name in ("001", "002", "003", "dogs/003")})
+    source = open_source(tmp_path / "src", conditions={"depth": tmp_path / "maps"})
+    found = {entry.name: entry.conditions["depth"] and entry.conditions["depth"].name for entry in source.entries}
+    assert found == {
+        "003.png": "003.png", "cats/001.png": None, "dogs/001.png": None, "dogs/002.png": "002.png",
+        "dogs/003.png": "dogs/003.png",
+    }  # fmt: skip
+    assert source.orphans == ["depth: 001.png"]
+
+
 def test_a_tables_further_columns_are_kept(tmp_path):
     assert [entry.more for entry in jsonl(tmp_path).entries] == [{"weight": 0.5}] * 3
 
@@ -252,6 +265,8 @@ def test_a_tables_further_columns_are_kept(tmp_path):
         ({"metadata.jsonl": '{"file_name": "../a.png"}'}, {}, r"line 1: file_name is '\.\./a\.png'"),
         ({"metadata.jsonl": '{"file_name": "/a.png"}'}, {}, "line 1: file_name is '/a.png'"),
         ({"metadata.jsonl": '{"file_name": "a"}\n{"file_name": 3}'}, {}, "line 2: file_name is 3"),
+        ({"metadata.jsonl": '{"file_name": "a", "../../b_file_name": "a"}'}, {}, "b_file_name names no kind"),
+        ({"metadata.jsonl": '{"file_name": "a", "_file_name": "a"}'}, {}, "column _file_name names no kind"),
         ({"metadata.jsonl": '{"file_name": "a", "text": 3}'}, {}, "line 1: text is 3"),
         ({"metadata.csv": "file_name,text\na.png\n"}, {}, "row 2: not as many cells"),
         ({"metadata.csv": b"file_name,text\na.png,\xff\n"}, {}, "no readable CSV"),

@@ -55,6 +55,8 @@ def test_the_page_gets_its_options(monkeypatch):
     assert (first["host"], first["port"], first["out"]) == ("127.0.0.1", None, None)
     assert (second["host"], second["port"], str(second["out"])) == ("0.0.0.0", 99, "o")
     assert "--grid has no effect on the page" in invoke(app, ["generate", "--ui", "--grid"]).output
+    for option in (["--host", "0.0.0.0"], ["--port", "99"]):
+        assert f"{option[0]} is of the page" in invoke(app, ["generate", *option]).output
     assert "json_" in signature(generate).parameters
 
 

@@ -233,7 +233,8 @@ def test_bad_input_is_told_before_anything_is_loaded(generate, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"height": 96}, "the picture is 64x96 pixels; .* multiples of 64"),
+        ({"height": 96}, "the picture to make is 64x96 pixels; .* multiples of 64"),
+        ({"height": 96, "conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors"]}, "the picture to make is 64x96"),
         ({"scheduler": "Oiler"}, "scheduler 'Oiler': not known"),
         ({"conds": ["{}/canny.png"], "tuners": ["{}/sibling.safetensors"]}, "sibling.* when that had other weights"),
         ({"base": "sdxl", "tuners": ["{}/style.safetensors"]}, "style.safetensors is a tuner for the base .*channels"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli.app import app
+from scedit_cli.errors import SceditError
 from scedit_cli.generation import page
 from scedit_cli.generation.request import Request
 from scedit_cli.jobs import generate as job
@@ -41,6 +43,38 @@ def test_controls_become_a_request(tmp_path):
     nothing = page.request_for(Request(), SLOTS, values, [], tmp_path)
     assert nothing.said() == {}
     assert page.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")
+
+
+def test_scales_of_tuners_that_share_no_file_stand_behind_it(tmp_path):
+    slots = [page.Slot(f"{run}/tuner.safetensors", "tuner", None, False) for run in ("a", "b")]
+    values = [(None, False, scale, 0.0, 1.0) for scale in (0.5, 1)]
+    made = page.request_for(Request(), slots, values, [slot.file for slot in slots], tmp_path)
+    assert made.said() == {"tuners": ["a/tuner.safetensors:0.5", "b/tuner.safetensors"]}
+
+
+def test_a_tuners_own_scale_is_where_its_slider_begins(base, files):
+    both, style = f"{files}/both.safetensors", f"{files}/style.safetensors"
+    slots = page.slots_for([f"{both}:0.8", style], base)
+    assert [(slot.file, slot.name, slot.scale) for slot in slots] == [
+        (both, "both", 0.8), (both, "canny", 0.8), (style, "style", 1.0),
+    ]  # fmt: skip
+    gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
+    blocks = page.page(Request(), base, [replace(slots[0], scale=5.0), *slots[1:]], Path("out"), lambda *_: None)
+    found = {b.elem_id: (b.minimum, b.value, b.maximum) for b in blocks.blocks.values() if isinstance(b, gr.Slider)}
+    assert [found[f"scale-{number}"] for number in range(3)] == [(-2, 5.0, 5.0), (-2, 0.8, 3), (-2, 1.0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "option"),
+    [
+        ("prompts", ["a"], "--prompt"), ("prompts_file", "p.txt", "--prompts"), ("negative", "a", "--negative"),
+        ("seed", 0, "--seed"), ("num", 2, "--num"), ("conds", ["a.png"], "--cond"), ("params", ["low=1"], "--param"),
+        ("conds_from", ["canny=a.png"], "--cond-from"), ("scales", ["a=1"], "--scale"), ("sweeps", ["a=1"], "--sweep"),
+    ],
+)  # fmt: skip
+def test_what_the_page_asks_for_itself_is_refused(tmp_path, field, value, option):
+    with pytest.raises(SceditError, match=f"^{option} has no effect on the page"):
+        job.serve(Request(**{field: value}), out=tmp_path / "out")
 
 
 @pytest.fixture

@@ -177,6 +177,16 @@ def test_bad_starts_are_told(generate, masks, tmp_path):
     assert error.value.hint == "did you mean canny?"
 
 
+def test_a_name_that_several_tuners_have_is_told(generate, files, tmp_path):
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "warm.safetensors").write_bytes((files / "style.safetensors").read_bytes())
+    tuners = [f"{tmp_path}/{run}/warm.safetensors" for run in ("one", "two")]
+    with pytest.raises(SceditError, match="--scale or --sweep warm: 2 tuners have that name") as error:
+        generate(tuners=tuners, scales=["warm=0.5"])
+    assert "--tuner FILE:0.5" in error.value.hint
+
+
 EVERYTHING = {
     "prompts": ["a", "b"], "negative": "fog", "seed": "4,9", "conds": ["{}/canny.png:0.7:0-0.5"],
     "conds_from": ["color={}/photo.png:-0.3"], "tuners": ["{}/both.safetensors:0.8", "{}/color.safetensors"],

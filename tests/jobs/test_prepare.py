@@ -141,6 +141,22 @@ def test_duplicates_are_listed_and_dropped_where_it_is_asked_for(tmp_path):
     assert dropped.pictures == 2 == len(list((tmp_path / "dropped/images").iterdir()))
 
 
+def test_dropping_duplicates_removes_nothing_but_what_was_written(tmp_path):
+    """A table's further columns are facts, whatever they are called and say."""
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    facts = {"text": "x", "profile_name": str(mine), "a_file_name_b": "fact"}
+    rows = [{"file_name": f"{name}.png"} | facts for name in "ab"]
+    save(tmp_path / "src/a.png")
+    save(tmp_path / "src/b.png")
+    (tmp_path / "src/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = prepare(tmp_path / "src", tmp_path / "out", size=64, drop_duplicates=True)
+    assert mine.read_text() == "mine" and result.conditions == []
+    [row] = map(json.loads, (tmp_path / "out/metadata.jsonl").read_text().splitlines())
+    assert (row["profile_name"], row["a_file_name_b"]) == (str(mine), "fact")
+    assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["000000.png"]
+
+
 def test_a_wrong_suffix_is_read_and_told(tmp_path):
     (tmp_path / "src").mkdir()
     Image.fromarray(data.coffee()).save(tmp_path / "src/a.png", format="JPEG")

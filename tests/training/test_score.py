@@ -7,6 +7,7 @@ from PIL import Image
 from scedit_cli.base import Base, Defaults, load_base
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.errors import SceditError
+from scedit_cli.sampling import to_tensor
 from scedit_cli.training import score
 from scedit_cli.training.material import held_out_scenes
 
@@ -61,12 +62,12 @@ def test_renders_are_nearest_to_their_own_look(base, monkeypatch, look, nearer):
     assert result.nearer == nearer and result.objects > 0.8 and result.scenes == 8
 
 
-def test_text_is_scored_by_the_objects_it_names(base, monkeypatch):
+def test_text_is_scored_by_the_objects_it_names():
     shown = held_out_scenes(8, 0, (), 128)
-    monkeypatch.setattr(score, "sample", lambda *args, **options: [each.image for each in shown])
-    assert score.text_score(base, [each.text for each in shown], range(8)) > 0.8
+    pictures = to_tensor([each.image for each in shown])
+    assert score.named_share([each.text for each in shown], pictures) > 0.8
     wrong = ["a purple cone on a gray floor" if "purple cone" not in each.text else "a red cube" for each in shown]
-    assert score.text_score(base, wrong, range(8)) < 0.3
+    assert score.named_share(wrong, pictures) < 0.3
 
 
 def test_scoring_leaves_the_base_as_it_was(base, tuners, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from scedit_cli.data.sources import folder, hub, tables, webdataset
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, ZipTree
 from scedit_cli.errors import SceditError
+from scedit_cli.hub import is_hub_id
 
 __all__ = ["Blob", "Entry", "Source", "open_source"]
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def open_source(
@@ -44,7 +42,7 @@ def open_source(
     if webdataset.is_shards(place := str(src) if is_remote(str(src)) else path):
         _no(split=split, subset=subset, revision=revision, conditions=conditions)
         return webdataset.open_shards(place, columns)
-    if not path.exists() and _HUB_ID.fullmatch(str(src)):
+    if not path.exists() and is_hub_id(src):
         _no(conditions=conditions)
         return hub.open_by_name(str(src), columns, split, subset, revision)
     if hub.is_saved(path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from scedit_cli.data.sources.entry import Entry, Source
+from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, is_picture, stem_of
 from scedit_cli.errors import SceditError
 
@@ -36,16 +37,15 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
             f"no pictures in {tree.name}", hint="name a folder with pictures and a .txt or .caption file beside each"
         )
 
-    paired = {kind: _Stems(tree, prefix) for kind, prefix in inside.items()}
-    paired |= {kind: _Stems(other) for kind, other in elsewhere.items()}
-    for kind, stems in paired.items():
-        if not stems.files:
-            place = conditions.get(kind, inside.get(kind))
-            raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
     every, stems = set(names), {stem_of(file) for file in pictures}
     orphans = [file for file in names if file.endswith(CAPTIONS) and stem_of(file) not in stems]
-    for kind, condition in paired.items():
-        orphans += condition.without({stem_of(file)[len(root) :] for file in pictures}, kind)
+    paired = {kind: _Pairs(tree, stems, root, prefix) for kind, prefix in inside.items()}
+    paired |= {kind: _Pairs(other, stems, root) for kind, other in elsewhere.items()}
+    for kind, pairs in paired.items():
+        if not pairs.files:
+            place = conditions.get(kind, inside.get(kind))
+            raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
+        orphans += [f"{kind}: {file}" for file in pairs.without()]
 
     def entries() -> Iterator[Entry]:
         for file in pictures:
@@ -54,29 +54,40 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
                 name=file,
                 image=blob(tree, file),
                 captions={suffix: blob(tree, name) for suffix, name in beside.items() if name in every},
-                conditions={kind: condition.find(stem_of(file)[len(root) :]) for kind, condition in paired.items()},
+                conditions={kind: pairs.find(stem_of(file)) for kind, pairs in paired.items()},
             )
 
     return Source(len(pictures), entries(), orphans, tree.hidden)
 
 
-class _Stems:
-    """The pictures below `prefix` of a tree, by their stems: `deep/a` first, then `a` alone where that is unique."""
+class _Pairs:
+    """The condition pictures below `prefix` of a tree, for pictures of these `stems`, which begin with `root`: that of
+    `deep/a` is `deep/a`, else `a`, where no other picture is called so."""
 
-    def __init__(self, tree: Tree, prefix: str = "") -> None:
-        self.tree = tree
+    def __init__(self, tree: Tree, stems: set[str], root: str, prefix: str = "") -> None:
+        self.tree, self.stems, self.root = tree, stems, root
         self.files = {
             stem_of(file)[len(prefix) :]: file for file in tree.files if file.startswith(prefix) and is_picture(file)
         }
+        self._namesakes = Counter(_last(stem) for stem in stems)
 
-    def find(self, stem: str):
-        file = self.files.get(stem) or self.files.get(stem.rpartition("/")[2])
+    def find(self, stem: str) -> Blob | None:
+        file = self._file(stem)
         return blob(self.tree, file) if file else None
 
-    def without(self, stems: set[str], kind: str) -> list[str]:
-        """Those that no picture has the stem of."""
-        known = stems | {stem.rpartition("/")[2] for stem in stems}
-        return [f"{kind}: {file}" for stem, file in self.files.items() if stem not in known]
+    def without(self) -> list[str]:
+        """Those that are no picture's."""
+        taken = {self._file(stem) for stem in self.stems}
+        return [file for file in self.files.values() if file not in taken]
+
+    def _file(self, stem: str) -> str | None:
+        last = _last(stem)
+        alone = self.files.get(last) if self._namesakes[last] == 1 else None
+        return self.files.get(stem[len(self.root) :]) or alone
+
+
+def _last(stem: str) -> str:
+    return stem.rpartition("/")[2]
 
 
 def _tree(kind: str, path: Path) -> Tree:

@@ -49,7 +49,7 @@ def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
     for at, row in rows(tree, table):
         count += 1
         filled = {key for key, name in row.items() if str(key).endswith(_FILE) and not _is_none(name)}
-        kinds |= {key.removesuffix(_FILE): key for key in filled - {image, *kinds.values()}}
+        kinds |= {_kind(key, at): key for key in filled - {image, *kinds.values()}}
         named |= {name for name in (row.get(column) for column in (image, *kinds.values())) if isinstance(name, str)}
         _inside(row.get(image), f"{at}: {image}")
 
@@ -121,6 +121,14 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 _READERS = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+
+
+def _kind(column: str, at: str) -> str:
+    """The kind of condition whose pictures a column names; it becomes a folder's name."""
+    kind = column.removesuffix(_FILE)
+    if not kind.strip(".") or "/" in kind or "\\" in kind:
+        raise SceditError(f"{at}: the column {column} names no kind of condition", hint="call it as in depth_file_name")
+    return kind
 
 
 def _is_none(cell: Any) -> bool:

@@ -15,7 +15,7 @@ from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
 from scedit_cli.data import annotated
 from scedit_cli.data.annotated import read_record
 from scedit_cli.data.dataset import open_dataset, write_rows
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs.annotate import annotate
 
 
@@ -139,7 +139,19 @@ def test_a_preview_writes_a_sheet_and_nothing_else(folder):
     assert [file for file, _ in result.failed] == ["images/0.png"]
     assert (events[-1].step, events[-1].total) == (2, 2)
     assert sorted(folder.rglob("*")) == before
-    assert annotate(folder, "canny", preview=9, sheet=folder.parent / "mine.png").sheet.is_file()
+
+
+def test_a_preview_replaces_no_file_that_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mine = tmp_path / "mine.png"
+    mine.write_text("mine")
+    with pytest.raises(SceditError, match=r"mine\.png exists already"):
+        annotate(folder, "canny", preview=1, sheet="~/mine.png")
+    assert mine.read_text() == "mine"
+    assert annotate(folder, "canny", preview=9, sheet="~/mine.png", overwrite=True).sheet == mine
+    assert Image.open(mine).format == "PNG"
+    one = annotate(folder, "canny", preview=1).sheet
+    assert annotate(folder, "canny", preview=1).sheet == one
 
 
 def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
@@ -148,6 +160,23 @@ def test_depth_of_16_bits_is_written_whole(folder, monkeypatch):
     monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
     annotate(folder, "depth", processes=1)
     assert np.array_equal(np.asarray(Image.open(folder / "conditions/depth/1.png")), np.asarray(deep))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_no_damaged_picture(folder, monkeypatch, error):
+    def starved(pictures):
+        raise error
+
+    annotator = Annotator("depth", "deep", "none", lambda *_: starved)
+    monkeypatch.setitem(all_kinds(), "depth", Kind("depth", (annotator,)))
+    with pytest.raises(WorkFailed, match="memory ran out .*fewer processes"):
+        annotate(folder, "depth", processes=1)
 
 
 def test_licences_that_forbid_commercial_use_are_asked_for_once(folder, monkeypatch, tmp_path):
@@ -205,6 +234,7 @@ def test_two_pictures_of_one_stem_are_refused(folder, rows):
         ({"params": ["low=-5..5"]}, "low is -5.0.*greater than or equal to 0"),
         ({"preview": 0}, "--preview is 0"),
         ({"sheet": "sheet.png"}, "--sheet is for a single picture"),
+        ({"sheet": "sheet.jpg", "preview": 1}, "no .png"),
         ({"src": "images/0.png", "preview": 3}, "--preview is for a dataset folder"),
         ({"src": "images/0.png", "sheet": "sheet.jpg"}, "no .png"),
         ({"annotator": "mine"}, "no annotator 'mine'"),
