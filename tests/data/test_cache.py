@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -204,22 +202,3 @@ def test_a_hint_that_cannot_be_read_stops_the_batches(dataset, base):
     paths[2].write_bytes(b"no picture")
     with pytest.raises(SceditError, match="no readable picture"):
         list(islice(batches(cache, StatefulSampler(5, 1)), 5))
-
-
-@pytest.mark.skipif(torch.get_num_threads() < 2, reason="PyTorch keeps to one thread here")
-def test_threads_that_load_start_no_teams(dataset, base, tmp_path):
-    """PyTorch would give each a team of its own threads, which slow down those that compute."""
-    large = [tmp_path / f"{number}.png" for number in range(4)]
-    for path in large:
-        Image.effect_noise((256, 256), 99).convert("RGB").save(path)
-    cache = cache_latents_and_text(dataset, base)
-    cache = replace(cache, hints={"canny": Hints(large, (256, 256)), "depth": Hints(large, (256, 256), in_memory=0)})
-    torch.ones(10**6).add_(1)  # this thread has its own
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(int).result()
-        before = psutil.Process().num_threads()
-        batch = pool.submit(load_batch, cache, 0, [0, 1, 2, 3]).result()
-        assert psutil.Process().num_threads() == before
-        pool.submit(batch.hints["canny"].mul, 2).result()
-        assert psutil.Process().num_threads() > before
-    assert torch.equal(batch.hints["canny"], batch.hints["depth"]) and batch.hints["canny"].max() <= 1
