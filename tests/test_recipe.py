@@ -183,6 +183,12 @@ def test_set_reaches_every_key(key: str) -> None:
     assert keys(recipe)[key] == CHANGED[key]
 
 
+def test_texts_that_no_terminal_shows_are_read_back() -> None:
+    recipe = load_recipe("canny", ["samples.prompts=['a\x80b\u202ec\td']"])
+    assert recipe.to_toml().replace("\n", "").isprintable()
+    assert Recipe.from_dict(tomllib.loads(recipe.to_toml())).samples.prompts == ["a\x80b\u202ec\td"]
+
+
 def test_set_takes_toml_and_plain_text() -> None:
     overrides = ['samples.prompts=["a", "b = c"]', "tuner.condition = hed", "train.learning_rate=1e-4"]
     recipe = load_recipe("canny", overrides)

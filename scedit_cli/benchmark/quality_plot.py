@@ -47,8 +47,8 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
             _draw_panel(panel, group, name)
         for panel in row[len(names) :]:
             panel.set_visible(False)
-    figure.suptitle(f"{title}; hollow: after the same steps, filled: after the same seconds; bars: deviation over seeds", x=0.01, ha="left",
-                    fontsize=10.5, color=INK)  # fmt: skip
+    legend = "hollow: after the same steps, filled: after the same seconds; bars: deviation over seeds"
+    figure.suptitle(f"{title}; {legend}", x=0.01, ha="left", fontsize=10.5, color=INK)
     save(figure, path)
 
 

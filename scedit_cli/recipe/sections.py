@@ -257,6 +257,8 @@ class Recipe(_Section):
 
     def to_toml(self) -> str:
         """The recipe with every default filled in, as text that load_recipe reads back to the same values."""
-        return tomlkit.dumps(self.model_dump(exclude_none=True))
+        text = tomlkit.dumps(self.model_dump(exclude_none=True))
+        # Written as TOML has it, what a terminal would not show comes through a screen as it is.
+        return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08X}" for each in text)
 
 

@@ -198,6 +198,7 @@ VALUES = st.one_of(
 @settings(max_examples=DRAWN, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=3))
 @example([("base.model", "x" * 100_000)])
+@example([("base.revision", "\x80")])
 def test_drawn_changes(folder, changes) -> None:
     options = [part for key, value in changes for part in ("--set", f"{key}={value}")]
     shown(tomlkit.dumps(SANE), *options, folder=folder)

@@ -29,7 +29,9 @@ def test_a_second_call_finishes_what_was_killed(small: Small, tmp_path: Path, tr
         at, act = cases[number]
         place = command.made(small, tmp_path / f"{number:05}")
         ended = run(command.work(small, place, Shim(place, at, act)))
-        if act is die:
+        if act is die and ended.code == 0:  # threads make folders at once: some runs have an operation less
+            assert at > count - 3, ended
+        elif act is die:
             assert ended.code == -9, ended
         elif ended.code:
             told(ended, 1)
