@@ -15,7 +15,7 @@ _MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
 _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
 _SIZES = ("lora_rank", "lora_feed_forward", "down_ratio")  # which older documents lack
-_TRAINED = ("scenes", "seeds", "steps")
+_SHOWN = ("scenes", "seeds")
 
 Document = dict[str, Any]
 
@@ -29,7 +29,8 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
     try:
         document = read_json(path.read_text("utf-8"))
         known = {result["method"] for result in document["results"]}
-        _ = [document[name] for name in (*_SETTINGS, "device")]
+        if missing := [name for name in (*_SETTINGS, "device") if name not in document]:
+            raise KeyError(missing[0])
     except FileNotFoundError:
         raise SceditError(f"--baseline {path}: no such file", hint="scedit bench --json > FILE makes one") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -74,10 +75,11 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
             sentences += _fallen(before["method"], before, result, fields, tolerance)
     for name, before in (baseline.get("quality") or {}).items():
         if result := (document.get("quality") or {}).get(name):
-            fixed = [each for each in _TRAINED if each != "steps" or not name.endswith("same seconds")]
-            if other := [each for each in fixed if before.get(each) != result.get(each)]:
-                was, now_ = before.get(other[0]), result.get(other[0])
-                sentences.append(f"{name}: cannot be compared, {other[0]} were {was} and are {now_}")
+            fixed = _SHOWN if name.endswith("same seconds") else (*_SHOWN, "steps")
+            other = next((each for each in fixed if before.get(each) != result.get(each)), None)
+            if other:
+                was, is_now = before.get(other), result.get(other)
+                sentences.append(f"{name}: cannot be compared, {other} were {was} and are {is_now}")
             else:
                 sentences += _fallen(name, before, result, _QUALITY, tolerance)
     pair = [each.get("estimate") for each in (baseline, document)]

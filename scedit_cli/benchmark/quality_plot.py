@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,11 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
     for row, group, names in zip(axes, groups, panels, strict=True):
         hinted = next(iter(group.values()))["score"] is not None
         row[0].set_ylabel(f"learned: {f'{CONDITION} control' if hinted else f'the {LOOK} look'}", color=INK)
-        for panel, name in zip(row, names, strict=False):
-            _draw_panel(panel, group, name)
-        for panel in row[len(names) :]:
-            panel.set_visible(False)
+        for panel, name in zip_longest(row, names):
+            if name:
+                _draw_panel(panel, group, name)
+            else:
+                panel.set_visible(False)
     legend = "hollow: after the same steps, filled: after the same seconds; bars: deviation over seeds"
     figure.suptitle(f"{title}; {legend}", x=0.01, ha="left", fontsize=10.5, color=INK)
     save(figure, path)

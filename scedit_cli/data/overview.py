@@ -40,7 +40,7 @@ def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> I
         column, line = divmod(number, lines)
         x, y = column * wide, top + line * (cell + _GAP)
         files = [row["file_name"], *(condition_name(kind, row["file_name"]) for kind in kinds)]
-        for at, file in zip(left, files, strict=False):
+        for at, file in zip(left[:-1], files, strict=True):
             picture = open_picture(path / file)
             size = f"{picture.width}x{picture.height}"
             picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)

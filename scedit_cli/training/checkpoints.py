@@ -30,7 +30,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Writes `folder`/step-XXXXXX, flushed to the disk before it gets its name, and only then removes older ones but
+    """Writes `folder`/step-NUMBER, flushed to the disk before it gets its name, and only then removes older ones but
     for `keep` in all. Those of later steps belong to a run that has been given up, and go too.
 
     Raises:

@@ -199,8 +199,8 @@ class Loop:
                 self._draw_samples(trackers)
             except WorkFailed as failure:  # the steps before it were fine
                 self._rescue()
-                hint = f"fewer or smaller samples, or samples.every = 0; --resume goes on from step {self._saved}"
-                raise WorkFailed(failure.message, hint) from failure
+                hints = failure.hint, f"--resume goes on from step {self._saved}"
+                raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
 
     def _is_due(self, every: int) -> bool:
         step = self.trainer.step

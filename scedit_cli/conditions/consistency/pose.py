@@ -62,7 +62,7 @@ def skeletons(picture: np.ndarray) -> list[np.ndarray]:
     pixels = picture.astype(np.int16)
     discs = [_discs(np.abs(pixels - colour).max(-1) <= _NEAR) for colour in COLOURS]
     bodies: list[dict[int, int]] = []
-    for (one, other), colour in zip(LIMBS, COLOURS, strict=False):
+    for (one, other), colour in zip(LIMBS, COLOURS[: len(LIMBS)], strict=True):
         shown = {
             (i, j): _share_shown(pixels, a, b, (colour * 0.6, COLOURS[one], COLOURS[other]))
             for i, a in enumerate(discs[one])

@@ -79,9 +79,9 @@ def read_foreign(
         )
     if names and len(names) != len(hinted):
         raise SceditError(f"{file} holds {len(hinted)} CSC-Tuners, condition= names {len(names)}", hint="name each one")
-    conditions = names or ["hint", *(f"hint{i}" for i in range(2, len(hinted) + 1))]
+    conditions = names or ["hint", *(f"hint{i}" for i in range(2, len(hinted) + 1))][: len(hinted)]
     tuners, states = [], []
-    for condition, found in [(None, sc)] * bool(sc.maps) + list(zip(conditions, hinted, strict=False)):
+    for condition, found in [(None, sc)] * bool(sc.maps) + list(zip(conditions, hinted, strict=True)):
         state = dict(found.hint)
         for i, site in enumerate(sorted(found.maps, reverse=True)):  # the last step consumes skip 0
             state |= {f"maps.{i}.{name}": tensor for name, tensor in found.maps[site].items()}
