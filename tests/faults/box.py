@@ -16,9 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
-import torch
-
 from scedit_cli.errors import SceditError
 
 GIB = 2**30
@@ -27,10 +24,6 @@ AT_ONCE = 2
 _PATIENCE = 6
 _SENTENCE, _SHOWN = 1000, 600  # letters
 _HEADROOM = 6 * GIB  # of address space, over what the child starts with: a bomb ends as an error and not the machine
-
-# Before anything starts threads: they do not survive a fork.
-torch.set_num_threads(1)
-cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True)

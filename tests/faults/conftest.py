@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 
 from tests.faults.small import Small, make_small
 
 _TRIED = pytest.StashKey[Counter]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads do not survive a fork, so nothing here has any when it forks."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    # After a fork PyTorch makes its pool of threads anew at first use, which fails where two threads do so at once.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Work in processes forked from this one, in which everything that is slow to load is loaded already.
 
-The parent has no threads of its own when it forks: PyTorch and OpenCV are told to keep to one.
+The parent has no threads of its own when it forks: see `one_thread` in conftest.py.
 """
 
 from __future__ import annotations

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import cv2
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -91,9 +89,6 @@ def unet() -> UNet2DConditionModel:
 
 
 def make_small(folder: Path) -> Small:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
     names = ("data", "prepared", "small.toml", "finished")
     data, prepared, recipe_file, finished = (folder / name for name in names)
     small = Small(folder, data, prepared, folder / "base", recipe_file, finished)
