@@ -36,6 +36,9 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
+        # Told by accelerate's FSDP, transformers would load weights in the first process alone and wait for a broadcast
+        # of whole models. Here every process needs its text encoders, and `shard` spreads the U-Net.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
