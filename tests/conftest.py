@@ -7,5 +7,8 @@ from pathlib import Path
 
 from tests.offline import sitecustomize  # noqa: F401  the guard, in this process
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared; before PyTorch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _GUARD = str(Path(__file__).parent / "offline")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_GUARD, os.environ.get("PYTHONPATH"))))

@@ -3,7 +3,7 @@
 The lower bounds themselves are tried by hand, in an environment of its own, for they take gigabytes:
 
     uv venv lowest && source lowest/bin/activate
-    uv pip install --resolution lowest-direct -e '.[test]' && python -m pytest
+    uv pip install --resolution lowest-direct -e '.[test]' && python -m pytest -n 2
 
 and what is known of the newest ones' holes by `uvx pip-audit`.
 """
