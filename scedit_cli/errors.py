@@ -55,7 +55,12 @@ def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> S
     )
 
 
+_STARVED = (
+    "out of memory|can't allocate memory|(not enough|insufficient) memory|STATUS_ALLOC_FAILED|failed to cuda calloc"
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on whatever device; libraries tell it in their own words."""
-    said = re.search("out of memory|can't allocate memory|(not enough|insufficient) memory", str(error), re.IGNORECASE)
+    said = re.search(_STARVED, str(error), re.IGNORECASE)
     return isinstance(error, MemoryError) or said is not None

@@ -24,6 +24,7 @@ from scedit_cli.benchmark.setting import Figures, Setting, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import check_size
+from scedit_cli.training.setup import tf32
 
 _WARM_UP = 2  # steps that are not timed: the first ones allocate
 
@@ -42,6 +43,7 @@ class Measured:
     processor_seconds: tuple[float, ...] = ()
 
 
+@tf32(True)  # as training does
 def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
     """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
     (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory.

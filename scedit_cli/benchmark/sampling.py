@@ -107,7 +107,7 @@ def _variants(
         placed = Bundle([tuner.to(precision).requires_grad_(False) for tuner in tuners])
         return lambda: attach(unet, placed), plain
 
-    controlnet = controlnet_model(unet).requires_grad_(False)
+    controlnet = controlnet_model(unet).to(precision).requires_grad_(False)
 
     def controlled() -> Tensor:
         shown = hint.expand(2, -1, -1, -1)

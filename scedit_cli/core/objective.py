@@ -72,7 +72,7 @@ def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: 
     zero terminal SNR too.
     """
     _known(prediction_type)
-    alpha = alphas_cumprod.to(timesteps.device)[timesteps].double()
+    alpha = _in_double(alphas_cumprod.to(timesteps.device)[timesteps])
     snr = alpha / (1 - alpha)
     clipped = snr.clamp(max=gamma)
     if prediction_type == "epsilon":
@@ -82,8 +82,13 @@ def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: 
 
 def _signal_and_spread(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """√ᾱ_t and √(1-ᾱ_t) as (B, 1, 1, 1), rounded to the dtype of `like` only at the end."""
-    alpha = alphas_cumprod.to(like.device)[timesteps].double().view(-1, *[1] * (like.dim() - 1))
+    alpha = _in_double(alphas_cumprod.to(like.device)[timesteps]).view(-1, *[1] * (like.dim() - 1))
     return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+
+
+def _in_double(values: Tensor) -> Tensor:
+    """In float64, but for Apple's accelerators, which have none."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _known(prediction_type: str) -> None:

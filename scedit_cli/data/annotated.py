@@ -206,12 +206,13 @@ def _made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Excepti
     except (SceditError, MemoryError):
         raise
     except Exception as error:  # an annotator raises whatever an odd picture leads it to
-        if len(pictures) > 1:
-            return [made for picture in pictures for made in _made(make, [picture])]
-        if is_out_of_memory(error):
+        if len(pictures) == 1 and is_out_of_memory(error):
             hint = "annotate a smaller picture, or with fewer processes; a full accelerator leaves the CPU"
             raise WorkFailed("memory ran out over one picture", hint) from error
-        return [error]
+        if len(pictures) == 1:
+            return [error]
+    # Not within the handler, whose error keeps all that the library held for several pictures.
+    return [made for picture in pictures for made in _made(make, [picture])]
 
 
 def record_of(order: Order, settings: Parameters, digest: str) -> dict[str, Any]:

@@ -265,7 +265,7 @@ def _weights(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         flat = weight.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 64)].double().cpu()
+        some = flat[:: max(1, flat.numel() // 64)].cpu().double()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()
 

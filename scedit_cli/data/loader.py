@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from scedit_cli.data.sampler import StatefulSampler
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees of B pictures of one size, on the CPU.
+    """What a training step sees of B pictures of one size, on the CPU until it is sent elsewhere.
 
     Attributes:
         indices: the pictures' places in the dataset.
@@ -32,6 +32,17 @@ class Batch:
     moments: Tensor
     text: dict[str, Tensor]
     hints: dict[str, Tensor]
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch with all that the U-Net and the tuners see on `device`; the moments stay where they are."""
+        text, hints = ({name: sent(each, device) for name, each in part.items()} for part in (self.text, self.hints))
+        return replace(self, sizes=sent(self.sizes, device), text=text, hints=hints)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """`values` of the CPU on `device`. A card goes on with what it is at meanwhile: from memory that can be swapped out
+    it would have to end that first."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -29,8 +29,9 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """A signal that comes within is heard when the body is done; the next one at once."""
+def undisturbed(agreed: Callable[[int], int] = int) -> Iterator[None]:
+    """A signal that comes within is heard when the body is done; the next one at once. Which one, if any, is `agreed`
+    on by processes that work together: all of them give the number of theirs, or 0."""
     if not _hears_signals():
         yield
         return
@@ -51,10 +52,11 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         give_back()
-    if came and callable(handler := handlers[came[0]]):
-        handler(came[0], None)  # not raised again, which whoever counts signals would take for a second one
-    elif came:
-        signal.raise_signal(came[0])
+    number = agreed(came[0] if came else 0)
+    if number and callable(handler := handlers[number]):
+        handler(number, None)  # not raised again, which whoever counts signals would take for a second one
+    elif number:
+        signal.raise_signal(number)
 
 
 def _hears_signals() -> bool:

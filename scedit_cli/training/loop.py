@@ -140,9 +140,10 @@ class Loop:
             if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
                 self._draw_what_is_due(trackers)  # which a run that was killed after its checkpoint has not done
             while self.trainer.step < steps:
-                with undisturbed():
+                with undisturbed(self.processes.agreed):  # one that left alone would have the others wait for it
                     self._advance(log, trackers)
-                self._do_what_is_due(trackers)
+                    self._save_what_is_due()
+                self._draw_what_is_due(trackers)
         except WorkFailed:
             raise
         except (KeyboardInterrupt, SystemExit, SceditError):  # the last, of data that cannot be read any more
@@ -151,7 +152,7 @@ class Loop:
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self._starved() from error
-            if self.processes.count == 1:
+            if not self.processes.has_lost_one(error):
                 raise
             raise self._left_alone(error) from error
         move_idle_parts(base, base.device)
@@ -183,16 +184,15 @@ class Loop:
             trackers.log(line, step.number)
         self._tell_step()
 
-    def _do_what_is_due(self, trackers: Trackers | None) -> None:
-        """A checkpoint or a grid, where the recipe wants them after this step."""
+    def _save_what_is_due(self) -> None:
+        """A checkpoint, where the recipe wants one after this step."""
         if self._is_due(self.recipe.train.checkpoint_every):
-            with undisturbed():
-                self._look()  # weights that are lost are not kept
-                self._save()
-                self._draw_curve()
-        self._draw_what_is_due(trackers)
+            self._look()  # weights that are lost are not kept
+            self._save()
+            self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
+        """A grid, where the recipe wants one after this step."""
         is_drawing = self.processes.is_first or self.processes.shards_base
         if is_drawing and self.recipe.samples.every and self._is_due(self.recipe.samples.every):
             try:

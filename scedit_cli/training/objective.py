@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scedit_cli.base import Base
 from scedit_cli.core.objective import add_noise, min_snr_weights, noise_prediction_loss
+from scedit_cli.data.loader import sent
 from scedit_cli.recipe import TrainSection
 from scedit_cli.training.schedules import draw_timesteps
 
@@ -82,9 +83,11 @@ class Objective:
         return self.noised(latents, noise, timesteps, seen)
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, seen: Tensor | None = None) -> Question:
-        """The question with this noise, or with that `seen` in its place, which the answer does not know of."""
-        latents, noise, timesteps = (each.to(self.alphas.device) for each in (latents, noise, timesteps))
-        seen = noise if seen is None else seen.to(self.alphas.device)
+        """The question with this noise, or with that `seen` in its place, which the answer does not know of; of
+        tensors on the CPU."""
+        latents, noise, timesteps, seen = (
+            sent(each, self.alphas.device) for each in (latents, noise, timesteps, noise if seen is None else seen)
+        )
         return Question(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps)
 
     def losses(

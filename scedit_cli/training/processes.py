@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Processes:
     index: int = 0
     count: int = 1
     local_index: int = 0
+    on_cpu: torch.distributed.ProcessGroup | None = None  # by which they meet without waiting for an accelerator
 
     @classmethod
     def join(cls) -> Processes:
@@ -40,7 +42,8 @@ class Processes:
         # of whole models. Here every process needs its text encoders, and `shard` spreads the U-Net.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
-        return cls(state.process_index, state.num_processes, state.local_process_index)
+        on_cpu = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        return cls(state.process_index, state.num_processes, state.local_process_index, on_cpu)
 
     def leave(self) -> None:
         if self.count > 1:
@@ -125,10 +128,22 @@ class Processes:
             return self.index, self.count
         return self.local_index, int(os.environ["LOCAL_WORLD_SIZE"])
 
+    def agreed(self, number: int) -> int:
+        """The highest of the `number`s that all processes have come here with."""
+        highest = torch.tensor(number)
+        if self.count > 1:
+            torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self.on_cpu)
+        return int(highest)
+
+    def has_lost_one(self, error: RuntimeError) -> bool:
+        """Whether the error tells that another process is gone; the libraries below tell it in their own words."""
+        told = isinstance(error, torch.distributed.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE)
+        return self.count > 1 and bool(told)
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes of `values`, which may be overwritten."""
         if self.count > 1:
-            torch.distributed.all_reduce(values)
+            torch.distributed.all_reduce(values, group=self.on_cpu if values.device.type == "cpu" else None)
         return values
 
     def together(self, module: nn.Module, device: torch.device) -> nn.Module:
@@ -151,19 +166,21 @@ class Processes:
         told by accelerate's FSDP2 configuration.
 
         Raises:
-            SceditError: the configuration is of another version of FSDP.
+            SceditError: the configuration is of another version of FSDP, or offloads.
         """
         from accelerate.utils import FullyShardedDataParallelPlugin
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
         plugin = FullyShardedDataParallelPlugin()
         if plugin.fsdp_version != 2:
             raise SceditError("the base cannot be sharded by FSDP 1", hint="accelerate launch --fsdp_version 2")
+        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            raise SceditError(
+                "a base in parts cannot be offloaded too", hint="accelerate launch --fsdp_offload_params false"
+            )
         mesh = init_device_mesh(next(unet.parameters()).device.type, (self.count,))
         options = {"mesh": mesh, "reshard_after_forward": plugin.reshard_after_forward}
-        if plugin.cpu_offload:
-            options["offload_policy"] = plugin.cpu_offload
         unet.to(memory_format=torch.contiguous_format)  # FSDP takes no other
         for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             if block is not None:

@@ -18,7 +18,7 @@ from scedit_cli.core.attach import attach
 from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache
-from scedit_cli.data.loader import Batch, batches
+from scedit_cli.data.loader import Batch, batches, sent
 from scedit_cli.data.sampler import StatefulSampler, part_of
 from scedit_cli.data.stream import Raw, Stream
 from scedit_cli.errors import SceditError
@@ -97,7 +97,7 @@ class Trainer:
             self.average = AveragedModel(tuner, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
         self._data, self._weights, self._processes = data, weights, processes
         self._pixels = base.pipeline().vae_scale_factor  # to a latent
-        self._empty_text = cache.empty_text
+        self._empty_text = {name: values.to(base.device) for name, values in cache.empty_text.items()}
         self._rate = learning_rate_factor(
             options.schedule,
             options.steps,
@@ -192,12 +192,10 @@ class Trainer:
         return losses
 
     def answer(self, batch: Batch, asked: Question, text: dict[str, Tensor]) -> Tensor:
-        """What the U-Net says to noisy latents of `batch` (all on the base's device), with the tuner's edits."""
-        device = self.device
-        hints = {kind: hints.to(device) for kind, hints in batch.hints.items() if kind != MASK}
-        self.edits.set_hints(hints or None)
+        """What the U-Net says to noisy latents of `batch`, with the tuner's edits; all on the base's device."""
+        self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
         height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
-        arguments = self.base.unet_arguments({k: v.to(device) for k, v in text.items()}, height, width, batch.sizes)
+        arguments = self.base.unet_arguments(text, height, width, batch.sizes)
         return self._answer(asked.noisy.to(self._dtype), asked.timesteps, arguments)
 
     @contextmanager
@@ -268,17 +266,18 @@ class Trainer:
     def _losses(self, batch: Batch, places: range) -> Tensor:
         draws = Draws(self.options.seed, self.step, places, self.options.batch_size)
         asked = self.objective.ask(self.base.latents_from(batch.moments, draws.of_pictures), draws)
-        without_text = draws.happens(self._data.caption_dropout)
+        batch = batch.on(self.device)
+        without_text = sent(draws.happens(self._data.caption_dropout), self.device)
         text = {name: _where(without_text, self._empty_text[name], values) for name, values in batch.text.items()}
         if self._data.hint_dropout:
-            black = draws.happens(self._data.hint_dropout)
-            hints = {k: v if k == MASK else _where(black, torch.zeros(()), v) for k, v in batch.hints.items()}
+            black = sent(draws.happens(self._data.hint_dropout), self.device)
+            hints = {k: v if k == MASK else _where(black, torch.zeros_like(v), v) for k, v in batch.hints.items()}
             batch = replace(batch, hints=hints)
         mask = None
         if self._data.masked_loss:
             shades = batch.hints[MASK].mean(dim=1, keepdim=True)
-            mask = F.adaptive_avg_pool2d(shades, asked.latents.shape[-2:]).to(self.device)
-        weights = None if self._weights is None else self._weights[batch.indices].to(self.device)
+            mask = F.adaptive_avg_pool2d(shades, asked.latents.shape[-2:])
+        weights = None if self._weights is None else sent(self._weights[batch.indices], self.device)
         return self.objective.losses(self.answer(batch, asked, text), asked, weights, mask)
 
     def _update(self) -> tuple[float, Tensor | None, bool]:

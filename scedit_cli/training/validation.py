@@ -47,7 +47,7 @@ class HeldOut:
     @torch.no_grad()
     def loss(self, trainer: Trainer) -> float:
         """The mean over pictures and timesteps, with the tuner's finished weights; called by all processes at once."""
-        total, device = len(trainer.objective.alphas), trainer.device
+        total = len(trainer.objective.alphas)
         sum_ = torch.zeros(1, dtype=torch.float64)
         processes = Processes() if self._processes.shards_base else self._processes  # all call the U-Net alike
         own = part_of(range(len(self.pictures)), processes.index, processes.count)
@@ -55,7 +55,7 @@ class HeldOut:
         at_once = options.micro_batch_size or -(-options.batch_size // processes.count)
         with trainer.finished():
             for indices in _of_one_size(self.pictures[own.start : own.stop], trainer.cache, at_once):
-                batch = load_batch(trainer.cache, 0, indices)
+                batch = load_batch(trainer.cache, 0, indices).on(trainer.device)
                 latents = trainer.base.latents_from(batch.moments)
                 noise = [torch.randn(latents.shape[1:], generator=generator_of(self.options.seed, i)) for i in indices]
                 for number in range(self.options.timesteps):
@@ -63,8 +63,8 @@ class HeldOut:
                     timesteps = torch.full((len(indices),), timestep)
                     asked = trainer.objective.noised(latents, torch.stack(noise), timesteps)
                     losses = trainer.objective.plain_losses(trainer.answer(batch, asked, batch.text), asked)
-                    sum_ += losses.double().sum().cpu()
-        mean = processes.sum(sum_.to(device)) / (len(self.pictures) * self.options.timesteps)
+                    sum_ += losses.cpu().double().sum()
+        mean = processes.sum(sum_) / (len(self.pictures) * self.options.timesteps)
         return mean.item()
 
 

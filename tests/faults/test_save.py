@@ -46,13 +46,13 @@ def test_every_file_operation_of_a_save(small: Small, tmp_path: Path, tried) -> 
 def saving(small: Small, out: Path, save: int, shim: Shim, ends: bool = False):
     """A run whose save of this number, and what belongs to it, is under the shim. With `ends`, it stops after it and
     gives the number of operations."""
-    train, due, seen = small.train(out), Loop._do_what_is_due, iter(range(1, 100))
+    train, due, seen = small.train(out), Loop._save_what_is_due, iter(range(1, 100))
 
-    def watched(loop: Loop, trackers: object) -> None:
+    def watched(loop: Loop) -> None:
         if not loop._is_due(EVERY):
-            return due(loop, trackers)
+            return
         shim.is_counting = next(seen) == save
-        due(loop, trackers)
+        due(loop)
         ended, shim.is_counting = ends and shim.is_counting, False
         if ended:
             raise SystemExit
@@ -60,7 +60,7 @@ def saving(small: Small, out: Path, save: int, shim: Shim, ends: bool = False):
     def work() -> int:
         shim.is_counting = False
         shim.arm()
-        Loop._do_what_is_due = watched
+        Loop._save_what_is_due = watched
         try:
             train()
         except SystemExit as done:

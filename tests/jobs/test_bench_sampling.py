@@ -13,8 +13,8 @@ from scedit_cli.jobs.progress import Progress
 from tests import tiny
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_every_step_is_timed_with_what_it_says_attached(family, monkeypatch):
+@pytest.mark.parametrize(("family", "dtype"), [("sd15", "fp32"), ("sdxl", "bf16")])
+def test_every_step_is_timed_with_what_it_says_attached(family, dtype, monkeypatch):
     acting, events = [], []
     timed = room.timed
 
@@ -28,17 +28,17 @@ def test_every_step_is_timed_with_what_it_says_attached(family, monkeypatch):
     monkeypatch.setattr(Architecture, "unet", lambda *args: unets.append(loaded(*args)) or unets[0])
     monkeypatch.setattr(room, "timed", watch)
     base = str(tiny.pipeline_folder(family))
-    made = bench(sampling=True, base=base, resolution=64, steps=2, on_event=events.append)
+    made = bench(sampling=True, base=base, resolution=64, dtype=dtype, steps=2, on_event=events.append)
     assert [each.name for each in made.sampling] == ["base", "SC-Tuner", "CSC-Tuner", "3 CSC-Tuners", "ControlNet"]
     assert acting == [0, 0, 1, 1, 1, 1, 3, 3, 0, 0] * 3
     assert made.sampling[0].ratio == 1.0 and all(each.seconds > 0 and each.ratio > 0 for each in made.sampling)
     assert [event.step for event in events if isinstance(event, Progress)] == list(range(1, 16))
     assert attached(unets[0]) is None
     document = json.loads(json.dumps(made.document()))
-    assert (document["base"], document["resolution"], document["dtype"], document["batch"]) == (base, 64, "fp32", None)
+    assert (document["base"], document["resolution"], document["dtype"], document["batch"]) == (base, 64, dtype, None)
     assert [each["name"] for each in document["sampling"]] == [each.name for each in made.sampling]
     ((title, (header, rows)),) = made.tables()
-    assert title.endswith("on cpu, 64×64, fp32")
+    assert title.endswith(f"on cpu, 64×64, {dtype}")
     assert len(rows) == 5 and all(len(row) == len(header) for row in rows) and rows[0][2] == "+0.0%"
     assert made.csv().startswith("name,seconds,ratio,once\nbase,")
 

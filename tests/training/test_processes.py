@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scedit_cli.errors import SceditError
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training.processes import Processes
@@ -90,6 +91,25 @@ def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
     assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
 
 
+def test_a_signal_to_one_of_them_ends_both_after_the_same_step(recipe, tmp_path):
+    run = tmp_path / "run"
+    first, second = pair(recipe, run, ["train.steps=5000"])
+    while len(logged(run)) < 2:
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.1)
+    second.send_signal(signal.SIGTERM)
+    out, _ = first.communicate(timeout=60)
+    assert (first.returncode, second.wait(timeout=60)) == (143, 143) and "SIGTERM" in json.loads(out)["error"]["message"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{len(logged(run)):06d}"]
+
+
+def test_only_what_the_libraries_below_say_means_that_another_is_gone():
+    closed = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]")
+    assert Processes(0, 2).has_lost_one(closed) and not Processes().has_lost_one(closed)
+    assert Processes(0, 2).has_lost_one(torch.distributed.DistNetworkError("reset"))
+    assert not Processes(0, 2).has_lost_one(RuntimeError("Expected all tensors to be on the same device"))
+
+
 def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
     """By accelerate's FSDP2 configuration; with samples and a held-out loss, in which all processes must take part."""
     sets = ["samples.every=3", "samples.count=1", "samples.steps=1", "train.steps=3"]
@@ -100,6 +120,14 @@ def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
     a, b = (load_file(tmp_path / run / "tuner.safetensors") for run in ("one", "two"))
     assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
     assert (tmp_path / "two" / "samples" / "step-000003.png").exists()
+
+
+def test_a_base_that_is_spread_is_not_offloaded_too(monkeypatch):
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    with pytest.raises(SceditError, match="offloaded") as refused:
+        Processes(0, 2).shard(torch.nn.Linear(1, 1))
+    assert "--fsdp_offload_params false" in refused.value.hint
 
 
 def test_processes_share_what_is_to_be_encoded(recipe, mixed, tmp_path):

@@ -82,6 +82,22 @@ def test_memory_that_runs_out_is_nobodys_picture(folder, monkeypatch):
         annotate(folder, "gray", processes=1)
 
 
+def test_memory_that_runs_out_is_given_back_before_less_is_tried(folder, monkeypatch):
+    """Within the handler of an error, its traceback holds what the network had made of the whole batch."""
+    handled = []
+
+    def make(pictures):
+        if len(pictures) > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        handled.append(sys.exception())
+        return pictures
+
+    annotator = Annotator("gray", "large", "none", lambda *_: make)
+    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (annotator,)))
+    assert annotate(folder, "gray", device="meta").written == 3
+    assert handled == [None] * 3
+
+
 def test_a_process_that_is_killed_is_told(folder, monkeypatch):
     def killed(*_):
         for child in multiprocessing.active_children():
