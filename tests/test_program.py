@@ -25,7 +25,7 @@ from tests.test_app import ROOT, call, fake
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.png"), 2, "x.png: No such file or directory"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), 1, "out of memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 1, "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), 1, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
         (ZeroDivisionError("division by zero"), 1, "unexpected ZeroDivisionError: division by zero"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),

@@ -99,7 +99,8 @@ def test_a_signal_to_one_of_them_ends_both_after_the_same_step(recipe, tmp_path)
         time.sleep(0.1)
     second.send_signal(signal.SIGTERM)
     out, _ = first.communicate(timeout=60)
-    assert (first.returncode, second.wait(timeout=60)) == (143, 143) and "SIGTERM" in json.loads(out)["error"]["message"]
+    assert (first.returncode, second.wait(timeout=60)) == (143, 143)
+    assert "SIGTERM" in json.loads(out)["error"]["message"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{len(logged(run)):06d}"]
 
 
