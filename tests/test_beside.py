@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -37,13 +38,7 @@ LORA = ["to_q", "to_k", "to_v", "to_out.0", "conv_in", "conv1", "conv2", "conv_s
 Run = Callable[[], Tensor]
 
 
-def filled(module: nn.Module, seed: int) -> nn.Module:
-    """`module` with weights as if it had been trained."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=draw))
-    return module
+filled = partial(tiny.trained, size=0.05)
 
 
 def picture(seed: int) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from scedit_cli.base import load_base
 from scedit_cli.denoising import Denoiser, Guidance, Start, _for_task, rescaled
@@ -176,7 +177,7 @@ def test_what_a_base_cannot_do_is_told(sd15, picture):
         sample(sd15, ["a"], seeds=[1], steps=4, start=Start(picture, 0.1))
 
 
-def test_a_distillate_takes_guidance_as_an_input_and_needs_no_second_half(picture):
+def test_a_distillate_takes_guidance_as_an_input_and_needs_no_second_half():
     base = load_base(tiny.pipeline_folder("sd15"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -243,9 +244,8 @@ def test_weighted_and_long_prompts(request, family):
     assert (whole.shape[1], cut.shape[1]) == (77 * 5, 77)  # 360 letters, 75 at a time
 
 
-def test_offloading_moves_each_model_to_the_device_and_back(sd15, monkeypatch):
-    from diffusers import DiffusionPipeline
-
+def test_offloading_is_asked_of_diffusers(sd15, monkeypatch):
+    """The movement itself needs an accelerator."""
     asked = []
     monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda self, device: asked.append(device))
     sample(sd15, ["a"], seeds=[1], steps=1, offload="cuda")

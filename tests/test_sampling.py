@@ -23,15 +23,8 @@ def sd15():
     return load_base(tiny.pipeline_folder("sd15"))
 
 
-def _trained(tuner: torch.nn.Module) -> torch.nn.Module:
-    generator = torch.Generator().manual_seed(1)
-    for weight in tuner.parameters():
-        weight.data = torch.randn(weight.shape, generator=generator) * 0.2
-    return tuner
-
-
 def _canny(unet) -> CSCTuner:
-    return _trained(CSCTuner.for_unet(unet, condition="canny", hint_channels=16))
+    return tiny.trained(CSCTuner.for_unet(unet, condition="canny", hint_channels=16))
 
 
 def _hints(count: int) -> torch.Tensor:
@@ -96,7 +89,7 @@ def test_hints_are_encoded_once_per_picture_and_not_once_per_step(sd15):
 
 def test_a_condition_acts_during_its_span_only(sd15):
     used = []
-    tuners = [_canny(sd15.unet), _trained(SCTuner.for_unet(sd15.unet))]
+    tuners = [_canny(sd15.unet), tiny.trained(SCTuner.for_unet(sd15.unet))]
     with attach(sd15.unet, tuners, scales=[0.7, 0.5]) as attachment:
         handle = sd15.unet.register_forward_pre_hook(lambda module, args: used.append(attachment.scales))
         spans = [(0.0, 0.5), (0.25, 1.0)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+
+from tests import tiny
 
 
 @pytest.fixture
@@ -44,15 +47,7 @@ def run() -> Callable[..., Tensor]:
 @pytest.fixture
 def trained() -> Callable[[nn.Module], nn.Module]:
     """Gives a tuner (or bundle) weights as if it had been trained: nothing is zero."""
-
-    def fill(module: nn.Module, seed: int = 2) -> nn.Module:
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
-        return module
-
-    return fill
+    return partial(tiny.trained, seed=2)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_fresh_tuners_are_the_identity_bit_for_bit(unet, run, hint, dtype):
 
 
 @pytest.mark.parametrize("scale", [1.0, -1.0])
-def test_a_fresh_edit_keeps_negative_zeros(unet, hint, scale):
+def test_a_fresh_edit_keeps_negative_zeros(unet, scale):
     tuner = SCTuner.for_unet(unet)
     with attach(unet, tuner, scale) as edits:
         edits._begin(torch.zeros(1, 4, 8, 8))
@@ -102,7 +102,7 @@ def test_scale_zero_does_no_hint_work(unet, run, hint, monkeypatch):
         run(unet)
 
 
-def test_bundle_scales_hold_unless_others_are_given(unet, run, trained):
+def test_bundle_scales_hold_unless_others_are_given(unet, trained):
     tuner = trained(SCTuner.for_unet(unet))
     with attach(unet, Bundle([tuner], [0.3])) as edits:
         assert edits.scales == (0.3,)
@@ -191,7 +191,7 @@ def test_gradient_checkpointing_changes_no_gradient(unet, run, hint, trained):
     torch.testing.assert_close(checkpointed, plain)
 
 
-def test_freeu_sees_the_edited_skip(unet, run, trained):
+def test_freeu_sees_the_edited_skip(unet, run):
     """FreeU reworks skips inside the up block; an edit by a constant must reach it like a constant added before."""
     unet.enable_freeu(s1=0.6, s2=0.4, b1=1.1, b2=1.2)
     tuner = SCTuner.for_unet(unet)

@@ -74,7 +74,7 @@ def test_facts_on_which_all_agree_are_kept(styles):
     assert merge([(style, 1.0) for style in styles]).metadata == {"base": "sd15", "zero_terminal_snr": "true"}
 
 
-def test_what_cannot_be_merged(unet, styles, canny):
+def test_what_cannot_be_merged(styles, canny):
     with pytest.raises(SceditError, match="nothing to merge"):
         merge([])
     with pytest.raises(SceditError, match="two tuners take the condition 'canny'"):

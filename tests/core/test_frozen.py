@@ -1,70 +1,23 @@
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention import FeedForward
 from peft import LoraConfig
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from scedit_cli import CSCTuner, SceditError, SCTuner, attach
+from scedit_cli import CSCTuner, SCTuner, attach
 from scedit_cli.benchmark.live import LiveStorages
 from scedit_cli.core import frozen
-from scedit_cli.core.attach import attached
 from scedit_cli.core.frozen import lean
 from tests import tiny
-
-MODES = [("lean", "layer"), ("checkpoint", "transformer"), ("checkpoint", "layer"), ("checkpoint", "fine")]
-
-
-def fixed(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def call(unet: nn.Module, size: int = 8, **more) -> Tensor:
-    one = next(unet.parameters())
-    if unet.config.addition_embed_type:
-        embeddings = {"text_embeds": fixed(2, tiny.SECOND_WIDTH).to(one), "time_ids": fixed(2, 6).to(one)}
-        more["added_cond_kwargs"] = embeddings
-    context = fixed(2, 5, unet.config.cross_attention_dim).to(one)
-    return unet(fixed(2, 4, size, size).to(one), torch.tensor([10, 500]), context, **more).sample
-
-
-def frozen_unet(family: str, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-    torch.manual_seed(1)
-    return tiny.unet(family).to(dtype).requires_grad_(False)
-
-
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad}
-    module.zero_grad(set_to_none=True)
-    assert found and all(each is not None for each in found.values())
-    return found
-
-
-def tuned(unet: nn.Module, tuner, memory: str = "plain", recompute: str = "layer", steps: int = 1, run=call):
-    """The output, and the gradients of a made-up loss, over `steps` accumulated passes."""
-    with attach(unet, tuner, memory=memory, recompute=recompute) as edits:
-        if tuner.condition:
-            edits.set_hints(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)))
-        for step in range(steps):
-            output = run(unet)
-            (output.float() * fixed(*output.shape, seed=step)).sum().backward()
-    return output.detach(), gradients(tuner)
-
-
-def equal(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
-    """To `tolerance` of each tensor's norm; 0 is bit for bit."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert (found[name] - value).norm() <= tolerance * value.norm(), name
+from tests.core.frozen_unets import MODES, call, equal, fixed, frozen_unet, gradients, tuned
 
 
 @pytest.fixture
@@ -250,72 +203,6 @@ def test_beside_a_controlnet():
         equal(step(), expected)
 
 
-@pytest.mark.parametrize(("memory", "recompute"), MODES)
-def test_detaching_leaves_the_unet_as_it_was(memory, recompute, trained):
-    unet = frozen_unet("sdxl")
-    tuner = trained(SCTuner.for_unet(unet))
-    kinds, keys, before = [type(each) for each in unet.modules()], list(unet.state_dict()), call(unet)
-    attributes = [set(vars(each)) for each in unet.modules()]
-    with attach(unet, tuner, memory=memory, recompute=recompute) as edits:
-        assert [type(each) for each in unet.modules()] != kinds
-        assert list(unet.state_dict()) == keys
-        for copied in (copy.deepcopy(unet), pickle.loads(pickle.dumps(unet))):
-            assert torch.equal(call(copied), call(unet))
-            attached(copied).detach()
-            assert [type(each) for each in copied.modules()] == kinds
-            assert torch.equal(call(copied), before)
-    edits.detach()
-    assert [type(each) for each in unet.modules()] == kinds
-    assert [set(vars(each)) for each in unet.modules()] == attributes
-    assert torch.equal(call(unet), before)
-
-
-def test_lean_within_lean():
-    unet = frozen_unet("sd15")
-    kinds = [type(each) for each in unet.modules()]
-    with lean(unet):
-        outer = [type(each) for each in unet.modules()]
-        with pytest.raises(ValueError, match="on the way"), lean(unet, checkpoint="layer"):
-            raise ValueError("on the way")
-        assert [type(each) for each in unet.modules()] == outer
-    assert [type(each) for each in unet.modules()] == kinds
-
-
-def test_an_unknown_way_is_refused(unet):
-    tuner = SCTuner.for_unet(unet)
-    kinds = [type(each) for each in unet.modules()]
-    with pytest.raises(SceditError, match="memory is 'leen'"):
-        attach(unet, tuner, memory="leen")
-    with pytest.raises(SceditError, match="'resnet' cannot be recomputed"):
-        attach(unet, tuner, memory="checkpoint", recompute="resnet")
-    assert [type(each) for each in unet.modules()] == kinds
-    assert attached(unet) is None
-
-
-def test_layers_that_learn_or_are_somebody_elses_are_left_alone():
-    unet = frozen_unet("sd15")
-    norms, conv = unet.up_blocks[1].attentions[0].norm.requires_grad_(True), unet.up_blocks[0].resnets[0].conv1
-    conv.requires_grad_(True)
-    block = unet.up_blocks[2].attentions[0].transformer_blocks[0]
-    seen = []
-    block.ff.net[0].register_forward_hook(lambda *_: seen.append(1))
-    own = unet.up_blocks[1].resnets[0].conv2
-    own.forward = lambda x: F.conv2d(x, own.weight, own.bias, padding=1) * 2
-    tuner = SCTuner.for_unet(unet)
-    tuned(unet, tuner)
-    plain = gradients(unet)
-    with lean(unet):
-        assert type(own) is nn.Conv2d and "FrozenFeedForward" not in type(block.ff).__name__
-        seen.clear()
-        call(unet).square().sum().backward()
-        assert seen
-    found = gradients(unet)
-    call(unet).square().sum().backward()
-    equal(found, gradients(unet))
-    assert plain.keys() == found.keys()
-    assert norms.weight.grad is None and conv.weight.grad is None
-
-
 def test_a_norms_output_that_was_changed_has_no_origin():
     norm, act = nn.GroupNorm(4, 16).requires_grad_(False), nn.SiLU()
     x = fixed(2, 16, 5).requires_grad_()
@@ -338,6 +225,12 @@ def test_what_a_decoder_keeps():
     with lean(block):
         assert kept(lambda: block(x)) == 0
         assert kept(lambda: conv(x)) == 0
+    y = fixed(2, 1024, 16).requires_grad_()
+    forward = nn.Sequential(nn.LayerNorm(16), FeedForward(16)).requires_grad_(False)
+    one = y.untyped_storage().nbytes()
+    assert kept(lambda: forward(y)) >= 8 * one
+    with lean(forward):
+        assert kept(lambda: forward(y)) < one / 8  # the weights, which multiplying takes views of
 
 
 def test_sampling_takes_the_plain_way(unet, run, trained, monkeypatch):
@@ -349,47 +242,3 @@ def test_sampling_takes_the_plain_way(unet, run, trained, monkeypatch):
     with attach(unet, tuner, memory="lean"), torch.inference_mode():
         assert torch.equal(run(unet), plain)
 
-
-class Quantised(Tensor):
-    """A weight in eight bits, as quantising libraries hold it: their own kind of tensor."""
-
-    @staticmethod
-    def __new__(cls, weight: Tensor) -> Quantised:
-        return Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
-
-    def __init__(self, weight: Tensor) -> None:
-        self.scale = weight.abs().max() / 127
-        self.levels = (weight / self.scale).round().to(torch.int8)
-
-    @property
-    def plain(self) -> Tensor:
-        return self.levels * self.scale
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.detach.default:
-            return args[0]
-        return func(*tree_map_only(Quantised, lambda each: each.plain, args), **kwargs or {})
-
-
-def test_layers_with_quantised_weights_are_left_alone():
-    unet, same = frozen_unet("sdxl"), frozen_unet("sdxl")
-    for quantised, plain in zip(unet.modules(), same.modules(), strict=True):
-        if type(quantised) is nn.Linear:
-            weight = Quantised(quantised.weight.detach())
-            plain.weight.data = weight.plain
-            quantised.weight = nn.Parameter(weight, requires_grad=False)
-    with lean(unet):
-        kinds = {type(module) for module in unet.modules()}
-        assert frozen.FrozenConv2d in kinds and frozen.FrozenFeedForward not in kinds
-    tuner = SCTuner.for_unet(unet)
-    (output, found), (wanted, expected) = (tuned(each, tuner, "lean") for each in (unet, same))
-    assert torch.allclose(output, wanted, atol=1e-5)
-    assert all(torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-4) for name in expected)
-
-
-def test_fake_weights_are_plain_ones():
-    with FakeTensorMode():
-        unet = tiny.unet("sd15").requires_grad_(False)
-        with lean(unet):
-            assert frozen.FrozenFeedForward in {type(module) for module in unet.modules()}

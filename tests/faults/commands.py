@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
+from tests import tiny
 from tests.faults.shim import Shim
 from tests.faults.small import EVERY, Small, load_once
 
@@ -78,15 +78,12 @@ def tuners(small: Small, place: Path) -> None:
     """A CSC-Tuner and an SC-Tuner for the base."""
     base = load_once(small.base)
     about = {"base": base.name, "base_fingerprint": base.fingerprint}
-    generator = torch.Generator().manual_seed(0)
     made = {
         "canny": CSCTuner.for_unet(base.unet, "canny", hint_channels=8, hint_width=0.25, down_ratio=0.25),
         "style": SCTuner.for_unet(base.unet, down_ratio=0.25),
     }
-    for name, tuner in made.items():
-        for weight in tuner.parameters():
-            weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
-        save_tuner(tuner, place / f"{name}.safetensors", about)
+    for seed, (name, tuner) in enumerate(made.items()):
+        save_tuner(tiny.trained(tuner, seed, 0.1), place / f"{name}.safetensors", about)
     noise(0, 64, 64).save(place / "canny.png")
 
 

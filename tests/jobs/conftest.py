@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from scedit_cli.base import load_base
@@ -36,11 +35,8 @@ def files(base, tmp_path_factory):
         "color": CSCTuner.for_unet(base.unet, condition="color", hint_channels=16),
         "style": SCTuner.for_unet(base.unet),
     }
-    generator = torch.Generator().manual_seed(0)
-    for name, tuner in tuners.items():
-        for weight in tuner.parameters():
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.2
-        save_tuner(tuner, folder / f"{name}.safetensors", about)
+    for seed, (name, tuner) in enumerate(tuners.items()):
+        save_tuner(tiny.trained(tuner, seed), folder / f"{name}.safetensors", about)
     save_tuner(merge([(tuners["canny"], 0.5), (tuners["style"], 0.25)]), folder / "both.safetensors", about)
     save_tuner(tuners["canny"], folder / "sibling.safetensors", about | {"base_fingerprint": "0" * 32})
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -16,14 +16,7 @@ from scedit_cli.generation.request import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
-
-
-def _pixels(path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(int)
-
-
-def _differ(one, other) -> bool:
-    return np.abs(_pixels(one) - _pixels(other)).max() > 1
+from tests.jobs.drawn import near, settings
 
 
 def test_pictures_for_every_prompt_and_seed(generate, tmp_path):
@@ -41,7 +34,7 @@ def test_pictures_for_every_prompt_and_seed(generate, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"0001.png", "0002.png", "0003.png", "0004.png"}
     assert all(image["scores"] == {} for image in document["images"]) and document["grid"] is None
     assert json.loads(json.dumps(document)) == document
-    assert _differ(paths[0], paths[1]) and _differ(paths[0], paths[2])
+    assert not near(paths[0], paths[1]) and not near(paths[0], paths[2])
     assert events and all(isinstance(event, Progress) for event in events) and events[-1].step == events[-1].total
     assert [row[0] for row in result.summary()] == paths
 
@@ -51,15 +44,14 @@ def test_a_picture_says_how_it_was_made(generate, files, base, tmp_path):
         prompts=["a cube"], negative="fog", conds=["{}/canny.png:0.5:0-0.5"], tuners=["{}/canny.safetensors:2"],
         seed=3, steps=4, guidance=4.0, scheduler="EulerDiscreteScheduler", out=tmp_path / "cube.png",
     )  # fmt: skip
-    text = Image.open(tmp_path / "cube.png").text["scedit"]
-    settings = json.loads(text)
     expected = {
         "base": base.name, "revision": None, "base_fingerprint": base.fingerprint, "dtype": "fp32",
         "prompt": "a cube", "negative": "fog", "seed": 3, "steps": 4, "guidance": 4.0,
         "scheduler": "EulerDiscreteScheduler", "width": 64, "height": 64,
         "conds": [f"canny={files}/canny.png:0.5:0.0-0.5"], "tuners": [f"{files}/canny.safetensors:2.0"],
     }  # fmt: skip
-    assert {key: settings[key] for key in expected} == expected
+    made_with = settings(tmp_path / "cube.png")
+    assert {key: made_with[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "tiff"])
@@ -74,19 +66,19 @@ def test_conditions_and_tuners_change_the_picture_by_their_scale(generate, tmp_p
         return tmp_path / f"{name}.png"
 
     plain, full = picture("plain", tuners=()), picture("full", "{}/canny.png")
-    assert _differ(plain, full)
-    assert not _differ(plain, picture("none", "{}/canny.png:0"))
-    assert not _differ(full, picture("one", "canny={}/canny.png:2", tuners=["{}/canny.safetensors:0.5"]))
+    assert not near(plain, full)
+    assert near(plain, picture("none", "{}/canny.png:0"))
+    assert near(full, picture("one", "canny={}/canny.png:2", tuners=["{}/canny.safetensors:0.5"]))
     first_half = picture("half", "{}/canny.png:1:0-0.5")
-    assert _differ(first_half, full) and _differ(first_half, plain)
-    assert _differ(full, picture("other hint", "canny={}/color.png"))
+    assert not near(first_half, full) and not near(first_half, plain)
+    assert not near(full, picture("other hint", "canny={}/color.png"))
 
 
 def test_a_bundle_keeps_its_scales(generate, tmp_path):
     options = {"conds": ["{}/canny.png"], "steps": 3}
     generate(**options, tuners=["{}/both.safetensors:2"], out=tmp_path / "bundle.png")
     generate(**options, tuners=["{}/canny.safetensors", "{}/style.safetensors:0.5"], out=tmp_path / "apart.png")
-    assert not _differ(tmp_path / "bundle.png", tmp_path / "apart.png")
+    assert near(tmp_path / "bundle.png", tmp_path / "apart.png")
 
 
 def test_the_base_is_left_without_tuners(generate, monkeypatch):
@@ -100,7 +92,7 @@ def test_a_photo_is_annotated_first(generate, tmp_path):
     options = {"tuners": ["{}/canny.safetensors"], "score": True}
     photo = generate(**options, conds_from=["canny={}/photo.png"], out=tmp_path / "photo.png")
     edges = generate(**options, conds=["{}/canny.png"], out=tmp_path / "edges.png")
-    assert not _differ(tmp_path / "photo.png", tmp_path / "edges.png")
+    assert near(tmp_path / "photo.png", tmp_path / "edges.png")
     assert photo.images[0].scores == edges.images[0].scores
     generate(tuners=options["tuners"], conds_from=["canny={}/photo.png"], width=128, height=64, out=tmp_path / "w.png")
     assert Image.open(tmp_path / "w.png").size == (128, 64)
@@ -134,17 +126,17 @@ def test_shipped_tuners_where_none_is_named(base, files, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     job.generate(request, out=tmp_path / "beside.png")
     job.generate(Request(), from_file=tmp_path / "beside.png", out=tmp_path / "again.png")
-    assert not _differ(tmp_path / "beside.png", tmp_path / "again.png")
-    assert not _differ(tmp_path / "alone.png", tmp_path / "named.png")
-    assert _differ(tmp_path / "alone.png", tmp_path / "styled.png")
-    made_with = json.loads(Image.open(tmp_path / "styled.png").text["scedit"])["tuners"]
-    assert made_with == [f"{files}/style.safetensors:4.0", f"{files}/canny.safetensors:1.0"]
+    assert near(tmp_path / "beside.png", tmp_path / "again.png")
+    assert near(tmp_path / "alone.png", tmp_path / "named.png")
+    assert not near(tmp_path / "alone.png", tmp_path / "styled.png")
+    made_with = [f"{files}/style.safetensors:4.0", f"{files}/canny.safetensors:1.0"]
+    assert settings(tmp_path / "styled.png")["tuners"] == made_with
 
 
 def test_a_foreign_tuner_takes_the_condition_that_is_left(base, generate, monkeypatch):
     foreign = CSCTuner.for_unet(base.unet, condition="hint", hint_channels=16)
     monkeypatch.setattr(controls, "load_tuner", lambda path: foreign)
-    generate(conds=["{}/canny.png"], tuners=["somewhere.safetensors"])
+    generate(conds=["{}/canny.png"], tuners=["{}/style.safetensors"])
     assert foreign.condition == "canny"
 
 
@@ -169,7 +161,7 @@ def test_nothing_is_ever_overwritten(generate, tmp_path):
     assert file.read_bytes() != before
 
 
-def test_a_grid_shows_conditions_and_pictures(generate, files):
+def test_a_grid_shows_conditions_and_pictures(generate):
     result = generate(
         prompts=["a red cube", "a cone"], num=2, grid=True, conds=["{}/canny.png"], tuners=["{}/canny.safetensors"]
     )

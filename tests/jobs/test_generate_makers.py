@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,12 +14,9 @@ from scedit_cli.core.weights import save_tuner
 from scedit_cli.errors import SceditError
 from scedit_cli.jobs.annotate import annotate as annotate_job
 from tests.conditions.local_weights import save_weights
+from tests.jobs.drawn import same, settings
 
 TUNED = {"tuners": ["{}/canny.safetensors"]}
-
-
-def _settings(path) -> dict:
-    return json.loads(Image.open(path).text["scedit"])
 
 
 def _score(image, condition, **parameters) -> float:
@@ -49,8 +44,8 @@ def test_a_photo_is_annotated_with_the_settings_given_and_again(generate, files,
     (image,) = made.images
     assert image.scores["canny"] == pytest.approx(_score(image, tmp_path / "expected.png", low=10, high=30))
     again = generate(from_file=image.path, steps=None)
-    assert np.array_equal(np.asarray(Image.open(again.images[0].path)), np.asarray(Image.open(image.path)))
-    assert _settings(image.path)["params"] == _settings(again.images[0].path)["params"] == [
+    assert same(again.images[0].path, image.path)
+    assert settings(image.path)["params"] == settings(again.images[0].path)["params"] == [
         "canny.low=10", "canny.high=30"
     ]  # fmt: skip
 
@@ -73,7 +68,7 @@ def test_an_annotators_weights_may_lie_here(generate, base, tmp_path):
     options |= {"params": ["resolution=64"], "score": True}
     made = generate(**options, weights=weights)
     assert set(made.images[0].scores) == {"lineart"}
-    assert _settings(made.images[0].path)["weights"] == str(weights)
+    assert settings(made.images[0].path)["weights"] == str(weights)
     again = generate(from_file=made.images[0].path, steps=None, out=tmp_path / "again")
     assert again.images[0].path.read_bytes() == made.images[0].path.read_bytes()
     (tmp_path / "none").mkdir()
@@ -99,15 +94,15 @@ def test_settings_without_effect_are_told(generate, tmp_path, options, message):
     assert error.value.hint and not (tmp_path / "out").exists()
 
 
-def test_another_autoencoder(generate, base, tmp_path):
+def test_another_autoencoder(generate, tmp_path):
     from tests import tiny
 
     other = tiny.pipeline("sd15", seed=5).vae
     other.save_pretrained(tmp_path / "vae")
     made, plain = generate(vae=tmp_path / "vae").images[0].path, generate().images[0].path
-    assert not np.array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(plain)))
-    assert (_settings(made)["vae"], _settings(plain)["vae"]) == (str(tmp_path / "vae"), None)
+    assert not same(made, plain)
+    assert (settings(made)["vae"], settings(plain)["vae"]) == (str(tmp_path / "vae"), None)
     again = generate(from_file=made, steps=None).images[0].path
-    assert np.array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(again)))
+    assert same(made, again)
     with pytest.raises(SceditError, match="autoencoder gone.safetensors: no such folder or file"):
         generate(vae="gone.safetensors")

@@ -15,22 +15,7 @@ from scedit_cli.errors import SceditError
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
 from tests import tiny
-
-
-def _pixels(path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
-
-
-def _same(one, other) -> bool:
-    return np.array_equal(_pixels(one), _pixels(other))
-
-
-def _near(one, other) -> bool:
-    return np.abs(_pixels(one) - _pixels(other)).max() <= 1
-
-
-def _settings(path) -> dict:
-    return json.loads(Image.open(path).text["scedit"])
+from tests.jobs.drawn import near, pixels, same, settings
 
 
 @pytest.fixture
@@ -49,23 +34,23 @@ def test_conditions_rule_their_regions(generate, masks, tmp_path):
         return generate(**options | more, out=tmp_path / f"{name}.out.png").images[0].path
 
     full, base = picture("full"), picture("base", scales=["canny=0"])
-    assert _same(picture("white", masks=[f"canny={masks}/white.png"]), full)
-    assert _same(picture("black", masks=[f"canny={masks}/black.png"]), base)
+    assert same(picture("white", masks=[f"canny={masks}/white.png"]), full)
+    assert same(picture("black", masks=[f"canny={masks}/black.png"]), base)
     left = picture("left", masks=[f"canny={masks}/left.png"])
-    assert not _near(left, full) and not _near(left, base)
+    assert not near(left, full) and not near(left, base)
     two = {"conds": ["{}/canny.png", "{}/color.png"], "tuners": ["{}/canny.safetensors", "{}/color.safetensors"]}
     apart = [f"canny={masks}/left.png", f"color={masks}/right.png"]
-    assert not _near(picture("apart", **two, masks=apart), picture("both", **two))
-    assert not _near(picture("apart again", **two, masks=apart), picture("swapped", **two, masks=apart[:1]))
+    assert not near(picture("apart", **two, masks=apart), picture("both", **two))
+    assert not near(picture("apart again", **two, masks=apart), picture("swapped", **two, masks=apart[:1]))
     styled = {"conds": [], "tuners": ["{}/style.safetensors"]}
     masked = picture("masked style", **styled, masks=[f"style={masks}/left.png"])
-    assert not _near(masked, picture("style", **styled))
+    assert not near(masked, picture("style", **styled))
 
 
 def test_a_condition_may_be_left_out_of_a_bundle(generate, tmp_path):
     bundle = generate(tuners=["{}/both.safetensors"], out=tmp_path / "bundle.png")
     style = generate(tuners=["{}/style.safetensors:0.25"], out=tmp_path / "style.png")
-    assert _near(bundle.images[0].path, style.images[0].path)
+    assert near(bundle.images[0].path, style.images[0].path)
 
 
 def test_a_prompts_file_steers_every_line_for_itself(generate, files, tmp_path):
@@ -79,14 +64,14 @@ def test_a_prompts_file_steers_every_line_for_itself(generate, files, tmp_path):
     given = generate(prompts_file=tmp_path / "p.jsonl", conds=["{}/canny.png"], **options)
     one, two, three = [image.path for image in given.images]
     half = {"conds": ["{}/canny.png:0.5"], "negative": "fog"}
-    assert _near(one, generate(prompts=["a"], **half, **options).images[0].path)
-    assert _near(two, generate(prompts=["a"], seed=3).images[0].path)
-    assert _near(three, generate(prompts=["a"], conds=["canny={}/color.png"], **options).images[0].path)
+    assert near(one, generate(prompts=["a"], **half, **options).images[0].path)
+    assert near(two, generate(prompts=["a"], seed=3).images[0].path)
+    assert near(three, generate(prompts=["a"], conds=["canny={}/color.png"], **options).images[0].path)
     assert given.images[0].scales == {"canny": 0.5}
-    assert _settings(two)["conds"] == [] and _settings(two)["tuners"] == [f"{files}/canny.safetensors:1.0"]
+    assert settings(two)["conds"] == [] and settings(two)["tuners"] == [f"{files}/canny.safetensors:1.0"]
 
 
-def test_a_sweep_draws_every_scale_and_a_labelled_grid(generate, tmp_path):
+def test_a_sweep_draws_every_scale_and_a_labelled_grid(generate):
     options = {"conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors", "{}/style.safetensors"], "prompts": ["a"]}
     swept = generate(**options, sweeps=["style=0,1", "canny=0,0.5,1"], grid=True, batch_size=2)
     assert [image.scales for image in swept.images[:4]] == [
@@ -96,8 +81,8 @@ def test_a_sweep_draws_every_scale_and_a_labelled_grid(generate, tmp_path):
         {"style": 1.0, "canny": 0.0},
     ]
     alone = generate(conds=["{}/canny.png:0.5"], tuners=["{}/canny.safetensors"], prompts=["a"])
-    assert _near(swept.images[1].path, alone.images[0].path)
-    assert _near(swept.images[5].path, generate(**options).images[0].path)
+    assert near(swept.images[1].path, alone.images[0].path)
+    assert near(swept.images[5].path, generate(**options).images[0].path)
     sheet = Image.open(swept.grid)
     assert sheet.width >= 4 * 256 and 2 * 256 <= sheet.height < 3 * 256  # condition and three scales, two styles
     ink = np.asarray(sheet.convert("L"))[:24, 300:] < 128
@@ -143,23 +128,23 @@ def test_a_photo_is_resized_before_it_is_annotated_and_large_ones_shrink(generat
     assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected))
 
 
-def test_image_to_image_inpaint_and_outpaint(generate, files, masks, tmp_path):
+def test_image_to_image_inpaint_and_outpaint(generate, files, masks):
     options = {"image": "{}/photo.png", "prompts": ["a"], "steps": 4}
-    photo = _pixels(files / "photo.png")
+    photo = pixels(files / "photo.png")
     weak = generate(**options, strength=0.25).images[0].path
-    assert not _near(weak, generate(**options).images[0].path)
-    assert _settings(weak)["strength"] == 0.25
+    assert not near(weak, generate(**options).images[0].path)
+    assert settings(weak)["strength"] == 0.25
     drawn = generate(**options, inpaint=f"{masks}/left.png").images[0].path
-    assert np.array_equal(_pixels(drawn)[:, 32:], photo[:, 32:])
-    assert (np.abs(_pixels(drawn) - photo)[:, :32].max(-1) > 0).mean() > 0.9
+    assert np.array_equal(pixels(drawn)[:, 32:], photo[:, 32:])
+    assert (np.abs(pixels(drawn) - photo)[:, :32].max(-1) > 0).mean() > 0.9
     larger = generate(**options, outpaint="0,64,40,0").images[0].path
     assert Image.open(larger).size == (128, 128)  # the margin to the right grows to what the base takes
-    assert np.array_equal(_pixels(larger)[64:, :64], photo)
+    assert np.array_equal(pixels(larger)[64:, :64], photo)
     tuned = generate(**options, inpaint=f"{masks}/left.png", conds=["{}/canny.png"], tuners=["{}/canny.safetensors"])
-    assert not _near(tuned.images[0].path, drawn)
-    assert np.array_equal(_pixels(tuned.images[0].path)[:, 32:], photo[:, 32:])
+    assert not near(tuned.images[0].path, drawn)
+    assert np.array_equal(pixels(tuned.images[0].path)[:, 32:], photo[:, 32:])
     again = generate(from_file=larger, steps=None)
-    assert _same(again.images[0].path, larger)
+    assert same(again.images[0].path, larger)
 
 
 def test_bad_starts_are_told(generate, masks, tmp_path):
@@ -199,17 +184,17 @@ EVERYTHING = {
 def test_a_picture_is_made_again_bit_for_bit(generate, masks, tmp_path, monkeypatch):
     options = EVERYTHING | {"masks": [f"canny={masks}/left.png"]}
     made = [image.path for image in generate(**options).images]
-    assert len(made) == 8 and len({_pixels(path).tobytes() for path in made}) == 8
+    assert len(made) == 8 and len({pixels(path).tobytes() for path in made}) == 8
     monkeypatch.chdir(masks.parent)  # nothing depends on where it is run
     for number in (0, 3, 7):
         (again,) = generate(from_file=made[number], steps=None, out=tmp_path / "again").images
-        assert _same(again.path, made[number])
-        before, after = _settings(made[number]), _settings(again.path)
+        assert same(again.path, made[number])
+        before, after = settings(made[number]), settings(again.path)
         assert before == after
     (other,) = generate(from_file=made[0], steps=None, seed=5, out=tmp_path / "again").images
-    assert other.seed == 5 and not _near(other.path, made[0])
+    assert other.seed == 5 and not near(other.path, made[0])
     (weak,) = generate(from_file=made[0], steps=None, scales=["canny=0"], out=tmp_path / "again").images
-    assert not _near(weak.path, made[0])
+    assert not near(weak.path, made[0])
 
 
 def test_making_again_needs_the_same_files(generate, files, tmp_path):
@@ -246,7 +231,7 @@ def test_settings_that_were_changed_by_hand_are_told(generate, tmp_path, change,
     assert error.value.hint
 
 
-def test_another_base_under_the_same_name_is_told(generate, tmp_path, monkeypatch):
+def test_another_base_under_the_same_name_is_told(generate, monkeypatch):
     (made,) = generate().images
     other = load_base(tiny.pipeline_folder("sd15", seed=1))
     monkeypatch.setattr(job, "load_base", lambda *args, **options: other)
@@ -281,7 +266,7 @@ def test_pictures_are_written_batch_by_batch(generate, tmp_path):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0001.png", "0002.png"]
 
 
-def test_memory_options_reach_the_base(generate, monkeypatch, tmp_path):
+def test_memory_options_reach_the_base(generate, monkeypatch):
     loaded = load_base(tiny.pipeline_folder("sd15"))
     monkeypatch.setattr(job, "load_base", lambda *args, **options: loaded)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
@@ -290,17 +275,17 @@ def test_memory_options_reach_the_base(generate, monkeypatch, tmp_path):
     made = generate(vae_slicing=True, vae_tiling=True, compile=True, scheduler="DDIM").images[0].path
     assert loaded.vae.use_slicing and loaded.vae.use_tiling and compiled == ["UNet2DConditionModel"]
     assert loaded.unet._compiled_call_impl is None
-    kept = _settings(made)
-    assert (kept["vae_tiling"], kept["compile"], kept["scheduler"]) == (True, True, "DDIM") and not _near(made, plain)
+    kept = settings(made)
+    assert (kept["vae_tiling"], kept["compile"], kept["scheduler"]) == (True, True, "DDIM") and not near(made, plain)
 
 
-def test_the_bases_precision_and_its_tuners(generate, base):
+def test_the_bases_precision_and_its_tuners(generate):
     (made,) = generate(dtype="bf16", conds=["{}/canny.png"], tuners=["{}/canny.safetensors"]).images
-    assert _settings(made.path)["dtype"] == "bf16"
+    assert settings(made.path)["dtype"] == "bf16"
     (plain,) = generate(dtype="bf16").images
-    assert not _near(made.path, plain.path)
+    assert not near(made.path, plain.path)
     (again,) = generate(from_file=made.path, steps=None).images
-    assert _same(again.path, made.path)
+    assert same(again.path, made.path)
 
 
 def test_sdxl_with_a_tuner(tmp_path):
@@ -310,12 +295,10 @@ def test_sdxl_with_a_tuner(tmp_path):
 
     xl = load_base(tiny.pipeline_folder("sdxl"))
     tuner = CSCTuner.for_unet(xl.unet, condition="color", hint_channels=8)
-    for weight in tuner.parameters():
-        torch.nn.init.normal_(weight, std=0.2)
-    save_tuner(tuner, tmp_path / "color.safetensors")
+    save_tuner(tiny.trained(tuner), tmp_path / "color.safetensors")
     Image.new("RGB", (96, 64), "red").save(tmp_path / "color.png")
     request = Request(
         base=xl.name, conds=[f"{tmp_path}/color.png"], tuners=[f"{tmp_path}/color.safetensors"], steps=2, num=2
     )
     made = job.generate(request, out=tmp_path / "out").images
-    assert Image.open(made[0].path).size == (96, 64) and not _near(made[0].path, made[1].path)
+    assert Image.open(made[0].path).size == (96, 64) and not near(made[0].path, made[1].path)

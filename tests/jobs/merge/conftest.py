@@ -26,11 +26,7 @@ def saved(unet, tmp_path):
 
     def save(condition: str | None = None, name: str | None = None, seed: int = 1, **metadata: str) -> Path:
         tuner = CSCTuner.for_unet(unet, condition, hint_channels=8) if condition else SCTuner.for_unet(unet)
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in tuner.parameters():
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
-        return save_tuner(tuner, tmp_path / f"{name or condition or 'sc'}.safetensors", metadata)
+        return save_tuner(tiny.trained(tuner, seed), tmp_path / f"{name or condition or 'sc'}.safetensors", metadata)
 
     return save
 

@@ -108,11 +108,7 @@ def test_rank_compresses_and_says_how_well(saved, tmp_path):
 def test_rank_on_the_activations_of_a_base(tmp_path, monkeypatch):
     folder = tiny.pipeline_folder("sd15")
     base = load_base(folder)
-    tuner = SCTuner.for_unet(base.unet)
-    with torch.no_grad():
-        for parameter in tuner.parameters():
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    file = save_tuner(tuner, tmp_path / "style.safetensors")
+    file = save_tuner(tiny.trained(SCTuner.for_unet(base.unet)), tmp_path / "style.safetensors")
     monkeypatch.setattr(job, "_PICTURES", 2)
     result = merge([str(file)], out=tmp_path / "small.safetensors", rank=4, activations=str(folder))
     blind = merge([str(file)], out=tmp_path / "blind.safetensors", rank=4)
