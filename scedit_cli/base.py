@@ -16,8 +16,9 @@ from torch import Tensor
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
 from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.hub import split_revision
 from scedit_cli.inpainting import complete_inputs
-from scedit_cli.original import PREDICTIONS
+from scedit_cli.original import PREDICTIONS, said_prediction
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
 from scedit_cli.schedulers import scheduler_like
 
@@ -42,10 +43,12 @@ class Base:
     """A frozen text-to-image pipeline. U-Net and text encoders compute in `dtype`, the autoencoder in float32.
 
     Attributes:
-        name: what `load_base` was asked for.
+        name: what `load_base` was asked for, without a revision.
         family: "scenes", "sd15", "sd21" or "sdxl".
         revision: the hub commit the weights came from, else None.
         vae_name, vae_revision: of an autoencoder of one's own, else None.
+        is_guessed: whether `prediction_type` is a guess: SD2.1's releases for 512 and 768 pixels predict different
+            things, and a single file of either need not tell which it is.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Base:
     _loaded: DiffusionPipeline = field(repr=False)
     vae_name: str | None = None
     vae_revision: str | None = None
+    is_guessed: bool = False
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -71,6 +75,11 @@ class Base:
     def prediction_type(self) -> str:
         """What the U-Net predicts: "epsilon" or "v_prediction"."""
         return self.scheduler.config.prediction_type
+
+    @property
+    def doubt(self) -> str:
+        """The sentence of a base that `is_guessed`."""
+        return f"{self.name} does not say which SD2.1 it is, and is taken for that of 768 pixels, which predicts v"
 
     @property
     def device(self) -> torch.device:
@@ -236,10 +245,11 @@ def load_base(
     """Load a frozen base.
 
     Args:
-        model: "scenes" (embedded), a diffusers folder, a hub id, or a single file in the original layout.
+        model: "scenes" (embedded), a diffusers folder, a hub id (`owner/name`, or `owner/name@revision`), or a single
+            file in the original layout.
         dtype: of U-Net and text encoders; by default float32 on a CPU and for the embedded base, else bfloat16.
         device: by default an accelerator where there is one.
-        revision: branch, tag or commit of a hub id.
+        revision: branch, tag or commit of a hub id that names none.
         vae, vae_revision: an autoencoder of one's own: a folder, a hub id or a file.
         prediction: "epsilon" or "v_prediction", where the files do not say what the U-Net predicts, or wrongly.
 
@@ -251,12 +261,14 @@ def load_base(
         dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
     if prediction and prediction not in PREDICTIONS:
         raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
+    model, revision = split_revision(model, revision)
     pipeline, commit = open_pipeline(model, dtype, revision, prediction)
     vae_commit = None
     if vae:
+        vae, vae_revision = split_revision(vae, vae_revision)
         own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
         pipeline.register_modules(vae=own)
-    complete_inputs(pipeline, str(model))
+    complete_inputs(pipeline, model)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval().to(device)
@@ -266,7 +278,9 @@ def load_base(
         # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
         pipeline.unet.set_attn_processor(AttnProcessor())
     family = "scenes" if model == EMBEDDED else _family(pipeline)
-    base = Base(str(model), family, commit, pipeline, vae and str(vae), vae_commit)
+    file = Path(model).expanduser()
+    is_guessed = family == "sd21" and file.is_file() and not (prediction or said_prediction(file))
+    base = Base(model, family, commit, pipeline, vae, vae_commit, is_guessed)
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small

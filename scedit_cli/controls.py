@@ -13,11 +13,13 @@ from scedit_cli import conditions, scenes
 from scedit_cli.base import Base
 from scedit_cli.conditions.orders import Order
 from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.source import locate_pinned
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.hints import open_condition_picture
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError
+from scedit_cli.hub import is_hub_id, split_revision
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import ConditionSpec, TunerSpec
 
@@ -53,14 +55,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class PlacedTuner:
-    """A tuner as it will be attached: the file it came from, its α within that file (1 but in bundles), the factor
-    that was asked for, and whether it is one of a bundle's."""
+    """A tuner as it will be attached: what it was asked for by, its α within its file (1 but in bundles), the factor
+    that was asked for, whether it is one of a bundle's, the file, and the name by which that is found again wherever
+    scedit is installed and run: a shipped tuner's own, `owner/name@commit` of the hub, else the absolute path."""
 
     tuner: Tuner
     file: str
     own_scale: float = 1.0
     factor: float = 1.0
     bundled: bool = False
+    path: Path | None = None
+    lasting: str = ""
 
     @property
     def scale(self) -> float:
@@ -74,7 +79,7 @@ class PlacedTuner:
 
 def called(file: str) -> str:
     """What a tuner's file is called: its name without suffix, or its folder's where a run has named it "tuner"."""
-    path = Path(file).expanduser().absolute()
+    path = Path(split_revision(file)[0]).expanduser().absolute()
     return (path.stem == "tuner" and path.parent.name) or path.stem
 
 
@@ -177,27 +182,58 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
 def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
     is_bare = Path(spec.name).name == spec.name and not Path(spec.name).suffix and not Path(spec.name).exists()
-    path = scenes.shipped_tuner(spec.name) if is_bare else Path(spec.name).expanduser()
+    given = scenes.shipped_tuner(spec.name) if is_bare else Path(spec.name).expanduser()
+    path, pinned = locate_pinned(given)
+    lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
     loaded = load_tuner(path)
     tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
     factor = 1.0 if spec.scale is None else spec.scale
     bundled = len(tuners) > 1
-    return [PlacedTuner(tuner, str(path), own, factor, bundled) for tuner, own in zip(tuners, scales, strict=True)]
+    return [
+        PlacedTuner(tuner, str(given), own, factor, bundled, path, lasting)
+        for tuner, own in zip(tuners, scales, strict=True)
+    ]
 
 
-def check_base(placed: PlacedTuner, base: Base, option: str = "--base") -> None:
-    """Raises SceditError where a tuner was trained for another base than this one, which `option` named."""
+def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
+    """`model`, and where it is the hub's base that tuners were trained on, its commit of then if they agree on one."""
+    if not is_hub_id(model) or Path(model).expanduser().exists():
+        return model
+    facts = [each.tuner.metadata for each in placed if each.tuner.metadata.get("base") == model]
+    commits = {known["base_revision"] for known in facts if "base_revision" in known}
+    return f"{model}@{commits.pop()}" if len(commits) == 1 else model
+
+
+def check_base(
+    placed: PlacedTuner, base: Base, option: str = "--base", any_base: bool | None = None
+) -> str | None:
+    """Checks that a tuner was trained for this base, which `option` named.
+
+    Args:
+        any_base: whether one that was trained on other weights with the same skips may act on it; None where nothing
+            can be said of that.
+
+    Returns:
+        A sentence that tells so, where one does.
+
+    Raises:
+        SceditError: it was trained for another base.
+    """
     facts = placed.tuner.metadata
     name, trained_on = facts.get("base"), facts.get("base_fingerprint")
     fits = tuple(placed.tuner.channels) == base.skips.channels
     if fits and trained_on in (None, base.fingerprint):
-        return
+        return None
     hint = f"name its base with {option}, or a tuner that was trained on {base.name}"
     if fits and name == base.name:
-        raise SceditError(f"{placed.file} was trained on {name} when that had other weights than now", hint)
-    whose = f"the base {name}" if name else "another base"
-    why = "whose weights differ" if fits else "whose skips have other channels"
-    raise SceditError(f"{placed.file} is a tuner for {whose}, not for {base.name}, {why}", hint)
+        told = f"{placed.file} was trained on {name} when that had other weights than now"
+    else:
+        whose = f"the base {name}" if name else "another base"
+        why = "whose weights differ" if fits else "whose skips have other channels"
+        told = f"{placed.file} is a tuner for {whose}, not for {base.name}, {why}"
+    if fits and any_base:
+        return told
+    raise SceditError(told, f"{hint}; --any-base takes it as it is" if fits and any_base is False else hint)
 
 
 def taught(tuner: Tuner) -> tuple[str, bool] | None:

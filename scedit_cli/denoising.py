@@ -75,7 +75,8 @@ class Denoiser:
 
     def encode(self, prompt: str, negative: str, weighted: bool = False) -> dict[str, Tensor]:
         """The pipeline's keywords for one prompt and its negative, a batch of one. `weighted` prompts are read by
-        compel: of any length, with weights.
+        compel: of any length, with weights. An empty negative is the pipeline's own: for SDXL zeros,
+        while captions dropped in training are encoded, as in diffusers' own trainers.
 
         Raises:
             SceditError: compel is not installed.

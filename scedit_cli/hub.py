@@ -12,11 +12,28 @@ from scedit_cli.errors import SceditError, reason
 _TIMEOUT = 10.0  # seconds until an offline machine is told so
 _CONFIG = "config.json"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")  # also refs/pr/1
 
 
 def is_hub_id(name: str | Path) -> bool:
     """Whether the name is one that a model or dataset of the hub may have, as "owner/name"."""
     return bool(_ID.fullmatch(str(name)))
+
+
+def split_revision(name: str | Path, revision: str | None = None) -> tuple[str, str | None]:
+    """The parts of `owner/name@revision`, which names a model of the hub everywhere; any other name is whole, as that
+    of a file or folder which is there. `revision` is one that was said apart, as recipes do.
+
+    Raises:
+        SceditError: two revisions.
+    """
+    repository, _, pinned = str(name).partition("@")
+    named = is_hub_id(repository) and _REVISION.fullmatch(pinned) and not str(name).endswith(".safetensors")
+    if not named or Path(name).expanduser().exists():
+        return str(name), revision
+    if revision:
+        raise SceditError(f"{name} and the revision {revision}: one model, two revisions", hint="leave one out")
+    return repository, pinned
 
 
 def download_pipeline(
@@ -93,7 +110,8 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
         ) from error
     except hub.RevisionNotFoundError as error:
         raise SceditError(
-            f"base {repository}: no revision {revision!r} on the hub", hint="check base.revision in the recipe"
+            f"base {repository}: no revision {revision!r} on the hub",
+            hint=f"check what stands behind {repository}@, or base.revision in the recipe",
         ) from error
     except hub.RepositoryNotFoundError as error:
         raise SceditError(

@@ -50,7 +50,7 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
         )
     try:
         with safe_open(file, "pt") as checkpoint:
-            keys, about = set(checkpoint.keys()), checkpoint.metadata() or {}
+            keys = set(checkpoint.keys())
             channels = checkpoint.get_slice(_UNET_INPUT).get_shape()[1] if _UNET_INPUT in keys else 0
     except (SafetensorError, OSError, RuntimeError, ValueError, IndexError) as error:
         raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it anew") from error
@@ -63,9 +63,7 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
 
     unet = json.loads((CONFIGS / family / "unet.json").read_text())
     changes: dict[str, dict] = {"unet": {"in_channels": channels} | _pruning(keys, unet)}
-    # The empty tensors v_pred and ztsnr are how finetuners mark SDXL files.
-    said = _MODELSPEC.get(about.get("modelspec.prediction_type", ""), "v_prediction" if "v_pred" in keys else None)
-    if prediction := prediction or said:
+    if prediction := prediction or said_prediction(file):
         changes["scheduler"] = {"prediction_type": prediction}
         if family == "sd21" and prediction == "epsilon" and unet["sample_size"] == 96:
             changes["unet"] |= _SD21_BASE
@@ -92,6 +90,16 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
                 f"base {file}: not as a checkpoint of {family} should be: {reason(error)}",
                 hint="get it anew, or give the model as a diffusers folder",
             ) from error
+
+
+def said_prediction(file: Path) -> str | None:
+    """What a checkpoint says that its U-Net predicts: by its `modelspec` metadata, or by the empty tensors v_pred and
+    ztsnr, as finetuners mark SDXL files."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as checkpoint:
+        marked = "v_prediction" if "v_pred" in checkpoint.keys() else None  # noqa: SIM118
+        return _MODELSPEC.get((checkpoint.metadata() or {}).get("modelspec.prediction_type", ""), marked)
 
 
 def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:

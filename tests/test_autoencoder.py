@@ -67,6 +67,7 @@ def test_an_autoencoder_of_the_hub_is_pinned_and_only_its_files_travel(tmp_path,
 
     class Hub:
         def model_info(self, repository, revision, timeout):
+            assert (repository, revision) == ("owner/vae", "v2")
             files = ["model_index.json", "vae/config.json", "unet/config.json"]
             return SimpleNamespace(sha="0a1b2c", siblings=[SimpleNamespace(rfilename=name) for name in files])
 
@@ -76,7 +77,7 @@ def test_an_autoencoder_of_the_hub_is_pinned_and_only_its_files_travel(tmp_path,
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    base = load_base(tiny.pipeline_folder("sd15"), vae="owner/vae", vae_revision="v2")
+    base = load_base(tiny.pipeline_folder("sd15"), vae="owner/vae@v2")
     assert (base.vae_name, base.vae_revision) == ("owner/vae", "0a1b2c")
     patterns = ["vae/config.json", "vae/*.safetensors"]
     assert asked == [

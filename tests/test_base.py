@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,39 +201,6 @@ def test_a_path_that_is_missing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SceditError, match=f"base {name}: no such folder"):
         load_base(name)
-
-
-def test_the_hub_out_of_reach(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SceditError, match="base owner/model: .*the model hub cannot be reached"):
-        load_base("owner/model")
-
-
-def test_a_hub_model_is_pinned_to_the_commit_it_has_now(tmp_path, monkeypatch):
-    folder = shutil.copytree(tiny.pipeline_folder("sd15"), tmp_path / "0a1b2c")
-    asked = []
-    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")]
-
-    class Hub:
-        def model_info(self, repository, revision, timeout):
-            asked.append((repository, revision))
-            return SimpleNamespace(sha="0a1b2c", siblings=[SimpleNamespace(rfilename=name) for name in files])
-
-    def download(repository, revision, **options):
-        assert options == {"local_files_only": False, "use_safetensors": True, "variant": None}
-        asked.append((repository, revision))
-        return str(folder)
-
-    def index_of(repository, name, revision, local_files_only):
-        return str(folder / name)
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", index_of)
-    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
-    base = load_base("owner/model", revision="v2")
-    assert asked == [("owner/model", "v2"), ("owner/model", "0a1b2c")]
-    assert (base.name, base.revision) == ("owner/model", "0a1b2c")
 
 
 def test_the_embedded_base_is_sampled_its_own_way(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scedit_cli.base import Base, load_base
-from scedit_cli.controls import PlacedTuner, as_taught, called, check_base
+from scedit_cli.controls import PlacedTuner, as_taught, as_trained, called, check_base
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.errors import SceditError
 from tests import tiny
@@ -27,6 +27,7 @@ def test_an_sc_tuner_is_called_as_its_file_or_its_runs_folder():
     files = {"style.safetensors": "style", "runs/warm/tuner.safetensors": "warm", "runs/v.2/tuner.pth": "v.2"}
     assert {file: PlacedTuner(tuner, file).name for file in files} == files
     assert called("/tuner.safetensors") == "tuner"
+    assert called("owner/warm@0a1b2c") == called("owner/warm") == "warm"
 
 
 def test_a_base_is_sampled_as_its_tuner_was_taught(base):
@@ -63,3 +64,32 @@ def test_a_tuner_of_another_base_is_told_with_the_reason(base):
         with pytest.raises(SceditError, match=message) as error:
             check_base(each, base, "--activations")
         assert error.value.hint.startswith("name its base with --activations, or a tuner")
+        assert "--any-base" not in error.value.hint
+
+
+def test_a_tuner_may_act_on_other_weights_with_the_same_skips(base):
+    sibling = placed(base, "one", base_fingerprint="0", base="theirs")
+    with pytest.raises(SceditError) as error:
+        check_base(sibling, base, any_base=False)
+    assert error.value.hint.endswith("; --any-base takes it as it is")
+    assert check_base(sibling, base, any_base=True) == error.value.message and base.name in error.value.message
+    assert check_base(placed(base, "fits", base_fingerprint=base.fingerprint), base, any_base=True) is None
+    for wanted in (True, False):
+        with pytest.raises(SceditError, match="whose skips have other channels") as error:
+            check_base(PlacedTuner(SCTuner([4], [4]), "small", 1.0), base, any_base=wanted)
+        assert "--any-base" not in error.value.hint
+
+
+def test_a_base_of_the_hub_is_taken_as_its_tuners_had_it(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, same, other, foreign = (
+        placed(base, "a", base="owner/model", base_revision="0a1b"), placed(base, "b", base="owner/model"),
+        placed(base, "c", base="owner/model", base_revision="2c3d"), placed(base, "d"),
+    )  # fmt: skip
+    assert as_trained("owner/model", [one, same, foreign]) == "owner/model@0a1b"
+    for model, tuners in {
+        "owner/model@v2": [one], "owner/other": [one], "scenes": [one], "owner/model": [one, other]
+    }.items():  # fmt: skip
+        assert as_trained(model, tuners) == model
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    assert as_trained("owner/model", [one]) == "owner/model"

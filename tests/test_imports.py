@@ -25,9 +25,9 @@ LEVELS = (
     ("base",),
     ("autoencoder", "inpainting"),
     ("pipelines",),
-    ("core", "recipe", "specs", "original", "hub", "schedulers"),
+    ("core", "recipe", "specs", "original", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown"),
+    ("files", "workers", "markdown", "hub"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

@@ -57,7 +57,16 @@ def test_half_precision_keeps_the_autoencoder_in_float32(checkpoint):
 
 
 def test_a_file_may_say_what_it_predicts(checkpoint):
-    assert load_base(checkpoint("sd21", **{"modelspec.prediction_type": "epsilon"})).prediction_type == "epsilon"
+    base = load_base(checkpoint("sd21", **{"modelspec.prediction_type": "epsilon"}))
+    assert (base.prediction_type, base.is_guessed) == ("epsilon", False)
+
+
+def test_a_file_of_sd21_that_does_not_tell_which_it_is(checkpoint, tmp_path):
+    base = load_base(checkpoint("sd21"))
+    assert (base.prediction_type, base.is_guessed) == ("v_prediction", True)
+    assert base.doubt.startswith(f"{base.name} does not say which SD2.1 it is")
+    assert not load_base(tmp_path / "sd21.safetensors", prediction="v_prediction").is_guessed
+    assert not load_base(tiny.pipeline_folder("sd21")).is_guessed
 
 
 def test_a_file_may_mark_what_it_predicts_by_empty_tensors(checkpoint):
@@ -98,9 +107,9 @@ def test_a_whole_unet_is_not_taken_for_a_pruned_one():
     [
         ("model.diffusion_model.", "no whole checkpoint"),
         ("cond_stage_model.", "no whole checkpoint"),
-        ("model.diffusion_model.out.2.weight", "unet|not as a checkpoint of sd15"),
-        ("first_stage_model.", "vae|not as a checkpoint of sd15"),
-        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "text_encoder|not as a checkpoint of sd15"),
+        ("model.diffusion_model.out.2.weight", "not as a checkpoint of sd15 should be: "),
+        ("first_stage_model.", "not as a checkpoint of sd15 should be: .*AutoencoderKL"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "weights of its text_encoder are missing"),
     ],
 )
 def test_a_file_that_lacks_weights(checkpoint, lost, message):

@@ -19,7 +19,7 @@ def bench(
     ] = "",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), or a folder, file or hub id."),
+        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id[@revision]."),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,

@@ -86,7 +86,19 @@ def generate(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id or file.',
+            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id[@revision] or file.',
+            rich_help_panel=_SAMPLER,
+        ),
+    ] = None,
+    any_base: Annotated[
+        bool,
+        typer.Option("--any-base", help="Take tuners of other bases that have the same skips.",
+                     rich_help_panel=_SAMPLER),
+    ] = False,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            metavar="epsilon|v_prediction", help="What the base predicts, where its files do not tell.",
             rich_help_panel=_SAMPLER,
         ),
     ] = None,
@@ -184,10 +196,11 @@ def generate(
         request = Request(
             prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond,
             conds_from=cond_from, params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep,
-            base=base, vae=vae, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale,
-            guidance_span=guidance_span, scheduler=scheduler, width=width, height=height, resize=resize, image=image,
-            strength=strength, inpaint=inpaint, outpaint=outpaint, weighted=weighted, vae_slicing=vae_slicing,
-            vae_tiling=vae_tiling, offload=offload, compile=compile_, batch_size=batch,
+            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
+            guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
+            height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
+            weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
+            batch_size=batch,
         )  # fmt: skip
         from scedit_cli.jobs import generate as job
 

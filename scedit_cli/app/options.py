@@ -14,7 +14,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Tuners = Annotated[list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="A tuner; repeatable.")]
-BaseModel = Annotated[str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id or file.')]
+BaseModel = Annotated[
+    str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id[@revision] or file.')
+]
 
 
 def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) -> Screen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,7 @@ def architecture(model: str) -> Architecture:
         about = folder / "tokenizer" / "tokenizer_config.json"
         tokens = json.loads(about.read_text("utf-8")).get("model_max_length", _TOKENS) if about.is_file() else _TOKENS
         return _read(model, unet, scheduler, tokens)
-    return architecture_of(load_base(model))
+    return replace(architecture_of(load_base(model)), name=model)  # with its revision
 
 
 def architecture_of(base: Base) -> Architecture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scedit_cli.errors import SceditError, reason
+from scedit_cli.hub import is_hub_id, split_revision
 
 SUFFIXES = (".safetensors", ".bin")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -20,18 +20,25 @@ _LONGEST_KEY = 250  # letters
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """The one tuner file at `path`: itself, in that folder, or in the hub's repository of that id.
+    """The one tuner file at `path`: itself, in that folder, or in the hub's repository `owner/name[@revision]`.
 
     Raises:
         SceditError: there is none, or there are several.
     """
+    return locate_pinned(path)[0]
+
+
+def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The file as `locate` finds it, and of one from the hub `owner/name@commit`."""
     place = Path(path)
     if place.is_file():
-        return place
+        return place, None
     if place.is_dir():
-        return _in_folder(place)
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) and place.suffix not in SUFFIXES:
-        return _in_folder(_download(str(path)))
+        return _in_folder(place), None
+    repository, revision = split_revision(place)
+    if is_hub_id(repository) and place.suffix not in SUFFIXES:
+        folder = _download(repository, revision)
+        return _in_folder(folder), f"{repository}@{folder.name}"
     raise SceditError(f"{path}: no such tuner file", hint="give a .safetensors file, a folder with one, or a hub id")
 
 
@@ -125,12 +132,14 @@ def _in_folder(folder: Path) -> Path:
     raise SceditError(f"{folder} holds no tuner file", hint="a tuner is a .safetensors file")
 
 
-def _download(repository: str) -> Path:
+def _download(repository: str, revision: str | None) -> Path:
+    """The folder of the repository's weights, which is called as their commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.bin", "*.json"]))
+        patterns = ["*.safetensors", "*.bin", "*.json"]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise SceditError(
             f"{repository}: no such file, and the hub gave none: {reason(error)}", hint="check the path, or the hub id"

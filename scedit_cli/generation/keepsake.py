@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -14,20 +14,23 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from scedit_cli import scenes
+from scedit_cli.core.source import locate
 from scedit_cli.errors import SceditError, shortened
 from scedit_cli.generation.naming import FORMATS
 from scedit_cli.generation.request import Request
-from scedit_cli.specs import ConditionSpec
+from scedit_cli.hub import is_hub_id, split_revision
+from scedit_cli.specs import ConditionSpec, parse_tuner
 
 _LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
-    str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "dtype", "device", "guidance_span",
-          "scheduler", "resize", "weights", "image", "inpaint", "outpaint"),
+    str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
+          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint"),
     int: ("seed", "steps", "width", "height"),
     float: ("guidance", "guidance_rescale", "strength"),
     list: ("conds", "conds_from", "params", "masks", "tuners", "scales"),
-    bool: ("weighted", "vae_slicing", "vae_tiling", "offload", "compile"),
+    bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile"),
 }.items() for field in names}  # fmt: skip
 
 
@@ -90,16 +93,40 @@ def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
     """The request for the one picture at `path`, and all its settings.
 
     Raises:
-        SceditError: as `settings_in`, or a file that went into the picture is gone or another one now.
+        SceditError: as `settings_in`.
     """
     settings = settings_in(path)
-    for file, digest in settings["files"].items():
-        if not Path(file).is_file():
-            raise SceditError(f"--from {path}: {file} is gone", hint="put it back, or name another in its place")
-        if sha256(Path(file)) != digest:
-            raise SceditError(f"--from {path}: {file} is not the file that it was made with", hint="put that one back")
     known = {name: settings[name] for name in _TYPES if settings.get(name) is not None and name != "prompt"}
+    for model, revision in (("base", "revision"), ("vae", "vae_revision")):
+        if (commit := known.pop(revision, None)) and model in known:
+            known[model] += f"@{commit}"
+    names = [(text, parse_tuner(text).name) for text in known.get("tuners", [])]
+    known["tuners"] = [_place(name) + text.removeprefix(name) for text, name in names]
     return Request(prompts=(settings["prompt"],), **known), settings
+
+
+def check_files(path: Path, files: Mapping[str, str], request: Request) -> None:
+    """Checks that the `files` which went into the picture at `path` are what they were, those that `request` names.
+
+    Raises:
+        SceditError: one is gone or another one now.
+    """
+    pictures, hint = list(map(str, request.picture_files)), "put it back, or name another in its place"
+    for name, digest in files.items():
+        place = _place(name)
+        is_tuner = place in request.tuner_names
+        if not is_tuner and place not in pictures:
+            continue
+        on_hub = is_tuner and is_hub_id(split_revision(place)[0])
+        if not (on_hub or Path(place).is_file() or (is_tuner and Path(place).is_dir())):
+            raise SceditError(f"--from {path}: {name} is gone", hint)
+        if sha256(locate(place) if is_tuner else Path(place)) != digest:
+            raise SceditError(f"--from {path}: {name} is not the file that it was made with", hint)
+
+
+def _place(name: str) -> str:
+    """Where a shipped tuner's file lies here; what else a picture was made with is named by its place."""
+    return str(scenes.TUNERS / f"{name}.safetensors") if Path(name).name == name else name
 
 
 def digests(files: Iterable[Path]) -> dict[str, str]:

@@ -45,8 +45,8 @@ class Slot:
     scale: float = 1.0
 
 
-def slots_for(tuners: Sequence[str], base: Base) -> list[Slot]:
-    """What the page offers of these tuner files, bundles taken apart.
+def slots_for(tuners: Sequence[str], base: Base, any_base: bool = False) -> list[Slot]:
+    """What the page offers of these tuner files, bundles taken apart; `any_base` as for `check_base`.
 
     Raises:
         SceditError: a file that is no tuner for this base.
@@ -55,7 +55,7 @@ def slots_for(tuners: Sequence[str], base: Base) -> list[Slot]:
     for text in tuners:
         spec = parse_tuner(text)
         for placed in load_placed(spec):
-            check_base(placed, base)
+            check_base(placed, base, any_base=any_base)
             slots.append(Slot(spec.name, placed.name, placed.tuner.condition, placed.bundled, placed.factor))
     return slots
 

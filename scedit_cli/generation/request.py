@@ -12,7 +12,8 @@ from scedit_cli.base import DTYPES
 from scedit_cli.controls import RESIZE_RULES
 from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
-from scedit_cli.specs import parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
+from scedit_cli.original import PREDICTIONS
+from scedit_cli.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
 
 # The least that each number may be; the least of a strength is above 0.
 _LEAST = {
@@ -45,7 +46,9 @@ class Request:
             takes gets the shipped tuner of its kind.
         scales: `NAME=SCALE`, α of the condition (or the SC-Tuner of that name) in place of the one given with it.
         sweeps: `NAME=SCALE,SCALE,...`: a picture for every scale in place of the one given.
-        base, revision, vae, vae_revision, device: as for `load_base`.
+        base, vae, prediction, device: as for `load_base`. Of a base on the hub that names no revision, the tuners' own
+            is taken where they were trained on it.
+        any_base: tuners may have been trained on other weights than the base's, if its skips are the same.
         dtype: one of DTYPES; the base's default otherwise.
         steps, guidance, scheduler: by default the base's.
         guidance_rescale: in [0, 1].
@@ -75,9 +78,9 @@ class Request:
     scales: Sequence[str] = ()
     sweeps: Sequence[str] = ()
     base: str | None = None
-    revision: str | None = None
     vae: str | Path | None = None
-    vae_revision: str | None = None
+    prediction: str | None = None
+    any_base: bool = False
     dtype: str | None = None
     device: str | None = None
     steps: int | None = None
@@ -121,9 +124,6 @@ class Request:
         said = self.said()
         if "prompts_file" in said:
             said.setdefault("prompts", ())
-        for model, revision in (("base", "revision"), ("vae", "vae_revision")):
-            if model in said:
-                said.setdefault(revision, None)
         return replace(other, **said)
 
     def check(self) -> None:
@@ -140,6 +140,9 @@ class Request:
             raise SceditError(f"--resize {self.resize}: not known", hint=f"choose one of {', '.join(RESIZE_RULES)}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise SceditError(f"--dtype {self.dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
+        if self.prediction is not None and self.prediction not in PREDICTIONS:
+            hint = f"choose {' or '.join(PREDICTIONS)}"
+            raise SceditError(f"--prediction {self.prediction}: not known", hint)
         for name in ("strength", "inpaint", "outpaint"):
             if getattr(self, name) is not None and self.image is None:
                 raise SceditError(f"--{name} needs a picture to start from", hint="add --image FILE")
@@ -174,6 +177,18 @@ class Request:
             if [other for other, _ in named].count(name) > 1:
                 raise SceditError(f"two masks for {name}", hint="paint them into one picture")
         return {name: Path(file).expanduser() for name, file in named}
+
+    @cached_property
+    def tuner_names(self) -> list[str]:
+        return [parse_tuner(text).name for text in self.tuners]
+
+    @cached_property
+    def picture_files(self) -> list[Path]:
+        """Every file but its tuners': conditions and photos, masks, the picture to start from, an autoencoder."""
+        steering = [parse_condition(text) for text in self.conds]
+        steering += [parse_condition(text, "--cond-from") for text in self.conds_from]
+        others = [Path(file).expanduser() for file in (self.image, self.inpaint, self.vae) if file is not None]
+        return [spec.file for spec in steering] + [*self.mask_files.values(), *others]
 
     def guided(self, default: float) -> Guidance:
         scale = default if self.guidance is None else self.guidance

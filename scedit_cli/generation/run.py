@@ -21,7 +21,7 @@ from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import sample
 
 _BATCH = 8
-_SWITCHES = ("weighted", "vae_slicing", "vae_tiling", "offload", "compile")
+_SWITCHES = ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile")
 
 
 class Run:
@@ -120,6 +120,7 @@ class Run:
             "vae": base.vae_name and _from_anywhere(base.vae_name),
             "vae_revision": base.vae_revision,
             "base_fingerprint": base.fingerprint,
+            "prediction": request.prediction,
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
             "device": request.device,
             "prompt": order.prompt,

@@ -29,7 +29,7 @@ from scedit_cli.controls import (
 from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.canvas import Canvas
-from scedit_cli.generation.keepsake import condition_text, digests
+from scedit_cli.generation.keepsake import condition_text, digests, sha256
 from scedit_cli.generation.makers import maker_of
 from scedit_cli.generation.orders import Order
 from scedit_cli.generation.request import Request
@@ -203,12 +203,12 @@ class Steering:
         """What of this a picture's file keeps, in a request's words, with absolute paths."""
         request = self.request
         named = [(self._conditions[_key(spec)].kind, spec) for spec in order.conditions]
-        tuners: list[tuple[str, float]] = []
+        tuners: list[PlacedTuner] = []
         for each in self.placed:
-            if not each.bundled or each.file not in [file for file, _ in tuners]:
-                tuners.append((each.file, each.factor))
+            if not each.bundled or each.file not in [other.file for other in tuners]:
+                tuners.append(each)
         pictures = {name: _absolute(getattr(request, name)) for name in ("image", "inpaint")}
-        files = [spec.file for _, spec in named] + [Path(file) for file, _ in tuners]
+        files = [spec.file for _, spec in named]
         files += [*request.mask_files.values(), *(Path(file) for file in pictures.values() if file)]
         files += [Path(request.vae).expanduser()] if request.vae is not None else []
         makers = [self._conditions[_key(spec)].maker for _, spec in named if spec.photo]
@@ -217,14 +217,14 @@ class Steering:
             "conds_from": [condition_text(spec, kind) for kind, spec in named if spec.photo],
             "params": [f"{maker.kind}.{name}={value}" for maker in makers for name, value in maker.values],
             "weights": _absolute(request.weights) if makers else None,
-            "tuners": [f"{_absolute(file) if Path(file).exists() else file}:{factor!r}" for file, factor in tuners],
+            "tuners": [f"{each.lasting}:{each.factor!r}" for each in tuners],
             "scales": [f"{name}={float(scale)!r}" for name, scale in order.scales.items()],
             "masks": [f"{name}={file.absolute()}" for name, file in request.mask_files.items()],
             "resize": request.resize,
             **pictures,
             "strength": self.start.strength if self.start else None,
             "outpaint": request.outpaint,
-            "files": digests(files),
+            "files": digests(files) | {each.lasting: sha256(each.path) for each in tuners},
         }
 
 

@@ -23,7 +23,7 @@ from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.benchmark.setting import Setting
-from scedit_cli.controls import as_taught, check_base, load_placed
+from scedit_cli.controls import as_taught, as_trained, check_base, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import as_json, whole, write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
@@ -227,9 +227,10 @@ def _skips(
             f"--base {wanted.base} has random weights, whose skips say nothing",
             hint="name a diffusers folder, a single file or a hub id of such a model",
         )
-    base = load_base(wanted.base or EMBEDDED, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
+    model = wanted.base or EMBEDDED
+    base = load_base(model, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
     shape = architecture_of(base)
-    setting = replace(settled(replace(wanted, base=base.name), shape, kind_of(base.device)), batch=None)
+    setting = replace(settled(replace(wanted, base=model), shape, kind_of(base.device)), batch=None)
     effects, picture = study_skips(
         base,
         scenes or (16 if base.name == EMBEDDED else 4),
@@ -301,13 +302,14 @@ def _score(
 ) -> BenchResult:
     from scedit_cli.benchmark.tuner_scores import scores_of
 
-    base = load_base(wanted.base or EMBEDDED, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
     placed = [each for text in tuners for each in load_placed(parse_tuner(text))]
+    model = as_trained(wanted.base or EMBEDDED, placed)
+    base = load_base(model, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
     for each in placed:
         check_base(each, base)
     base = as_taught(placed, base)
     shape = architecture_of(base)
-    setting = replace(settled(replace(wanted, base=base.name), shape, kind_of(base.device)), batch=None)
+    setting = replace(settled(replace(wanted, base=model), shape, kind_of(base.device)), batch=None)
     check(setting)
     found = scores_of(
         base,

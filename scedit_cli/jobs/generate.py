@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,9 @@ from PIL import Image
 
 from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
-from scedit_cli.controls import as_taught, check_base
+from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, load_placed, taught
 from scedit_cli.errors import SceditError
-from scedit_cli.generation.keepsake import encoded, request_from
+from scedit_cli.generation.keepsake import check_files, encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
 from scedit_cli.generation.page import check_page, open_page, page, slots_for
@@ -106,23 +106,29 @@ def generate(
     tell = on_event or (lambda event: None)
     kept: dict[str, Any] = {}
     if from_file is not None:
-        again, kept = request_from(Path(from_file).expanduser())
+        from_file = Path(from_file).expanduser()
+        again, kept = request_from(from_file)
         if request.said():
             kept = kept | {"batch": None}
         request = request.over(again)
     request.check()
+    if kept:
+        check_files(from_file, kept["files"], request)
     orders = orders_for(request)
     names = Names(Path(out or "pictures").expanduser(), template, overwrite)
     names.check(len(orders), grid)
     steering = Steering.of(request, orders, request.base or EMBEDDED, score)
 
-    base = loaded or _load(request)
+    base = loaded or _load(request, steering.placed)
     for placed in steering.placed:
-        check_base(placed, base)
+        if told := check_base(placed, base, any_base=request.any_base):
+            tell(Note(told))
         vae = placed.tuner.metadata.get("base_vae")
         if vae and vae != base.vae_name:
             tell(Note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it"))
     base = as_taught(steering.placed, base)
+    if base.is_guessed and not any(taught(placed.tuner) for placed in steering.placed):
+        tell(Note(f"{base.doubt}: --prediction epsilon takes it for the other"))
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
     if not request.weighted:
@@ -194,7 +200,7 @@ def serve(
     names.check(1, False)
     check_page(request)
     request.check()
-    base = _load(request)
+    base = _load(request, [placed for text in request.tuners for placed in load_placed(parse_tuner(text))])
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     given = {parse_tuner(text).name for text in request.tuners}
     offered = [*request.tuners, *(name for name in shipped if name not in given)]
@@ -209,7 +215,8 @@ def serve(
         made = generate(asked, out=out, loaded=base, on_event=show)
         return made.images[0].path, made.conditions
 
-    blocks = page(replace(request, tuners=()), base, slots_for(offered, base), out, draw)
+    slots = slots_for(offered, base, request.any_base)
+    blocks = page(replace(request, tuners=()), base, slots, out, draw)
     address = open_page(blocks, host, port, out)
     try:
         tell(Note(f"the page is at {address} · Ctrl-C ends it"))
@@ -222,16 +229,15 @@ def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -
     tell(Progress("generate", batch * total + done, batches * total))
 
 
-def _load(request: Request) -> Base:
+def _load(request: Request, placed: Sequence[PlacedTuner]) -> Base:
     dtype, device = DTYPES.get(request.dtype), request.device
     if request.offload:
         accelerator()
         dtype, device = dtype or torch.bfloat16, "cpu"  # in the precision that it will have on the accelerator
     return load_base(
-        request.base or EMBEDDED,
-        revision=request.revision,
+        as_trained(request.base or EMBEDDED, placed),
         vae=request.vae,
-        vae_revision=request.vae_revision,
+        prediction=request.prediction,
         dtype=dtype,
         device=device,
     )

@@ -13,7 +13,7 @@ import torch
 
 from scedit_cli import ingredients
 from scedit_cli.base import load_base
-from scedit_cli.controls import PlacedTuner, check_base
+from scedit_cli.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.core import blend
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.compare import Weighted, largest_difference
@@ -284,7 +284,7 @@ def _compressed(
         raise SceditError("--rank compresses an SC-Tuner, and there is none here", hint="leave --rank out")
     features = None
     if activations is not None:
-        base = load_base(activations)
+        base = load_base(as_trained(activations, placed))
         for each in placed:
             check_base(each, base, "--activations")
         with recorded(base.unet, rows_for(sc)) as features:

@@ -164,6 +164,8 @@ def _train(
     dataset = processes.first_on_machine_first(
         lambda: setup.find_dataset(recipe, base, told.stage("rendering"), shards)
     )
+    if base.is_guessed and recipe.train.prediction == "base":
+        told.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
     if overlong := base.overlong(sorted({item.text for item in dataset.items})):
         told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
     if shards and not any(item.text for item in dataset.items):

@@ -7,6 +7,7 @@ from pathlib import Path
 from scedit_cli.errors import SceditError
 
 WORLD = Path(__file__).parent / "world"
+TUNERS = WORLD / "tuners"
 PICTURE_SIZE = 128
 
 # Scenes are numbered by seed. Training sets count up from 0; these are kept for measuring.
@@ -15,12 +16,12 @@ HELD_OUT_SEED = 1_000_000_000
 
 def shipped_tuners() -> list[str]:
     """The names of the tuners that come with the package, each its kind's."""
-    return sorted(file.stem for file in (WORLD / "tuners").glob("*.safetensors"))
+    return sorted(file.stem for file in TUNERS.glob("*.safetensors"))
 
 
 def shipped_tuner(kind: str) -> Path:
     """The file of the tuner for `kind` that comes with the package; `SceditError` names the kinds there are."""
-    path = WORLD / "tuners" / f"{kind}.safetensors"
+    path = TUNERS / f"{kind}.safetensors"
     if not path.is_file():
         raise SceditError(
             f"{kind}: no such tuner file, and none of that name comes with scedit",

@@ -5,9 +5,11 @@ import io
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from scedit_cli import SceditError
+from scedit_cli.base import load_base
 from scedit_cli.benchmark import cost
 from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.baseline import read_tolerance
@@ -23,6 +25,7 @@ from scedit_cli.benchmark.report import (
     reference_of,
 )
 from scedit_cli.benchmark.setting import Figures, Setting
+from tests import tiny
 
 SETTING = Setting("mine", 2, 64, "fp32", "cpu")
 
@@ -34,6 +37,15 @@ def figures(method: str, **changes: object) -> Figures:
         400 * 2**20, 8.0, (7.0, 9.0), 4.0, [8.0], 0.5, 4 * 10**6,
     )  # fmt: skip
     return replace(made, **changes)
+
+
+def test_a_base_of_the_hub_stays_at_its_revision(monkeypatch):
+    base, asked = load_base(tiny.pipeline_folder("sd15")), []
+    base.name = "owner/model"  # as `load_base` names it
+    monkeypatch.setattr("scedit_cli.benchmark.architecture.load_base", lambda name, **_: asked.append(name) or base)
+    found = architecture("owner/model@v2")
+    assert found.unet(torch.float32, torch.device("cpu")) is base.unet and found.name == "owner/model@v2"
+    assert asked == ["owner/model@v2"] * 2
 
 
 @pytest.mark.parametrize("room", [0, 104, 105, 106, 117, 118, 130, 131, 999, 1000, 12345])

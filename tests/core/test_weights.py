@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
+from scedit_cli.core.source import locate_pinned
 from scedit_cli.core.weights import read_metadata
 
 FACTS = {"base": "sd15", "base_fingerprint": "0a1b", "prediction_type": "epsilon", "recipe": "steps = 3", "steps": "3"}
@@ -102,6 +103,23 @@ def test_a_folder_with_one_tuner(canny, tmp_path):
         load_tuner(tmp_path)
     save_tuner(canny, tmp_path / "tuner.safetensors")
     assert same_weights(load_tuner(tmp_path), canny)
+
+
+def test_a_tuner_of_the_hub(canny, tmp_path, monkeypatch):
+    save_tuner(canny, tmp_path / "0a1b2c" / "weights" / "canny.safetensors")
+    asked = []
+
+    def snapshot(repository, *, revision, allow_patterns):
+        asked.append((repository, revision))
+        assert allow_patterns == ["*.safetensors", "*.bin", "*.json"]
+        return str(tmp_path / "0a1b2c")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for name in ("owner/name", "owner/name@v2"):
+        assert same_weights(load_tuner(name), canny)
+    assert asked == [("owner/name", None), ("owner/name", "v2")]
+    assert locate_pinned("owner/name@v2")[1] == "owner/name@0a1b2c"
+    assert locate_pinned(tmp_path / "0a1b2c" / "weights")[1] is None
 
 
 def test_what_cannot_be_saved(canny, tmp_path):

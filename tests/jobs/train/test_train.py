@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.sampler import StatefulSampler
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.progress import Progress
+from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import loop, objective, previews, setup, trainer, validation
 from tests import tiny
@@ -205,7 +206,12 @@ def test_the_base_is_opened_as_the_recipe_says(recipe, dataset, monkeypatch):
 
 def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ahead = job.train(recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1}), dry_run=True)
+    events, original = [], setup.load_base
+    monkeypatch.setattr(setup, "load_base", lambda *args, **more: replace(original(*args, **more), is_guessed=True))
+    wanted = recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1})
+    ahead = job.train(wanted, dry_run=True, on_event=events.append)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert 'predicts v: base.prediction = "epsilon" takes it for the other' in "".join(notes)
     assert list(tmp_path.iterdir()) == []
     document = ahead.document()
     assert (document["pictures"], document["held_out"], document["steps"]) == (5, 1, 12)

@@ -1,0 +1,171 @@
+"""What a picture remembers of its base, its tuners and its files; with others in their place it is made again too."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from scedit_cli import pipelines, scenes
+from scedit_cli.core.tuners import SCTuner
+from scedit_cli.core.weights import save_tuner
+from scedit_cli.errors import SceditError
+from scedit_cli.generation.keepsake import sha256
+from scedit_cli.generation.page import slots_for
+from scedit_cli.generation.request import Request
+from scedit_cli.jobs import generate as job
+from scedit_cli.jobs.progress import Note
+from tests import tiny
+from tests.jobs.drawn import near, same, settings
+
+COMMIT = "0a1b2c"
+
+
+@pytest.fixture
+def hub(files, tmp_path, monkeypatch):
+    """Plays the hub's tuner owner/warm: its folder of COMMIT; and the list of what was asked for."""
+    folder, asked = tmp_path / "snapshots" / COMMIT, []
+    folder.mkdir(parents=True)
+    shutil.copy(files / "style.safetensors", folder / "tuner.safetensors")
+
+    def snapshot(repository, revision, allow_patterns):
+        asked.append((repository, revision))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return folder, asked
+
+
+@pytest.fixture
+def loads(base, monkeypatch):
+    """What `load_base` was asked for, each time."""
+    asked = []
+    monkeypatch.setattr(job, "load_base", lambda model, **options: asked.append((model, options)) or base)
+    return asked
+
+
+def test_another_file_may_stand_in_the_place_of_one_that_is_gone(generate, files, tmp_path):
+    names = ("canny.png", "canny.safetensors", "photo.png")
+    mine = {name: shutil.copy(files / name, tmp_path / name) for name in names}
+    options = {"conds": [f"{mine['canny.png']}:0.5:0-0.9"], "tuners": [str(mine["canny.safetensors"])]}
+    made = generate(**options, image=mine["photo.png"]).images[0].path
+    for name, others in {
+        "canny.png": {"conds": ["canny={}/color.png"]},
+        "canny.safetensors": {"tuners": ["{}/canny.safetensors"]},
+        "photo.png": {"image": "{}/canny.png"},
+    }.items():
+        mine[name].rename(tmp_path / "away")
+        with pytest.raises(SceditError, match=f"--from {made}: {mine[name]} is gone"):
+            generate(from_file=made, steps=None)
+        drawn = generate(from_file=made, steps=None, **others).images[0].path
+        assert same(drawn, made) == (name == "canny.safetensors")
+        shutil.copy(files / "wide-canny.png", mine[name])
+        with pytest.raises(SceditError, match=f"{mine[name]} is not the file that it was made with"):
+            generate(from_file=made, steps=None)
+        assert same(generate(from_file=made, steps=None, **others).images[0].path, drawn)
+        (tmp_path / "away").rename(mine[name])
+    assert same(generate(from_file=made, steps=None).images[0].path, made)
+
+
+def test_a_shipped_tuner_is_kept_by_its_name(files, tmp_path, monkeypatch):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        shutil.copy(files / "canny.safetensors", tmp_path / place)
+    monkeypatch.setattr(pipelines, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
+    monkeypatch.setattr(scenes, "TUNERS", tmp_path / "here")
+    job.generate(Request(steps=2, conds=[f"{files}/canny.png:0.7"]), out=tmp_path / "made.png")
+    kept = settings(tmp_path / "made.png")
+    assert kept["tuners"] == ["canny:1.0"] and kept["files"]["canny"] == sha256(files / "canny.safetensors")
+    monkeypatch.setattr(scenes, "TUNERS", tmp_path / "there")
+    shutil.rmtree(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "canny").mkdir()  # is not taken for the shipped one
+    job.generate(Request(), from_file=tmp_path / "made.png", out=tmp_path / "again.png")
+    assert same(tmp_path / "made.png", tmp_path / "again.png") and settings(tmp_path / "again.png") == kept
+    shutil.copy(files / "sibling.safetensors", tmp_path / "there" / "canny.safetensors")
+    with pytest.raises(SceditError, match="canny is not the file that it was made with"):
+        job.generate(Request(), from_file=tmp_path / "made.png", out=tmp_path / "never.png")
+
+
+def test_a_tuner_of_the_hub_is_kept_with_its_commit(generate, hub, files):
+    folder, asked = hub
+    made = generate(tuners=["owner/warm@v2:0.5"], scales=["warm=0.7"]).images[0].path
+    kept = settings(made)
+    assert kept["tuners"] == [f"owner/warm@{COMMIT}:0.5"] and asked == [("owner/warm", "v2")]
+    assert kept["files"] == {f"owner/warm@{COMMIT}": sha256(files / "style.safetensors")}
+    again = generate(from_file=made, steps=None).images[0].path
+    assert same(again, made) and settings(again) == kept and set(asked[1:]) == {("owner/warm", COMMIT)}
+    assert near(made, generate(tuners=["{}/style.safetensors:0.7"]).images[0].path)
+    shutil.copy(files / "sibling.safetensors", folder / "tuner.safetensors")
+    with pytest.raises(SceditError, match=f"owner/warm@{COMMIT} is not the file"):
+        generate(from_file=made, steps=None)
+
+
+def test_a_folders_tuner_is_kept_by_its_content(generate, files, tmp_path):
+    (tmp_path / "warm").mkdir()
+    shutil.copy(files / "style.safetensors", tmp_path / "warm" / "any.safetensors")
+    made = generate(tuners=[f"{tmp_path}/warm"], scales=["warm=0.7"]).images[0].path
+    assert same(generate(from_file=made, steps=None).images[0].path, made)
+    shutil.copy(files / "canny.safetensors", tmp_path / "warm" / "any.safetensors")
+    with pytest.raises(SceditError, match="warm is not the file that it was made with"):
+        generate(from_file=made, steps=None)
+
+
+def test_a_base_of_the_hub_is_kept_with_its_commit(generate, loads, base, monkeypatch):
+    pinned = replace(base, name="owner/model", revision=COMMIT, vae_name="owner/vae", vae_revision="3d4e")
+    monkeypatch.setattr(job, "load_base", lambda model, **options: loads.append((model, options)) or pinned)
+    made = generate(base="owner/model@v2", vae="owner/vae@v3").images[0].path
+    generate(from_file=made, steps=None)
+    assert [(model, options["vae"]) for model, options in loads] == [
+        ("owner/model@v2", "owner/vae@v3"), (f"owner/model@{COMMIT}", "owner/vae@3d4e")
+    ]  # fmt: skip
+    generate(from_file=made, steps=None, base="owner/model@v3")
+    assert loads[-1][0] == "owner/model@v3"
+
+
+def test_a_base_of_the_hub_is_loaded_as_the_tuner_had_it(generate, loads, base, tmp_path):
+    about = {"base": "owner/model", "base_revision": COMMIT, "base_fingerprint": base.fingerprint}
+    save_tuner(SCTuner.for_unet(base.unet), tmp_path / "pinned.safetensors", about)
+    for name in ("owner/model", "owner/model@main"):
+        generate(base=name, tuners=[f"{tmp_path}/pinned.safetensors"])
+    assert [model for model, _ in loads] == [f"owner/model@{COMMIT}", "owner/model@main"]
+
+
+def test_tuners_of_other_weights_act_where_that_is_asked_for(generate, files, tmp_path):
+    events = []
+    options = {"conds": ["{}/canny.png"], "tuners": ["{}/sibling.safetensors"]}
+    with pytest.raises(SceditError, match="when that had other weights") as error:
+        generate(**options)
+    assert "--any-base takes it" in error.value.hint
+    made = generate(**options, any_base=True, on_event=events.append).images[0].path
+    assert [event.text for event in events if isinstance(event, Note)] == [error.value.message]
+    fitting = generate(conds=options["conds"], tuners=["{}/canny.safetensors"]).images[0].path
+    assert same(made, fitting) and settings(made)["any_base"] and not settings(fitting)["any_base"]
+    assert same(generate(from_file=made, steps=None).images[0].path, made)
+    with pytest.raises(SceditError, match="whose skips have other channels"):
+        generate(base=str(tiny.pipeline_folder("sdxl")), tuners=["{}/style.safetensors"], any_base=True)
+
+
+def test_what_the_base_predicts_is_told_and_kept(generate):
+    options = {"prompts": ["a"], "guidance": 1.0}
+    made = generate(**options, prediction="v_prediction").images[0].path
+    assert settings(made)["prediction"] == "v_prediction" and not near(made, generate(**options).images[0].path)
+    assert same(generate(from_file=made, steps=None).images[0].path, made)
+
+
+def test_a_base_that_may_predict_either_is_told_unless_a_tuner_tells(generate, base, tmp_path):
+    guessed, notes = replace(base, is_guessed=True), []
+    for name, about in {"taught": {"prediction_type": "epsilon"}, "untold": {}}.items():
+        save_tuner(SCTuner.for_unet(base.unet), tmp_path / f"{name}.safetensors", about)
+    for tuners in ([], [f"{tmp_path}/untold.safetensors"], [f"{tmp_path}/taught.safetensors"]):
+        events = []
+        generate(tuners=tuners, loaded=guessed, on_event=events.append)
+        notes.append([event.text for event in events if isinstance(event, Note)])
+    assert notes == [[f"{base.doubt}: --prediction epsilon takes it for the other"]] * 2 + [[]]
+
+
+def test_the_page_takes_any_base_as_an_option(base, files):
+    with pytest.raises(SceditError, match="when that had other weights"):
+        slots_for([f"{files}/sibling.safetensors"], base)
+    assert [slot.name for slot in slots_for([f"{files}/sibling.safetensors"], base, any_base=True)] == ["canny"]
