@@ -273,6 +273,13 @@ def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
     return base.rescheduled(*way) if way else base
 
 
+def doubt(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | None:
+    """A sentence where what the base predicts is a guess, and no tuner tells."""
+    if not base.is_guessed or any(taught(each.tuner) for each in placed):
+        return None
+    return f"{base.doubt}: --prediction epsilon takes it for the other"
+
+
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:
     """Files of other programs do not name their condition: they take, in order, those that no other tuner takes."""
     named = {each.tuner.condition for each in placed if "format" in each.tuner.metadata}

@@ -21,6 +21,10 @@ def bench(
         str | None,
         typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id[@revision]."),
     ] = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(metavar="epsilon|v_prediction", help="What --base predicts, for --skips and --tuner."),
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the frozen base: fp32, bf16 or fp16.")] = None,
@@ -132,12 +136,13 @@ def bench(
         if plot is None and not (asked or tuner or sampling):
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
         result = job.bench(
-            base=base, methods=parts(methods) or None, batch=batch, resolution=resolution, dtype=dtype, device=device,
-            steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank, lora_feed_forward=lora_feed_forward,
-            down_ratio=down_ratio, fits=fits, batches=_numbers("--batches", batches), estimate=estimate,
-            sampling=sampling, skips=skips, skip_scale=skip_scale, skip_noise=skip_noise, quality=quality,
-            tuners=tuner, scenes=scenes, seconds=seconds, seeds=seeds, learning_rates=_rates(learning_rate), keep=keep,
-            plot=plot, baseline=baseline, tolerance=tolerance, out=out, on_event=screen,
+            base=base, prediction=prediction, methods=parts(methods) or None, batch=batch, resolution=resolution,
+            dtype=dtype, device=device, steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank,
+            lora_feed_forward=lora_feed_forward, down_ratio=down_ratio, fits=fits,
+            batches=_numbers("--batches", batches), estimate=estimate, sampling=sampling, skips=skips,
+            skip_scale=skip_scale, skip_noise=skip_noise, quality=quality, tuners=tuner, scenes=scenes, seconds=seconds,
+            seeds=seeds, learning_rates=_rates(learning_rate), keep=keep, plot=plot, baseline=baseline,
+            tolerance=tolerance, out=out, on_event=screen,
         )  # fmt: skip
     if markdown or csv:
         typer.echo(result.markdown() if markdown else result.csv(), nl=False)

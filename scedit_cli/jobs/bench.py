@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import DTYPES, EMBEDDED, best_device, load_base
+from scedit_cli.base import DTYPES, EMBEDDED, Base, best_device, load_base
 from scedit_cli.benchmark import cost, quality
 from scedit_cli.benchmark.architecture import PUBLIC, architecture, architecture_of
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
@@ -23,7 +23,7 @@ from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.benchmark.setting import Setting
-from scedit_cli.controls import as_taught, as_trained, check_base, load_placed
+from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import as_json, whole, write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
@@ -39,15 +39,16 @@ _MODES = {
     "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot baseline",
     "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
     "--sampling": "base resolution dtype steps",
-    "--skips": "base resolution dtype steps scenes skip_scale skip_noise plot",
+    "--skips": "base prediction resolution dtype steps scenes skip_scale skip_noise plot",
     "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
-    "--quality --tuner": "base dtype tuners scenes baseline",
+    "--quality --tuner": "base prediction dtype tuners scenes baseline",
 }
 
 
 def bench(
     *,
     base: str | None = None,
+    prediction: str | None = None,
     methods: Sequence[str] | None = None,
     batch: int | None = None,
     resolution: int | None = None,
@@ -86,6 +87,7 @@ def bench(
     Args:
         base: "sd15", "sd21" or "sdxl" with random weights, or as for `load_base`. By default sd15 on an accelerator;
             without one the embedded base is measured, and sd15 estimated beside it. `estimate` takes sd15.
+        prediction: under `skips` and of `tuners`, as for `load_base`.
         methods: of METHODS; by default DEFAULT_METHODS. One that fails has no figures, and a note says why.
         batch, resolution: pictures in a step and their side in pixels.
         dtype: of the frozen base: fp32, bf16 or fp16.
@@ -139,7 +141,7 @@ def bench(
     sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
     wanted = Setting(base or "", batch, resolution, dtype, None, *sizes)
     if mode == "--quality --tuner":
-        result = _score(wanted, tuners, scenes or 128, check, tell)
+        result = _score(wanted, prediction, tuners, scenes or 128, check, tell)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
         of = seeds or 3, scenes or 128, learning_rates or {}, Kept(keep)
@@ -147,7 +149,7 @@ def bench(
     elif mode == "--sampling":
         result = _sample(wanted, steps or _SAMPLING_STEPS, tell)
     elif mode == "--skips":
-        result = _skips(wanted, scenes, steps, skip_scale, skip_noise, plot, tell)
+        result = _skips(wanted, prediction, scenes, steps, skip_scale, skip_noise, plot, tell)
     else:
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
         watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
@@ -213,6 +215,7 @@ def _sample(wanted: Setting, steps: int, tell: OnEvent) -> BenchResult:
 
 def _skips(
     wanted: Setting,
+    prediction: str | None,
     scenes: int | None,
     steps: int | None,
     scale: float | None,
@@ -228,7 +231,7 @@ def _skips(
             hint="name a diffusers folder, a single file or a hub id of such a model",
         )
     model = wanted.base or EMBEDDED
-    base = load_base(model, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
+    base = _load(model, wanted, prediction, [], tell)
     shape = architecture_of(base)
     setting = replace(settled(replace(wanted, base=model), shape, kind_of(base.device)), batch=None)
     effects, picture = study_skips(
@@ -244,6 +247,15 @@ def _skips(
         with whole(plot) as part:
             picture.save(part)
     return BenchResult(Costs(setting, []), skips=effects, plot=Path(plot) if plot else None)
+
+
+def _load(
+    model: str, wanted: Setting, prediction: str | None, placed: Sequence[PlacedTuner], tell: OnEvent
+) -> Base:
+    base = load_base(model, dtype=DTYPES[wanted.dtype] if wanted.dtype else None, prediction=prediction)
+    if told := doubt(base, placed):
+        tell(Note(told))
+    return base
 
 
 def _budget(steps: int | None, seconds: float | None, batch: int | None) -> quality.Budget:
@@ -298,13 +310,18 @@ def _train(
 
 
 def _score(
-    wanted: Setting, tuners: Sequence[str], scenes: int, check: Callable[[Setting], None], tell: OnEvent
+    wanted: Setting,
+    prediction: str | None,
+    tuners: Sequence[str],
+    scenes: int,
+    check: Callable[[Setting], None],
+    tell: OnEvent,
 ) -> BenchResult:
     from scedit_cli.benchmark.tuner_scores import scores_of
 
     placed = [each for text in tuners for each in load_placed(parse_tuner(text))]
     model = as_trained(wanted.base or EMBEDDED, placed)
-    base = load_base(model, dtype=DTYPES[wanted.dtype] if wanted.dtype else None)
+    base = _load(model, wanted, prediction, placed, tell)
     for each in placed:
         check_base(each, base)
     base = as_taught(placed, base)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
-from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, load_placed, taught
+from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.errors import SceditError
 from scedit_cli.generation.keepsake import check_files, encoded, request_from
 from scedit_cli.generation.naming import Names
@@ -127,8 +127,8 @@ def generate(
         if vae and vae != base.vae_name:
             tell(Note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it"))
     base = as_taught(steering.placed, base)
-    if base.is_guessed and not any(taught(placed.tuner) for placed in steering.placed):
-        tell(Note(f"{base.doubt}: --prediction epsilon takes it for the other"))
+    if told := doubt(base, steering.placed):
+        tell(Note(told))
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
     if not request.weighted:
