@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from tests.offline import sitecustomize  # noqa: F401  the guard, in this process
@@ -15,3 +18,8 @@ os.environ["TERM"] = "xterm-256color"
 
 _GUARD = str(Path(__file__).parent / "offline")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_GUARD, os.environ.get("PYTHONPATH"))))
+
+_HOME = tempfile.mkdtemp(prefix="scedit-tests-")  # what tests keep for the next run, or accept, is not the user's
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+for _name in ("HF_HOME", "SCEDIT_CACHE", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+    os.environ[_name] = os.path.join(_HOME, _name.lower())

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from scedit_cli.errors import SceditError
 
 if TYPE_CHECKING:
     from scedit_cli.screen import Screen
@@ -23,6 +28,21 @@ def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) 
     from scedit_cli.screen import Screen
 
     return Screen(as_json, quiet, debug)
+
+
+@contextmanager
+def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
+    """The screen of a job that several processes do together, as torchrun starts them: the first one speaks for all,
+    and what ends another is a line on stderr."""
+    rank = os.environ.get("RANK", "0")
+    with screen_for(as_json, quiet or rank != "0", debug) as screen:
+        try:
+            yield screen
+        except SceditError as error:
+            if rank == "0":
+                raise
+            screen.warn(f"process {rank}: {error}")
+            raise typer.Exit(error.exit_code) from error
 
 
 def parts(*texts: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, parts, screen_for
+from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, parts, screen_of_first
 
 
 def prepare(
@@ -59,6 +59,8 @@ def prepare(
 ) -> None:
     """Make a dataset folder: pictures, captions and condition pictures, all checked and brought to size.
 
+    Under `accelerate launch` what --cache encodes is shared.
+
     \b
     Examples:
       scedit prepare --scenes 8 --out scenes
@@ -66,8 +68,9 @@ def prepare(
       scedit prepare photos --cond depth=maps --out dataset --strict
       scedit prepare owner/dataset --columns image=photo,text=prompt,canny=edges --out dataset
       scedit prepare --out dataset --cache latents,text --base models/sd15
+      accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
-    with screen_for(json_, quiet, debug) as screen:
+    with screen_of_first(json_, quiet, debug) as screen:
         from scedit_cli.jobs import prepare as job
         from scedit_cli.specs import parse_named
 
@@ -78,4 +81,5 @@ def prepare(
             square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
             drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, shards=shards, on_event=screen,
         )
-    screen.result(result.document(), result.summary())
+    if result.is_first:
+        screen.result(result.document(), result.summary())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, screen_for
+from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, screen_for, screen_of_first
 from scedit_cli.errors import SceditError
 
 if TYPE_CHECKING:
@@ -52,25 +51,18 @@ def train(
     loaded = load_recipe(recipe, set_)
     if show:
         return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
-    rank = os.environ.get("RANK", "0")  # among the processes that torchrun starts; the first one speaks for all
-    with screen_for(json_, quiet or rank != "0", debug) as screen:
+    with screen_of_first(json_, quiet, debug) as screen:
         from scedit_cli.jobs import train as job
 
-        try:
-            result = job.train(
-                loaded,
-                out=out,
-                resume=resume,
-                overwrite=overwrite,
-                dry_run=dry_run,
-                push_to_hub=push_to_hub,
-                on_event=screen,
-            )
-        except SceditError as error:
-            if rank == "0":
-                raise
-            screen.warn(f"process {rank}: {error}")
-            raise typer.Exit(error.exit_code) from error
+        result = job.train(
+            loaded,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            push_to_hub=push_to_hub,
+            on_event=screen,
+        )
     if result:
         screen.result(result.document(), result.summary())
 

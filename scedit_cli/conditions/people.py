@@ -70,6 +70,16 @@ def drawn(
     return drawing
 
 
+def runs_on(device: str) -> bool:
+    """Whether onnxruntime computes on the device of this name (PyTorch's): that for CPUs, which the extra brings, does
+    not know CUDA."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
 @lru_cache(maxsize=1)
 def models(weights: Path | None, device: str) -> tuple[Any, Any]:
     """The finder of people, YOLOX, and the estimator of their keypoints; loaded once.
@@ -84,8 +94,7 @@ def models(weights: Path | None, device: str) -> tuple[Any, Any]:
         otherwise = "make it with scedit annotate --annotator openpose"
         raise not_installed("pose by dwpose", error.name, "pose", otherwise) from error
     onnxruntime.set_default_logger_severity(3)
-    if not (device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()):
-        device = "cpu"
+    device = device if runs_on(device) else "cpu"
     finder, estimator = (str(weights_file(place, weights, WEIGHTS)) for place in WEIGHTS)
     try:
         with silent():

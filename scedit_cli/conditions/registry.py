@@ -45,6 +45,7 @@ class Annotator:
         commercial: whether that licence allows commercial use.
         parameters: the model of its settings.
         measure: how a picture is compared with what it makes, where that is not the kind's.
+        can_use: whether it computes on a device, by PyTorch's name; by default on any, where it has weights.
     """
 
     kind: str
@@ -56,6 +57,11 @@ class Annotator:
     commercial: bool = True
     parameters: type[Parameters] = Parameters
     measure: Measure | None = None
+    can_use: Callable[[str], bool] | None = None
+
+    def runs_on(self, device: str) -> bool:
+        """Whether another device than the CPU does its work when it is loaded for that."""
+        return self.can_use(device) if self.can_use else bool(self.weights)
 
     def load(self, parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
         """A function from RGB pictures to as many condition pictures of their sizes, each made for itself, whatever it

@@ -7,9 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from scedit_cli.errors import SceditError, WorkFailed, reason
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,9 +106,13 @@ def pretrained(
             if device is None:
                 return loader.from_pretrained(source, **options)
             model, found = loader.from_pretrained(source, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if weights is None:
+    except MemoryError:
+        raise
+    except Exception as error:  # pickles and configurations of strangers raise whatever they lead to
+        if weights is None and isinstance(error, (OSError, ValueError)):
             raise _unreachable(repository) from error
+        if is_out_of_memory(error):
+            raise
         told = reason(error, whole=True)
         raise SceditError(f"{source} cannot be loaded: {told}", hint=_download(repository)) from error
     # transformers makes up what a file lacks; buffers follow from the configuration

@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Make, Parameters
 from scedit_cli.data.pictures import open_picture
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.files import read_json, whole
 from scedit_cli.workers import serve_parent
 
@@ -48,12 +48,19 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a task: the kinds that were made, those that were there, and why the others were not made."""
+    """What became of a task: the kinds that were made, those that were there, and why the others were not made. Of
+    those that were there, somebody else has made the `foreign` ones."""
 
     name: str
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> set[str]:
+        """The kinds that are there, and were made as they were ordered."""
+        return {*self.written, *self.skipped}.difference(self.foreign)
 
 
 @dataclass
@@ -167,10 +174,13 @@ def _open(task: Task, orders: Sequence[Order], overwrite: bool) -> _Opened:
         for order, place in zip(orders, task.places, strict=True):
             settings = order.settings(task.name)
             record = record_of(order, settings, digest)
-            if not overwrite and _is_there(place, record):
-                opened.outcome.skipped.append(order.kind)
-            else:
+            there = read_record(place)
+            if overwrite or not place.is_file() or there not in (None, record):
                 opened.todo[order.kind] = place, settings, record
+                continue
+            opened.outcome.skipped.append(order.kind)
+            if there is None:
+                opened.outcome.foreign.append(order.kind)
         if opened.todo:
             opened.picture = open_picture(task.picture)
     except SceditError as error:
@@ -189,18 +199,23 @@ def _make(opened: Sequence[_Opened], orders: Sequence[Order], device: str) -> li
                 alike[each.todo[order.kind][1]].append(each)
         for settings, group in alike.items():
             make = order.load(settings, device)
-            for each, made in zip(group, _made(make, [each.picture for each in group]), strict=True):
+            for each, one in zip(group, made(make, [each.picture for each in group]), strict=True):
                 place, _, record = each.todo[order.kind]
-                if isinstance(made, Exception):
-                    each.outcome.failed[order.kind] = f"{order.kind} cannot be made of it: {made}"
+                if isinstance(one, Exception):
+                    each.outcome.failed[order.kind] = f"{order.kind} cannot be made of it: {reason(one)}"
                 else:
                     each.outcome.written.append(order.kind)
-                    saves.append(partial(save_condition, made, place, record))
+                    saves.append(partial(save_condition, one, place, record))
     return saves
 
 
-def _made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Exception]:
-    """The condition pictures. Where a library fails over several, each is tried alone, and gives its own error."""
+def made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Exception]:
+    """The condition pictures. Where a library fails over several, each is tried alone, and gives its own error.
+
+    Raises:
+        SceditError: the annotator's own.
+        WorkFailed: memory ran out.
+    """
     try:
         return make(pictures)
     except (SceditError, MemoryError):
@@ -212,7 +227,16 @@ def _made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Excepti
         if len(pictures) == 1:
             return [error]
     # Not within the handler, whose error keeps all that the library held for several pictures.
-    return [made for picture in pictures for made in _made(make, [picture])]
+    return [one for picture in pictures for one in made(make, [picture])]
+
+
+def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    """Why pictures failed, by name; a picture may have several outcomes."""
+    reasons: dict[str, dict[str, None]] = defaultdict(dict)
+    for outcome in outcomes:
+        if outcome.failed:
+            reasons[outcome.name] |= dict.fromkeys(outcome.failed.values())
+    return {name: "; ".join(told) for name, told in reasons.items()}
 
 
 def record_of(order: Order, settings: Parameters, digest: str) -> dict[str, Any]:
@@ -242,10 +266,6 @@ def save_condition(picture: Image.Image, place: Path, record: dict[str, Any]) ->
     info.add_text("scedit", json.dumps(record))
     with whole(place) as part:
         picture.save(part, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
-
-
-def _is_there(place: Path, record: dict[str, Any]) -> bool:
-    return place.is_file() and read_record(place) in (None, record)
 
 
 def digest_of(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,19 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
-from scedit_cli.data.dataset import column_of, row_of
-from scedit_cli.data.duplicates import Signature, signature
+from scedit_cli.data.dataset import METADATA, column_of, row_of
+from scedit_cli.data.duplicates import Duplicates, Signature, signature
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
-from scedit_cli.data.sources import Blob, Entry
+from scedit_cli.data.report import Report
+from scedit_cli.data.sources import Blob, Entry, Source
 from scedit_cli.errors import SceditError
 
 _LONGEST_CAPTION = 2**20  # bytes
+_TOLD_EVERY = 0.2  # seconds
+
+OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,61 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
         "crop_left": how.crop[1],
     }
     return Taken(row, files, kinds, how.size, signature(made.picture), made.caption_from, made.really)
+
+
+class Intake:
+    """Takes a source's pictures into a dataset folder, row by row: memory does not grow with their content.
+
+    Attributes:
+        report: of what was found so far; kinds: of the condition pictures that were written.
+    """
+
+    def __init__(self, size_of: Callable[[Size], Size], drop_duplicates: bool, on_step: OnStep) -> None:
+        self.size_of, self.drop_duplicates, self.on_step = size_of, drop_duplicates, on_step
+        self.report = Report()
+        self.kinds: dict[str, None] = {}
+        self._duplicates = Duplicates()
+
+    def run(self, source: Source, folder: Path) -> None:
+        """Fills the empty `folder`. `on_step` is called with (pictures done, of how many, how many a second)."""
+        self.report.orphans, self.report.hidden = list(source.orphans), source.hidden
+        names: list[str] = []  # of entries on their way
+
+        def work() -> Iterator[tuple]:
+            for number, entry in enumerate(source.entries):
+                names.append(entry.name)
+                yield entry, f"{number:06d}.png", folder, self.size_of
+
+        with (folder / METADATA).open("w", encoding="utf-8") as lines:
+            spoken, began = 0.0, time.monotonic()
+            for done, made in enumerate(in_order(take, work()), 1):
+                self._note(names.pop(0), made, folder, lines)
+                if (now := time.monotonic()) - spoken > _TOLD_EVERY or done == source.count:
+                    spoken = now
+                    self.on_step(done, max(source.count, done), done / max(now - began, 1e-9))
+
+    def _note(self, name: str, made: Taken | Rejected, folder: Path, lines: TextIO) -> None:
+        report = self.report
+        if isinstance(made, Rejected):
+            report.rejected.append((name, made.fault, made.reason))
+            return
+        first = self._duplicates.first_of(name, made.signature)
+        if first is not None:
+            report.duplicates.append((name, first))
+            if self.drop_duplicates:
+                for file in made.files:
+                    (folder / file).unlink()
+                return
+        lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
+        report.pictures += 1
+        report.buckets[made.size] += 1
+        self.kinds |= dict.fromkeys(made.kinds)
+        if made.caption_from:
+            report.captions[made.caption_from] += 1
+        else:
+            report.captionless.append(name)
+        if made.really:
+            report.misnamed.append((name, made.really))
 
 
 def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:

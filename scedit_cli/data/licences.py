@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from scedit_cli.conditions.registry import Annotator
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.files import read_json, write_whole
 
 LICENCES = "licences.json"
 
@@ -35,4 +36,31 @@ def record_licences(dataset: Path, annotators: Iterable[Annotator]) -> None:
         }
         for each in annotators
     }
-    write_whole(file, json.dumps(known | made, indent=2) + "\n")
+    if made:
+        write_licences(dataset, known | made)
+
+
+def write_licences(folder: Path, licences: dict[str, Any]) -> None:
+    """`licences` by kind; where there are none, no file."""
+    if licences:
+        write_whole(folder / LICENCES, json.dumps(licences, indent=2) + "\n")
+    else:
+        (folder / LICENCES).unlink(missing_ok=True)
+
+
+def licences_of(folder: Path) -> dict[str, Any]:
+    """What the `licences.json` in a folder of this machine tells, as `licences_in`; nothing where it has none."""
+    if not (folder / LICENCES).is_file():
+        return {}
+    with (folder / LICENCES).open("rb") as file:
+        return licences_in(file)
+
+
+def licences_in(file: BinaryIO) -> dict[str, Any]:
+    """What a `licences.json` tells by kind; nothing where it is another file that is called so."""
+    try:
+        told = read_json(file.read())
+    except ValueError:
+        return {}
+    told = told if isinstance(told, dict) else {}
+    return {kind: each for kind, each in told.items() if isinstance(each, dict) and "licence" in each}

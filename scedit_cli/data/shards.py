@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.licences import licences_of, write_licences
 from scedit_cli.data.pictures import LARGEST_FILE
 from scedit_cli.data.places import is_remote, open_place
 from scedit_cli.errors import SceditError
@@ -99,7 +100,7 @@ def write_shards(
     """Writes a dataset folder as shards `000000.tar`, …, and returns them. A sample has the picture, `txt`, and
     `<kind>.png` for each condition. Pictures of one size stand together and no shard mixes sizes, so that a reader
     that takes batches from one shard gets batches of one size. `sizes.json` tells how many samples each shard has, as
-    readers of WebDataset know it. The same dataset gives the same bytes.
+    readers of WebDataset know it, `licences.json` what the dataset's tells. The same dataset gives the same bytes.
 
     Raises:
         WorkFailed: the disk is full.
@@ -127,6 +128,7 @@ def write_shards(
             on_step(done, len(dataset))
     for stale in set(folder.glob("[!.]*.tar")) - set(paths):  # of an earlier writing with more of them
         stale.unlink()
+    write_licences(folder, licences_of(dataset.path))
     sizes = {path.name: len(part) for path, part in zip(paths, parts, strict=True)}
     write_whole(folder / SIZES, json.dumps(sizes, indent=0) + "\n")
     return paths

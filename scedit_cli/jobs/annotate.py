@@ -15,12 +15,12 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
 from scedit_cli.conditions.orders import Order, orders_of
-from scedit_cli.data.annotated import Outcome, Task, annotate_all, digest_of, record_of, save_condition
+from scedit_cli.data.annotated import Outcome, Task, annotate_all, digest_of, failures, made, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
 from scedit_cli.data.licences import record_licences
 from scedit_cli.data.pictures import open_picture, save_picture
 from scedit_cli.data.shares import Share
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import whole
 from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
@@ -143,9 +143,19 @@ class _Work:
     on_event: OnEvent | None
 
     def make(self, name: str, picture: Image.Image) -> list[Image.Image]:
-        """One picture's conditions, here and now."""
+        """One picture's conditions, here and now.
+
+        Raises:
+            SceditError: an annotator cannot do it.
+        """
         device = self.device or accelerator(self.orders)
-        return [order.load(order.settings(name), device)([picture])[0] for order in self.orders]
+        found = []
+        for order in self.orders:
+            [one] = made(order.load(order.settings(name), device), [picture])
+            if isinstance(one, Exception):
+                raise SceditError(f"{order.kind} cannot be made of {name}: {reason(one)}") from one
+            found.append(one)
+        return found
 
 
 def accelerator(orders: Sequence[Order], number: int = 0) -> str:
@@ -189,13 +199,15 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
         raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
     for place in filter(None, (out, sheet)):
         _check_place(place, work.overwrite)
+    if out and sheet and out.resolve() == sheet.resolve():
+        raise SceditError(f"--out and --sheet are both {out}", hint="name two places")
     picture = open_picture(src)
-    made = work.make(src.name, picture)
+    found = work.make(src.name, picture)
     if out:
         [order] = orders
-        save_condition(made[0], out, record_of(order, order.settings(src.name), digest_of(src)))
+        save_condition(found[0], out, record_of(order, order.settings(src.name), digest_of(src)))
     if sheet:
-        _draw(sheet, [[picture, *made]], orders)
+        _draw(sheet, [[picture, *found]], orders)
     return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
 
 
@@ -264,7 +276,7 @@ def _folder(work: _Work) -> dict[str, Any]:
     rows = [row for _, row in read_rows(work.src)]
     _check_places(work.src, rows)
     outcomes = share.gathered(_annotate(work, share.of([row["file_name"] for row in rows]), share))
-    failed = {outcome.name: "; ".join(outcome.failed.values()) for outcome in outcomes if outcome.failed}
+    failed = failures(outcomes)
     written, skipped = (sum(len(getattr(each, kept)) for each in outcomes) for kept in ("written", "skipped"))
     if failed and not written and not skipped:
         raise _nothing_read(work.src, failed)
@@ -273,7 +285,8 @@ def _folder(work: _Work) -> dict[str, Any]:
             rows = [row for _, row in read_rows(work.src)]
             _enter(rows, outcomes, [order.kind for order in work.orders])
             write_rows(work.src, rows)
-            record_licences(work.src, [order.annotator for order in work.orders])
+            ours = {kind for outcome in outcomes for kind in outcome.ours}
+            record_licences(work.src, [order.annotator for order in work.orders if order.kind in ours])
     return {
         "out": work.src,
         "written": written,
@@ -294,7 +307,7 @@ def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     """What has weights on the accelerator, if there is one, and the rest in processes on the CPU."""
     began = time.monotonic()
     device = work.device or accelerator(work.orders, share.local_index)
-    heavy = [order for order in work.orders if device != "cpu" and order.annotator.weights]
+    heavy = [order for order in work.orders if device != "cpu" and order.annotator.runs_on(device)]
     passes = [(device, heavy), ("cpu", [order for order in work.orders if order not in heavy])]
     processes = work.processes or max(1, (os.cpu_count() or 1) // share.local_count)
     outcomes: list[Outcome] = []

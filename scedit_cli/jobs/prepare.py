@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import EMBEDDED, load_base
+from scedit_cli.base import EMBEDDED, Base, load_base
 from scedit_cli.data.buckets import Size, bucket, exactly
 from scedit_cli.data.cache import cache_latents, cache_text
 from scedit_cli.data.dataset import METADATA, open_dataset
-from scedit_cli.data.duplicates import Duplicates
-from scedit_cli.data.intake import Rejected, in_order, take
-from scedit_cli.data.overview import overview
-from scedit_cli.data.pictures import save_picture
+from scedit_cli.data.intake import Intake
+from scedit_cli.data.licences import write_licences
+from scedit_cli.data.origin import Origin, located, refused
 from scedit_cli.data.rendered import SCENE_KINDS, write_scenes
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import write_shards
-from scedit_cli.data.sources import open_source
+from scedit_cli.data.sources import Source, open_source
 from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import whole_folder
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.locks import held
 from scedit_cli.scenes import HELD_OUT_SEED, PICTURE_SIZE
+from scedit_cli.training.processes import Processes
 
 _CACHES = ("latents", "text")
 _MULTIPLE = 64  # pixels: the factor 8 of the autoencoder by the factor 8 of the deepest U-Nets
 _PHOTO_SIZE = 512
 _CAPTIONLESS = 0.01  # share of the kept pictures that may be without a caption
-_TOLD_EVERY = 0.2  # seconds
 _OF_PICTURES = (
     "conditions", "columns", "split", "subset", "revision", "square", "upscale", "strict", "allow_captionless",
     "drop_duplicates",
@@ -45,12 +44,12 @@ _IDLE = {  # options that do nothing, and what to do about them
     "for a dataset that is there": ((*_OF_PICTURES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
     "without --cache": (("base", "vae"), "--cache latents,text encodes by it"),
 }
-REPORT, OVERVIEW = "report.json", "overview.png"
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """A dataset folder as written. `report` is None where the folder was there and only cached or sharded."""
+    """A dataset folder as written. `report` is None where the folder was there and only cached or sharded; `is_first`
+    is False in every process but the first of those that shared the work."""
 
     out: Path
     pictures: int
@@ -58,6 +57,7 @@ class PrepareResult:
     report: Report | None
     shards: int
     seconds: float
+    is_first: bool = True
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
@@ -123,7 +123,8 @@ def prepare(
 
     With neither `src` nor `scenes`, the dataset folder `out` is there already and only gets what `cache` and `shards`
     ask for; what an earlier, stopped run has encoded is kept. So it is where the same call has made the folder, and was
-    stopped after that. An option that would do nothing is refused.
+    stopped after that. An option that would do nothing is refused. Of the processes that `accelerate launch` has
+    started, the first makes the folder, and all share what is to be encoded.
 
     Args:
         src, conditions, columns, split, subset, revision: as for `data.sources.open_source`.
@@ -136,27 +137,28 @@ def prepare(
             for pictures, which come to buckets of about `size`² pixels in their own shape, never larger than they are.
         square: all pictures to `size` x `size`; smaller ones are rejected.
         upscale: make smaller pictures larger.
-        strict: whatever the report would list by name is an error, and nothing is written.
+        strict: whatever the report would list by name is an error.
         allow_captionless: more than 1 % of the pictures may have no caption; theirs is empty.
         drop_duplicates: leave out pictures that repeat an earlier one to the eye.
         cache: "latents" and "text" are encoded at once, by `base` and `vae`.
         shards: also write WebDataset shards of so many pictures into `shards/`.
 
     Raises:
-        SceditError: bad input, a source without one usable picture included, or another process prepares `out`;
-            nothing is written then.
+        SceditError: bad input, or another process prepares `out`; nothing is written then. Or what was found in the
+            source is too bad: then its report alone is written, to `<out>.report.json`.
         WorkFailed: memory or disk ran out.
     """
     given = {name for name, value in locals().items() if value and value != prepare.__kwdefaults__.get(name)}
     started = time.monotonic()
-    out, tell = Path(out), on_event or (lambda event: None)
+    out = Path(out) if Path(out).name else Path(out).absolute()
     asked = {
-        "scenes": scenes, "seed": seed, "look": look, "size": size, "square": square, "upscale": upscale,
-        "conditions": {kind: str(place) for kind, place in (conditions or {}).items()}, "columns": dict(columns or {}),
-        "split": split, "subset": subset, "revision": revision, "drop_duplicates": drop_duplicates,
+        "source": f"{scenes} scenes from seed {seed}" if src is None else located(src),
+        "scenes": scenes, "seed": seed, "look": look, "held_out": held_out, "size": size, "square": square,
+        "upscale": upscale, "conditions": {kind: str(place) for kind, place in (conditions or {}).items()},
+        "columns": dict(columns or {}), "split": split, "subset": subset, "revision": revision, "strict": strict,
+        "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates,
     }  # fmt: skip
-    source = str(src) if src is not None else f"{scenes} scenes from seed {seed}"
-    is_there = src is None and scenes is None and (cache or shards) and (out / METADATA).is_file()
+    is_there = src is None and scenes is None and bool(cache or shards) and (out / METADATA).is_file()
     if (src is None) == (scenes is None) and not is_there:
         raise SceditError(
             "prepare takes pictures or a number of scenes" + (", not both" if scenes else ""),
@@ -166,41 +168,44 @@ def prepare(
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
     if shards is not None and shards < 1:
         raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
-    way = "with --scenes" if scenes is not None else "with pictures" if src else "for a dataset that is there"
+    way = "for a dataset that is there" if is_there else "with pictures" if scenes is None else "with --scenes"
     _check_options(given, [way] if cache else [way, "without --cache"])
-    frozen = load_base(base, vae=vae) if cache else None  # a wrong base is told before the work
-    multiple = frozen.multiple if frozen else _MULTIPLE
-    size = size or (_PHOTO_SIZE if src else PICTURE_SIZE)
-    if not is_there and (size < multiple or size % multiple):
-        near = max(1, round(size / multiple)) * multiple
-        raise SceditError(f"size is {size}, which is no multiple of {multiple}", hint=f"{near} is nearest")
+    processes = Processes.join()
+    tell = (on_event if processes.is_first else None) or (lambda event: None)
+    try:
+        frozen = load_base(base, vae=vae) if cache else None  # a wrong base is told before the work
+        multiple = frozen.multiple if frozen else _MULTIPLE
+        size = size or (PICTURE_SIZE if src is None else _PHOTO_SIZE)
+        if not is_there and (size < multiple or size % multiple):
+            near = max(1, round(size / multiple)) * multiple
+            raise SceditError(f"size is {size}, which is no multiple of {multiple}", hint=f"{near} is nearest")
 
-    with held(_lock(out), out, "name another folder with --out"):
-        report: Report | None = None
-        if (cache or shards) and _asked_of(out) == asked | {"source": source}:
-            tell(Note(f"{out} is prepared already, by the same call"))
-            is_there = True
-        if is_there:
-            kinds = list(open_dataset(out).kinds)
-        else:
-            described = _Described(asked | {"source": source})
-            if scenes is not None:
-                report, kinds = _render(out, scenes, seed, look, held_out, size, described, tell)
-            else:
+        def make() -> tuple[int, list[str], Report | None]:
+            places = () if src is None else (located(src), *asked["conditions"].values())
+            origin = Origin.of(asked, places, out)
+            if (cache or shards) and not is_there and origin.has_made(out):
+                tell(Note(f"{out} is prepared already, by the same call"))
+            elif not is_there and scenes is not None:
+                return _render(out, scenes, seed, look, held_out, size, origin, tell)
+            elif not is_there:
                 opened = open_source(
                     src, conditions=conditions, columns=columns, split=split, subset=subset, revision=revision
                 )
-                intake = _Intake(_Sizes(size, multiple, square, upscale), drop_duplicates, tell)
+                sizes = _Sizes(size, multiple, square, upscale)
                 captionless = 1.0 if allow_captionless else _CAPTIONLESS
-                report, kinds = intake.run(opened, described, out, strict, captionless)
-        dataset = open_dataset(out) if cache or shards else None
-        if frozen:
-            for name, encode in (("latents", cache_latents), ("text", cache_text)):
-                if name in cache:
-                    encode(dataset, frozen, _progress(tell, name))
-        written = write_shards(dataset, out / "shards", shards, _progress(tell, "shards")) if shards else []
-    pictures = report.pictures if report else len(dataset)
-    return PrepareResult(out, pictures, kinds, report, len(written), time.monotonic() - started)
+                return _take(opened, out, sizes, drop_duplicates, strict, captionless, origin, tell)
+            dataset = open_dataset(out)
+            return len(dataset), list(dataset.kinds), None
+
+        with ExitStack() as stack:
+            processes.by_first(lambda: stack.enter_context(held(_lock(out), out, "name another folder with --out")))
+            pictures, kinds, report = processes.by_first(make)
+            if frozen:
+                _encode(out, cache, frozen, processes, tell)
+            written = processes.by_first(lambda: _shard(out, shards, tell)) if shards else 0
+    finally:
+        processes.leave()
+    return PrepareResult(out, pictures, kinds, report, written, time.monotonic() - started, processes.is_first)
 
 
 def _check_options(given: set[str], ways: Sequence[str]) -> None:
@@ -213,99 +218,47 @@ def _check_options(given: set[str], ways: Sequence[str]) -> None:
 
 
 def _lock(out: Path) -> Path:
-    """Beside the folder, which is not there before it is complete."""
-    digest = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:12]
-    return out.absolute().with_name(f".scedit-{digest}.lock")
+    """Beside the folder, which is not there before it is complete; one, by whatever name the folder is called."""
+    place = Path(os.path.realpath(out))
+    digest = hashlib.sha256(os.fsencode(place.name)).hexdigest()[:12]
+    return place.parent / f".scedit-{digest}.lock"
 
 
-@dataclass(frozen=True)
-class _Described:
-    """What the dataset folder says of itself: `asked` is what `prepare` was called with."""
-
-    asked: dict[str, Any]
-
-    def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
-        """Writes the report and the contact sheet beside the pictures."""
-        document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked}
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        (folder / REPORT).write_text(text, encoding="utf-8", errors="backslashreplace")  # names may be no text
-        buckets = report.buckets
-        sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
-        name = Path(self.asked["source"]).name
-        heading = f"{name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
-        save_picture(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
-
-
-def _asked_of(out: Path) -> dict[str, Any] | None:
-    """What the call that made the folder was asked; None where there is no such folder."""
-    try:
-        return json.loads((out / REPORT).read_text("utf-8"))["asked"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-
-class _Intake:
-    """Takes a source's pictures into a dataset folder, row by row: memory does not grow with their content."""
-
-    def __init__(self, size_of: _Sizes, drop_duplicates: bool, tell: OnEvent) -> None:
-        self.size_of, self.drop_duplicates, self.tell = size_of, drop_duplicates, tell
-        self.report = Report()
-        self.kinds: dict[str, None] = {}
-        self._duplicates = Duplicates()
-
-    def run(
-        self, source, described: _Described, out: Path, strict: bool, captionless: float
-    ) -> tuple[Report, list[str]]:
-        report = self.report
-        report.orphans, report.hidden = list(source.orphans), source.hidden
-        names: list[str] = []  # of entries on their way
-        with whole_folder(out) as folder:
-
-            def work():
-                for number, entry in enumerate(source.entries):
-                    names.append(entry.name)
-                    yield entry, f"{number:06d}.png", folder, self.size_of
-
-            with (folder / METADATA).open("w", encoding="utf-8") as lines:
-                spoken, began = 0.0, time.monotonic()
-                for done, made in enumerate(in_order(take, work()), 1):
-                    self._note(names.pop(0), made, folder, lines)
-                    if (now := time.monotonic()) - spoken > _TOLD_EVERY or done == source.count:
-                        spoken = now
-                        speed = {"pictures/s": done / max(now - began, 1e-9)}
-                        self.tell(Progress("prepare", done, max(source.count, done), speed))
+def _take(
+    source: Source,
+    out: Path,
+    sizes: _Sizes,
+    drop_duplicates: bool,
+    strict: bool,
+    captionless: float,
+    origin: Origin,
+    tell: OnEvent,
+) -> tuple[int, list[str], Report]:
+    intake = Intake(sizes, drop_duplicates, lambda *step: tell(Progress("prepare", *step[:2], {"pictures/s": step[2]})))
+    report = intake.report
+    with whole_folder(out) as folder:
+        intake.run(source, folder)
+        if not report.pictures and not report.rejected:
+            said = f"{source.count} are told of, as sizes.json beside shards does"
+            raise SceditError(f"{origin.asked['source']} holds no pictures", hint=said)
+        try:
             if not report.pictures:
-                file, _, reason = report.rejected[0]
-                raise SceditError(
-                    f"none of the {source.count} pictures in {described.asked['source']} can be used; "
-                    f"{shortened(file)}: {shortened(reason)}"
-                )
+                raise _none_usable(origin.asked["source"], report)
             report.check(strict, captionless)
-            described.write(folder, report, list(self.kinds))
-        return report, list(self.kinds)
+        except SceditError as error:
+            raise origin.refuse(out, report, error) from None
+        origin.write(folder, report, list(intake.kinds))
+        write_licences(folder, {kind: each for kind, each in source.licences.items() if kind in intake.kinds})
+    with suppress(OSError):
+        refused(out).unlink(missing_ok=True)  # of an earlier call
+    return report.pictures, list(intake.kinds), report
 
-    def _note(self, name: str, made, folder: Path, lines) -> None:
-        report = self.report
-        if isinstance(made, Rejected):
-            report.rejected.append((name, made.fault, made.reason))
-            return
-        first = self._duplicates.first_of(name, made.signature)
-        if first is not None:
-            report.duplicates.append((name, first))
-            if self.drop_duplicates:
-                for file in made.files:
-                    (folder / file).unlink()
-                return
-        lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
-        report.pictures += 1
-        report.buckets[made.size] += 1
-        self.kinds |= dict.fromkeys(made.kinds)
-        if made.caption_from:
-            report.captions[made.caption_from] += 1
-        else:
-            report.captionless.append(name)
-        if made.really:
-            report.misnamed.append((name, made.really))
+
+def _none_usable(source: str, report: Report) -> SceditError:
+    file, _, reason = report.rejected[0]
+    return SceditError(
+        f"none of the {len(report.rejected)} pictures in {source} can be used; {shortened(file)}: {shortened(reason)}"
+    )
 
 
 def _render(
@@ -315,9 +268,9 @@ def _render(
     look: str,
     held_out: bool,
     size: int,
-    described: _Described,
+    origin: Origin,
     tell: OnEvent,
-) -> tuple[Report, list[str]]:
+) -> tuple[int, list[str], Report]:
     if seed + scenes > HELD_OUT_SEED:
         if not held_out:
             raise SceditError(
@@ -334,9 +287,22 @@ def _render(
         look,
         size=size,
         on_step=_progress(tell, "render"),
-        finish=lambda folder: described.write(folder, report, kinds),
+        finish=lambda folder: origin.write(folder, report, kinds),
     )
-    return report, kinds
+    return scenes, kinds, report
+
+
+def _encode(out: Path, cache: Sequence[str], base: Base, processes: Processes, tell: OnEvent) -> None:
+    share = processes.share_of(out)
+    with processes.meeting() as meet:
+        dataset = open_dataset(out)
+        for name, encode in (("latents", cache_latents), ("text", cache_text)):
+            if name in cache:
+                encode(dataset, base, _progress(tell, name), share, meet)
+
+
+def _shard(out: Path, per_shard: int, tell: OnEvent) -> int:
+    return len(write_shards(open_dataset(out), out / "shards", per_shard, _progress(tell, "shards")))
 
 
 def _progress(tell: OnEvent, stage: str) -> Callable[[int, int], None]:

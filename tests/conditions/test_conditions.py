@@ -12,6 +12,7 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions import kinds
+from scedit_cli.conditions.kinds import canny
 from scedit_cli.conditions.listing import listing
 from scedit_cli.conditions.registry import all_kinds
 from scedit_cli.data.rendered import SCENE_KINDS, example
@@ -155,3 +156,14 @@ def test_kind_of_path(path, kind):
 def test_bad_input_is_told(ask, sentence):
     with pytest.raises(SceditError, match=sentence):
         ask(photo(64, 64))
+
+
+@pytest.mark.parametrize("high", [127, 128, 129, 257])
+def test_large_pictures_have_opencvs_edges(high, monkeypatch):
+    monkeypatch.setattr(canny, "_LARGE", 0)
+    noise = np.random.default_rng(0).integers(0, 256, (high, 70, 3), dtype=np.uint8)
+    for picture in (np.asarray(photo(150, high)), noise):
+        for thresholds in ((100, 200), (20.5, 460.7)):
+            settings = canny.Thresholds(low=thresholds[0], high=thresholds[1])
+            [made] = canny.edges(settings)([Image.fromarray(picture)])
+            assert np.array_equal(made, cv2.Canny(picture, *thresholds))

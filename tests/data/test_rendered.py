@@ -58,7 +58,7 @@ def test_look_and_seed_change_the_picture_and_the_look_no_geometry():
     assert plain.text == pastel.text
 
 
-def test_a_failure_leaves_nothing_and_nothing_is_overwritten(tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing_and_nothing_is_overwritten(tmp_path):
     def break_down(done, total):
         raise RuntimeError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 
 import pytest
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.shards import count_samples, counts_of, read_samples, shard_places, write_shards
 from scedit_cli.errors import SceditError
+from tests.archives import write_tar
 
 
 @pytest.fixture
@@ -55,11 +55,8 @@ def test_the_same_dataset_gives_the_same_bytes_and_stale_shards_go(dataset, tmp_
 @pytest.mark.parametrize("compression", ["w", "w:gz"])
 def test_shards_of_others(tmp_path, compression):
     """Folders inside, hidden files, several dots, gzip."""
-    with tarfile.open(tmp_path / "a.tar", compression) as tar:
-        for name in ("deep/x.a.json", "deep/x.jpg", "deep/._x.jpg", "y.jpg"):
-            about = tarfile.TarInfo(name)
-            about.size = len(name)
-            tar.addfile(about, io.BytesIO(name.encode()))
+    names = ("deep/x.a.json", "deep/x.jpg", "deep/._x.jpg", "y.jpg")
+    write_tar(tmp_path / "a.tar", {name: name.encode() for name in names}, compression)
     samples = list(read_samples(tmp_path / "a.tar"))
     assert [(sample.key, sorted(sample.files)) for sample in samples] == [("deep/x", ["a.json", "jpg"]), ("y", ["jpg"])]
     assert samples[0].files["jpg"] == b"deep/x.jpg" and count_samples(tmp_path / "a.tar") == 2

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
-import tarfile
 import zipfile
 
 import pytest
@@ -14,6 +12,7 @@ from PIL import Image
 
 from scedit_cli.data.sources import open_source
 from scedit_cli.errors import SceditError
+from tests.archives import write_tar
 
 NAMES = ("a", "deep/b", "c")
 
@@ -154,30 +153,18 @@ def parquet_with_pictures(place):
 
 def shards(place):
     for number, name in enumerate(NAMES):
-        with tarfile.open(place / f"{number:02d}.tar", "w") as tar:
-            for suffix, data in {"png": PICTURES[name], "depth.png": DEPTHS[name], "txt": TEXTS[name].encode()}.items():
-                about = tarfile.TarInfo(f"{name}.{suffix}")
-                about.size = len(data)
-                tar.addfile(about, io.BytesIO(data))
+        files = {"png": PICTURES[name], "depth.png": DEPTHS[name], "txt": TEXTS[name].encode()}
+        write_tar(place / f"{number:02d}.tar", {f"{name}.{suffix}": data for suffix, data in files.items()})
     return open_source(place / "{00..02}.tar")
 
 
 def shards_with_json(place):
-    with tarfile.open(place / "0.tar", "w") as tar:
-        for name in NAMES:
-            about_it = json.dumps({"prompt": TEXTS[name]}).encode()
-            files = {"cond.png": DEPTHS[name], "jpg": PICTURES[name], "json": about_it}
-            for suffix, data in files.items():
-                about = tarfile.TarInfo(f"{name}.{suffix}")
-                about.size = len(data)
-                tar.addfile(about, io.BytesIO(data))
+    files = {}
+    for name in NAMES:
+        about = json.dumps({"prompt": TEXTS[name]}).encode()
+        files |= {f"{name}.cond.png": DEPTHS[name], f"{name}.jpg": PICTURES[name], f"{name}.json": about}
+    write_tar(place / "0.tar", files)
     return open_source(place, columns={"depth": "cond.png"})
-
-
-@pytest.fixture(autouse=True)
-def _no_cache_of_datasets(tmp_path_factory, monkeypatch):
-    if "datasets" in sys.modules:
-        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.mark.parametrize("make", [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -21,6 +20,7 @@ from scedit_cli.data.lanes import Lanes
 from scedit_cli.data.stream import Stream
 from scedit_cli.data.streamed import open_streamed
 from scedit_cli.errors import SceditError
+from tests.archives import write_tar
 
 COUNTS = (3, 7, 1, 5, 4)
 SIZE = (64, 48)
@@ -37,12 +37,7 @@ def files(number: int, size: tuple[int, int] = (72, 50)) -> dict[str, bytes]:
 
 
 def write(path, samples: dict[str, dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for key, parts in samples.items():
-            for suffix, content in parts.items():
-                about = tarfile.TarInfo(f"{key}.{suffix}")
-                about.size = len(content)
-                tar.addfile(about, io.BytesIO(content))
+    write_tar(path, {f"{key}.{suffix}": data for key, parts in samples.items() for suffix, data in parts.items()})
 
 
 def tell_counts(folder, changes: dict[str, int] = {}) -> None:  # noqa: B006

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tarfile
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,10 +11,10 @@ from skimage import data
 
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.errors import SceditError
-from scedit_cli.jobs import prepare as job
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import HELD_OUT_SEED
 from tests import tiny
+from tests.archives import write_tar
 
 
 def save(path, size=(96, 64), left=(255, 0, 0), right=(0, 0, 255)):
@@ -114,15 +110,24 @@ def test_captions_may_be_missing_where_it_is_allowed(photos, tmp_path):
     (photos / "b.txt").write_text(" ")
     with pytest.raises(SceditError, match=r"1 of 2 pictures have no caption: b\.png"):
         prepare(photos, tmp_path / "out", size=64)
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.report.json", "photos"]
+    assert json.loads((tmp_path / "out.report.json").read_text())["captionless"] == ["b.png"]
     result = prepare(photos, tmp_path / "out", size=64, allow_captionless=True)
     assert result.report.captionless == ["b.png"] and open_dataset(tmp_path / "out").items[0].text == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
 
 def test_strict_stops_at_anything_worth_a_look(photos, tmp_path):
-    with pytest.raises(SceditError, match=r"3 cannot be used: empty\.png .*; 1 belong to no picture: lonely\.txt"):
+    for number in range(9):
+        (photos / f"lonely{number}.txt").write_text("l")
+    wrong = r"3 cannot be used: empty\.png .*; 10 belong to no picture: lonely\.txt.* and 5 more"
+    with pytest.raises(SceditError, match=rf"{wrong} \(.*out\.report\.json names every one\)"):
         prepare(photos, tmp_path / "out", size=64, strict=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    assert len(report["orphans"]) == 10 and len(report["rejected"]) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.report.json", "photos"]
+    for number in range(9):
+        (photos / f"lonely{number}.txt").unlink()
     for name in ("small.png", "torn.png", "empty.png", "lonely.txt", "small.txt", "torn.txt", "empty.txt"):
         (photos / name).unlink()
     assert prepare(photos, tmp_path / "out", size=64, strict=True).pictures == 2
@@ -193,9 +198,8 @@ def test_transparency_of_a_condition_stays(tmp_path):
     assert Image.open(tmp_path / "out/conditions/inpaint/000000.png").mode == "RGBA"
 
 
-def test_hugging_face_datasets_loads_what_is_prepared(photos, tmp_path, monkeypatch):
+def test_hugging_face_datasets_loads_what_is_prepared(photos, tmp_path):
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     prepare(photos, tmp_path / "out", size=64, shards=10)
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), split="train")
     assert [row["text"] for row in loaded] == ["two halves", "more halves"]
@@ -226,7 +230,7 @@ def test_a_dataset_folder_keeps_its_conditions_in_place(tmp_path):
     assert np.asarray(Image.open(item.image)).shape == seg.shape
 
 
-def test_the_cache_is_made_and_gone_on_with(tmp_path, monkeypatch):
+def test_the_cache_is_made_and_gone_on_with(tmp_path):
     base, out = str(tiny.pipeline_folder("sd15")), tmp_path / "out"
     first = prepare(None, out, scenes=2, size=64, cache=["latents"], base=base)
     assert [path.name.split("-")[0] for path in sorted((out / "cache").iterdir())] == ["contents.json", "latents"]
@@ -235,34 +239,6 @@ def test_the_cache_is_made_and_gone_on_with(tmp_path, monkeypatch):
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert before.items() <= after.items() and again.pictures == first.pictures == 2
     assert {path.parent.name.split("-")[0] for path in after.keys() - before.keys()} == {"text"}
-
-
-def test_the_same_call_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch):
-    """Stopped after the folder has appeared, which is complete then; another call is refused as ever."""
-    asked = {"size": 64, "cache": ["text"], "base": str(tiny.pipeline_folder("sd15")), "allow_captionless": True}
-    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
-        stopped.setattr(job, "cache_text", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-        prepare(photos, tmp_path / "out", **asked)
-    assert {"report.json", "overview.png", "metadata.jsonl"} <= {path.name for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(SceditError, match="exists already"):
-        prepare(photos, tmp_path / "out", **asked | {"square": True})
-    events = []
-    result = prepare(photos, tmp_path / "out", **asked, on_event=events.append)
-    assert result.pictures == 2 and "by the same call" in events[0].text
-    assert list((tmp_path / "out" / "cache").glob("text-*/*.safetensors"))
-    with pytest.raises(SceditError, match="exists already"):
-        prepare(photos, tmp_path / "out", size=64)
-
-
-def test_the_second_who_prepares_a_folder_is_told(photos, tmp_path, monkeypatch):
-    def second(*args):
-        with pytest.raises(SceditError, match=f"out is in use by process {os.getpid()} on"):
-            prepare(photos, tmp_path / "out", shards=1)
-        return []
-
-    monkeypatch.setattr(job, "write_shards", second)
-    prepare(photos, tmp_path / "out", size=64, shards=1)
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_autoencoder_and_the_bases_multiple_reach_the_cache(tmp_path):
@@ -283,29 +259,6 @@ def test_shards_are_written(tmp_path):
     assert back.pictures == 5 and sorted(back.conditions) == sorted(result.conditions)
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
-    """What each further picture leaves behind, times 100,000, is below 250 MB."""
-
-    def peak(count: int) -> int:
-        with tarfile.open(tmp_path / f"{count}.tar", "w") as archive:
-            for number in range(count):
-                buffer = io.BytesIO()
-                Image.effect_noise((64, 64), 80).convert("RGB").save(buffer, "PNG", compress_level=0)
-                for suffix, content in (("png", buffer.getvalue()), ("txt", f"picture {number}".encode())):
-                    about = tarfile.TarInfo(f"{number:06d}.{suffix}")
-                    about.size = len(content)
-                    archive.addfile(about, io.BytesIO(content))
-        tracemalloc.start()
-        result = prepare(tmp_path / f"{count}.tar", tmp_path / str(count), size=64)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert result.pictures == count and not result.report.duplicates
-        return most
-
-    peak(10)  # what is imported and kept once
-    assert (peak(800) - peak(300)) / 500 < 2500
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -316,13 +269,25 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
         ({"cache": ["latent"]}, "latent cannot be cached"),
         ({"src": "nowhere"}, "nowhere does not exist"),
         ({"cache": ["text"], "base": "nowhere"}, "nowhere"),
-        ({"size": 1024, "square": True}, "none of the 5 pictures"),
     ],
 )
 def test_bad_input_writes_nothing(photos, tmp_path, arguments, sentence):
     with pytest.raises(SceditError, match=sentence):
         prepare(**({"src": photos, "out": tmp_path / "out"} | arguments))
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+def test_no_picture_that_can_be_used_is_told_with_its_report(photos, tmp_path):
+    with pytest.raises(SceditError, match=r"none of the 5 pictures .*out\.report\.json names every one"):
+        prepare(photos, tmp_path / "out", size=1024, square=True)
+    assert len(json.loads((tmp_path / "out.report.json").read_text())["rejected"]) == 5
+
+
+def test_shards_that_hold_nothing_of_what_they_promise(tmp_path):
+    write_tar(tmp_path / "0.tar", {})
+    (tmp_path / "sizes.json").write_text('{"0.tar": 3}')
+    with pytest.raises(SceditError, match=r"0\.tar holds no pictures"):
+        prepare(tmp_path / "0.tar", tmp_path / "out")
 
 
 def test_an_empty_folder_is_bad_input(tmp_path):

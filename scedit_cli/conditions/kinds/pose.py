@@ -11,7 +11,7 @@ from pydantic import Field
 
 from scedit_cli.conditions.consistency.pose import POSE
 from scedit_cli.conditions.detectors import Detection, detected, detector, fitted
-from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints, models
+from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints, models, runs_on
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -78,7 +78,7 @@ def _openpose(weights: Path | None, device: str) -> Any:
 KIND = Kind(
     "pose",
     (
-        Annotator("pose", "dwpose", "rtmlib", by_dwpose, WEIGHTS, parameters=Confident),
+        Annotator("pose", "dwpose", "rtmlib", by_dwpose, WEIGHTS, parameters=Confident, can_use=runs_on),
         Annotator(
             "pose", "openpose", "controlnet_aux", by_openpose, OPENPOSE, "CMU's own, no commercial use", False, Parts
         ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from scedit_cli.data.licences import LICENCES, licences_in
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.sources import folder, hub, tables, webdataset
 from scedit_cli.data.sources.entry import Blob, Entry, Source
-from scedit_cli.data.sources.trees import FolderTree, ZipTree
+from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree
 from scedit_cli.errors import SceditError
 from scedit_cli.hub import is_hub_id
 
@@ -53,12 +55,19 @@ def open_source(
     tree = ZipTree(path) if path.suffix.lower() == ".zip" and path.is_file() else FolderTree(path)
     if table := tables.find(tree):
         _no(split=split, subset=subset, revision=revision, conditions=conditions)
-        return tables.open_table(tree, table, columns)
+        return _licensed(tables.open_table(tree, table, columns), tree)
     if files := hub.parquet_files(path):
         _no(conditions=conditions, subset=subset, revision=revision)
         return hub.open_parquet(files, path, columns, split)
     _no(split=split, subset=subset, revision=revision, columns=columns)
-    return folder.open_folder(tree, conditions or {})
+    return _licensed(folder.open_folder(tree, conditions or {}), tree)
+
+
+def _licensed(source: Source, tree: Tree) -> Source:
+    if LICENCES not in tree.files:
+        return source
+    with tree.open(LICENCES) as file:
+        return replace(source, licences=licences_in(file))
 
 
 def _no(**options: object) -> None:

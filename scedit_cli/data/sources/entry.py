@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from scedit_cli.errors import SceditError
 
@@ -57,12 +57,14 @@ class Source:
         entries: made as they are asked for, so that memory does not grow with their number.
         orphans: captions and condition pictures that belong to no picture, and pictures that no table names.
         hidden: how many hidden files (`._*`, `.DS_Store`, `__MACOSX`) were passed over.
+        licences: what the source's `licences.json` tells, by kind of condition picture.
     """
 
     count: int
     entries: Iterable[Entry]
     orphans: list[str] = field(default_factory=list)
     hidden: int = 0
+    licences: dict[str, Any] = field(default_factory=dict)
 
 
 def text_of(value: object, at: str) -> str | None:

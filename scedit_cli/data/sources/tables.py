@@ -48,8 +48,8 @@ def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
     known, count, named = set(tree.files), 0, {_OURS}
     for at, row in rows(tree, table):
         count += 1
-        filled = {key for key, name in row.items() if str(key).endswith(_FILE) and not _is_none(name)}
-        kinds |= {_kind(key, at): key for key in filled - {image, *kinds.values()}}
+        filled = [key for key, name in row.items() if str(key).endswith(_FILE) and not _is_none(name)]
+        kinds |= {_kind(key, at): key for key in filled if key not in {image, *kinds.values()}}
         named |= {name for name in (row.get(column) for column in (image, *kinds.values())) if isinstance(name, str)}
         _inside(row.get(image), f"{at}: {image}")
 

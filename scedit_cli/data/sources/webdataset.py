@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scedit_cli.data.licences import licences_of
 from scedit_cli.data.pictures import SUFFIXES
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
@@ -38,7 +39,9 @@ def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
     count = sum(counts_of(shards))
     if not count:
         raise SceditError(f"{path} holds no pictures", hint="shards hold files such as 000001.jpg, 000001.txt")
-    return Source(count, (entry_of(sample, columns) for shard in shards for sample in read_samples(shard)))
+    entries = (entry_of(sample, columns) for shard in shards for sample in read_samples(shard))
+    beside = {} if is_remote(shards[0]) else licences_of(Path(shards[0]).parent)
+    return Source(count, entries, licences=beside)
 
 
 def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -80,7 +81,13 @@ def test_what_others_have_put_there_is_kept(folder):
     annotate(folder, "canny")
     mine = folder / "conditions/canny/1.png"
     Image.new("L", (128, 128), 9).save(mine)
-    assert annotate(folder, "canny", params=["low=50"]).skipped == 1
+    licences = folder / "licences.json"
+    licences.unlink()  # nothing of ours is left where all is somebody else's
+    for number in (0, 2):
+        Image.new("L", (128, 128), 9).save(folder / f"conditions/canny/{number}.png")
+    assert annotate(folder, "canny").skipped == 3 and not licences.exists()
+    (folder / "conditions/canny/0.png").unlink()
+    assert annotate(folder, "canny", params=["low=50"]).skipped == 2 and licences.exists()
     assert Image.open(mine).getpixel((0, 0)) == 9
     annotate(folder, "canny", overwrite=True)
     assert np.array_equal(np.asarray(Image.open(mine)), canny(folder / "images/1.png"))
@@ -139,6 +146,22 @@ def test_a_preview_writes_a_sheet_and_nothing_else(folder):
     assert [file for file, _ in result.failed] == ["images/0.png"]
     assert (events[-1].step, events[-1].total) == (2, 2)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_picture_that_an_annotator_cannot_do_is_named(folder, tmp_path, monkeypatch):
+    def fails(pictures):
+        if pictures[0].getpixel((0, 0)) == (255, 255, 255):
+            raise cv2.error("OpenCV(4.11.0): too bright\nin function")
+        return pictures
+
+    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (Annotator("gray", "odd", "none", lambda *_: fails),)))
+    Image.new("RGB", (128, 128), "white").save(folder / "images/1.png")
+    told = r"gray cannot be made of (images/)?1\.png: OpenCV\(4\.11\.0\): too bright$"
+    [(file, reason)] = annotate(folder, "gray", preview=3).failed
+    assert file == "images/1.png" and re.match(told, reason)
+    with pytest.raises(SceditError, match=told):
+        annotate(folder / "images/1.png", "gray", out=tmp_path / "gray.png")
+    assert not (tmp_path / "gray.png").exists()
 
 
 def test_a_preview_replaces_no_file_that_is_named(folder, tmp_path, monkeypatch):
@@ -241,6 +264,7 @@ def test_two_pictures_of_one_stem_are_refused(folder, rows):
         ({"out": "edges.png"}, "--out is for a single picture"),
         ({"src": "images/0.png"}, "no place is named"),
         ({"src": "images/0.png", "out": "edges.jpg"}, "no .png"),
+        ({"src": "images/0.png", "out": "x.png", "sheet": "images/../x.png"}, "--out and --sheet are both"),
         ({"src": "images/0.png", "out": "edges.png", "kinds": ["canny", "seg"]}, "several kinds"),
         ({"src": "images/9.png", "out": "edges.png"}, "9.png does not exist"),
         ({"src": "images"}, "no dataset folder"),

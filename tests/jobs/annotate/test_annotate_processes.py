@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from scedit_cli.conditions.orders import orders_of
-from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.data import annotated, shares
 from scedit_cli.data.annotated import Outcome
 from scedit_cli.data.dataset import open_dataset
@@ -70,6 +71,32 @@ def test_a_picture_that_an_annotator_cannot_do_is_named_alone(folder, monkeypatc
         result = annotate(folder, "gray", device=device, overwrite=True)
         assert result.written == 2
         assert result.failed == [("images/1.png", "gray cannot be made of it: too bright")]
+
+
+def test_the_reasons_of_both_passes_are_told(folder, monkeypatch):
+    Slow(monkeypatch)
+    Image.new("RGB", (128, 128), "white").save(folder / "images/1.png")
+
+    def dull(pictures):
+        if any(picture.getpixel((0, 0)) == (255, 255, 255) for picture in pictures):
+            raise cv2.error("too dull")
+        return pictures
+
+    monkeypatch.setitem(all_kinds(), "blur", Kind("blur", (Annotator("blur", "dull", "none", lambda *_: dull),)))
+    result = annotate(folder, ["gray", "blur"], device="meta", processes=1)
+    told = "gray cannot be made of it: too bright; blur cannot be made of it: too dull"
+    assert result.failed == [("images/1.png", told)]
+
+
+@pytest.mark.parametrize("providers", [["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]])
+def test_dwpose_leaves_an_accelerator_that_it_cannot_use(folder, monkeypatch, providers):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    used = []
+    pose = replace(find("pose").annotator("dwpose"), loader=lambda p, w, device: used.append(device) or list)
+    monkeypatch.setitem(all_kinds(), "pose", Kind("pose", (pose,)))
+    annotate(folder, "pose", device="cuda:0", processes=1)
+    assert set(used) == {"cuda:0" if len(providers) > 1 else "cpu"}
 
 
 def test_memory_that_runs_out_is_nobodys_picture(folder, monkeypatch):

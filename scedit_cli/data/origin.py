@@ -1,0 +1,112 @@
+"""How a dataset folder came to be: `report.json` and the contact sheet in it, by which a call knows its own work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.data.overview import overview
+from scedit_cli.data.pictures import SUFFIXES, save_picture
+from scedit_cli.data.places import is_remote
+from scedit_cli.data.report import Report
+from scedit_cli.data.shards import shard_places
+from scedit_cli.data.sources.folder import CAPTIONS
+from scedit_cli.data.sources.trees import is_hidden
+from scedit_cli.errors import SceditError
+from scedit_cli.files import write_whole
+
+REPORT, OVERVIEW = "report.json", "overview.png"
+_READ = SUFFIXES.union(CAPTIONS, (".jsonl", ".csv", ".parquet", ".arrow", ".tar"))  # of a folder; all else may change
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`asked` is what `prepare` was called with, "source" among it; `files` is a digest of the files that it reads."""
+
+    asked: dict[str, Any]
+    files: str
+
+    @classmethod
+    def of(cls, asked: dict[str, Any], places: Iterable[str | Path], out: Path) -> Origin:
+        """
+        Args:
+            places: of pictures; what is no file, folder or pattern of this machine counts by its name alone.
+            out: the folder that is made, which may lie in one of them.
+        """
+        digest = hashlib.sha256()
+        for place in places:
+            for file in _files(place, os.path.realpath(out)):
+                stat = os.stat(file)
+                digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
+        return cls(asked, digest.hexdigest()[:32])
+
+    def has_made(self, out: Path) -> bool:
+        """Whether the same call has made the folder `out`.
+
+        Raises:
+            SceditError: it has, of files that have changed since.
+        """
+        try:
+            told = json.loads((out / REPORT).read_text("utf-8"))
+            if told["asked"] != self.asked:
+                return False
+            is_same = told["files"] == self.files
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        if not is_same:
+            raise SceditError(
+                f"{out} was prepared by the same call, and {self.asked['source']} has changed since",
+                hint=f"name another folder with --out, or remove {out} first; "
+                f"scedit prepare --out {out} with --cache or --shards takes it as it is",
+            )
+        return True
+
+    def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
+        """Writes the report and the contact sheet beside the pictures in `folder`."""
+        (folder / REPORT).write_bytes(self._told(report))
+        buckets = report.buckets
+        sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
+        name = Path(self.asked["source"]).name
+        heading = f"{name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
+        save_picture(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
+
+    def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
+        """Writes the report of a folder that is not made to a file beside it, which the returned error names."""
+        place = write_whole(refused(out), self._told(report))
+        hint = f"{error.hint}; " if error.hint else ""
+        return SceditError(error.message, hint=f"{hint}{place} names every one")
+
+    def _told(self, report: Report) -> bytes:
+        document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked, "files": self.files}
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")  # names may be no text
+
+
+def refused(out: Path) -> Path:
+    """Where the report of the folder `out` is, where that was not made."""
+    return Path(f"{out}.{REPORT}")
+
+
+def located(src: str | Path) -> str:
+    """`src` by the name that it has from everywhere."""
+    path = Path(src).expanduser()
+    return os.path.realpath(path) if path.exists() else str(src)
+
+
+def _files(place: str | Path, out: str) -> Iterator[str]:
+    """What lies at a place, apart from the folder `out`: in an order that depends on the names alone."""
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        if not is_remote(str(place)):
+            with suppress(SceditError):  # it is a dataset of the hub
+                yield from shard_places(path)
+        return
+    for folder, folders, names in os.walk(os.path.realpath(path)):
+        folders[:] = sorted(each for each in folders if not is_hidden(each) and os.path.join(folder, each) != out)
+        yield from (os.path.join(folder, each) for each in sorted(names) if os.path.splitext(each)[1].lower() in _READ)
