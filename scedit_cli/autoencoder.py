@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import read_json
+from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_autoencoder, is_hub_id
 from scedit_cli.pipelines import check_whole, quiet
 
@@ -32,7 +32,7 @@ def open_autoencoder(
         SceditError: nothing is there, it is no autoencoder with a distribution of latents, or it has other latents
             than the base.
     """
-    path, commit = Path(model).expanduser(), None
+    path, commit = expanded(model), None
     if revision and path.exists():
         raise SceditError(f"autoencoder {model}: it has no revision {revision}, it is not on the hub", "leave it out")
     if path.is_file():

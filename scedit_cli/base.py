@@ -16,6 +16,7 @@ from torch import Tensor
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
 from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.files import expanded
 from scedit_cli.hub import split_revision
 from scedit_cli.inpainting import complete_inputs
 from scedit_cli.original import PREDICTIONS, said_prediction
@@ -278,7 +279,7 @@ def load_base(
         # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
         pipeline.unet.set_attn_processor(AttnProcessor())
     family = "scenes" if model == EMBEDDED else _family(pipeline)
-    file = Path(model).expanduser()
+    file = expanded(model)
     is_guessed = family == "sd21" and file.is_file() and not (prediction or said_prediction(file))
     base = Base(model, family, commit, pipeline, vae, vae_commit, is_guessed)
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step

@@ -19,6 +19,7 @@ from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.hints import open_condition_picture
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.hub import is_hub_id, split_revision
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import ConditionSpec, TunerSpec
@@ -79,7 +80,7 @@ class PlacedTuner:
 
 def called(file: str) -> str:
     """What a tuner's file is called: its name without suffix, or its folder's where a run has named it "tuner"."""
-    path = Path(split_revision(file)[0]).expanduser().absolute()
+    path = expanded(split_revision(file)[0]).absolute()
     return (path.stem == "tuner" and path.parent.name) or path.stem
 
 
@@ -182,7 +183,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
 def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
     is_bare = Path(spec.name).name == spec.name and not Path(spec.name).suffix and not Path(spec.name).exists()
-    given = scenes.shipped_tuner(spec.name) if is_bare else Path(spec.name).expanduser()
+    given = scenes.shipped_tuner(spec.name) if is_bare else expanded(spec.name)
     path, pinned = locate_pinned(given)
     lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
     loaded = load_tuner(path)
@@ -197,7 +198,7 @@ def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
 
 def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
     """`model`, and where it is the hub's base that tuners were trained on, its commit of then if they agree on one."""
-    if not is_hub_id(model) or Path(model).expanduser().exists():
+    if not is_hub_id(model) or expanded(model).exists():
         return model
     facts = [each.tuner.metadata for each in placed if each.tuner.metadata.get("base") == model]
     commits = {known["base_revision"] for known in facts if "base_revision" in known}

@@ -34,6 +34,19 @@ _AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
 _own: set[str] = set()  # what this process is writing
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path`, its `~` or `~somebody` as that user's home folder.
+
+    Raises:
+        SceditError: nobody knows of such a folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise SceditError(f"{path}: {user} is nobody's home folder here", hint="write the whole path") from None
+
+
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
     """Writes `data` (text as UTF-8) to `path`, replacing what is there in one step; returns the path.
 

@@ -29,7 +29,7 @@ def split_revision(name: str | Path, revision: str | None = None) -> tuple[str, 
     """
     repository, _, pinned = str(name).partition("@")
     named = is_hub_id(repository) and _REVISION.fullmatch(pinned) and not str(name).endswith(".safetensors")
-    if not named or Path(name).expanduser().exists():
+    if not named or Path(name).exists():
         return str(name), revision
     if revision:
         raise SceditError(f"{name} and the revision {revision}: one model, two revisions", hint="leave one out")

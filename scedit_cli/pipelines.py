@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scedit_cli.errors import SceditError, WorkFailed, reason
-from scedit_cli.files import read_json
+from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_pipeline, is_hub_id
 from scedit_cli.original import open_original
 
@@ -36,7 +36,7 @@ def open_pipeline(
         SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
         WorkFailed: the embedded pipeline is missing.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if revision and (model == EMBEDDED or path.exists()):
         raise SceditError(f"base {model}: it has no revision {revision}, it is not on the hub", hint="leave it out")
     if model == EMBEDDED:

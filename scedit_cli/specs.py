@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import SceditError
+from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 
 _KIND = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -53,7 +54,7 @@ def parse_condition(text: str, option: str = "--cond") -> ConditionSpec:
     if not Path(text).exists() and (named := _KIND.fullmatch(text)):
         kind, rest = named.groups()
     file, tail = _split(rest, most=2)
-    spec = {"file": Path(file).expanduser(), "kind": kind, "photo": option == "--cond-from"}
+    spec = {"file": expanded(file), "kind": kind, "photo": option == "--cond-from"}
     if tail:
         spec["scale"] = _scale(tail[0], f"{option} {text}")
     if len(tail) == 2:
@@ -146,7 +147,7 @@ def _split(text: str, most: int) -> tuple[str, list[str]]:
     pieces = text.rsplit(":", most)
     for fields in range(len(pieces)):
         name = ":".join(pieces[: len(pieces) - fields])
-        if name and Path(name).expanduser().exists():
+        if name and expanded(name).exists():
             return name, pieces[len(pieces) - fields :]
     # Nothing is there: what looks like fields is taken for fields, so that the file is told by its own name.
     if found := _TAIL.search(text):

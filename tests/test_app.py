@@ -87,7 +87,8 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     call("prepare", "--seed", "7", "--look", "pastel", "--cache", "latents, text", "--held-out", "--vae", "my-vae",
          "--cond", "depth=maps", "--columns", "image=photo,text=words", "--columns", "seg=s", "--split", "rest",
          "--subset", "small", "--revision", "v1", "--square", "--upscale", "--strict", "--allow-captionless",
-         "--drop-duplicates", "--shards", "100", "--size", "256", "--base", "b")  # fmt: skip
+         "--drop-duplicates", "--shards", "100", "--size", "256", "--base", "b",
+         "--precision", "fp16")  # fmt: skip
     call(
         "annotate", "--cond", "depth,seg", "--param", "canny.low=50..90", "--out", "edges.png", "--annotator", "scene",
         "--seed", "4", "--sheet", "sheet.png", "--preview", "3", "--weights", "there", "--accept-license",
@@ -109,6 +110,7 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "columns": {"image": "photo", "text": "words", "seg": "s"},
             "split": "rest", "subset": "small", "revision": "v1", "square": True, "upscale": True, "strict": True,
             "allow_captionless": True, "drop_duplicates": True, "shards": 100, "size": 256, "base": "b",
+            "precision": "fp16",
         },
         "annotate": {
             "args": (Path("photo.png"), ["canny", "depth", "seg"], Path("edges.png")), "params": ["canny.low=50..90"],
@@ -231,6 +233,9 @@ def test_bench_draws_a_table_and_fails_when_it_got_worse(monkeypatch: pytest.Mon
         (["annotate", "a.png", "--cond", "canny", "--param", "50"], "--param 50: expected KIND.NAME=VALUE"),
         (["annotate", "--cond", "canny"], "no folder or picture is named"),
         (["bench", "--tolerance", "-1"], "--tolerance"),
+        (["train", "--recipe", "~no-such-user/a.toml"], "~no-such-user is nobody's home folder here"),
+        (["prepare", "~no-such-user/a", "--out", "b"], "~no-such-user is nobody's home folder here"),
+        (["generate", "--cond", "~no-such-user/canny.png"], "~no-such-user is nobody's home folder here"),
     ],
 )
 def test_wrong_usage_is_a_sentence_and_exit_code_2(args: list[str], message: str) -> None:

@@ -77,7 +77,8 @@ CASES = [
 
 @pytest.mark.parametrize(("extra", "library", "work"), CASES, ids=[case[1] for case in CASES])
 def test_a_library_that_is_missing_is_told_with_its_extra(extra, library, work, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
+    for module in {library, *(name for name in sys.modules if name.startswith(f"{library}."))}:
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
     # What fsspec has loaded before it does not load again.
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "http", raising=False)

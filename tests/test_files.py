@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +140,11 @@ def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_flush", intrude)
     assert not write_new(tmp_path / "x.png", b"theirs")
     assert (tmp_path / "x.png").read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_nobodys_home_is_told_and_nothing_else_looks_for_one():
+    assert files.expanded("~/a") == Path.home() / "a" and files.expanded("b/~c") == Path("b/~c")
+    with pytest.raises(SceditError, match="~no-such-user/a: ~no-such-user is nobody's home folder here"):
+        files.expanded("~no-such-user/a")
+    places = (Path(__file__).parents[1] / "scedit_cli").rglob("*.py")
+    assert [path.name for path in places if ".expanduser(" in path.read_text("utf-8")] == ["files.py"]

@@ -9,12 +9,9 @@ from typing import get_args
 import pytest
 
 from scedit_cli.errors import SceditError
-from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
+from scedit_cli.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("canny", "color", "depth", "seg", "style")  # of the embedded base
-TASKS = ("canny", "color", "depth", "hed", "inpaint", "pose", "seg", "style")
-FAMILIES = ("sd15", "sd21", "sdxl")
 
 # A value other than the default for every key there is.
 CHANGED = {
@@ -112,41 +109,6 @@ def refusal(overrides: list[str], name: str = "canny") -> SceditError:
     return caught.value
 
 
-def test_these_are_built_in() -> None:
-    assert sorted(builtin_recipes()) == sorted((*NAMES, *(f"{base}-{task}" for base in FAMILIES for task in TASKS)))
-
-
-@pytest.mark.parametrize("name", [f"{base}-{task}" for base in FAMILIES for task in TASKS])
-def test_a_recipe_names_its_base_and_task(name: str) -> None:
-    recipe = load_recipe(name)
-    base, _, task = name.partition("-")
-    assert {"sd15": "v1-5", "sd21": "2-1", "sdxl": "xl-base"}[base] in recipe.base.model
-    assert (recipe.tuner.kind, recipe.tuner.condition) == (("sc", None) if task == "style" else ("csc", task))
-    sizes = (320, 2.0) if base == "sdxl" and task != "style" else (256, 1.0)  # as the authors made them
-    assert (recipe.tuner.hint_channels, recipe.tuner.hint_width) == sizes
-    assert (recipe.train.optimizer, recipe.train.learning_rate, recipe.train.weight_decay) == ("adamw", 1e-4, 1e-2)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_is_complete_and_says_what_it_does(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    recipe = load_recipe(path)
-    written = {f"{section}.{key}" for section, pairs in tomllib.loads(text).items() for key in pairs}
-    optional = {f"base.{key}" for key in ("revision", "vae", "vae_revision", "prediction")}
-    optional |= {"tuner.condition", "data.path", "data.size", "samples.prompts"}
-    hints = {"tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"} if recipe.tuner.kind == "sc" else set()
-    assert written | optional | hints == set(keys(recipe)) | optional
-    assert f"scedit train --recipe {path.name}" in text
-    assert recipe.name == path.stem
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_shipped_recipes_train_on_the_embedded_base(name: str) -> None:
-    recipe = load_recipe(f"{name}.toml")
-    assert recipe.base.model == "scenes" and recipe.data.path is None
-    assert (recipe.tuner.kind, recipe.tuner.condition) == (("sc", None) if name == "style" else ("csc", name))
-
-
 def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     values: dict[str, dict[str, object]] = {"tuner": {"kind": "csc"}}
     for key, value in CHANGED.items():
@@ -159,14 +121,6 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     file = tmp_path / "again.toml"
     file.write_text(recipe.to_toml(), encoding="utf-8")
     assert load_recipe(file).model_dump() == recipe.model_dump()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_resolved_built_in_reads_back_the_same(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name)
-    file = tmp_path / "again.toml"
-    file.write_text(recipe.to_toml(), encoding="utf-8")
-    assert keys(load_recipe(file)) == keys(recipe)
 
 
 def test_a_run_folders_recipe_is_called_after_the_run(tmp_path: Path) -> None:
@@ -256,6 +210,7 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         'tracking.to=["tensorbord"]',
         'tracking.to="tensorboard"',
         "samples.score=2",
+        'train.optimizer_options.betas=["a"]',
         "train.learning_rate=0",
         "train.learning_rate=nan",
         "train.learning_rate=inf",
@@ -263,8 +218,6 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         "train.weight_decay=-0.1",
         "train.warmup=-1",
         "train.schedule=cosin",
-        "train.optimizer_options={lr = 1.0}",
-        "train.optimizer_options={weight_decay = 0.1}",
         "train.seed=-1",
         "train.precision=int8",
         "train.loss_weighting=snr",
@@ -312,12 +265,16 @@ def test_the_parts_of_a_recipe_must_agree() -> None:
     assert "train.schedule: schedule-free" in refusal(["train.optimizer=schedule-free"]).message
     averaged = ["train.optimizer=schedule-free", "train.schedule=constant", "train.ema_decay=0.9"]
     assert "train.ema_decay: schedule-free" in refusal(averaged).message
+    for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        message = refusal([f"train.optimizer_options.{option}=1.0"]).message
+        assert message == f"canny: train.optimizer_options: {option} is what train.{key} sets"
     assert "data.path: missing; the base some/base needs" in refusal(["base.model=some/base"]).message
 
 
 def test_what_is_made_while_training_is_what_the_tuner_takes() -> None:
     assert load_recipe("canny", ['data.make=["canny"]', 'data.params=["low=50..90"]']).data.make == ["canny"]
     assert "data.make: color is made for nobody; the tuner takes canny" in refusal(['data.make=["color"]']).message
+    assert "data.make: an sc tuner takes no hint" in refusal(['data.make=["canny"]'], "style").message
     assert "data.params: settings of nothing" in refusal(['data.params=["low=50"]']).message
 
 
@@ -332,7 +289,10 @@ def test_a_section_must_be_one(tmp_path: Path) -> None:
 def test_what_is_no_recipe(tmp_path: Path) -> None:
     assert "did you mean canny?" in refusal([], "cany.toml").message
     assert "is a folder" in refusal([], str(tmp_path)).message
-    assert "there is no recipe" in refusal([], str(tmp_path / "canny.toml")).message
+    for name in (str(tmp_path / "canny.toml"), "x" * 300, "x" * 5000):  # the longest are no names to systems
+        assert "there is no recipe" in refusal([], name).message
+    assert "~no-such-user is nobody's home folder" in refusal([], "~no-such-user/canny.toml").message
+    assert "~no-such-user is nobody's home folder" in refusal(["data.path=~no-such-user/photos"]).message
     bad = tmp_path / "bad.toml"
     bad.write_text("[train\nsteps = 3")
     assert f"{bad} is not valid TOML" in refusal([], str(bad)).message
@@ -357,13 +317,18 @@ def test_relative_paths_are_resolved_where_they_exist(tmp_path: Path, monkeypatc
     assert found == tuple(str(tmp_path / name) for name in ("photos", "base", "vae"))
     assert load_recipe("canny", ["data.path=photos", "base.model=some/hub-id"]).base.model == "some/hub-id"
     assert load_recipe("canny").base.model == "scenes", "the embedded base, not the folder of that name"
+    assert load_recipe("canny", ["data.path=scenes"]).data.path == str(tmp_path / "scenes")
+    for letters in (300, 5000):
+        assert load_recipe("canny", [f"data.path={'x' * letters}"]).data.path == "x" * letters
 
 
-def test_the_looks_are_those_the_renderer_knows() -> None:
-    from scedit_cli.recipe import DataSection
+def test_what_the_scenes_say_is_said_alike() -> None:
+    from scedit_cli.recipe import sections
+    from scedit_cli.scenes import HELD_OUT_SEED
     from scedit_cli.scenes.render import LOOKS
 
-    assert get_args(DataSection.model_fields["look"].annotation) == LOOKS
+    assert get_args(sections.DataSection.model_fields["look"].annotation) == LOOKS
+    assert sections._HELD_OUT == HELD_OUT_SEED
 
 
 def test_reading_a_recipe_imports_nothing_heavy() -> None:

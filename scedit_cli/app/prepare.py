@@ -50,6 +50,9 @@ def prepare(
     cache: Annotated[str, typer.Option(metavar="latents,text", help="Encode once, now, what training needs.")] = "",
     base: BaseModel = "scenes",
     vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; as train.precision.")
+    ] = "bf16",
     shards: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")
     ] = None,
@@ -79,7 +82,8 @@ def prepare(
             columns=dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)), split=split,
             subset=subset, revision=revision, scenes=scenes, seed=seed, look=look, held_out=held_out, size=size,
             square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
-            drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, shards=shards, on_event=screen,
+            drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, precision=precision,
+            shards=shards, on_event=screen,
         )
     if result.is_first:
         screen.result(result.document(), result.summary())

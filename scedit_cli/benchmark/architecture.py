@@ -15,6 +15,7 @@ from scedit_cli.base import Base, load_base
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import HINT_SCALE
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.original import CONFIGS
 from scedit_cli.pipelines import EMBEDDED, quiet
 from scedit_cli.scenes import WORLD
@@ -97,7 +98,7 @@ def architecture(model: str) -> Architecture:
     if model in PUBLIC:
         files = CONFIGS / model
         return _read(model, files / "unet.json", files / "scheduler.json")
-    folder = WORLD / "base" if model == EMBEDDED else Path(model).expanduser()
+    folder = WORLD / "base" if model == EMBEDDED else expanded(model)
     unet, scheduler = folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"
     if unet.is_file() and scheduler.is_file():
         about = folder / "tokenizer" / "tokenizer_config.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli import __version__
-from scedit_cli.files import as_json, write_whole
+from scedit_cli.files import as_json, expanded, write_whole
 
 
 class Kept:
@@ -19,7 +19,7 @@ class Kept:
     """
 
     def __init__(self, folder: str | Path | None) -> None:
-        self._folder = None if folder is None else Path(folder).expanduser()
+        self._folder = None if folder is None else expanded(folder)
 
     def find(self, name: str, about: dict[str, Any]) -> Any | None:
         """The value that was kept with the same name, `about` and version of scedit; None where there is none."""

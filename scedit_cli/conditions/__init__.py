@@ -17,13 +17,15 @@ from scedit_cli.conditions.measuring import (
     consistency,
     control_score,
     measured,
+    measured_by,
     measured_kinds,
 )
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
 
 __all__ = [
     "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",
-    "consistency", "control_score", "find", "kind_of_path", "measured", "measured_kinds", "scene_annotator",
+    "consistency", "control_score", "find", "kind_of_path", "measured", "measured_by", "measured_kinds",
+    "scene_annotator",
 ]  # fmt: skip
 
 KINDS: tuple[str, ...] = tuple(all_kinds())

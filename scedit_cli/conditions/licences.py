@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.files import expanded, write_whole
 
 if TYPE_CHECKING:
     from scedit_cli.conditions.registry import Annotator
@@ -61,4 +61,4 @@ def _entries() -> list[dict[str, Any]]:
 
 def _book() -> Path:
     """In $XDG_CONFIG_HOME, else ~/.config."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "scedit" / "licences.json"
+    return expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "scedit" / "licences.json"

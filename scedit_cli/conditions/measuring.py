@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from scedit_cli.conditions.consistency.measure import Figures, Measure
+from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Annotator, all_kinds, find
 from scedit_cli.errors import SceditError
 
@@ -62,6 +64,23 @@ def measured(
     if measure.annotates and found:
         found = chosen.load(chosen.settings(**parameters), weights, device)(found)
     return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]
+
+
+def measured_by(
+    makers: Sequence[Order], pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]
+) -> list[Figures]:
+    """`measured` of each picture with the condition at its place, which the order at its place has made: one that
+    draws nothing. Raises as `measured`."""
+    alike: dict[Order, list[int]] = defaultdict(list)
+    for place, maker in enumerate(makers):
+        alike[maker].append(place)
+    figures: list[Figures] = [{} for _ in makers]
+    for maker, places in alike.items():
+        found, wanted = ([each[place] for place in places] for each in (pictures, conditions))
+        values = measured(maker.kind, found, wanted, maker.by, maker.weights, **dict(maker.values))
+        for place, value in zip(places, values, strict=True):
+            figures[place] = value
+    return figures
 
 
 def check_measurable(

@@ -60,6 +60,10 @@ class Order:
             return self
         return replace(self, ranges=(*self.ranges, ("seed", 0, _SEEDS)))
 
+    def drawn(self, picture: str) -> Order:
+        """The order for the picture of this name, its `settings` fixed."""
+        return replace(self, values=tuple(self.settings(picture).model_dump().items()), ranges=())
+
     def _drawn(self, generator: np.random.Generator, name: str, low: float, high: float) -> float:
         if self.annotator.parameters.model_fields[name].annotation is int:
             return int(generator.integers(int(low), int(high), endpoint=True))

@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from scedit_cli.conditions.orders import Order
-from scedit_cli.conditions.registry import Make, Parameters
+from scedit_cli.conditions.registry import Make, Parameters, find
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.files import read_json, whole
@@ -258,6 +258,20 @@ def read_record(path: Path) -> dict[str, Any] | None:
             return record if isinstance(record, dict) else None
     except (OSError, SyntaxError, ValueError):
         return None
+
+
+def recorded_maker(path: Path, kind: str) -> Order | None:
+    """How the condition picture of `kind` at `path` says that it was made; None where it does not, or by nobody that
+    there is."""
+    record = read_record(path) or {}
+    if record.get("kind") != kind:
+        return None
+    try:
+        annotator = find(kind).annotator(record.get("annotator") or "")
+        settings = annotator.settings(**record["parameters"]).model_dump()
+    except (SceditError, KeyError, TypeError):  # by another version, or changed by hand
+        return None
+    return Order(kind, annotator.name, tuple(settings.items()))
 
 
 def save_condition(picture: Image.Image, place: Path, record: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class Cache:
         sizes: (N, 6) what SDXL's U-Net is told: original height and width, crop top and left, height and width.
         hints: by kind.
         conditions: digests of the condition pictures that are read, one for each kind and picture.
+        weights: (N,) of each picture's loss; None where all are 1.
     """
 
     latents: Store
@@ -49,6 +51,7 @@ class Cache:
     sizes: Tensor
     hints: dict[str, Hints | MadeHints]
     conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -96,7 +99,7 @@ def cache_latents_and_text(
 
     Raises:
         SceditError: a picture that cannot be read or is not of the size its line says, a kind that is missing or of
-            other sizes.
+            other sizes, a weight that is no number from 0.
         WorkFailed: the latents are not numbers, or another process has not encoded its share.
     """
     largest = max(dataset.buckets, key=lambda size: size[0] * size[1])
@@ -131,6 +134,7 @@ def cache_latents_and_text(
             kind: tuple(digests(dataset.path, paths, dataset.path / "cache" / f"{kind}.json"))
             for kind, paths in read.items()
         },
+        weights=torch.tensor(dataset.weights) if set(dataset.weights) != {1.0} else None,
     )
 
 
@@ -182,11 +186,10 @@ def cache_text(
     """Where the encoded captions and the empty prompt are, by the names of `Base.encode_prompts`, and under which key
     each picture's is."""
     texts = {_text_key(text): text for text in _distinct(dataset)}
-    encoders = [part for name, part in base.pipeline().components.items() if name.startswith("text_encoder") and part]
     store = _filled(
         dataset,
         "text",
-        [_weights(encoder) for encoder in encoders],
+        _text_settings(base),
         list(texts),
         lambda todo: _chunks(todo, _TEXTS_AT_ONCE),
         lambda todo: base.encode_prompts([texts[key] for key in todo]),
@@ -195,6 +198,26 @@ def cache_text(
         wait,
     )
     return store, [_text_key(item.text) for item in dataset.items]
+
+
+def text_in_other_precision(dataset: Dataset, base: Base) -> torch.dtype | None:
+    """The precision in which text is cached, where that is not the one of `base`, and none is cached for `base`."""
+    mine, empty = _folder(dataset, "text", _text_settings(base)), _text_key("")
+    for folder in sorted(mine.parent.glob("text-*")) if not mine.exists() else ():
+        store = Store(folder)
+        dtypes = set() if store.missing([empty]) else {values.dtype for values in store.get([empty]).values()}
+        if others := dtypes - {base.dtype}:
+            return others.pop()
+    return None
+
+
+def _text_settings(base: Base) -> list[str]:
+    parts = base.pipeline().components.items()
+    return [_weights(part) for name, part in parts if name.startswith("text_encoder") and part]
+
+
+def _folder(dataset: Dataset, name: str, settings: list[str]) -> Path:
+    return dataset.path / "cache" / f"{name}-{_digest(name, *settings)[:16]}"
 
 
 def _filled(
@@ -210,7 +233,7 @@ def _filled(
 ) -> Store:
     """The store of these settings with an entry for each key: this process encodes its share of those missing."""
     number, processes = share
-    folder = dataset.path / "cache" / f"{name}-{_digest(name, *settings)[:16]}"
+    folder = _folder(dataset, name, settings)
     store = Store(folder)
     # Shares are of all keys, not of those missing: a process that comes later finds fewer of them missing.
     mine = store.missing(list(dict.fromkeys(keys))[number::processes])

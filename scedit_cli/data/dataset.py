@@ -4,6 +4,7 @@ imagefolder."""
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,15 @@ class Dataset:
     def buckets(self) -> tuple[Size, ...]:
         """The distinct sizes, the most frequent first. A batch holds pictures of one of them."""
         return tuple(size for size, _ in sorted(Counter(self.sizes).items(), key=lambda each: (-each[1], each[0])))
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How much each picture's loss counts, as the column `weight` tells it.
+
+        Raises:
+            SceditError: as `weight_of`.
+        """
+        return tuple(weight_of(row.get("weight"), _at(self.path, line)) for line, row in read_rows(self.path))
 
     def condition_paths(self, kind: str) -> list[Path]:
         """The condition pictures of `kind`, in the order of the items.
@@ -162,6 +172,21 @@ def item_of(path: Path, line: int, row: dict[str, Any]) -> Item:
         original=(original_width, original_height) if original_width and original_height else None,
         crop=(top or 0, left or 0),
     )
+
+
+def weight_of(value: Any, at: str) -> float:
+    """How much a picture's loss counts, from a table's cell: a number or its text; 1 where there is none.
+
+    Raises:
+        SceditError: it is no number from 0.
+    """
+    try:
+        weight = 1.0 if value is None else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if isinstance(value, bool) or not 0 <= weight < math.inf:
+        raise SceditError(f"{at}: weight is {value!r}", hint="it must be a number from 0")
+    return weight
 
 
 def row_of(image: str, text: str, conditions: Sequence[str]) -> dict[str, str]:

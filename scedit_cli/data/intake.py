@@ -61,7 +61,8 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Cut:
-    """A picture and its conditions, opened and brought to size by one cut; `caption_from` and `really` as `Taken`'s."""
+    """A picture and its conditions, opened and brought to size by one cut; `caption_from` and `really` as `Taken`'s,
+    `more` as its entry's."""
 
     picture: Image.Image
     conditions: dict[str, Image.Image]
@@ -69,6 +70,7 @@ class Cut:
     fit: Fit
     caption_from: str | None
     really: str | None
+    more: dict[str, str | float | bool]
 
 
 def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
@@ -94,7 +96,7 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
         made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
     except SceditError as error:
         return Rejected("unreadable", error.message)
-    return Cut(picture, made, text, how, caption_from, really)
+    return Cut(picture, made, text, how, caption_from, really, entry.more)
 
 
 def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
@@ -107,7 +109,7 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     files = (ours["file_name"], *(ours[column_of(kind)] for kind in kinds))
     for file, picture in zip(files, (made.picture, *made.conditions.values()), strict=True):
         save_picture(picture, folder / file)
-    row = entry.more | ours | {
+    row = made.more | ours | {
         "width": how.size[0],
         "height": how.size[1],
         "original_width": how.source[0],

@@ -25,6 +25,7 @@ class Batch:
         moments: (B, 2C, h, w) float32, of the latents' distributions, unscaled.
         text: the base's encoded captions by name, each (B, ...).
         hints: (B, C, H, W) float32 in [0, 1] by kind.
+        weights: (B,) of their losses; None where all are 1.
     """
 
     indices: list[int]
@@ -32,11 +33,13 @@ class Batch:
     moments: Tensor
     text: dict[str, Tensor]
     hints: dict[str, Tensor]
+    weights: Tensor | None = None
 
     def on(self, device: torch.device) -> Batch:
         """The batch with all that the U-Net and the tuners see on `device`; the moments stay where they are."""
         text, hints = ({name: sent(each, device) for name, each in part.items()} for part in (self.text, self.hints))
-        return replace(self, sizes=sent(self.sizes, device), text=text, hints=hints)
+        weights = None if self.weights is None else sent(self.weights, device)
+        return replace(self, sizes=sent(self.sizes, device), text=text, hints=hints, weights=weights)
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
@@ -68,10 +71,12 @@ def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterato
 
 def load_batch(cache: Cache, step: int, indices: list[int]) -> Batch:
     """These pictures of the cache; what is made of them while training is made as at `step`."""
+    places = torch.tensor(indices)
     return Batch(
         indices=indices,
-        sizes=cache.sizes[torch.tensor(indices)],
+        sizes=cache.sizes[places],
         moments=cache.moments_of(indices),
         text=cache.text_of(indices),
         hints={kind: hints.batch(indices, step) for kind, hints in cache.hints.items()},
+        weights=None if cache.weights is None else cache.weights[places],
     )

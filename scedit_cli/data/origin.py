@@ -19,7 +19,7 @@ from scedit_cli.data.shards import shard_places
 from scedit_cli.data.sources.folder import CAPTIONS
 from scedit_cli.data.sources.trees import is_hidden
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.files import expanded, write_whole
 
 REPORT, OVERVIEW = "report.json", "overview.png"
 _READ = SUFFIXES.union(CAPTIONS, (".jsonl", ".csv", ".parquet", ".arrow", ".tar"))  # of a folder; all else may change
@@ -95,13 +95,13 @@ def refused(out: Path) -> Path:
 
 def located(src: str | Path) -> str:
     """`src` by the name that it has from everywhere."""
-    path = Path(src).expanduser()
+    path = expanded(src)
     return os.path.realpath(path) if path.exists() else str(src)
 
 
 def _files(place: str | Path, out: str) -> Iterator[str]:
     """What lies at a place, apart from the folder `out`: in an order that depends on the names alone."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if not path.is_dir():
         if not is_remote(str(place)):
             with suppress(SceditError):  # it is a dataset of the hub

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from scedit_cli import conditions
+from scedit_cli.conditions.orders import Order
 from scedit_cli.data.dataset import row_of, write_rows
 from scedit_cli.data.pictures import save_picture
 from scedit_cli.errors import SceditError
@@ -35,11 +36,12 @@ _ALONE = 24  # so few scenes are rendered sooner than other processes have start
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered scene: its picture (RGB), caption and condition pictures by kind."""
+    """A picture (RGB), its caption and condition pictures by kind, and what made those, where it is known."""
 
     image: Image.Image
     text: str
     conditions: dict[str, Image.Image]
+    makers: dict[str, Order] = field(default_factory=dict)
 
 
 def example(seed: int, kinds: Sequence[str] = SCENE_KINDS, size: int = PICTURE_SIZE, look: str = "plain") -> Example:

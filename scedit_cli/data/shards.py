@@ -97,14 +97,15 @@ def write_shards(
     per_shard: int = 1000,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Writes a dataset folder as shards `000000.tar`, …, and returns them. A sample has the picture, `txt`, and
-    `<kind>.png` for each condition. Pictures of one size stand together and no shard mixes sizes, so that a reader
-    that takes batches from one shard gets batches of one size. `sizes.json` tells how many samples each shard has, as
-    readers of WebDataset know it, `licences.json` what the dataset's tells. The same dataset gives the same bytes.
+    """Writes a dataset folder as shards `000000.tar`, …, and returns them. A sample has the picture, `txt`,
+    `<kind>.png` for each condition, and `json` with its `weight` where that is not 1. Pictures of one size stand
+    together and no shard mixes sizes, so that a reader that takes batches from one shard gets batches of one size.
+    `sizes.json` tells how many samples each shard has, as readers of WebDataset know it, `licences.json` what the
+    dataset's tells. The same dataset gives the same bytes.
 
     Raises:
         WorkFailed: the disk is full.
-        SceditError: a picture is gone, or the place cannot be written to.
+        SceditError: a picture is gone, a weight is no number from 0, or the place cannot be written to.
     """
     sized = sorted(zip(dataset.sizes, range(len(dataset)), strict=True))
     parts = []
@@ -120,6 +121,8 @@ def write_shards(
                 item = dataset.items[index]
                 _add(tar, f"{item.image.stem}{item.image.suffix.lower()}", item.image.read_bytes())
                 _add(tar, f"{item.image.stem}.txt", item.text.encode())
+                if (weight := dataset.weights[index]) != 1:
+                    _add(tar, f"{item.image.stem}.json", json.dumps({"weight": weight}).encode())
                 for kind, condition in item.conditions.items():
                     _add(tar, f"{item.image.stem}.{kind}{condition.suffix.lower()}", condition.read_bytes())
         paths.append(path)

@@ -42,6 +42,7 @@ class Raw:
     pixels: Tensor
     captions: list[str]
     hints: dict[str, Tensor]
+    weights: Tensor
 
     def encoded(self, base: Base) -> Batch:
         """What a training step sees of them; `base` encodes pictures and captions now."""
@@ -49,7 +50,7 @@ class Raw:
         parts = self.pixels.split(max(1, PIXELS_AT_ONCE // (height * width)))
         moments = [base.encode_images(part.float() / 255).cpu() for part in parts]
         text = {name: values.cpu() for name, values in base.encode_prompts(self.captions).items()}
-        return Batch(self.indices, self.sizes, torch.cat(moments), text, self.hints)
+        return Batch(self.indices, self.sizes, torch.cat(moments), text, self.hints, self.weights)
 
 
 class Stream:
@@ -280,4 +281,5 @@ def _together(pictures: Sequence[_Picture]) -> Raw:
         pixels=stacked([each.pixels for each in pictures]),
         captions=[each.cut.text for each in pictures],
         hints={kind: stacked([each.hints[kind] for each in pictures]) for kind in kinds},
+        weights=torch.tensor([each.cut.more["weight"] for each in pictures]),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from scedit_cli.data.buckets import Size, exactly
-from scedit_cli.data.dataset import write_rows
+from scedit_cli.data.dataset import weight_of, write_rows
 from scedit_cli.data.intake import Cut, Rejected, cut, take
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
@@ -119,9 +119,11 @@ class Streamed:
     def _entry(self, sample: Sample) -> Entry | Rejected:
         try:
             entry = entry_of(sample, self.columns)
+            weight = weight_of(entry.more.get("weight"), f"{sample.key}.json")
         except SceditError as error:
             return Rejected("unreadable", error.message)
-        return replace(entry, conditions={kind: entry.conditions.get(kind) for kind in self.kinds})
+        conditions = {kind: entry.conditions.get(kind) for kind in self.kinds}
+        return replace(entry, conditions=conditions, more=entry.more | {"weight": weight})
 
     def _size_of(self, source: Size) -> Size:
         return exactly(source, self.size, self.upscale)

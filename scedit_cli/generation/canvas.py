@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -11,6 +10,7 @@ from PIL import Image
 from scedit_cli.controls import Size, open_named, resized
 from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.generation.request import Request
 from scedit_cli.sampling import to_tensor
 
@@ -32,10 +32,10 @@ class Canvas:
         Raises:
             SceditError: no such pictures, or a mask of another size.
         """
-        picture = open_named(Path(request.image).expanduser(), "--image")
+        picture = open_named(expanded(request.image), "--image")
         mask = None
         if request.inpaint is not None:
-            mask = open_named(Path(request.inpaint).expanduser(), "--inpaint").convert("L")
+            mask = open_named(expanded(request.inpaint), "--inpaint").convert("L")
             if mask.size != picture.size:
                 sizes = ["x".join(map(str, each.size)) for each in (mask, picture)]
                 raise SceditError(

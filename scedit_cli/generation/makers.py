@@ -10,7 +10,7 @@ from scedit_cli.conditions.orders import Order, order_of, parameters_of
 from scedit_cli.conditions.registry import Annotator
 from scedit_cli.controls import Condition
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.data.annotated import read_record
+from scedit_cli.data.annotated import recorded_maker
 from scedit_cli.errors import SceditError
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.recipe import settings_of_made
@@ -32,11 +32,12 @@ def maker_of(
     kind = condition.kind
     if kind not in conditions.KINDS:
         return None
-    known = None if condition.spec.photo else _recorded(condition)
-    if known is None:
+    known = None if condition.spec.photo else recorded_maker(condition.spec.file, kind)
+    if known:
+        annotator, values = known.annotator, {name: str(value) for name, value in known.values}
+    else:
         annotator = conditions.find(kind).annotator(conditions.scene_annotator(kind) if base == EMBEDDED else None)
-        known = annotator, _taught(annotator, taker)
-    annotator, values = known
+        values = _taught(annotator, taker)
     order = order_of(annotator, values | given, weights)
     if order.ranges:
         name, low, high = order.ranges[0]
@@ -44,19 +45,6 @@ def maker_of(
             f"--param {kind}.{name}={low:g}..{high:g}: one picture has nothing to draw from", hint="give one number"
         )
     return order
-
-
-def _recorded(condition: Condition) -> tuple[Annotator, dict[str, str]] | None:
-    """What the file of a condition picture says of itself, if it is of this kind and by an annotator that there is."""
-    record = read_record(condition.spec.file) or {}
-    if record.get("kind") != condition.kind:
-        return None
-    try:
-        annotator = conditions.find(condition.kind).annotator(record.get("annotator") or "")
-        settings = annotator.settings(**record["parameters"]).model_dump()
-        return annotator, {name: str(value) for name, value in settings.items()}
-    except (SceditError, KeyError, TypeError):  # by another version, or changed by hand
-        return None
 
 
 def _taught(annotator: Annotator, taker: Tuner | None) -> dict[str, str]:

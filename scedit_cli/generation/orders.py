@@ -11,7 +11,7 @@ from typing import Any
 
 from scedit_cli.conditions import kind_of_path
 from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json
+from scedit_cli.files import expanded, read_json
 from scedit_cli.generation.request import Request
 from scedit_cli.specs import ConditionSpec, parse_condition, parse_seeds
 
@@ -56,7 +56,7 @@ def orders_for(request: Request) -> list[Order]:
     """
     lines = [Line(prompt) for prompt in request.prompts]
     if request.prompts_file is not None:
-        lines += read_lines(Path(request.prompts_file).expanduser())
+        lines += read_lines(expanded(request.prompts_file))
     given = [_with_kind(parse_condition(text)) for text in request.conds]
     given += [parse_condition(text, "--cond-from") for text in request.conds_from]
     seeds = _seeds(request)

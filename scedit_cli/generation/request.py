@@ -12,6 +12,7 @@ from scedit_cli.base import DTYPES
 from scedit_cli.controls import RESIZE_RULES
 from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.original import PREDICTIONS
 from scedit_cli.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
 
@@ -176,7 +177,7 @@ class Request:
         for name, _ in named:
             if [other for other, _ in named].count(name) > 1:
                 raise SceditError(f"two masks for {name}", hint="paint them into one picture")
-        return {name: Path(file).expanduser() for name, file in named}
+        return {name: expanded(file) for name, file in named}
 
     @cached_property
     def tuner_names(self) -> list[str]:
@@ -187,7 +188,7 @@ class Request:
         """Every file but its tuners': conditions and photos, masks, the picture to start from, an autoencoder."""
         steering = [parse_condition(text) for text in self.conds]
         steering += [parse_condition(text, "--cond-from") for text in self.conds_from]
-        others = [Path(file).expanduser() for file in (self.image, self.inpaint, self.vae) if file is not None]
+        others = [expanded(file) for file in (self.image, self.inpaint, self.vae) if file is not None]
         return [spec.file for spec in steering] + [*self.mask_files.values(), *others]
 
     def guided(self, default: float) -> Guidance:

@@ -14,6 +14,7 @@ from scedit_cli import __version__
 from scedit_cli.base import DTYPES, Base
 from scedit_cli.core.attach import attach
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.generation.orders import Order
 from scedit_cli.generation.request import Request
 from scedit_cli.generation.steering import Steering
@@ -149,5 +150,5 @@ def accelerator() -> torch.device:
 
 def _from_anywhere(name: str) -> str:
     """The name of a model; where it is a path, the absolute one."""
-    local = Path(name).expanduser()
+    local = expanded(name)
     return str(local.absolute()) if local.exists() else name

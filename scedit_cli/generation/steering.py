@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
-from scedit_cli.conditions.orders import Order as Maker
 from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.controls import (
     Condition,
@@ -28,6 +26,7 @@ from scedit_cli.controls import (
 )
 from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.generation.canvas import Canvas
 from scedit_cli.generation.keepsake import condition_text, digests, sha256
 from scedit_cli.generation.makers import maker_of
@@ -185,18 +184,19 @@ class Steering:
 
     def measured(self, orders: Sequence[Order], pictures: Sequence[Image.Image]) -> list[dict[str, dict[str, float]]]:
         """By kind, how each picture follows each of its conditions: its `consistency`, and figures beside it."""
-        alike: dict[Maker, list[tuple[int, Image.Image]]] = defaultdict(list)
-        for n, order in enumerate(orders[: len(pictures)]):
-            shown = self.shown(order)
-            for maker in (self._conditions[_key(spec)].maker for spec in order.conditions):
-                alike[maker].append((n, shown[maker.kind]))
+        makers = [
+            (n, self._conditions[_key(spec)].maker)
+            for n, order in enumerate(orders[: len(pictures)])
+            for spec in order.conditions
+        ]
+        figures = conditions.measured_by(
+            [maker for _, maker in makers],
+            [pictures[n] for n, _ in makers],
+            [self.shown(orders[n])[maker.kind] for n, maker in makers],
+        )
         scores: list[dict[str, dict[str, float]]] = [{} for _ in pictures]
-        for maker, wanted in alike.items():
-            found, shown = [pictures[n] for n, _ in wanted], [picture for _, picture in wanted]
-            settings = dict(maker.values)
-            values = conditions.measured(maker.kind, found, shown, maker.by, maker.weights, **settings)
-            for (n, _), value in zip(wanted, values, strict=True):
-                scores[n][maker.kind] = value
+        for (n, maker), each in zip(makers, figures, strict=True):
+            scores[n][maker.kind] = each
         return scores
 
     def settings(self, order: Order) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Steering:
         pictures = {name: _absolute(getattr(request, name)) for name in ("image", "inpaint")}
         files = [spec.file for _, spec in named]
         files += [*request.mask_files.values(), *(Path(file) for file in pictures.values() if file)]
-        files += [Path(request.vae).expanduser()] if request.vae is not None else []
+        files += [expanded(request.vae)] if request.vae is not None else []
         makers = [self._conditions[_key(spec)].maker for _, spec in named if spec.photo]
         return {
             "conds": [condition_text(spec, kind) for kind, spec in named if not spec.photo],
@@ -246,7 +246,7 @@ def _made(
                 hint=f"leave it out; --cond-from {kind}=PHOTO would make it, and --score measure it",
             )
     takers = {each.tuner.condition: each.tuner for each in placed}
-    weights = Path(request.weights).expanduser() if request.weights is not None else None
+    weights = expanded(request.weights) if request.weights is not None else None
     made = {
         key: replace(each, maker=maker_of(each, given[each.kind], takers.get(each.kind), base, weights))
         for key, each in opened.items()
@@ -273,4 +273,4 @@ def _key(spec: ConditionSpec) -> _Key:
 
 
 def _absolute(file: str | Path | None) -> str | None:
-    return None if file is None else str(Path(file).expanduser().absolute())
+    return None if file is None else str(expanded(file).absolute())

@@ -21,7 +21,7 @@ from scedit_cli.data.licences import record_licences
 from scedit_cli.data.pictures import open_picture, save_picture
 from scedit_cli.data.shares import Share
 from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import whole
+from scedit_cli.files import expanded, whole
 from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
 
@@ -116,16 +116,16 @@ def annotate(
     names = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
     if not names:
         raise SceditError("no kind of condition is named", hint=f"choose one of {', '.join(conditions.KINDS)}")
-    weights = Path(weights).expanduser() if weights else None
+    weights = expanded(weights) if weights else None
     orders = orders_of(names, params, annotator=annotator, weights=weights, seed=seed)
     _check_options(src, out, sheet, preview)
     for order in orders:
         (licences.accept if accept_license else licences.require)(order.annotator)
     work = _Work(src, orders, overwrite, device, processes, batch_size, on_event)
     if not src.is_dir():
-        done = _one_picture(work, *(Path(each).expanduser() if each else None for each in (out, sheet)))
+        done = _one_picture(work, *(expanded(each) if each else None for each in (out, sheet)))
     elif preview is not None:
-        done = _preview(work, preview, Path(sheet).expanduser() if sheet else None)
+        done = _preview(work, preview, expanded(sheet) if sheet else None)
     else:
         done = _folder(work)
     makers = {order.kind: order.by for order in orders}

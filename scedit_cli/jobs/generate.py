@@ -17,6 +17,7 @@ from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.generation.keepsake import check_files, encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
@@ -106,7 +107,7 @@ def generate(
     tell = on_event or (lambda event: None)
     kept: dict[str, Any] = {}
     if from_file is not None:
-        from_file = Path(from_file).expanduser()
+        from_file = expanded(from_file)
         again, kept = request_from(from_file)
         if request.said():
             kept = kept | {"batch": None}
@@ -115,7 +116,7 @@ def generate(
     if kept:
         check_files(from_file, kept["files"], request)
     orders = orders_for(request)
-    names = Names(Path(out or "pictures").expanduser(), template, overwrite)
+    names = Names(expanded(out or "pictures"), template, overwrite)
     names.check(len(orders), grid)
     steering = Steering.of(request, orders, request.base or EMBEDDED, score)
 
@@ -193,7 +194,7 @@ def serve(
             base, or the port is taken.
     """
     tell = on_event or (lambda event: None)
-    out = Path(out or "pictures").expanduser()
+    out = expanded(out or "pictures")
     names = Names(out, None, False)
     if names.is_file:
         raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import EMBEDDED, Base, load_base
+from scedit_cli.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.data.buckets import Size, bucket, exactly
 from scedit_cli.data.cache import cache_latents, cache_text
 from scedit_cli.data.dataset import METADATA, open_dataset
@@ -42,7 +42,7 @@ _IDLE = {  # options that do nothing, and what to do about them
     "with --scenes": (_OF_PICTURES, "it is for pictures"),
     "with pictures": (_OF_SCENES, "it belongs to --scenes"),
     "for a dataset that is there": ((*_OF_PICTURES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
-    "without --cache": (("base", "vae"), "--cache latents,text encodes by it"),
+    "without --cache": (("base", "vae", "precision"), "--cache latents,text encodes by it"),
 }
 
 
@@ -116,6 +116,7 @@ def prepare(
     cache: Sequence[str] = (),
     base: str = EMBEDDED,
     vae: str | None = None,
+    precision: str = "bf16",
     shards: int | None = None,
     on_event: OnEvent | None = None,
 ) -> PrepareResult:
@@ -141,6 +142,7 @@ def prepare(
         allow_captionless: more than 1 % of the pictures may have no caption; theirs is empty.
         drop_duplicates: leave out pictures that repeat an earlier one to the eye.
         cache: "latents" and "text" are encoded at once, by `base` and `vae`.
+        precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves.
         shards: also write WebDataset shards of so many pictures into `shards/`.
 
     Raises:
@@ -166,6 +168,8 @@ def prepare(
         )
     if unknown := set(cache) - set(_CACHES):
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
+    if precision not in DTYPES:
+        raise SceditError(f"--precision {precision}: not known", hint=f"choose one of {', '.join(DTYPES)}")
     if shards is not None and shards < 1:
         raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
     way = "for a dataset that is there" if is_there else "with pictures" if scenes is None else "with --scenes"
@@ -173,7 +177,8 @@ def prepare(
     processes = Processes.join()
     tell = (on_event if processes.is_first else None) or (lambda event: None)
     try:
-        frozen = load_base(base, vae=vae) if cache else None  # a wrong base is told before the work
+        # A wrong base is told before the work.
+        frozen = load_base(base, dtype=DTYPES[precision], vae=vae) if cache else None
         multiple = frozen.multiple if frozen else _MULTIPLE
         size = size or (PICTURE_SIZE if src is None else _PHOTO_SIZE)
         if not is_there and (size < multiple or size % multiple):

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import Base
+from scedit_cli.base import DTYPES, Base
 from scedit_cli.benchmark.forecast import peak_of_run
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.data.cache import Cache, cache_latents_and_text
+from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
 from scedit_cli.data.rendered import SCENE_KINDS
 from scedit_cli.errors import SceditError
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
@@ -170,7 +170,6 @@ def _train(
         told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
     if shards and not any(item.text for item in dataset.items):
         told.note("the first pictures in the shards have no captions; data.columns says how those are called")
-    weights = setup.picture_weights(dataset)
     stream = None
     if shards:
         held_out = range(recipe.validation.pictures)
@@ -179,13 +178,20 @@ def _train(
         learned = range(stream.count)
     else:
         learned, held_out = split(len(dataset), recipe.validation)
+    if other := text_in_other_precision(dataset, base):
+        precisions = {dtype: name for name, dtype in DTYPES.items()}
+        told.note(
+            f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
+            f"{recipe.train.precision}: they are encoded anew; scedit prepare --cache text --precision "
+            f"{recipe.train.precision} does it ahead"
+        )
     share = processes.share_of(dataset.path)
     with processes.meeting() as meet:
         of_data = (dataset, base, setup.cached_kinds(recipe), told.stage("encoding"), setup.orders(recipe))
         cache = cache_latents_and_text(*of_data, share=share, wait=meet)
     tuner = setup.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
-    with Trainer(*trained, weights=weights, pictures=learned, processes=processes, stream=stream) as trainer:
+    with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
         preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards)
         if processes.is_first:
             preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)

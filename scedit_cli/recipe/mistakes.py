@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from scedit_cli.errors import shortened
 
 _LONGEST = 80  # letters of what somebody wrote
+_OPTION = 3  # parts of the name of an optimizer's option; behind them pydantic says as which kind it was read
 _INPUT = re.compile("^(Input|String|List|Dictionary) should")
 
 
@@ -21,10 +22,20 @@ def mistake(key: str, what: str) -> PydanticCustomError:
     return PydanticCustomError("mistake", "{key}: {what}", {"key": key, "what": what})
 
 
-def sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
-    """One of pydantic's errors about a `recipe` as "section.key: what is wrong"."""
-    location, value, message = detail["loc"], detail["input"], detail["msg"]
+def sentences(recipe: type[BaseModel], details: Iterable[ErrorDetails]) -> list[str]:
+    """Pydantic's errors about a `recipe`, each as "section.key: what is wrong". Of a value that may be of several
+    kinds, it tells one for each kind; here they are one."""
+    alike: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for detail in details:
+        alike.setdefault(detail["loc"][:_OPTION], []).append(detail)
+    return [_sentence(recipe, first) for first, *_ in alike.values()]
+
+
+def _sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
+    location, value, message = detail["loc"][:_OPTION], detail["input"], detail["msg"]
     key, said = shortened(".".join(map(str, location)), _LONGEST), shortened(repr(value), _LONGEST)
+    if len(detail["loc"]) > _OPTION:
+        return f"{key}: {said} is no number, text, true or false, or list of numbers"
     match detail["type"]:
         case "mistake":
             return message

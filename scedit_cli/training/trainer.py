@@ -67,7 +67,6 @@ class Trainer:
         cache: the data; it holds hints of the tuner's condition, and masks where the loss is masked.
         options: of the optimisation.
         data: what is dropped and masked.
-        weights: of each picture's loss, (N,); all 1 by default.
         pictures: the indices of `cache` to learn from; all by default.
         stream: pictures to learn from instead, which are encoded when their step comes.
     """
@@ -80,7 +79,6 @@ class Trainer:
         options: TrainSection,
         data: DataSection,
         *,
-        weights: Tensor | None = None,
         pictures: Sequence[int] | None = None,
         processes: Processes = Processes(),
         stream: Stream | None = None,
@@ -95,7 +93,7 @@ class Trainer:
         self.average = None
         if options.ema_decay:
             self.average = AveragedModel(tuner, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
-        self._data, self._weights, self._processes = data, weights, processes
+        self._data, self._processes = data, processes
         self._pixels = base.pipeline().vae_scale_factor  # to a latent
         self._empty_text = {name: values.to(base.device) for name, values in cache.empty_text.items()}
         self._rate = learning_rate_factor(
@@ -148,6 +146,12 @@ class Trainer:
     def epoch(self) -> int:
         """Complete passes over the pictures."""
         return self._sampler.epoch
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers, the averaged ones too; looking waits for the device."""
+        kept = [*self.tuner.parameters(), *(self.average.parameters() if self.average is not None else ())]
+        return torch.stack([weights.isfinite().all() for weights in kept]).all().item()
 
     def advance(self) -> Step:
         """Makes the next step."""
@@ -277,8 +281,7 @@ class Trainer:
         if self._data.masked_loss:
             shades = batch.hints[MASK].mean(dim=1, keepdim=True)
             mask = F.adaptive_avg_pool2d(shades, asked.latents.shape[-2:])
-        weights = None if self._weights is None else sent(self._weights[batch.indices], self.device)
-        return self.objective.losses(self.answer(batch, asked, text), asked, weights, mask)
+        return self.objective.losses(self.answer(batch, asked, text), asked, batch.weights, mask)
 
     def _update(self) -> tuple[float, Tensor | None, bool]:
         """The optimizer's step on the gradients at hand: its learning rate, their norm, and whether it was skipped."""
@@ -326,7 +329,9 @@ def _cut(batch: Batch, within: slice) -> Batch:
 
 
 def _cut_each(value: Any, within: slice) -> Any:
-    return {key: each[within] for key, each in value.items()} if isinstance(value, dict) else value[within]
+    if isinstance(value, dict):
+        return {key: each[within] for key, each in value.items()}
+    return value if value is None else value[within]
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:

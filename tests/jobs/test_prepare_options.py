@@ -20,6 +20,8 @@ OF_PICTURES = [
     ("arguments", "sentence"),
     [
         ({"src": "photos", "vae": "mine"}, "--vae does nothing without --cache"),
+        ({"src": "photos", "precision": "fp32"}, "--precision does nothing without --cache"),
+        ({"src": "photos", "precision": "int8", "cache": ["text"]}, "--precision int8: not known"),
         ({"src": "photos", "base": "models/sd15", "shards": 2}, "--base does nothing without --cache"),
         *(({"src": "photos", name: value}, f"{option} does nothing with pictures")
           for option, name, value in OF_SCENES),

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 from PIL import Image
 
 from scedit_cli.base import Base, load_base
@@ -54,7 +53,7 @@ def cache(dataset, base) -> Cache:
 def make_trainer(base, dataset, cache) -> Callable[..., Trainer]:
     """Makes a trainer of a fresh tuner, always the same one, from options of [train], and `data`'s of [data]."""
 
-    def make(data: dict | None = None, cache: Cache = cache, weights: torch.Tensor | None = None, **options) -> Trainer:
+    def make(data: dict | None = None, cache: Cache = cache, **options) -> Trainer:
         plain = {"steps": 4, "batch_size": BATCH, "learning_rate": 0.01}
         sections = {
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
@@ -63,6 +62,6 @@ def make_trainer(base, dataset, cache) -> Callable[..., Trainer]:
         }
         recipe = Recipe.from_dict(sections)
         tuner = setup.fresh_tuner(recipe, base)
-        return Trainer(base, tuner, cache, recipe.train, recipe.data, weights=weights)
+        return Trainer(base, tuner, cache, recipe.train, recipe.data)
 
     return make

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,13 +71,10 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path):
 
 def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
     run = tmp_path / "run"
-    first, second = pair(recipe, run, ["train.steps=5000"])
-    while len(logged(run)) < 2:
-        assert first.poll() is None and second.poll() is None
-        time.sleep(0.1)
-    second.send_signal(signal.SIGKILL)
-    second.wait()
-    out, _ = first.communicate()
+    with pair(recipe, run, ["train.steps=5000"]) as (first, second):
+        wait_for_steps(run, first, second)
+        second.send_signal(signal.SIGKILL)
+        out, _ = first.communicate(timeout=300)
     error = json.loads(out)["error"]
     assert first.returncode == 1 and "of 2 processes together" in error["message"]
     (checkpoint,) = (run / "checkpoints").iterdir()
@@ -93,13 +91,11 @@ def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
 
 def test_a_signal_to_one_of_them_ends_both_after_the_same_step(recipe, tmp_path):
     run = tmp_path / "run"
-    first, second = pair(recipe, run, ["train.steps=5000"])
-    while len(logged(run)) < 2:
-        assert first.poll() is None and second.poll() is None
-        time.sleep(0.1)
-    second.send_signal(signal.SIGTERM)
-    out, _ = first.communicate(timeout=60)
-    assert (first.returncode, second.wait(timeout=60)) == (143, 143)
+    with pair(recipe, run, ["train.steps=5000"]) as (first, second):
+        wait_for_steps(run, first, second)
+        second.send_signal(signal.SIGTERM)
+        out, _ = first.communicate(timeout=60)
+        assert (first.returncode, second.wait(timeout=60)) == (143, 143)
     assert "SIGTERM" in json.loads(out)["error"]["message"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{len(logged(run)):06d}"]
 
@@ -142,9 +138,9 @@ def test_a_picture_that_one_process_cannot_read_ends_all(recipe, mixed, tmp_path
     folder = fresh(mixed.path, tmp_path)
     torn = folder / "images" / "1.png"  # the second process'
     torn.write_bytes(torn.read_bytes()[:-2000])
-    first, second = pair(recipe, tmp_path / "run", [f"data.path={folder}"])
-    out, _ = first.communicate(timeout=300)
-    assert (first.returncode, second.wait(timeout=300)) == (2, 2)
+    with pair(recipe, tmp_path / "run", [f"data.path={folder}"]) as (first, second):
+        out, _ = first.communicate(timeout=300)
+        assert (first.returncode, second.wait(timeout=300)) == (2, 2)
     assert "1.png" in json.loads(out)["error"]["message"] and not (tmp_path / "run").exists()
 
 
@@ -165,14 +161,15 @@ def fresh(dataset: Path, folder: Path) -> Path:
     return Path(shutil.copytree(dataset, folder / "data", ignore=shutil.ignore_patterns("cache")))
 
 
-def pair(recipe: Path, run: Path, sets: Sequence[str]) -> list[subprocess.Popen]:
-    """Two processes whose launcher does not end the one where the other fails."""
+@contextmanager
+def pair(recipe: Path, run: Path, sets: Sequence[str]) -> Iterator[list[subprocess.Popen]]:
+    """Two processes whose launcher does not end the one where the other fails; none of them lives on afterwards."""
     options = [word for each in sets for word in ("--set", each)]
     command = [sys.executable, "-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(run)]
     shared = ENVIRONMENT | {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"
     }  # fmt: skip
-    return [
+    both = [
         subprocess.Popen(
             [*command, "--json"],
             env=shared | {"RANK": rank, "LOCAL_RANK": rank},
@@ -182,6 +179,12 @@ def pair(recipe: Path, run: Path, sets: Sequence[str]) -> list[subprocess.Popen]
         )
         for rank in ("0", "1")
     ]
+    try:
+        yield both
+    finally:
+        for each in both:
+            each.kill()
+            each.communicate()
 
 
 def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), launcher: Sequence[str] = TORCHRUN) -> tuple[dict, str]:
@@ -192,6 +195,14 @@ def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), launcher: Sequence
     answer = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return json.loads(answer.stdout), answer.stderr
+
+
+def wait_for_steps(run: Path, *processes: subprocess.Popen) -> None:
+    """Returns when two steps are logged; the processes must live until then."""
+    until = time.monotonic() + 300
+    while len(logged(run)) < 2:
+        assert time.monotonic() < until and all(process.poll() is None for process in processes)
+        time.sleep(0.1)
 
 
 def logged(run: Path) -> list[str]:

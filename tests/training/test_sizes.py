@@ -86,7 +86,7 @@ def test_held_out_pictures_of_all_sizes_count_alike(make, monkeypatch):
     assert sizes == [1, 1, 1, 1, 1, 1]
 
 
-def test_samples_are_of_the_most_frequent_size(make, mixed, xl):
+def test_samples_are_of_the_most_frequent_size(mixed, xl):
     recipe = Recipe.from_dict(
         {
             "base": {"model": "b"},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from safetensors.torch import load_file
 from scedit_cli.base import load_base
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.cache import cache_latents_and_text
-from scedit_cli.data.dataset import open_dataset
+from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.intake import Rejected
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.shards import write_shards
@@ -21,8 +24,11 @@ from scedit_cli.data.stream import Stream
 from scedit_cli.data.streamed import Streamed, open_streamed
 from scedit_cli.errors import SceditError
 from scedit_cli.jobs import train as job
+from scedit_cli.jobs.prepare import prepare
 from scedit_cli.jobs.progress import Note
 from scedit_cli.recipe import Recipe
+from scedit_cli.training import setup
+from scedit_cli.training.processes import Processes
 from tests import tiny
 from tests.training.test_processes import by_two
 
@@ -122,6 +128,48 @@ def test_a_run_is_not_resumed_on_other_data(recipe, scenes, tmp_path):
         with pytest.raises(SceditError, match="the data to resume on is not what it was: the pictures, captions or"):
             job.train(recipe(data={"path": str(path)}, train={"steps": 3}), out=run, resume=True)
         file.write_bytes(before)
+
+
+def test_every_field_of_the_data_reaches_the_stream(recipe):
+    base = load_base(tiny.pipeline_folder("sd21"))
+    assert base.defaults.resolution == 64
+    columns = ["image=png", "canny=canny.png"]
+    wanted = recipe(data={"shuffle": 0, "unusable": 0.25, "workers": 9, "columns": columns, "upscale": True})
+    stream = setup.open_stream(wanted, setup.find_shards(wanted, base), Processes())
+    assert (stream.is_shuffled, stream.unusable, stream._workers) == (False, 0.25, 9)
+    assert (stream.data.columns, stream.data.upscale) == ({"image": "png", "canny": "canny.png"}, True)
+    shuffled = recipe(data={"shuffle": 80})
+    assert setup.open_stream(shuffled, setup.find_shards(shuffled, base), Processes()).block == 80 // 4
+
+
+def test_weights_weigh_what_is_streamed(recipe, scenes, tmp_path):
+    """As the folder says, through shards and back; a sample whose weight is none is passed over."""
+    folder = tmp_path / "weighed"
+    shutil.copytree(scenes, folder, ignore=shutil.ignore_patterns("cache", "shards"))
+    rows = [row for _, row in read_rows(folder)]
+    write_rows(folder, [row | {"weight": n / 2} for n, row in enumerate(rows)])
+    write_shards(open_dataset(folder), folder / "shards", 4)
+    batch = next(Stream(open_streamed(str(folder / "shards"), (64, 64), ("canny",)), 8).batches())
+    assert batch.weights.tolist() == [index / 2 for index in batch.indices]
+    prepare(folder / "shards", tmp_path / "back", size=64)
+    assert open_dataset(tmp_path / "back").weights == open_dataset(folder).weights
+
+    write_rows(folder, [row | {"weight": 0} for row in rows])
+    write_shards(open_dataset(folder), folder / "shards", 4)
+    result = job.train(recipe(data={"path": str(folder / "shards")}, train={"steps": 1}), out=tmp_path / "run")
+    assert result.loss == 0
+
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for number, weight in enumerate((1, "much", 1)):
+            about = json.dumps({"weight": weight}).encode()
+            for name, content in (("png", (folder / f"images/{number:06d}.png").read_bytes()), ("json", about)):
+                member = tarfile.TarInfo(f"{number}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    told: list[str] = []
+    stream = Stream(open_streamed(str(tmp_path / "bad.tar"), (64, 64)), 1, on_fault=told.append)
+    assert {number for raw in islice(stream.batches(), 6) for number in raw.indices} == {0, 2}
+    assert any("1.json: weight is 'much'" in each for each in told)
 
 
 def test_conditions_are_made_while_it_streams(recipe, tmp_path):

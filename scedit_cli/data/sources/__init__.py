@@ -12,6 +12,7 @@ from scedit_cli.data.sources import folder, hub, tables, webdataset
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 from scedit_cli.hub import is_hub_id
 
 __all__ = ["Blob", "Entry", "Source", "open_source"]
@@ -40,7 +41,7 @@ def open_source(
     Raises:
         SceditError: nothing is there, or it is none of these; or an option that this source has no use for.
     """
-    path, columns = Path(src).expanduser(), dict(columns or {})
+    path, columns = expanded(src), dict(columns or {})
     if webdataset.is_shards(place := str(src) if is_remote(str(src)) else path):
         _no(split=split, subset=subset, revision=revision, conditions=conditions)
         return webdataset.open_shards(place, columns)

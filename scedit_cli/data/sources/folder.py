@@ -9,6 +9,7 @@ from pathlib import Path
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, is_picture, stem_of
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 
 CAPTIONS = (".txt", ".caption")  # where a picture has both, the first is taken
 _IMAGES, _CONDITIONS = "images/", "conditions/"
@@ -91,7 +92,7 @@ def _last(stem: str) -> str:
 
 
 def _tree(kind: str, path: Path) -> Tree:
-    path = path.expanduser()
+    path = expanded(path)
     if not path.exists():
         raise SceditError(f"--cond {kind}={path}: it does not exist", hint="name a folder, or one inside SRC")
     return ZipTree(path) if path.is_file() else FolderTree(path)

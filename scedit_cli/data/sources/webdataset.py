@@ -67,6 +67,7 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
         text=text_of(text, f"{sample.key}.json"),
         captions={suffix: blob(suffix[1:]) for suffix in sorted(texts, reverse=True) if suffix[1:] in files},
         conditions={kind: blob(suffix) for kind, suffix in kinds.items()},
+        more={"weight": about["weight"]} if isinstance(about.get("weight"), str | int | float) else {},
     )
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -106,7 +105,7 @@ def test_the_recipe_in_the_folder_is_the_one_that_ran(finished):
     assert load_tuner(folder).metadata["recipe"] == (folder / "recipe.toml").read_text()
 
 
-def test_a_loss_that_is_no_number_names_its_pictures(recipe, dataset, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_names_its_pictures(recipe, tmp_path, monkeypatch):
     original, calls = objective.noise_prediction_loss, []
 
     def loss(*args):
@@ -147,6 +146,7 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
     spy(setup, "tf32", "tf32", 0)
     spy(loop, "Trackers", "trackers", 0)
     spy(trainer, "get_ema_multi_avg_fn", "ema", 0)
+    spy(previews, "sample", "prompts", 1)
     spy(previews, "sample", "sample")
     monkeypatch.setattr(setup, "_quantize", lambda base, how: seen.update(quantize=how))
     wanted = recipe(
@@ -166,7 +166,8 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
             "max_grad_norm": 0.2, "ema_decay": 0.25, "checkpoint_every": 1, "log_every": 2,
             "precision": "bf16", "memory": "checkpoint", "recompute": "fine",
         },
-        samples={"every": 3, "count": 3, "seed": 5, "steps": 1, "guidance": 2.5, "prompts": ["a", "b"]},
+        samples={"every": 3, "count": 3, "seed": 5, "steps": 1, "guidance": 2.5, "prompts": ["a", "b"],
+                 "score": False},
     )  # fmt: skip
     job.train(wanted, out=tmp_path / "run")
     assert (seen["adamw"]["lr"], seen["adamw"]["weight_decay"], seen["adamw"]["eps"]) == (0.004, 0.3, 1e-6)
@@ -178,7 +179,9 @@ def test_every_field_reaches_its_place(recipe, tmp_path, monkeypatch):
     assert seen["trackers"][0].tracking.project == "mine"
     assert seen["min-snr"] == [2.0] and seen["timesteps"] == ["shifted", 2, *drawn.items()]
     assert seen["sampler"] == [2, 11] and seen["clip"] == [0.2] and seen["ema"] == [0.25]
-    assert seen["sample"]["seeds"] == [5, 6, 7]
+    assert seen["sample"]["seeds"] == [5, 6, 7] and seen["prompts"] == [["a", "b", "a"]]
+    assert "samples/step-000003.png" in files_in(tmp_path / "run")
+    assert "samples/scores.jsonl" not in files_in(tmp_path / "run")
     assert (seen["sample"]["steps"], seen["sample"]["guidance"]) == (1, 2.5)
     assert [line["step"] for line in log_of(tmp_path / "run")] == [2, 3]
     assert [line["learning_rate"] for line in log_of(tmp_path / "run")] == [0.004, 0.002]
@@ -245,23 +248,6 @@ def test_the_tuner_goes_to_the_hub_where_asked(recipe, tmp_path, monkeypatch):
     job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", on_event=events.append)
     assert asked == ["me/canny", (tmp_path / "run", "me/canny")]
     assert "https://hub/me/canny" in events[-1].text
-
-
-def test_weights_of_pictures_are_read_and_checked(recipe, dataset, tmp_path):
-    folder = tmp_path / "weighed"
-    shutil.copytree(dataset, folder)
-    metadata = folder / "metadata.jsonl"
-    lines = metadata.read_text().splitlines()
-
-    def weigh(weight: float) -> None:
-        metadata.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"weight": weight}), *lines[2:]]))
-
-    weigh(0.5)
-    assert setup.picture_weights(open_dataset(folder)).tolist() == [1, 0.5, 1, 1, 1, 1]
-    assert setup.picture_weights(open_dataset(dataset)) is None
-    weigh(-1)
-    with pytest.raises(SceditError, match="line 2: weight is -1"):
-        job.train(recipe(data={"path": str(folder)}), out=tmp_path / "run")
 
 
 def test_caption_dropout_empties_captions(recipe, tmp_path, monkeypatch):

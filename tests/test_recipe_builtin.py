@@ -1,0 +1,58 @@
+"""The recipes that come with scedit."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from scedit_cli.recipe import builtin_recipes, load_recipe
+from tests.test_recipe import ROOT, keys
+
+NAMES = ("canny", "color", "depth", "seg", "style")  # of the embedded base
+TASKS = ("canny", "color", "depth", "hed", "inpaint", "pose", "seg", "style")
+FAMILIES = ("sd15", "sd21", "sdxl")
+
+
+def test_these_are_built_in() -> None:
+    assert sorted(builtin_recipes()) == sorted((*NAMES, *(f"{base}-{task}" for base in FAMILIES for task in TASKS)))
+
+
+@pytest.mark.parametrize("name", [f"{base}-{task}" for base in FAMILIES for task in TASKS])
+def test_a_recipe_names_its_base_and_task(name: str) -> None:
+    recipe = load_recipe(name)
+    base, _, task = name.partition("-")
+    assert {"sd15": "v1-5", "sd21": "2-1", "sdxl": "xl-base"}[base] in recipe.base.model
+    assert (recipe.tuner.kind, recipe.tuner.condition) == (("sc", None) if task == "style" else ("csc", task))
+    sizes = (320, 2.0) if base == "sdxl" and task != "style" else (256, 1.0)  # as the authors made them
+    assert (recipe.tuner.hint_channels, recipe.tuner.hint_width) == sizes
+    assert (recipe.train.optimizer, recipe.train.learning_rate, recipe.train.weight_decay) == ("adamw", 1e-4, 1e-2)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_is_complete_and_says_what_it_does(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    recipe = load_recipe(path)
+    written = {f"{section}.{key}" for section, pairs in tomllib.loads(text).items() for key in pairs}
+    optional = {f"base.{key}" for key in ("revision", "vae", "vae_revision", "prediction")}
+    optional |= {"tuner.condition", "data.path", "data.size", "samples.prompts"}
+    hints = {"tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"} if recipe.tuner.kind == "sc" else set()
+    assert written | optional | hints == set(keys(recipe)) | optional
+    assert f"scedit train --recipe {path.name}" in text
+    assert recipe.name == path.stem
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_recipes_train_on_the_embedded_base(name: str) -> None:
+    recipe = load_recipe(f"{name}.toml")
+    assert recipe.base.model == "scenes" and recipe.data.path is None
+    assert (recipe.tuner.kind, recipe.tuner.condition) == (("sc", None) if name == "style" else ("csc", name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resolved_built_in_reads_back_the_same(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    file = tmp_path / "again.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    assert keys(load_recipe(file)) == keys(recipe)
