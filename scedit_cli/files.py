@@ -130,6 +130,19 @@ def discard(path: Path) -> None:
         os.replace(path, part)
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Sees that a file can be written to `path`, before work that it is to hold; its folder is made.
+
+    Raises:
+        WorkFailed, SceditError: as `write_whole`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise SceditError(f"{path} is a folder", hint="name a file")
+    with _beside(path) as part:
+        part.write_bytes(b" ")  # a full disk still takes an empty file
+
+
 def sweep(folder: Path) -> None:
     """Removes what processes that live no more were writing or removing in `folder`. Of another machine's, nobody
     knows; theirs is removed when it is a week old."""

@@ -66,6 +66,18 @@ def download_pipeline(
     return folder, folder.name
 
 
+def download_configs(repository: str, revision: str | None) -> Path:
+    """The folder of a pipeline with its configuration files alone. Raises as `download_pipeline`."""
+    from huggingface_hub import snapshot_download
+
+    with _told(repository, revision):
+        commit, files = _commit(repository, revision)
+        wanted = ["model_index.json", "*/*config.json"]
+        return Path(
+            snapshot_download(repository, revision=commit, allow_patterns=wanted, local_files_only=files is None)
+        )
+
+
 def download_autoencoder(repository: str, revision: str | None) -> tuple[Path, str]:
     """The folder of an autoencoder, at the root of the model or in its `vae`, and its commit. Raises as
     `download_pipeline`."""

@@ -41,6 +41,43 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
         SceditError: a pickled or damaged file, one of another layout, or one that is not whole.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    family, changes = _told_apart(file, prediction)
+    if family == "sdxl":
+        kind, parts = StableDiffusionXLPipeline, {"tokenizer_2": tokenizer(pad="!"), "add_watermarker": False}
+    else:
+        kind = StableDiffusionPipeline
+        parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    with TemporaryDirectory() as folder:
+        _write_configs(Path(folder), family, kind.__name__, changes)
+        options = {"config": folder, "local_files_only": True}
+        try:
+            vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
+            pad = "!" if family == "sd21" else "<|endoftext|>"
+            return kind.from_single_file(
+                str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # diffusers raises whatever odd weights lead it to
+            raise SceditError(
+                f"base {file}: not as a checkpoint of {family} should be: {reason(error)}",
+                hint="get it anew, or give the model as a diffusers folder",
+            ) from error
+
+
+def original_config(file: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part of a single file, "unet" or "scheduler", told by its header: no weight is read.
+
+    Raises:
+        SceditError: as for `open_original`.
+    """
+    family, changes = _told_apart(file)
+    return json.loads((CONFIGS / family / f"{part}.json").read_text()) | changes.get(part, {})
+
+
+def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The family of a single file, and by part what differs from the family's configuration."""
     from safetensors import SafetensorError, safe_open
 
     if file.suffix != ".safetensors":
@@ -69,27 +106,7 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
             changes["unet"] |= _SD21_BASE
     if "ztsnr" in keys:
         changes["scheduler"] = changes.get("scheduler", {}) | {"rescale_betas_zero_snr": True}
-    if family == "sdxl":
-        kind, parts = StableDiffusionXLPipeline, {"tokenizer_2": tokenizer(pad="!"), "add_watermarker": False}
-    else:
-        kind = StableDiffusionPipeline
-        parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    with TemporaryDirectory() as folder:
-        _write_configs(Path(folder), family, kind.__name__, changes)
-        options = {"config": folder, "local_files_only": True}
-        try:
-            vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
-            pad = "!" if family == "sd21" else "<|endoftext|>"
-            return kind.from_single_file(
-                str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
-            )
-        except MemoryError:
-            raise
-        except Exception as error:  # diffusers raises whatever odd weights lead it to
-            raise SceditError(
-                f"base {file}: not as a checkpoint of {family} should be: {reason(error)}",
-                hint="get it anew, or give the model as a diffusers folder",
-            ) from error
+    return family, changes
 
 
 def said_prediction(file: Path) -> str | None:

@@ -89,6 +89,9 @@ def bench(
     sampling: Annotated[
         bool, typer.Option("--sampling", help="Time a step of sampling instead.", rich_help_panel=_COST)
     ] = False,
+    show: Annotated[
+        Path | None, typer.Option(help="Show an earlier --json document; nothing is measured.", rich_help_panel=_CI)
+    ] = None,
     skips: Annotated[
         bool, typer.Option("--skips", help="What each skip connection carries.", rich_help_panel=_SKIPS)
     ] = False,
@@ -127,13 +130,14 @@ def bench(
       scedit bench --quality --methods sc,lora,full --seconds 60 --keep trained
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips
+      scedit bench --show bench.json --markdown
     """
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
         from scedit_cli.jobs import bench as job
 
-        if plot is None and not (asked or tuner or sampling):
+        if plot is None and not (asked or tuner or sampling or show):
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
         result = job.bench(
             base=base, prediction=prediction, methods=parts(methods) or None, batch=batch, resolution=resolution,
@@ -141,7 +145,7 @@ def bench(
             lora_feed_forward=lora_feed_forward, down_ratio=down_ratio, fits=fits,
             batches=_numbers("--batches", batches), estimate=estimate, sampling=sampling, skips=skips,
             skip_scale=skip_scale, skip_noise=skip_noise, quality=quality, tuners=tuner, scenes=scenes, seconds=seconds,
-            seeds=seeds, learning_rates=_rates(learning_rate), keep=keep, plot=plot, baseline=baseline,
+            seeds=seeds, learning_rates=_rates(learning_rate), keep=keep, show=show, plot=plot, baseline=baseline,
             tolerance=tolerance, out=out, on_event=screen,
         )  # fmt: skip
     if markdown or csv:
@@ -155,7 +159,9 @@ def bench(
         screen.result({}, [("plot", str(result.plot))] if result.plot else [])
     for sentence in result.worse:
         screen.warn(sentence)
-    if result.worse:
+    if result.unwritten:
+        screen.warn(str(result.unwritten))
+    if result.worse or result.unwritten:
         raise typer.Exit(1)
 
 

@@ -12,7 +12,7 @@ from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.workers import serve_parent
 
 
-def measure_apart(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
+def measure_apart(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     """`measure` in a process of its own, so that no method inherits another's memory.
 
     Raises:
@@ -21,7 +21,7 @@ def measure_apart(method: str, wanted: Setting, steps: int, on_step: OnStep, com
     """
     spawn = get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_work, args=(sender, method, wanted, steps, compiled), daemon=True)
+    process = spawn.Process(target=_work, args=(sender, method, wanted), daemon=True)
     process.start()
     sender.close()
     try:
@@ -45,12 +45,12 @@ def measure_apart(method: str, wanted: Setting, steps: int, on_step: OnStep, com
         receiver.close()
 
 
-def _work(sender: Connection, method: str, wanted: Setting, steps: int, compiled: bool) -> None:
+def _work(sender: Connection, method: str, wanted: Setting) -> None:
     """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
     serve_parent()
     os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
     try:
-        result = measure(method, wanted, steps, lambda *done: sender.send(("step", done)), compiled)
+        result = measure(method, wanted, lambda *done: sender.send(("step", done)))
     except SceditError as error:
         sender.send(("error", error))
     except (RuntimeError, ValueError, MemoryError, OSError) as error:

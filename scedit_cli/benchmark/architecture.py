@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,10 @@ from torch import Tensor
 from scedit_cli.base import Base, load_base
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import HINT_SCALE
-from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded
-from scedit_cli.original import CONFIGS
+from scedit_cli.errors import SceditError, reason
+from scedit_cli.files import expanded, read_json
+from scedit_cli.hub import download_configs, is_hub_id, split_revision
+from scedit_cli.original import CONFIGS, original_config
 from scedit_cli.pipelines import EMBEDDED, quiet
 from scedit_cli.scenes import WORLD
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PUBLIC = ("sd15", "sd21", "sdxl")  # built from the configurations in the package, with random weights
 _TOKENS = 77  # CLIP's
+_MOST_TOKENS = 10_000  # what is more stands for no limit
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,19 @@ class Architecture:
 
     @property
     def resolution(self) -> int:
-        """The side in pixels that it was made for."""
+        """The side in pixels that it was made for.
+
+        Raises:
+            SceditError: its configuration does not tell.
+        """
         size = self.config["sample_size"]
-        return HINT_SCALE * (size if isinstance(size, int) else min(size))
+        sizes = size if isinstance(size, list | tuple) else [size]
+        if not all(isinstance(each, int) for each in sizes):
+            raise SceditError(
+                f"base {self.name} does not say what size it was made for: sample_size is {size}",
+                hint="add --resolution",
+            )
+        return HINT_SCALE * min(sizes)
 
     @property
     def pooled(self) -> int:
@@ -89,22 +100,20 @@ class Architecture:
 
 
 def architecture(model: str) -> Architecture:
-    """Of a public family, the embedded base, or a diffusers folder by its configuration files; anything else is
-    loaded as `load_base` loads it.
+    """By configuration files alone: of a public family, the embedded base, a diffusers folder, a single file (whose
+    header tells) or a model of the hub.
 
     Raises:
         SceditError: nothing is there, or it is no pipeline with a U-Net.
     """
-    if model in PUBLIC:
-        files = CONFIGS / model
-        return _read(model, files / "unet.json", files / "scheduler.json")
-    folder = WORLD / "base" if model == EMBEDDED else expanded(model)
-    unet, scheduler = folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"
-    if unet.is_file() and scheduler.is_file():
-        about = folder / "tokenizer" / "tokenizer_config.json"
-        tokens = json.loads(about.read_text("utf-8")).get("model_max_length", _TOKENS) if about.is_file() else _TOKENS
-        return _read(model, unet, scheduler, tokens)
-    return replace(architecture_of(load_base(model)), name=model)  # with its revision
+    try:
+        return _described(model)
+    except (SceditError, MemoryError):
+        raise
+    except Exception as error:  # diffusers raises whatever odd configurations lead it to
+        raise SceditError(
+            f"base {model}: its configuration cannot be read: {reason(error)}", hint="get it anew"
+        ) from error
 
 
 def architecture_of(base: Base) -> Architecture:
@@ -112,15 +121,38 @@ def architecture_of(base: Base) -> Architecture:
     return Architecture(base.name, dict(base.unet.config), base.scheduler.alphas_cumprod, base.prediction_type)
 
 
-def _read(name: str, unet: Path, scheduler: Path, tokens: int = _TOKENS) -> Architecture:
+def _described(model: str) -> Architecture:
+    if model in PUBLIC:
+        return _made(model, *(_json(CONFIGS / model / f"{part}.json") for part in ("unet", "scheduler")))
+    folder = WORLD / "base" if model == EMBEDDED else expanded(model)
+    if folder.is_file():
+        return _made(model, original_config(folder, "unet"), original_config(folder, "scheduler"))
+    if not folder.exists() and is_hub_id(split_revision(model)[0]):
+        folder = download_configs(*split_revision(model))
+    files = folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"
+    if not all(file.is_file() for file in files):
+        return replace(architecture_of(load_base(model)), name=model)  # which says what is missing
+    about = folder / "tokenizer" / "tokenizer_config.json"
+    tokens = _json(about).get("model_max_length", _TOKENS) if about.is_file() else _TOKENS
+    return _made(model, *map(_json, files), tokens)
+
+
+def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: int = _TOKENS) -> Architecture:
+    """Of the configurations of a U-Net and a scheduler."""
     import diffusers
 
-    try:
-        config, about = (json.loads(file.read_text("utf-8")) for file in (unet, scheduler))
-        with quiet():
-            schedule = getattr(diffusers, about["_class_name"]).from_config(about)
-        if config["_class_name"] != "UNet2DConditionModel":
-            raise ValueError(f"a {config['_class_name']}, which has no U-Net skips to edit")
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise SceditError(f"base {name}: its configuration cannot be read: {error}", hint="get it anew") from error
+    if unet["_class_name"] != "UNet2DConditionModel":
+        raise ValueError(f"a {unet['_class_name']}, which has no U-Net skips to edit")
+    with quiet():
+        schedule = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
+        with torch.device("meta"):
+            config = dict(diffusers.UNet2DConditionModel.from_config(unet).config)
+    if not isinstance(config["cross_attention_dim"], int):
+        raise ValueError(f"cross_attention_dim is {config['cross_attention_dim']}, and texts have one width")
+    if tokens not in range(1, _MOST_TOKENS):
+        raise ValueError(f"model_max_length of its tokenizer is {tokens}")
     return Architecture(name, config, schedule.alphas_cumprod, schedule.config.prediction_type, tokens)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return read_json(file.read_text("utf-8"))

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scedit_cli.benchmark.document import read_result
 from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json
 
 _EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # the same on every machine
 _MEASURED = ("peak_memory", "images_per_second")
 _MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
 _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
-_SIZES = ("lora_rank", "lora_feed_forward", "down_ratio")  # which older documents lack
+_HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled")
 _SHOWN = ("scenes", "seeds")
 
 Document = dict[str, Any]
@@ -26,31 +26,22 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
     Raises:
         SceditError: it is no such document, or has nothing to compare.
     """
-    try:
-        document = read_json(path.read_text("utf-8"))
-        known = {result["method"] for result in document["results"]}
-        if missing := [name for name in (*_SETTINGS, "device") if name not in document]:
-            raise KeyError(missing[0])
-    except FileNotFoundError:
-        raise SceditError(f"--baseline {path}: no such file", hint="scedit bench --json > FILE makes one") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SceditError(
-            f"--baseline {path} is no benchmark: {error}", hint="scedit bench --json > FILE makes one"
-        ) from error
+    document = read_result(path, "--baseline").document()
+    known = {result["method"] for result in document["results"]}
     if methods and not known & set(methods):
         raise SceditError(
             f"--baseline {path} has none of {', '.join(methods)}",
             hint=f"it has {', '.join(sorted(known)) or 'control scores only: compare them with --quality'}",
         )
-    if not methods and not document.get("quality"):
+    if not methods and not document["quality"]:
         raise SceditError(f"--baseline {path} holds no control scores", hint="compare with one made by --quality")
     return document
 
 
 def check_comparable(path: Path, baseline: Document, document: Document) -> None:
     """Raises SceditError where the baseline was measured with other settings."""
-    for name in (*_SETTINGS, *_SIZES):
-        if baseline.get(name, document[name]) != document[name]:
+    for name in (*_SETTINGS, *_HOW):
+        if baseline[name] != document[name]:
             raise SceditError(
                 f"--baseline {path} was measured with {name} {baseline[name]}, this is {document[name]}",
                 hint="measure both alike",
@@ -58,10 +49,13 @@ def check_comparable(path: Path, baseline: Document, document: Document) -> None
 
 
 def same_machine(baseline: Document, document: Document) -> bool:
-    """Whether memory and speed can be compared: one device, and as many threads."""
-    threads = [each.get("environment", {}).get("threads") for each in (baseline, document)]
-    alike = threads[0] == threads[1] or str(document["device"]).endswith("(estimated)")
-    return baseline["device"] == document["device"] and alike
+    """Whether memory and speed can be compared: one device, and on it one kind of processor and as many threads. The
+    platform may differ: it changes with every update of the same machine."""
+    if baseline["device"] != document["device"] or str(document["device"]).endswith("(estimated)"):
+        return baseline["device"] == document["device"]
+    about = (each["environment"] for each in (baseline, document))
+    one, other = ((each.get("processor"), each.get("threads")) for each in about)
+    return one == other
 
 
 def worse(baseline: Document, document: Document, tolerance: float) -> list[str]:
@@ -73,8 +67,8 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
     for before in baseline["results"]:
         if result := now.get(before["method"]):
             sentences += _fallen(before["method"], before, result, fields, tolerance)
-    for name, before in (baseline.get("quality") or {}).items():
-        if result := (document.get("quality") or {}).get(name):
+    for name, before in baseline.get("quality", {}).items():
+        if result := document.get("quality", {}).get(name):
             fixed = _SHOWN if name.endswith("same seconds") else (*_SHOWN, "steps")
             other = next((each for each in fixed if before.get(each) != result.get(each)), None)
             if other:

@@ -71,9 +71,7 @@ class Further:
 def measure_all(
     methods: Sequence[str],
     wanted: Setting,
-    steps: int,
     rounds: int,
-    compiled: bool,
     further: Further,
     *,
     check: Callable[[Setting], None],
@@ -85,11 +83,12 @@ def measure_all(
     here = kind_of(best_device())
     watch = {"on_progress": on_progress, "on_note": on_note}
     name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
-    costs = measured(methods, replace(wanted, base=name), steps, rounds, compiled, check=check, **watch)
+    costs = measured(methods, replace(wanted, base=name), rounds, check=check, **watch)
     costs = further.answered(costs, here, on_progress)
     if wanted.base or here != "cpu":
         return costs, None
-    beside = replace(wanted, base="sd15", batch=wanted.batch or _BESIDE_BATCH, resolution=None, dtype=None)
+    changes = {"base": "sd15", "batch": wanted.batch or _BESIDE_BATCH, "resolution": None, "dtype": None}
+    beside = replace(wanted, **changes, steps=None, compiled=False)
     return costs, estimate_all(methods, beside, "cuda", further, check=lambda setting: None, **watch)
 
 
@@ -126,9 +125,7 @@ def estimate_all(
 def measured(
     methods: Sequence[str],
     wanted: Setting,
-    steps: int,
     rounds: int = 1,
-    compiled: bool = False,
     *,
     check: Callable[[Setting], None],
     on_progress: OnProgress,
@@ -154,7 +151,7 @@ def measured(
             stage = f"measuring {method}" + (f", round {number + 1}" if rounds > 1 else "")
             try:
                 answer = measure_apart(
-                    method, wanted, steps, lambda done, total, stage=stage: on_progress(stage, done, total), compiled
+                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total)
                 )
             except WorkFailed as error:
                 failures[method] = error

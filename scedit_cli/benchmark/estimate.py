@@ -17,9 +17,9 @@ from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.live import LiveStorages
 from scedit_cli.benchmark.methods import METHODS, Inputs, Options, Trainee, prepared
-from scedit_cli.benchmark.peers import controlnet_model
 from scedit_cli.benchmark.setting import Figures
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+from scedit_cli.training.preflight import controlnet_parameters
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,12 @@ def estimate(
 def count(method: str, base: Architecture, batch: int, resolution: int, options: Options | None = None) -> Work:
     """Parameters and operations, counted on the meta device."""
     unet = base.on_meta()
-    total = unet.num_parameters()
-    try:
-        controlnet_parameters = controlnet_model(unet).num_parameters()
-    except (ValueError, NotImplementedError):
-        controlnet_parameters = None
+    total, of_controlnet = unet.num_parameters(), controlnet_parameters(unet)
     inputs, noise = random_batch(base, batch, resolution, torch.float32, "meta")
     with prepared(METHODS[method].plain, unet, options) as trainee:
         with FlopCounterMode(display=False) as counter:
             loss_of(trainee, inputs, noise, base).backward()
-        return Work(trainee.count, total, controlnet_parameters, counter.get_total_flops())
+        return Work(trainee.count, total, of_controlnet, counter.get_total_flops())
 
 
 def shares(work: Work) -> dict[str, Any]:

@@ -44,16 +44,14 @@ class Measured:
 
 
 @tf32(True)  # as training does
-def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled: bool = False) -> Measured:
+def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
     (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory.
 
     Args:
         method: one of METHODS.
-        wanted: None within it are chosen by the base.
-        steps: how many are timed, after a warm-up.
+        wanted: None within it are chosen by the base; its `steps` are timed, after a warm-up.
         on_step: called with (steps done, of how many), the warm-up among them.
-        compiled: the U-Net is compiled by `torch.compile` once the method is set up.
 
     Raises:
         SceditError: a base or a setting that cannot be.
@@ -64,7 +62,7 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
     device = best_device()
     base = architecture(wanted.base)
     used = settled(wanted, base, kind_of(device))
-    options, dtype = options_for(used, base), DTYPES[used.dtype]
+    options, dtype, total = options_for(used, base), DTYPES[used.dtype], _WARM_UP + used.steps
     work = count(method, base, used.batch, used.resolution, options)
     guess = peak(method, base, used.batch, used.resolution, used.dtype, device=kind_of(device), options=options)
     rate = matrix_rate(dtype, device)
@@ -77,11 +75,11 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
     seconds, processor = [], []
     with prepared(method, unet, options) as trainee:
         del unet
-        if compiled:
+        if used.compiled:
             trainee.unet.compile()
         optimizer = new_optimizer(trainee)
         gradients = 0
-        for step in range(_WARM_UP + steps):
+        for step in range(total):
             synchronise(device)
             started, busy = time.perf_counter(), time.process_time()
             with torch.autocast(device.type, dtype) if used.dtype != "fp32" else nullcontext():
@@ -93,7 +91,7 @@ def measure(method: str, wanted: Setting, steps: int, on_step: OnStep, compiled:
             synchronise(device)
             seconds.append(time.perf_counter() - started)
             processor.append(time.process_time() - busy)
-            on_step(step + 1, _WARM_UP + steps)
+            on_step(step + 1, total)
         highest, reserved = memory.peak(), memory.reserved()
         kept = {
             "weights": _bytes([weight for part in trainee.parts for weight in (*part.parameters(), *part.buffers())]),

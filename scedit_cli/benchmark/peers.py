@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from scedit_cli.errors import reason
+
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel, UNetControlNetXSModel
 
@@ -66,12 +68,19 @@ def controlnet(unet: UNet2DConditionModel) -> Beside:
 
 
 def controlnet_model(unet: UNet2DConditionModel) -> ControlNetModel:
-    """The ControlNet that starts as a copy of the U-Net's encoder, on its device, with its kind of attention."""
+    """The ControlNet that starts as a copy of the U-Net's encoder, on its device, with its kind of attention.
+
+    Raises:
+        ValueError: diffusers has none for such a U-Net.
+    """
     from diffusers import ControlNetModel
 
     meta = unet.device.type == "meta"
-    with torch.device("meta" if meta else "cpu"):
-        made = ControlNetModel.from_unet(unet, load_weights_from_unet=not meta)
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            made = ControlNetModel.from_unet(unet, load_weights_from_unet=not meta)
+    except (TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        raise ValueError(f"diffusers has no ControlNet for this U-Net: {reason(error)}") from error
     made.set_attn_processor(type(next(iter(unet.attn_processors.values())))())
     return made.to(unet.device)
 

@@ -23,6 +23,11 @@ _QUALITIES = {
 }
 
 
+def is_drawn(quality: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether there are methods among them, which alone are drawn."""
+    return bool(_trained(quality))
+
+
 def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Writes a row of panels for the methods that take no hint, and one for those that do; names are "METHOD, BUDGET".
 
@@ -31,7 +36,7 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
     """
     from matplotlib.figure import Figure
 
-    trained = {tuple(name.split(", ")): each for name, each in quality.items() if "estimated_peak_memory" in each}
+    trained = _trained(quality)
     groups = [
         {name: each for name, each in trained.items() if (each["score"] is None) == plain} for plain in (True, False)
     ]
@@ -52,6 +57,12 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
     legend = "hollow: after the same steps, filled: after the same seconds; bars: deviation over seeds"
     figure.suptitle(f"{title}; {legend}", x=0.01, ha="left", fontsize=10.5, color=INK)
     save(figure, path)
+
+
+def _trained(quality: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """By method and budget."""
+    named = {tuple(name.split(", ")): each for name, each in quality.items() if set(_QUALITIES) <= each.keys()}
+    return {name: each for name, each in named.items() if name[1:] and name[1] in _BUDGETS}
 
 
 def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Mapping[str, Any]], name: str) -> None:

@@ -76,6 +76,15 @@ def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
     return [list(columns)[k] for k in used], [[row[k] for k in used] for row in rows]
 
 
+def sweep_table(sweep: Sequence[tuple[str, int, int]]) -> Table:
+    """The estimated peak of memory in MiB, a row for each method and a column for each batch."""
+    peaks = {(method, batch): f"{bytes_ / _MIB:,.0f}" for method, batch, bytes_ in sweep}
+    batches = sorted({batch for _, batch, _ in sweep})
+    methods = dict.fromkeys(method for method, _, _ in sweep)
+    rows = [[method, *(peaks.get((method, batch), "–") for batch in batches)] for method in methods]
+    return ["method", *(f"batch {batch}" for batch in batches)], rows
+
+
 def quality_table(quality: Mapping[str, Mapping[str, Any]]) -> Table:
     """Scores, or what methods have learned beside what it cost; behind a mean over seeds stands its deviation."""
     if any("learning_rate" in each for each in quality.values()):
@@ -101,7 +110,7 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_csv(documents: Sequence[dict[str, Any]]) -> str:
-    """A line per result with the JSON's names and plain numbers; nested fields as `name.key`, lists left out."""
+    """A line per result with the JSON's names and plain numbers; nested fields as `name.key`, a list's as `name.0`."""
     lines = [_flat(document) for document in documents]
     names = list(dict.fromkeys(name for line in lines for name in line))
     buffer = io.StringIO()
@@ -128,10 +137,12 @@ def shown(value: Any) -> str:
 def _flat(document: dict[str, Any], before: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in document.items():
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value))
         if isinstance(value, dict):
             flat |= _flat(value, f"{before}{name}.")
-        elif not isinstance(value, list | tuple):
-            flat[before + name] = value
+        else:
+            flat[f"{before}{name}"] = value
     return flat
 
 
@@ -150,7 +161,7 @@ def _memory(figures: Figures) -> str:
     if not figures.memory:
         return "–"
     names = ("weights", "gradients", "optimizer", "activations")
-    return " + ".join(f"{figures.memory[name] / _MIB:,.0f}" for name in names)
+    return " + ".join(f"{figures.memory.get(name, 0) / _MIB:,.0f}" for name in names)
 
 
 def _spread(figures: Figures) -> str:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from scedit_cli.benchmark.cost import Costs
 from scedit_cli.benchmark.report import (
     Table,
@@ -17,10 +19,12 @@ from scedit_cli.benchmark.report import (
     quality_table,
     ratios,
     shown,
+    sweep_table,
 )
 from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.setting import Setting, environment
 from scedit_cli.benchmark.skips import SkipEffect
+from scedit_cli.errors import SceditError
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,11 @@ class BenchResult:
             method as "METHOD, same steps" and "METHOD, same seconds" what `quality.summed_up` gives.
         skips: the effects of every change of every skip.
         sampling: what tuners add to a step of sampling.
+        environment: the machine and the versions.
         plot: the picture that was drawn.
         worse: sentences, one for each figure that fell behind the baseline.
+        grid: the pictures of changed skips.
+        unwritten: why a file could not be written in the end; the figures are here all the same.
     """
 
     costs: Costs
@@ -46,8 +53,11 @@ class BenchResult:
     quality: dict[str, dict[str, Any]] = field(default_factory=dict)
     skips: Sequence[SkipEffect] = ()
     sampling: Sequence[StepTime] = ()
+    environment: dict[str, str | int] = field(default_factory=environment)
     plot: Path | None = None
     worse: Sequence[str] = ()
+    grid: Image.Image | None = None
+    unwritten: SceditError | OSError | None = None
 
     @property
     def setting(self) -> Setting:
@@ -62,13 +72,18 @@ class BenchResult:
             "sampling": [asdict(each) for each in self.sampling],
             "estimate": _costs(self.estimate) if self.estimate else None,
             "plot": None if self.plot is None else str(self.plot),
-            "environment": environment(),
+            "environment": self.environment,
             "worse": list(self.worse),
         }
 
     def tables(self) -> list[tuple[str, Table]]:
         """The tables that a person reads, each with its title."""
-        tables = [(facts(each.setting), cost_table(each.results, each.matrix_rate is None)) for each in self._all()]
+        tables = []
+        for each in self._all():
+            tables.append((facts(each.setting), cost_table(each.results, each.matrix_rate is None)))
+            if each.sweep:
+                title = f"{each.setting.base}: estimated peak memory in MiB against batch size"
+                tables.append((title, sweep_table(each.sweep)))
         if self.skips:
             header = ["skip", "channels", "stride", "change", "picture change", "objects", "before"]
             tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
@@ -93,6 +108,7 @@ class BenchResult:
             document = _costs(each)
             about = {name: document[name] for name in ("base", "batch", "resolution", "dtype", "device")}
             rows += [about | result for result in document["results"]]
+            rows += [about | point for point in document["sweep"] if point["batch"] != each.setting.batch]
         rows += [asdict(each) for each in (*self.skips, *self.sampling)]
         return rows + [{"name": name} | figures for name, figures in self.quality.items()]
 
@@ -103,7 +119,8 @@ class BenchResult:
 def facts(setting: Setting) -> str:
     """The setting in a line."""
     batch = f", batch {setting.batch}" if setting.batch else ""
-    return f"{setting.base} on {setting.device}, {setting.resolution}×{setting.resolution}{batch}, {setting.dtype}"
+    size, compiled = f"{setting.resolution}×{setting.resolution}", ", compiled" if setting.compiled else ""
+    return f"{setting.base} on {setting.device}, {size}{batch}, {setting.dtype}{compiled}"
 
 
 def _costs(costs: Costs) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import torch
 from scedit_cli import __version__
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Setting:
         lora_rank: r of LoRA.
         lora_feed_forward: LoRA also on the feed-forward layers, not on attention alone.
         down_ratio: hidden width of SC- and CSC-Tuners as a share of a skip's channels.
+        steps: how many are timed (of training, a round; under --sampling of sampling), or under --skips sampled;
+            None where none is.
+        compiled: whether the U-Net was, by `torch.compile`.
     """
 
     base: str
@@ -37,6 +42,8 @@ class Setting:
     lora_rank: int = 64
     lora_feed_forward: bool = False
     down_ratio: float = 1.0
+    steps: int | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def environment() -> dict[str, str | int]:
         **libraries,
         **card,
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
     }
 
@@ -107,3 +114,12 @@ def environment() -> dict[str, str | int]:
 def device_name(device: torch.device) -> str:
     """Such as "cpu" or "NVIDIA H100 80GB HBM3"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def processor_name() -> str:
+    """Such as "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"; the kind alone, as "x86_64", where no more is told."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", _PROCESSORS.read_text("utf-8", "replace"), re.MULTILINE)
+    except OSError:  # on Linux alone
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()

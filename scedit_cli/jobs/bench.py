@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from scedit_cli.base import DTYPES, EMBEDDED, Base, best_device, load_base
 from scedit_cli.benchmark import cost, quality
 from scedit_cli.benchmark.architecture import PUBLIC, architecture, architecture_of
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
 from scedit_cli.benchmark.cost import Costs, Further, read_size
+from scedit_cli.benchmark.document import read_result
 from scedit_cli.benchmark.exam import Exam
 from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.measure import kind_of, settled
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
-from scedit_cli.benchmark.quality_plot import draw_quality
+from scedit_cli.benchmark.quality_plot import draw_quality, is_drawn
+from scedit_cli.benchmark.questions import BASE, known_methods, mode_of
 from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import as_json, whole, write_whole
+from scedit_cli.files import as_json, check_place, expanded, whole, write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.specs import parse_tuner
 
-DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
-BASE = "base"  # as a method of --quality: the embedded base's own figures
 _STEPS, _SAMPLING_STEPS = 10, 9  # that are timed
-_QUESTIONS = ("estimate", "sampling", "skips", "quality")
 _BATCHES = (1, 16)  # and the one measured
-_SIZES = "lora_rank lora_feed_forward down_ratio"
-_MODES = {
-    "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot baseline",
-    "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
-    "--sampling": "base resolution dtype steps",
-    "--skips": "base prediction resolution dtype steps scenes skip_scale skip_noise plot",
-    "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
-    "--quality --tuner": "base prediction dtype tuners scenes baseline",
-}
 
 
 def bench(
@@ -74,6 +62,7 @@ def bench(
     seeds: int | None = None,
     learning_rates: Mapping[str, float] | None = None,
     keep: str | Path | None = None,
+    show: str | Path | None = None,
     plot: str | Path | None = None,
     baseline: str | Path | None = None,
     tolerance: float | str = 0.05,
@@ -82,7 +71,8 @@ def bench(
 ) -> BenchResult:
     """Compare training methods on a base by what their steps cost, each in a process of its own; or, as told by
     `estimate`, `sampling`, `skips`, `quality` or `quality` with `tuners`, something else. An option that would do
-    nothing is refused.
+    nothing is refused, and so is a place that cannot be written to; where that comes out in the end alone, `unwritten`
+    of the result says so.
 
     Args:
         base: "sd15", "sd21" or "sdxl" with random weights, or as for `load_base`. By default sd15 on an accelerator;
@@ -111,6 +101,7 @@ def bench(
             processor on a CPU (75, beside 400 steps, where neither is given), how many seeds (3), and the methods' own
             learning rates.
         keep: a folder for each finished training under `quality`; a benchmark that was stopped goes on from there.
+        show: an earlier document, which is the result: nothing is measured.
         plot: a picture of the result.
         baseline: an earlier document; `worse` of the result says what fell behind it.
         tolerance: the share of a baseline's figure by which it may be missed, such as 0.05 or "5%".
@@ -121,8 +112,7 @@ def bench(
         WorkFailed: no method could be measured.
     """
     given = {name: value for name, value in locals().items() if value or (value == 0 and value is not False)}
-    mode = _mode(given)
-    _check_options(mode, given)
+    mode = mode_of(given)
     tell = on_event or (lambda event: None)
     tolerance = read_tolerance(str(tolerance))
     if dtype and dtype not in DTYPES:
@@ -131,8 +121,15 @@ def bench(
         check_plot(Path(plot))
         if skips and Path(plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
             raise SceditError(f"--plot {plot}: the grid of --skips is made of pixels", hint="end it in .png")
-    chosen = _known(methods or DEFAULT_METHODS, quality) if "methods" in _MODES[mode].split() else []
-    before = read_baseline(Path(baseline), [] if quality else chosen) if baseline else None
+    chosen = known_methods(methods or (), mode)
+    shown = read_result(Path(show), "--show") if show else None
+    compared = chosen if not shown else [each.method for each in shown.costs.results]
+    before = read_baseline(Path(baseline), [] if quality else compared) if baseline else None
+    if shown and plot and not (shown.costs.results or is_drawn(shown.quality)):
+        raise SceditError(f"--plot {plot}: {show} holds no figures of methods, which are drawn", hint="leave it out")
+    for place in (plot, out, keep and expanded(keep) / "paces.json"):
+        if place:
+            check_place(place)
 
     def check(setting: Setting) -> None:
         if before:
@@ -140,75 +137,71 @@ def bench(
 
     sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
     wanted = Setting(base or "", batch, resolution, dtype, None, *sizes)
-    if mode == "--quality --tuner":
+    if shown:
+        check(shown.setting)
+        result = shown
+    elif mode == "--quality --tuner":
         result = _score(wanted, prediction, tuners, scenes or 128, check, tell)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
         of = seeds or 3, scenes or 128, learning_rates or {}, Kept(keep)
-        result = _train(chosen, wanted, budget, *of, plot, check, tell)
+        result = _train(chosen, wanted, budget, *of, check, tell)
     elif mode == "--sampling":
-        result = _sample(wanted, steps or _SAMPLING_STEPS, tell)
+        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), tell)
     elif mode == "--skips":
-        result = _skips(wanted, prediction, scenes, steps, skip_scale, skip_noise, plot, tell)
+        result = _skips(replace(wanted, steps=steps), prediction, scenes, skip_scale, skip_noise, tell)
     else:
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
         watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
         if estimate:
             result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=check, **watch))
         else:
-            how = steps or _STEPS, rounds or 1, compiled
-            result = BenchResult(*cost.measure_all(chosen, wanted, *how, further, check=check, **watch))
-        if plot:
-            draw(Path(plot), [each for each in (result.costs, result.estimate) if each])
-            result = replace(result, plot=Path(plot))
+            wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
+            result = BenchResult(*cost.measure_all(chosen, wanted, rounds or 1, further, check=check, **watch))
     if before:
         document = result.document()
         if not same_machine(before, document):
             tell(Note(f"{baseline} is from another machine ({before['device']}): memory and speed are not compared"))
         result = replace(result, worse=worse(before, document, tolerance))
+    return _written(result, plot, out)
+
+
+def _written(result: BenchResult, plot: str | Path | None, out: str | Path | None) -> BenchResult:
+    """`result` with its picture, once both are on the disk; an error of that is no reason to lose the figures."""
+    failed = None
+    if plot:
+        try:
+            result = replace(result, plot=_drawn(result, Path(plot)))
+        except (SceditError, OSError) as error:
+            failed = error
     if out:
-        write_whole(out, as_json(result.document()))
-    return result
+        try:
+            write_whole(out, as_json(result.document()))
+        except (SceditError, OSError) as error:
+            failed = error
+    return replace(result, unwritten=failed)
 
 
-def _mode(given: Mapping[str, Any]) -> str:
-    if len(asked := [f"--{name}" for name in _QUESTIONS if name in given]) > 1:
-        raise SceditError(f"{' and '.join(asked)} are two questions", hint="run bench once for each")
-    if "tuners" in given and "quality" not in given:
-        raise SceditError(f"--tuner {given['tuners'][0]}: only --quality measures tuners", hint="add --quality")
-    return "--quality --tuner" if "tuners" in given else asked[0] if asked else ""
+def _drawn(result: BenchResult, plot: Path) -> Path | None:
+    """The picture; None where there is nothing to be seen."""
+    if result.grid:
+        with whole(plot) as part:
+            result.grid.save(part)
+    elif is_drawn(result.quality):
+        draw_quality(plot, result.quality, f"{facts(result.setting)}, {quality_facts(result.quality)}")
+    elif result.costs.results:
+        draw(plot, [each for each in (result.costs, result.estimate) if each])
+    else:
+        return None
+    return plot
 
 
-def _check_options(mode: str, given: Mapping[str, Any]) -> None:
-    """Raises SceditError for options that would do nothing."""
-    everywhere = {*_QUESTIONS, "tolerance", "out", "on_event"}
-    for name in given:
-        if name in everywhere or name in _MODES[mode].split():
-            continue
-        option = f"--{name.replace('_', '-')}"
-        takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]
-        raise SceditError(
-            f"{option} does nothing {f'with {mode}' if mode else 'where costs are measured'}",
-            hint=f"it belongs to {' and '.join(takers)}",
-        )
-
-
-def _known(methods: Sequence[str], quality: bool) -> list[str]:
-    known = [BASE, *METHODS] if quality else list(METHODS)
-    for name in methods:
-        if name not in known:
-            guess = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {guess[0]}?" if guess else f"choose of {', '.join(known)}"
-            raise SceditError(f"--methods {name}: not known", hint)
-    return list(dict.fromkeys(methods))
-
-
-def _sample(wanted: Setting, steps: int, tell: OnEvent) -> BenchResult:
+def _sample(wanted: Setting, tell: OnEvent) -> BenchResult:
     shape = architecture(wanted.base or EMBEDDED)
     wanted = replace(wanted, base=shape.name, resolution=wanted.resolution or 256, dtype=wanted.dtype or "fp32")
     setting = replace(settled(wanted, shape, kind_of(best_device())), batch=None)
     times = step_times(
-        shape, setting.resolution, setting.dtype, steps, lambda *done: tell(Progress("timing", *done))
+        shape, setting.resolution, setting.dtype, setting.steps, lambda *done: tell(Progress("timing", *done))
     )
     return BenchResult(Costs(setting, []), sampling=times)
 
@@ -217,10 +210,8 @@ def _skips(
     wanted: Setting,
     prediction: str | None,
     scenes: int | None,
-    steps: int | None,
     scale: float | None,
     noise: float | None,
-    plot: str | Path | None,
     tell: OnEvent,
 ) -> BenchResult:
     from scedit_cli.benchmark.skips import study_skips
@@ -233,20 +224,20 @@ def _skips(
     model = wanted.base or EMBEDDED
     base = _load(model, wanted, prediction, [], tell)
     shape = architecture_of(base)
-    setting = replace(settled(replace(wanted, base=model), shape, kind_of(base.device)), batch=None)
+    wanted = replace(wanted, base=model, steps=wanted.steps or base.defaults.steps)
+    setting = replace(settled(wanted, shape, kind_of(base.device)), batch=None)
     effects, picture = study_skips(
         base,
         scenes or (16 if base.name == EMBEDDED else 4),
         scale=0.5 if scale is None else scale,
         noise=1.0 if noise is None else noise,
         resolution=setting.resolution,
-        steps=steps,
+        steps=setting.steps,
         on_step=lambda done, total: tell(Progress("drawing", done, total)),
     )
-    if plot:
-        with whole(plot) as part:
-            picture.save(part)
-    return BenchResult(Costs(setting, []), skips=effects, plot=Path(plot) if plot else None)
+    if base.name != EMBEDDED:
+        tell(Note("text agreement is not measured: only the embedded base has a reader of pictures"))
+    return BenchResult(Costs(setting, []), skips=effects, grid=picture)
 
 
 def _load(
@@ -274,7 +265,6 @@ def _train(
     scenes: int,
     rates: Mapping[str, float],
     kept: Kept,
-    plot: str | Path | None,
     check: Callable[[Setting], None],
     tell: OnEvent,
 ) -> BenchResult:
@@ -302,11 +292,9 @@ def _train(
     tell(Progress("the base itself", 1, 1))
     comparison = quality.Comparison(setting, budget, seeds, rates, exam, kept)
     found |= comparison.of([each for each in methods if each in able], lambda *done: tell(Progress(*done)))
-    if plot and able:
-        draw_quality(Path(plot), found, f"{facts(setting)}, {quality_facts(found)}")
     if not able and set(methods) - {BASE}:
         raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")
-    return BenchResult(Costs(setting, []), quality=found, plot=Path(plot) if plot and able else None)
+    return BenchResult(Costs(setting, []), quality=found)
 
 
 def _score(

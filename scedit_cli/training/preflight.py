@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -14,6 +14,9 @@ from scedit_cli.data.streamed import Streamed
 from scedit_cli.pipelines import quiet
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.processes import Processes
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def look_ahead(
     """What `recipe` comes to with `pictures` to learn from, out of a dataset folder or `shards`."""
     options = recipe.train
     parameters = sum(each.numel() for each in tuner.parameters())
-    controlnet = controlnet_parameters(base)
+    controlnet = controlnet_parameters(base.unet)
     return Preflight(
         base=f"{base.name} ({base.family}, {base.prediction_type})",
         tuner=str(tuner),
@@ -141,14 +144,14 @@ def memory_of(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def controlnet_parameters(base: Base) -> int | None:
-    """How many parameters a ControlNet for this base has; None where diffusers cannot make one."""
+def controlnet_parameters(unet: UNet2DConditionModel) -> int | None:
+    """How many parameters a ControlNet for this U-Net has; None where diffusers cannot make one."""
     from diffusers import ControlNetModel
 
     try:
         with quiet(), torch.device("meta"):
-            made = ControlNetModel.from_unet(base.unet, load_weights_from_unet=False)
-    except (ValueError, TypeError, AttributeError, KeyError):
+            made = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError):
         return None
     return sum(each.numel() for each in made.parameters())
 

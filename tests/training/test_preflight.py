@@ -19,7 +19,7 @@ def test_it_tells_what_will_be_trained(base):
     ahead = look_ahead(recipe, base, tuner, 24, 3, Processes(0, 2))
     count = sum(each.numel() for each in tuner.parameters())
     controlnet = sum(each.numel() for each in ControlNetModel.from_unet(base.unet).parameters())
-    assert ahead.trainable_parameters == count and controlnet_parameters(base) == controlnet
+    assert ahead.trainable_parameters == count and controlnet_parameters(base.unet) == controlnet
     assert ahead.of_controlnet == pytest.approx(count / controlnet)
     assert ahead.of_full == pytest.approx(count / sum(each.numel() for each in base.unet.parameters()))
     assert (ahead.epochs, ahead.held_out, ahead.processes) == (10, 3, 2)

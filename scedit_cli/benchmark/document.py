@@ -1,0 +1,89 @@
+"""A benchmark's document, as --json writes it, read again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, TypeAdapter, ValidationError
+
+from scedit_cli.benchmark.cost import Costs
+from scedit_cli.benchmark.result import BenchResult
+from scedit_cli.benchmark.sampling import StepTime
+from scedit_cli.benchmark.setting import Figures, Setting
+from scedit_cli.benchmark.skips import SkipEffect
+from scedit_cli.errors import SceditError, reason, shortened
+from scedit_cli.files import read_json
+
+_ALWAYS = ("base", "batch", "resolution", "dtype", "device", "results")
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float | None):
+        raise ValueError("should be a number or null")
+    return value
+
+
+@dataclass(frozen=True)
+class _Point:
+    method: str
+    batch: int
+    estimated_peak_memory: int
+
+
+@dataclass(frozen=True)
+class _Costs(Setting):
+    matrix_rate: float | None = None
+    results: list[Figures] = field(default_factory=list)
+    sweep: list[_Point] = field(default_factory=list)
+
+    def costs(self) -> Costs:
+        setting = Setting(**{each.name: getattr(self, each.name) for each in fields(Setting)})
+        sweep = [(point.method, point.batch, point.estimated_peak_memory) for point in self.sweep]
+        return Costs(setting, self.results, self.matrix_rate, sweep)
+
+
+@dataclass(frozen=True)
+class _Document(_Costs):
+    estimate: _Costs | None = None
+    quality: dict[str, dict[str, Annotated[Any, PlainValidator(_number)]]] = field(default_factory=dict)
+    skips: list[SkipEffect] = field(default_factory=list)
+    sampling: list[StepTime] = field(default_factory=list)
+    environment: dict[str, str | int] = field(default_factory=dict)
+
+
+def read_result(path: Path, option: str) -> BenchResult:
+    """What a document that `bench --json` wrote tells; `option` names it in sentences.
+
+    Raises:
+        SceditError: it is no such document; names the field.
+    """
+    hint = "scedit bench --json > FILE makes one"
+    try:
+        values = read_json(path.read_bytes())
+        found = TypeAdapter(_Document).validate_python(values)
+    except FileNotFoundError:
+        raise SceditError(f"{option} {path}: no such file", hint) from None
+    except ValidationError as error:
+        raise SceditError(f"{option} {path} is no benchmark: {_mistake(error)}", hint) from None
+    except (OSError, ValueError) as error:
+        raise SceditError(f"{option} {path} is no benchmark: {reason(error)}", hint) from error
+    if missing := [name for name in _ALWAYS if name not in values]:
+        raise SceditError(f"{option} {path} is no benchmark: it has no {', '.join(missing)}", hint)
+    return BenchResult(
+        found.costs(),
+        estimate=found.estimate and found.estimate.costs(),
+        quality=found.quality,
+        skips=found.skips,
+        sampling=found.sampling,
+        environment=found.environment,
+    )
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place, said = shortened(".".join(map(str, first["loc"])), 80), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place or 'the whole'} is {shortened(repr(first['input']), 80)}: {said[0].lower()}{said[1:]}"
