@@ -45,6 +45,7 @@ def result(worse: list[str] = []) -> SimpleNamespace:
         csv=lambda: "method\n",
         plot=None,
         worse=worse,
+        unwritten=None,
         is_first=True,
     )
 
@@ -215,6 +216,10 @@ def test_bench_draws_a_table_and_fails_when_it_got_worse(monkeypatch: pytest.Mon
     assert answer.exit_code == 1
     assert json.loads(answer.stdout)["out"] == "there"
     assert answer.stderr == "sc: images_per_second fell\n"
+    lost = SimpleNamespace(**vars(result()) | {"unwritten": SceditError("no room", "make some")})
+    fake(monkeypatch, "bench", lambda **kwargs: lost)
+    answer = call("bench")
+    assert answer.exit_code == 1 and "31.2" in answer.stdout and answer.stderr == "no room (make some)\n"
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,6 @@ def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     Raises:
         SceditError: a base or a setting that cannot be.
     """
-    import diffusers.models.controlnets.controlnet  # noqa: F401  libraries count alike for all methods
-    import peft  # noqa: F401
-
     device = best_device()
     base = architecture(wanted.base)
     used = settled(wanted, base, kind_of(device))

@@ -27,7 +27,11 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def wake_libraries(device: torch.device) -> None:
-    """Makes a small training step, so that what the libraries load at first use is there."""
+    """Makes a small training step, so that what the libraries load at first use is there, and counts alike for all
+    methods."""
+    import diffusers.models.controlnets.controlnet  # noqa: F401
+    import peft  # noqa: F401
+
     layers = [nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)]
     net = nn.Sequential(*layers).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), fused=device.type in ("cpu", "cuda"))

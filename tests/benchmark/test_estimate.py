@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from scedit_cli import SceditError, original
+from scedit_cli import SceditError, hub, original
+from scedit_cli.benchmark.apart import measure_apart
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
 from scedit_cli.benchmark.estimate import count, estimate, peak
 from scedit_cli.benchmark.measure import measure, options_for
@@ -34,7 +38,8 @@ OTHERS = {
 
 
 @pytest.mark.skipif(not GOLDEN, reason="SCEDIT_GOLDEN names the golden numbers")
-@pytest.mark.parametrize(("base", "method"), [("sd15", "csc"), ("sd21", "controlnet"), ("sdxl", "csc"), ("sd15", "sc")])
+@pytest.mark.parametrize("method", KNOWN)
+@pytest.mark.parametrize("base", PUBLIC)
 def test_parameters_and_operations_are_the_golden_ones(base, method):
     parameters, flops = (json.loads((Path(GOLDEN) / f"{name}.json").read_text()) for name in ("parameters", "flops"))
     *names, step = KNOWN[method]
@@ -44,6 +49,23 @@ def test_parameters_and_operations_are_the_golden_ones(base, method):
     assert work.base_parameters == parameters[base]["unet"]
     assert work.controlnet_parameters == parameters[base]["controlnet"]
     assert work.flops == pytest.approx(flops[base][step], rel=0.005)
+
+
+@pytest.mark.skipif(not GOLDEN, reason="SCEDIT_GOLDEN names the golden numbers")
+@pytest.mark.parametrize(
+    ("method", "size", "step"),
+    [
+        ("sc", {"down_ratio": 0.5}, "sc_0.5"),
+        ("sc", {"down_ratio": 0.1}, "sc_0.1"),
+        ("lora", {"lora_rank": 4}, "lora_attn_r4"),
+        ("lora", {"lora_feed_forward": True}, "lora_attn_ff_r64"),
+    ],
+)
+def test_operations_of_other_sizes_are_the_golden_ones(method, size, step):
+    flops = json.loads((Path(GOLDEN) / "flops.json").read_text())["sd15"]
+    shape = architecture("sd15")
+    found = count(method, shape, 1, 512, options_for(Setting("sd15", **size), shape)).flops
+    assert found == pytest.approx(flops[f"step_{step}"], rel=0.005)
 
 
 @pytest.mark.skipif(not GOLDEN, reason="SCEDIT_GOLDEN names the golden numbers")
@@ -60,10 +82,20 @@ def test_every_methods_parameters_are_the_golden_ones(base):
         assert trainee.count == parameters["lora_attn_ff_r64"]
 
 
-@pytest.mark.parametrize(("method", "mib"), [("sc-plain", 4019), ("full", 15115), ("controlnet", 10082)])
-def test_predicted_memory_of_sd15_at_batch_4(method, mib):
-    figures = peak(method, architecture("sd15"), 4, 512, "bf16")
+@pytest.mark.parametrize(
+    ("method", "batch", "mib"),
+    [("sc-plain", 4, 4019), ("sc-plain", 10, 7194), ("full", 4, 15115), ("controlnet", 4, 10082)],
+)
+def test_predicted_memory_of_sd15(method, batch, mib):
+    figures = peak(method, architecture("sd15"), batch, 512, "bf16")
     assert sum(figures.values()) == pytest.approx(mib * MIB, rel=0.08)
+
+
+@pytest.mark.parametrize(("batch", "mib"), [(4, 5037), (10, 9878)])
+def test_loras_memory_is_larger_by_pefts_casts(batch, mib):
+    """The figures are without them: peft lifts what goes into an adapter to its float32."""
+    more = sum(peak("lora", architecture("sd15"), batch, 512, "bf16").values()) / (mib * MIB)
+    assert more == pytest.approx(1.085, abs=0.015)  # 7 to 10 %
 
 
 def test_memory_is_told_by_category():
@@ -99,19 +131,54 @@ def test_nothing_is_computed_and_the_random_state_stays():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("method", ["sc", "controlnet"])
-def test_a_real_steps_resident_memory_is_predicted(method):
-    measured = measure(method, Setting("scenes"), 1, lambda *_: None).figures
-    assert measured.estimated_peak_memory == pytest.approx(measured.peak_memory, rel=0.12)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
+def test_a_real_steps_resident_memory_is_predicted(tmp_path):
+    """To 12 % with the libraries, which are most of it. Of a step's own memory the tensors alone are predicted: what
+    the kernels of a CPU allocate for themselves comes on top, up to four fifths as much here."""
+    out = tmp_path / "estimate.json"
+    command = f"bench --estimate --base scenes --methods sc,controlnet --out {out} --quiet --csv"
+    subprocess.run([sys.executable, "-m", "scedit_cli", *command.split()], check=True, capture_output=True)
+    for told in json.loads(out.read_text())["results"]:
+        measured = measure_apart(told["method"], Setting("scenes", steps=1), lambda *_: None).figures
+        assert told["peak_memory"] == pytest.approx(measured.peak_memory, rel=0.12)
+        own, predicted = (
+            peak - each["libraries"]
+            for peak, each in ((measured.peak_memory, measured.memory), (told["peak_memory"], told["memory"]))
+        )
+        assert predicted <= own <= 1.8 * predicted, told["method"]
 
 
-def test_a_single_file_is_measured(tmp_path, monkeypatch):
+@pytest.fixture
+def single_file(tmp_path, monkeypatch):
     pipeline = tiny.pipeline("sd15")
     save_configs(pipeline, "sd15", tmp_path / "configs")
     save_original(pipeline, "sd15", tmp_path / "mine.safetensors")
     monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
-    found = measure("sc", Setting(str(tmp_path / "mine.safetensors"), batch=1), 1, lambda *_: None)
+    return str(tmp_path / "mine.safetensors")
+
+
+def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(single_file, monkeypatch):
+    folder = tiny.pipeline_folder("sd21")
+    expected = estimate("sc", str(tiny.pipeline_folder("sd15")), 1), estimate("sc", str(folder), 1)
+    asked = []
+
+    def snapshot(repository, revision, allow_patterns, local_files_only):
+        asked.append((repository, revision, local_files_only))
+        assert not any(Path("unet/diffusion_pytorch_model.safetensors").match(each) for each in allow_patterns)
+        wanted = ("unet/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
+        assert all(any(Path(name).match(each) for each in allow_patterns) for name in wanted)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr(hub, "_commit", lambda *_: ("0a1b2c", []))
+    monkeypatch.setattr("scedit_cli.benchmark.architecture.load_base", None)
+    assert (estimate("sc", single_file, 1), estimate("sc", "owner/model", 1)) == expected
+    assert asked == [("owner/model", "0a1b2c", False)]
+
+
+def test_a_single_file_is_measured(single_file):
+    found = measure("sc", Setting(single_file, batch=1, steps=1), lambda *_: None)
     assert found.setting.resolution == 64 and found.figures.images_per_second > 0
     weights = tiny.unet("sd15").num_parameters() + found.figures.trainable_parameters
     assert found.figures.memory["weights"] == 4 * weights
@@ -138,3 +205,47 @@ def test_a_damaged_configuration_is_told(tmp_path):
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
     with pytest.raises(SceditError, match="FluxTransformer2DModel, which has no U-Net skips"):
         architecture(str(tmp_path))
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A folder of configurations with changes: changed("unet", sample_size=None)."""
+
+    def change(part: str, **values: object) -> str:
+        weights = shutil.ignore_patterns("*.safetensors")
+        folder = shutil.copytree(tiny.pipeline_folder("sd15"), tmp_path / part, ignore=weights)
+        name = "config.json" if part == "unet" else f"{part}_config.json"
+        file = folder / part / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | values) if values else "{")
+        return str(folder)
+
+    return change
+
+
+def test_levels_of_unlike_depth_have_no_controlnet(changed):
+    base = architecture(changed("unet", layers_per_block=[1, 2, 1]))
+    figures = estimate("sc", base, 1, 64)
+    assert figures.share_of_controlnet is None and figures.trainable_parameters > 0
+    with pytest.raises(ValueError, match="diffusers has no ControlNet for this U-Net"):
+        estimate("controlnet", base, 1, 64)
+
+
+def test_a_base_that_does_not_say_its_size_is_asked_about(changed):
+    base = architecture(changed("unet", sample_size=None))
+    with pytest.raises(SceditError, match="does not say what size it was made for.*add --resolution"):
+        estimate("sc", base, 1)
+    assert estimate("sc", base, 1, 64).peak_memory > 0
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("tokenizer", {}),
+        ("tokenizer", {"model_max_length": 10**30}),
+        ("unet", {"cross_attention_dim": [8, 8]}),
+        ("unet", {"block_out_channels": "many"}),
+    ],
+)
+def test_an_odd_configuration_is_told(changed, part, values):
+    with pytest.raises(SceditError, match="its configuration cannot be read"):
+        architecture(changed(part, **values))

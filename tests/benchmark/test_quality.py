@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_cli.benchmark import quality
+from scedit_cli.benchmark import quality, skips
 from scedit_cli.benchmark.frechet import frechet_distance
 from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.quality import Budget, Outcome, rate_of, summed_up
@@ -114,18 +114,29 @@ def test_what_is_kept_is_found_for_the_same_alone(tmp_path):
 @pytest.mark.parametrize("skip", [0, 4, 11])
 def test_one_skip_is_changed_and_comes_back(skip):
     unet = tiny.unet("sd15")
-    seen: list[list[torch.Tensor]] = []
-    for block in unet.up_blocks:
-        block.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(list(kwargs["res_hidden_states_tuple"])), with_kwargs=True
-        )
     inputs = torch.randn(1, 4, 8, 8), 3, torch.randn(1, 5, tiny.TEXT_WIDTH)
+
+    def taken() -> tuple[list[torch.Tensor], torch.Tensor]:
+        """All skips as the decoder's blocks get them, in encoder order, and what comes out."""
+        seen: list[torch.Tensor] = []
+
+        def see(block, args, kwargs):
+            seen.extend(reversed(kwargs["res_hidden_states_tuple"][-len(block.resnets) :]))
+
+        handles = [block.register_forward_pre_hook(see, with_kwargs=True) for block in unet.up_blocks]
+        answer = unet(*inputs).sample
+        for handle in handles:
+            handle.remove()
+        return seen[::-1], answer
+
     with torch.no_grad():
-        before = unet(*inputs).sample
-        with changed(unet, skip, lambda x: 0 * x):
-            after = unet(*inputs).sample
-        assert torch.equal(unet(*inputs).sample, before) and not torch.equal(after, before)
-    assert survey(unet).channels[skip] > 0
+        before, plain = taken()
+        assert [each.shape[1] for each in before] == list(survey(unet).channels)
+        with changed(unet, skip, lambda x: 3 * x):
+            after, answer = taken()
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            assert torch.equal(other, 3 * one if number == skip else one), number
+        assert not torch.equal(answer, plain) and torch.equal(taken()[1], plain)
 
 
 def test_changes_are_what_they_say():
@@ -138,7 +149,7 @@ def test_changes_are_what_they_say():
     assert torch.equal(added, found["noised"](x) - x)  # the same noise again
 
 
-def test_a_study_of_any_base(tmp_path):
+def test_a_study_of_any_base():
     from scedit_cli.base import load_base
 
     done = []
@@ -150,6 +161,13 @@ def test_a_study_of_any_base(tmp_path):
     ]
     assert all(each.picture_change > 0 and each.objects is None for each in effects)
     assert done[-1] == (28, 28) and picture.width > 9 * 256
+
+
+def test_a_study_says_what_it_cannot_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr(skips, "study_skips", lambda *_, **__: ([], Image.new("RGB", (8, 8))))
+    events = []
+    bench(skips=True, base=str(tiny.pipeline_folder("sd15")), plot=tmp_path / "skips.png", on_event=events.append)
+    assert events == [Note("text agreement is not measured: only the embedded base has a reader of pictures")]
 
 
 def test_skips_of_the_embedded_base(tmp_path):

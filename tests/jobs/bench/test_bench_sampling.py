@@ -40,7 +40,7 @@ def test_every_step_is_timed_with_what_it_says_attached(family, dtype, monkeypat
     ((title, (header, rows)),) = made.tables()
     assert title.endswith(f"on cpu, 64×64, {dtype}")
     assert len(rows) == 5 and all(len(row) == len(header) for row in rows) and rows[0][2] == "+0.0%"
-    assert made.csv().startswith("name,seconds,ratio,once\nbase,")
+    assert made.csv().startswith("name,seconds,ratio,ratio_quartiles.0,ratio_quartiles.1,once\nbase,")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,16 +11,17 @@ from PIL import Image
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.base import load_base
 from scedit_cli.benchmark import apart, cost, estimate, exam
-from scedit_cli.benchmark.measure import Measured
-from scedit_cli.benchmark.methods import METHODS
+from scedit_cli.benchmark.questions import DEFAULT_METHODS
 from scedit_cli.benchmark.setting import Figures, Setting
 from scedit_cli.errors import WorkFailed
-from scedit_cli.jobs.bench import DEFAULT_METHODS, bench
+from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
+from tests.jobs.bench.conftest import SETTING, figures
 
 FIELDS = {
-    "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "results",
+    "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "steps",
+    "compiled", "results",
     "sweep", "matrix_rate", "estimate", "quality", "skips", "sampling", "plot", "environment", "worse",
 }  # fmt: skip
 RESULT_FIELDS = {
@@ -68,123 +67,38 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(apart, "_work", _die)
     with pytest.raises(WorkFailed, match="measured sc ended with code 7"):
-        apart.measure_apart("sc", Setting("scenes"), 1, lambda *_: None)
+        apart.measure_apart("sc", Setting("scenes", steps=1), lambda *_: None)
 
 
 def _die(*_: object) -> None:
     raise SystemExit(7)
 
 
-SETTING = Setting("mine", 1, 64, "fp32", "cpu")
-
-
-def figures(method: str) -> Figures:
-    return Figures(
-        method, 1000, 0.1, 0.3, 10**9, 500 * 2**20, None, {"libraries": 400 * 2**20, "weights": 2**20,
-        "optimizer": 0, "gradients": 0, "activations": 2**20}, 480 * 2**20, file_size=4096,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def faked(monkeypatch):
-    """Methods cost what `faked[method]` says, in as many seconds a step as it says, or fail with that error."""
-    costs: dict[str, tuple[Figures, list[float]] | Exception] = {
-        method: (figures(method), [0.1, 0.125, 0.15]) for method in METHODS
-    }
-    calls = []
-
-    def measure_apart(method, wanted, steps, on_step, compiled=False):
-        calls.append((method, wanted, steps, compiled))
-        if isinstance(costs[method], Exception):
-            raise costs[method]
-        made, seconds = costs[method]
-        return Measured(replace(SETTING, lora_rank=wanted.lora_rank), made, tuple(seconds), 1e10)
-
-    monkeypatch.setattr(cost, "measure_apart", measure_apart)
-    costs["calls"] = calls
-    return costs
-
-
-@pytest.fixture
-def baseline(faked, tmp_path) -> Path:
-    bench(base="mine", methods=["sc", "csc"], out=tmp_path / "bench.json")
-    return tmp_path / "bench.json"
-
-
 def test_bare_bench_measures_the_embedded_base_and_estimates_sd15(faked, monkeypatch):
     monkeypatch.setattr(cost, "estimate", lambda method, base, batch, *_, **__: figures(method))
     result = bench()
     assert [each.method for each in result.costs.results] == list(DEFAULT_METHODS)
-    assert {wanted.base for _, wanted, _, _ in faked["calls"]} == {"scenes"}
+    assert {(wanted.base, wanted.steps) for _, wanted in faked["calls"]} == {("scenes", 10)}
     beside = result.document()["estimate"]
     assert (beside["base"], beside["batch"], beside["resolution"], beside["dtype"]) == ("sd15", 4, 512, "bf16")
     assert beside["device"] == "cuda (estimated)" and len(beside["results"]) == len(DEFAULT_METHODS)
+    assert (beside["steps"], beside["compiled"]) == (None, False)
     assert len(result.tables()) == 2 and "sd15" in result.markdown()
 
 
 def test_options_reach_the_measurement(faked):
     wanted = {"batch": 3, "resolution": 128, "dtype": "bf16", "lora_rank": 8, "lora_feed_forward": True}
     bench(base="mine", methods=["lora"], steps=7, compiled=True, down_ratio=0.5, **wanted)
-    assert faked["calls"] == [("lora", Setting("mine", 3, 128, "bf16", None, 8, True, 0.5), 7, True)]
+    assert faked["calls"] == [("lora", Setting("mine", 3, 128, "bf16", None, 8, True, 0.5, 7, True))]
 
 
 def test_rounds_are_interleaved_and_put_together(faked):
     result = bench(base="mine", methods=["sc", "lora"], rounds=2, steps=3)
-    assert [method for method, *_ in faked["calls"]] == ["sc", "lora", "sc", "lora"]
+    assert [method for method, _ in faked["calls"]] == ["sc", "lora", "sc", "lora"]
     sc = result.costs.results[0]
     assert sc.images_per_second == 8.0 and sc.rounds == [8.0, 8.0] and sc.steps_per_second == 8.0
     assert sc.images_per_second_quartiles == pytest.approx((1 / 0.15, 10.0), rel=0.1)
     assert sc.share_of_matrix_rate == pytest.approx(10**9 / 0.125 / 1e10)
-
-
-@pytest.mark.parametrize(
-    ("change", "seconds", "worse"),
-    [
-        ({}, None, None),
-        ({"peak_memory": 520 * 2**20}, None, None),
-        ({"peak_memory": 530 * 2**20}, None, "sc: peak_memory was 5.24288e+08, is 5.55745e+08 (+6.0%)"),
-        ({"trainable_parameters": 1100}, None, "sc: trainable_parameters was 1000, is 1100 (+10.0%)"),
-        ({"trainable_parameters": 900}, None, None),
-        ({"flops_per_step": 2 * 10**9}, None, "sc: flops_per_step was 1e+09, is 2e+09 (+100.0%)"),
-        ({"file_size": 8192}, None, "sc: file_size was 4096, is 8192 (+100.0%)"),
-        ({}, [0.25, 0.25, 0.25], "sc: images_per_second was 8, is 4 (-50.0%)"),
-        ({}, [0.125, 0.25, 0.9, 0.125, 0.9], None),
-        ({}, [0.01], None),
-    ],
-)
-def test_what_got_worse_is_named(change, seconds, worse, faked, baseline):
-    made, before = faked["sc"]
-    faked["sc"] = replace(made, **change), seconds or before
-    result = bench(base="mine", methods=["sc"], baseline=baseline)
-    assert result.worse == result.document()["worse"] == ([worse] if worse else [])
-
-
-def test_the_tolerance_is_a_share_of_the_baseline(faked, baseline):
-    faked["sc"] = replace(faked["sc"][0], flops_per_step=13 * 10**8), faked["sc"][1]
-    assert bench(base="mine", methods=["sc"], baseline=baseline, tolerance="30%").worse == []
-    assert len(bench(base="mine", methods=["sc"], baseline=baseline, tolerance=0.29).worse) == 1
-
-
-def test_another_machine_is_compared_in_what_is_the_same_on_all(faked, baseline):
-    document = json.loads(baseline.read_text())
-    baseline.write_text(json.dumps(document | {"device": "NVIDIA H100"}))
-    faked["sc"] = replace(faked["sc"][0], peak_memory=2**40, file_size=2**20), faked["sc"][1]
-    events = []
-    result = bench(base="mine", methods=["sc"], baseline=baseline, on_event=events.append)
-    assert [sentence.split()[1] for sentence in result.worse] == ["file_size"]
-    assert any(isinstance(event, Note) and "NVIDIA H100" in event.text for event in events)
-
-
-def test_estimates_are_compared_on_any_machine(tmp_path, monkeypatch):
-    made = {"sc": figures("sc")}
-    monkeypatch.setattr(cost, "estimate", lambda method, *_, **__: made[method])
-    bench(estimate=True, methods=["sc"], out=tmp_path / "bench.json")
-    document = json.loads((tmp_path / "bench.json").read_text())
-    document["environment"]["threads"] = 999
-    (tmp_path / "bench.json").write_text(json.dumps(document))
-    made["sc"] = replace(figures("sc"), peak_memory=600 * 2**20)
-    result = bench(estimate=True, methods=["sc"], baseline=tmp_path / "bench.json")
-    assert result.worse == ["sc: peak_memory was 5.24288e+08, is 6.29146e+08 (+20.0%)"]
 
 
 def test_a_method_that_fails_has_no_figures(faked, baseline):
@@ -208,27 +122,6 @@ def test_bad_input_of_a_method_ends_it_all(faked):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such file"),
-        ("{", "is no benchmark"),
-        ("[]", "is no benchmark"),
-        ('{"results": [{"method": "sc"}]}', "is no benchmark: 'base'"),
-        ({"batch": 16}, "measured with batch 16, this is 1"),
-        ({"dtype": "bf16"}, "measured with dtype bf16, this is fp32"),
-        ({"lora_rank": 16}, "measured with lora_rank 16, this is 64"),
-        ({"results": []}, "has none of sc"),
-    ],
-)
-def test_a_baseline_must_be_comparable(content, message, faked, baseline):
-    if isinstance(content, dict):
-        content = json.dumps(json.loads(baseline.read_text()) | content)
-    baseline.unlink() if content is None else baseline.write_text(content)
-    with pytest.raises(SceditError, match=f"--baseline .*bench.json.* {message}"):
-        bench(base="mine", methods=["sc"], baseline=baseline)
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"methods": ["sc", "lara"]}, "--methods lara: not known .*did you mean lora"),
@@ -236,6 +129,7 @@ def test_a_baseline_must_be_comparable(content, message, faked, baseline):
         ({"dtype": "int8"}, "--dtype int8: not known"),
         ({"plot": "bench.txt"}, "--plot bench.txt: not the name of a picture"),
         ({"scenes": 8}, "--scenes does nothing where costs are measured .*scedit bench --skips"),
+        ({"estimate": True, "compiled": True}, "--compile does nothing with --estimate"),
         ({"keep": "kept"}, "--keep does nothing where costs are measured"),
         ({"skip_scale": 0.0}, "--skip-scale does nothing where costs are measured"),
         ({"estimate": True, "down_ratio": 0}, "down_ratio is 0"),
@@ -274,7 +168,7 @@ def test_what_fits_is_asked_in_bytes(text, bytes_, monkeypatch):
     assert asked == [bytes_ - cost.CONTEXT] and result.document()["results"][0]["largest_batch"] == 7
 
 
-def test_an_estimate_needs_no_weights(tmp_path, monkeypatch):
+def test_an_estimate_needs_no_weights(monkeypatch):
     monkeypatch.setattr(estimate.Architecture, "unet", None)
     result = bench(estimate=True, base=str(tiny.pipeline_folder("sdxl")), methods=["sc"], batch=2)
     document = result.document()
