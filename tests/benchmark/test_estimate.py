@@ -223,7 +223,7 @@ def changed(tmp_path):
 
 
 def test_levels_of_unlike_depth_have_no_controlnet(changed):
-    base = architecture(changed("unet", layers_per_block=[1, 2, 1]))
+    base = architecture(changed("unet", layers_per_block=[1, 2, 1, 1]))
     figures = estimate("sc", base, 1, 64)
     assert figures.share_of_controlnet is None and figures.trainable_parameters > 0
     with pytest.raises(ValueError, match="diffusers has no ControlNet for this U-Net"):
