@@ -127,7 +127,7 @@ def _described(model: str) -> Architecture:
     folder = WORLD / "base" if model == EMBEDDED else expanded(model)
     if folder.is_file():
         return _made(model, original_config(folder, "unet"), original_config(folder, "scheduler"))
-    if not folder.exists() and is_hub_id(split_revision(model)[0]):
+    if not folder.exists() and folder.suffix != ".safetensors" and is_hub_id(split_revision(model)[0]):
         folder = download_configs(*split_revision(model))
     files = folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"
     if not all(file.is_file() for file in files):

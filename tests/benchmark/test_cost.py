@@ -42,10 +42,12 @@ def figures(method: str, **changes: object) -> Figures:
 def test_a_base_of_the_hub_stays_at_its_revision(monkeypatch):
     base, asked = load_base(tiny.pipeline_folder("sd15")), []
     base.name = "owner/model"  # as `load_base` names it
+    configs = "scedit_cli.benchmark.architecture.download_configs"
+    monkeypatch.setattr(configs, lambda *parts: asked.append(parts) or tiny.pipeline_folder("sd15"))
     monkeypatch.setattr("scedit_cli.benchmark.architecture.load_base", lambda name, **_: asked.append(name) or base)
     found = architecture("owner/model@v2")
     assert found.unet(torch.float32, torch.device("cpu")) is base.unet and found.name == "owner/model@v2"
-    assert asked == ["owner/model@v2"] * 2
+    assert asked == [("owner/model", "v2"), "owner/model@v2"]
 
 
 @pytest.mark.parametrize("room", [0, 104, 105, 106, 117, 118, 130, 131, 999, 1000, 12345])

@@ -171,9 +171,9 @@ def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(single_file, monk
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    monkeypatch.setattr(hub, "_commit", lambda *_: ("0a1b2c", []))
+    monkeypatch.setattr(hub, "_commit", lambda _, revision: ({"v2": "0a1b2c"}[revision], []))
     monkeypatch.setattr("scedit_cli.benchmark.architecture.load_base", None)
-    assert (estimate("sc", single_file, 1), estimate("sc", "owner/model", 1)) == expected
+    assert (estimate("sc", single_file, 1), estimate("sc", "owner/model@v2", 1)) == expected
     assert asked == [("owner/model", "0a1b2c", False)]
 
 

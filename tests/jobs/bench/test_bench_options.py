@@ -36,13 +36,15 @@ def called(monkeypatch):
 
 
 def test_every_option_of_the_command_arrives(called):
-    words = """--methods sc,lora --base b --batch 3 --resolution 128 --dtype bf16 --steps 7 --plot p.svg --estimate
+    words = """--methods sc,lora --base b --prediction epsilon --batch 3
+        --resolution 128 --dtype bf16 --steps 7 --plot p.svg --estimate
         --device cpu --fits 8GiB --batches 1,4 --rounds 2 --compile --lora-rank 8 --lora-feed-forward --down-ratio 0.5
         --quality --tuner t:0.5 --tuner u --scenes 9 --seconds 1.5 --seeds 4 --learning-rate sc=0.003
         --learning-rate full=1e-4 --keep k --sampling --show s.json --skips --skip-scale 0 --skip-noise 2
         --baseline b.json --tolerance 7% --out o.json --json"""
     assert called(*words.split()) == {
-        "methods": ["sc", "lora"], "base": "b", "batch": 3, "resolution": 128, "dtype": "bf16", "steps": 7,
+        "methods": ["sc", "lora"], "base": "b", "prediction": "epsilon", "batch": 3,
+        "resolution": 128, "dtype": "bf16", "steps": 7,
         "plot": Path("p.svg"), "estimate": True, "device": "cpu", "fits": "8GiB", "batches": [1, 4], "rounds": 2,
         "compiled": True, "lora_rank": 8, "lora_feed_forward": True, "down_ratio": 0.5, "quality": True,
         "tuners": ["t:0.5", "u"], "scenes": 9, "seconds": 1.5, "seeds": 4,

@@ -44,14 +44,16 @@ def test_what_the_base_predicts_may_be_told(drawn, tmp_path):
 
 def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
     guessed = replace(load_base(tiny.pipeline_folder("sd15")), is_guessed=True)
+    reader = "text agreement is not measured: only the embedded base has a reader of pictures"
     monkeypatch.setattr(job, "load_base", lambda *_, **more: guessed)
     events = []
     job.bench(skips=True, on_event=events.append)
     assert [event.text for event in events if isinstance(event, Note)] == [
-        f"{guessed.doubt}: --prediction epsilon takes it for the other"
+        f"{guessed.doubt}: --prediction epsilon takes it for the other",
+        reader,
     ]
     job.bench(quality=True, tuners=[tuner(tmp_path, prediction_type="epsilon")], on_event=events.append)
-    assert len([event for event in events if isinstance(event, Note)]) == 1
+    assert len([event for event in events if isinstance(event, Note)]) == 2
 
 
 def test_a_tuner_is_scored_on_the_base_of_the_hub_as_it_had_it(drawn, tmp_path, monkeypatch):
