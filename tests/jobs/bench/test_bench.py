@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import scedit_cli
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.base import load_base
 from scedit_cli.benchmark import apart, cost, estimate, exam
@@ -29,6 +32,22 @@ RESULT_FIELDS = {
     "file_size", "share_of_base", "share_of_controlnet", "peak_reserved", "memory", "images_per_second_quartiles",
     "steps_per_second", "processor_seconds_per_step", "rounds", "share_of_matrix_rate", "largest_batch", "ratios",
 }  # fmt: skip
+
+
+README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+
+
+def test_the_readme_tells_the_fields_of_the_document():
+    (told,) = re.findall(r"The names in the document are stable: (.*?)\n\n", README, re.DOTALL)
+    fields, of_results = (re.findall(r"`(\w+)`", part) for part in told.split("And of each method in `results`"))
+    assert len(fields) == len(FIELDS) and set(fields) == FIELDS
+    assert len(of_results) == len(RESULT_FIELDS) and set(of_results) == RESULT_FIELDS
+
+
+def test_the_readmes_table_is_what_the_shipped_document_prints():
+    shown = bench(show=Path(scedit_cli.__file__).parent / "results" / "quality-scenes-cpu.json").markdown().splitlines()
+    rows = re.findall("^.*, same seconds .*$", README, re.MULTILINE)
+    assert len(rows) == 7 and set(rows) <= set(shown)
 
 
 def test_bench_measures_methods_in_their_own_processes(tmp_path):
