@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from scedit_cli.controls import PlacedTuner, check_taught_alike, load_placed
 from scedit_cli.core.skips import in_words
@@ -122,7 +122,7 @@ def _name(placed: PlacedTuner) -> str:
 
 def _loaded(text: str) -> list[PlacedTuner]:
     names: list[str] = []
-    if not Path(text).expanduser().exists() and (named := _NAMED.fullmatch(text)):
+    if not os.path.exists(os.path.expanduser(text)) and (named := _NAMED.fullmatch(text)):
         names, text = named[1].split(","), named[2]
     placed = load_placed(parse_tuner(text, "tuner"))
     takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]

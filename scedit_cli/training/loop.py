@@ -308,10 +308,11 @@ class Loop:
         self._leave_idle()
         if not trackers:
             return
+        self.run.check_claim()
         self.control_score = self._previews.score
         if self.control_score is not None:
             self._scores.parent.mkdir(parents=True, exist_ok=True)
-            with self._scores.open("a", encoding="utf-8") as scores:
+            with explained(self._scores), self._scores.open("a", encoding="utf-8") as scores:
                 scores.write(as_lines([{"step": step, "control_score": self.control_score}]))
             trackers.log({"control_score": self.control_score}, step)
         buffer = io.BytesIO()
