@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -122,7 +123,7 @@ def _name(placed: PlacedTuner) -> str:
 
 def _loaded(text: str) -> list[PlacedTuner]:
     names: list[str] = []
-    if not expanded(text).exists() and (named := _NAMED.fullmatch(text)):
+    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
         names, text = named[1].split(","), named[2]
     placed = load_placed(parse_tuner(text, "tuner"))
     takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]

@@ -8,8 +8,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from scedit_cli.errors import SceditError, is_out_of_memory
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.files import as_json
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Screen:
         if self.quiet:
             return
         if not hasattr(event, "stage"):
-            self.err.print(_seen(event.text))
+            self._tell(_seen(event.text))
         elif self.err.is_terminal:
             self._draw(event)
         else:
@@ -88,8 +88,9 @@ class Screen:
             self._write(document)
         elif not self.quiet:
             width = max((len(name) for name, _ in summary), default=0)
-            for name, value in summary:
-                self.out.print(f"[bold]{_seen(name.ljust(width))}[/]  {_seen_in_line(value)}")
+            with _to_stdout():
+                for name, value in summary:
+                    self.out.print(f"[bold]{_seen(name.ljust(width))}[/]  {_seen_in_line(value)}")
 
     def table(self, document: dict[str, Any], header: Sequence[str], rows: list[list[str]], texts: int = 1) -> None:
         """Shows a result of many rows: the first `texts` columns are text, the others are figures."""
@@ -101,35 +102,45 @@ class Screen:
                 table.add_column(_seen_in_line(name), justify="left" if index < texts else "right", overflow="fold")
             for row in rows:
                 table.add_row(*map(_seen_in_line, row))
-            self.out.print(table, soft_wrap=False)
+            with _to_stdout():
+                self.out.print(table, soft_wrap=False)
 
     def text(self, document: dict[str, Any], text: str) -> None:
         """Shows a result that is a text of its own."""
         if self.as_json:
             self._write(document)
         else:
-            self.out.print(_harmless(text.rstrip()), markup=False)
+            with _to_stdout():
+                self.out.print(_harmless(text.rstrip()), markup=False)
 
     def warn(self, text: str) -> None:
         """Shows a sentence that even --quiet does not hide."""
-        self.err.print(_seen(text))
+        self._tell(_seen(text))
 
     def fail(self, error: Exception) -> int:
-        """Shows why the job was not done, as a sentence and what to do; returns the exit code."""
+        """Shows why the job was not done, as a sentence and what to do; returns the exit code. Where stdout takes no
+        document, as on a full disk, the sentence goes to stderr."""
         if self.debug:
-            self.err.print(_harmless("".join(traceback.format_exception(error))), markup=False)
+            self._tell(_harmless("".join(traceback.format_exception(error))), markup=False)
         message, hint, code = _explained(error)
         if self.as_json:
-            self._write({"error": {"message": message, "hint": hint}})
-        else:
-            self.err.print(f"[bold red]error:[/] {_seen(message)}")
-            if hint:
-                self.err.print(f"[dim]hint:[/] {_seen(hint)}")
+            with suppress(WorkFailed, BrokenPipeError):
+                self._write({"error": {"message": message, "hint": hint}})
+                return code
+        self._tell(f"[bold red]error:[/] {_seen(message)}")
+        if hint:
+            self._tell(f"[dim]hint:[/] {_seen(hint)}")
         return code
 
     def _write(self, document: dict[str, Any]) -> None:
-        sys.stdout.write(as_json(document))
-        sys.stdout.flush()
+        with _to_stdout():
+            sys.stdout.write(as_json(document))
+            sys.stdout.flush()
+
+    def _tell(self, text: str, markup: bool = True) -> None:
+        """Writes to stderr; what cannot be told, because its disk is full, stops no work."""
+        with suppress(OSError):
+            self.err.print(text, markup=markup)
 
     def _draw(self, step: Step) -> None:
         if self._begins(step):
@@ -157,7 +168,18 @@ class Screen:
         if first < step.step < step.total:
             left = round((now - began) / (step.step - first) * (step.total - step.step))
             parts.append(f"{left // 60}:{left % 60:02d} left")
-        self.err.print(_seen(" · ".join(parts)))
+        self._tell(_seen(" · ".join(parts)))
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Within, what stdout does not take ends in a sentence; a reader who has read enough is nobody to complain to."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise WorkFailed(f"stdout could not be written: {error.strerror}", hint="see to where it goes") from error
 
 
 def _harmless(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def parse_condition(text: str, option: str = "--cond") -> ConditionSpec:
         SceditError: a scale that is no number, or a span outside 0 to 1 or of no length.
     """
     kind, rest = None, text
-    if not Path(text).exists() and (named := _KIND.fullmatch(text)):
+    if not os.path.exists(text) and (named := _KIND.fullmatch(text)):
         kind, rest = named.groups()
     file, tail = _split(rest, most=2)
     spec = {"file": expanded(file), "kind": kind, "photo": option == "--cond-from"}
@@ -147,7 +148,7 @@ def _split(text: str, most: int) -> tuple[str, list[str]]:
     pieces = text.rsplit(":", most)
     for fields in range(len(pieces)):
         name = ":".join(pieces[: len(pieces) - fields])
-        if name and expanded(name).exists():
+        if name and os.path.exists(expanded(name)):  # pathlib raises where a name is too long
             return name, pieces[len(pieces) - fields :]
     # Nothing is there: what looks like fields is taken for fields, so that the file is told by its own name.
     if found := _TAIL.search(text):

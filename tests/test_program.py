@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from scedit_cli.app import app
 from scedit_cli.app.program import Terminated
 from scedit_cli.errors import SceditError, WorkFailed
-from tests.test_app import ROOT, call, fake
+from scedit_cli.jobs.progress import Note, Progress
+from tests.test_app import COMMANDS, MINIMAL, ROOT, call, fake, result
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,63 @@ def test_errors_that_are_each_others_cause_end_too(monkeypatch: pytest.MonkeyPat
     fake(monkeypatch, "train", work)
     answer = call("train")
     assert answer.exit_code == 2 and answer.stderr.startswith("error: a.png is no picture")
+
+
+FULL = Path("/dev/full")
+NOT_WRITTEN = "error: stdout could not be written: No space left on device\nhint: see to where it goes\n"
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is full")
+
+
+@needs_full
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["rows", "json"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_result_that_stdout_does_not_take(name: str, options: list[str], monkeypatch, capsys) -> None:
+    fake(monkeypatch, name, lambda *args, **kwargs: result())
+    monkeypatch.setattr(sys, "stdout", stdout := FULL.open("w"))
+    with pytest.raises(SystemExit) as ended:
+        get_command(app).main([name, *MINIMAL[name], *options])
+    with suppress(OSError):
+        stdout.close()
+    assert ended.value.code == 1 and capsys.readouterr().err == NOT_WRITTEN
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("arguments", "streams", "code", "said"),
+    [
+        ("train --list --json", "> /dev/full", 1, NOT_WRITTEN),
+        ("train --list", "> /dev/full", 1, NOT_WRITTEN),
+        ("merge a --out b --json", "> /dev/full", 2, "error: --out b: a tuner"),
+        ("merge a --out b --json", "| head -c 0", 2, "error: --out b: a tuner"),
+        ("train --list --json", "| head -c 0", 1, ""),  # the reader has had enough
+        ("merge a --out b", ">&-", 2, "error: --out b: a tuner"),
+        ("train --list --json", ">&-", 0, ""),
+        ("merge a --out b --json", "2> /dev/full", 2, ""),
+        ("merge a --out b", "2> /dev/full", 2, ""),
+        ("merge a --out b", "2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_full_closed_or_left(arguments: str, streams: str, code: int, said: str) -> None:
+    line = f"set -o pipefail; {sys.executable} -m scedit_cli {arguments} {streams}"
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert answer.returncode == code and "Traceback" not in answer.stderr
+    assert answer.stderr.startswith(said) if said else not answer.stderr
+
+
+@needs_full
+def test_notes_that_stderr_does_not_take_stop_no_work(monkeypatch) -> None:
+    def work(*args: object, on_event, **kwargs: object) -> object:
+        on_event(Note("a note"))
+        on_event(Progress("training", 1, 1, {}))
+        return result()
+
+    fake(monkeypatch, "train", work)
+    monkeypatch.setattr(sys, "stderr", stderr := FULL.open("w"))
+    with pytest.raises(SystemExit) as ended:
+        get_command(app).main(["train", *MINIMAL["train"]])
+    with suppress(OSError):
+        stderr.close()
+    assert ended.value.code == 0
 
 
 SLEEPER = """

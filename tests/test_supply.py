@@ -88,12 +88,20 @@ def test_what_is_installed_is_within_the_bounds(requirement: Requirement) -> Non
     assert requirement.specifier.contains(version, prereleases=True)
 
 
+_TEXTS = {"Redistribution and use in source and binary forms": "BSD", "Apache License": "Apache"}
+# What a distribution may say for a licence, where that is not the beginning of its SPDX name.
+_SAYS = {"PSF": "PSF|Python Software Foundation", "MPL": "MPL|Mozilla"}
+
+
 def licence_of(name: str) -> str:
-    """What a distribution says of its licence: the expression, else its classifiers, else its text's beginning."""
+    """What a distribution says of its licence: the expression, else its classifiers, else its text's beginning, else
+    the licence file that comes with it."""
     about = importlib.metadata.metadata(name)
     classes = [each for each in about.get_all("Classifier") or [] if each.startswith("License")]
     told = [each.rpartition("::")[2].strip() for each in classes]
-    return about.get("License-Expression") or "; ".join(told) or (about.get("License") or "").strip()[:200]
+    said = about.get("License-Expression") or "; ".join(told) or (about.get("License") or "").strip()[:200]
+    texts = [file for file in importlib.metadata.files(name) or [] if file.name.startswith("LICENSE")]
+    return said or next((_TEXTS[start] for file in texts for start in _TEXTS if start in file.read_text()), "")
 
 
 def closure() -> set[str]:
@@ -122,6 +130,21 @@ def test_licences_of_dependencies_are_on_the_list() -> None:
     assert not {name: licence for name, licence in ours.items() if not ALLOWED.search(licence)}
 
 
+def test_the_list_of_licences() -> None:
+    """It names every library that is asked for and the extra that asks, and says what the library says."""
+    table = re.findall(r"^\| (\S+) \| (\S+) \| (.+) \|$", (ROOT / "LICENSES.md").read_text("utf-8"), re.MULTILINE)
+    asked = [(each.name, "everybody") for each in map(Requirement, PROJECT["dependencies"])]
+    asked += [(each.name, f"`{extra}`") for extra, requirements in EXTRAS.items() for each in requirements]
+    assert [(name, whose) for name, _, whose in table[1:]] == asked
+    for name, licence, _ in table[1:]:
+        assert ALLOWED.search(licence), name
+        family = licence.partition("-")[0]
+        try:
+            assert re.search(_SAYS.get(family, family), licence_of(name)), (name, licence_of(name))
+        except importlib.metadata.PackageNotFoundError:
+            assert name.lower() not in NEEDED
+
+
 def test_licences_of_annotators_are_told() -> None:
     rows = listing().document()["annotators"]
     assert {row["kind"] for row in rows} == set(conditions.KINDS)
@@ -132,10 +155,17 @@ def test_licences_of_annotators_are_told() -> None:
 
 
 def test_no_test_reaches_the_network() -> None:
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
     for attempt in (
         lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
         lambda: socket.create_connection(("huggingface.co", 443), timeout=1),
         lambda: socket.socket().connect(("192.0.2.1", 80)),
+        lambda: datagrams.sendto(b"a", ("192.0.2.1", 53)),
+        lambda: datagrams.sendto(b"a", 0, ("192.0.2.1", 53)),
+        lambda: datagrams.sendmsg([b"a"], (), 0, ("192.0.2.1", 53)),
+        lambda: socket.gethostbyname("huggingface.co"),
+        lambda: socket.gethostbyname_ex("huggingface.co"),
+        lambda: socket.gethostbyaddr("192.0.2.1"),
     ):
         with pytest.raises(OSError, match="tests reach no network"):
             attempt()
@@ -144,6 +174,11 @@ def test_no_test_reaches_the_network() -> None:
     assert "tests reach no network" in answer.stderr
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()
+    with socket.socket(type=socket.SOCK_DGRAM) as here:
+        here.bind(("127.0.0.1", 0))
+        assert datagrams.sendto(b"a", here.getsockname()) == 1 and here.recv(1) == b"a"
+    datagrams.close()
+    assert socket.gethostbyname("localhost") == "127.0.0.1"
 
 
 def test_importing_everything_opens_no_connection() -> None:

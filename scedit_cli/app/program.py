@@ -29,8 +29,10 @@ class Program(TyperGroup):
 
     def main(self, args: list[str] | None = None, **extra: Any) -> None:
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
-        for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
-            if isinstance(stream, io.TextIOWrapper):
+        for name in ("stdout", "stderr"):
+            if (stream := getattr(sys, name)) is None:  # it was closed when the program began
+                setattr(sys, name, open(os.devnull, "w"))
+            elif isinstance(stream, io.TextIOWrapper):  # names of files may hold what a terminal cannot show
                 stream.reconfigure(errors="backslashreplace")
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:

@@ -325,6 +325,7 @@ class Loop:
         self._leave_idle()
         if not trackers:
             return
+        self.run.check_claim()
         self.control_score = self._previews.score
         if self.control_score is not None:
             with explained(self._scores):

@@ -99,6 +99,9 @@ def _begun(small: Small, place: Path) -> None:
     for path in (place / "run" / "checkpoints").iterdir():
         if path.name != f"step-{2 * EVERY:06d}":
             shutil.rmtree(path)
+    for path in (place / "run" / "samples").glob("*.png"):
+        if path.stem != f"step-{2 * EVERY:06d}":
+            path.unlink()
 
 
 COMMANDS = {

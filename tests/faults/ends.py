@@ -22,10 +22,16 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    """Two runs: the same files, the same weights and moments in every bit, the same log but for the times."""
+    """Two runs: the same files, the same weights, moments, averages and grids in every bit, the same losses and scores
+    in the logs."""
     runs = files_in(one), files_in(other)
     assert runs[0].keys() == runs[1].keys(), runs[0].keys() ^ runs[1].keys()
-    exact = [name for name in runs[0] if name.endswith(".safetensors")]
+    exact = [name for name in runs[0] if name.endswith((".safetensors", "scores.jsonl")) or "samples/step-" in name]
     assert exact and all(runs[0][name] == runs[1][name] for name in exact)
-    losses = [[(line["step"], line["loss"]) for line in map(json.loads, run["log.jsonl"].splitlines())] for run in runs]
-    assert losses[0] == losses[1]
+    assert losses_in(runs[0]["log.jsonl"]) == losses_in(runs[1]["log.jsonl"])
+
+
+def losses_in(log: bytes) -> list[tuple[int, float, float | None]]:
+    """(step, loss, held-out loss where it was measured) of every line."""
+    lines = map(json.loads, log.splitlines())
+    return [(line["step"], line["loss"], line.get("validation_loss")) for line in lines]

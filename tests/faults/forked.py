@@ -44,6 +44,8 @@ class Child:
     def __init__(self, work: Callable[[], Any]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scedit-fault-")
         self._files = [Path(self._folder.name) / name for name in ("out", "err", "value")]
+        for file in self._files[:2]:
+            file.touch()  # a process may be killed before it opens them
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:

@@ -39,7 +39,8 @@ class Small:
         data: a dataset folder of scenes with edges, its latents and texts cached.
         prepared: one of five pictures without conditions, as `prepare` writes it.
         base: a diffusers folder of a tiny SD2.1 whose U-Net is tinier still.
-        recipe: a file: six steps, a checkpoint after every second one.
+        recipe: a file: six steps, a checkpoint and a held-out loss after every second one, a scored grid after the
+            fourth and the last, and a moving average.
         finished: the run that it comes to when nothing goes wrong.
     """
 
@@ -103,8 +104,9 @@ def make_small(folder: Path) -> Small:
         "base": {"model": str(small.base)},
         "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 8, "hint_width": 0.25, "down_ratio": 0.25},
         "data": {"path": str(small.data), "caption_dropout": 0.3},
-        "train": {"steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY},
-        "samples": {"every": 0},
+        "train": {"steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY, "ema_decay": 0.5},
+        "samples": {"every": 2 * EVERY, "count": 1, "steps": 1},
+        "validation": {"pictures": 1, "every": EVERY, "timesteps": 1},
     }
     small.recipe.write_text(Recipe.from_dict(recipe).to_toml())
     _warm_up(small)

@@ -31,7 +31,7 @@ def prepared(file: Path, folder: Path) -> None:
     entry = Entry(file.name, Blob.of_file(file), text="a caption", conditions={"seg": Blob.of_file(file)})
     taken = take(entry, "000000.png", folder, lambda size: bucket(size, 64, 64, upscale=True))
     if isinstance(taken, Rejected):
-        raise SceditError(taken.reason)
+        raise SceditError(f"{entry.name}: {taken.reason}")  # as the report has it, name by name
 
 
 def annotated(file: Path, folder: Path) -> None:
@@ -58,7 +58,8 @@ class Reading(NamedTuple):
 
 
 def read_by(readers: Iterable[str], picture: Picture, folder: Path) -> str:
-    """All of them read the file, or all refuse it in a line that gives a reason."""
+    """All of them read the file, or all refuse it in a line that names it and gives a reason; prepare alone may refuse
+    what the others read, for it reads more of the file."""
     file = folder / f"photo{picture.suffix}"
     file.write_bytes(picture.data)
     said = {}
@@ -67,8 +68,10 @@ def read_by(readers: Iterable[str], picture: Picture, folder: Path) -> str:
             READERS[reader](file, folder)
         except SceditError as error:
             assert 10 < len(error.message) < 500 and "\n" not in error.message, error.message
+            assert file.name in error.message, error.message
             said[reader] = error.message
     if said:
+        assert len(said) == len(list(readers)) or list(said) == ["prepare"], f"only {', '.join(said)} refused it"
         raise SceditError(max(said.values(), key=len))
     return "read"
 

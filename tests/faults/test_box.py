@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-import pytest
-
 from scedit_cli.errors import SceditError
 from tests.faults.box import GIB, faults, try_each
-
-pytestmark = pytest.mark.faults
 
 
 def act(case: str) -> str:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from tests.faults.test_commands_killed import undisturbed
 from tests.faults.test_moments import logged
 
 POINTS = 20
-GROWING = ("log.jsonl", "contents.json")  # of a run that goes on, and a memory of what was read
+GROWING = ("log.jsonl", "scores.jsonl", "contents.json")  # of a run that goes on, and a memory of what was read
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -35,7 +34,8 @@ def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path
         place = command.made(small, tmp_path / f"{at:05}")
         before = files_in(place)
         ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
-        if ended.code:
+        # The last operation removes something, which needs no room; threads may save one before it.
+        if ended.code or at < count - 2:
             assert "No space left on device" in told(ended, 1)
         assert_intact(place, before)
         again = run(command.work(small, place))
@@ -48,10 +48,11 @@ def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path
     tried(f"{name} on a disk that fills up", len(cases))
 
 
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_small_disk(small: Small, tmp_path: Path, tried, name: str) -> None:
     """A real one, with less and less room on it."""
+    if reason := why_not():  # asked here, for it mounts one: not while tests are collected
+        pytest.skip(reason)
     command, disk = COMMANDS[name], tmp_path / "disk"
     disk.mkdir()
 
@@ -102,6 +103,28 @@ def test_a_place_that_cannot_be_written_to(small: Small, tmp_path: Path, tried, 
     tried(f"{name} where nothing can be written", len(ways))
 
 
+@pytest.mark.parametrize("name", ["prepare", "annotate"])
+def test_a_dataset_whose_folder_vanishes(small: Small, tmp_path: Path, tried, name: str) -> None:
+    """Renamed at half of the operations in it, as when its disk is gone: a sentence, and what was there is as it was.
+    The command is called again when it is back."""
+    command, place, gone = COMMANDS[name], tmp_path / "place", tmp_path / "gone"
+    whole, count = undisturbed(command, small, tmp_path / "whole")
+    command.made(small, place)
+    before = files_in(place)
+    ended = run(command.work(small, place, Shim(place, count // 2, lambda *_: place.exists() and place.rename(gone))))
+    told(ended, 1, 2)
+    if place.exists():  # made anew, and empty
+        assert not files_in(place)
+        shutil.rmtree(place)
+    kept = files_in(gone)
+    assert all(kept[file] == data for file, data in before.items() if not file.endswith("metadata.jsonl"))
+    gone.rename(place)
+    again = run(command.work(small, place))
+    assert again.code == 0, again
+    assert {file.replace("whole", "place") for file in whole} == set(command.content(place))
+    tried(f"{name} in a folder that vanishes")
+
+
 def test_a_run_whose_folder_vanishes(small: Small, tmp_path: Path, tried) -> None:
     """Removed, or another one in its place, as when its disk is gone: told at the next save, and nothing is written to
     what is there now."""
@@ -125,55 +148,6 @@ def test_a_run_whose_folder_vanishes(small: Small, tmp_path: Path, tried) -> Non
 
     each(scenario, ["removed", "replaced"])
     tried("runs whose folder vanishes", 2)
-
-
-NAMES: dict[str, Callable[[Path], str]] = {
-    "spaces": lambda folder: " two  words ",
-    "letters": lambda folder: "Größe-你好-🎨",
-    "no text": lambda folder: os.fsdecode(b"caf\xe9"),
-    "quotes": lambda folder: "it's \"[bold]\" $HOME %s {x} #1",
-    "lines": lambda folder: "two\nlines",
-    "longest": lambda folder: "n" * 255,
-    "longest letters": lambda folder: "ä" * 127,
-    "too long": lambda folder: "n" * 256,
-    "deep": lambda folder: "/".join(["d" * 200] * 12),
-    "too deep": lambda folder: "/".join(["d" * 200] * 25),
-    "link": lambda folder: linked(folder, folder / "elsewhere", is_made=True),
-    "dangling link": lambda folder: linked(folder, folder / "nowhere"),
-    "loop": lambda folder: linked(folder, folder / "place"),
-}
-
-
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "annotate"])
-def test_odd_names(small: Small, tmp_path: Path, tried, name: str) -> None:
-    """An output folder of any name is written, or refused in a sentence."""
-    command = COMMANDS[name]
-
-    def scenario(kind: str) -> int:
-        place = command.made(small, tmp_path / kind.replace(" ", "-"))
-        odd = NAMES[kind](place)
-        suffix = ".safetensors" if name == "merge" and kind not in ("link", "dangling link", "loop") else ""
-        out = place / (odd[: -len(suffix)] + suffix if suffix and "longest" in kind else odd + suffix)
-        arguments = command.arguments(small, place)
-        arguments[arguments.index("--out") + 1] = out
-        ended = run(small.program(*(each for each in arguments if each != "--resume"), "--json"))
-        if ended.code:
-            told(ended, 2)
-        plain = run(small.program(*arguments))  # a person's view: nothing that cannot be shown
-        assert plain.code in (0, 2) and "Traceback" not in plain.err, plain
-        return ended.code
-
-    codes = dict(zip(NAMES, each(scenario, NAMES), strict=True))
-    refused = {kind for kind, code in codes.items() if code}
-    assert refused <= {"no text", "too long", "too deep", "deep", "link", "dangling link", "loop"}, refused
-    tried(f"{name} into a folder of an odd name", len(codes))
-
-
-def linked(folder: Path, to: Path, is_made: bool = False) -> str:
-    if is_made:
-        to.mkdir()
-    (folder / "place").symlink_to(to)
-    return "place"
 
 
 def leave(disk: Path, kilobytes: int) -> None:

@@ -67,7 +67,7 @@ def test_the_second_signal_ends_it_whatever_it_is_in(small: Small, tmp_path: Pat
 @pytest.mark.parametrize("name", ["prepare", "annotate", "generate", "merge"])
 def test_ctrl_c_ends_every_command(small: Small, tmp_path: Path, tried, name: str) -> None:
     """Within a moment, with one sentence, and the same command afterwards finishes the work."""
-    command = COMMANDS[name]
+    command, codes = COMMANDS[name], []
     for part in range(5):
         place = command.made(small, tmp_path / f"{part}")
         work, begun = command.work(small, place), tmp_path / f"begun-{part}"
@@ -77,16 +77,18 @@ def test_ctrl_c_ends_every_command(small: Small, tmp_path: Path, tried, name: st
         time.sleep(0.01 + 0.04 * part)
         child.kill(signal.SIGINT)
         ended = child.end(SOON)
+        codes.append(ended.code)
         assert ended.code in (0, 130) and "Traceback" not in ended.err, ended
         again = Child(command.work(small, place)).end()
         assert again.code == 0 or ended.code == 0 or "exists already" in again.out, again
         assert not list(place.rglob(".*"))
+    assert 130 in codes, "it was over before it heard one"
     tried("Ctrl-C in other commands", 5)
 
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 @pytest.mark.parametrize("name", ["prepare", "annotate", "bench"])
-def test_workers_do_not_outlive_their_parent(small: Small, tmp_path: Path, tried, name: str, way: int) -> None:
+def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, way: int) -> None:
     """Those that render, annotate and measure in processes of their own."""
     arguments = {
         "prepare": ["prepare", "--scenes", "5000", "--out", tmp_path / "many"],

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
+import runpy
+import shutil
+import subprocess
 import tarfile
+import timeit
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +25,11 @@ from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.errors import SceditError
 from tests import tiny
 from tests.faults.box import GIB, faults, try_each
+from tests.faults.forked import each
 
 
 class Calls:
-    """Pickles as a call of `function`."""
+    """Pickles as a call of `function`, which may be what another call gives."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
         self.call = function, arguments
@@ -31,21 +37,44 @@ class Calls:
     def __reduce__(self):
         return self.call
 
+    def __call__(self) -> None:
+        """Pickles hold what can be called alone."""
 
-def payloads(canary: Path) -> dict[str, object]:
-    """What would leave a canary behind if it were unpickled, by every way that is known to us."""
-    python, shell = f"open({str(canary)!r}, 'w').close()", f"touch {canary}"
+
+def payloads(folder: Path) -> dict[str, object]:
+    """What leaves a canary of its name in `folder` / "canaries" when it is unpickled, by every way that is known to us.
+    What some of them call lies in `folder`."""
     weights = torch.zeros(4, 4)
+    (folder / "canaries").mkdir()
+
+    def canary(name: str) -> str:
+        return str(folder / "canaries" / name)
+
+    def python(name: str) -> str:
+        return f"open({canary(name)!r}, 'w').close()"
+
+    def shell(name: str) -> Calls:
+        return Calls(os.system, f"touch '{canary(name)}'")
+
+    for name in ("runpy", "hubconf"):
+        (folder / f"{name}.py").write_text(python("torch.hub" if name == "hubconf" else name))
+    torch.save(Calls(exec, python("torch.load")), folder / "inner.pt")
+    load = functools.partial(torch.load, weights_only=False)
+    hub = functools.partial(torch.hub.load, source="local")
     return {
-        "os.system": Calls(os.system, shell), "exec": Calls(exec, python), "eval": Calls(eval, python),
-        "open": Calls(open, str(canary), "w"), "popen": Calls(os.popen, shell), "mkdir": Calls(os.mkdir, str(canary)),
-        "getattr": Calls(getattr, Calls(__import__, "os"), "system"), "import": Calls(__import__, "antigravity"),
-        "among tensors": {"a": weights, "b": Calls(os.system, shell)}, "as a key": {Calls(os.system, shell): weights},
-        "in a list": [weights, [Calls(exec, python)]], "torch.load": Calls(torch.load, str(canary)),
-        "pickle.loads": Calls(pickle.loads, pickle.dumps(Calls(exec, python))),
-        "torch.hub": Calls(torch.hub.load, "owner/repository", "entry"), "symlink": Calls(os.symlink, "/", str(canary)),
-        "a module": torch.nn.Linear(2, 2), "a function": len, "a class": Path, "map": Calls(map, os.system, [shell]),
-        "compile": Calls(compile, python, "x", "exec"),
+        "os.system": shell("os.system"), "exec": Calls(exec, python("exec")), "eval": Calls(eval, python("eval")),
+        "open": Calls(open, canary("open"), "w"), "mkdir": Calls(os.mkdir, canary("mkdir")),
+        "symlink": Calls(os.symlink, "/", canary("symlink")), "copy": Calls(shutil.copy, __file__, canary("copy")),
+        "Path": Calls(Path.touch, Path(canary("Path"))), "run": Calls(subprocess.run, ["touch", canary("run")]),
+        "check_output": Calls(subprocess.check_output, ["touch", canary("check_output")]),
+        "popen": Calls(Calls(getattr, Calls(os.popen, f"touch '{canary('popen')}'"), "read")),
+        "getattr": Calls(Calls(getattr, Calls(__import__, "os"), "mkdir"), canary("getattr")),
+        "runpy": Calls(runpy.run_path, str(folder / "runpy.py")), "timeit": Calls(timeit.timeit, "0", python("timeit")),
+        "compile": Calls(exec, Calls(compile, python("compile"), "x", "exec")),
+        "map": Calls(list, Calls(map, os.mkdir, [canary("map")])), "in a list": [weights, [shell("in a list")]],
+        "among tensors": {"a": weights, "b": shell("among tensors")}, "as a key": {shell("as a key"): weights},
+        "pickle.loads": Calls(pickle.loads, pickle.dumps(Calls(exec, python("pickle.loads")))),
+        "torch.load": Calls(load, str(folder / "inner.pt")), "torch.hub": Calls(hub, str(folder), "entry"),
     }  # fmt: skip
 
 
@@ -88,23 +117,34 @@ def as_read():
     return work
 
 
+def test_every_payload_runs_where_pickles_are_trusted(tmp_path) -> None:
+    """So that it means something that none of them does."""
+    cases = {name: pickle.dumps(payload) for name, payload in payloads(tmp_path).items()}
+
+    def trusting(name: str) -> bool:
+        try:
+            pickle.loads(cases[name])
+        except Exception:  # the canary is out by then
+            pass
+        return (tmp_path / "canaries" / name).exists()
+
+    ran = dict(zip(cases, each(trusting, cases), strict=True))
+    assert len(ran) >= 20 and [name for name, has_run in ran.items() if not has_run] == []
+
+
 @pytest.mark.parametrize("pack", [as_zip, as_old_file, as_tar, pickle.dumps], ids=lambda pack: pack.__name__)
 def test_no_payload_runs(pack, as_read, tmp_path, tried) -> None:
-    canary, cases = tmp_path / "canary", []
-    for name, payload in payloads(canary).items():
+    cases = []
+    for name, payload in payloads(tmp_path).items():
+        data = pack(payload)
         for suffix in (".bin", ".safetensors", ".ckpt"):
-            try:
-                data = pack(payload)
-            except (pickle.PicklingError, TypeError, AttributeError):
-                continue
             file = tmp_path / f"{name}{suffix}"
             file.write_bytes(data)
             cases.append(file)
-    assert not canary.exists() and len(cases) >= 45
     outcomes = try_each(cases, as_read, seconds=10)
     tried("pickles that would run code", len(outcomes))
     assert faults(outcomes, seconds=10) == ""
-    assert {each.what for each in outcomes} == {"fine"} and not canary.exists()
+    assert {each.what for each in outcomes} == {"fine"} and not any((tmp_path / "canaries").iterdir())
 
 
 def test_a_folder_base_of_pickles_is_not_read(tmp_path) -> None:

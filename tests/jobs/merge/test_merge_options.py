@@ -105,16 +105,19 @@ def test_rank_compresses_and_says_how_well(saved, tmp_path):
     assert "takes nothing away" in events[-1].text
 
 
-def test_rank_on_the_activations_of_a_base(tmp_path, monkeypatch):
+def test_rank_on_the_activations_of_a_base(edited, tmp_path, monkeypatch):
     folder = tiny.pipeline_folder("sd15")
     base = load_base(folder)
-    file = save_tuner(tiny.trained(SCTuner.for_unet(base.unet)), tmp_path / "style.safetensors")
+    tuner = tiny.trained(SCTuner.for_unet(base.unet))
+    file = save_tuner(tuner, tmp_path / "style.safetensors")
     monkeypatch.setattr(job, "_PICTURES", 2)
+    monkeypatch.setattr(job, "load_base", lambda place: base if place == str(folder) else None)
+    before = edited(base.unet, [tuner])
     result = merge([str(file)], out=tmp_path / "small.safetensors", rank=4, activations=str(folder))
     blind = merge([str(file)], out=tmp_path / "blind.safetensors", rank=4)
     assert result.compressed.on == str(folder) and result.compressed.errors != blind.compressed.errors
     assert load_tuner(tmp_path / "small.safetensors").hidden == (4,) * 12
-    assert base.fingerprint == load_base(folder).fingerprint
+    assert torch.equal(edited(base.unet, [tuner]), before)  # nothing of the recording stays on the base
 
 
 @pytest.mark.parametrize(
@@ -141,12 +144,6 @@ def test_values_that_a_dtype_does_not_hold(saved, tmp_path):
     with pytest.raises(SceditError, match="broken.safetensors: maps.1.up.bias holds values that are not numbers"):
         merge([one, str(tmp_path / "broken.safetensors")], out=tmp_path / "combo.safetensors")
     assert not (tmp_path / "combo.safetensors").exists()
-
-
-def test_the_same_condition_twice_may_be_averaged(saved, tmp_path):
-    one, two = saved("canny", "one"), saved("canny", "two", seed=2)
-    with pytest.raises(SceditError, match="add --average"):
-        merge([str(one), str(two)], out=tmp_path / "combo.safetensors")
 
 
 def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
@@ -190,5 +187,5 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
 )
 def test_what_the_command_cannot_read(options, message):
     answer = CliRunner().invoke(app, ["merge", "a.safetensors", "--out", "o.safetensors", *options])
-    assert isinstance(answer.exception, SceditError) or answer.exit_code == 2
-    assert message in answer.output or message in str(answer.exception)
+    assert answer.exit_code == 2 and answer.stdout == ""
+    assert answer.stderr.startswith("error: ") and message in answer.stderr
