@@ -108,7 +108,8 @@ def test_rank_compresses_and_says_how_well(saved, tmp_path):
 def test_rank_on_the_activations_of_a_base(edited, tmp_path, monkeypatch):
     folder = tiny.pipeline_folder("sd15")
     base = load_base(folder)
-    file = save_tuner(tiny.trained(SCTuner.for_unet(base.unet)), tmp_path / "style.safetensors")
+    tuner = tiny.trained(SCTuner.for_unet(base.unet))
+    file = save_tuner(tuner, tmp_path / "style.safetensors")
     monkeypatch.setattr(job, "_PICTURES", 2)
     monkeypatch.setattr(job, "load_base", lambda place: base if place == str(folder) else None)
     before = edited(base.unet, [tuner])
