@@ -73,14 +73,24 @@ def test_the_card_holds_no_markup_of_others(tmp_path) -> None:
     assert outside.count("\n# ") + outside.startswith("# ") == 1
 
 
-def test_the_page_shows_errors_as_text(monkeypatch) -> None:
-    import html
-
+def test_the_page_shows_texts_of_others_as_text(tmp_path) -> None:
+    """Names of bases and tuners, and what its handler raises: Markdown and errors are shown as HTML there."""
+    gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
     from scedit_cli.generation import page
+    from scedit_cli.generation.request import Request
 
-    source = Path(page.__file__).read_text("utf-8")
-    assert html.escape(HTML) != HTML and "gr.Error(html.escape(str(error))" in source
-    assert not re.search(r"gr\.(HTML|Markdown)\(f?\"[^\"]*\{(?!plain)", source)
+    def draw(*_: object) -> None:
+        raise SceditError(f"{HTML} is no prompt", HTML)
+
+    base = SimpleNamespace(name=HTML, defaults=SimpleNamespace(steps=2, guidance=1.0))
+    slots = [page.Slot(f"{HTML}{MARKDOWN}.safetensors", HTML, "canny", False)]
+    blocks = page.page(Request(), base, slots, tmp_path, draw)
+    shown = [each.value for each in blocks.blocks.values() if isinstance(each, gr.Markdown | gr.HTML)]
+    assert len(shown) >= 2 and not [text for text in shown if "<" in text or re.search(r"(?<!\\)\]\(http", text)]
+    [generate] = [each.fn for each in blocks.fns.values() if each.fn and each.fn.__name__ == "generate"]
+    with pytest.raises(gr.Error) as raised:
+        generate("a", "", [], 0, 2, 1.0, *[None, False, 1.0, 0.0, 1.0])
+    assert "is no prompt" in raised.value.message and "<" not in raised.value.message
 
 
 @pytest.mark.parametrize(
