@@ -132,7 +132,9 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         SceditError: as `open_dataset`.
     """
     if not path.is_dir():
-        raise SceditError(f"{path} is no folder" if path.exists() else f"{path} does not exist")
+        raise SceditError(
+            f"{path} is no folder" if path.exists() else f"{path} does not exist", hint="name a dataset folder"
+        )
     file = path / METADATA
     if not file.is_file():
         raise SceditError(

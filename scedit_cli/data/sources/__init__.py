@@ -52,7 +52,7 @@ def open_source(
         _no(conditions=conditions, subset=subset, revision=revision)
         return hub.open_saved(path, columns, split)
     if not path.exists():
-        raise SceditError(f"{src} does not exist")
+        raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
     tree = ZipTree(path) if path.suffix.lower() == ".zip" and path.is_file() else FolderTree(path)
     if table := tables.find(tree):
         _no(split=split, subset=subset, revision=revision, conditions=conditions)
