@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -83,6 +84,8 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_whole(path, buffer.getvalue())
+    del figure, axes
+    gc.collect()  # a figure refers to itself: memory would grow from save to save until Python looked by itself
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

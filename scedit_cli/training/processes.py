@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -209,10 +208,5 @@ def apart(module: nn.Module, is_last: bool):
 def memory(device: torch.device) -> int:
     """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
     if device.type == "cpu":
-        return _this_process().memory_info().rss
+        return psutil.Process().memory_info().rss
     return torch.accelerator.max_memory_allocated(device)
-
-
-@cache
-def _this_process() -> psutil.Process:
-    return psutil.Process()

@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from scedit_cli.base import Base
+from scedit_cli.data.rendered import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Progress
 from scedit_cli.recipe import load_recipe
@@ -20,7 +21,7 @@ from scedit_cli.training.trainer import Trainer
 from tests.faults.commands import COMMANDS
 from tests.faults.ends import assert_same_end, told
 from tests.faults.forked import run
-from tests.faults.small import Small, load_once
+from tests.faults.small import PICTURES, Small, load_once
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "CUDA": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 23.68 GiB"),
@@ -81,9 +82,12 @@ def test_other_commands_tell_what_to_lower(small, tmp_path, tried, kind, name, o
     tried("memory that runs out")
 
 
-def test_three_thousand_steps_take_no_more_memory_than_five_hundred(small: Small, tmp_path: Path, tried) -> None:
-    """One picture at a time; memory after a warm-up, and open files."""
-    sets = [f"train.steps={SOAK}", "train.batch_size=1", "train.checkpoint_every=100", "train.log_every=10"]
+def test_three_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Path, tried) -> None:
+    """The embedded base and the recipe of its CSC-Tuner, one picture at a time: memory from where it has settled, and
+    open files. The pictures are of 64 pixels and not of 128, at which the same steps take 1.7 times as long."""
+    write_scenes(tmp_path / "data", PICTURES, size=64, kinds=("canny",))
+    sets = [f"data.path={tmp_path / 'data'}", f"train.steps={SOAK}", "train.batch_size=1", "train.log_every=10"]
+    sets += ["train.checkpoint_every=100", "samples.every=250", "samples.count=1", "samples.steps=1", "score.scenes=0"]
 
     def train() -> list[int]:
         descriptors = []
@@ -92,8 +96,7 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(small: Small
             if isinstance(event, Progress) and event.stage == "training" and event.step % 100 == 0:
                 descriptors.append(len(os.listdir("/proc/self/fd")))
 
-        setup.load_base = load_once
-        job.train(load_recipe(small.recipe, sets), out=tmp_path / "run", on_event=watch)
+        job.train(load_recipe("canny", sets), out=tmp_path / "run", on_event=watch)
         return descriptors
 
     ended = run(train, seconds=900)
@@ -102,11 +105,11 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(small: Small
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     memory = {line["step"]: line["memory"] for line in lines}
     assert max(memory) == SOAK and len(descriptors) == SOAK // 100
-    before = max(memory[step] for step in memory if WARM < step <= 2 * WARM)
-    after = max(memory[step] for step in memory if step > SOAK - WARM)
+    before = max(memory[step] for step in memory if WARM - 100 < step <= WARM)
+    after = max(memory[step] for step in memory if step > WARM)
     assert after < 1.02 * before, f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB"
     assert len(set(descriptors[WARM // 100 :])) == 1, descriptors
-    tried("steps of a soak", SOAK)
+    tried("steps of a soak of the embedded training", SOAK)
 
 
 def test_a_run_twice_in_one_process_is_the_same(small: Small, tmp_path: Path) -> None:
