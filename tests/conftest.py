@@ -16,8 +16,9 @@ for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):  # of th
     os.environ.pop(name, None)
 os.environ["TERM"] = "xterm-256color"
 
-_GUARD = str(Path(__file__).parent / "offline")
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_GUARD, os.environ.get("PYTHONPATH"))))
+# For the processes that tests start: the guard, and the package that is tested.
+_PLACES = (str(Path(__file__).parent / "offline"), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PLACES))
 
 _HOME = tempfile.mkdtemp(prefix="scedit-tests-")  # what tests keep for the next run, or accept, is not the user's
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)

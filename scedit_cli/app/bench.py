@@ -105,8 +105,9 @@ def bench(
         Path | None, typer.Option(help="An earlier --json document; exit code 1 if worse.", rich_help_panel=_CI)
     ] = None,
     tolerance: Annotated[
-        str, typer.Option(help="How much worse than --baseline is the same: 5% or 0.05.", rich_help_panel=_CI)
-    ] = "5%",
+        str | None,
+        typer.Option(help="How much worse than --baseline is the same, such as 0.1; 5%.", rich_help_panel=_CI),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Also write the JSON document here.", rich_help_panel=_CI)
     ] = None,

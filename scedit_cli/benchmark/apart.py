@@ -53,7 +53,7 @@ def _work(sender: Connection, method: str, wanted: Setting) -> None:
         result = measure(method, wanted, lambda *done: sender.send(("step", done)))
     except SceditError as error:
         sender.send(("error", error))
-    except (RuntimeError, ValueError, MemoryError, OSError) as error:
+    except Exception as error:  # of whatever library the method is made of
         sender.send(("error", WorkFailed(f"{method} could not be measured: {reason(error)}")))
     else:
         sender.send(("result", result))

@@ -239,10 +239,11 @@ def read_size(text: str) -> int:
         SceditError: no size of a memory.
     """
     found = _SIZE.fullmatch(text.strip())
-    if not found:
+    number, prefix, binary = found.groups() if found else ("0", None, None)
+    size = int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
+    if not size:
         raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
+    return size
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:

@@ -88,8 +88,8 @@ def estimate(
 
 def count(method: str, base: Architecture, batch: int, resolution: int, options: Options | None = None) -> Work:
     """Parameters and operations, counted on the meta device."""
-    unet = base.on_meta()
-    total, of_controlnet = unet.num_parameters(), controlnet_parameters(unet)
+    unet, options = base.on_meta(), options or Options()
+    total, of_controlnet = unet.num_parameters(), controlnet_parameters(unet, options.controlnet_width)
     inputs, noise = random_batch(base, batch, resolution, torch.float32, "meta")
     with prepared(METHODS[method].plain, unet, options) as trainee:
         with FlopCounterMode(display=False) as counter:

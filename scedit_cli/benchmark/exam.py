@@ -53,7 +53,7 @@ class Exam:
     """
 
     def __init__(self, base: Base, scenes: int, kept: Kept) -> None:
-        self._base, self._kept = base, kept
+        self._base, self._kept, self.fingerprint = base, kept, base.fingerprint
         size = base.defaults.resolution
         self.plain = held_out_scenes(scenes, 0, [CONDITION], size)
         self._styled = held_out_scenes(scenes, 0, [], size, LOOK)
@@ -63,7 +63,7 @@ class Exam:
 
     @cached_property
     def limits(self) -> Limits:
-        about = {"base": self._base.fingerprint, "scenes": len(self.plain)}
+        about = {"base": self.fingerprint, "scenes": len(self.plain)}
         if known := self._kept.find("base", about):
             return Limits(**known)
         base, real = self._base, to_tensor([each.image for each in self.plain])

@@ -46,7 +46,8 @@ class Measured:
 @tf32(True)  # as training does
 def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
-    (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory.
+    (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory; but in
+    PyTorch's usual memory layout, all methods alike.
 
     Args:
         method: one of METHODS.
@@ -106,7 +107,7 @@ def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
         peak_memory=highest,
         peak_reserved=reserved,
         memory=kept | {"activations": max(0, highest - held)},
-        estimated_peak_memory=sum(guess.values()),
+        estimated_peak_memory=None if used.compiled else sum(guess.values()),  # a compiler keeps what it likes
         file_size=size,
     )
     timed, busy = tuple(seconds[_WARM_UP:]), tuple(processor[_WARM_UP:]) if device.type == "cpu" else ()
@@ -153,10 +154,11 @@ def settled(wanted: Setting, base: Architecture, device: str) -> Setting:
 
 def options_for(setting: Setting, base: Architecture) -> Options:
     """The methods' sizes. Hint encoders are the paper's on SD1.5 and SD2.1, and as in its authors' recipes on SDXL; the
-    embedded base is a fifth as wide as SD1.5, and its hint encoders likewise."""
+    embedded base is a fifth as wide as SD1.5, and a CSC-Tuner's hint encoder and ControlNet's are of a quarter of their
+    width there."""
     sizes = {"hint_channels": 320, "hint_width": 2.0} if base.pooled else {}
     if base.name == EMBEDDED:
-        sizes = {"hint_channels": 64, "hint_width": 0.25}
+        sizes = {"hint_channels": 64, "hint_width": 0.25, "controlnet_width": 0.25}
     return Options(setting.lora_rank, setting.lora_feed_forward, setting.down_ratio, **sizes)
 
 

@@ -27,13 +27,15 @@ _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 
 @dataclass(frozen=True)
 class Options:
-    """Sizes of the methods: of LoRA, of the tuners, and of a CSC-Tuner's hint encoder (the paper's by default)."""
+    """Sizes of the methods: of LoRA, of the tuners, of a CSC-Tuner's hint encoder (the paper's by default), and of
+    ControlNet's, as a share of its usual width."""
 
     lora_rank: int = 64
     lora_feed_forward: bool = False
     down_ratio: float = 1.0
     hint_channels: int = 256
     hint_width: float = 1.0
+    controlnet_width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -161,15 +163,23 @@ def _beside(
     unet: UNet2DConditionModel,
     options: Options,
     stack: ExitStack,
-    make: Callable[[UNet2DConditionModel], peers.Beside],
+    make: Callable[[UNet2DConditionModel, Options], peers.Beside],
     memory: str = "plain",
 ) -> Trainee:
-    beside = make(unet)
+    beside = make(unet, options)
     _lean(unet, stack, memory)
     handle = unet.register_forward_pre_hook(beside, with_kwargs=True)
     stack.callback(handle.remove)
     adapter = beside.adapter
     return Trainee(unet, (unet, adapter), partial(peers.save_trained, adapter), beside, takes_hint=True)
+
+
+def _controlnet(unet: UNet2DConditionModel, options: Options) -> peers.Beside:
+    return peers.controlnet(unet, options.controlnet_width)
+
+
+def _t2i_adapter(unet: UNet2DConditionModel, options: Options) -> peers.Beside:
+    return peers.t2i_adapter(unet)
 
 
 def _controlnet_xs(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> Trainee:
@@ -199,8 +209,8 @@ METHODS: dict[str, Method] = {
     "lora": Method(partial(_lora, memory="plain"), "lora"),
     "lora-lean": Method(partial(_lora, memory="lean"), "lora"),
     "full": Method(_full, "full"),
-    "controlnet": Method(partial(_beside, make=peers.controlnet), "controlnet"),
-    "controlnet-lean": Method(partial(_beside, make=peers.controlnet, memory="lean"), "controlnet"),
-    "t2i-adapter": Method(partial(_beside, make=peers.t2i_adapter), "t2i-adapter"),
+    "controlnet": Method(partial(_beside, make=_controlnet), "controlnet"),
+    "controlnet-lean": Method(partial(_beside, make=_controlnet, memory="lean"), "controlnet"),
+    "t2i-adapter": Method(partial(_beside, make=_t2i_adapter), "t2i-adapter"),
     "controlnet-xs": Method(_controlnet_xs, "controlnet-xs"),
 }

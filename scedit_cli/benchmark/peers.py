@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scedit_cli.errors import reason
+from scedit_cli.training.preflight import hint_channels
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel, UNetControlNetXSModel
@@ -62,13 +63,16 @@ class Beside(Fused):
         return self._features(self.adapter, sample, timestep, hint, kwargs)
 
 
-def controlnet(unet: UNet2DConditionModel) -> Beside:
-    """ControlNet (arXiv 2302.05543): a trained copy of the encoder."""
-    return Beside(controlnet_model(unet).float().requires_grad_(True), _controlnet_features)
+def controlnet(unet: UNet2DConditionModel, width: float = 1.0) -> Beside:
+    """ControlNet (arXiv 2302.05543): a trained copy of the encoder; `width` as for `controlnet_model`."""
+    return Beside(controlnet_model(unet, width).float().requires_grad_(True), _controlnet_features)
 
 
-def controlnet_model(unet: UNet2DConditionModel) -> ControlNetModel:
+def controlnet_model(unet: UNet2DConditionModel, width: float = 1.0) -> ControlNetModel:
     """The ControlNet that starts as a copy of the U-Net's encoder, on its device, with its kind of attention.
+
+    Args:
+        width: of the convolutions that the hint goes through first, as a share of ControlNet's own.
 
     Raises:
         ValueError: diffusers has none for such a U-Net.
@@ -78,7 +82,7 @@ def controlnet_model(unet: UNet2DConditionModel) -> ControlNetModel:
     meta = unet.device.type == "meta"
     try:
         with torch.device("meta" if meta else "cpu"):
-            made = ControlNetModel.from_unet(unet, load_weights_from_unet=not meta)
+            made = ControlNetModel.from_unet(unet, "rgb", hint_channels(width), load_weights_from_unet=not meta)
     except (TypeError, AttributeError, KeyError, NotImplementedError) as error:
         raise ValueError(f"diffusers has no ControlNet for this U-Net: {reason(error)}") from error
     made.set_attn_processor(type(next(iter(unet.attn_processors.values())))())

@@ -19,7 +19,7 @@ from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.learning import training
 from scedit_cli.benchmark.measure import kind_of, options_for
 from scedit_cli.benchmark.methods import prepared
-from scedit_cli.benchmark.setting import Setting
+from scedit_cli.benchmark.setting import Setting, processor_name
 from scedit_cli.pipelines import EMBEDDED
 
 # Of AdamW, after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet distance or
@@ -108,7 +108,8 @@ class Comparison:
         return found
 
     def _paces(self, methods: Sequence[str], on_step: OnStep) -> dict[str, float]:
-        about = self._about() | {"methods": sorted(methods), "threads": torch.get_num_threads()}
+        machine = {"processor": processor_name(), "threads": torch.get_num_threads()}
+        about = self._about() | machine | {"methods": sorted(methods)}
         known = self.kept.find("paces", about)
         if known is None:
             known = paces(methods, self.exam, self.setting, self.budget.pictures, on_step)
@@ -135,7 +136,7 @@ class Comparison:
 
     def _about(self) -> dict[str, Any]:
         """What every training depends on."""
-        return asdict(self.setting) | {"pictures": self.budget.pictures}
+        return asdict(self.setting) | {"pictures": self.budget.pictures, "base_fingerprint": self.exam.fingerprint}
 
     def _facts(self, method: str) -> Summary:
         return {

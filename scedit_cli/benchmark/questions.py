@@ -48,6 +48,26 @@ def mode_of(given: Mapping[str, Any]) -> str:
     return mode
 
 
+def check_use(given: Mapping[str, Any], methods: Sequence[str], mode: str) -> None:
+    """Raises SceditError where an option is for methods that are not among these, or for what is not asked."""
+    uses = {
+        ("tolerance",): ("baseline" in given, "--baseline"),
+        ("lora_rank", "lora_feed_forward"): (_has(methods, "lora"), "--methods lora"),
+        ("down_ratio",): (_has(methods, "sc", "csc"), "--methods sc or csc"),
+    }
+    if mode == "--quality" and set(methods) == {BASE}:
+        uses["steps", "seconds", "seeds", "batch"] = False, "a method that is trained"
+    for names, (is_used, by) in uses.items():
+        if (name := next((each for each in names if each in given), None)) and not is_used:
+            raise SceditError(
+                f"--{name.replace('_', '-')} does nothing without {by}", hint=f"add {by}, or leave the option out"
+            )
+
+
+def _has(methods: Sequence[str], *kinds: str) -> bool:
+    return any(name.split("-")[0] in kinds for name in methods)
+
+
 def known_methods(methods: Sequence[str], mode: str) -> list[str]:
     """`methods`, by default DEFAULT_METHODS, each once; none where the question is not about them."""
     if "methods" not in _MODES[mode].split():

@@ -21,7 +21,7 @@ _LEARNED = {  # column: figure, unit, form
     "objects": ("objects", 1, ".3f"),
     "Fréchet": ("frechet", 1, ",.0f"),
     "parameters": ("trainable_parameters", 1, ",.0f"),
-    "peak MiB": ("estimated_peak_memory", _MIB, ",.0f"),
+    "estimated MiB": ("estimated_peak_memory", _MIB, ",.0f"),
 }
 _CONTROLLED = ("csc", "controlnet", "t2i")
 _COMPARED = (

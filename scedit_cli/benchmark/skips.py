@@ -51,12 +51,13 @@ class SkipEffect:
 
 
 def changes(scale: float = 0.5, noise: float = 1.0) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A skip removed, multiplied by `scale`, and with Gaussian noise of `noise` times its own deviation on it."""
+    """A skip removed, multiplied by `scale`, and with Gaussian noise of `noise` times its own deviation on it, each
+    picture's for itself. Skips are (B, C, H, W)."""
     generator = torch.Generator()
 
     def noised(skip: Tensor) -> Tensor:
         drawn = torch.randn(skip.shape, generator=generator.manual_seed(0)).to(skip)
-        return skip + noise * skip.std() * drawn
+        return skip + noise * skip.std((1, 2, 3), keepdim=True) * drawn
 
     return {"removed": torch.zeros_like, f"scaled by {scale:g}": lambda skip: scale * skip, "noised": noised}
 

@@ -111,7 +111,7 @@ class FrozenFeedForward(nn.Module):
         gate, dropout, out = self.net
         if torch.compiler.is_compiling() and torch.is_grad_enabled():
             return out(dropout(run_again(gate, x)))
-        if _is_plain(self, x) or dropout.training and dropout.p:
+        if _is_plain(self, x) or dropout.training and dropout.p or not _is_gated(self):  # it may have changed since
             return out(dropout(gate(x)))
         norm, source = _origin(x) or (None, x)
         return _GatedFeedForward.apply(source, x.detach(), norm, gate.proj, out)
@@ -132,13 +132,15 @@ def _lean_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def _is_gated(feed_forward: nn.Module) -> bool:
-    """Whether it is a GEGLU, a dropout and a linear layer, and nobody hooks in between."""
+    """Whether it is a GEGLU, a dropout and a linear layer, which compute as such: by nobody's hook, wrapper or adapter.
+    """
     parts = list(getattr(feed_forward, "net", ()))
     if [type(part).__name__ for part in parts] != ["GEGLU", "Dropout", "Linear"]:
         return False
     inner = [*parts, parts[0].proj]
     hooks = (each for part in inner for each in (part._forward_pre_hooks, part._forward_hooks, part._backward_hooks))
-    return type(parts[0].proj) is type(parts[2]) is nn.Linear and not any(hooks)
+    own = any("forward" in vars(part) for part in inner)
+    return type(parts[0].proj) is type(parts[2]) is nn.Linear and not own and not any(hooks)
 
 
 def _is_plain(layer: nn.Module, x: Tensor) -> bool:

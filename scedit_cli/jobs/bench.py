@@ -18,7 +18,7 @@ from scedit_cli.benchmark.measure import kind_of, settled
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.plot import check_plot, draw
 from scedit_cli.benchmark.quality_plot import draw_quality, is_drawn
-from scedit_cli.benchmark.questions import BASE, known_methods, mode_of
+from scedit_cli.benchmark.questions import BASE, check_use, known_methods, mode_of
 from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
@@ -65,7 +65,7 @@ def bench(
     show: str | Path | None = None,
     plot: str | Path | None = None,
     baseline: str | Path | None = None,
-    tolerance: float | str = 0.05,
+    tolerance: float | str | None = None,
     out: str | Path | None = None,
     on_event: OnEvent | None = None,
 ) -> BenchResult:
@@ -104,7 +104,7 @@ def bench(
         show: an earlier document, which is the result: nothing is measured.
         plot: a picture of the result.
         baseline: an earlier document; `worse` of the result says what fell behind it.
-        tolerance: the share of a baseline's figure by which it may be missed, such as 0.05 or "5%".
+        tolerance: the share of a baseline's figure by which it may be missed, such as "5%", or 0.05, which is usual.
         out: a file for the document.
 
     Raises:
@@ -114,7 +114,7 @@ def bench(
     given = {name: value for name, value in locals().items() if value or (value == 0 and value is not False)}
     mode = mode_of(given)
     tell = on_event or (lambda event: None)
-    tolerance = read_tolerance(str(tolerance))
+    share = read_tolerance(str(0.05 if tolerance is None else tolerance))
     if dtype and dtype not in DTYPES:
         raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
     if plot:
@@ -122,6 +122,7 @@ def bench(
         if skips and Path(plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
             raise SceditError(f"--plot {plot}: the grid of --skips is made of pixels", hint="end it in .png")
     chosen = known_methods(methods or (), mode)
+    check_use(given, chosen, mode)
     shown = read_result(Path(show), "--show") if show else None
     compared = chosen if not shown else [each.method for each in shown.costs.results]
     before = read_baseline(Path(baseline), [] if quality else compared) if baseline else None
@@ -162,7 +163,7 @@ def bench(
         document = result.document()
         if not same_machine(before, document):
             tell(Note(f"{baseline} is from another machine ({before['device']}): memory and speed are not compared"))
-        result = replace(result, worse=worse(before, document, tolerance))
+        result = replace(result, worse=worse(before, document, share))
     return _written(result, plot, out)
 
 

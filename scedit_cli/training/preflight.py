@@ -144,13 +144,19 @@ def memory_of(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def controlnet_parameters(unet: UNet2DConditionModel) -> int | None:
-    """How many parameters a ControlNet for this U-Net has; None where diffusers cannot make one."""
+def hint_channels(width: float = 1.0) -> tuple[int, ...]:
+    """Of the convolutions that ControlNet's hint goes through first, at a share of their usual width."""
+    return tuple(round(width * each) for each in (16, 32, 96, 256))
+
+
+def controlnet_parameters(unet: UNet2DConditionModel, width: float = 1.0) -> int | None:
+    """How many parameters a ControlNet for this U-Net has, its hint's convolutions `width` of their usual width; None
+    where diffusers cannot make one."""
     from diffusers import ControlNetModel
 
     try:
         with quiet(), torch.device("meta"):
-            made = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+            made = ControlNetModel.from_unet(unet, "rgb", hint_channels(width), load_weights_from_unet=False)
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError):
         return None
     return sum(each.numel() for each in made.parameters())

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -79,6 +80,43 @@ def test_layers_that_learn_or_are_somebody_elses_are_left_alone():
     found = gradients(unet)
     call(unet).square().sum().backward()
     equal(found, gradients(unet))
+
+
+def wrapped(layer: nn.Linear) -> None:
+    layer.forward = lambda x: F.linear(x, layer.weight, layer.bias) * 2
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "within"])
+@pytest.mark.parametrize("change", ["hook", "wrapper", "frozen LoRA"])
+def test_what_computes_inside_a_feed_forward_is_heard(change, late):
+    """Whenever it comes: what reads the weights directly must not pass it by."""
+    unet = frozen_unet("sd15")
+    unet.conv_in.requires_grad_(True)
+    gate, _, out = unet.up_blocks[2].attentions[0].transformer_blocks[0].ff.net
+
+    def alter() -> None:
+        if change == "hook":
+            gate.proj.register_forward_hook(lambda layer, args, output: output * 2)
+        elif change == "wrapper":
+            wrapped(out)
+        else:
+            unet.add_adapter(LoraConfig(r=2, target_modules=["ff.net.2"], init_lora_weights="gaussian"))
+            for name, weight in unet.named_parameters():
+                nn.init.normal_(weight) if "lora_B" in name else None
+            unet.requires_grad_(False).conv_in.requires_grad_(True)
+
+    before = call(unet)
+    if not late:
+        alter()
+    with lean(unet):
+        if late:
+            alter()
+        output = call(unet)
+        output.square().sum().backward()
+    found = gradients(unet)
+    assert not torch.allclose(output, before) and torch.equal(output, call(unet))
+    call(unet).square().sum().backward()
+    equal(found, gradients(unet), 1e-6)
 
 
 class Quantised(Tensor):

@@ -18,8 +18,10 @@ from scedit_cli.app import app
 from scedit_cli.conditions import annotate
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.data.rendered import write_scenes
+from scedit_cli.files import as_json
 from scedit_cli.generation.request import Request
 from scedit_cli.jobs.annotate import annotate as annotate_folder
+from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.prepare import prepare
@@ -73,11 +75,10 @@ class Shown:
             "owner/dataset": "a dataset of the hub",
             "--sampling": "the whole Stable Diffusion 1.5",
             "--skips": "minutes of sampling: tests/benchmark/test_quality.py draws few",
+            "--install-completion": "it changes the shell that it is called from",
             "w": "weights of the hub",
             "canny,color,depth": "weights of the hub",
         }
-        if self.place == "scedit bench --help" and "--estimate" not in words:
-            return "minutes of measuring: the README's are run"
         if any("https://" in word for word in words):
             return "shards of another machine: tests/data/test_stream.py"
         return next((reason for word, reason in reasons.items() if word in words), None)
@@ -92,7 +93,7 @@ class Shown:
             others = [*others, *_SHORT["train"], *extra]
         elif name == "generate" and "--from" not in others:
             others = [*others, *_SHORT["generate"]]
-        elif name == "bench" and "--skips" not in others:
+        elif name == "bench" and "--show" not in others:
             if "--estimate" in others:
                 others = [*others, "--methods", "sc"]
             elif "--quality" in others:
@@ -109,13 +110,16 @@ def blocks(language: str) -> list[str]:
 
 
 def shown() -> list[Shown]:
-    """Every command of the README's shell blocks and of the examples that each --help shows."""
+    """Every command of the README's shell blocks and of its sentences, and of the examples that each --help shows."""
     found = []
     for text in blocks("bash"):
         for line in text.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):
                 if part.strip() and not part.startswith("#"):
                     found.append(Shown("README", part.strip().removeprefix("$ ")))
+    sentences = re.sub(r"^```.*?^```", "", README.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    inline = [" ".join(text.split()) for text in re.findall(r"`(scedit [^`]*)`", sentences)]
+    found += [Shown("README, in a sentence", text) for text in inline if "--" in text]  # else it is but a name
     lines = [line for text in blocks("yaml") for line in re.findall("run: (scedit .*)", text)]
     found += [Shown("README, workflow", line) for line in lines]
     for name in ("", *COMMANDS):
@@ -134,7 +138,11 @@ def _help(name: str) -> str:
 
 
 def make_world(folder: Path) -> None:
-    """Photos, maps, condition pictures, datasets, tiny bases, runs and tuners under the names that the commands use."""
+    """Photos, maps, condition pictures, datasets, tiny bases, runs, tuners and documents under the names that the
+    commands use."""
+    shutil.copytree(README.parent / "scedit_cli" / "results", folder / "scedit_cli" / "results")
+    result = bench(estimate=True, base=tiny.pipeline_folder("sd15"), methods=["sc"])
+    (folder / "bench.json").write_text(as_json(result.document()))
     write_scenes(folder / "scenes", 4)
     (folder / "photos").mkdir()
     (folder / "maps").mkdir()

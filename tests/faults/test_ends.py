@@ -23,7 +23,6 @@ from tests.faults.forked import Child, Ended
 from tests.faults.small import Small
 from tests.faults.test_moments import logged
 
-ROOT = Path(__file__).parents[2]
 AT_ONCE = 2.0  # seconds
 SOON = 60.0
 
@@ -103,7 +102,7 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, w
         rows = [{"file_name": f"images/{path.name}", "text": ""} for path in (tmp_path / "data" / "images").iterdir()]
         (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "scedit_cli", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not (workers := workers_of(parent.pid)):

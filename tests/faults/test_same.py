@@ -13,7 +13,6 @@ from tests.faults.commands import tuners
 from tests.faults.ends import assert_same_end
 from tests.faults.small import Small
 
-ROOT = Path(__file__).parents[2]
 
 
 def test_fresh_processes_agree(small: Small, tmp_path: Path, tried) -> None:
@@ -49,7 +48,7 @@ def test_fresh_processes_agree(small: Small, tmp_path: Path, tried) -> None:
 
 
 def fresh(*arguments: object, seed: str) -> dict:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
     command = [sys.executable, "-m", "scedit_cli", *map(str, arguments), "--json"]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr

@@ -18,7 +18,6 @@ from scedit_cli.jobs.annotate import annotate
 from scedit_cli.jobs.prepare import prepare
 from tests import tiny
 
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -134,8 +133,7 @@ def test_processes_share_what_is_encoded(photos, tmp_path):
     launcher = "torch.distributed.run --standalone --nproc-per-node=2 -m scedit_cli prepare".split()
     options = ["--out", str(tmp_path / "out"), "--size", "64", "--cache", "latents,text", "--shards", "1", "--json"]
     command = [sys.executable, "-m", *launcher, str(photos), *options, "--base", str(tiny.pipeline_folder("sd15"))]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
-    done = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)  # one, of the first
     assert (document["pictures"], document["shards"]) == (2, 2)

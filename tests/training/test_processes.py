@@ -24,8 +24,7 @@ from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training.processes import Processes
 from tests import tiny
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
 ACCELERATE = (

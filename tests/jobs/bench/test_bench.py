@@ -107,8 +107,9 @@ def test_bare_bench_measures_the_embedded_base_and_estimates_sd15(faked, monkeyp
 
 def test_options_reach_the_measurement(faked):
     wanted = {"batch": 3, "resolution": 128, "dtype": "bf16", "lora_rank": 8, "lora_feed_forward": True}
-    bench(base="mine", methods=["lora"], steps=7, compiled=True, down_ratio=0.5, **wanted)
-    assert faked["calls"] == [("lora", Setting("mine", 3, 128, "bf16", None, 8, True, 0.5, 7, True))]
+    bench(base="mine", methods=["lora", "sc"], steps=7, compiled=True, down_ratio=0.5, **wanted)
+    setting = Setting("mine", 3, 128, "bf16", None, 8, True, 0.5, 7, True)
+    assert faked["calls"] == [("lora", setting), ("sc", setting)]
 
 
 def test_rounds_are_interleaved_and_put_together(faked):
@@ -165,6 +166,11 @@ def test_bad_input_of_a_method_ends_it_all(faked):
         ({"quality": True, "methods": ["sc"], "learning_rates": {"lora": 0.1}}, "lora: not among the methods"),
         ({"quality": True, "methods": ["sc"], "scenes": 1}, "--scenes 1: methods are judged over two scenes"),
         ({"tolerance": "much"}, "--tolerance much: no share"),
+        ({"tolerance": 0.1}, "--tolerance does nothing without --baseline"),
+        ({"methods": ["sc", "full"], "lora_rank": 8}, "--lora-rank does nothing without --methods lora"),
+        ({"methods": ["lora"], "down_ratio": 0.5}, "--down-ratio does nothing without --methods sc or csc"),
+        ({"quality": True, "methods": ["base"], "seeds": 2}, "--seeds does nothing without a method that is trained"),
+        ({"estimate": True, "fits": "0GiB"}, "--fits 0GiB: no size of a memory"),
         ({"tuners": ["a.safetensors"]}, "only --quality measures tuners"),
         ({"quality": True, "learning_rates": {"sd": 0.1}}, "--learning-rate sd: no method"),
         ({"quality": True, "base": "sd15"}, "--base does nothing with --quality"),
