@@ -14,7 +14,6 @@ from tests.faults.ends import assert_same_end
 from tests.faults.small import Small
 
 
-
 def test_fresh_processes_agree(small: Small, tmp_path: Path, tried) -> None:
     """Two of each, started anew, with other hash seeds, in other folders."""
     files = tmp_path / "files"

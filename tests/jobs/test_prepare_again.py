@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,7 +16,6 @@ from scedit_cli.jobs import prepare as job
 from scedit_cli.jobs.annotate import annotate
 from scedit_cli.jobs.prepare import prepare
 from tests import tiny
-
 
 
 @pytest.fixture
