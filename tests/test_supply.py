@@ -5,7 +5,7 @@ The lower bounds themselves are tried by hand, in an environment of its own, for
     uv venv lowest && source lowest/bin/activate
     uv pip install --resolution lowest-direct -e '.[test]' && python -m pytest -n 2
 
-and what is known of the newest ones' holes by `uvx pip-audit`.
+and what is known of the newest ones' holes by `python -m pip install pip-audit && python -m pip_audit`.
 """
 
 from __future__ import annotations

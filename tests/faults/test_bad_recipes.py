@@ -25,7 +25,7 @@ from tests.faults.box import faults, try_each
 from tests.faults.mutations import NASTY, TEXTS, changed, damaged
 
 SECONDS = 5.0
-MUTATED, DRAWN = 1200, 600
+MUTATED, DRAWN = 2000, 600
 SECTIONS = {name: field.annotation for name, field in Recipe.model_fields.items()}
 FIELDS = {f"{name}.{key}": field for name, section in SECTIONS.items() for key, field in section.model_fields.items()}
 SANE = {"tuner": {"kind": "csc", "condition": "canny"}}

@@ -21,7 +21,7 @@ from tests.faults import tensor_files
 from tests.faults.box import Outcome, faults, folder_in_memory, try_each
 
 SECONDS = 2.0
-DAMAGED = 6000
+DAMAGED = 10_000
 KINDS = ("sc", "csc", "bundle", "scepter", "scepter-csc", "ms-swift", "scedit-pytorch")
 
 
