@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,19 @@ def draw(path: Path, costs: Sequence[Costs]) -> None:
     from matplotlib.figure import Figure
 
     heights = [1.5 + 0.36 * max(4, len(_able(each))) for each in costs]
-    figure = Figure(figsize=(13, sum(heights)), dpi=130, layout="constrained")
-    rows = figure.subfigures(len(costs), height_ratios=heights, squeeze=False)[:, 0]
-    for row, each in zip(rows, costs, strict=True):
-        _draw_row(row, each)
-    save(figure, path)
+    with letter_by_letter():
+        figure = Figure(figsize=(13, sum(heights)), dpi=130, layout="constrained")
+        rows = figure.subfigures(len(costs), height_ratios=heights, squeeze=False)[:, 0]
+        for row, each in zip(rows, costs, strict=True):
+            _draw_row(row, each)
+        save(figure, path)
+
+
+def letter_by_letter() -> AbstractContextManager[None]:
+    """Within, names that hold dollar signs are no formulas to texts that are made."""
+    from matplotlib import rc_context
+
+    return rc_context({"text.parse_math": False})
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.benchmark.exam import CONDITION, LOOK
-from scedit_cli.benchmark.plot import FAINT, INK, OURS, PEERS, is_ours, save
+from scedit_cli.benchmark.plot import FAINT, INK, OURS, PEERS, is_ours, letter_by_letter, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,19 +44,20 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
     panels = [
         [name for name in _QUALITIES if any(each[name] is not None for each in group.values())] for group in groups
     ]
-    figure = Figure(figsize=(3.6 * max(map(len, panels)), 3.5 * len(groups) + 0.5), dpi=130, layout="constrained")
-    axes = figure.subplots(len(groups), max(map(len, panels)), squeeze=False)
-    for row, group, names in zip(axes, groups, panels, strict=True):
-        hinted = next(iter(group.values()))["score"] is not None
-        row[0].set_ylabel(f"learned: {f'{CONDITION} control' if hinted else f'the {LOOK} look'}", color=INK)
-        for panel, name in zip_longest(row, names):
-            if name:
-                _draw_panel(panel, group, name)
-            else:
-                panel.set_visible(False)
-    legend = "hollow: after the same steps, filled: after the same seconds; bars: deviation over seeds"
-    figure.suptitle(f"{title}; {legend}", x=0.01, ha="left", fontsize=10.5, color=INK)
-    save(figure, path)
+    with letter_by_letter():
+        figure = Figure(figsize=(3.6 * max(map(len, panels)), 3.5 * len(groups) + 0.5), dpi=130, layout="constrained")
+        axes = figure.subplots(len(groups), max(map(len, panels)), squeeze=False)
+        for row, group, names in zip(axes, groups, panels, strict=True):
+            hinted = next(iter(group.values()))["score"] is not None
+            row[0].set_ylabel(f"learned: {f'{CONDITION} control' if hinted else f'the {LOOK} look'}", color=INK)
+            for panel, name in zip_longest(row, names):
+                if name:
+                    _draw_panel(panel, group, name)
+                else:
+                    panel.set_visible(False)
+        legend = "hollow: after the same steps, filled: after the same seconds; bars: deviation over seeds"
+        figure.suptitle(f"{title}; {legend}", x=0.01, ha="left", fontsize=10.5, color=INK)
+        save(figure, path)
 
 
 def _trained(quality: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:

@@ -97,6 +97,7 @@ def pretrained(
     """
     from scedit_cli.pipelines import quiet
 
+    options = options | {"trust_remote_code": False}  # else a person at a terminal is asked whether to run it
     if weights is None:
         source, options = repository, options | {"local_files_only": not _answers(repository)}
     else:

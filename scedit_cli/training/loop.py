@@ -119,8 +119,8 @@ class Loop:
         if not self.processes.is_first:
             return self._make_steps(None, None)
         step = self.trainer.step
+        write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))  # first: by it a run is known
         write_whole(self.run.recipe, self.recipe.to_toml())
-        write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))
         if self._scores.exists():
             shown = step if self._grid.exists() else step - 1
             write_whole(self._scores, as_lines(read_log(self._scores, until=shown)))

@@ -67,13 +67,34 @@ class Run:
     @property
     def is_begun(self) -> bool:
         """Whether the folder holds a run, or some of one."""
-        return any(part.exists() for part in self._parts)
+        return bool(self._there)
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether what is there by a run's names is of somebody else, such as a project's README.md. A run has its log
+        before anything else, and until everything else is removed; it has its recipe, unless a person removed that."""
+        has_log = self.log.exists() and (self.recipe.exists() or self._there == [self.log])
+        return self.is_begun and not has_log and not any(self.checkpoints.glob("step-*/manifest.json"))
+
+    @property
+    def _there(self) -> list[Path]:
+        return [part for part in self._parts if part.exists()]
 
     def clear(self) -> None:
         """Removes the run, and nothing else that is in the folder. Checkpoints go first: of a run that is half
-        removed, none is resumed."""
-        for part in sorted(self._parts, key=lambda part: part != self.checkpoints):
+        removed, none is resumed; and the log goes last, so that it is known as a run."""
+        first, last = [self.checkpoints], [self.recipe, self.log]
+        for part in (*first, *(part for part in self._parts if part not in first + last), *last):
             discard(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+    def check_own(self) -> None:
+        """
+        Raises:
+            SceditError: what is there by a run's names is not a run's.
+        """
+        if self.is_strange:
+            names = ", ".join(part.name for part in self._there)
+            raise SceditError(f"{self.folder} is no run's folder, and holds {names}", hint=_ANOTHER)
 
     def check_claim(self) -> None:
         """
@@ -93,7 +114,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
 
     Raises:
         SceditError: `out` is a file, or holds a run (whose process the sentence names, if it lives) and neither
-            `resume` nor `overwrite` says what to do with it.
+            `resume` nor `overwrite` says what to do with it; or what the folder holds is no run's.
     """
     if resume and overwrite:
         raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
@@ -101,6 +122,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
         run = Run(expanded(out))
         if run.folder.exists() and not run.folder.is_dir():
             raise SceditError(f"--out {out} is a file", hint="name a folder")
+        run.check_own()
         if run.is_begun and not (resume or overwrite):
             check_free(run.folder / _LOCK, run.folder, _ANOTHER)
             raise SceditError(
@@ -112,7 +134,9 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
     folders = RUNS.iterdir() if RUNS.is_dir() else ()
     last = max((int(found[1] or 1) for folder in folders if (found := numbered.fullmatch(folder.name))), default=0)
     number = 1 if overwrite else max(last, 1) if resume else last + 1
-    return Run(RUNS / (f"{name}-{number}" if number > 1 else name))
+    run = Run(RUNS / (f"{name}-{number}" if number > 1 else name))
+    run.check_own()
+    return run
 
 
 @contextmanager

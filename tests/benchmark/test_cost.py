@@ -15,6 +15,7 @@ from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.baseline import read_tolerance
 from scedit_cli.benchmark.cost import Costs, largest_batch
 from scedit_cli.benchmark.plot import draw
+from scedit_cli.benchmark.quality_plot import draw_quality
 from scedit_cli.benchmark.report import (
     as_csv,
     as_markdown,
@@ -130,6 +131,17 @@ def test_plots_of_what_there_is(sweep, tmp_path):
     draw(tmp_path / "two.png", [measured, guessed])
     with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
         assert one.width == two.width > 1000 and two.height > one.height
+
+
+def test_no_name_in_a_plot_is_a_formula(tmp_path):
+    """A base is called as its folder is, and the methods as an earlier document calls them."""
+    results, sweep = [figures("sc$^$"), figures("full")], [("sc$^$", 1, 2**30), ("sc$^$", 4, 2**31)]
+    draw(tmp_path / "costs.png", [Costs(replace(SETTING, base="a$^$"), results, 1e12, sweep)])
+    names = ("score", "frechet", "objects", "loss", "estimated_peak_memory")
+    draw_quality(tmp_path / "quality.png", {"sc$^$, same steps": dict.fromkeys(names, 1.0)}, "a$^$")
+    for name in ("costs", "quality"):
+        with Image.open(tmp_path / f"{name}.png") as drawn:
+            assert drawn.width > 1000
 
 
 @pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.1", 0.1), (" 12.5 %", 0.125), ("0", 0.0)])

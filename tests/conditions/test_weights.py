@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -134,6 +135,20 @@ def test_hostile_files_for_transformers_are_told(segformer, tmp_path, name, cont
         annotator.loader(annotator.settings(), tmp_path, "cpu")
     assert told.value.exit_code == 2 and "hf download" in told.value.hint
     assert not (tmp_path / HARM).exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_folder_with_code_of_its_own_is_refused_unasked(tmp_path, monkeypatch, name):
+    annotator = conditions.find("depth").annotator("depth-anything")
+    folder = save_weights(annotator, tmp_path) / annotator.weights[0]
+    classes = {"AutoConfig": "evil.Config", "AutoModelForDepthEstimation": "evil.Net", "AutoImageProcessor": "evil.Eye"}
+    (folder / name).write_text(json.dumps({"model_type": "x", "image_processor_type": "x", "auto_map": classes}))
+    (folder / "evil.py").write_text(f"import os; os.mkdir({str(tmp_path / HARM)!r})")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    with pytest.raises(SceditError, match="cannot be loaded"):
+        annotator.loader(annotator.settings(), tmp_path, "cpu")
+    assert asked == [] and not (tmp_path / HARM).exists()
 
 
 def saved(content) -> bytes:

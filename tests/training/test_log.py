@@ -31,3 +31,8 @@ def test_a_curve_is_drawn_of_any_length(tmp_path):
         lines[-1]["validation_loss"] = 0.2
         draw_curve(tmp_path / "loss.png", [*lines, {"step": count + 1, "loss": None}], "canny")
         assert Image.open(tmp_path / "loss.png").size == (960, 540)
+
+
+def test_a_title_is_no_formula(tmp_path):
+    draw_curve(tmp_path / "loss.png", [{"step": 1, "loss": 0.1}], "a$^$: SC-Tuner on $\\b$")
+    assert Image.open(tmp_path / "loss.png").size == (960, 540)

@@ -21,7 +21,8 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def begin(folder: str) -> None:
     Path(folder).mkdir(parents=True)
-    Path(folder, "recipe.toml").touch()
+    for name in ("log.jsonl", "recipe.toml"):
+        Path(folder, name).touch()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,34 @@ def test_a_folder_with_other_things_is_no_run():
     assert not choose_run("canny", "notes").is_begun
     with pytest.raises(SceditError, match="is a file"):
         choose_run("canny", "notes/todo.txt")
+
+
+@pytest.mark.parametrize("names", [["README.md"], ["recipe.toml", "samples/mine.png"], ["log.jsonl", "README.md"],
+                                   ["README.md", "checkpoints/model.pt"]])  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_of_somebody_else_is_left_alone(names, options):
+    for place in ("mine", "runs/canny"):
+        for name in names:
+            Path(place, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(place, name).touch()
+    with pytest.raises(SceditError, match=f"mine is no run's folder, and holds .*{names[0]}"):
+        choose_run("canny", "mine", **options)
+    if options:
+        with pytest.raises(SceditError, match="runs/canny is no run's folder"):
+            choose_run("canny", None, **options)
+
+
+def test_a_run_is_known_as_one_until_it_is_gone(monkeypatch):
+    """Killed at any moment of being removed, it can be overwritten again."""
+    run = Run(Path("run"))
+    begin("run")
+    for name in ("README.md", "tuner.safetensors", "samples/a.png", "checkpoints/step-000002/manifest.json"):
+        Path("run", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("run", name).touch()
+    unlink, seen = Path.unlink, []
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: (seen.append(run.is_strange), unlink(path, **options)))
+    run.clear()
+    assert len(seen) > 3 and not any(seen) and not run.is_begun
 
 
 def test_a_claim_that_came_to_nothing_leaves_nothing():
