@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Make, Parameters, find
-from scedit_cli.data.pictures import open_picture
+from scedit_cli.data.pictures import identified, open_picture
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.files import read_json, whole
 from scedit_cli.workers import serve_parent
@@ -253,10 +253,12 @@ def record_of(order: Order, settings: Parameters, digest: str) -> dict[str, Any]
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record in the PNG at `path`; None where it has none."""
     try:
-        with Image.open(path) as opened:
+        with identified(path) as opened:
             record = read_json(opened.info.get("scedit", "null"))
             return record if isinstance(record, dict) else None
-    except (OSError, SyntaxError, ValueError):
+    except MemoryError:
+        raise
+    except Exception:  # the decoders raise whatever a damaged file leads them to
         return None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from scedit_cli.conditions import channels_of, find
 from scedit_cli.conditions.orders import Order
 from scedit_cli.data.arrays import planes, stacked, unit
-from scedit_cli.data.pictures import open_picture
+from scedit_cli.data.pictures import decode, open_picture, reading
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
 
@@ -103,8 +103,7 @@ def open_condition_picture(path: Path, kind: str) -> Image.Image:
 
 
 def _opened(path: Path, channels: int) -> Image.Image:
-    flat = open_picture(path)
     if channels == 3:
-        return flat
-    with Image.open(path) as opened:
-        return opened.convert("RGBA")
+        return open_picture(path)
+    with reading(path, str(path)) as opened:
+        return decode(opened, keep_alpha=True).convert("RGBA")

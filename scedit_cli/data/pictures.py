@@ -17,6 +17,8 @@ from PIL import Image, ImageCms, ImageOps
 from scedit_cli.errors import SceditError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
+# Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "ICO")  # an MPO begins as a JPEG
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 _SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
@@ -49,6 +51,20 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
+def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
+    """The picture in `file`, opened and not yet decoded.
+
+    Raises:
+        OSError, ValueError, Image.DecompressionBombError: no picture of a format that is read, or too large a one; the
+            decoders raise other errors too, over damaged files.
+    """
+    with Image.open(file, formats=_FORMATS) as opened:
+        if opened.format != "JPEG":  # which can be decoded at a part of its size
+            _check_size(opened)
+        yield opened
+
+
+@contextmanager
 def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     """The picture in `file`, opened and not yet decoded; what goes wrong within is told of `name`.
 
@@ -56,7 +72,7 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         SceditError: as `open_picture`, or a picture so large that it must be a decompression bomb.
     """
     try:
-        with Image.open(file) as opened:
+        with identified(file) as opened:
             yield opened
     except FileNotFoundError:
         raise SceditError(f"{name} does not exist") from None
@@ -84,8 +100,7 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None, keep_al
     if at_least and opened.format == "JPEG":
         wanted = at_least[::-1] if _is_turned(opened) else at_least
         opened.draft(None, (round(_GAP * wanted[0]), round(_GAP * wanted[1])))
-    if opened.width * opened.height > _MOST_PIXELS:
-        raise ValueError(f"it is of {opened.width} x {opened.height} pixels, at most {_MOST_PIXELS:,} are read")
+    _check_size(opened)
     profile = opened.info.get("icc_profile")
     ImageOps.exif_transpose(opened, in_place=True)
     picture = opened
@@ -125,6 +140,11 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(name)))
+
+
+def _check_size(opened: Image.Image) -> None:
+    if opened.width * opened.height > _MOST_PIXELS:
+        raise ValueError(f"it is of {opened.width} x {opened.height} pixels, at most {_MOST_PIXELS:,} are read")
 
 
 def _is_turned(opened: Image.Image) -> bool:

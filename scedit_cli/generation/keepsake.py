@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from scedit_cli import scenes
 from scedit_cli.core.source import locate
+from scedit_cli.data.pictures import identified
 from scedit_cli.errors import SceditError, shortened
 from scedit_cli.generation.naming import FORMATS
 from scedit_cli.generation.request import Request
@@ -57,7 +58,7 @@ def settings_in(path: Path) -> dict[str, Any]:
         SceditError: no picture is there, or one that `scedit generate` did not make.
     """
     try:
-        with Image.open(path) as picture:
+        with identified(path) as picture:
             text = getattr(picture, "text", {}).get("scedit") or picture.getexif().get(_IMAGE_DESCRIPTION)
         settings = json.loads(text)
         if not isinstance(settings["prompt"], str) or not isinstance(settings["files"], dict):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms
 from skimage import data
 
+from scedit_cli.data.annotated import read_record
+from scedit_cli.data.hints import read_uint8
+from scedit_cli.data.intake import cut
 from scedit_cli.data.pictures import decode, open_picture, picture_size, reading, save_picture
+from scedit_cli.data.sources import Blob, Entry
 from scedit_cli.errors import SceditError
+from scedit_cli.generation.keepsake import settings_in
 
 
 def test_modes_become_rgb(tmp_path):
@@ -96,6 +104,24 @@ def test_a_decompression_bomb_is_not_opened(tmp_path):
     for read in (open_picture, picture_size):
         with pytest.raises(SceditError, match=r"bomb\.png is too large, as a decompression bomb is"):
             read(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".eps"])
+def test_no_program_is_run_over_a_picture(tmp_path, monkeypatch, suffix):
+    """Pillow gives PostScript, by whatever name, to the `gs` that is on the PATH."""
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\necho run > {tmp_path}/canary\n")
+    (tmp_path / "gs").chmod(0o755)
+    file = tmp_path / f"a{suffix}"
+    file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    reads = (open_picture, picture_size, read_uint8, partial(read_uint8, channels=4), settings_in)
+    for read in reads:
+        with pytest.raises(SceditError, match=re.escape(file.name)):
+            read(file)
+    entry = Entry("a", Blob.of_file(file))
+    assert "its content is none that is known" in cut(entry, lambda size: size).reason
+    assert read_record(file) is None and not (tmp_path / "canary").exists()
 
 
 def test_exif_turns_the_picture(tmp_path):
