@@ -75,7 +75,6 @@ class Shown:
             "owner/dataset": "a dataset of the hub",
             "--sampling": "the whole Stable Diffusion 1.5",
             "--skips": "minutes of sampling: tests/benchmark/test_quality.py draws few",
-            "--install-completion": "it changes the shell that it is called from",
             "w": "weights of the hub",
             "canny,color,depth": "weights of the hub",
         }
@@ -118,8 +117,8 @@ def shown() -> list[Shown]:
                 if part.strip() and not part.startswith("#"):
                     found.append(Shown("README", part.strip().removeprefix("$ ")))
     sentences = re.sub(r"^```.*?^```", "", README.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
-    inline = [" ".join(text.split()) for text in re.findall(r"`(scedit [^`]*)`", sentences)]
-    found += [Shown("README, in a sentence", text) for text in inline if "--" in text]  # else it is but a name
+    inline = [" ".join(text.split()) for text in re.findall(rf"`(scedit (?:{'|'.join(COMMANDS)}) [^`]*)`", sentences)]
+    found += [Shown("README, in a sentence", text) for text in inline]
     lines = [line for text in blocks("yaml") for line in re.findall("run: (scedit .*)", text)]
     found += [Shown("README, workflow", line) for line in lines]
     for name in ("", *COMMANDS):
