@@ -37,7 +37,7 @@ _SHORT = {
               "samples.every=0", "--set", "score.scenes=0", "--set", "train.precision=fp32",
               "--set", "validation.pictures=0"],
     "generate": ["--steps", "2"],
-    "bench": ["--steps", "1"],
+    "bench": ["--steps", "1", "--rounds", "1"],
 }  # fmt: skip
 
 
