@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,17 @@ def prune(folder: Path, step: int, keep: int = 2) -> None:
         discard(steps[number])
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint in `folder` that is whole, and a sentence about each newer one that is not. What a killed
-    process was writing there is removed."""
+def newest_checkpoint(folder: Path, needed: Sequence[str] = ()) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint in `folder` that is whole, and whose state and tensors have the `needed` names, and a
+    sentence about each newer one of which that is not so. What a killed process was writing there is removed."""
     sweep(folder)
     torn = []
     for _, path in sorted(_all(folder).items(), reverse=True):
         try:
-            return read_checkpoint(path), torn
+            found = read_checkpoint(path)
+            if missing := [name for name in needed if name not in found.state and name not in found.tensors]:
+                raise ValueError(f"it has no {', '.join(missing)}")
+            return found, torn
         except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             torn.append(f"the checkpoint {path} is torn ({error}); it is passed over")
     return None, torn

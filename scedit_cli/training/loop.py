@@ -87,7 +87,8 @@ class Loop:
 
     def restore(self) -> int | None:
         """Goes back to the newest whole checkpoint; returns its step, None where there is none."""
-        checkpoint, torn = self.processes.by_first(lambda: newest_checkpoint(self.run.checkpoints))
+        needed = (*Trainer.NEEDED, "seconds", "skipped")
+        checkpoint, torn = self.processes.by_first(lambda: newest_checkpoint(self.run.checkpoints, needed))
         for sentence in torn:
             self.told.note(sentence)
         if checkpoint is None:
@@ -148,7 +149,7 @@ class Loop:
         except (KeyboardInterrupt, SystemExit, SceditError):  # the last, of data that cannot be read any more
             self._rescue()
             raise
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if is_out_of_memory(error):
                 raise self._starved() from error
             if not self.processes.has_lost_one(error):

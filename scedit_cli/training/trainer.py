@@ -237,6 +237,8 @@ class Trainer:
         }
         return Checkpoint(self.step, files | {"optimizer": tensors}, state)
 
+    NEEDED = ("base_fingerprint", "condition", "sampler", "optimizer", "scaler", "tuner")  # of a checkpoint
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on after `checkpoint`; to be called before the first step.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,10 @@ from scedit_cli.screen import Screen
 from scedit_cli.training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from scedit_cli.training.hub import write_card
 from scedit_cli.training.runs import Run
+from tests.faults.ends import assert_same_end
+from tests.faults.forked import run
 from tests.faults.mutations import ESCAPES, HTML, MARKDOWN, NESTED, TEXTS
+from tests.faults.small import EVERY, STEPS, Small
 
 HOSTILE = [text for text in TEXTS if text.strip() and len(text) < 1000]
 HOSTILE += ["a\rb", "x\nerror: forged", "\x9b31m", "\udcff.png"]
@@ -134,18 +139,31 @@ def test_weights_that_are_not_numbers(value, tmp_path) -> None:
     ],
 )  # fmt: skip
 def test_checkpoints_of_others_are_passed_over(file, text, tmp_path) -> None:
-    import hashlib
-
     for step in (1, 2):
         save_checkpoint(tmp_path, Checkpoint(step, {"tuner": {"a": torch.zeros(2)}}, {}))
-    path = tmp_path / "step-000002"
+    forge(tmp_path / "step-000002", file, text)
+    found, torn = newest_checkpoint(tmp_path)
+    assert found.step == 1 and len(torn) == 1 and "step-000002" in torn[0]
+
+
+def test_a_run_goes_on_from_a_checkpoint_that_has_all_it_needs(small: Small, tmp_path) -> None:
+    """The newest has right sums, and nothing more than its step."""
+    out = tmp_path / "run"
+    shutil.copytree(small.finished, out)
+    forge(out / "checkpoints" / f"step-{STEPS:06d}", "state.json", f'{{"step": {STEPS}}}')
+    ended = run(small.program(*small.training(out, "--resume")))
+    assert ended.code == 0 and f"step-{STEPS:06d} is torn (it has no base_fingerprint, " in ended.err, ended
+    assert f"at step {STEPS - EVERY}" in ended.err
+    assert_same_end(small.finished, out)
+
+
+def forge(path: Path, file: str, text: str) -> None:
+    """Writes a checkpoint's file anew. The sums agree, unless it is they that are written."""
     (path / file).write_text(text)
-    if file == "state.json":  # and the sums agree
+    if file == "state.json":
         manifest = json.loads((path / "manifest.json").read_text())
         manifest["sha256"][file] = hashlib.sha256(text.encode()).hexdigest()
         (path / "manifest.json").write_text(json.dumps(manifest))
-    found, torn = newest_checkpoint(tmp_path)
-    assert found.step == 1 and len(torn) == 1 and "step-000002" in torn[0]
 
 
 def test_a_file_name_with_newlines_is_told_on_one_line(tmp_path, monkeypatch) -> None:
