@@ -99,7 +99,8 @@ class Shown:
                 length = ["--seconds", "0.1"] if "--seconds" in others else ["--steps", "1"]
                 others = [*others, "--scenes", "2", *([] if "--tuner" in others else [*length, "--seeds", "1"])]
             else:
-                others = [*others, *([] if "--methods" in others else ["--methods", "sc"]), *_SHORT["bench"]]
+                methods = others[others.index("--methods") + 1] if "--methods" in others else "sc"
+                others = [*others, "--methods", ",".join(methods.split(",")[:2]), *_SHORT["bench"]]
         return [name, *others]
 
 
