@@ -99,24 +99,30 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields an empty temporary folder beside `path`, which becomes `path` when the body is done. A link is followed.
+def whole_folder(path: str | os.PathLike[str], replace: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary folder, which becomes `path` when the body is done. A link is followed.
+
+    Args:
+        replace: a folder that is there goes when the new one is complete. Whoever is killed at that moment leaves none.
 
     Raises:
         SceditError: `path` exists and holds something.
     """
     path = Path(path)
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises at loops, in older Pythons
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (path.is_dir() and not replace and any(path.iterdir())):
         raise SceditError(f"{path} exists already", hint="name another place, or remove it first")
     with _beside(path) as part:
-        part.mkdir()
-        yield part
-        every = chain(part.rglob("*"), (part,))
+        new = part / "new"
+        new.mkdir(parents=True)
+        yield new
+        every = chain(new.rglob("*"), (new,))
         with ThreadPoolExecutor(16) as pool:  # flushes wait for the disk, not for each other
             while some := list(islice(every, _AT_ONCE)):
                 list(pool.map(_flush, some))
-        os.replace(part, path)
+        if replace and path.exists():
+            os.replace(path, part / "old")
+        os.replace(new, path)
         _flush(path.parent)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from scedit_cli.errors import SceditError
-from scedit_cli.files import write_new
+from scedit_cli.files import read_json, write_new
 
 _CLOCK = 5.0  # seconds by which a clock that is set anew may move a process's start
 
@@ -90,11 +90,11 @@ def _holder(lock: Path) -> str | None:
     """Who holds the lock and since when, in words; None if its process is gone. A process is its number together with
     when it started, since numbers are given again."""
     try:
-        holder, since = json.loads(lock.read_text("utf-8")), lock.stat().st_mtime
+        holder, since = read_json(lock.read_text("utf-8")), lock.stat().st_mtime
         pid, host, started = int(holder["pid"]), str(holder["host"]), float(holder["started"])
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, OverflowError, LookupError, TypeError):
         return "another process"
     lives = host != socket.gethostname() or _is_flocked(lock)  # in a container, numbers are others
     if not lives:

@@ -21,11 +21,7 @@ def record_licences(dataset: Path, annotators: Iterable[Annotator]) -> None:
     Raises:
         SceditError: the file is damaged.
     """
-    file = dataset / LICENCES
-    try:
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as error:
-        raise SceditError(f"{file}: no JSON ({error})", hint="remove it; the next annotate writes it anew") from None
+    known = _known(dataset / LICENCES)
     made = {
         each.kind: {
             "annotator": each.name,
@@ -38,6 +34,21 @@ def record_licences(dataset: Path, annotators: Iterable[Annotator]) -> None:
     }
     if made:
         write_licences(dataset, known | made)
+
+
+def check_licences(dataset: Path) -> None:
+    """Raises SceditError where `record_licences` would, before work that it is to tell of."""
+    _known(dataset / LICENCES)
+
+
+def _known(file: Path) -> dict[str, Any]:
+    try:
+        known = read_json(file.read_bytes()) if file.exists() else {}
+    except ValueError as error:
+        raise SceditError(f"{file}: no JSON ({error})", hint="remove it; the next annotate writes it anew") from None
+    if not isinstance(known, dict):
+        raise SceditError(f"{file} tells no licences by kind", hint="remove it; the next annotate writes it anew")
+    return known
 
 
 def write_licences(folder: Path, licences: dict[str, Any]) -> None:

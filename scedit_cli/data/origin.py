@@ -19,7 +19,7 @@ from scedit_cli.data.shards import shard_places
 from scedit_cli.data.sources.folder import CAPTIONS
 from scedit_cli.data.sources.trees import is_hidden
 from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded, write_whole
+from scedit_cli.files import expanded, read_json, write_whole
 
 REPORT, OVERVIEW = "report.json", "overview.png"
 _READ = SUFFIXES.union(CAPTIONS, (".jsonl", ".csv", ".parquet", ".arrow", ".tar"))  # of a folder; all else may change
@@ -52,14 +52,10 @@ class Origin:
         Raises:
             SceditError: it has, of files that have changed since.
         """
-        try:
-            told = json.loads((out / REPORT).read_text("utf-8"))
-            if told["asked"] != self.asked:
-                return False
-            is_same = told["files"] == self.files
-        except (OSError, ValueError, LookupError, TypeError):
+        told = _told_in(out / REPORT)
+        if told is None or told["asked"] != self.asked:
             return False
-        if not is_same:
+        if told["files"] != self.files:
             raise SceditError(
                 f"{out} was prepared by the same call, and {self.asked['source']} has changed since",
                 hint=f"name another folder with --out, or remove {out} first; "
@@ -78,9 +74,12 @@ class Origin:
 
     def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
         """Writes the report of a folder that is not made to a file beside it, which the returned error names."""
-        place = write_whole(refused(out), self._told(report))
-        hint = f"{error.hint}; " if error.hint else ""
-        return SceditError(error.message, hint=f"{hint}{place} names every one")
+        place = refused(out)
+        if os.path.lexists(place) and _told_in(place) is None:
+            told = f"{place} would name every one, and is another file now"
+        else:
+            told = f"{write_whole(place, self._told(report))} names every one"
+        return SceditError(error.message, hint=f"{error.hint}; {told}" if error.hint else told)
 
     def _told(self, report: Report) -> bytes:
         document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked, "files": self.files}
@@ -91,6 +90,22 @@ class Origin:
 def refused(out: Path) -> Path:
     """Where the report of the folder `out` is, where that was not made."""
     return Path(f"{out}.{REPORT}")
+
+
+def forget_refused(out: Path) -> None:
+    """Removes the report of an earlier call that did not make `out`; what else has its name is left alone."""
+    if _told_in(refused(out)) is not None:
+        with suppress(OSError):
+            refused(out).unlink()
+
+
+def _told_in(file: Path) -> dict[str, Any] | None:
+    """What a report says; None where `file` is none of ours."""
+    try:
+        told = read_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and {"asked", "files", "rejected"} <= told.keys() else None
 
 
 def located(src: str | Path) -> str:

@@ -14,11 +14,11 @@ from itertools import groupby
 from pathlib import Path
 
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.data.licences import licences_of, write_licences
+from scedit_cli.data.licences import LICENCES, licences_of, write_licences
 from scedit_cli.data.pictures import LARGEST_FILE
 from scedit_cli.data.places import is_remote, open_place
-from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json, whole, write_whole
+from scedit_cli.errors import SceditError, shortened
+from scedit_cli.files import read_json, whole_folder, write_whole
 
 SIZES = "sizes.json"
 _SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'
@@ -101,40 +101,51 @@ def write_shards(
     `<kind>.png` for each condition, and `json` with its `weight` where that is not 1. Pictures of one size stand
     together and no shard mixes sizes, so that a reader that takes batches from one shard gets batches of one size.
     `sizes.json` tells how many samples each shard has, as readers of WebDataset know it, `licences.json` what the
-    dataset's tells. The same dataset gives the same bytes.
+    dataset's tells. The same dataset gives the same bytes. The folder appears whole, in the place of an earlier one.
 
     Raises:
         WorkFailed: the disk is full.
-        SceditError: a picture is gone, a weight is no number from 0, or the place cannot be written to.
+        SceditError: a picture is gone, a weight is no number from 0, or the place cannot be written to; or `folder`
+            holds what its `sizes.json` does not name, which somebody else has put there.
     """
     sized = sorted(zip(dataset.sizes, range(len(dataset)), strict=True))
     parts = []
     for _, group in groupby(sized, key=lambda each: each[0]):
         indices = [index for _, index in group]
         parts += [indices[at : at + per_shard] for at in range(0, len(indices), per_shard)]
-    paths, done = [], 0
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, indices in enumerate(parts):
-        path = folder / f"{number:06d}.tar"
-        with whole(path) as part, tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for index in indices:
-                item = dataset.items[index]
-                _add(tar, f"{item.image.stem}{item.image.suffix.lower()}", item.image.read_bytes())
-                _add(tar, f"{item.image.stem}.txt", item.text.encode())
-                if (weight := dataset.weights[index]) != 1:
-                    _add(tar, f"{item.image.stem}.json", json.dumps({"weight": weight}).encode())
-                for kind, condition in item.conditions.items():
-                    _add(tar, f"{item.image.stem}.{kind}{condition.suffix.lower()}", condition.read_bytes())
-        paths.append(path)
-        done += len(indices)
-        if on_step:
-            on_step(done, len(dataset))
-    for stale in set(folder.glob("[!.]*.tar")) - set(paths):  # of an earlier writing with more of them
-        stale.unlink()
-    write_licences(folder, licences_of(dataset.path))
-    sizes = {path.name: len(part) for path, part in zip(paths, parts, strict=True)}
-    write_whole(folder / SIZES, json.dumps(sizes, indent=0) + "\n")
-    return paths
+    _check_replaceable(folder)
+    done, sizes = 0, {}
+    with whole_folder(folder, replace=True) as new:
+        for indices in parts:
+            name = f"{len(sizes):06d}.tar"
+            with tarfile.open(new / name, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for index in indices:
+                    item = dataset.items[index]
+                    _add(tar, f"{item.image.stem}{item.image.suffix.lower()}", item.image.read_bytes())
+                    _add(tar, f"{item.image.stem}.txt", item.text.encode())
+                    if (weight := dataset.weights[index]) != 1:
+                        _add(tar, f"{item.image.stem}.json", json.dumps({"weight": weight}).encode())
+                    for kind, condition in item.conditions.items():
+                        _add(tar, f"{item.image.stem}.{kind}{condition.suffix.lower()}", condition.read_bytes())
+            sizes[name] = len(indices)
+            done += len(indices)
+            if on_step:
+                on_step(done, len(dataset))
+        write_licences(new, licences_of(dataset.path))
+        write_whole(new / SIZES, json.dumps(sizes, indent=0) + "\n")
+        _check_replaceable(folder)  # it has taken a while
+    return [folder / name for name in sizes]
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises SceditError where `folder` holds what `write_shards` has not written."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    ours = {SIZES, LICENCES, *_sizes(f"{folder}/", "")} if SIZES in there else set()
+    if others := sorted(there - ours):
+        raise SceditError(
+            f"{folder} holds {shortened(others[0])}, which its {SIZES} does not name",
+            hint="shards replace those of an earlier call alone: move it elsewhere, or remove it",
+        )
 
 
 def _expanded(pattern: str) -> list[str]:

@@ -17,7 +17,7 @@ from scedit_cli.conditions import licences
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.data.annotated import Outcome, Task, annotate_all, digest_of, failures, made, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
-from scedit_cli.data.licences import record_licences
+from scedit_cli.data.licences import check_licences, record_licences
 from scedit_cli.data.pictures import open_picture, save_picture
 from scedit_cli.data.shares import Share
 from scedit_cli.errors import SceditError, reason
@@ -275,6 +275,7 @@ def _folder(work: _Work) -> dict[str, Any]:
     share = Share.mine()
     rows = [row for _, row in read_rows(work.src)]
     _check_places(work.src, rows)
+    check_licences(work.src)
     outcomes = share.gathered(_annotate(work, share.of([row["file_name"] for row in rows]), share))
     failed = failures(outcomes)
     written, skipped = (sum(len(getattr(each, kept)) for each in outcomes) for kept in ("written", "skipped"))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from scedit_cli.data.cache import cache_latents, cache_text
 from scedit_cli.data.dataset import METADATA, open_dataset
 from scedit_cli.data.intake import Intake
 from scedit_cli.data.licences import write_licences
-from scedit_cli.data.origin import Origin, located, refused
+from scedit_cli.data.origin import Origin, forget_refused, located
 from scedit_cli.data.rendered import SCENE_KINDS, write_scenes
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import write_shards
@@ -254,8 +254,7 @@ def _take(
             raise origin.refuse(out, report, error) from None
         origin.write(folder, report, list(intake.kinds))
         write_licences(folder, {kind: each for kind, each in source.licences.items() if kind in intake.kinds})
-    with suppress(OSError):
-        refused(out).unlink(missing_ok=True)  # of an earlier call
+    forget_refused(out)
     return report.pictures, list(intake.kinds), report
 
 

@@ -52,6 +52,37 @@ def test_the_same_dataset_gives_the_same_bytes_and_stale_shards_go(dataset, tmp_
     assert sorted(path.name for path in (tmp_path / "shards").glob("*.tar")) == ["000000.tar", "000001.tar"]
 
 
+def test_shards_replace_those_of_an_earlier_call_alone(dataset, tmp_path):
+    """Theirs stay until the new ones are complete, and a folder with anything else is left as it is."""
+    place = tmp_path / "shards"
+    earlier = write_shards(dataset, place, 1)
+
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in place.iterdir()}
+
+    before = content()
+
+    def stop(done: int, total: int) -> None:
+        assert content() == before
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(dataset, place, 2, stop)
+    assert content() == before and not list(tmp_path.glob(".*"))
+    for name in ("mine.tar", "notes.txt"):
+        (place / name).write_text("mine")
+        with pytest.raises(SceditError, match=f"shards holds {name}, which its sizes.json does not name"):
+            write_shards(dataset, place, 2)
+        (place / name).unlink()
+    with pytest.raises(SceditError, match="shards holds late.tar"):
+        write_shards(dataset, place, 2, lambda *_: (place / "late.tar").touch())
+    (place / "late.tar").unlink()
+    (place / "sizes.json").unlink()
+    with pytest.raises(SceditError, match="shards holds 000000.tar"):
+        write_shards(dataset, place, 2)
+    assert content() == {name: data for name, data in before.items() if name != "sizes.json"} and len(earlier) == 5
+
+
 @pytest.mark.parametrize("compression", ["w", "w:gz"])
 def test_shards_of_others(tmp_path, compression):
     """Folders inside, hidden files, several dots, gzip."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import zipfile
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from scedit_cli.data.sources import open_source
 from scedit_cli.errors import SceditError
+from scedit_cli.jobs.prepare import prepare
 from tests.archives import write_tar
 
 NAMES = ("a", "deep/b", "c")
@@ -192,6 +194,42 @@ def test_a_dataset_of_the_hub_by_name(monkeypatch):
     assert asked == [("owner/name", {"name": "small", "revision": "v1"})]  # and no trust_remote_code
 
 
+def test_rows_name_files_inside_their_dataset_alone(tmp_path):
+    datasets, parquet = pytest.importorskip("datasets"), pytest.importorskip("pyarrow.parquet")
+    write(tmp_path, {"outside.png": png(1), "set/a.png": png(2)})
+    os.mkfifo(tmp_path / "set/fifo.png")
+    (tmp_path / "set/link.png").symlink_to(tmp_path / "outside.png")
+    whole = ["a.png", str(tmp_path / "set/a.png")]
+    foul = ["../outside.png", str(tmp_path / "outside.png"), "link.png", "fifo.png", "gone.png", "a\0b", ".", "x" * 999]
+    cells = [{"bytes": None, "path": path} for path in (*whole, *foul)]
+    features = datasets.Features({"image": datasets.Image()})
+    rows = datasets.Dataset.from_dict({"image": cells}, features=features)
+    parquet.write_table(rows.data.table, tmp_path / "set/rows.parquet")
+    opened = [entry.image for entry in open_source(tmp_path / "set").entries]
+    assert [blob.open().read() for blob in opened[: len(whole)]] == [png(2)] * 2
+    for blob in opened[len(whole) :]:
+        with pytest.raises(SceditError, match="is no file in the dataset"):
+            blob.open()
+
+
+@pytest.mark.parametrize("compression", ["ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA"])
+def test_a_damaged_member_of_a_zip_is_named_and_the_others_are_read(compression, tmp_path):
+    smooth = Image.linear_gradient("L").convert("RGB")
+    write(tmp_path, {})
+    smooth.save(tmp_path / "a.bmp")
+    with zipfile.ZipFile(tmp_path / "src.zip", "w", getattr(zipfile, compression)) as archive:
+        for name in ("a.bmp", "b.bmp"):
+            archive.writestr(name, (tmp_path / "a.bmp").read_bytes())
+        at = archive.getinfo("b.bmp").header_offset + len("b.bmp") + 30
+        size = archive.getinfo("b.bmp").compress_size
+    data = bytearray((tmp_path / "src.zip").read_bytes())
+    data[at + 12 : at + size] = bytes(255 - byte for byte in data[at + 12 : at + size])
+    (tmp_path / "src.zip").write_bytes(data)
+    result = prepare(tmp_path / "src.zip", tmp_path / "out", size=64, allow_captionless=True)
+    [(name, fault, why)] = result.report.rejected
+    assert (result.pictures, name, fault) == (1, "b.bmp", "unreadable") and "src.zip: b.bmp cannot be read" in why
+
+
 def test_both_kinds_of_captions(tmp_path):
     files = {"a.png": png(0), "b.png": png(1), "a.txt": "text", "a.caption": "caption", "b.caption": "b"}
     entries = list(open_source(write(tmp_path, files)).entries)
@@ -273,6 +311,10 @@ def test_zips_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"junk")
     with pytest.raises(SceditError, match=r"a\.zip is no readable zip"):
         open_source(tmp_path / "a.zip")
+    named = zipped(tmp_path, {"ä.png": png(0)})
+    (tmp_path / "named.zip").write_bytes((tmp_path / named).read_bytes().replace("ä".encode(), b"\xff\xff"))
+    with pytest.raises(SceditError, match=r"named\.zip is no readable zip: 'utf-8' codec"):
+        open_source(tmp_path / "named.zip")
     torn = bytearray((tmp_path / zipped(tmp_path, {"a.png": png(0)})).read_bytes())
     torn[60:70] = bytes(10)
     (tmp_path / "torn.zip").write_bytes(torn)

@@ -50,6 +50,12 @@ def picture(seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
+def gradient() -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((72, 72)).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
 def zipped(files: dict[str, bytes], **options: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", **options) as archive:
@@ -120,11 +126,15 @@ def archives() -> Iterator[Archive]:
         for suffix in (".zip", ".tar"):
             yield Archive(f"{len(data)} bytes", suffix, data)
     rows = [{"file_name": "a.png", "text": "x", "width": 3, "seed": 1.5, "canny_file_name": "a.png"}]
+    table = "".join(json.dumps({"file_name": name, "text": "x" * 99}) + "\n" for name in ("a.bmp", "b.bmp"))
+    smooth = dict.fromkeys(("a.bmp", "b.bmp"), gradient()) | {"metadata.jsonl": table.encode()}  # which compress well
+    yield Archive("a name in no UTF-8", ".zip", zipped({"ä.png": picture()}).replace("ä".encode(), b"\xff\xff"))
     rng = random.Random(2)
     for number in range(DAMAGED):
         table = "\n".join(json.dumps(row) for row in changed(rows, rng) * 2).encode()
         yield Archive(f"{number}: table", ".zip", zipped(good | {"metadata.jsonl": table}))
-        yield Archive(f"{number}: zip", ".zip", damaged(zipped(good, compression=zipfile.ZIP_DEFLATED), rng))
+        packed = zipped(smooth, compression=rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)))
+        yield Archive(f"{number}: zip", ".zip", damaged(packed, rng))
         yield Archive(f"{number}: tar", ".tar", damaged(tarred(*whole, mode=rng.choice(("w", "w:gz"))), rng))
 
 

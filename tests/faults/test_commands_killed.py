@@ -3,6 +3,7 @@ second call finishes the work."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,18 +11,31 @@ import pytest
 
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.dataset import open_dataset
+from scedit_cli.data.shards import count_samples, write_shards
 from tests.faults.commands import COMMANDS, Command
 from tests.faults.ends import files_in, told
 from tests.faults.forked import each, points, run
 from tests.faults.shim import BROKEN_DISK, Shim, die
 from tests.faults.small import Small
 
-MOST = {"prepare": 20, "annotate": 20, "merge": 1000}
+MOST = {"prepare": 20, "annotate": 20, "merge": 1000, "shards anew": 12}
+
+
+def _sharded(small: Small, place: Path) -> None:
+    shutil.copytree(small.prepared, place / "data", ignore=shutil.ignore_patterns("cache"))
+    write_shards(open_dataset(place / "data"), place / "data" / "shards", 3)
+
+
+EVERY = COMMANDS | {
+    "shards anew": Command(
+        _sharded, lambda small, place: ["prepare", "--out", place / "data", "--shards", "5"], ("data",)
+    )
+}
 
 
 @pytest.mark.parametrize("name", MOST)
 def test_a_second_call_finishes_what_was_killed(small: Small, tmp_path: Path, tried, name: str) -> None:
-    command = COMMANDS[name]
+    command = EVERY[name]
     whole, count = undisturbed(command, small, tmp_path / "whole")  # files tell names, so all are of one length
     cases = [(at, act) for act in (die, BROKEN_DISK) for at in points(count, MOST[name])]
 
@@ -73,5 +87,8 @@ def is_complete(name: str, place: Path) -> bool:
         assert name == "prepare"
         return False
     assert len(open_dataset(folder)) == 5
+    if (shards := folder / "shards").exists():
+        sizes = json.loads((shards / "sizes.json").read_text())
+        assert sizes == {path.name: count_samples(path) for path in shards.glob("*.tar")} and sum(sizes.values()) == 5
     assert name != "prepare" or {"report.json", "overview.png"} <= files_in(folder).keys()
-    return False  # caches, columns and shards may still be missing
+    return False  # caches, columns and all shards may still be missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +77,30 @@ def test_another_call_or_another_source_is_not_the_same(photos, tmp_path, monkey
     assert prepare(None, out, shards=1).pictures == 2
     with pytest.raises(SceditError, match="exists already"):
         prepare(None, tmp_path / "out", scenes=2, shards=1)
+
+
+def test_a_report_beside_the_folder_that_is_not_ours_stays(photos, tmp_path):
+    report = tmp_path / "out.report.json"
+    (photos / "b.txt").unlink()
+    for mine in ("my notes", "[]", '{"asked": "me"}', "[" * 100_000):
+        report.write_text(mine)
+        with pytest.raises(SceditError, match=r"out\.report\.json would name every one, and is another file now"):
+            prepare(photos, tmp_path / "out", size=64)
+        prepare(photos, tmp_path / "out", size=64, allow_captionless=True)
+        assert report.read_text() == mine
+        shutil.rmtree(tmp_path / "out")
+    report.unlink()
+    with pytest.raises(SceditError, match=r"out\.report\.json names every one"):
+        prepare(photos, tmp_path / "out", size=64)
+    prepare(photos, tmp_path / "out", size=64, allow_captionless=True)
+    assert not report.exists()
+
+
+def test_a_report_that_is_nested_deep_is_none_of_ours(photos, tmp_path):
+    prepare(photos, tmp_path / "out", size=64)
+    (tmp_path / "out/report.json").write_text("[" * 100_000)
+    with pytest.raises(SceditError, match="exists already"):
+        prepare(photos, tmp_path / "out", size=64, shards=1)
 
 
 def test_a_folder_inside_its_source_and_one_with_maps_elsewhere(photos, tmp_path):

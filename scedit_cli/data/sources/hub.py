@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.tables import TEXTS
-from scedit_cli.errors import SceditError, not_installed, reason
+from scedit_cli.errors import SceditError, not_installed, reason, shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,13 +32,15 @@ def parquet_files(path: Path) -> list[str]:
 def open_saved(path: Path, columns: Mapping[str, str], split: str | None) -> Source:
     """Raises SceditError: damaged, or without pictures or the split."""
     datasets = _library(str(path))
-    return _source(_chosen(_told(str(path), datasets.load_from_disk, str(path)), str(path), split), str(path), columns)
+    loaded = _told(str(path), datasets.load_from_disk, str(path))
+    return _source(_chosen(loaded, str(path), split), str(path), path, columns)
 
 
 def open_parquet(files: list[str], path: Path, columns: Mapping[str, str], split: str | None) -> Source:
     """Raises SceditError as `open_saved`."""
     load = _library(str(path)).load_dataset
-    return _source(_chosen(_told(str(path), load, "parquet", data_files=files), str(path), split), str(path), columns)
+    loaded = _told(str(path), load, "parquet", data_files=files)
+    return _source(_chosen(loaded, str(path), split), str(path), path if path.is_dir() else path.parent, columns)
 
 
 def open_by_name(
@@ -45,7 +48,7 @@ def open_by_name(
 ) -> Source:
     """Raises SceditError: the hub cannot be reached or has no such dataset; or as `open_saved`."""
     loaded = _told(name, _library(name).load_dataset, name, name=subset, revision=revision)
-    return _source(_chosen(loaded, name, split), name, columns)
+    return _source(_chosen(loaded, name, split), name, None, columns)
 
 
 def _library(what: str):
@@ -81,7 +84,7 @@ def _chosen(loaded: Dataset | DatasetDict, name: str, split: str | None) -> Data
     return loaded[wanted]
 
 
-def _source(dataset: Dataset, name: str, columns: Mapping[str, str]) -> Source:
+def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[str, str]) -> Source:
     from datasets import Image
 
     pictures = [column for column, kind in dataset.features.items() if isinstance(kind, Image)]
@@ -103,21 +106,43 @@ def _source(dataset: Dataset, name: str, columns: Mapping[str, str]) -> Source:
     for column in (image, *kinds.values()):
         dataset = dataset.cast_column(column, Image(decode=False))
     dataset = dataset.select_columns([image, *filter(None, (text,)), *kinds.values()])
+    roots = _roots(place)
 
     def entries() -> Iterator[Entry]:
         for number, row in enumerate(dataset):
             at = f"{name} row {number}"
             yield Entry(
                 name=f"row {number}",
-                image=_blob(row[image], f"row {number}"),
+                image=_blob(row[image], f"row {number}", roots),
                 text=text_of(row[text], f"{at}: {text}") if text else None,
-                conditions={kind: _blob(row[column], f"row {number}: {kind}") for kind, column in kinds.items()},
+                conditions={
+                    kind: _blob(row[column], f"row {number}: {kind}", roots) for kind, column in kinds.items()
+                },
             )
 
     return Source(len(dataset), entries())
 
 
-def _blob(cell: dict[str, Any] | None, name: str) -> Blob | None:
-    if cell is None:
+def _roots(place: Path | None) -> list[Path]:
+    """Where files that rows name may lie: in the folder of the dataset, and where the library keeps what it fetches."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    kept = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE)
+    return [Path(os.path.realpath(root)) for root in (*filter(None, (place,)), *kept)]
+
+
+def _blob(cell: dict[str, Any] | None, name: str, roots: list[Path]) -> Blob | None:
+    """A picture that is in its row, or in a file that the row names, relative to the first of `roots`."""
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
         return None
-    return Blob.of_bytes(cell["bytes"], name) if cell["bytes"] is not None else Blob.of_file(Path(cell["path"]), name)
+    if cell["bytes"] is not None:
+        return Blob.of_bytes(cell["bytes"], name)
+    return Blob(name, lambda: _inside(cell["path"], roots))
+
+
+def _inside(path: str, roots: list[Path]) -> BinaryIO:
+    place = Path(os.path.realpath(roots[0] / path.replace("\0", "")))
+    if not any(map(place.is_relative_to, roots)) or not os.path.isfile(place):
+        raise SceditError(f"{shortened(repr(path))} is no file in the dataset", hint="name files inside its folder")
+    return place.open("rb")

@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from scedit_cli.data.pictures import LARGEST_FILE, SUFFIXES
 from scedit_cli.data.sources.entry import Blob
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, reason
 
 
 class Tree(Protocol):
@@ -67,8 +67,10 @@ class ZipTree:
         self.name = str(path)
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise SceditError(f"{path} is no readable zip: {error}", hint="get it anew") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # the reader raises whatever a damaged file leads it to
+            raise SceditError(f"{path} is no readable zip: {reason(error)}", hint="get it anew") from error
         every = [info.filename for info in self._zip.infolist() if not info.is_dir()]
         kept = sorted(name for name in every if not any(map(is_hidden, name.split("/"))))
         tops = {name.split("/")[0] for name in kept}
@@ -81,13 +83,16 @@ class ZipTree:
     def open(self, file: str) -> BinaryIO:
         try:
             info = self._zip.getinfo(self._prefix + file)
-            if info.file_size > LARGEST_FILE:
-                raise SceditError(f"{self.name}: {file} has {info.file_size:,} bytes", hint="no picture is so large")
-            return io.BytesIO(self._zip.read(info))
         except KeyError:
             raise FileNotFoundError(f"{self.name}: {file}") from None
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            raise SceditError(f"{self.name}: {file} cannot be read: {error}", hint="get the zip anew") from error
+        if info.file_size > LARGEST_FILE:
+            raise SceditError(f"{self.name}: {file} has {info.file_size:,} bytes", hint="no picture is so large")
+        try:
+            return io.BytesIO(self._zip.read(info))
+        except MemoryError:
+            raise
+        except Exception as error:  # so do its decompressors
+            raise SceditError(f"{self.name}: {file} cannot be read: {reason(error)}", "get the zip anew") from error
 
 
 def blob(tree: Tree, file: str) -> Blob:

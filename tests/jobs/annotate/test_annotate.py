@@ -277,3 +277,12 @@ def test_bad_input_writes_nothing(folder, monkeypatch, arguments, sentence, rows
     with pytest.raises(SceditError, match=sentence):
         annotate(**({"src": ".", "kinds": "canny"} | arguments))
     assert (sorted(folder.rglob("*")), rows()) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, "3", "no JSON"])
+def test_licences_that_are_none_are_told_before_the_work(folder, content):
+    (folder / "licences.json").write_text(content)
+    before = (folder / "metadata.jsonl").read_bytes()
+    with pytest.raises(SceditError, match=r"licences\.json"):
+        annotate(folder, "canny", processes=1)
+    assert (folder / "metadata.jsonl").read_bytes() == before and not (folder / "conditions").exists()
