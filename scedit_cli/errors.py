@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LONGEST = 200  # letters of others' words in a sentence
 _SENTENCE = 800  # letters that anybody reads; what strangers' files hold may be far longer
@@ -56,7 +58,8 @@ def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> S
 
 
 _STARVED = (
-    "out of memory|can't allocate memory|(not enough|insufficient) memory|STATUS_ALLOC_FAILED|failed to cuda calloc"
+    "out of memory|(can't|cannot) allocate memory|(not enough|insufficient) memory|STATUS_ALLOC_FAILED"
+    "|failed to cuda calloc"
 )
 
 
@@ -64,3 +67,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on whatever device; libraries tell it in their own words."""
     said = re.search(_STARVED, str(error), re.IGNORECASE)
     return isinstance(error, MemoryError) or said is not None
+
+
+@contextmanager
+def memory_told(during: str, hint: str) -> Iterator[None]:
+    """Within, memory that runs out becomes a WorkFailed, `during` what and with what to do about it."""
+    try:
+        yield
+    except SceditError:
+        raise
+    except Exception as error:  # each library's own kind
+        if not is_out_of_memory(error):
+            raise
+        raise WorkFailed(f"memory ran out while {during}", hint) from error

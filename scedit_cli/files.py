@@ -122,7 +122,12 @@ def whole_folder(path: str | os.PathLike[str], replace: bool = False) -> Iterato
                 list(pool.map(_flush, some))
         if replace and path.exists():
             os.replace(path, part / "old")
-        os.replace(new, path)
+        try:
+            os.replace(new, path)
+        except OSError:
+            with suppress(OSError):
+                os.replace(part / "old", path)
+            raise
         _flush(path.parent)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scedit_cli.errors import SceditError, reason
+from scedit_cli.errors import SceditError, is_out_of_memory, reason
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -57,9 +57,9 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
             return kind.from_single_file(
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
-        except MemoryError:
-            raise
         except Exception as error:  # diffusers raises whatever odd weights lead it to
+            if is_out_of_memory(error):
+                raise
             raise SceditError(
                 f"base {file}: not as a checkpoint of {family} should be: {reason(error)}",
                 hint="get it anew, or give the model as a diffusers folder",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from scedit_cli import conditions
 from scedit_cli.base import Base
 from scedit_cli.denoising import Denoiser, Guidance, Start
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
+from scedit_cli.errors import SceditError, memory_told
 from scedit_cli.pipelines import quiet
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 _INK, _PAPER = (38, 38, 44), (255, 255, 255)
 _GAP = 8
+_STARVED = "sampling", "make fewer pictures at once, or smaller ones"
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def sample(
     if not isinstance(guidance, Guidance):
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the picture")
-    with quiet(), _memory_told():
+    with quiet(), memory_told(*_STARVED):
         denoiser = Denoiser(base, scheduler, start, offload)
         denoiser.check(steps, guidance)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
@@ -103,7 +103,7 @@ def sample(
                 if on_step:
                     on_step(number * total + done, len(batches) * total)
 
-            with quiet(), _memory_told():
+            with quiet(), memory_told(*_STARVED):
                 latents = denoiser.latents(
                     {
                         name: torch.cat([texts[pair][name] for pair in pairs[batch]])
@@ -210,17 +210,6 @@ def grid(
                 x = left + k * (wide + _GAP)
                 sheet.paste(picture, (x + (wide - picture.width) // 2, y + (high - picture.height) // 2))
     return sheet
-
-
-@contextmanager
-def _memory_told() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        hint = "make fewer pictures at once, or smaller ones"
-        raise WorkFailed("memory ran out while sampling", hint) from error
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:

@@ -219,10 +219,10 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
         return " ".join(error.format_message().split()), f"{command} --help shows how it is called", error.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}", "make room and try again", 1
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
     if is_out_of_memory(error):
         return "out of memory", "take a smaller batch, resolution or number of pictures", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
     return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1
 
 

@@ -48,6 +48,29 @@ def test_a_folder_appears_whole(tmp_path):
     assert os.listdir(tmp_path) == ["world"]
 
 
+def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path, monkeypatch):
+    def replaced(text: str) -> None:
+        with whole_folder(tmp_path / "shards", replace=True) as part:
+            (part / "sizes.json").write_text(text)
+            assert text == "first" or (tmp_path / "shards" / "sizes.json").read_text() == "first"
+
+    replaced("first")
+    rename = os.replace
+
+    def fails(source: Path, to: Path) -> None:
+        if source.name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+        rename(source, to)
+
+    monkeypatch.setattr(files.os, "replace", fails)
+    with pytest.raises(WorkFailed, match="shards could not be written"):
+        replaced("second")
+    assert (tmp_path / "shards" / "sizes.json").read_text() == "first"
+    monkeypatch.undo()
+    replaced("second")
+    assert (tmp_path / "shards" / "sizes.json").read_text() == "second" and os.listdir(tmp_path) == ["shards"]
+
+
 def test_names_may_be_as_long_as_the_file_system_takes_them(tmp_path):
     for name in ("a" * 244 + ".safetensors"[:11], "ä" * 122 + ".safetensor"):
         write_whole(tmp_path / name, b"x")

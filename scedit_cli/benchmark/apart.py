@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from scedit_cli.benchmark.measure import Measured, OnStep, measure
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.errors import SceditError, WorkFailed, reason
-from scedit_cli.workers import serve_parent
+from scedit_cli.workers import serve_parent, starting
 
 
 def measure_apart(method: str, wanted: Setting, on_step: OnStep) -> Measured:
@@ -22,7 +22,8 @@ def measure_apart(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     spawn = get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_work, args=(sender, method, wanted), daemon=True)
-    process.start()
+    with starting():
+        process.start()
     sender.close()
     try:
         while True:

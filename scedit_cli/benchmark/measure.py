@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,10 +23,12 @@ from scedit_cli.benchmark.methods import Options, Trainee, prepared
 from scedit_cli.benchmark.rate import matrix_rate, wake_libraries
 from scedit_cli.benchmark.setting import Figures, Setting, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+from scedit_cli.errors import memory_told
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import check_size
 from scedit_cli.training.setup import tf32
 
+_GIB = 2**30
 _WARM_UP = 2  # steps that are not timed: the first ones allocate
 
 OnStep = Callable[[int, int], None]
@@ -56,6 +59,7 @@ def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
 
     Raises:
         SceditError: a base or a setting that cannot be.
+        WorkFailed: memory ran out.
     """
     device = best_device()
     base = architecture(wanted.base)
@@ -67,11 +71,14 @@ def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     wake_libraries(device)
     gc.collect()
     memory = Memory(device)
-    unet = base.unet(dtype, device)
-    inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
+    needed = f"about {sum(guess.values()) / _GIB:.2f} GiB are estimated for it; take a smaller --batch or --resolution"
+    starved = partial(memory_told, f"{method} was measured", needed)
+    with starved():
+        unet = base.unet(dtype, device)
+        inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
     memory.forget()
     seconds, processor = [], []
-    with prepared(method, unet, options) as trainee:
+    with starved(), prepared(method, unet, options) as trainee:
         del unet
         if used.compiled:
             trainee.unet.compile()

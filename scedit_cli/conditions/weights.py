@@ -54,9 +54,9 @@ def state_of(place: str, weights: Path | None, among: Sequence[str] = ()) -> dic
     path = weights_file(place, weights, among)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged pickle raises whatever it leads to
+        if is_out_of_memory(error):
+            raise
         repository, name = place.split(":")
         told = next(iter(str(error).splitlines()), type(error).__name__)
         raise SceditError(f"{path} holds no plain PyTorch weights: {told}", _download(repository, [name])) from error
@@ -107,13 +107,11 @@ def pretrained(
             if device is None:
                 return loader.from_pretrained(source, **options)
             model, found = loader.from_pretrained(source, output_loading_info=True, **options)
-    except MemoryError:
-        raise
     except Exception as error:  # pickles and configurations of strangers raise whatever they lead to
-        if weights is None and isinstance(error, (OSError, ValueError)):
-            raise _unreachable(repository) from error
         if is_out_of_memory(error):
             raise
+        if weights is None and isinstance(error, (OSError, ValueError)):
+            raise _unreachable(repository) from error
         told = reason(error, whole=True)
         raise SceditError(f"{source} cannot be loaded: {told}", hint=_download(repository)) from error
     # transformers makes up what a file lacks; buffers follow from the configuration

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from scedit_cli.errors import SceditError, reason
+from scedit_cli.errors import SceditError, is_out_of_memory, reason
 from scedit_cli.hub import is_hub_id, split_revision
 
 SUFFIXES = (".safetensors", ".bin")
@@ -75,9 +75,11 @@ def _opened(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             if len(keys) > _MOST_TENSORS:
                 raise SceditError(f"{file} holds {len(keys):,} tensors", hint="no tuner has so many; get the file anew")
             return opened.metadata() or {}, {key: opened.get_tensor(key) for key in keys}
-    except (MemoryError, SceditError):
+    except SceditError:
         raise
     except Exception as error:  # safetensors and PyTorch raise whatever a header leads them to
+        if is_out_of_memory(error):
+            raise
         raise SceditError(
             f"{file} cannot be read as safetensors: {reason(error)}", hint="the file is damaged or of another kind"
         ) from error
@@ -87,9 +89,11 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
         _check_packing(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (MemoryError, SceditError):
+    except SceditError:
         raise
     except Exception as error:  # of any kind: the bytes may be anything
+        if is_out_of_memory(error):
+            raise
         raise SceditError(
             f"{file} holds more than plain tensors, or is damaged; it was not loaded",
             hint="a pickle may run code: ask for the tuner as .safetensors",

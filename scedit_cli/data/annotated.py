@@ -28,7 +28,7 @@ from scedit_cli.conditions.registry import Make, Parameters, find
 from scedit_cli.data.pictures import identified, open_picture
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.files import read_json, whole
-from scedit_cli.workers import serve_parent
+from scedit_cli.workers import serve_parent, starting
 
 _CHUNK = 8  # pictures that a process annotates before it reports
 _ALONE = 24  # so few pictures are done sooner than other processes have started
@@ -132,7 +132,8 @@ def _pooled(
     running: deque[Future[list[Outcome]]] = deque()
     try:
         for chunk in chunks:
-            running.append(pool.submit(annotate_chunk, chunk, orders, overwrite))
+            with starting():
+                running.append(pool.submit(annotate_chunk, chunk, orders, overwrite))
             if len(running) > 2 * processes:
                 yield running.popleft().result()
         while running:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -20,10 +19,11 @@ from scedit_cli.data.contents import digests
 from scedit_cli.data.dataset import Dataset, Size
 from scedit_cli.data.hints import Hints, MadeHints, read_uint8
 from scedit_cli.data.store import Store
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
+from scedit_cli.errors import SceditError, WorkFailed, memory_told
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
+_STARVED = "end other programs, or prepare smaller pictures with --size; what is encoded already is kept"
 
 OnStep = Callable[[int, int], None]
 Wait = Callable[[], None]
@@ -240,7 +240,8 @@ def _filled(
     done = len(keys) - len(mine)
     with store.writer() as writer:
         for batch in batches(mine):
-            with _memory_told(name, len(batch)):
+            what = "latents" if name == "latents" else "captions"
+            with memory_told(f"{len(batch)} {what} were encoded together", _STARVED):
                 writer.add(batch, encode(batch))
             done += len(batch)
             if on_step:
@@ -256,19 +257,6 @@ def _filled(
     if on_step:
         on_step(len(keys), len(keys))
     return store
-
-
-@contextmanager
-def _memory_told(name: str, count: int) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise WorkFailed(
-            f"memory ran out while {count} {name if name == 'latents' else 'captions'} were encoded together",
-            hint="end other programs, or prepare smaller pictures with --size; what is encoded already is kept",
-        ) from error
 
 
 def _distinct(dataset: Dataset) -> list[str]:

@@ -22,7 +22,7 @@ from scedit_cli.scenes.captions import caption
 from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
 from scedit_cli.scenes.render import LOOKS, Rendering, render
 from scedit_cli.scenes.scene import sample_scene
-from scedit_cli.workers import serve_parent
+from scedit_cli.workers import serve_parent, starting
 
 _TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
     "depth": lambda rendering: Image.fromarray(depth_to_picture(rendering.depth)),
@@ -100,7 +100,9 @@ def write_scenes(
             _collect(map(work, chunks), rows, count, on_step)
         else:
             # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
-            with get_context("spawn").Pool(min(processes, len(chunks)), initializer=serve_parent) as pool:
+            with starting():
+                pool = get_context("spawn").Pool(min(processes, len(chunks)), initializer=serve_parent)
+            with pool:
                 _collect(pool.imap(work, chunks), rows, count, on_step)
         write_rows(folder, rows)
         if finish:

@@ -21,7 +21,7 @@ from scedit_cli.core.compress import compress, recorded, rows_for
 from scedit_cli.core.foreign.writing import FORMATS, Export, export, is_folder
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.errors import SceditError, WorkFailed, memory_told
 from scedit_cli.files import whole, whole_folder
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.sampling import sample
@@ -95,6 +95,7 @@ class MergeResult:
         return rows + [("difference", f"{self.max_difference:.1e} at most from the separate tuners")]
 
 
+@memory_told("tuners were merged", "end other programs, or merge fewer at once and the rest into what they give")
 def merge(
     tuners: Sequence[str],
     *,
@@ -134,7 +135,7 @@ def merge(
     Raises:
         SceditError: a file that is missing or no tuner, tuners that do not go together, options that do not, or an
             `out` that exists.
-        WorkFailed: what was read back gives other edits, or the disk is full.
+        WorkFailed: what was read back gives other edits, or memory or disk ran out.
     """
     tell = on_event or (lambda event: None)
     out = Path(out)

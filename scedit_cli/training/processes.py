@@ -136,7 +136,7 @@ class Processes:
             torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self.on_cpu)
         return int(highest)
 
-    def has_lost_one(self, error: RuntimeError) -> bool:
+    def has_lost_one(self, error: Exception) -> bool:
         """Whether the error tells that another process is gone; the libraries below tell it in their own words."""
         told = isinstance(error, torch.distributed.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE)
         return self.count > 1 and bool(told)

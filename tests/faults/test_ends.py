@@ -85,10 +85,12 @@ def test_ctrl_c_ends_every_command(small: Small, tmp_path: Path, tried, name: st
     tried("Ctrl-C in other commands", 5)
 
 
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+@pytest.mark.parametrize("way, delay", [(signal.SIGKILL, 3.0), (signal.SIGINT, 3.0), (signal.SIGINT, 0.3)],
+                         ids=["killed", "Ctrl-C", "Ctrl-C while they start"])  # fmt: skip
 @pytest.mark.parametrize("name", ["prepare", "annotate", "bench"])
-def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, way: int) -> None:
-    """Those that render, annotate and measure in processes of their own."""
+def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, way: int, delay: float) -> None:
+    """Those that render, annotate and measure in processes of their own. Ctrl-C goes to all of them, as a terminal
+    sends it, and none but the parent speaks of it."""
     arguments = {
         "prepare": ["prepare", "--scenes", "5000", "--out", tmp_path / "many"],
         "annotate": ["annotate", tmp_path / "data", "--cond", "canny,color", "--processes", "2"],
@@ -103,19 +105,21 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, w
         (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "scedit_cli", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "err").open("wb") as err:
+        parent = subprocess.Popen(command, env=environment, stdout=err, stderr=err, start_new_session=True)
     until = time.monotonic() + 120
     while not (workers := workers_of(parent.pid)):
         assert parent.poll() is None and time.monotonic() < until
         time.sleep(0.1)
-    time.sleep(3.0)  # in the middle of their work, or still starting
+    time.sleep(delay)  # in the middle of their work, or still starting
     workers += [worker for worker in workers_of(parent.pid) if worker not in workers]
-    parent.send_signal(way)
+    parent.kill() if way == signal.SIGKILL else os.killpg(parent.pid, way)
     assert parent.wait(SOON) == (-signal.SIGKILL if way == signal.SIGKILL else 130)
     _, left = psutil.wait_procs(workers, timeout=SOON)
     for worker in left:
         worker.kill()
     assert not left, left
+    assert "Traceback" not in (tmp_path / "err").read_text()
     tried("workers whose parent ends", len(workers))
 
 

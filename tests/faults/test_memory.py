@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from scedit_cli.base import Base
+from scedit_cli.benchmark import cost, measure
+from scedit_cli.core import blend, source
 from scedit_cli.data.rendered import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Progress
@@ -27,6 +32,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
     "CUDA": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 23.68 GiB"),
     "CPU": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you"),
     "Python": MemoryError,
+    "system": lambda: OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
 }
 SOAK, WARM = 3000, 500  # steps
 
@@ -63,8 +69,9 @@ def test_training_tells_what_to_lower(small: Small, tmp_path: Path, tried, kind:
 @pytest.mark.parametrize("name, of, part, hint", [
     ("generate", UNet2DConditionModel, "forward", "fewer pictures at once"),
     ("prepare", Base, "encode_images", "--size"), ("prepare", Base, "encode_prompts", "--size"),
+    ("merge", blend, "merge", "merge fewer at once"), ("merge", source, "safe_open", "merge fewer at once"),
 ])  # fmt: skip
-def test_other_commands_tell_what_to_lower(small, tmp_path, tried, kind, name, of: type, part: str, hint: str) -> None:
+def test_other_commands_tell_what_to_lower(small, tmp_path, tried, kind, name, of: Any, part: str, hint: str) -> None:
     command = COMMANDS[name]
     place = command.made(small, tmp_path / "place")
 
@@ -79,6 +86,27 @@ def test_other_commands_tell_what_to_lower(small, tmp_path, tried, kind, name, o
     assert "memory ran out" in said and hint in said
     again = run(command.work(small, place))
     assert again.code == 0, again
+    tried("memory that runs out")
+
+
+def test_a_method_that_does_not_fit_leaves_the_others_their_figures(small: Small, tried) -> None:
+    def starve() -> None:
+        loss_of = measure.loss_of
+
+        def hungry(trainee, *args):
+            if trainee.takes_hint:
+                raise ERRORS["system"]()
+            return loss_of(trainee, *args)
+
+        measure.loss_of, cost.measure_apart = hungry, measure.measure
+        sizes = ("--base", "scenes", "--batch", "1", "--resolution", "64", "--steps", "1")
+        small.program("bench", "--methods", "sc,csc", *sizes, "--json")()
+
+    ended = run(starve)
+    results = {each["method"]: each["peak_memory"] for each in json.loads(ended.out)["results"]}
+    assert ended.code == 0 and results["sc"] and results["csc"] is None
+    said = r"memory ran out while csc was measured: about \d\.\d\d GiB are estimated .*--batch or --resolution"
+    assert re.search(said, ended.err), ended
     tried("memory that runs out")
 
 

@@ -21,7 +21,7 @@ def test_every_file_operation_of_a_save(small: Small, tmp_path: Path, tried) -> 
     run goes on from this save or from the one before, and comes to what it comes to undisturbed."""
 
     def count(save: int) -> int:
-        return run(saving(small, tmp_path / f"count-{save}", save, Shim(tmp_path), ends=True)).value
+        return len(run(saving(small, tmp_path / f"count-{save}", save, Shim(tmp_path), ends=True)).value)
 
     operations = {save: count(save) for save in SAVES}
     assert all(number > 20 for number in operations.values())
@@ -43,9 +43,26 @@ def test_every_file_operation_of_a_save(small: Small, tmp_path: Path, tried) -> 
     tried("saves killed or failed at a file operation", len(cases))
 
 
+def test_what_gets_its_name_is_on_the_disk(small: Small, tmp_path: Path, tried) -> None:
+    """All that is written is flushed before the renaming, and the folder right after it."""
+    seen = run(saving(small, tmp_path / "run", 2, Shim(tmp_path), ends=True)).value
+    named = [at for at, operation in enumerate(seen) if operation.startswith("os.rename ") and "~" in operation]
+    for at in named:
+        part = Path(seen[at].removeprefix("os.rename "))
+        written = {each.removeprefix("write ") for each in seen[:at] if each.startswith(f"write {part}")}
+        for file in written:
+            assert f"fsync {file}" in seen[seen.index(f"write {file}") : at], (file, seen)
+        is_folder = part.name == "new"
+        if is_folder:
+            assert f"fsync {part}" in seen[:at] and len(written) > 3
+        assert written and seen[at + 1] == f"fsync {part.parent.parent if is_folder else part.parent}"
+    assert len(named) == 2  # the checkpoint and the picture of the loss
+    tried("files that are flushed before they get their names", len(named))
+
+
 def saving(small: Small, out: Path, save: int, shim: Shim, ends: bool = False):
     """A run whose save of this number, and what belongs to it, is under the shim. With `ends`, it stops after it and
-    gives the number of operations."""
+    gives the operations."""
     train, due, seen = small.train(out), Loop._save_what_is_due, iter(range(1, 100))
 
     def watched(loop: Loop) -> None:
@@ -57,7 +74,7 @@ def saving(small: Small, out: Path, save: int, shim: Shim, ends: bool = False):
         if ended:
             raise SystemExit
 
-    def work() -> int:
+    def work() -> list[str]:
         shim.is_counting = False
         shim.arm()
         Loop._save_what_is_due = watched
@@ -67,7 +84,7 @@ def saving(small: Small, out: Path, save: int, shim: Shim, ends: bool = False):
             if not ends:
                 raise
             assert not done.code
-        return shim.count
+        return shim.seen
 
     return work
 
