@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scedit_cli.errors import SceditError, is_out_of_memory, reason
+from scedit_cli.errors import SceditError, not_loaded
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_autoencoder, is_hub_id
 from scedit_cli.pipelines import check_whole, quiet
@@ -102,8 +102,5 @@ def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
-def _unloadable(name: str, error: Exception) -> Exception:
-    if is_out_of_memory(error):
-        return error
-    told = reason(error, whole=True)
-    return SceditError(f"autoencoder {name}: it cannot be loaded: {told}", hint="get it anew, or take another")
+def _unloadable(name: str, error: Exception) -> SceditError:
+    return not_loaded(error, f"autoencoder {name}: it cannot be loaded", "get it anew, or take another", whole=True)

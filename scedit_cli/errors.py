@@ -69,6 +69,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or said is not None
 
 
+def not_loaded(error: BaseException, said: str, hint: str, whole: bool = False) -> SceditError:
+    """What is `said` of something that a library could not load, with the library's reason and what to do; or that
+    only memory lacked for it, as it does too where a damaged configuration asks for sizes that no model has."""
+    if is_out_of_memory(error):
+        return WorkFailed(
+            f"{said}: memory ran out: {reason(error, whole)}", "end other programs; where that is far too much, get it anew"
+        )
+    return SceditError(f"{said}: {reason(error, whole)}", hint)
+
+
 @contextmanager
 def memory_told(during: str, hint: str) -> Iterator[None]:
     """Within, memory that runs out becomes a WorkFailed, `during` what and with what to do about it."""

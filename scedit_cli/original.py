@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scedit_cli.errors import SceditError, is_out_of_memory, reason
+from scedit_cli.errors import SceditError, not_loaded, reason
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -58,12 +58,8 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
         except Exception as error:  # diffusers raises whatever odd weights lead it to
-            if is_out_of_memory(error):
-                raise
-            raise SceditError(
-                f"base {file}: not as a checkpoint of {family} should be: {reason(error)}",
-                hint="get it anew, or give the model as a diffusers folder",
-            ) from error
+            hint = "get it anew, or give the model as a diffusers folder"
+            raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint) from error
 
 
 def original_config(file: Path, part: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
+from scedit_cli.errors import SceditError, WorkFailed, not_loaded
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_pipeline, is_hub_id
 from scedit_cli.original import open_original
@@ -99,12 +99,8 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
                 **options,
             )
     except Exception as error:  # the libraries raise whatever odd weights and configurations lead them to
-        if is_out_of_memory(error):
-            raise
-        raise SceditError(
-            f"base {name}: its pipeline cannot be loaded: {reason(error)}",
-            hint="whole pipelines with .safetensors weights are read; pickled .bin weights are not",
-        ) from error
+        hint = "whole pipelines with .safetensors weights are read; pickled .bin weights are not"
+        raise not_loaded(error, f"base {name}: its pipeline cannot be loaded", hint) from error
     return _whole(pipeline, name, folder)
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
+from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,11 +55,9 @@ def state_of(place: str, weights: Path | None, among: Sequence[str] = ()) -> dic
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever it leads to
-        if is_out_of_memory(error):
-            raise
         repository, name = place.split(":")
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SceditError(f"{path} holds no plain PyTorch weights: {told}", _download(repository, [name])) from error
+        hint = _download(repository, [name])
+        raise not_loaded(error, f"{path} holds no plain PyTorch weights", hint) from error
 
 
 def filled(network: Module, state: dict[str, Tensor], place: str, device: str) -> Module:
@@ -108,12 +106,9 @@ def pretrained(
                 return loader.from_pretrained(source, **options)
             model, found = loader.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # pickles and configurations of strangers raise whatever they lead to
-        if is_out_of_memory(error):
-            raise
-        if weights is None and isinstance(error, (OSError, ValueError)):
+        if weights is None and isinstance(error, (OSError, ValueError)) and not is_out_of_memory(error):
             raise _unreachable(repository) from error
-        told = reason(error, whole=True)
-        raise SceditError(f"{source} cannot be loaded: {told}", hint=_download(repository)) from error
+        raise not_loaded(error, f"{source} cannot be loaded", _download(repository), whole=True) from error
     # transformers makes up what a file lacks; buffers follow from the configuration
     lacking = [name for name, _ in model.named_parameters() if name in found["missing_keys"]]
     lacking = [name for name in lacking if not name.startswith(unused)]
