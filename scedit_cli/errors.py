@@ -73,9 +73,8 @@ def not_loaded(error: BaseException, said: str, hint: str, whole: bool = False) 
     """What is `said` of something that a library could not load, with the library's reason and what to do; or that
     only memory lacked for it, as it does too where a damaged configuration asks for sizes that no model has."""
     if is_out_of_memory(error):
-        return WorkFailed(
-            f"{said}: memory ran out: {reason(error, whole)}", "end other programs; where that is far too much, get it anew"
-        )
+        told = f"{said}: memory ran out: {reason(error, whole)}"
+        return WorkFailed(told, "end other programs; if it asks for far too much, it is damaged: get it anew")
     return SceditError(f"{said}: {reason(error, whole)}", hint)
 
 
