@@ -175,6 +175,16 @@ class Base:
         text = {"encoder_hidden_states": encoded[0].to(self.dtype)}
         return text | {"text_embeds": encoded[2].to(self.dtype)} if self.family == "sdxl" else text
 
+    @property
+    def text_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of what `encode_prompts` gives for each prompt, by name."""
+        loaded = self._loaded
+        encoders = [loaded.text_encoder, loaded.text_encoder_2] if self.family == "sdxl" else [loaded.text_encoder]
+        width = sum(encoder.config.hidden_size for encoder in encoders)
+        layout = {"encoder_hidden_states": (self.dtype, (loaded.tokenizer.model_max_length, width))}
+        pooled = {"text_embeds": (self.dtype, (encoders[-1].config.projection_dim,))} if self.family == "sdxl" else {}
+        return layout | pooled
+
     def overlong(self, prompts: Iterable[str]) -> list[str]:
         """The prompts that have more tokens than the text encoder reads."""
         tokenizer = self._loaded.tokenizer

@@ -71,6 +71,7 @@ def test_prompts_are_encoded_as_the_pipeline_does(base, family):
     )
     assert torch.equal(text["encoder_hidden_states"], expected[0])
     assert set(text) == {"encoder_hidden_states"} | ({"text_embeds"} if family == "sdxl" else set())
+    assert base.text_layout == {name: (values.dtype, tuple(values.shape[1:])) for name, values in text.items()}
     if family == "sdxl":
         assert torch.equal(text["text_embeds"], expected[2])
         added = base.unet_arguments(text, height=64, width=96)["added_cond_kwargs"]

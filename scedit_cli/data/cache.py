@@ -18,7 +18,7 @@ from scedit_cli.conditions.orders import Order
 from scedit_cli.data.contents import digests
 from scedit_cli.data.dataset import Dataset, Size
 from scedit_cli.data.hints import Hints, MadeHints, read_uint8
-from scedit_cli.data.store import Store
+from scedit_cli.data.store import Layout, Store
 from scedit_cli.errors import SceditError, WorkFailed, memory_told
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
@@ -171,9 +171,15 @@ def cache_latents(
             parts += _chunks(list(group), max(1, PIXELS_AT_ONCE // (width * height)))
         return parts
 
+    channels, side = 2 * base.vae.config.latent_channels, 2 ** (len(base.vae.config.block_out_channels) - 1)
+
+    def fits(key: str, layout: Layout) -> bool:
+        width, height = dataset.sizes[where[key]] if key in where else (0, 0)
+        return layout == {"moments": (torch.float32, (channels, height // side, width // side))}
+
     with ThreadPoolExecutor(4) as pool:
         settings = [_weights(base.vae)]
-        return _filled(dataset, "latents", settings, keys, batches, encode, on_step, share, wait), keys
+        return _filled(dataset, "latents", settings, keys, fits, batches, encode, on_step, share, wait), keys
 
 
 def cache_text(
@@ -185,12 +191,13 @@ def cache_text(
 ) -> tuple[Store, list[str]]:
     """Where the encoded captions and the empty prompt are, by the names of `Base.encode_prompts`, and under which key
     each picture's is."""
-    texts = {_text_key(text): text for text in _distinct(dataset)}
+    texts, expected = {_text_key(text): text for text in _distinct(dataset)}, base.text_layout
     store = _filled(
         dataset,
         "text",
         _text_settings(base),
         list(texts),
+        lambda key, layout: layout == expected,
         lambda todo: _chunks(todo, _TEXTS_AT_ONCE),
         lambda todo: base.encode_prompts([texts[key] for key in todo]),
         on_step,
@@ -204,7 +211,7 @@ def text_in_other_precision(dataset: Dataset, base: Base) -> torch.dtype | None:
     """The precision in which text is cached, where that is not the one of `base`, and none is cached for `base`."""
     mine, empty = _folder(dataset, "text", _text_settings(base)), _text_key("")
     for folder in sorted(mine.parent.glob("text-*")) if not mine.exists() else ():
-        store = Store(folder)
+        store = Store(folder, lambda key, layout: layout.keys() == base.text_layout.keys())
         dtypes = set() if store.missing([empty]) else {values.dtype for values in store.get([empty]).values()}
         if others := dtypes - {base.dtype}:
             return others.pop()
@@ -225,6 +232,7 @@ def _filled(
     name: str,
     settings: list[str],
     keys: list[str],
+    fits: Callable[[str, Layout], bool],
     batches: Callable[[list[str]], list[list[str]]],
     encode: Callable[[list[str]], dict[str, Tensor]],
     on_step: OnStep | None,
@@ -234,7 +242,7 @@ def _filled(
     """The store of these settings with an entry for each key: this process encodes its share of those missing."""
     number, processes = share
     folder = _folder(dataset, name, settings)
-    store = Store(folder)
+    store = Store(folder, fits)
     # Shares are of all keys, not of those missing: a process that comes later finds fewer of them missing.
     mine = store.missing(list(dict.fromkeys(keys))[number::processes])
     done = len(keys) - len(mine)
@@ -249,7 +257,7 @@ def _filled(
     if wait:
         wait()
     if processes > 1:
-        store = Store(folder)
+        store = Store(folder, fits)
     if lost := store.missing(keys):
         raise WorkFailed(
             f"{folder} lacks {len(lost)} of {len(keys)} entries", hint="start again: what is there is kept"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from scedit_cli.data.arrays import stacked
+from scedit_cli.errors import SceditError
 from scedit_cli.files import sweep, whole
 
 _FORMAT = "scedit-cache/2"
 _SHARD = 2**25  # bytes of tensors in a shard: what is lost at most when a run is killed
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Layout = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]  # type and shape of an entry's tensors, by name
 
 
 class Store:
@@ -23,10 +28,13 @@ class Store:
 
     Args:
         folder: made when there is something to write.
+        fits: whether an entry of this key and layout is what it should be; one that is not counts as not there. A cache
+            may come with a dataset, from anybody.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fits: Callable[[str, Layout], bool] = lambda key, layout: True) -> None:
         self.folder = folder
+        self._fits = fits
         self._files: list[safe_open] = []
         self._place: dict[str, safe_open] = {}
         self._names: set[str] = set()
@@ -39,28 +47,39 @@ class Store:
         return [key for key in dict.fromkeys(keys) if key not in self._place]
 
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The entries of `keys`, stacked, by name."""
-        return {
+        """The entries of `keys`, stacked, by name.
+
+        Raises:
+            SceditError: they hold values that are not numbers.
+        """
+        found = {
             name: stacked([self._place[key].get_tensor(f"{key}.{name}") for key in keys]) for name in self._names
         }
-
-    def shape(self, key: str, name: str) -> tuple[int, ...]:
-        return tuple(self._place[key].get_slice(f"{key}.{name}").get_shape())
+        if not all(values.isfinite().all() for values in found.values()):
+            raise SceditError(
+                f"{self.folder} holds values that are not numbers (NaN or Inf)", hint="remove it: it is made anew"
+            )
+        return found
 
     def writer(self) -> Writer:
         return Writer(self)
 
     def _read(self, path: Path) -> None:
+        entries: dict[str, dict[str, tuple[torch.dtype | None, tuple[int, ...]]]] = {}
         try:
             file = safe_open(path, "pt")
             if (file.metadata() or {}).get("format") != _FORMAT:
                 return
+            for tensor in file.keys():  # noqa: SIM118
+                key, _, name = tensor.partition(".")
+                part = file.get_slice(tensor)
+                entries.setdefault(key, {})[name] = _DTYPES.get(part.get_dtype()), tuple(part.get_shape())
         except (OSError, SafetensorError):
             return
-        for tensor in file.keys():  # noqa: SIM118
-            key, _, name = tensor.partition(".")
-            self._place[key] = file
-            self._names.add(name)
+        for key, layout in entries.items():
+            if self._fits(key, layout):
+                self._place[key] = file
+                self._names |= layout.keys()
 
 
 class Writer:

@@ -7,6 +7,7 @@ import torch
 
 from scedit_cli.data import store
 from scedit_cli.data.store import Store
+from scedit_cli.errors import SceditError
 
 
 def tensors(*values: float) -> dict[str, torch.Tensor]:
@@ -21,7 +22,27 @@ def test_entries_come_back_in_the_order_they_are_asked_for(tmp_path):
     assert again.missing(["z", "w", "x", "w"]) == ["w"]
     found = again.get(["z", "x", "z"])
     assert torch.equal(found["a"], tensors(3, 1, 3)["a"]) and torch.equal(found["b"], tensors(3, 1, 3)["b"])
-    assert again.shape("y", "a") == (3,)
+
+
+def test_an_entry_of_another_layout_is_as_if_it_were_not_there(tmp_path):
+    with Store(tmp_path).writer() as writer:
+        writer.add(["x", "y"], tensors(1.0, 2.0))
+    seen = {}
+
+    def fits(key, layout):
+        seen[key] = layout
+        return key == "y"
+
+    store = Store(tmp_path, fits)
+    assert store.missing(["x", "y"]) == ["x"] and torch.equal(store.get(["y"])["a"], tensors(2)["a"])
+    assert seen["x"] == {"a": (torch.float32, (3,)), "b": (torch.bfloat16, ())}
+
+
+def test_values_that_are_no_numbers_are_told(tmp_path):
+    with Store(tmp_path).writer() as writer:
+        writer.add(["x"], tensors(float("nan")))
+    with pytest.raises(SceditError, match="not numbers .*made anew"):
+        Store(tmp_path).get(["x"])
 
 
 def test_shards_are_written_when_they_are_full_and_at_the_end(tmp_path, monkeypatch):

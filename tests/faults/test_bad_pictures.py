@@ -12,9 +12,10 @@ from typing import NamedTuple
 import pytest
 
 from scedit_cli.conditions.orders import orders_of
-from scedit_cli.controls import open_condition
+from scedit_cli.controls import open_condition, open_named
 from scedit_cli.data.annotated import Task, annotate_chunk
 from scedit_cli.data.buckets import bucket
+from scedit_cli.data.hints import read_uint8
 from scedit_cli.data.intake import Rejected, take
 from scedit_cli.data.sources import Blob, Entry
 from scedit_cli.errors import SceditError
@@ -46,6 +47,9 @@ READERS = {
     "generate --cond canny=": lambda file, folder: open_condition(ConditionSpec(file, "canny")),
     "generate --cond inpaint=": lambda file, folder: open_condition(ConditionSpec(file, "inpaint")),
     "generate --cond-from canny=": lambda file, folder: open_condition(ConditionSpec(file, "canny", photo=True)),
+    "generate --image": lambda file, folder: open_named(file, "--image"),
+    "train": lambda file, folder: read_uint8(file),
+    "train of inpaint": lambda file, folder: read_uint8(file, channels=4),
 }
 
 

@@ -3,31 +3,64 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
 import signal
 import time
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scedit_cli.training.checkpoints import newest_checkpoint
-from tests.faults.commands import COMMANDS
+from tests.faults.commands import COMMANDS, SHOW, tuners
 from tests.faults.disks import forbid, mounted, why_not
 from tests.faults.ends import files_in, told
-from tests.faults.forked import Child, each, points, run
+from tests.faults.forked import Child, Ended, each, points, run
 from tests.faults.shim import FULL, Shim
 from tests.faults.small import Small
 from tests.faults.test_commands_killed import undisturbed
 from tests.faults.test_moments import logged
 
 POINTS = 20
+# What goes on being replaced, and whether the new one is whole, beside the old one.
+WHOLE = {
+    "run/recipe.toml": lambda new, old: tomllib.loads(new).keys() == tomllib.loads(old).keys(),
+    "run/loss.png": lambda new, old: re.fullmatch(r".+: \d+ lines", new),  # as small.py draws it
+    "run/README.md": lambda new, old: new.startswith("---\n") and new.count("\n## ") == old.count("\n## "),
+    "data/metadata.jsonl": lambda new, old: names_in(new) == names_in(old),
+}
 GROWING = ("log.jsonl", "scores.jsonl", "contents.json")  # of a run that goes on, and a memory of what was read
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def _merged(small: Small, place: Path) -> None:
+    tuners(small, place)
+    shutil.copy(place / "style.safetensors", place / "combo.safetensors")
+
+
+def _shown(small: Small, place: Path) -> None:
+    SHOW.make(small, place)
+    for name in SHOW.output:
+        (place / name).write_text("of an earlier call")
+
+
+ALL = COMMANDS | {"bench": SHOW}
+OVER = {
+    "merge over a file": replace(
+        COMMANDS["merge"],
+        make=_merged,
+        arguments=lambda small, place: [*COMMANDS["merge"].arguments(small, place), "--overwrite"],
+    ),
+    "bench over files": replace(SHOW, make=_shown),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path, tried, name: str) -> None:
-    command = COMMANDS[name]
+    command = ALL[name]
     whole, count = undisturbed(command, small, tmp_path / "whole")
 
     def scenario(at: int) -> None:
@@ -36,11 +69,35 @@ def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path
         ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
         # The last operation removes something, which needs no room; threads may save one before it.
         if ended.code or at < count - 2:
-            assert "No space left on device" in told(ended, 1)
+            assert "No space left on device" in (told_beside(ended) if name == "bench" else told(ended, 1))
         assert_intact(place, before)
         again = run(command.work(small, place))
         assert again.code == 0 or (ended.code == 0 or name == "merge") and again.code == 2, again
-        assert name == "generate" or command.content(place) == whole
+        assert name in ("generate", "bench") or command.content(place) == whole
+        shutil.rmtree(place)
+
+    cases = points(count, POINTS)
+    each(scenario, cases)
+    tried(f"{name} on a disk that fills up", len(cases))
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_what_is_replaced_is_old_or_new(small: Small, tmp_path: Path, tried, name: str) -> None:
+    """Of outputs of an earlier call, on a disk that fills up: each is what it was, or what it is to become."""
+    command = OVER[name]
+    whole, count = undisturbed(command, small, tmp_path / "whole")
+
+    def scenario(at: int) -> None:
+        place = command.made(small, tmp_path / f"{at:05}")
+        before = command.content(place)
+        assert before and all(before[file] != data for file, data in whole.items()), "nothing of it would change"
+        ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
+        if ended.code:
+            told_beside(ended) if name == "bench over files" else told(ended, 1)
+        now = command.content(place)
+        assert now.keys() == before.keys() and all(data in (before[file], whole[file]) for file, data in now.items())
+        again = run(command.work(small, place))
+        assert again.code == 0 and command.content(place) == whole, again
         shutil.rmtree(place)
 
     cases = points(count, POINTS)
@@ -103,25 +160,28 @@ def test_a_place_that_cannot_be_written_to(small: Small, tmp_path: Path, tried, 
     tried(f"{name} where nothing can be written", len(ways))
 
 
-@pytest.mark.parametrize("name", ["prepare", "annotate"])
-def test_a_dataset_whose_folder_vanishes(small: Small, tmp_path: Path, tried, name: str) -> None:
+@pytest.mark.parametrize("name", ["prepare", "annotate", "generate", "merge"])
+def test_a_folder_that_vanishes(small: Small, tmp_path: Path, tried, name: str) -> None:
     """Renamed at half of the operations in it, as when its disk is gone: a sentence, and what was there is as it was.
-    The command is called again when it is back."""
+    `merge` has read all it needs, and may make the folder anew. The command is called again when it is back."""
     command, place, gone = COMMANDS[name], tmp_path / "place", tmp_path / "gone"
     whole, count = undisturbed(command, small, tmp_path / "whole")
     command.made(small, place)
     before = files_in(place)
     ended = run(command.work(small, place, Shim(place, count // 2, lambda *_: place.exists() and place.rename(gone))))
-    told(ended, 1, 2)
-    if place.exists():  # made anew, and empty
-        assert not files_in(place)
-        shutil.rmtree(place)
+    if name == "merge" and ended.code == 0:
+        assert command.content(place) == whole and len(files_in(place)) == 1
+    else:
+        told(ended, 1, 2)
+        assert not (place.exists() and files_in(place))
+    shutil.rmtree(place, ignore_errors=True)  # made anew
     kept = files_in(gone)
     assert all(kept[file] == data for file, data in before.items() if not file.endswith("metadata.jsonl"))
     gone.rename(place)
     again = run(command.work(small, place))
     assert again.code == 0, again
-    assert {file.replace("whole", "place") for file in whole} == set(command.content(place))
+    if name != "generate":  # which adds to what the first call has finished
+        assert {file.replace("whole", "place") for file in whole} == set(command.content(place))
     tried(f"{name} in a folder that vanishes")
 
 
@@ -150,6 +210,18 @@ def test_a_run_whose_folder_vanishes(small: Small, tmp_path: Path, tried) -> Non
     tried("runs whose folder vanishes", 2)
 
 
+def told_beside(ended: Ended) -> str:
+    """What `bench` says of a file that cannot be written: before it begins, or beside the figures, which it keeps."""
+    if "error" in json.loads(ended.out):
+        return told(ended, 1)
+    assert ended.code == 1 and "Traceback" not in ended.err and json.loads(ended.out)["quality"], ended
+    return ended.err
+
+
+def names_in(metadata: str) -> list[str]:
+    return [json.loads(line)["file_name"] for line in metadata.splitlines()]
+
+
 def leave(disk: Path, kilobytes: int) -> None:
     """Fills the disk but for so much."""
     room = os.statvfs(disk)
@@ -162,13 +234,13 @@ def leave(disk: Path, kilobytes: int) -> None:
 
 
 def assert_intact(place: Path, before: dict[str, bytes]) -> None:
-    """What was there is there, unchanged but for what grows; of a run, a checkpoint that can be read; no leftovers."""
+    """What was there is there, unchanged but for what grows, or anew and whole; of a run, a checkpoint that can be
+    read; no leftovers."""
     now = files_in(place)
-    replaced = ("run/recipe.toml", "run/loss.png", "run/README.md", "data/metadata.jsonl")
     for file, data in before.items():
-        if file.startswith("run/checkpoints") or file in replaced or file.endswith(GROWING):
+        if file.startswith("run/checkpoints") or file.endswith(GROWING):
             continue
-        assert now.get(file) == data, file
+        assert now[file] == data or file in WHOLE and WHOLE[file](now[file].decode(), data.decode()), file
     if (place / "run").exists():
         newest, torn = newest_checkpoint(place / "run" / "checkpoints")
         assert newest.step >= 4 and not torn

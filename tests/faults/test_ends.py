@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from hashlib import pbkdf2_hmac
 from pathlib import Path
 
 import psutil
 import pytest
+from diffusers import UNet2DConditionModel
 
-from scedit_cli.jobs import prepare
+from scedit_cli.base import Base
+from scedit_cli.core import blend
+from scedit_cli.jobs import bench, prepare
 from scedit_cli.training.checkpoints import newest_checkpoint
 from scedit_cli.training.trainer import Trainer
 from tests import tiny
-from tests.faults.commands import COMMANDS
+from tests.faults.commands import COMMANDS, SHOW
 from tests.faults.forked import Child, Ended
 from tests.faults.small import Small
 from tests.faults.test_moments import logged
@@ -37,8 +41,6 @@ def test_the_second_signal_ends_it_whatever_it_is_in(small: Small, tmp_path: Pat
 
         def endless(trainer: Trainer, batch):
             if trainer.step == 3:
-                from hashlib import pbkdf2_hmac
-
                 (tmp_path / "in").touch()
                 pbkdf2_hmac("sha256", b"", b"", 10**9)
             return backward(trainer, batch)
@@ -61,6 +63,39 @@ def test_the_second_signal_ends_it_whatever_it_is_in(small: Small, tmp_path: Pat
     assert newest.step == 2 and not torn
     assert resumed(small, out)["resumed_at"] == 2
     tried("second signals in the middle of a step")
+
+
+@pytest.mark.parametrize("name, of, part", [
+    ("prepare", Base, "encode_images"), ("generate", UNet2DConditionModel, "forward"), ("merge", blend, "merge"),
+    ("bench", bench, "draw_quality"),
+])  # fmt: skip
+def test_the_second_ctrl_c_ends_every_command(small: Small, tmp_path: Path, tried, name: str, of, part: str) -> None:
+    """In a call of a library that hears no signal for minutes."""
+    command = SHOW if name == "bench" else COMMANDS[name]
+    place = command.made(small, tmp_path / "place")
+
+    def endless(*args, **kwargs) -> None:
+        (tmp_path / "in").touch()
+        pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+    def work() -> None:
+        setattr(of, part, endless)
+        command.work(small, place)()
+
+    child = Child(work)
+    while not (tmp_path / "in").exists():
+        assert child.is_running()
+        time.sleep(0.01)
+    child.kill(signal.SIGINT)
+    assert not child.wait(1.0)
+    child.kill(signal.SIGINT)
+    began = time.monotonic()
+    ended = child.end(SOON)
+    assert ended.code == 130 and time.monotonic() - began < AT_ONCE, ended
+    assert "stopped at once" in ended.err and "Traceback" not in ended.err
+    again = Child(command.work(small, place)).end()
+    assert again.code == 0 and command.content(place), again
+    tried("second signals in the middle of a command")
 
 
 @pytest.mark.parametrize("name", ["prepare", "annotate", "generate", "merge"])

@@ -12,7 +12,7 @@ from random import Random
 from scedit_cli.training.checkpoints import newest_checkpoint, read_checkpoint
 from tests.faults.ends import assert_same_end, losses_in
 from tests.faults.forked import Child, each, run
-from tests.faults.small import EVERY, Small
+from tests.faults.small import EVERY, STEPS, Small
 
 LOOPS, KILLS = 20, 10
 
@@ -24,9 +24,9 @@ def test_kills_at_random_moments(small: Small, tmp_path: Path, tried) -> None:
     assert run(small.train(tmp_path / "timed")).code == 0
     length = time.monotonic() - began
 
-    def scenario(seed: int) -> int:
-        draw, out, finished = Random(seed), tmp_path / f"loop-{seed}", 0
-        reached = killed = 0
+    def scenario(seed: int) -> tuple[int, int]:
+        draw, out = Random(seed), tmp_path / f"loop-{seed}"
+        reached = killed = amid = saving = 0
         while killed < KILLS:
             child = Child(small.train(out, "--resume"))
             if not child.wait(draw.uniform(0.0, 1.5 * length)):
@@ -35,18 +35,20 @@ def test_kills_at_random_moments(small: Small, tmp_path: Path, tried) -> None:
             if ended.code == 0:
                 assert_same_end(small.finished, out)
                 shutil.rmtree(out)
-                finished, reached = finished + 1, 0
+                reached = 0
                 continue
             assert ended.code == -signal.SIGKILL, ended
             killed += 1
+            amid += 0 < len(logged(out)) < STEPS
+            saving += any("~" in path.name for path in out.rglob("*"))
             reached = assert_nothing_lost(out, reached)
         last = run(small.train(out, "--resume"))
         assert last.code == 0 and (json.loads(last.out)["resumed_at"] or 0) == reached, last
         assert_same_end(small.finished, out)
-        return finished + 1
+        return amid, saving
 
-    finished = each(scenario, range(LOOPS), seconds=600)
-    assert all(finished)
+    amid, saving = map(sum, zip(*each(scenario, range(LOOPS), seconds=600), strict=True))
+    assert amid > LOOPS * KILLS // 4 and saving, "most came before the first step or after the last"
     tried("kills of training at random moments", LOOPS * KILLS)
 
 
