@@ -51,14 +51,16 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
     with TemporaryDirectory() as folder:
         _write_configs(Path(folder), family, kind.__name__, changes)
         options = {"config": folder, "local_files_only": True}
+        hint = "get it anew, or give the model as a diffusers folder"
         try:
             vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
             pad = "!" if family == "sd21" else "<|endoftext|>"
             return kind.from_single_file(
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
+        except NotImplementedError as error:  # PyTorch's, of weights that no file has filled
+            raise SceditError(f"base {file}: weights that a checkpoint of {family} has are missing", hint) from error
         except Exception as error:  # diffusers raises whatever odd weights lead it to
-            hint = "get it anew, or give the model as a diffusers folder"
             raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint) from error
 
 
