@@ -28,7 +28,7 @@ def test_pixels_are_planes_of_shares():
 
 
 PROGRAM = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 import psutil, torch
 from scedit_cli.data.hints import Hints
@@ -36,10 +36,15 @@ from scedit_cli.data.hints import Hints
 torch.set_num_threads(2)
 torch.ones(10**6).add_(1)  # this thread has its team
 
+def settled():
+    count = None  # a thread that has been joined may take a moment to end
+    while count != (count := psutil.Process().num_threads()):
+        time.sleep(0.1)
+    return count
+
 def more(work):
     counts = []
-    thread = threading.Thread(target=lambda: (
-        counts.append(psutil.Process().num_threads()), work(), counts.append(psutil.Process().num_threads())))
+    thread = threading.Thread(target=lambda: (counts.append(settled()), work(), counts.append(settled())))
     thread.start()
     thread.join()
     return counts[1] - counts[0]
