@@ -23,12 +23,12 @@ def mistake(key: str, what: str) -> PydanticCustomError:
 
 
 def sentences(recipe: type[BaseModel], details: Iterable[ErrorDetails]) -> list[str]:
-    """Pydantic's errors about a `recipe`, each as "section.key: what is wrong". Of a value that may be of several
-    kinds, it tells one for each kind; here they are one."""
+    """Pydantic's errors about a `recipe`, each as a line "section.key: what is wrong". Of a value that may be of
+    several kinds, it tells one for each kind; here they are one."""
     alike: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for detail in details:
         alike.setdefault(detail["loc"][:_OPTION], []).append(detail)
-    return [_sentence(recipe, first) for first, *_ in alike.values()]
+    return [_sentence(recipe, first).replace("\n", "\\n") for first, *_ in alike.values()]
 
 
 def _sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:

@@ -39,7 +39,8 @@ class Outcome:
     grown: int = 0
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.what} after {self.seconds:.1f} s and {self.grown / GIB:.2f} GiB: {self.said}"
+        told = self.said[-_SHOWN // 2 :]
+        return f"{self.what} after {self.seconds:.1f} s and {self.grown / GIB:.2f} GiB: {told}: {self.case}"
 
 
 @contextmanager

@@ -56,6 +56,16 @@ def shown(text: str | bytes, *options: str, folder: Path) -> str:
     return said
 
 
+def is_placed(said: str) -> bool:
+    """Whether each mistake is told by its field or section, one in the TOML by its place."""
+    first, *others = said.splitlines()[:-1]
+    told = first.partition("recipe.toml")[2]
+    if told.startswith(" is not valid TOML: "):
+        return re.search(r"\b(line|position) \d|end of document", told) is not None
+    mistakes = [told.removeprefix(": "), *others][told.endswith(" mistakes:") :]
+    return all(re.match(rf"\s*({'|'.join(SECTIONS)})[.:]|.*: unknown", each) for each in mistakes)
+
+
 def bounds() -> Iterator[tuple[str, Any, bool]]:
     """(field, value, whether it is allowed): every bound of the schema, at it and beyond it, and every kind of value
     that a field does not take."""
@@ -242,7 +252,9 @@ def test_mutated_recipes(tmp_path, tried) -> None:
     def work(text: bytes) -> str:
         folder = tmp_path / str(random.random())
         folder.mkdir()
-        return shown(text, folder=folder)
+        said = shown(text, folder=folder)
+        assert said == "fine" or is_placed(said), said
+        return said
 
     outcomes = try_each(cases, work, SECONDS)
     tried("mutated recipes", len(outcomes))
