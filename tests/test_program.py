@@ -69,6 +69,19 @@ def test_an_interruption_that_a_library_swallows_is_still_one(monkeypatch: pytes
     assert call("train").exit_code == 130
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_of_which_a_library_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, number, code) -> None:
+    def work(*args: object, **kwargs: object) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise SceditError("a.safetensors cannot be read", "get it anew")
+
+    monkeypatch.setattr(signal, "default_int_handler", signal.getsignal(signal.SIGINT))  # whatever the tests run in
+    fake(monkeypatch, "generate", work)
+    answer = call("generate")
+    assert answer.exit_code == code and answer.stderr.startswith("error: stopped by ")
+
+
 def test_errors_that_are_each_others_cause_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*args: object, **kwargs: object) -> None:
         first, second = SceditError("a.png is no picture", "name a picture"), OSError("unreadable")

@@ -36,7 +36,7 @@ class Program(TyperGroup):
                 stream.reconfigure(errors="backslashreplace")
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:
-            with _terminable(), _ended_by_the_second():
+            with _stoppable() as self._heard, _ended_by_the_second():
                 code = super().main(args, **extra)
         except (Exception, KeyboardInterrupt) as error:
             code = failed(error, args)
@@ -46,16 +46,18 @@ class Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
-            if stop := _interruption(error):
+            if stop := _interruption(error, self._heard):
                 raise _stopped(stop, ctx.invoked_subcommand) from error
             raise
 
 
-def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C or SIGTERM that `error` is, or that a library has taken for a failure of its own. What fails while the
-    state is saved because of one is a failure."""
-    if isinstance(error, WorkFailed):
+def _interruption(error: BaseException, heard: list[KeyboardInterrupt]) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that `error` is, or that a library has taken for a failure of its own, be it without a word
+    of what has been `heard`. What fails while the state is saved because of one is a failure."""
+    if isinstance(error, (WorkFailed, typer.Exit)):
         return None
+    if heard:
+        return heard[0]
     seen: set[int] = set()  # two errors may be each other's cause and context
     while error and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt):
@@ -80,23 +82,29 @@ def failed(error: Exception | KeyboardInterrupt, args: list[str]) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated here, and ends forked workers quietly."""
+def _stoppable() -> Iterator[list[KeyboardInterrupt]]:
+    """Ctrl-C and SIGTERM raise what they are here, and are listed; SIGTERM ends forked workers quietly. Ctrl-C stays
+    what it is where it is not Python's own, as in a job in the background, which ignores it."""
+    heard: list[KeyboardInterrupt] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield heard
         return
     here = os.getpid()
 
-    def terminate(*_: object) -> None:
-        if os.getpid() != here:
+    def stop(number: int, _: object) -> None:
+        if number == signal.SIGTERM and os.getpid() != here:
             os._exit(143)
-        raise Terminated
+        heard.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise heard[-1]
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield heard
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
