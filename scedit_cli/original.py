@@ -58,9 +58,10 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
             return kind.from_single_file(
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
-        except NotImplementedError as error:  # PyTorch's, of weights that no file has filled
-            raise SceditError(f"base {file}: weights that a checkpoint of {family} has are missing", hint) from error
         except Exception as error:  # diffusers raises whatever odd weights lead it to
+            if "meta tensor" in str(error):  # PyTorch's word for weights that no file has filled
+                missing = f"base {file}: weights that a checkpoint of {family} has are missing"
+                raise SceditError(missing, hint) from error
             raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint) from error
 
 

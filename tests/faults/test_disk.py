@@ -10,13 +10,14 @@ import shutil
 import signal
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scedit_cli.training.checkpoints import newest_checkpoint
-from tests.faults.commands import COMMANDS, SHOW, tuners
+from tests.faults.commands import COMMANDS, SHOW, Command, tuners
 from tests.faults.disks import forbid, mounted, why_not
 from tests.faults.ends import files_in, told
 from tests.faults.forked import Child, Ended, each, points, run
@@ -66,19 +67,17 @@ def test_a_disk_that_is_full_from_some_operation_on(small: Small, tmp_path: Path
     def scenario(at: int) -> None:
         place = command.made(small, tmp_path / f"{at:05}")
         before = files_in(place)
-        ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
+        ended = filling_up(command, small, place, at)
         # The last operation removes something, which needs no room; threads may save one before it.
         if ended.code or at < count - 2:
-            assert "No space left on device" in (told_beside(ended) if name == "bench" else told(ended, 1))
+            assert "No space left on device" in told_full(ended, keeps=command.output == SHOW.output)
         assert_intact(place, before)
         again = run(command.work(small, place))
         assert again.code == 0 or (ended.code == 0 or name == "merge") and again.code == 2, again
         assert name in ("generate", "bench") or command.content(place) == whole
         shutil.rmtree(place)
 
-    cases = points(count, POINTS)
-    each(scenario, cases)
-    tried(f"{name} on a disk that fills up", len(cases))
+    tried(f"{name} on a disk that fills up", at_points(scenario, count))
 
 
 @pytest.mark.parametrize("name", OVER)
@@ -91,18 +90,16 @@ def test_what_is_replaced_is_old_or_new(small: Small, tmp_path: Path, tried, nam
         place = command.made(small, tmp_path / f"{at:05}")
         before = command.content(place)
         assert before and all(before[file] != data for file, data in whole.items()), "nothing of it would change"
-        ended = run(command.work(small, place, Shim(place, at, FULL, onward=True)))
+        ended = filling_up(command, small, place, at)
         if ended.code:
-            told_beside(ended) if name == "bench over files" else told(ended, 1)
+            told_full(ended, keeps=command.output == SHOW.output)
         now = command.content(place)
         assert now.keys() == before.keys() and all(data in (before[file], whole[file]) for file, data in now.items())
         again = run(command.work(small, place))
         assert again.code == 0 and command.content(place) == whole, again
         shutil.rmtree(place)
 
-    cases = points(count, POINTS)
-    each(scenario, cases)
-    tried(f"{name} on a disk that fills up", len(cases))
+    tried(f"{name} on a disk that fills up", at_points(scenario, count))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -210,9 +207,21 @@ def test_a_run_whose_folder_vanishes(small: Small, tmp_path: Path, tried) -> Non
     tried("runs whose folder vanishes", 2)
 
 
-def told_beside(ended: Ended) -> str:
-    """What `bench` says of a file that cannot be written: before it begins, or beside the figures, which it keeps."""
-    if "error" in json.loads(ended.out):
+def filling_up(command: Command, small: Small, place: Path, at: int) -> Ended:
+    """The command's end where its disk is full from this operation on."""
+    return run(command.work(small, place, Shim(place, at, FULL, onward=True)))
+
+
+def at_points(scenario: Callable[[int], None], count: int) -> int:
+    """The scenario at operations spread over all `count`; returns at how many."""
+    cases = points(count, POINTS)
+    each(scenario, cases)
+    return len(cases)
+
+
+def told_full(ended: Ended, keeps: bool) -> str:
+    """What is said of a file that cannot be written; a command that `keeps` its figures may say it beside them."""
+    if not keeps or "error" in json.loads(ended.out):
         return told(ended, 1)
     assert ended.code == 1 and "Traceback" not in ended.err and json.loads(ended.out)["quality"], ended
     return ended.err
