@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,9 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained, and stop.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe, every default filled in.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="KEY", help="Explain a key, such as train.steps, a section, or all.")
+    ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the result to the hub.")
     ] = None,
@@ -40,10 +44,13 @@ def train(
       scedit train --recipe canny.toml --set train.steps=1200 --out runs/longer
       scedit train --recipe canny.toml --out runs/longer --resume
       scedit train --recipe sdxl-depth.toml --set data.path=dataset --set base.model=sdxl.safetensors --dry-run
+      scedit train --explain train.timestep_shift
       torchrun --nproc-per-node 4 -m scedit_cli train --recipe sd15-canny.toml --set data.path=dataset
     """
     if list_:
         return _list(screen_for(json_, quiet, debug))
+    if explain:
+        return _explain(explain, screen_for(json_, quiet, debug))
     from scedit_cli.recipe import load_recipe
 
     if not recipe:
@@ -76,3 +83,11 @@ def _list(screen: Screen) -> None:
         tuner = load_recipe(path).tuner
         recipes.append({"name": name, "kind": tuner.kind, "condition": tuner.condition, "about": about})
     screen.result({"recipes": recipes}, [(each["name"], each["about"]) for each in recipes])
+
+
+def _explain(name: str, screen: Screen) -> None:
+    from scedit_cli.recipe.explain import explain
+
+    found = explain(name)
+    rows = [(each.key, f"{each.meaning} ({each.values})") for each in found]
+    screen.result({"keys": [asdict(each) for each in found]}, rows)

@@ -8,31 +8,29 @@ from os.path import exists, isdir, isfile  # pathlib's raise at names that are t
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import expanded
 from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import guess
 from scedit_cli.recipe.sections import Recipe
 
-_SHOWN = 80  # letters of a change
+_SHOWN = 80  # letters of what somebody wrote
 
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Reads the file `name`, else the built-in recipe of that name ("canny.toml" or "canny").
 
-    `overrides` are "section.key=value", the value in TOML's syntax or, failing that, plain text. Relative paths in a
-    recipe are those of the working folder; the recipe returned holds them absolute.
+    A recipe that says `extends = "other.toml"` above its sections takes over every key of that recipe which it does not
+    give itself; a file beside it is meant, else a built-in one. `overrides` are "section.key=value", the value in
+    TOML's syntax or, failing that, plain text. Relative paths in a recipe are those of the working folder; the recipe
+    returned holds them absolute.
 
     Raises:
-        SceditError: no such recipe, no TOML, or mistakes in it, all of them told at once.
+        SceditError: no such recipe, no TOML, recipes that extend each other, or mistakes in it, all of them told at
+            once.
     """
     path = _find(name)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
-    except OSError as error:
-        raise SceditError(f"{path} cannot be read: {error.strerror}", hint="name a file you can read") from None
+    values = _read(path)
     for override in overrides:
         _override(values, override)
     for section, key in (("base", "model"), ("base", "vae"), ("data", "path")):
@@ -50,6 +48,35 @@ def settings_of_made(text: str) -> list[str]:
     except (tomllib.TOMLDecodeError, RecursionError, KeyError, TypeError):
         return []
     return params if isinstance(params, list) and all(isinstance(each, str) for each in params) else []
+
+
+def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of the recipe at `path`, with those of the recipes that it extends; `heirs` are those that extend it."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
+    except OSError as error:
+        raise SceditError(f"{path} cannot be read: {error.strerror}", hint="name a file you can read") from None
+    if (parent := values.pop("extends", None)) is None:
+        return values
+    if not isinstance(parent, str) or not parent:
+        said = shortened(repr(parent), _SHOWN)
+        raise SceditError(f"{path}: extends: expected the name of a recipe, not {said}", 'as extends = "canny.toml"')
+    beside = expanded(path.parent / expanded(parent))
+    try:
+        source = (beside if isfile(beside) else _find(parent)).resolve()
+    except SceditError as error:
+        raise SceditError(f"{path}: extends: {error.message}", error.hint) from None
+    lineage = (*heirs, path.resolve())
+    if source in lineage:
+        circle = " -> ".join(file.name for file in (*lineage, source))
+        raise SceditError(f"{path}: extends: {circle} is a circle", hint="let the last one extend nothing")
+    inherited = _read(source, lineage)
+    for section, keys in values.items():
+        both_are_sections = isinstance(keys, dict) and isinstance(inherited.get(section), dict)
+        inherited[section] = inherited[section] | keys if both_are_sections else keys
+    return inherited
 
 
 def _find(name: str | Path) -> Path:

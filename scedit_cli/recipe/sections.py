@@ -8,7 +8,6 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from scedit_cli.errors import SceditError, shortened
-from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import mistake, sentences
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
@@ -20,18 +19,27 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class _Section(BaseModel):
     # Strict, so that `steps = true` or `steps = "200"` is an error and not the number 1 or 200.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    # The text under a field is its description: `scedit train --explain` and recipes/README.md show it.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class BaseSection(_Section):
     """The frozen pipeline: the embedded "scenes", or a diffusers folder, a hub id or a single file."""
 
     model: str = Field("scenes", min_length=1)
-    revision: str | None = None  # of a hub id
-    vae: str | None = Field(None, min_length=1)  # an autoencoder of one's own: a folder, a hub id or a file
-    vae_revision: str | None = None  # of its hub id
-    prediction: Literal["epsilon", "v_prediction"] | None = None  # the U-Net's, where its files lie or say nothing
-    quantize: Literal["none", "int8", "fp8"] = "none"  # how the frozen weights are held (torchao)
+    """The frozen pipeline: `scenes` (embedded), a diffusers folder, a hub id or a single .safetensors file."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    vae: str | None = Field(None, min_length=1)
+    """An autoencoder in place of the base's own: a folder, a hub id or a file."""
+    vae_revision: str | None = None
+    """Branch, tag or commit of the autoencoder's hub id."""
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    """What the base's U-Net predicts, where its files do not say or are wrong."""
+    quantize: Literal["none", "int8", "fp8"] = "none"
+    """How the frozen weights are held; int8 and fp8 need torchao."""
 
     @model_validator(mode="after")
     def _revisions_are_of_something(self) -> BaseSection:
@@ -44,11 +52,18 @@ class TunerSection(_Section):
     """What is trained; the sizes are those of SCEdit's sections 3.2 and 3.3."""
 
     kind: Literal["sc", "csc"]
-    condition: str | None = Field(None, pattern=r"^[a-z][a-z0-9_-]*$")  # csc only: the kind of its condition pictures
-    down_ratio: float = Field(1.0, gt=0, le=8)  # hidden width of a tuner / channels of its skip
+    """csc: controlled by a condition image; sc: by the prompt alone."""
+    condition: str | None = Field(None, pattern=r"^[a-z][a-z0-9_-]*$")
+    """Kind of the condition image, such as canny; csc alone takes it."""
+    down_ratio: float = Field(1.0, gt=0, le=8)
+    """Hidden width of each tuner, as a share of its skip's channels."""
     hint_kernel: Literal[1, 3, 5, 7] = 1
-    hint_channels: int = Field(256, ge=8, le=4096)  # between the hint encoder's stem and its chain
-    hint_width: float = Field(1.0, gt=0, le=8)  # factor on the widths of the stem
+    """Side k of the k x k convolutions that make the hint features: 1 in the paper; 3 in the authors' recipes learns
+    in fewer steps."""
+    hint_channels: int = Field(256, ge=8, le=4096)
+    """Channels between the hint encoder's stem and its chain: 256 in the paper, 320 in the authors' SDXL recipes."""
+    hint_width: float = Field(1.0, gt=0, le=8)
+    """Factor on the widths of the hint encoder's stem: 1.0 in the paper, 2.0 in the authors' SDXL recipes."""
 
     @field_validator("hint_kernel", mode="before")
     @classmethod
@@ -72,21 +87,36 @@ class DataSection(_Section):
     """Pictures to learn from: a dataset folder, shards that are streamed, or scenes rendered for the run. A picture's
     loss counts as much as its `weight` says: a column of the metadata, or a key of a sample's .json."""
 
-    path: str | None = Field(None, min_length=1)  # a dataset folder or WebDataset shards; left out, scenes are rendered
+    path: str | None = Field(None, min_length=1)
+    """A dataset folder as `scedit prepare` writes it, or WebDataset shards; without it, scenes are rendered."""
     scenes: int = Field(2048, ge=1, le=1_000_000)
-    seed: Seed = 0  # of the first scene
+    """Number of scenes to render where no path is given."""
+    seed: Seed = 0
+    """Seed of the first rendered scene."""
     look: Literal["plain", "pastel"] = "plain"
-    caption_dropout: Share = 0.1  # share of captions left empty, for classifier-free guidance
-    hint_dropout: Share = 0.0  # share of hints left black; csc only
-    make: list[str] = []  # kinds of condition that are made of the pictures while training, instead of read
-    params: list[str] = []  # settings of those that make them, as annotate's --param takes them
-    masked_loss: bool = False  # each picture's loss is weighed pixel by pixel with its `mask` picture
-    size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)  # streamed ones'
-    columns: list[str] = []  # streamed samples' names of image, text or condition, as prepare's --columns has them
-    upscale: bool = False  # streamed pictures that are smaller than `size` are made larger, instead of left out
-    shuffle: int = Field(1000, ge=0, le=1_000_000)  # how many streamed samples are shuffled together; 0: shards alone
-    unusable: Share = 0.5  # share of streamed samples that may be left out, small or unreadable, before the run ends
-    workers: int = Field(4, ge=1, le=256)  # threads in a process that make streamed pictures ready
+    """How scenes are drawn."""
+    caption_dropout: Share = 0.1
+    """Share of captions left empty at each step, which classifier-free guidance needs."""
+    hint_dropout: Share = 0.0
+    """Share of hints left black at each step; csc alone takes it."""
+    make: list[str] = []
+    """Kinds of condition made of the images while training instead of read, such as `["canny"]`."""
+    params: list[str] = []
+    """Settings of what is made, such as `["canny.low=50..150"]`; ranges are drawn again for every image and step."""
+    masked_loss: bool = False
+    """Weigh each image's loss pixel by pixel with its `mask` image: white counts, black does not."""
+    size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)
+    """Width and height that streamed images are cut to; without it, the base's own."""
+    columns: list[str] = []
+    """Names of image, text and condition in streamed samples, such as `["image=jpg", "text=caption"]`."""
+    upscale: bool = False
+    """Enlarge streamed images that are smaller than `size` instead of leaving them out."""
+    shuffle: int = Field(1000, ge=0, le=1_000_000)
+    """Number of streamed samples shuffled together; 0 shuffles the order of the shards alone."""
+    unusable: Share = 0.5
+    """Share of streamed samples that may be left out, small or unreadable, before the run ends."""
+    workers: int = Field(4, ge=1, le=256)
+    """Threads of a process that read and resize streamed images."""
 
     @model_validator(mode="after")
     def _held_out_scenes_stay_unseen(self) -> DataSection:
@@ -106,39 +136,73 @@ class TrainSection(_Section):
     """The optimisation of the noise-prediction loss."""
 
     steps: int = Field(600, ge=1, le=10_000_000)
-    batch_size: int = Field(16, ge=1, le=65536)  # pictures a step, over all processes
-    micro_batch_size: int = Field(0, ge=0, le=4096)  # of them at once in a process, gradients added up; 0: its share
+    """Optimizer steps."""
+    batch_size: int = Field(16, ge=1, le=65536)
+    """Images a step, over all processes."""
+    micro_batch_size: int = Field(0, ge=0, le=4096)
+    """Images at once in a process, while gradients add up, which saves memory; 0: its whole share."""
     optimizer: Literal["adamw", "adamw-8bit", "prodigy", "schedule-free", "adafactor"] = "adamw"
-    optimizer_options: dict[str, bool | int | float | str | list[float]] = {}  # its further arguments
+    """The optimizer."""
+    optimizer_options: dict[str, bool | int | float | str | list[float]] = {}
+    """Further arguments of the optimizer, such as `{betas = [0.9, 0.99]}`."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Peak learning rate; prodigy wants 1.0."""
     weight_decay: Share = 0.01
-    warmup: int = Field(0, ge=0, le=1_000_000)  # steps of linear rise to learning_rate
+    """Weight decay of the optimizer."""
+    warmup: int = Field(0, ge=0, le=1_000_000)
+    """Steps of linear rise to the learning rate."""
     schedule: Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"] = "constant"
-    schedule_cycles: int = Field(1, ge=1, le=1000)  # of cosine-restarts
-    schedule_power: float = Field(1.0, gt=0, le=10)  # of polynomial
+    """Learning rate after the warm-up."""
+    schedule_cycles: int = Field(1, ge=1, le=1000)
+    """Restarts of cosine-restarts."""
+    schedule_power: float = Field(1.0, gt=0, le=10)
+    """Power of polynomial."""
     seed: Seed = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen base; the tuner is always fp32
-    memory: Literal["plain", "lean", "checkpoint"] = "lean"  # what is kept for the backward pass
-    recompute: Literal["transformer", "layer", "fine"] = "layer"  # what memory = "checkpoint" runs again, part by part
-    tf32: bool = True  # where an accelerator multiplies float32
-    channels_last: bool = True  # how pictures lie in memory; no value changes
-    compile: bool = False  # torch.compile on the U-Net
-    prediction: Literal["base", "epsilon", "v_prediction", "sample"] = "base"  # what the U-Net learns to answer
-    zero_terminal_snr: bool = False  # the noisiest timestep is noise alone
+    """Seed of weights, order, noise and dropout."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the frozen base; the tuner is always fp32."""
+    memory: Literal["plain", "lean", "checkpoint"] = "lean"
+    """What is kept for the backward pass: everything (plain), what it needs (lean), or the least (checkpoint)."""
+    recompute: Literal["transformer", "layer", "fine"] = "layer"
+    """Parts that memory = "checkpoint" computes again, from the coarsest to the finest."""
+    tf32: bool = True
+    """Let an accelerator multiply float32 as TF32."""
+    channels_last: bool = True
+    """Keep images channels-last in memory; no value changes."""
+    compile: bool = False
+    """Compile the U-Net with torch.compile: slow to start, then faster."""
+    prediction: Literal["base", "epsilon", "v_prediction", "sample"] = "base"
+    """What the U-Net learns to predict; base: what it does already."""
+    zero_terminal_snr: bool = False
+    """Make the noisiest timestep noise alone; it needs v_prediction or sample."""
     loss_weighting: Literal["none", "min-snr"] = "none"
+    """Weight of each timestep's loss."""
     snr_gamma: float = Field(5.0, gt=0, le=1000)
-    noise_offset: float = Field(0.0, ge=0, le=1)  # deviation of a value added to each channel's noise
-    input_perturbation: float = Field(0.0, ge=0, le=1)  # further noise in what the U-Net sees, not in its target
+    """γ of min-snr (arXiv 2303.09556)."""
+    noise_offset: float = Field(0.0, ge=0, le=1)
+    """Standard deviation of a value added to each channel's noise; 0.05 gives darker and brighter images."""
+    input_perturbation: float = Field(0.0, ge=0, le=1)
+    """Share of further noise in the U-Net's input, not in its target; 0.1 is usual."""
     timesteps: Literal["uniform", "logit-normal", "shifted"] = "uniform"
-    timestep_range: list[Share] = Field([0.0, 1.0], min_length=2, max_length=2)  # 0 is clean, 1 is noise
-    timestep_mean: float = Field(0.0, ge=-10, le=10)  # of logit-normal; above 0: noisier
-    timestep_deviation: float = Field(1.0, gt=0, le=10)  # of logit-normal
-    timestep_shift: float = Field(3.0, gt=0, le=100)  # s of t' = s·t / (1 + (s - 1)·t), t in [0, 1]; above 1: noisier
-    max_grad_norm: float = Field(1.0, ge=0)  # 0: gradients are not clipped
-    max_skipped: int = Field(20, ge=0)  # steps in a row that fp16 may skip for values that are not finite
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no moving average of the weights
-    checkpoint_every: int = Field(200, ge=0)  # steps; 0: at the end alone
-    log_every: int = Field(1, ge=1)  # steps
+    """Distribution of the timesteps; shifted prefers the noisier ones."""
+    timestep_range: list[Share] = Field([0.0, 1.0], min_length=2, max_length=2)
+    """Part of the timesteps that is drawn from; 0 is clean, 1 is noise."""
+    timestep_mean: float = Field(0.0, ge=-10, le=10)
+    """Mean of logit-normal; above 0: noisier."""
+    timestep_deviation: float = Field(1.0, gt=0, le=10)
+    """Standard deviation of logit-normal."""
+    timestep_shift: float = Field(3.0, gt=0, le=100)
+    """s of shifted, t' = s·t / (1 + (s − 1)·t) for t in [0, 1]; above 1: noisier."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Norm that gradients are clipped to; 0: they are not clipped."""
+    max_skipped: int = Field(20, ge=0)
+    """Steps in a row that fp16 may skip for values that are not finite, before the run ends."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights; 0: no average."""
+    checkpoint_every: int = Field(200, ge=0)
+    """Steps between checkpoints; 0: one at the end."""
+    log_every: int = Field(1, ge=1)
+    """Steps between lines of log.jsonl."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> TrainSection:
@@ -160,41 +224,56 @@ class TrainSection(_Section):
 class CheckpointsSection(_Section):
     """What a run can go on from."""
 
-    keep: int = Field(2, ge=1, le=1000)  # the newest ones
+    keep: int = Field(2, ge=1, le=1000)
+    """Number of the newest checkpoints to keep."""
 
 
 class SamplesSection(_Section):
     """The fixed-seed picture grids drawn while training."""
 
-    every: int = Field(200, ge=0)  # steps; 0: none
+    every: int = Field(200, ge=0)
+    """Steps between sample grids; 0: none."""
     count: int = Field(4, ge=1, le=64)
+    """Rows of a grid."""
     seed: Seed = 0
-    steps: int = Field(20, ge=1, le=1000)  # of the sampler
+    """Seed of the grid's noise."""
+    steps: int = Field(20, ge=1, le=1000)
+    """Denoising steps."""
     guidance: float = Field(4.0, ge=0, le=100)
-    score: bool = True  # the control score of the grid, where its annotator needs no weights
-    prompts: list[str] | None = Field(None, min_length=1)  # left out: the captions of the pictures
+    """Classifier-free guidance scale."""
+    score: bool = True
+    """Measure the control score of each grid, where its annotator needs no weights."""
+    prompts: list[str] | None = Field(None, min_length=1)
+    """Prompts of the grid; without them, the images' own captions."""
 
 
 class ValidationSection(_Section):
     """The loss on pictures that are held out, at fixed noise and timesteps: comparable between steps and runs."""
 
-    pictures: int = Field(0, ge=0, le=1_000_000)  # held out of training; 0: none
-    every: int = Field(200, ge=1)  # steps
-    timesteps: int = Field(4, ge=1, le=1000)  # for each picture, spread evenly
-    seed: Seed = 0  # of the choice of pictures and of the noise
+    pictures: int = Field(0, ge=0, le=1_000_000)
+    """Number of images held out of training for a loss that runs can be compared by; 0: none."""
+    every: int = Field(200, ge=1)
+    """Steps between validations."""
+    timesteps: int = Field(4, ge=1, le=1000)
+    """Timesteps measured for each image, spread evenly."""
+    seed: Seed = 0
+    """Seed of the choice of images and of their noise."""
 
 
 class TrackingSection(_Section):
     """Where the figures go beside log.jsonl, through accelerate's trackers."""
 
     to: list[Literal["tensorboard", "wandb"]] = []
+    """Trackers that receive the figures beside log.jsonl."""
     project: str = Field("scedit", min_length=1)
+    """Project name of the trackers."""
 
 
 class ScoreSection(_Section):
     """The control score at the end, on the embedded base."""
 
-    scenes: int = Field(32, ge=0, le=100_000)  # held-out ones; 0: no score
+    scenes: int = Field(32, ge=0, le=100_000)
+    """Number of held-out scenes for the control score at the end; 0: no score."""
 
 
 class Recipe(_Section):
@@ -209,6 +288,7 @@ class Recipe(_Section):
     validation: ValidationSection = ValidationSection()
     tracking: TrackingSection = TrackingSection()
     score: ScoreSection = ScoreSection()
+    """Measure the control score of each grid, where its annotator needs no weights."""
     _name: str = PrivateAttr("recipe")
 
     @model_validator(mode="after")
@@ -256,7 +336,7 @@ class Recipe(_Section):
             message = f"{source}: {mistakes[0]}"
         else:
             message = "\n  ".join([f"{source} has {len(mistakes)} mistakes:", *mistakes])
-        raise SceditError(message, hint=f"every key is explained in {builtin_recipes()['canny']}")
+        raise SceditError(message, hint="scedit train --explain SECTION.KEY says what a key takes")
 
     def to_toml(self) -> str:
         """The recipe with every default filled in, as text that load_recipe reads back to the same values."""

@@ -63,7 +63,7 @@ def is_placed(said: str) -> bool:
     if told.startswith(" is not valid TOML: "):
         return re.search(r"\b(line|position) \d|end of document", told) is not None
     mistakes = [told.removeprefix(": "), *others][told.endswith(" mistakes:") :]
-    return all(re.match(rf"\s*({'|'.join(SECTIONS)})[.:]|.*: unknown", each) for each in mistakes)
+    return all(re.match(rf"\s*({'|'.join((*SECTIONS, 'extends'))})[.:]|.*: unknown", each) for each in mistakes)
 
 
 def bounds() -> Iterator[tuple[str, Any, bool]]:
