@@ -1,4 +1,4 @@
-"""The commands that the README and the help show, and a small world in which each of them has what it names."""
+"""The commands that the documents and the help show, and a small world in which each of them has what it names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import shipped_tuner
 from tests import tiny
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCUMENTS = (README, *sorted((ROOT / ".github" / "docs").glob("*.md")), ROOT / "scedit_cli" / "benchmark" / "README.md",
+             ROOT / "recipes" / "README.md")  # fmt: skip
 COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
 # What makes a run short; an option that is given twice counts as it stands last.
 _BASES = {"sd15": "models/sd15", "sd21": "models/sd21", "sdxl": "models/sdxl"}
@@ -104,24 +107,26 @@ class Shown:
         return [name, *others]
 
 
-def blocks(language: str) -> list[str]:
-    """The README's blocks of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(language: str, document: Path = README) -> list[str]:
+    """The blocks of that language in a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def shown() -> list[Shown]:
-    """Every command of the README's shell blocks and of its sentences, and of the examples that each --help shows."""
+    """Every command of the documents' shell blocks and sentences, and of the examples that each --help shows."""
     found = []
-    for text in blocks("bash"):
-        for line in text.replace("\\\n", " ").splitlines():
-            for part in line.split(" && "):
-                if part.strip() and not part.startswith("#"):
-                    found.append(Shown("README", part.strip().removeprefix("$ ")))
-    sentences = re.sub(r"^```.*?^```", "", README.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
-    inline = [" ".join(text.split()) for text in re.findall(rf"`(scedit (?:{'|'.join(COMMANDS)}) [^`]*)`", sentences)]
-    found += [Shown("README, in a sentence", text) for text in inline]
-    lines = [line for text in blocks("yaml") for line in re.findall("run: (scedit .*)", text)]
-    found += [Shown("README, workflow", line) for line in lines]
+    for document in DOCUMENTS:
+        place = str(document.relative_to(ROOT))
+        for text in blocks("bash", document):
+            for line in text.replace("\\\n", " ").splitlines():
+                for part in line.split(" && "):
+                    if part.strip() and not part.startswith("#"):
+                        found.append(Shown(place, part.strip().removeprefix("$ ")))
+        sentences = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+        inline = re.findall(rf"`(scedit (?:{'|'.join(COMMANDS)}) [^`]*)`", sentences)
+        found += [Shown(f"{place}, in a sentence", " ".join(text.split())) for text in inline]
+        lines = [line for text in blocks("yaml", document) for line in re.findall("run: (scedit .*)", text)]
+        found += [Shown(f"{place}, workflow", line) for line in lines]
     for name in ("", *COMMANDS):
         for line in _help(name).partition("Examples:")[2].splitlines():
             if re.match(r"\s*(scedit|torchrun|accelerate) ", line):
@@ -140,7 +145,7 @@ def _help(name: str) -> str:
 def make_world(folder: Path) -> None:
     """Photos, maps, condition pictures, datasets, tiny bases, runs, tuners and documents under the names that the
     commands use."""
-    shutil.copytree(README.parent / "scedit_cli" / "results", folder / "scedit_cli" / "results")
+    shutil.copytree(ROOT / "scedit_cli" / "results", folder / "scedit_cli" / "results")
     result = bench(estimate=True, base=tiny.pipeline_folder("sd15"), methods=["sc"])
     (folder / "bench.json").write_text(as_json(result.document()))
     write_scenes(folder / "scenes", 4)

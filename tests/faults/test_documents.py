@@ -1,4 +1,4 @@
-"""Every command and every program that the README and the help show does what it says, in a small world."""
+"""Every command and every program that the documents and the help show does what it says, in a small world."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def done(command: Shown, world: Path, place: Path) -> str:
 def test_every_command_that_is_shown_works(world, tmp_path, tried) -> None:
     outcomes: list[Outcome] = try_each(RUN, lambda command: done(command, world, tmp_path / str(os.getpid())
                                                                  / str(RUN.index(command))), SECONDS)  # fmt: skip
-    tried("commands of the README and the help, run", len(outcomes))
+    tried("commands of the documents and the help, run", len(outcomes))
     assert len(outcomes) > 40
     assert faults(outcomes, SECONDS, memory=8 * 2**30) == ""
 
@@ -111,9 +111,9 @@ def test_the_programs_of_the_readme(world, monkeypatch, tmp_path) -> None:
 
 
 def test_sentences_of_the_troubleshooting_are_ours() -> None:
-    """What the README explains word for word is what the program says."""
-    section = documents.README.read_text("utf-8").partition("## Troubleshooting")[2].partition("\n## ")[0]
-    files = (documents.README.parent / "scedit_cli").rglob("*.py")
+    """What is explained word for word is what the program says."""
+    section = (documents.ROOT / ".github" / "docs" / "troubleshooting.md").read_text("utf-8")
+    files = (documents.ROOT / "scedit_cli").rglob("*.py")
     source = " ".join(" ".join(file.read_text("utf-8").split()) for file in files)
     quoted = re.findall(r'"… ([^"…]+?)(?: …)?"', " ".join(section.split()))
     assert len(quoted) >= 15
