@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ class Condition:
         """
         if not self.spec.photo:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
-            return resized(self.picture, size, rule, labels)
+            return resized(self.picture, size, rule, Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
         try:
             make = self.maker.load(self.maker.settings(self.spec.file.name))
         except SceditError as error:
@@ -108,27 +109,29 @@ def open_condition(spec: ConditionSpec) -> Condition:
             f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
             hint=f"say it: --cond canny={spec.file}",
         )
-    return Condition(spec, kind, open_named(spec.file, spec.option, None if spec.photo else kind))
+    read = open_picture if spec.photo else partial(open_condition_picture, kind=kind)
+    return Condition(spec, kind, open_named(spec.file, spec.option, read))
 
 
-def open_named(path: Path, option: str, kind: str | None = None) -> Image.Image:
-    """The RGB picture at `path`, or with all that it holds the condition picture of a `kind`; errors name the option
-    that it was given with."""
+def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = open_picture) -> Image.Image:
+    """The picture at `path` by `read`, a photograph unless told otherwise; errors name the option that it was given
+    with."""
     try:
-        return open_condition_picture(path, kind) if kind else open_picture(path)
+        return read(path)
     except SceditError as error:
         raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
 
 
-def resized(picture: Image.Image, size: Size, rule: str, labels: bool = False) -> Image.Image:
+def resized(
+    picture: Image.Image, size: Size, rule: str, by: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """`picture` at `size`, by one of RESIZE_RULES: "crop" fills it and cuts what stands over, "fit" keeps the whole
-    picture between black bars, "stretch" changes its proportions. Colours that are `labels` are not blended."""
+    picture between black bars, "stretch" changes its proportions."""
     if picture.size == size:
         return picture
     if picture.mode.startswith("I;16"):  # Pillow resizes floats, but not these
-        levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, labels)
+        levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, by)
         return Image.fromarray(np.asarray(levels).round().clip(0, 65535).astype(np.uint16))
-    by = Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS
     if rule == "stretch":
         return picture.resize(size, by)
     return (ImageOps.fit if rule == "crop" else ImageOps.pad)(picture, size, by)

@@ -42,12 +42,17 @@ class Start:
     Attributes:
         picture: (1, 3, H, W) in [0, 1].
         strength: how much of it is noised away, in (0, 1]; that share of the steps is taken.
-        redraw: (1, 1, H, W) in [0, 1], 1 where the picture is drawn anew; None draws all of it.
+        redraw: (1, 1, H, W) in [0, 1], where the picture is drawn anew; None draws all of it.
     """
 
     picture: Tensor
     strength: float
     redraw: Tensor | None = None
+
+    @property
+    def redrawn(self) -> Tensor | None:
+        """`redraw` as bool: cut at 0.5, as diffusers does."""
+        return None if self.redraw is None else self.redraw >= 0.5
 
 
 class Denoiser:
@@ -159,7 +164,7 @@ class Denoiser:
         if start.redraw is not None:
             # A latent stands for a square of pixels; all those are redrawn that hold a pixel of the mask.
             side = self.pipeline.vae_scale_factor
-            drawn = F.interpolate(F.max_pool2d((start.redraw > 0).float(), side), scale_factor=side)
+            drawn = F.interpolate(F.max_pool2d(start.redrawn.float(), side), scale_factor=side)
             given["mask_image"] = drawn
             if base.unet.config.in_channels != base.vae.config.latent_channels:
                 start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets learned with gray there

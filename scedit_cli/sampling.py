@@ -120,7 +120,7 @@ def sample(
                 )
                 drawn = base.decode(latents)
             if start and start.redraw is not None:
-                drawn = torch.lerp(start.picture.to(drawn), drawn, start.redraw.to(drawn))
+                drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.picture.to(drawn))
             pictures += to_pictures(drawn)
     finally:
         if attachment:
@@ -166,9 +166,8 @@ def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
 def to_hints(kind: str, pictures: Sequence[Image.Image]) -> Tensor:
     """(B, C, H, W) floats in [0, 1] of condition pictures of one size, as a tuner of this kind takes them: three
     channels, or four where the kind's alpha counts. A kind that nothing makes has three."""
-    if kind not in conditions.KINDS:
-        return to_tensor(pictures)
-    return torch.stack([torch.tensor(conditions.find(kind).hint(picture)) for picture in pictures])
+    known = conditions.find(kind) if kind in conditions.KINDS else conditions.Kind(kind, ())
+    return torch.stack([torch.tensor(known.hint(picture)) for picture in pictures])
 
 
 def grid(

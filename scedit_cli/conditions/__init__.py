@@ -21,6 +21,7 @@ from scedit_cli.conditions.measuring import (
     measured_kinds,
 )
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
+from scedit_cli.transparency import photograph
 
 __all__ = [
     "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",
@@ -51,8 +52,7 @@ def annotate(
         SceditError: an unknown kind, annotator or parameter, or weights that are not there.
     """
     chosen = find(kind).annotator(annotator)
-    picture = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-    return chosen.load(chosen.settings(**parameters), weights, device)([picture])[0]
+    return chosen.load(chosen.settings(**parameters), weights, device)([photograph(image)])[0]
 
 
 def channels_of(kind: str) -> int:

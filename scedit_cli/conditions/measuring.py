@@ -12,6 +12,7 @@ from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Annotator, all_kinds, find
 from scedit_cli.errors import SceditError
+from scedit_cli.transparency import condition_image, photograph
 
 
 def measured_kinds() -> tuple[str, ...]:
@@ -60,7 +61,8 @@ def measured(
         if picture.size != condition.size:
             sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
             raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
-    found = [picture.convert("RGB") for picture in pictures]
+    found = [photograph(picture) for picture in pictures]
+    conditions = [condition_image(each, find(kind).channels, f"the {kind} condition") for each in conditions]
     if measure.annotates and found:
         found = chosen.load(chosen.settings(**parameters), weights, device)(found)
     return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]

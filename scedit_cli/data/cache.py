@@ -17,7 +17,7 @@ from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order
 from scedit_cli.data.contents import digests
 from scedit_cli.data.dataset import Dataset, Size
-from scedit_cli.data.hints import Hints, MadeHints, read_uint8
+from scedit_cli.data.hints import Hints, MadeHints, read_photograph
 from scedit_cli.data.store import Layout, Store
 from scedit_cli.errors import SceditError, WorkFailed, memory_told
 
@@ -154,7 +154,7 @@ def cache_latents(
 
     def encode(todo: list[str]) -> dict[str, Tensor]:
         indices = [where[key] for key in todo]
-        pictures = list(pool.map(read_uint8, [paths[index] for index in indices]))
+        pictures = list(pool.map(read_photograph, [paths[index] for index in indices]))
         for index, picture in zip(indices, pictures, strict=True):
             if (size := (picture.shape[2], picture.shape[1])) != dataset.sizes[index]:
                 raise SceditError(

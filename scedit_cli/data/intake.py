@@ -24,6 +24,7 @@ from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
 from scedit_cli.errors import SceditError
+from scedit_cli.transparency import condition_image, photograph
 
 _LONGEST_CAPTION = 2**20  # bytes
 _TOLD_EVERY = 0.2  # seconds
@@ -92,7 +93,7 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
             except SceditError as error:
                 return Rejected("small", error.message)
             really = _really(entry.image.name, opened)
-            picture = how.apply(decode(opened, how.scaled))
+            picture = how.apply(photograph(decode(opened, how.scaled)))
         made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
     except SceditError as error:
         return Rejected("unreadable", error.message)
@@ -214,13 +215,14 @@ def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
 
 
 def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
-    with _opened(blob, f"its {kind}") as opened:
+    name, channels = f"its {kind}", conditions.channels_of(kind)
+    with _opened(blob, name) as opened:
         if (size := upright_size(opened)) != how.source:
             raise SceditError(
-                f"its {kind} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
+                f"{name} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
-        # What transparency means (holes to fill, say) is the kind's to know.
-        return how.apply(decode(opened, keep_alpha=True), blend=_is_blended(kind))
+        fitted = how.apply(condition_image(decode(opened), channels, name), blend=_is_blended(kind))
+        return condition_image(fitted, channels, name)  # scaling leaves traces of colours where alpha becomes 0
 
 
 @cache

@@ -25,6 +25,7 @@ from scedit_cli.controls import (
     size_for,
 )
 from scedit_cli.denoising import Start
+from scedit_cli.data.pictures import open_mask
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.canvas import Canvas
@@ -82,7 +83,7 @@ class Steering:
         if scored:
             _check_scorable(list(opened.values()))
         canvas = Canvas.of(request) if request.image is not None else None
-        masks = {name: open_named(file, "--mask").convert("L") for name, file in request.mask_files.items()}
+        masks = {name: open_named(file, "--mask", open_mask) for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
         opened = _made(opened, placed, request, base, scored)
         names = [each.name for each in placed]

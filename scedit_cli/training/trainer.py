@@ -29,6 +29,7 @@ from scedit_cli.training.objective import Draws, Objective, Question
 from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
 from scedit_cli.training.processes import Processes, apart
 from scedit_cli.training.schedules import learning_rate_factor
+from scedit_cli.transparency import luminance
 
 MASK = "mask"  # the kind of picture that says where the loss counts
 
@@ -281,8 +282,7 @@ class Trainer:
             batch = replace(batch, hints=hints)
         mask = None
         if self._data.masked_loss:
-            shades = batch.hints[MASK].mean(dim=1, keepdim=True)
-            mask = F.adaptive_avg_pool2d(shades, asked.latents.shape[-2:])
+            mask = F.adaptive_avg_pool2d(luminance(batch.hints[MASK]), asked.latents.shape[-2:])
         return self.objective.losses(self.answer(batch, asked, text), asked, batch.weights, mask)
 
     def _update(self) -> tuple[float, Tensor | None, bool]:
