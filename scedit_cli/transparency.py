@@ -69,8 +69,8 @@ def luminance(pixels: Tensor) -> Tensor:
 
 
 def in_8_bits(image: Image.Image) -> Image.Image:
-    """Return an image that Pillow converts rightly: loaded, and 16-bit gray cut to 8 bits with its transparency."""
-    load(image)
+    """Return an image that Pillow converts rightly: 16-bit gray cut to 8 bits, with its transparency."""
+    scale_key(image)
     if not image.mode.startswith("I;16"):
         return image
     levels, key = np.asarray(image), image.info.get("transparency")
@@ -78,17 +78,19 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(gray if key is None else np.dstack((gray, np.where(levels == key, 0, 255).astype("u1"))))
 
 
-def load(image: Image.Image) -> None:
-    """Load the pixels, and bring a PNG's transparent colour (tRNS) to their depth: Pillow leaves it in the file's. Of
-    16-bit colours Pillow keeps the upper halves, which the transparent colour is then compared by."""
-    key, tiles = image.info.get("transparency"), getattr(image, "tile", None)  # none where the pixels are loaded
+def scale_key(image: Image.Image) -> None:
+    """Bring a PNG's transparent colour (tRNS) from the file's depth, which is known until the pixels are loaded, to
+    theirs. Of 16-bit colours Pillow keeps the upper halves alone, by which they are then compared."""
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", None)
     raw = tiles[0].args if tiles and image.format == "PNG" else None
+    if key is None or raw not in ("L;2", "L;4", "RGB;16B"):
+        return
     image.load()
-    if key is not None and raw in ("L;2", "L;4"):
+    if raw == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    else:
         bits = int(raw[2:])
         image.info["transparency"] = key % 2**bits * 255 // (2**bits - 1)
-    elif key is not None and raw == "RGB;16B":
-        image.info["transparency"] = tuple(level >> 8 for level in key)
 
 
 def _laid_on(colour: str, image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.errors import SceditError
-from scedit_cli.transparency import in_8_bits, load, mask_image, photograph
+from scedit_cli.transparency import in_8_bits, mask_image, photograph, scale_key
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
@@ -72,6 +72,7 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
     with Image.open(file, formats=_FORMATS) as opened:
         if opened.format != "JPEG":  # which can be decoded at a part of its size
             _check_size(opened)
+        scale_key(opened)
         yield opened
 
 
@@ -115,7 +116,6 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Imag
     profile = opened.info.get("icc_profile")
     if opened.mode in ("I", "F"):
         raise ValueError("its pixels are of 32 bits, 8 or 16 are read")
-    load(opened)
     ImageOps.exif_transpose(opened, in_place=True)
     picture = in_8_bits(opened)
     if picture.has_transparency_data:

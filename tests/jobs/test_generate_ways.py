@@ -147,6 +147,54 @@ def test_image_to_image_inpaint_and_outpaint(generate, files, masks):
     assert same(again.images[0].path, larger)
 
 
+def painted(path, opaque, gray=255, hidden=255):
+    """An RGBA mask that is `gray` where bool (H, W) `opaque` is true, and transparent elsewhere."""
+    shade = np.where(opaque, gray, hidden)
+    Image.fromarray(np.dstack([shade] * 3 + [opaque * 255]).astype(np.uint8)).save(path)
+    return path
+
+
+def test_masks_are_luminance_times_opacity(generate, files, masks, tmp_path):
+    """White on transparent is white on black; a region's soft values weigh."""
+    left = np.zeros((64, 64), bool)
+    left[:, :32] = True
+    clear = painted(tmp_path / "clear.png", left)
+    options = {"image": "{}/photo.png", "prompts": ["a"], "steps": 3}
+    drawn = generate(**options, inpaint=f"{masks}/left.png").images[0].path
+    assert same(generate(**options, inpaint=str(clear), out=tmp_path / "clear.out.png").images[0].path, drawn)
+    tuned = {"conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors"]}
+
+    def within(name, region):
+        return generate(**tuned, masks=[f"canny={region}"], out=tmp_path / f"{name}.out.png").images[0].path
+
+    full = within("left", masks / "left.png")
+    assert same(within("clear region", clear), full)
+    half = within("half", painted(tmp_path / "half.png", left, gray=127))
+    assert not near(half, full) and not near(half, within("black", masks / "black.png"))
+    black = painted(tmp_path / "black on clear.png", left, gray=0)
+    for given in (options | {"inpaint": str(black)}, tuned | {"masks": [f"canny={black}"]}):
+        with pytest.raises(SceditError, match="--(inpaint|mask): nothing is left of .*black on clear"):
+            generate(**given)
+
+
+def test_an_inpainting_mask_is_cut_in_the_middle(generate, files, masks, tmp_path):
+    options = {"image": "{}/photo.png", "prompts": ["a"], "steps": 3}
+    left = np.zeros((64, 64), np.uint8)
+    left[:, :32] = 255
+
+    def drawn(name, levels):
+        Image.fromarray(levels).save(tmp_path / f"{name}.mask.png")
+        mask = str(tmp_path / f"{name}.mask.png")
+        return generate(**options, inpaint=mask, out=tmp_path / f"{name}.out.png").images[0].path
+
+    clean = drawn("clean", left)
+    for noise in (3, 127):
+        assert same(drawn(f"dirty {noise}", np.maximum(left, noise)), clean)
+    assert same(drawn("faint", left // 255 * 128), clean)
+    with pytest.raises(SceditError, match="is black, or nowhere as light as a middle gray"):
+        drawn("dark", left // 255 * 127)
+
+
 def test_bad_starts_are_told(generate, masks, tmp_path):
     Image.new("L", (32, 64), 255).save(tmp_path / "small.png")
     for mask, message in {"small.png": "small.png is 32x64 pixels, the picture 64x64", "black.png": "is black"}.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -63,7 +64,23 @@ def test_masks_of_the_dataset_weigh_the_loss(recipe, folder, tmp_path):
         job.train(wanted, out=run)
         losses += [line["loss"] for line in log_of(run)]
     job.train(recipe(train={"steps": 1}), out=tmp_path / "plain")
-    assert losses == [pytest.approx(log_of(tmp_path / "plain")[0]["loss"], rel=1e-5), 0]
+    plain = log_of(tmp_path / "plain")[0]["loss"]
+    assert losses == [pytest.approx(plain, rel=1e-5), 0]
+    left = np.arange(64)[None] < np.full((64, 1), 32)
+    weights = np.where(left, 76, 29).astype(np.uint8)
+    white, nothing = np.full_like(weights, 255), np.zeros_like(weights)
+    found = []
+    for name, pixels in {
+        "gray": weights,
+        "opacity": np.dstack((white, weights)),
+        "luminance": np.dstack((white * left, nothing, white * ~left)),  # red and blue
+    }.items():
+        for file in names:
+            Image.fromarray(pixels).save(folder / file)
+        job.train(wanted, out=tmp_path / name)
+        found.append(log_of(tmp_path / name)[0]["loss"])
+    assert found[1] == found[0] and found[2] == pytest.approx(found[0], rel=1e-3)
+    assert abs(found[0] / plain - 1) > 3e-3
 
 
 def test_scenes_are_rendered_as_the_recipe_says(dataset, monkeypatch):
