@@ -19,7 +19,7 @@ _HALF = 128  # the first of 256 levels that is at least 0.5
 def photograph(image: Image.Image) -> Image.Image:
     """Return a photograph as RGB, its transparency laid on white."""
     image = in_8_bits(image)
-    return _laid_on("white", image) if image.has_transparency_data else image.convert("RGB")
+    return _laid_on("white", in_rgba(image)) if image.has_transparency_data else image.convert("RGB")
 
 
 def condition_image(image: Image.Image, channels: int = 3, name: str = "the condition image") -> Image.Image:
@@ -39,9 +39,9 @@ def condition_image(image: Image.Image, channels: int = 3, name: str = "the cond
         return image
     if not image.has_transparency_data:
         return image
-    image = in_8_bits(image)
+    image = in_rgba(in_8_bits(image))
     laid = _laid_on("black", image)
-    if _is_plain(laid) and not _is_plain(image.convert("RGBA")):
+    if _is_plain(laid) and not _is_plain(image):
         raise SceditError(
             f"nothing is left of {name} once its transparency is laid on black",
             hint="draw in white, take its alpha channel as the image, or save it without transparency",
@@ -93,8 +93,12 @@ def scale_key(image: Image.Image) -> None:
         image.info["transparency"] = key % 2**bits * 255 // (2**bits - 1)
 
 
+def in_rgba(image: Image.Image) -> Image.Image:
+    """Return an image in mode RGBA; one that is in it is not copied, since several large copies exceed a GiB."""
+    return image if image.mode == "RGBA" else image.convert("RGBA")
+
+
 def _laid_on(colour: str, image: Image.Image) -> Image.Image:
-    image = image if image.mode == "RGBA" else image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
 
 

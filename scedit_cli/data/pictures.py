@@ -15,7 +15,7 @@ from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.errors import SceditError
-from scedit_cli.transparency import in_8_bits, mask_image, photograph, scale_key
+from scedit_cli.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
@@ -119,7 +119,7 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Imag
     ImageOps.exif_transpose(opened, in_place=True)
     picture = in_8_bits(opened)
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+        picture = in_rgba(picture)
     elif picture.mode in ("P", "1", "YCbCr", "HSV"):
         picture = picture.convert("RGB")
     colours = "RGB" if picture.mode == "RGBA" else picture.mode

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from scedit_cli import conditions
@@ -24,6 +23,7 @@ from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import expanded, whole
 from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
+from scedit_cli.transparency import in_8_bits
 
 _BATCH = 8  # pictures that an accelerator takes at once
 _ABREAST = 5  # pictures in a row of one picture's sheet
@@ -246,7 +246,7 @@ def _draw(
 ) -> None:
     from scedit_cli.sampling import grid
 
-    shown = [[_of_8_bits(picture) for picture in row] for row in rows]
+    shown = [[in_8_bits(picture) for picture in row] for row in rows]
     headings = ["picture", *(order.kind for order in orders)]
     if labels:
         sheet = grid(shown, headings, labels)
@@ -264,11 +264,6 @@ def _below_each_other(strips: list[Image.Image]) -> Image.Image:
         sheet.paste(each, (0, top))
         top += each.height
     return sheet
-
-
-def _of_8_bits(picture: Image.Image) -> Image.Image:
-    deep = picture.mode.startswith("I")
-    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if deep else picture
 
 
 def _folder(work: _Work) -> dict[str, Any]:
