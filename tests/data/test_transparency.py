@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -16,7 +17,7 @@ from scedit_cli.controls import open_condition
 from scedit_cli.data.buckets import exactly
 from scedit_cli.data.cache import cache_latents
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
-from scedit_cli.data.hints import Hints, MadeHints, open_condition_picture, read_uint8
+from scedit_cli.data.hints import Hints, MadeHints, read_uint8
 from scedit_cli.data.intake import Rejected, take
 from scedit_cli.data.overview import overview
 from scedit_cli.data.pictures import open_mask, open_picture
@@ -100,6 +101,23 @@ def test_a_condition_is_laid_on_black_by_every_way_in(tmp_path, photo, drawn, wa
     expected = torch.from_numpy(drawn).float().expand(3, -1, -1)
     for name, hint in hints(file, kind, photo, tmp_path).items():
         assert torch.equal(hint, expected), name
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.webp", {"quality": 90}), ("a.avif", {"quality": 90})])
+def test_lossy_files_are_laid_on_black_too(tmp_path, drawn, name, options):
+    pixels = np.full((SIDE, SIDE, 4), 255, np.uint8)
+    pixels[..., 3] = drawn * 255
+    Image.fromarray(pixels).save(tmp_path / name, **options)
+    assert (read_uint8(tmp_path / name)[0] - torch.from_numpy(drawn * 255).float()).abs().max() <= 3
+
+
+@pytest.mark.parametrize(("bits", "alpha"), [(8, "assocalpha"), (16, "unassalpha"), (16, "assocalpha")])
+def test_gray_tiffs_whose_alpha_nothing_reads_are_named(tmp_path, bits, alpha):
+    pixels = np.full((SIDE, SIDE, 2), 2**bits - 1, f"u{bits // 8}")
+    tifffile.imwrite(tmp_path / "a.tiff", pixels, photometric="minisblack", extrasamples=[alpha], planarconfig="contig")
+    with pytest.raises(SceditError, match=r"a.tiff is no readable picture") as error:
+        read_uint8(tmp_path / "a.tiff")
+    assert "save it anew" in error.value.hint
 
 
 def test_partial_opacity_is_a_gray_on_black(tmp_path, photo, drawn):

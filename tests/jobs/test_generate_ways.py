@@ -147,6 +147,17 @@ def test_image_to_image_inpaint_and_outpaint(generate, files, masks):
     assert same(again.images[0].path, larger)
 
 
+def test_a_condition_on_transparent_is_one_on_black(generate, files, tmp_path):
+    lines = np.asarray(Image.open(files / "canny.png"))
+    Image.fromarray(np.dstack((np.full_like(lines, 255), lines))).save(tmp_path / "clear-canny.png")
+    options = {"tuners": ["{}/canny.safetensors"], "score": True}
+    black, clear = (
+        generate(**options, conds=[cond], out=tmp_path / name).images[0]
+        for name, cond in {"black.png": "{}/canny.png", "clear.png": f"{tmp_path}/clear-canny.png"}.items()
+    )
+    assert same(black.path, clear.path) and black.scores == clear.scores and black.scores["canny"] > 0
+
+
 def painted(path, opaque, gray=255, hidden=255):
     """An RGBA mask that is `gray` where bool (H, W) `opaque` is true, and transparent elsewhere."""
     shade = np.where(opaque, gray, hidden)
