@@ -65,7 +65,8 @@ def cut_mask(mask: Image.Image) -> Image.Image:
 
 def luminance(pixels: Tensor) -> Tensor:
     """Return the luma of ITU-R BT.601, which `mask_image` takes too, of RGB (B, 3, H, W) as (B, 1, H, W)."""
-    return (pixels * pixels.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    red, green, blue = pixels.split(1, dim=1)
+    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
 
 
 def in_8_bits(image: Image.Image) -> Image.Image:

@@ -24,8 +24,8 @@ from scedit_cli.controls import (
     resized,
     size_for,
 )
-from scedit_cli.denoising import Start
 from scedit_cli.data.pictures import open_mask
+from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.canvas import Canvas
