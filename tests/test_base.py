@@ -283,9 +283,8 @@ def test_what_tells_a_distilled_base(tmp_path, folder, origin, scheduler, distil
     base = load_base(place)
     assert base.is_distilled is distilled
     assert (base.defaults.steps, base.defaults.guidance) == ((4, 1.0) if distilled else (30, 5.0))
-    is_doubtful = not distilled and folder not in ("hyper-realism",) and "rescale_betas_zero_snr" not in scheduler
-    is_doubtful |= folder in ("hyper-realism", "sdxl-turbo") and not distilled
-    assert (base.distillation_doubt is not None) is is_doubtful
+    assert (base.distillation_doubt is None) is distilled
+    assert load_base(tiny.pipeline_folder("sdxl")).distillation_doubt is None
 
 
 def test_sdxl_is_told_where_pictures_were_cut():
