@@ -35,6 +35,7 @@ _OTHERS = {
     "noise_augmentor.": "a checkpoint of unCLIP, whose U-Net takes the embedding of an image beside texts",
     "low_scale_model.": "an upscaler, whose U-Net takes an image and a noise level beside texts",
     "depth_model.": "a depth-to-image checkpoint, whose U-Net takes depth beside latents",
+    "time_embed.cond_proj.": "a latent consistency model (LCM) whose U-Net is told the guidance",
     "lora_": "a file with a LoRA in it, which is not applied",
     ".lora_A.": "a file with a LoRA in it, which is not applied",
     "down_blocks.": "a model alone, in the diffusers layout",

@@ -278,6 +278,8 @@ def test_what_tells_a_distilled_base(tmp_path, folder, origin, scheduler, distil
     place = shutil.copytree(tiny.pipeline_folder("sdxl"), tmp_path / folder)
     if origin:
         _index(place, _name_or_path=origin)
+    if kind := scheduler.get("_class_name"):
+        _index(place, scheduler=["diffusers", kind])
     file = place / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | scheduler))
     base = load_base(place)
