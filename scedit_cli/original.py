@@ -80,7 +80,7 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
         except Exception as error:  # diffusers raises whatever odd weights lead it to
             if "meta tensor" in str(error):  # PyTorch's word for weights that no file has filled
                 raise SceditError(f"base {file}: weights that a checkpoint of {family} has are missing", hint) from error
-            raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint) from error
+            raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint, whole=True) from error
     for part, model in pipeline.components.items():
         if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
             raise missing(f"base {file}: weights of its {part}")
