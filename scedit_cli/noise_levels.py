@@ -37,6 +37,10 @@ class NoiseLevels:
     sign: int = 1
     sigma_data: float = 1.0
 
+    def alphas_on(self, device: torch.device) -> Tensor:
+        """ᾱ on a device; Apple's accelerators have no float64, which EDM's lowest levels need."""
+        return (self.alphas.float() if device.type == "mps" else self.alphas).to(device)
+
 
 def is_edm(scheduler: SchedulerMixin) -> bool:
     """Whether the scheduler preconditions a U-Net's inputs and outputs as EDM does."""

@@ -121,7 +121,7 @@ def architecture(model: str) -> Architecture:
 def architecture_of(base: Base) -> Architecture:
     """Of a base that is loaded."""
     levels = base.noise_levels
-    return Architecture(base.name, dict(base.unet.config), levels.alphas, levels.prediction_type)
+    return Architecture(base.name, dict(base.unet.config), levels.alphas.float(), levels.prediction_type)
 
 
 def _described(model: str) -> Architecture:
@@ -157,7 +157,7 @@ def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: in
     if tokens not in range(1, _MOST_TOKENS):
         raise ValueError(f"model_max_length of its tokenizer is {tokens}")
     levels = noise_levels(schedule)
-    return Architecture(name, config, levels.alphas, levels.prediction_type, tokens)
+    return Architecture(name, config, levels.alphas.float(), levels.prediction_type, tokens)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Objective:
     def __init__(self, base: Base, options: TrainSection) -> None:
         self.options = options
         levels = base.noise_levels
-        self.prediction_type, self.alphas = levels.prediction_type, levels.alphas.to(base.device)
+        self.prediction_type, self.alphas = levels.prediction_type, levels.alphas_on(base.device)
         self._times, self._sign, self._sigma_data = levels.times, levels.sign, levels.sigma_data
 
     def ask(self, latents: Tensor, draws: Draws) -> Question:

@@ -126,7 +126,7 @@ def test_a_base_of_edm_with_statistics_learns(dataset, tmp_path):
     times = []
     handle = base.unet.register_forward_pre_hook(lambda unet, args: times.extend(args[1].tolist()))
     with Trainer(base, tuner, cache_latents_and_text(dataset, base), recipe.train, recipe.data) as training:
-        losses = [float(np.mean(training.advance().losses)) for _ in range(30)]
+        losses = [training.advance().losses.mean().item() for _ in range(30)]
     handle.remove()
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
     assert min(times) >= np.log(0.002) / 4 - 1e-4 and max(times) <= np.log(80) / 4 + 1e-4 and min(times) < -0.5
