@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,17 +48,27 @@ def is_edm(scheduler: SchedulerMixin) -> bool:
     return hasattr(scheduler, "precondition_outputs")
 
 
+def is_continuous(scheduler: SchedulerMixin) -> bool:
+    """Whether the U-Net is told ln(σ)/4, by EDM's scheduler or by Euler's of that kind."""
+    config = scheduler.config
+    tells = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    return tells or is_edm(scheduler)
+
+
 def noise_levels(scheduler: SchedulerMixin) -> NoiseLevels:
-    """The noise levels of a base's scheduler, which no pipeline has set timesteps on."""
+    """The noise levels that a base's scheduler tells: as many as it has timesteps."""
     prediction_type = scheduler.config.prediction_type
-    if not is_edm(scheduler):
+    if not is_continuous(scheduler):
         # Not the scheduler's alphas_cumprod: where those end at 0, Euler's end at a small value instead.
         alphas = (1 - scheduler.betas).cumprod(0)
         return NoiseLevels(alphas, torch.arange(len(alphas)), prediction_type)
-    sigmas, sigma_data = scheduler.sigmas[:-1].flip(0), scheduler.config.sigma_data  # the last one ends sampling
+    whole = copy.deepcopy(scheduler)
+    whole.set_timesteps(scheduler.config.num_train_timesteps)
+    sigmas, times = whole.sigmas[:-1].flip(0), whole.timesteps.flip(0)  # the last sigma ends sampling
+    sigma_data = scheduler.config.get("sigma_data", 1.0)
     alphas = 1 / (1 + (sigmas.double() / sigma_data).square())
-    sign = -1 if prediction_type == "epsilon" else 1
-    return NoiseLevels(alphas, scheduler.precondition_noise(sigmas), "v_prediction", sign, sigma_data)
+    sign = -1 if is_edm(scheduler) and prediction_type == "epsilon" else 1
+    return NoiseLevels(alphas, times, "v_prediction", sign, sigma_data)
 
 
 def check_scheduler(scheduler: SchedulerMixin, name: str) -> None:

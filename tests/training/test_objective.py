@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from diffusers import (
+    DDPMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+)
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.training_utils import compute_snr
@@ -133,6 +140,13 @@ EDM = {
 }
 
 
+def levels_of(scheduler) -> torch.Tensor:
+    """What a U-Net is told in as many steps as there are, least noise first."""
+    whole = copy.deepcopy(scheduler)
+    whole.set_timesteps(1000)
+    return whole.timesteps.flip(0)
+
+
 @pytest.mark.parametrize("name", EDM)
 def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
     """The loss on what the U-Net answers is Karras et al.'s on the image that follows, of weight 1/c_out^2."""
@@ -146,7 +160,7 @@ def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
     asked = objective.ask(latents, draws())
     assert (objective.alphas.diff() < 0).all()  # the higher, the noisier
     sigma = (4 * asked.times).exp().view(-1, 1, 1, 1)
-    assert torch.equal(asked.times, scheduler.precondition_noise(scheduler.sigmas[:-1].flip(0)[asked.timesteps]))
+    assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
     noisy = latents + sigma * asked.noise
     torch.testing.assert_close(asked.noisy, scheduler.precondition_inputs(noisy, sigma), rtol=1e-4, atol=1e-5)
     predicted = scheduler.precondition_outputs(noisy, answer, sigma)
@@ -155,10 +169,31 @@ def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
     torch.testing.assert_close(objective.losses(answer, asked), expected, rtol=2e-3, atol=1e-3)
 
 
+def test_a_base_of_eulers_continuous_levels_is_told_those():
+    """As Stable Video Diffusion's scheduler and v-prediction bases with EDM's noise have them."""
+    base = load_base(tiny.pipeline_folder("sdxl"))
+    scheduler = EulerDiscreteScheduler(
+        timestep_type="continuous", prediction_type="v_prediction", use_karras_sigmas=True, sigma_min=0.002, sigma_max=700.0
+    )
+    base._loaded.register_modules(scheduler=scheduler)
+    asked = Objective(base, TrainSection()).ask(LATENTS, draws())
+    assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
+    whole = copy.deepcopy(scheduler)
+    whole.set_timesteps(1000)
+    sigma = whole.sigmas[:-1].flip(0)[asked.timesteps].view(-1, 1, 1, 1)
+    torch.testing.assert_close(asked.noisy, (LATENTS + sigma * asked.noise) / (sigma**2 + 1).sqrt(), rtol=1e-4, atol=1e-5)
+    # The image that follows of the right answer, by the scheduler's own formula, is the one that was noised.
+    alphas = 1 / (1 + sigma**2)
+    answer = alphas.sqrt() * asked.noise - (1 - alphas).sqrt() * LATENTS
+    assert Objective(base, TrainSection()).plain_losses(answer, asked).max() < 1e-8
+    with pytest.raises(SceditError, match="its noise levels are continuous"):
+        setup._taught(base, recipe(zero_terminal_snr=True).train)
+
+
 def test_a_base_of_edm_keeps_its_noise():
     base = load_base(tiny.pipeline_folder("sdxl"))
     base._loaded.register_modules(scheduler=EDM["cosxl"])
-    with pytest.raises(SceditError, match="its noise levels are EDM's, and zero-terminal-SNR noise is not for those"):
+    with pytest.raises(SceditError, match="its noise levels are continuous, as EDM's, and zero-terminal-SNR noise is not for those"):
         setup._taught(base, recipe(zero_terminal_snr=True).train)
     with pytest.raises(SceditError, match="a sample prediction is not for those"):
         setup._taught(base, recipe(prediction="sample").train)
