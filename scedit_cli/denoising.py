@@ -80,8 +80,8 @@ class Denoiser:
 
     def encode(self, prompt: str, negative: str, weighted: bool = False) -> dict[str, Tensor]:
         """The pipeline's keywords for one prompt and its negative, a batch of one. `weighted` prompts are read by
-        compel: of any length, with weights. An empty negative is the pipeline's own: for SDXL zeros,
-        while captions dropped in training are encoded, as in diffusers' own trainers.
+        compel: of any length, with weights. An empty negative is the pipeline's own: zeros for most SDXL bases, as
+        captions dropped in training are, else the encoded empty prompt.
 
         Raises:
             SceditError: compel is not installed.
@@ -243,6 +243,7 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
     takes = inspect.signature(kind.__init__).parameters
     parts = {name: part for name, part in pipeline.components.items() if name in takes}
     options = {"requires_safety_checker": False, "add_watermarker": False}
+    options["force_zeros_for_empty_prompt"] = base.zeroes_dropped_text
     made = kind(**parts, **{name: value for name, value in options.items() if name in takes})
     made.set_progress_bar_config(disable=True)
     return made

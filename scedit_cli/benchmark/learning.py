@@ -52,7 +52,7 @@ def training(
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (done + 1) / _WARM_UP)
             noise = torch.Generator().manual_seed(1_000_003 * seed + done)  # the same for every method
-            _loss_of_batch(base, trainee, next(source), cache.empty_text, noise).backward()
+            _loss_of_batch(base, trainee, next(source), cache.dropped_text, noise).backward()
             torch.nn.utils.clip_grad_norm_(trainee.weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()

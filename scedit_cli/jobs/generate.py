@@ -130,6 +130,8 @@ def generate(
     base = as_taught(steering.placed, base)
     if told := doubt(base, steering.placed):
         tell(Note(told))
+    if request.steps is None and request.guidance is None and (told := base.distillation_doubt):
+        tell(Note(f"{told}: --steps 4 --guidance 1 takes it for a distilled one"))
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
     if not request.weighted:

@@ -96,7 +96,7 @@ class Trainer:
             self.average = AveragedModel(tuner, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
         self._data, self._processes = data, processes
         self._pixels = base.pipeline().vae_scale_factor  # to a latent
-        self._empty_text = {name: values.to(base.device) for name, values in cache.empty_text.items()}
+        self._dropped_text = {name: values.to(base.device) for name, values in cache.dropped_text.items()}
         self._rate = learning_rate_factor(
             options.schedule,
             options.steps,
@@ -201,7 +201,7 @@ class Trainer:
         self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
         height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
         arguments = self.base.unet_arguments(text, height, width, batch.sizes)
-        return self._answer(asked.noisy.to(self._dtype), asked.timesteps, arguments)
+        return self._answer(asked.noisy.to(self._dtype), asked.times, arguments)
 
     @contextmanager
     def finished(self) -> Iterator[Tuner]:
@@ -275,7 +275,7 @@ class Trainer:
         asked = self.objective.ask(self.base.latents_from(batch.moments, draws.of_pictures), draws)
         batch = batch.on(self.device)
         without_text = sent(draws.happens(self._data.caption_dropout), self.device)
-        text = {name: _where(without_text, self._empty_text[name], values) for name, values in batch.text.items()}
+        text = {name: _where(without_text, self._dropped_text[name], values) for name, values in batch.text.items()}
         if self._data.hint_dropout:
             black = sent(draws.happens(self._data.hint_dropout), self.device)
             hints = {k: v if k == MASK else _where(black, torch.zeros_like(v), v) for k, v in batch.hints.items()}
