@@ -14,6 +14,8 @@ from torch import Tensor
 
 from scedit_cli.base import Base
 from scedit_cli.errors import SceditError, not_installed
+from scedit_cli.schedulers import Steps, check_steps, seed_noise
+from scedit_cli.weighting import parsed, pooled
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -68,6 +70,7 @@ class Denoiser:
     ) -> None:
         self.base = base
         self.start = start
+        self._scheduler = scheduler
         self.pipeline = _for_task(base, base.pipeline(scheduler), start)
         if offload:
             self.pipeline.enable_model_cpu_offload(device=offload)
@@ -109,24 +112,28 @@ class Denoiser:
 
         Args:
             text: as `encode` gives it, stacked to the batch.
-            before_step: called with the share of the steps that is done before each of them.
-            on_step: called with (steps done, of how many) after each.
+            before_step: called with the share of the steps that is done before each call of the U-Net. Samplers of
+                second order call it twice a step.
+            on_step: called with (calls done, of how many) after each.
         """
         pipeline = self.pipeline
+        order = pipeline.scheduler.order
         switch = _Switch(guidance, text)
+        seed_noise(pipeline.scheduler, generators)
 
         def after_step(pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict:
             done, total = step + 1, pipeline.num_timesteps
             on_step(done, total)
             if done == total:
                 return {}
-            before_step(done / total)
-            return switch(pipeline, done / total, tensors)
+            share = done // order / -(-total // order)
+            before_step(share)
+            return switch(pipeline, share, tensors)
 
         before_step(0.0)
         given = {name: self._batched(value, len(generators)) for name, value in self._given.items()} | {
             "generator": list(generators),
-            "num_inference_steps": steps,
+            "num_inference_steps": Steps(steps),
             "guidance_scale": guidance.at(0.0),
             "output_type": "latent",  # the pipeline would decode in its own precision, and forget a VAE's shift
             "callback_on_step_end": after_step,
@@ -141,7 +148,9 @@ class Denoiser:
             return pipeline(**given, **text)[0]
 
     def check(self, steps: int, guidance: Guidance) -> None:
-        """Raises SceditError for a guidance or a number of steps that this base cannot do from this start."""
+        """Raises SceditError for a guidance or a number of steps that this base cannot do with this sampler from this
+        start."""
+        check_steps(self.pipeline.scheduler, steps, self._scheduler)
         if self.start and int(steps * self.start.strength) < 1:
             raise SceditError(
                 f"strength {self.start.strength:g} of {steps} steps is no step at all", hint="raise one of the two"
@@ -249,11 +258,14 @@ def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> 
     except ImportError as error:
         raise not_installed("a weighted prompt", "compel", "prompts") from error
     xl = hasattr(pipeline, "text_encoder_2")
+    conjunctions = [parsed(text) for text in (prompt, negative)]
     read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
     got = read(prompt, negative_prompt=negative)
     text = {"prompt_embeds": got.embeds, "negative_prompt_embeds": got.negative_embeds}
     if xl:
-        text |= {"pooled_prompt_embeds": got.pooled_embeds, "negative_pooled_prompt_embeds": got.negative_pooled_embeds}
+        encoder = read.compel_2.conditioning_provider
+        vectors = [pooled(conjunction, encoder) for conjunction in conjunctions]
+        text |= dict(zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), vectors, strict=True))
         if not negative and pipeline.config.force_zeros_for_empty_prompt:
             text |= {name: torch.zeros_like(each) for name, each in text.items() if name.startswith("negative")}
     return text

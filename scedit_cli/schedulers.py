@@ -1,73 +1,286 @@
-"""Samplers by diffusers' names."""
+"""Samplers by the names of diffusers and of other programs; each is tried before it is used."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
+import math
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed, reason
 from scedit_cli.files import read_json
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-# They say of no other scheduler that it could be exchanged for them, and work on the same schedules of noise.
-_FOR_DISTILLATES = ("LCMScheduler", "TCDScheduler")
+# diffusers' classes, without their ending "Scheduler", by the noise that a base was trained on: they cannot be exchanged
+# between these. diffusers itself holds EDMEuler for exchangeable with all of the first, where it draws a smear.
+BETAS, EDM, CONTINUOUS, FLOW = (
+    "a schedule of betas", "EDM's noise levels", "continuous noise levels", "flow matching"
+)  # fmt: skip
+SAMPLERS = {
+    BETAS: (
+        "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep",
+        "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM",
+        "LMSDiscrete", "PNDM", "TCD", "UniPCMultistep",
+    ),
+    EDM: ("EDMDPMSolverMultistep", "EDMEuler"),
+    CONTINUOUS: ("EulerDiscrete",),
+    FLOW: ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM"),
+}  # fmt: skip
+# Of these a base can have one of its own, which is not exchanged for another.
+_NEVER_EXCHANGED = ("CosineDPMSolverMultistep", "DDIMParallel", "DDPMParallel", "IPNDM", "SASolver")
+# What A1111, ComfyUI and k-diffusion call them, in `_plain` letters.
+_CALLED = {
+    BETAS: {
+        "euler": "EulerDiscrete", "eulera": "EulerAncestralDiscrete", "eulerancestral": "EulerAncestralDiscrete",
+        "dpmpp2m": "DPMSolverMultistep", "dpmpp2msde": "DPMSolverMultistep:algorithm_type=sde-dpmsolver++",
+        "dpmppsde": "DPMSolverSDE", "dpm2": "KDPM2Discrete", "dpm2a": "KDPM2AncestralDiscrete",
+        "dpm2ancestral": "KDPM2AncestralDiscrete", "heun": "HeunDiscrete", "lms": "LMSDiscrete", "plms": "PNDM",
+        "unipc": "UniPCMultistep", "deis": "DEISMultistep",
+    },
+    EDM: {
+        "euler": "EDMEuler", "dpmpp2m": "EDMDPMSolverMultistep",
+        "dpmpp2msde": "EDMDPMSolverMultistep:algorithm_type=sde-dpmsolver++",
+    },
+    CONTINUOUS: {"euler": "EulerDiscrete"},
+    FLOW: {"euler": "FlowMatchEulerDiscrete", "heun": "FlowMatchHeunDiscrete"},
+}  # fmt: skip
+# The ends of those names say how the noise levels are spaced.
+_SPACED = {
+    "karras": "use_karras_sigmas=true", "exponential": "use_exponential_sigmas=true", "beta": "use_beta_sigmas=true",
+    "sgmuniform": "timestep_spacing=trailing",
+}  # fmt: skip
+_SPACED_EDM = {"karras": "sigma_schedule=karras", "exponential": "sigma_schedule=exponential"}
+_FOR_SDE = "DPMSolverSDE"
+# Numbers of steps that are tried for a hint, beside the most that there can be.
+_USUAL = (4, 20, 50)
+
+
+class Steps(int):
+    """A number of steps of which diffusers' "trailing" spacing makes exactly so many timesteps.
+
+    It divides the trained timesteps by the number and counts down with `numpy.arange`. For 62 of the numbers up to
+    1000 (61 is the least) the quotient is rounded down, so that one more timestep fits, which becomes −1: a step from
+    latents that are done, which turns them into noise. Rounded up, it does not fit.
+    """
+
+    def __rtruediv__(self, whole: float) -> float:
+        quotient = whole / int(self)
+        return math.nextafter(quotient, math.inf) if whole / quotient > self else quotient
+
+
+def check_name(text: str) -> None:
+    """Raises SceditError for a `NAME[:KEY=VALUE,...]` that no base could be sampled with; imports no library."""
+    name = text.partition(":")[0]
+    if _plain(name) not in map(_plain, _NEVER_EXCHANGED):
+        found = [_find(name, kind) for kind in SAMPLERS]
+        if not any(found):
+            raise _not_known(name, BETAS)
+        _check_installed({each.partition(":")[0] for each in found if each})
 
 
 def scheduler_like(current: SchedulerMixin, text: str | None = None) -> SchedulerMixin:
     """A fresh scheduler on the noise schedule of `current`.
 
     Args:
-        text: `NAME[:KEY=VALUE,...]`, a class of diffusers with or without its ending "Scheduler", and settings of its
-            own, such as "DPMSolverMultistep:use_karras_sigmas=true"; by default one like `current`.
+        text: `NAME[:KEY=VALUE,...]`, a class of diffusers with or without its ending "Scheduler", or what other
+            programs call it ("DPM++ 2M Karras"), and settings of its own, such as
+            "DPMSolverMultistep:use_karras_sigmas=true"; by default one like `current`.
 
     Raises:
         SceditError: no such scheduler fits, it has no such setting or takes no such value, or it needs a library that
             is not installed.
     """
-    name, _, settings = (text or type(current).__name__).partition(":")
-    kind = type(current) if text is None else _kind(name)
-    given = _settings(kind, settings)
-    if "clip_sample" in _parameters(kind) and "clip_sample" not in {*given, *current.config}:
-        given["clip_sample"] = False  # by default DDIM and its kin cut latents to [-1, 1], where they do not end
+    if text is None:
+        return type(current).from_config(current.config, **_unclipped(type(current), current.config))
+    name, _, settings = text.partition(":")
+    kind, implied = _kind(current, name)
+    given = _settings(kind, implied) | _settings(kind, settings)
+    _check_fixed(current.config, kind, given)
     try:
-        return kind.from_config(current.config, **given)
-    except ImportError as error:
-        raise SceditError(f"scheduler {name}: {error}", hint="install that library, or choose another") from error
+        return kind.from_config(current.config, **_unclipped(kind, current.config) | given)
     except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
         raise SceditError(f"scheduler {text}: {error}", hint="diffusers' documentation says what it takes") from error
 
 
-def _kind(name: str) -> type[SchedulerMixin]:
-    import diffusers
-    from diffusers.schedulers import KarrasDiffusionSchedulers
+def check_steps(scheduler: SchedulerMixin, steps: int, text: str | None = None) -> None:
+    """Try a whole sampling of one latent pixel: what diffusers says of numbers of steps and settings, it says late and
+    in many ways, or not at all.
 
-    known = [*(kind.name for kind in KarrasDiffusionSchedulers), *_FOR_DISTILLATES]
-    full = name if name in known else f"{name}Scheduler"
-    if full not in known:
-        guess = difflib.get_close_matches(full, known, n=1)
-        hint = f"did you mean {guess[0]}? " if guess else ""
-        raise SceditError(f"scheduler {name!r}: not known", f"{hint}choose one of {', '.join(sorted(known))}")
-    return getattr(diffusers, full)
+    Args:
+        text: as for `scheduler_like`, for the sentence.
+
+    Raises:
+        SceditError: the scheduler cannot take so many steps, or does not work with its settings.
+    """
+    name = text or type(scheduler).__name__.removesuffix("Scheduler")
+    if (problem := _problem(scheduler, steps)) is None:
+        return
+    config = scheduler.config
+    most = config.get("original_inference_steps") or config.get("num_train_timesteps") or steps
+    near = sorted({most, most - 2, *_USUAL}, key=lambda other: abs(other - steps))
+    works = next((other for other in near if other > 0 and _problem(scheduler, other) is None), None)
+    if works is None:
+        raise SceditError(
+            f"scheduler {name}: it cannot be sampled with these settings: {problem}",
+            hint="leave its settings out; diffusers' documentation says what they may be",
+        )
+    raise SceditError(f"scheduler {name} cannot take {steps} steps: {problem}", hint=f"give {works}, for example")
+
+
+def _problem(scheduler: SchedulerMixin, steps: int) -> str | None:
+    """Why so many steps cannot be sampled, or None."""
+    import torch
+
+    trial = copy.deepcopy(scheduler)
+    draw = torch.Generator().manual_seed(0)
+    seed_noise(trial, [draw])
+    takes = inspect.signature(trial.step).parameters
+    more = {"generator": draw} if "generator" in takes else {}
+    try:
+        trial.set_timesteps(Steps(steps))
+        if problem := _bad_timesteps(trial, steps):
+            return problem
+        latents = torch.randn(1, 4, 1, 1, generator=draw) * trial.init_noise_sigma
+        for timestep in trial.timesteps:
+            _ = trial.scale_model_input(latents, timestep)
+            answer = torch.randn(latents.shape, generator=draw)
+            latents = trial.step(answer, timestep, latents, **more, return_dict=False)[0]
+    except Exception as error:  # each scheduler fails in ways of its own
+        return reason(error)
+    return None if torch.isfinite(latents).all() else "its latents are no numbers (NaN or Inf)"
+
+
+def _bad_timesteps(scheduler: SchedulerMixin, steps: int) -> str | None:
+    timesteps, sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", ())
+    count = math.ceil(len(timesteps) / scheduler.order)  # PNDM calls the U-Net more often in its first steps
+    if count != steps and not hasattr(scheduler, "prk_timesteps"):
+        return f"it makes {count} of them"
+    most = scheduler.config.get("num_train_timesteps", 0) - 1
+    if kind_of(scheduler.config) == BETAS and (bad := [each for each in timesteps.tolist() if not 0 <= each <= most]):
+        return f"one of its timesteps is {bad[0]:g}, and the base was trained on 0 to {most}"
+    if scheduler.order == 1 and len(sigmas) == steps + 1 and 0 in sigmas.diff():
+        return "two of its noise levels are the same"
+    return None
+
+
+def seed_noise(scheduler: SchedulerMixin, generators: list[Any]) -> None:
+    """Let the one scheduler that draws noise without being given generators draw each image's by its seed, so that an
+    image is the same alone and in a batch."""
+    if hasattr(scheduler, "noise_sampler_seed"):
+        scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The key in SAMPLERS of the noise that a base with this scheduler's configuration was trained on."""
+    if "sigma_data" in config:
+        return EDM
+    if config.get("timestep_type") == "continuous":
+        return CONTINUOUS
+    return BETAS if "beta_start" in config or "trained_betas" in config else FLOW
+
+
+def _plain(name: str) -> str:
+    """ "DPM++ 2M", "dpmpp_2m" -> "dpmpp2m"; "DDIMScheduler" -> "ddim"."""
+    return re.sub("[^a-z0-9]", "", name.lower().replace("+", "p")).removesuffix("scheduler")
+
+
+def _find(name: str, kind: str) -> str | None:
+    """The class of a name with the settings that it implies, or None where this kind of base has no such sampler."""
+    plain = _plain(name)
+    known = {_plain(each): each for each in SAMPLERS[kind]} | _CALLED[kind]
+    if plain in known:
+        return known[plain]
+    for end, setting in (_SPACED_EDM if kind == EDM else _SPACED).items():
+        if found := known.get(plain.removesuffix(end)):
+            return f"{found}{',' if ':' in found else ':'}{setting}"
+    return None
+
+
+def _not_known(name: str, kind: str) -> SceditError:
+    names = {_plain(each): each for each in SAMPLERS[kind]} | _CALLED[kind]
+    near = difflib.get_close_matches(_plain(name), names, n=1, cutoff=0.7)
+    guess = f"did you mean {names[near[0]].partition(':')[0]}? " if near else ""
+    return SceditError(f"scheduler {name!r}: not known", f"{guess}choose one of {', '.join(SAMPLERS[kind])}")
+
+
+def _kind(current: SchedulerMixin, name: str) -> tuple[type[SchedulerMixin], str]:
+    """The class of that name which fits `current`, and the settings that its name implies."""
+    import diffusers
+
+    kind = kind_of(current.config)
+    if _plain(name) == _plain(type(current).__name__):
+        return type(current), ""
+    found = _find(name, kind)
+    if not found:
+        others = [other for other in SAMPLERS if _find(name, other)]
+        if not others:
+            raise _not_known(name, kind)
+        raise SceditError(
+            f"scheduler {name} is for bases trained on {others[0]}; this one was trained on {kind}",
+            f"choose one of {', '.join(SAMPLERS[kind])}",
+        )
+    found, _, implied = found.partition(":")
+    _check_installed({found})
+    return getattr(diffusers, f"{found}Scheduler"), implied
+
+
+def _check_installed(names: set[str]) -> None:
+    if _FOR_SDE in names and find_spec("torchsde") is None:
+        raise not_installed(f"scheduler {_FOR_SDE}", "torchsde", "sde", "choose another")
+
+
+def _unclipped(kind: type[SchedulerMixin], config: Mapping[str, Any]) -> dict[str, Any]:
+    """By default DDIM and its kin cut latents to [-1, 1], where they do not end."""
+    return {"clip_sample": False} if "clip_sample" in _parameters(kind) and "clip_sample" not in config else {}
+
+
+def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: Mapping[str, Any]) -> None:
+    """Raises SceditError for settings that a base's training, or an image's seed, decides."""
+    name = kind.__name__.removesuffix("Scheduler")
+    if "noise_sampler_seed" in given:
+        raise SceditError(f"scheduler {name}: the noise of an image follows its --seed", "leave noise_sampler_seed out")
+    for key in ("prediction_type", "num_train_timesteps", "trained_betas", "use_flow_sigmas", "sigma_data"):
+        if key in given and given[key] != (known := config.get(key, False)):
+            hint = "--prediction says it where the base is wrong" if key == "prediction_type" else "leave it out"
+            raise SceditError(f"scheduler {name}: {key} is {given[key]}, and the base was trained with {known}", hint)
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in _parameters(kind):
+        raise SceditError(
+            f"scheduler {name} cannot start from noise alone (zero terminal SNR), as this base was trained to",
+            "choose DDIM, DDPM, DPMSolverMultistep, EulerDiscrete, EulerAncestralDiscrete or UniPCMultistep",
+        )
 
 
 def _settings(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
     """ "use_karras_sigmas=true,solver_order=3" -> {"use_karras_sigmas": True, "solver_order": 3}."""
     given = {}
+    known = _parameters(kind)
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
-        if key not in _parameters(kind) or not equals:
-            guess = difflib.get_close_matches(key, _parameters(kind), n=1)
-            hint = f"did you mean {guess[0]}?" if guess else f"it has {', '.join(_parameters(kind))}"
+        if key not in known or not equals:
+            guess = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {guess[0]}?" if guess else f"it has {', '.join(known)}"
             raise SceditError(f"scheduler {kind.__name__}: {part!r} is no setting of it", hint)
         try:
-            given[key] = read_json(value)
+            given[key] = read_json(value.lower() if value in ("True", "False") else value)
         except ValueError:
             given[key] = value
+        default = known[key].default
+        if isinstance(default, bool) and not isinstance(given[key], bool):
+            raise SceditError(f"scheduler {kind.__name__}: {key} is {value!r}", "give true or false")
+        if isinstance(default, int | float) and not isinstance(given[key], int | float):
+            raise SceditError(f"scheduler {kind.__name__}: {key} is {value!r}", f"give a number; it is {default:g}")
     return given
 
 
-def _parameters(kind: type[SchedulerMixin]) -> list[str]:
-    return [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "kwargs")]
+def _parameters(kind: type[SchedulerMixin]) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if name not in ("self", "kwargs")
+    }

@@ -25,7 +25,7 @@ LEVELS = (
     ("base",),
     ("autoencoder", "inpainting"),
     ("pipelines",),
-    ("core", "recipe", "specs", "original", "schedulers"),
+    ("core", "recipe", "specs", "original", "schedulers", "weighting"),
     ("locks",),
     ("files", "workers", "markdown", "hub"),
     ("errors",),
