@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scedit_cli.base import Base
 from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.schedulers import Steps, check_steps, seed_noise
+from scedit_cli.schedulers import check_steps, scheduler_like, seed_noise
 from scedit_cli.weighting import parsed, pooled
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ class Denoiser:
     ) -> None:
         self.base = base
         self.start = start
-        self._scheduler = scheduler
         self.pipeline = _for_task(base, base.pipeline(scheduler), start)
         if offload:
             self.pipeline.enable_model_cpu_offload(device=offload)
@@ -133,7 +132,7 @@ class Denoiser:
         before_step(0.0)
         given = {name: self._batched(value, len(generators)) for name, value in self._given.items()} | {
             "generator": list(generators),
-            "num_inference_steps": Steps(steps),
+            "num_inference_steps": steps,
             "guidance_scale": guidance.at(0.0),
             "output_type": "latent",  # the pipeline would decode in its own precision, and forget a VAE's shift
             "callback_on_step_end": after_step,
@@ -146,20 +145,6 @@ class Denoiser:
             text = {name: each for name, each in text.items() if not name.startswith("negative")}
         with rescaled(pipeline, guidance.rescale) if guidance.rescale else nullcontext():
             return pipeline(**given, **text)[0]
-
-    def check(self, steps: int, guidance: Guidance) -> None:
-        """Raises SceditError for a guidance or a number of steps that this base cannot do with this sampler from this
-        start."""
-        check_steps(self.pipeline.scheduler, steps, self._scheduler)
-        if self.start and int(steps * self.start.strength) < 1:
-            raise SceditError(
-                f"strength {self.start.strength:g} of {steps} steps is no step at all", hint="raise one of the two"
-            )
-        if self.base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
-            raise SceditError(
-                f"base {self.base.name} has guidance built in, it cannot be limited to a part of the steps",
-                hint="leave the guidance interval out",
-            )
 
     def _start_arguments(self) -> dict[str, Any]:
         """The pipeline's keywords for the picture to start from: latents, encoded in float32 once."""
@@ -183,6 +168,21 @@ class Denoiser:
     @staticmethod
     def _batched(value: Any, count: int) -> Any:
         return value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
+
+
+def check_sampling(
+    base: Base, steps: int, guidance: Guidance, scheduler: str | None = None, start: Start | None = None
+) -> None:
+    """Raises SceditError for a sampler that this base cannot have, and for steps or a guidance that cannot be with it
+    or from this start."""
+    if start and int(steps * start.strength) < 1:
+        raise SceditError(f"strength {start.strength:g} of {steps} steps is no step at all", "raise one of the two")
+    check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
+    if base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
+        raise SceditError(
+            f"base {base.name} has guidance built in, it cannot be limited to a part of the steps",
+            hint="leave the guidance interval out",
+        )
 
 
 @contextmanager

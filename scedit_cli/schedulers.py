@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -40,7 +41,7 @@ _CALLED = {
         "euler": "EulerDiscrete", "eulera": "EulerAncestralDiscrete", "eulerancestral": "EulerAncestralDiscrete",
         "dpmpp2m": "DPMSolverMultistep", "dpmpp2msde": "DPMSolverMultistep:algorithm_type=sde-dpmsolver++",
         "dpmppsde": "DPMSolverSDE", "dpm2": "KDPM2Discrete", "dpm2a": "KDPM2AncestralDiscrete",
-        "dpm2ancestral": "KDPM2AncestralDiscrete", "heun": "HeunDiscrete", "lms": "LMSDiscrete", "plms": "PNDM",
+        "dpm2ancestral": "KDPM2AncestralDiscrete", "heun": "HeunDiscrete", "lms": "LMSDiscrete", "plms": "PNDM:skip_prk_steps=true",
         "unipc": "UniPCMultistep", "deis": "DEISMultistep",
     },
     EDM: {
@@ -61,7 +62,7 @@ _FOR_SDE = "DPMSolverSDE"
 _USUAL = (4, 20, 50)
 
 
-class Steps(int):
+class _Steps(int):
     """A number of steps of which diffusers' "trailing" spacing makes exactly so many timesteps.
 
     It divides the trained timesteps by the number and counts down with `numpy.arange`. For 62 of the numbers up to
@@ -72,6 +73,21 @@ class Steps(int):
     def __rtruediv__(self, whole: float) -> float:
         quotient = whole / int(self)
         return math.nextafter(quotient, math.inf) if whole / quotient > self else quotient
+
+
+@functools.cache
+def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
+    """A class like `kind` that makes as many timesteps as it is told to, and starts with the first of them. diffusers
+    looks the first up by its value and takes the second of two that are alike: Karras' noise levels, rounded to whole
+    timesteps, then end in an index beyond the last."""
+
+    @functools.wraps(kind.set_timesteps)
+    def set_timesteps(self: SchedulerMixin, num_inference_steps: int, *args: Any, **more: Any) -> None:
+        kind.set_timesteps(self, _Steps(num_inference_steps), *args, **more)
+        if hasattr(self, "set_begin_index"):
+            self.set_begin_index(0)
+
+    return type(kind.__name__, (kind,), {"set_timesteps": set_timesteps, "__module__": kind.__module__})
 
 
 def check_name(text: str) -> None:
@@ -97,13 +113,13 @@ def scheduler_like(current: SchedulerMixin, text: str | None = None) -> Schedule
             is not installed.
     """
     if text is None:
-        return type(current).from_config(current.config, **_unclipped(type(current), current.config))
+        return _mended(type(current)).from_config(current.config, **_unclipped(type(current), current.config))
     name, _, settings = text.partition(":")
     kind, implied = _kind(current, name)
     given = _settings(kind, implied) | _settings(kind, settings)
     _check_fixed(current.config, kind, given)
     try:
-        return kind.from_config(current.config, **_unclipped(kind, current.config) | given)
+        return _mended(kind).from_config(current.config, **_unclipped(kind, current.config) | given)
     except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
         raise SceditError(f"scheduler {text}: {error}", hint="diffusers' documentation says what it takes") from error
 
@@ -123,7 +139,7 @@ def check_steps(scheduler: SchedulerMixin, steps: int, text: str | None = None) 
         return
     config = scheduler.config
     most = config.get("original_inference_steps") or config.get("num_train_timesteps") or steps
-    near = sorted({most, most - 2, *_USUAL}, key=lambda other: abs(other - steps))
+    near = sorted({most, most - 1, most - 2, *_USUAL}, key=lambda other: abs(other - steps))
     works = next((other for other in near if other > 0 and _problem(scheduler, other) is None), None)
     if works is None:
         raise SceditError(
@@ -143,7 +159,9 @@ def _problem(scheduler: SchedulerMixin, steps: int) -> str | None:
     takes = inspect.signature(trial.step).parameters
     more = {"generator": draw} if "generator" in takes else {}
     try:
-        trial.set_timesteps(Steps(steps))
+        if problem := _too_many(trial, steps):
+            return problem
+        trial.set_timesteps(steps)
         if problem := _bad_timesteps(trial, steps):
             return problem
         latents = torch.randn(1, 4, 1, 1, generator=draw) * trial.init_noise_sigma
@@ -156,16 +174,25 @@ def _problem(scheduler: SchedulerMixin, steps: int) -> str | None:
     return None if torch.isfinite(latents).all() else "its latents are no numbers (NaN or Inf)"
 
 
+def _too_many(scheduler: SchedulerMixin, steps: int) -> str | None:
+    config = scheduler.config
+    if kind_of(config) == BETAS and steps > config.num_train_timesteps:
+        return f"the base was trained on {config.num_train_timesteps} timesteps"
+    if steps > config.get("original_inference_steps", steps):
+        return f"it takes them out of its original_inference_steps, {config.original_inference_steps}"
+    if not config.get("skip_prk_steps", True) and steps < scheduler.pndm_order:
+        return f"it begins with {scheduler.pndm_order} Runge-Kutta steps"
+    return None
+
+
 def _bad_timesteps(scheduler: SchedulerMixin, steps: int) -> str | None:
-    timesteps, sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", ())
-    count = math.ceil(len(timesteps) / scheduler.order)  # PNDM calls the U-Net more often in its first steps
-    if count != steps and not hasattr(scheduler, "prk_timesteps"):
+    count = math.ceil(len(scheduler.timesteps) / scheduler.order)
+    if count != steps and not hasattr(scheduler, "prk_timesteps"):  # PNDM calls the U-Net more often at first
         return f"it makes {count} of them"
     most = scheduler.config.get("num_train_timesteps", 0) - 1
-    if kind_of(scheduler.config) == BETAS and (bad := [each for each in timesteps.tolist() if not 0 <= each <= most]):
-        return f"one of its timesteps is {bad[0]:g}, and the base was trained on 0 to {most}"
-    if scheduler.order == 1 and len(sigmas) == steps + 1 and 0 in sigmas.diff():
-        return "two of its noise levels are the same"
+    outside = [each for each in scheduler.timesteps.tolist() if not 0 <= each <= most]
+    if kind_of(scheduler.config) == BETAS and outside:
+        return f"one of its timesteps is {outside[0]:g}, and the base was trained on 0 to {most}"
     return None
 
 

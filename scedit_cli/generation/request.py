@@ -14,6 +14,7 @@ from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.original import PREDICTIONS
+from scedit_cli.schedulers import check_name
 from scedit_cli.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
 
 # The least that each number may be; the least of a strength is above 0.
@@ -144,6 +145,8 @@ class Request:
         if self.prediction is not None and self.prediction not in PREDICTIONS:
             hint = f"choose {' or '.join(PREDICTIONS)}"
             raise SceditError(f"--prediction {self.prediction}: not known", hint)
+        if self.scheduler is not None:
+            check_name(self.scheduler)
         for name in ("strength", "inpaint", "outpaint"):
             if getattr(self, name) is not None and self.image is None:
                 raise SceditError(f"--{name} needs a picture to start from", hint="add --image FILE")
