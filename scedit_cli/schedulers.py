@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import re
+import typing
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,7 @@ _SPACED = {
 }  # fmt: skip
 _SPACED_EDM = {"karras": "sigma_schedule=karras", "exponential": "sigma_schedule=exponential"}
 _FOR_SDE = "DPMSolverSDE"
-# Numbers of steps that are tried for a hint, beside the most that there can be.
-_USUAL = (4, 20, 50)
+_USUAL = (4, 20, 50)  # steps, of which each sampler can take some unless its settings are impossible
 
 
 class _Steps(int):
@@ -137,27 +137,26 @@ def check_steps(scheduler: SchedulerMixin, steps: int, text: str | None = None) 
     name = text or type(scheduler).__name__.removesuffix("Scheduler")
     if (problem := _problem(scheduler, steps)) is None:
         return
-    config = scheduler.config
-    most = config.get("original_inference_steps") or config.get("num_train_timesteps") or steps
-    near = sorted({most, most - 1, most - 2, *_USUAL}, key=lambda other: abs(other - steps))
-    works = next((other for other in near if other > 0 and _problem(scheduler, other) is None), None)
-    if works is None:
+    if all(_problem(scheduler, other) for other in _USUAL if other != steps):
         raise SceditError(
             f"scheduler {name}: it cannot be sampled with these settings: {problem}",
             hint="leave its settings out; diffusers' documentation says what they may be",
         )
+    config = scheduler.config
+    most = config.get("original_inference_steps") or config.get("num_train_timesteps") or steps
+    near = sorted({most, most - 1, most - 2, *_USUAL} - {steps}, key=lambda other: abs(other - steps))
+    works = next(other for other in near if _problem(scheduler, other, with_steps=other in _USUAL) is None)
     raise SceditError(f"scheduler {name} cannot take {steps} steps: {problem}", hint=f"give {works}, for example")
 
 
-def _problem(scheduler: SchedulerMixin, steps: int) -> str | None:
-    """Why so many steps cannot be sampled, or None."""
+def _problem(scheduler: SchedulerMixin, steps: int, with_steps: bool = True) -> str | None:
+    """Why so many steps cannot be sampled, or None; by their timesteps alone, or `with_steps` from one to the next."""
     import torch
 
     trial = copy.deepcopy(scheduler)
     draw = torch.Generator().manual_seed(0)
     seed_noise(trial, [draw])
-    takes = inspect.signature(trial.step).parameters
-    more = {"generator": draw} if "generator" in takes else {}
+    more = {"generator": draw} if "generator" in inspect.signature(trial.step).parameters else {}
     try:
         if problem := _too_many(trial, steps):
             return problem
@@ -165,7 +164,7 @@ def _problem(scheduler: SchedulerMixin, steps: int) -> str | None:
         if problem := _bad_timesteps(trial, steps):
             return problem
         latents = torch.randn(1, 4, 1, 1, generator=draw) * trial.init_noise_sigma
-        for timestep in trial.timesteps:
+        for timestep in trial.timesteps if with_steps else ():
             _ = trial.scale_model_input(latents, timestep)
             answer = torch.randn(latents.shape, generator=draw)
             latents = trial.step(answer, timestep, latents, **more, return_dict=False)[0]
@@ -297,12 +296,32 @@ def _settings(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
             given[key] = read_json(value.lower() if value in ("True", "False") else value)
         except ValueError:
             given[key] = value
-        default = known[key].default
-        if isinstance(default, bool) and not isinstance(given[key], bool):
-            raise SceditError(f"scheduler {kind.__name__}: {key} is {value!r}", "give true or false")
-        if isinstance(default, int | float) and not isinstance(given[key], int | float):
-            raise SceditError(f"scheduler {kind.__name__}: {key} is {value!r}", f"give a number; it is {default:g}")
+        if wanted := _wanted(kind, key, given[key]):
+            raise SceditError(f"scheduler {kind.__name__}: {key} is {value!r}", f"give {wanted}")
     return given
+
+
+def _wanted(kind: type[SchedulerMixin], key: str, value: Any) -> str | None:
+    """What a setting's value may be, where this one may not; diffusers takes much that it does not mean: "false" for
+    true, and a ninth order for the third."""
+    parameter = _parameters(kind)[key]
+    choices = [each for each in _leaves(parameter.annotation) if isinstance(each, str)]
+    if choices and value not in choices and value is not None:
+        return " or ".join(choices)
+    if isinstance(parameter.default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(parameter.default, int | float):
+        is_number = isinstance(value, type(parameter.default) | int) and not isinstance(value, bool)
+        if key == "solver_order" and is_number and not 1 <= value <= 3 and "UniPC" not in kind.__name__:
+            return "1, 2 or 3"
+        return None if is_number else f"a number such as {parameter.default:g}"
+    return None
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """What an annotation is made of: `Literal["a", "b"] | None` -> ["a", "b", NoneType]."""
+    parts = typing.get_args(annotation)
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [annotation]
 
 
 def _parameters(kind: type[SchedulerMixin]) -> dict[str, inspect.Parameter]:
