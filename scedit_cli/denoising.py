@@ -257,14 +257,15 @@ def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> 
         from compel import CompelForSD, CompelForSDXL
     except ImportError as error:
         raise not_installed("a weighted prompt", "compel", "prompts") from error
-    xl = hasattr(pipeline, "text_encoder_2")
     conjunctions = [parsed(text) for text in (prompt, negative)]
+    xl = hasattr(pipeline, "text_encoder_2")
     read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
-    got = read(prompt, negative_prompt=negative)
-    text = {"prompt_embeds": got.embeds, "negative_prompt_embeds": got.negative_embeds}
+    readers = [read.compel_1, read.compel_2] if xl else [read.compel]
+    readers[-1].requires_pooled = False  # its own are of the literal text, and with them and() cannot have weights
+    both = torch.cat([reader([prompt, negative]) for reader in readers], dim=-1)
+    text = dict(zip(("prompt_embeds", "negative_prompt_embeds"), both.chunk(2), strict=True))
     if xl:
-        encoder = read.compel_2.conditioning_provider
-        vectors = [pooled(conjunction, encoder) for conjunction in conjunctions]
+        vectors = [pooled(conjunction, readers[-1].conditioning_provider) for conjunction in conjunctions]
         text |= dict(zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), vectors, strict=True))
         if not negative and pipeline.config.force_zeros_for_empty_prompt:
             text |= {name: torch.zeros_like(each) for name, each in text.items() if name.startswith("negative")}

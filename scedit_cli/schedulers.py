@@ -9,7 +9,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from scedit_cli.files import read_json
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
+    from torch import Tensor
 
 # diffusers' classes, without their ending "Scheduler", by the noise that a base was trained on: they cannot be exchanged
 # between these. diffusers itself holds EDMEuler for exchangeable with all of the first, where it draws a smear.
@@ -87,7 +88,27 @@ def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
         if hasattr(self, "set_begin_index"):
             self.set_begin_index(0)
 
-    return type(kind.__name__, (kind,), {"set_timesteps": set_timesteps, "__module__": kind.__module__})
+    mends = {"set_timesteps": set_timesteps, "__module__": kind.__module__}
+    if "noise_sampler_seed" in _parameters(kind):
+        mends["step"] = _with_noise_of_the_cpu(kind.step)
+    return type(kind.__name__, (kind,), mends)
+
+
+def _with_noise_of_the_cpu(step: Callable) -> Callable:
+    """The `step` of DPMSolverSDE, which draws its noise where the latents are and in their precision; a seed means the
+    same noise everywhere only where it is drawn on the CPU, in float32."""
+
+    @functools.wraps(step)
+    def stepped(self: SchedulerMixin, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **more: Any) -> Any:
+        if self.noise_sampler is None:
+            from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
+
+            ends = self.sigmas[self.sigmas > 0].min().item(), self.sigmas.max().item()
+            tree = BrownianTreeNoiseSampler(sample.float().cpu(), *ends, self.noise_sampler_seed)
+            self.noise_sampler = lambda *between: tree(*between).to(sample)
+        return step(self, model_output, timestep, sample, *args, **more)
+
+    return stepped
 
 
 def check_name(text: str) -> None:

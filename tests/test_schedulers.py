@@ -350,6 +350,22 @@ def test_the_noise_of_an_sde_is_diffusers_for_that_seed(sd15):
     assert _far(ours, theirs) <= 1
 
 
+def test_the_noise_of_an_sde_is_the_same_in_each_precision():
+    """It is drawn on the CPU in float32, as the noise that an image begins with."""
+    drawn = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        made = scheduler_like(euler(), "DPMSolverSDE")
+        schedulers.seed_noise(made, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+        made.set_timesteps(4)
+        latents = torch.ones(2, 4, 8, 8, dtype=dtype)
+        made.step(latents, made.timesteps[0], latents)
+        noise = made.noise_sampler(made.sigmas[0], made.sigmas[1])
+        assert noise.dtype == dtype and abs(noise.float().std() - 1) < 0.1
+        drawn.append(noise)
+    assert torch.equal(drawn[0].half(), drawn[1]) and torch.equal(drawn[0].bfloat16(), drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
 def test_samplers_agree_on_what_the_embedded_base_draws(world):
     """Without noise of their own, all end near one image; a schedule of noise that is not the base's does not."""
     first = _levels(sample(world, ["a red cube"], seeds=[3], steps=20))
