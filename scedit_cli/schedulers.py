@@ -1,4 +1,4 @@
-"""Samplers by the names of diffusers and of other programs; each is tried before it is used."""
+"""Schedulers that take the place of a base's; each is tried before it is used."""
 
 from __future__ import annotations
 
@@ -7,59 +7,18 @@ import difflib
 import functools
 import inspect
 import math
-import re
 import typing
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.errors import SceditError, not_installed, reason
+from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import read_json
+from scedit_cli.samplers import BETAS, SAMPLERS, check_installed, find, kind_of, not_known, plain
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
     from torch import Tensor
 
-# diffusers' classes, without their ending "Scheduler", by the noise that a base was trained on: they cannot be exchanged
-# between these. diffusers itself holds EDMEuler for exchangeable with all of the first, where it draws a smear.
-BETAS, EDM, CONTINUOUS, FLOW = (
-    "a schedule of betas", "EDM's noise levels", "continuous noise levels", "flow matching"
-)  # fmt: skip
-SAMPLERS = {
-    BETAS: (
-        "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep",
-        "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM",
-        "LMSDiscrete", "PNDM", "TCD", "UniPCMultistep",
-    ),
-    EDM: ("EDMDPMSolverMultistep", "EDMEuler"),
-    CONTINUOUS: ("EulerDiscrete",),
-    FLOW: ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM"),
-}  # fmt: skip
-# Of these a base can have one of its own, which is not exchanged for another.
-_NEVER_EXCHANGED = ("CosineDPMSolverMultistep", "DDIMParallel", "DDPMParallel", "IPNDM", "SASolver")
-# What A1111, ComfyUI and k-diffusion call them, in `_plain` letters.
-_CALLED = {
-    BETAS: {
-        "euler": "EulerDiscrete", "eulera": "EulerAncestralDiscrete", "eulerancestral": "EulerAncestralDiscrete",
-        "dpmpp2m": "DPMSolverMultistep", "dpmpp2msde": "DPMSolverMultistep:algorithm_type=sde-dpmsolver++",
-        "dpmppsde": "DPMSolverSDE", "dpm2": "KDPM2Discrete", "dpm2a": "KDPM2AncestralDiscrete",
-        "dpm2ancestral": "KDPM2AncestralDiscrete", "heun": "HeunDiscrete", "lms": "LMSDiscrete", "plms": "PNDM:skip_prk_steps=true",
-        "unipc": "UniPCMultistep", "deis": "DEISMultistep",
-    },
-    EDM: {
-        "euler": "EDMEuler", "dpmpp2m": "EDMDPMSolverMultistep",
-        "dpmpp2msde": "EDMDPMSolverMultistep:algorithm_type=sde-dpmsolver++",
-    },
-    CONTINUOUS: {"euler": "EulerDiscrete"},
-    FLOW: {"euler": "FlowMatchEulerDiscrete", "heun": "FlowMatchHeunDiscrete"},
-}  # fmt: skip
-# The ends of those names say how the noise levels are spaced.
-_SPACED = {
-    "karras": "use_karras_sigmas=true", "exponential": "use_exponential_sigmas=true", "beta": "use_beta_sigmas=true",
-    "sgmuniform": "timestep_spacing=trailing",
-}  # fmt: skip
-_SPACED_EDM = {"karras": "sigma_schedule=karras", "exponential": "sigma_schedule=exponential"}
-_FOR_SDE = "DPMSolverSDE"
 _USUAL = (4, 20, 50)  # steps, of which each sampler can take some unless its settings are impossible
 
 
@@ -99,26 +58,16 @@ def _with_noise_of_the_cpu(step: Callable) -> Callable:
     same noise everywhere only where it is drawn on the CPU, in float32."""
 
     @functools.wraps(step)
-    def stepped(self: SchedulerMixin, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **more: Any) -> Any:
+    def stepped(self: SchedulerMixin, model_output: Tensor, timestep: Any, sample: Tensor, **more: Any) -> Any:
         if self.noise_sampler is None:
             from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
 
             ends = self.sigmas[self.sigmas > 0].min().item(), self.sigmas.max().item()
             tree = BrownianTreeNoiseSampler(sample.float().cpu(), *ends, self.noise_sampler_seed)
             self.noise_sampler = lambda *between: tree(*between).to(sample)
-        return step(self, model_output, timestep, sample, *args, **more)
+        return step(self, model_output, timestep, sample, **more)
 
     return stepped
-
-
-def check_name(text: str) -> None:
-    """Raises SceditError for a `NAME[:KEY=VALUE,...]` that no base could be sampled with; imports no library."""
-    name = text.partition(":")[0]
-    if _plain(name) not in map(_plain, _NEVER_EXCHANGED):
-        found = [_find(name, kind) for kind in SAMPLERS]
-        if not any(found):
-            raise _not_known(name, BETAS)
-        _check_installed({each.partition(":")[0] for each in found if each})
 
 
 def scheduler_like(current: SchedulerMixin, text: str | None = None) -> SchedulerMixin:
@@ -223,63 +172,25 @@ def seed_noise(scheduler: SchedulerMixin, generators: list[Any]) -> None:
         scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
 
 
-def kind_of(config: Mapping[str, Any]) -> str:
-    """The key in SAMPLERS of the noise that a base with this scheduler's configuration was trained on."""
-    if "sigma_data" in config:
-        return EDM
-    if config.get("timestep_type") == "continuous":
-        return CONTINUOUS
-    return BETAS if "beta_start" in config or "trained_betas" in config else FLOW
-
-
-def _plain(name: str) -> str:
-    """ "DPM++ 2M", "dpmpp_2m" -> "dpmpp2m"; "DDIMScheduler" -> "ddim"."""
-    return re.sub("[^a-z0-9]", "", name.lower().replace("+", "p")).removesuffix("scheduler")
-
-
-def _find(name: str, kind: str) -> str | None:
-    """The class of a name with the settings that it implies, or None where this kind of base has no such sampler."""
-    plain = _plain(name)
-    known = {_plain(each): each for each in SAMPLERS[kind]} | _CALLED[kind]
-    if plain in known:
-        return known[plain]
-    for end, setting in (_SPACED_EDM if kind == EDM else _SPACED).items():
-        if found := known.get(plain.removesuffix(end)):
-            return f"{found}{',' if ':' in found else ':'}{setting}"
-    return None
-
-
-def _not_known(name: str, kind: str) -> SceditError:
-    names = {_plain(each): each for each in SAMPLERS[kind]} | _CALLED[kind]
-    near = difflib.get_close_matches(_plain(name), names, n=1, cutoff=0.7)
-    guess = f"did you mean {names[near[0]].partition(':')[0]}? " if near else ""
-    return SceditError(f"scheduler {name!r}: not known", f"{guess}choose one of {', '.join(SAMPLERS[kind])}")
-
-
 def _kind(current: SchedulerMixin, name: str) -> tuple[type[SchedulerMixin], str]:
     """The class of that name which fits `current`, and the settings that its name implies."""
     import diffusers
 
     kind = kind_of(current.config)
-    if _plain(name) == _plain(type(current).__name__):
+    if plain(name) == plain(type(current).__name__):
         return type(current), ""
-    found = _find(name, kind)
+    found = find(name, kind)
     if not found:
-        others = [other for other in SAMPLERS if _find(name, other)]
+        others = [other for other in SAMPLERS if find(name, other)]
         if not others:
-            raise _not_known(name, kind)
+            raise not_known(name, kind)
         raise SceditError(
             f"scheduler {name} is for bases trained on {others[0]}; this one was trained on {kind}",
             f"choose one of {', '.join(SAMPLERS[kind])}",
         )
     found, _, implied = found.partition(":")
-    _check_installed({found})
+    check_installed({found})
     return getattr(diffusers, f"{found}Scheduler"), implied
-
-
-def _check_installed(names: set[str]) -> None:
-    if _FOR_SDE in names and find_spec("torchsde") is None:
-        raise not_installed(f"scheduler {_FOR_SDE}", "torchsde", "sde", "choose another")
 
 
 def _unclipped(kind: type[SchedulerMixin], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,8 +237,8 @@ def _wanted(kind: type[SchedulerMixin], key: str, value: Any) -> str | None:
     """What a setting's value may be, where this one may not; diffusers takes much that it does not mean: "false" for
     true, and a ninth order for the third."""
     parameter = _parameters(kind)[key]
-    choices = [each for each in _leaves(parameter.annotation) if isinstance(each, str)]
-    if choices and value not in choices and value is not None:
+    choices = _choices(parameter.annotation)
+    if choices and value is not None and value not in choices:
         return " or ".join(choices)
     if isinstance(parameter.default, bool):
         return None if isinstance(value, bool) else "true or false"
@@ -339,10 +250,10 @@ def _wanted(kind: type[SchedulerMixin], key: str, value: Any) -> str | None:
     return None
 
 
-def _leaves(annotation: Any) -> list[Any]:
-    """What an annotation is made of: `Literal["a", "b"] | None` -> ["a", "b", NoneType]."""
+def _choices(annotation: Any) -> list[str]:
+    """`Literal["a", "b"] | None` -> ["a", "b"]."""
     parts = typing.get_args(annotation)
-    return [leaf for part in parts for leaf in _leaves(part)] if parts else [annotation]
+    return [each for part in parts for each in ([part] if isinstance(part, str) else _choices(part))]
 
 
 def _parameters(kind: type[SchedulerMixin]) -> dict[str, inspect.Parameter]:

@@ -32,7 +32,7 @@ def parsed(prompt: str) -> Conjunction:
         ) from error
     for part in conjunction.prompts:
         if isinstance(part, FlattenedPrompt) and part.wants_cross_attention_control:
-            raise SceditError(f"prompt {prompt!r}: swap() is not supported", hint="write the words that are to be drawn")
+            raise SceditError(f"prompt {prompt!r}: swap() is not supported", hint="write the words to be drawn")
     if conjunction.lora_weights:
         raise SceditError(f"prompt {prompt!r}: withLora() is not supported", hint="give tuners by --tuner")
     if not conjunction.prompts:

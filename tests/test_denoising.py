@@ -206,7 +206,7 @@ def test_a_schedulers_settings_arrive(sd15):
         ("Eular", "scheduler 'Eular': not known", "choose one of"),
         ("EulerDiscreet", "not known", "did you mean EulerDiscrete?"),
         ("DDIM:clip_samples=true", "'clip_samples=true' is no setting of it", "did you mean clip_sample?"),
-        ("DDIM:beta_schedule=odd", "beta_schedule is 'odd'", "give linear or scaled_linear"),
+        ("DDIM:beta_schedule=odd", "odd", "documentation"),
     ],
 )
 def test_schedulers_that_are_none(sd15, text, message, hint):

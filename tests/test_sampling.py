@@ -108,7 +108,7 @@ def test_a_span_ends_between_steps_and_not_within_one(sd15, end):
     """Heun's method calls the U-Net twice a step, but for the last."""
     used = []
     with attach(sd15.unet, [_canny(sd15.unet)], scales=[0.7]) as attachment:
-        handle = sd15.unet.register_forward_pre_hook(lambda module, args: used.append((attachment.scales[0], len(args[0]))))
+        handle = sd15.unet.register_forward_pre_hook(lambda _, args: used.append((attachment.scales[0], len(args[0]))))
         options = {"hints": {"canny": _hints(1)}, "steps": 4, "scheduler": "Heun", "seeds": [1]}
         guidance = Guidance(3.0, end=end)
         sample(sd15, ["a"], attachment=attachment, spans=[(0.0, end)], guidance=guidance, **options)

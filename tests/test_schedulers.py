@@ -11,19 +11,21 @@ import pytest
 import torch
 from diffusers.schedulers import KarrasDiffusionSchedulers
 
-from scedit_cli import schedulers
+from scedit_cli import samplers, schedulers
 from scedit_cli.base import Base, load_base
 from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
 from scedit_cli.pipelines import EMBEDDED, quiet
+from scedit_cli.samplers import BETAS, CONTINUOUS, EDM, FLOW, SAMPLERS, check_name
 from scedit_cli.sampling import sample
-from scedit_cli.schedulers import BETAS, CONTINUOUS, EDM, FLOW, SAMPLERS, check_name, check_steps, scheduler_like
+from scedit_cli.schedulers import check_steps, scheduler_like
 from tests import tiny
 
 _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _VARIANTS = (
     "DPMSolverMultistep:algorithm_type=sde-dpmsolver++", "DPMSolverSinglestep:algorithm_type=sde-dpmsolver++",
-    "DPMSolverMultistep:use_karras_sigmas=true", "DPMSolverSDE:use_karras_sigmas=true", "TCD:original_inference_steps=20",
+    "DPMSolverMultistep:use_karras_sigmas=true", "DPMSolverSDE:use_karras_sigmas=true",
+    "TCD:original_inference_steps=20",
 )  # fmt: skip
 # How many numbers of steps up to 1000 diffusers' trailing spacing makes a timestep too many for.
 _ONE_TOO_MANY = [n for n in range(1, 1001) if len(np.arange(1000, 0, -1000 / n)) > n]
@@ -64,9 +66,9 @@ def _far(one, other) -> int:
 def test_every_sampler_of_diffusers_for_such_bases_is_known():
     theirs = {each.name.removesuffix("Scheduler") for each in KarrasDiffusionSchedulers}
     assert set(SAMPLERS[BETAS]) == (theirs | {"LCM", "TCD"}) - {"EDMEuler"}
-    for names in (*SAMPLERS.values(), schedulers._NEVER_EXCHANGED):
+    for names in (*SAMPLERS.values(), samplers.NEVER_EXCHANGED):
         assert all(hasattr(diffusers, f"{name}Scheduler") for name in names)
-    for kind, called in schedulers._CALLED.items():
+    for kind, called in samplers.CALLED.items():
         assert {each.partition(":")[0] for each in called.values()} <= set(SAMPLERS[kind])
 
 
@@ -126,7 +128,8 @@ def test_only_near_names_are_guessed(name, guess):
 )
 def test_a_sampler_for_bases_that_were_trained_otherwise_is_refused(current, names, kind):
     for name in names:
-        with pytest.raises(SceditError, match=f"scheduler {re.escape(name)} is for bases trained on .*; this one .* on {kind}"):
+        told = f"scheduler {re.escape(name)} is for bases trained on .*; this one was trained on {kind}"
+        with pytest.raises(SceditError, match=told):
             scheduler_like(current, name)
 
 
@@ -407,7 +410,7 @@ def beside(request, tmp_path_factory) -> tuple[Base, diffusers.DiffusionPipeline
 @pytest.mark.parametrize("negative", ["", "fog"])
 def test_an_image_is_that_of_diffusers_own_pipeline(beside, name, negative):
     base, pipeline = beside
-    kind, _, settings = schedulers._find(name, BETAS).partition(":")
+    kind, _, settings = samplers.find(name, BETAS).partition(":")
     more = {"use_karras_sigmas": True} if settings else {}
     theirs_like = getattr(diffusers, f"{kind}Scheduler")
     if "clip_sample" in schedulers._parameters(theirs_like) and "clip_sample" not in base.scheduler.config:

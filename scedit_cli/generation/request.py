@@ -14,7 +14,7 @@ from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.original import PREDICTIONS
-from scedit_cli.schedulers import check_name
+from scedit_cli.samplers import check_name
 from scedit_cli.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
 
 # The least that each number may be; the least of a strength is above 0.
@@ -52,7 +52,7 @@ class Request:
             is taken where they were trained on it.
         any_base: tuners may have been trained on other weights than the base's, if its skips are the same.
         dtype: one of DTYPES; the base's default otherwise.
-        steps, guidance, scheduler: by default the base's.
+        steps, guidance, scheduler: by default the base's; `scheduler` as for `scheduler_like`.
         guidance_rescale: in [0, 1].
         guidance_span: `START-END`, between which fractions of the steps guidance acts.
         width, height: in pixels; by default those of the picture to start from, of the first condition, or the base's.
