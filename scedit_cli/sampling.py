@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
-from scedit_cli.denoising import Denoiser, Guidance, Start
+from scedit_cli.denoising import Denoiser, Guidance, Start, check_sampling
 from scedit_cli.errors import SceditError, memory_told
 from scedit_cli.pipelines import quiet
 
@@ -78,8 +78,8 @@ def sample(
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the picture")
     with quiet(), memory_told(*_STARVED):
+        check_sampling(base, steps, guidance, scheduler, start)
         denoiser = Denoiser(base, scheduler, start, offload)
-        denoiser.check(steps, guidance)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         pairs = list(zip(prompts, negatives, strict=True))
         texts = {pair: denoiser.encode(*pair, weighted) for pair in dict.fromkeys(pairs)}

@@ -59,6 +59,10 @@ def weighted(folder: Path) -> None:
     sample(load_base(tiny.pipeline_folder("sd15")), ["a"], seeds=[1], steps=1, weighted=True)
 
 
+def by_the_sampler_that_draws_noise(folder: Path) -> None:
+    sample(load_base(tiny.pipeline_folder("sd15")), ["a"], seeds=[1], steps=1, scheduler="DPM++ SDE")
+
+
 CASES = [
     ("datasets", "datasets", a_saved_dataset),
     ("datasets", "pyarrow", a_table),
@@ -68,6 +72,7 @@ CASES = [
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),
     ("prodigy", "prodigyopt", by_optimizer("prodigy")),
     ("schedule-free", "schedulefree", by_optimizer("schedule-free")),
+    ("sde", "torchsde", by_the_sampler_that_draws_noise),
     ("stream", "aiohttp", lambda folder: open_place("http://127.0.0.1/shard.tar")),
     ("quantize", "torchao", quantized),
     ("tensorboard", "tensorboard", tracked("tensorboard")),

@@ -26,10 +26,10 @@ LEVELS = (
     ("autoencoder", "inpainting"),
     ("pipelines",),
     ("original",),
-    ("noise_levels", "latents", "unet_inputs", "distillates", "original_keys", "parts", "fingerprint"),
+    ("noise_levels", "latents", "unet_inputs", "distillates", "original_keys", "parts", "fingerprint", "weighting"),
     ("core", "recipe", "specs", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown", "hub", "transparency"),
+    ("files", "workers", "markdown", "hub", "transparency", "samplers"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

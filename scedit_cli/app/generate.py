@@ -118,7 +118,7 @@ def generate(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="NAME[:KEY=VALUE,...]", help="By its name in diffusers.", rich_help_panel=_SAMPLER),
+        typer.Option(metavar="NAME[:KEY=VALUE,...]", help="As in diffusers, A1111 or ComfyUI.", rich_help_panel=_SAMPLER),
     ] = None,
     width: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
     height: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,

@@ -14,6 +14,7 @@ from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.original import PREDICTIONS
+from scedit_cli.samplers import check_name
 from scedit_cli.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
 
 # The least that each number may be; the least of a strength is above 0.
@@ -51,7 +52,7 @@ class Request:
             is taken where they were trained on it.
         any_base: tuners may have been trained on other weights than the base's, if its skips are the same.
         dtype: one of DTYPES; the base's default otherwise.
-        steps, guidance, scheduler: by default the base's.
+        steps, guidance, scheduler: by default the base's; `scheduler` as for `scheduler_like`.
         guidance_rescale: in [0, 1].
         guidance_span: `START-END`, between which fractions of the steps guidance acts.
         width, height: in pixels; by default those of the picture to start from, of the first condition, or the base's.
@@ -144,6 +145,8 @@ class Request:
         if self.prediction is not None and self.prediction not in PREDICTIONS:
             hint = f"choose {' or '.join(PREDICTIONS)}"
             raise SceditError(f"--prediction {self.prediction}: not known", hint)
+        if self.scheduler is not None:
+            check_name(self.scheduler)
         for name in ("strength", "inpaint", "outpaint"):
             if getattr(self, name) is not None and self.image is None:
                 raise SceditError(f"--{name} needs a picture to start from", hint="add --image FILE")

@@ -13,12 +13,13 @@ from PIL import Image
 from scedit_cli import __version__
 from scedit_cli.base import DTYPES, Base
 from scedit_cli.core.attach import attach
+from scedit_cli.denoising import check_sampling
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.orders import Order
 from scedit_cli.generation.request import Request
 from scedit_cli.generation.steering import Steering
-from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.pipelines import EMBEDDED, quiet
 from scedit_cli.sampling import sample
 
 _BATCH = 8
@@ -32,6 +33,8 @@ class Run:
         self.request, self.base, self.steering = request, base, steering
         self.steps = request.steps or base.defaults.steps
         self.guidance = request.guided(base.defaults.guidance)
+        with quiet():
+            check_sampling(base, self.steps, self.guidance, request.scheduler, steering.start)
         self._device = accelerator() if request.offload else base.device
         self._attachment = None
 

@@ -29,6 +29,7 @@ from scedit_cli.generation.steering import Steering
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import parse_tuner
+from scedit_cli.weighting import parsed
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,9 @@ def generate(
     if kept:
         check_files(from_file, kept["files"], request)
     orders = orders_for(request)
+    if request.weighted:
+        for text in dict.fromkeys(each for order in orders for each in (order.prompt, order.negative)):
+            parsed(text)
     names = Names(expanded(out or "pictures"), template, overwrite)
     names.check(len(orders), grid)
     steering = Steering.of(request, orders, request.base or EMBEDDED, score)

@@ -16,8 +16,9 @@ from scedit_cli.data.rendered import SCENE_KINDS, Example
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.data.streamed import Streamed, open_streamed
+from scedit_cli.denoising import Guidance, check_sampling
 from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.recipe import Recipe, SamplesSection, TrainSection
 from scedit_cli.training.material import (
     OnStep,
     check_dataset,
@@ -73,10 +74,20 @@ def open_base(recipe: Recipe) -> Base:
         prediction=recipe.base.prediction,
     )
     base = _taught(base, recipe.train)
+    if recipe.samples.every:
+        _check_samples(base, recipe.samples)
     base.unet.to(memory_format=_layout(recipe))
     if recipe.base.quantize != "none":
         _quantize(base, recipe.base.quantize)
     return base
+
+
+def _check_samples(base: Base, samples: SamplesSection) -> None:
+    """Raises SceditError for grids that this base could not draw, before hours of training for them."""
+    try:
+        check_sampling(base, samples.steps, Guidance(samples.guidance))
+    except SceditError as error:
+        raise SceditError(f"samples.steps is {samples.steps}: {error.message}", error.hint) from error
 
 
 @contextmanager
