@@ -20,6 +20,7 @@ from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
 from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
+from scedit_cli.data.formats import ANIMATED, unread
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
@@ -78,11 +79,11 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
     Args:
         size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
     """
+    if entry.image is None:
+        return Rejected("unpaired", entry.lacks)
     lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
     if lacking:
         return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
-    if entry.image is None:
-        return Rejected("unpaired", "it has no picture")
     try:
         text, caption_from = _caption(entry)
         with _opened(entry.image, "it") as opened:
@@ -135,7 +136,7 @@ class Intake:
 
     def run(self, source: Source, folder: Path) -> None:
         """Fills the empty `folder`. `on_step` is called with (pictures done, of how many, how many a second)."""
-        self.report.orphans, self.report.hidden = list(source.orphans), source.hidden
+        self.report.begin(source)
         names: list[str] = []  # of entries on their way
 
         def work() -> Iterator[tuple]:
@@ -199,6 +200,8 @@ def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | No
 
 @contextmanager
 def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
+    if told := unread(blob.name):
+        raise SceditError(f"{name} is {told}")
     try:
         file = blob.open()
     except FileNotFoundError:
@@ -210,6 +213,8 @@ def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
             raise SceditError(f"{name} is an empty file")
         file.seek(0)
         with reading(file, name) as opened:
+            if opened.format in ANIMATED and getattr(opened, "is_animated", False):
+                raise SceditError(f"{name} is an animation: save the frame that is meant as a picture of its own")
             yield opened
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
+from scedit_cli.data.formats import heif_formats, is_heif, unread
 from scedit_cli.errors import SceditError
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "ICO")  # an MPO begins as a JPEG
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
@@ -58,10 +58,30 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
         OSError, ValueError, Image.DecompressionBombError: no picture of a format that is read, or too large a one; the
             decoders raise other errors too, over damaged files.
     """
-    with Image.open(file, formats=_FORMATS) as opened:
+    if isinstance(file, Path) and (told := unread(file.name)):
+        raise ValueError(f"it is {told}")
+    with _recognised(file) as opened:
         if opened.format != "JPEG":  # which can be decoded at a part of its size
             _check_size(opened)
         yield opened
+
+
+def _recognised(file: Path | BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_FORMATS + heif_formats())
+    except Image.UnidentifiedImageError:
+        if not heif_formats() and is_heif(_head(file)):
+            needed = "it is a HEIC picture, which needs pillow-heif: python -m pip install 'scedit-cli[heic]'"
+            raise ValueError(needed) from None
+        raise
+
+
+def _head(file: Path | BinaryIO) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(12)
+    file.seek(0)
+    return file.read(12)
 
 
 @contextmanager
