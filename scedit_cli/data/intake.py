@@ -255,5 +255,6 @@ def _caption(entry: Entry) -> tuple[str, str | None]:
 def _really(name: str, opened: Image.Image) -> str | None:
     suffix = os.path.splitext(name)[1].lower()
     told = Image.registered_extensions().get(suffix)
-    found = "JPEG" if opened.format == "MPO" else opened.format  # phones append a second, smaller JPEG
+    # Phones append a second, smaller JPEG.
+    told, found = ("JPEG" if name == "MPO" else name for name in (told, opened.format))
     return found if told and found != told else None

@@ -17,12 +17,12 @@ from scedit_cli.data.pictures import save_picture
 from scedit_cli.data.places import is_hidden, is_remote
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import shard_places
-from scedit_cli.data.sources.folder import CAPTIONS
+from scedit_cli.data.sources.folder import CAPTIONS, OVERVIEW
 from scedit_cli.data.sources.rows import TABLES
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded, read_json, write_whole
 
-REPORT, OVERVIEW = "report.json", "overview.png"
+REPORT = "report.json"
 _READ = (*CAPTIONS, *TABLES, ".arrow", ".tar")  # of a folder, beside pictures; all else may change
 
 

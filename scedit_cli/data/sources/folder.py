@@ -12,6 +12,7 @@ from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, stem_
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 
+OVERVIEW = "overview.png"  # the contact sheet of a dataset folder
 CAPTIONS = (".txt", ".caption")  # where a picture has both, the first is taken
 _IMAGES, _CONDITIONS = "images/", "conditions/"
 
@@ -40,6 +41,8 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
     beside = {file: (stem_of(file), suffix_of(file)) for file in names if suffix_of(file) in CAPTIONS}
     captions = {key: file for file, key in sorted(beside.items())}  # of a.TXT and a.txt, the last
     orphans = [file for file, key in beside.items() if key[0] not in stems or captions[key] != file]
+    read = (root, _CONDITIONS, *apart)
+    orphans += [file for file in tree.pictures if not file.startswith(read) and file != OVERVIEW]
     paired = {kind: _Pairs(tree, stems, root, tree.others, prefix) for kind, prefix in inside.items()}
     paired |= {kind: _Pairs(other, stems, root, tree.others) for kind, other in elsewhere.items()}
     for kind, pairs in paired.items():

@@ -15,6 +15,7 @@ from scedit_cli.data.sources.columns import (
     FILE, WEIGHT, caption_in, column_named, further, is_file_column, text_columns,
 )  # fmt: skip
 from scedit_cli.data.sources.entry import Blob, Entry, Source
+from scedit_cli.data.sources.folder import OVERVIEW
 from scedit_cli.data.sources.rows import TABLES, Row, rows_of
 from scedit_cli.data.sources.trees import Tree, blob, stem_of
 from scedit_cli.errors import SceditError
@@ -23,7 +24,6 @@ _NAMES = tuple(f"metadata{suffix}" for suffix in TABLES)
 KINDS = (*TABLES, ".tsv")
 _IMAGE = "file_name"
 _ALIKE = ("image", "image_path", "img", "filename", "filepath", "file", "path", "target")  # how others call that column
-_OURS = "overview.png"  # the contact sheet of a dataset folder
 _DRIVE = re.compile("[A-Za-z]:")
 
 
@@ -56,8 +56,9 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
     found = []
     for file in tree.files:
         stem, name = stem_of(file), posixpath.basename(file)
-        # What img2dataset tells of the pictures in a folder of that name, and of each picture beside it.
-        is_known = stem in stems or stem.removesuffix("_stats") in folders or name == LICENCES
+        # What img2dataset tells of the pictures in a folder of that name, and of each picture beside it; and our own.
+        is_known = stem in stems or stem.removesuffix("_stats") in folders
+        is_known = is_known or name == LICENCES or name.endswith("report.json")
         if suffix_of(file) in suffixes and file not in used and not is_known:
             found.append((file, _why_unread(file, name)))
     return found
@@ -139,7 +140,7 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
                 more=further(row, {image, said_in, *kinds.values()}, at),
             )
 
-    orphans = [file for file in tree.pictures if file not in taken and posixpath.basename(file) != _OURS]
+    orphans = [file for file in tree.pictures if file not in taken and posixpath.basename(file) != OVERVIEW]
     return Source(count, entries(), orphans, tree.hidden)
 
 
