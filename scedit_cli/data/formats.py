@@ -59,7 +59,7 @@ def is_heif(head: bytes) -> bool:
 def heif_formats() -> tuple[str, ...]:
     """Pillow's name of HEIF, where the library that reads it for Pillow is installed."""
     try:
-        from pillow_heif import register_heif_opener
+        from pi_heif import register_heif_opener
     except ImportError:
         return ()
     register_heif_opener()

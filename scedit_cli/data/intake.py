@@ -24,7 +24,7 @@ from scedit_cli.data.formats import ANIMATED, unread
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import NotInstalled, SceditError
 
 _LONGEST_CAPTION = 2**20  # bytes
 _TOLD_EVERY = 0.2  # seconds
@@ -95,6 +95,8 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
             really = _really(entry.image.name, opened)
             picture = how.apply(decode(opened, how.scaled))
         made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
+    except NotInstalled as error:
+        return Rejected("unreadable", str(error))
     except SceditError as error:
         return Rejected("unreadable", error.message)
     return Cut(picture, made, text, how, caption_from, really, entry.more)

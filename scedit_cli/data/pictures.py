@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.data.formats import heif_formats, is_heif, unread
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import SceditError, not_installed
 
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "ICO")  # an MPO begins as a JPEG
@@ -60,28 +60,10 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
     """
     if isinstance(file, Path) and (told := unread(file.name)):
         raise ValueError(f"it is {told}")
-    with _recognised(file) as opened:
+    with Image.open(file, formats=_FORMATS + heif_formats()) as opened:
         if opened.format != "JPEG":  # which can be decoded at a part of its size
             _check_size(opened)
         yield opened
-
-
-def _recognised(file: Path | BinaryIO) -> Image.Image:
-    try:
-        return Image.open(file, formats=_FORMATS + heif_formats())
-    except Image.UnidentifiedImageError:
-        if not heif_formats() and is_heif(_head(file)):
-            needed = "it is a HEIC picture, which needs pillow-heif: python -m pip install 'scedit-cli[heic]'"
-            raise ValueError(needed) from None
-        raise
-
-
-def _head(file: Path | BinaryIO) -> bytes:
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return opened.read(12)
-    file.seek(0)
-    return file.read(12)
 
 
 @contextmanager
@@ -101,7 +83,19 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
     except Exception as error:  # the decoders raise whatever a damaged file leads them to
+        if not heif_formats() and is_heif(_head(file)):
+            raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
         raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
+
+
+def _head(file: Path | BinaryIO) -> bytes:
+    """The bytes by which a file's format is told."""
+    if isinstance(file, Path):
+        with suppress(OSError), file.open("rb") as opened:
+            return opened.read(12)
+        return b""
+    file.seek(0)
+    return file.read(12)
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import sys
 
@@ -140,39 +141,45 @@ HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(64)
 
 
 @PLACES
-def test_without_pillow_heif_its_extra_is_told(place, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    formats.heif_formats.cache_clear()
+def test_without_pi_heif_its_extra_is_told(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
     files = {"0.HEIC": HEIC, "1.heif": HEIC, "2.jpg": HEIC, "3.png": png(1)} | {f"{n}.txt": b"t" for n in range(4)}
+    formats.heif_formats.cache_clear()
     try:
         result = prepare(place(tmp_path, files), tmp_path / "out", size=64)
-        (tmp_path / "a.heic").write_bytes(HEIC)
-        with pytest.raises(SceditError, match=r"scedit-cli\[heic\]"):
-            open_picture(tmp_path / "a.heic")
     finally:
         formats.heif_formats.cache_clear()
     assert [each["reason"] for each in result.document()["rejected"]] == [
-        "it is no readable picture: it is a HEIC picture, which needs pillow-heif: python -m pip install "
-        "'scedit-cli[heic]'"
+        "it is a HEIC picture, which needs pi_heif, which is not installed (python -m pip install "
+        "'scedit-cli[heic]', or save it as PNG)"
     ] * 3
 
 
+# Of 128 x 64 pixels, red on the left and black on the right, to be turned by a quarter.
+TURNED = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAaFtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAA"
+    "AERAAAIAAQAAAAABxQABAAAAAAAAADUAAgAAAAAB+gABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZl"
+    "AgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA4GlwcnAAAADAaXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH/"
+    "/wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoBAgQWW6kkprm4CGgwIAAAMAMgAAAwACEGIAAQAHRAHBcrAiQAAAABNj"
+    "b2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAACAAAAAQAAAABBwaXhpAAAAAAMICAgAAAAJaXJvdAMAAAAYaXBtYQAAAAAAAAABAAEFgQIDBIUA"
+    "AAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAGFtZGF0AAAAMSgBrwY4Wvz9N/md7///yvXeh/vYOKrxCY+7n/Zf7w5TI/leu//9yiRblc1/9PU9"
+    "b4AAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
+)
+
+
 @PLACES
-def test_with_pillow_heif_they_are_read(place, tmp_path):
-    heif = pytest.importorskip("pillow_heif")
-    pixels = np.zeros((64, 128, 3), np.uint8)
-    pixels[:, :64] = (255, 0, 0)
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the left is the top
-    heif.from_pillow(Image.fromarray(pixels)).save(buffer, exif=exif.tobytes(), quality=100)
-    files = {"0.HEIC": buffer.getvalue(), "1.hif": buffer.getvalue()} | {f"{n}.txt": b"t" for n in range(2)}
+def test_with_pi_heif_they_are_read(place, tmp_path):
+    pytest.importorskip("pi_heif", reason="the extra 'heic' is not installed")
+    files = {"0.HEIC": TURNED, "1.hif": TURNED} | {f"{n}.txt": b"t" for n in range(2)}
     result = prepare(place(tmp_path, files), tmp_path / "out", size=64)
     assert (result.pictures, result.report.rejected) == (2, [])
-    (tmp_path / "a.heic").write_bytes(buffer.getvalue())
+    (tmp_path / "a.heic").write_bytes(TURNED)
     made = np.asarray(open_picture(tmp_path / "a.heic"))
     assert made.shape[:2] == picture_size(tmp_path / "a.heic")[::-1] == (128, 64)
     assert made[4, 4, 0] > 240 and made[-4, 4, 0] < 16
+    (tmp_path / "torn.heic").write_bytes(TURNED[:-100])
+    with pytest.raises(SceditError, match=r"torn\.heic is no readable picture"):
+        open_picture(tmp_path / "torn.heic")
 
 
 @pytest.mark.parametrize("suffix", [".TXT", ".Txt", ".CAPTION", ".txt"])
