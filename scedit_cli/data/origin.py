@@ -127,4 +127,5 @@ def _files(place: str | Path, out: str) -> Iterator[str]:
         return
     for folder, folders, names in os.walk(os.path.realpath(path)):
         folders[:] = sorted(each for each in folders if not is_hidden(each) and os.path.join(folder, each) != out)
-        yield from (os.path.join(folder, each) for each in sorted(names) if is_picture(each) or suffix_of(each) in _READ)
+        read = (each for each in sorted(names) if is_picture(each) or suffix_of(each) in _READ)
+        yield from (os.path.join(folder, each) for each in read)

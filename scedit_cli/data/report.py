@@ -94,8 +94,8 @@ class Report:
         if self.captionless and len(self.captionless) > captionless * self.pictures:
             raise SceditError(
                 f"{len(self.captionless)} of {self.pictures} pictures have no caption: {named(self.captionless)}",
-                hint="write a .txt or .caption file beside each, name a table's column with --columns text=NAME, or keep "
-                "them as they are with --allow-captionless" + self._perhaps_in(),
+                hint="write a .txt or .caption file beside each, name a table's column with --columns text=NAME, or "
+                "keep them as they are with --allow-captionless" + self._perhaps_in(),
             )
 
     def _perhaps_in(self) -> str:
@@ -119,7 +119,8 @@ class Report:
         rows += _some("captionless", self.captionless)
         rows += _some("duplicate", [f"{file} repeats {first}" for file, first in self.duplicates])
         rows += _some("misnamed", [f"{file} is {kind}" for file, kind in self.misnamed])
-        rows += _some("namesake", [f"{file} shares captions or conditions with {other}" for file, other in self.namesakes])
+        shared = [f"{file} shares captions or conditions with {other}" for file, other in self.namesakes]
+        rows += _some("namesake", shared)
         rows += _some("orphan", self.orphans)
         rows += _some("unread", [f"{file}: {why}" for file, why in self.unread])
         if self.hidden:

@@ -99,7 +99,8 @@ def test_by_itself_one_is_refused_too(reader, suffix, tmp_path):
 
 
 def test_a_raw_file_beside_its_picture_takes_nothing_from_it(tmp_path):
-    files = {"a.jpg": encoded("JPEG"), "a.CR2": TIFF.getvalue(), "a.txt": b"t", "maps/a.exr": b"x", "maps/a.png": png(1)}
+    files = {"a.jpg": encoded("JPEG"), "a.CR2": TIFF.getvalue(), "a.txt": b"t"}
+    files |= {"maps/a.exr": b"x", "maps/a.png": png(1)}
     report = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, conditions={"depth": "maps"}).report
     assert report.pictures == 1 and [name for name, _, _ in report.rejected] == ["a.CR2"]
     assert report.orphans == ["depth: maps/a.exr"] and report.namesakes == []
@@ -190,7 +191,8 @@ def test_captions_in_another_case(place, suffix, tmp_path):
 
 
 def test_of_two_captions_that_differ_in_case_one_is_named(tmp_path):
-    source = open_source(write(tmp_path, {"a.png": png(1), "a.TXT": "other", "a.txt": "this", "B.TXT": "", "b.png": png(2)}))
+    files = {"a.png": png(1), "a.TXT": "other", "a.txt": "this", "B.TXT": "", "b.png": png(2)}
+    source = open_source(write(tmp_path, files))
     texts = [{suffix: blob.open().read() for suffix, blob in entry.captions.items()} for entry in source.entries]
     assert texts == [{".txt": b"this"}, {}] and source.orphans == ["B.TXT", "a.TXT"]
 
@@ -216,5 +218,6 @@ def test_what_systems_leave_behind_is_passed_over(tmp_path):
 
 
 def test_pictures_outside_of_images_are_named(tmp_path):
-    source = open_source(write(tmp_path, {"images/a.png": png(1), "more/b.png": png(2), "c.heic": b"", "overview.png": b""}))
+    files = {"images/a.png": png(1), "more/b.png": png(2), "c.heic": b"", "overview.png": b""}
+    source = open_source(write(tmp_path, files))
     assert source.count == 1 and source.orphans == ["c.heic", "more/b.png"]

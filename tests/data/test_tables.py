@@ -192,7 +192,8 @@ def test_names_of_files_outside_are_refused(name, column, tmp_path):
 @pytest.mark.parametrize("mark", [b",", b";", b"\t"])
 def test_marks_that_programs_of_windows_write(bom, end, name, mark, tmp_path):
     text = {
-        "metadata.jsonl": b'{"file_name": "a.png", "text": "a \xe2\x80\xa8cube"}\n\n{"file_name": "b.png", "text": "b"}\n',
+        "metadata.jsonl": b'{"file_name": "a.png", "text": "a \xe2\x80\xa8cube"}\n\n'
+        b'{"file_name": "b.png", "text": "b"}\n',
         "metadata.csv": b"file_name, text\na.png,a \xe2\x80\xa8cube\nb.png,b\n".replace(b",", mark),
     }[name]
     write(tmp_path, {"a.png": png(0), "b.png": png(1), name: bom + text.replace(b"\n", end)})

@@ -127,8 +127,8 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
         if each not in able:
             raise SceditError(
                 f"{name}: {each} is no column of pictures",
-                hint=f"those are {', '.join(able) or 'none'}; --columns image=NAME,depth=NAME names them, and a table of "
-                "files' names is called metadata.parquet",
+                hint=f"those are {', '.join(able) or 'none'}; --columns image=NAME,depth=NAME names them, and a table "
+                "of files' names is called metadata.parquet",
             )
     if image is None:
         raise SceditError(

@@ -50,7 +50,7 @@ def find(tree: Tree, parts: Sequence[str]) -> list[str]:
 
 
 def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
-    """Files of a tree with one of the `suffixes` that look like tables and are not `used`, and why they are not read."""
+    """Files of a tree that look like tables, by their `suffixes`, and are not `used`; and why they are not read."""
     stems = {stem_of(picture) for picture in tree.pictures}
     folders = {folder for stem in stems for folder in _above(stem)}
     found = []

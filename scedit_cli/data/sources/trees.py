@@ -20,25 +20,24 @@ class Tree:
 
     Attributes:
         files: sorted, hidden ones left out; hidden: how many were.
+        pictures: of the files, those of formats that are not read among them.
         others: the folders, each with its slash, of splits that are not taken; `files` has nothing of theirs.
     """
 
     def __init__(self, name: str, files: list[str], hidden: int) -> None:
         self.name, self.files, self.hidden = name, sorted(files), hidden
+        self.pictures = [file for file in self.files if is_picture(file)]
         self.others: tuple[str, ...] = ()
 
     def open(self, file: str) -> BinaryIO:
         raise NotImplementedError
 
-    @property
-    def pictures(self) -> list[str]:
-        """Those of formats that are not read among them."""
-        return [file for file in self.files if is_picture(file)]
-
     def leave_out(self, folders: tuple[str, ...]) -> None:
         """Takes nothing of these `folders`, each with its slash, from now on."""
         self.others = folders
-        self.files = [file for file in self.files if not file.startswith(folders)]
+        self.files, self.pictures = (
+            [file for file in files if not file.startswith(folders)] for files in (self.files, self.pictures)
+        )
 
 
 class FolderTree(Tree):
@@ -48,8 +47,8 @@ class FolderTree(Tree):
         if not path.is_dir():
             raise SceditError(
                 f"{path} is no folder" if path.exists() else f"{path} does not exist",
-                hint="name a folder, a .zip, a table (.jsonl, .csv, .parquet), WebDataset .tar shards, or a Hugging Face "
-                "dataset",
+                hint="name a folder, a .zip, a table (.jsonl, .csv, .parquet), WebDataset .tar shards, or a Hugging "
+                "Face dataset",
             )
         self.path = path
         files: list[str] = []
