@@ -15,8 +15,8 @@ def prepare(
     src: Annotated[
         str | None,
         typer.Argument(
-            help="Pictures: a folder, .zip, .tar shards, or a Hugging Face dataset; left out with --scenes, and to "
-            "cache or shard what --out holds."
+            help="Pictures: a folder, .zip, table, .tar shards, or a Hugging Face dataset; left out with --scenes, and "
+            "to cache or shard what --out holds."
         ),
     ] = None,
     conditions: Annotated[
@@ -24,9 +24,14 @@ def prepare(
     ] = [],  # noqa: B006
     columns: Annotated[
         list[str],
-        typer.Option(metavar="NAME=COLUMN", help="What a table calls its image, text or condition; by commas."),
+        typer.Option(
+            metavar="NAME=COLUMN", help="What a table or shard calls its image, text or condition; by commas."
+        ),
     ] = [],  # noqa: B006
-    split: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset; train by default.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Of a Hugging Face dataset, or of folders called train, validation, test; train by default."),
+    ] = None,
     subset: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face dataset.")] = None,
     size: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -14,10 +14,10 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
-from scedit_cli.errors import SceditError
+from scedit_cli.data.formats import heif_formats, is_heif, unread
+from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "ICO")  # an MPO begins as a JPEG
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
@@ -69,7 +69,9 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
         OSError, ValueError, Image.DecompressionBombError: no picture of a format that is read, or too large a one; the
             decoders raise other errors too, over damaged files.
     """
-    with Image.open(file, formats=_FORMATS) as opened:
+    if isinstance(file, Path) and (told := unread(file.name)):
+        raise ValueError(f"it is {told}")
+    with Image.open(file, formats=_FORMATS + heif_formats()) as opened:
         if opened.format != "JPEG":  # which can be decoded at a part of its size
             _check_size(opened)
         scale_key(opened)
@@ -93,7 +95,19 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
     except Exception as error:  # the decoders raise whatever a damaged file leads them to
+        if not heif_formats() and is_heif(_head(file)):
+            raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
         raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
+
+
+def _head(file: Path | BinaryIO) -> bytes:
+    """The bytes by which a file's format is told."""
+    if isinstance(file, Path):
+        with suppress(OSError), file.open("rb") as opened:
+            return opened.read(12)
+        return b""
+    file.seek(0)
+    return file.read(12)
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
