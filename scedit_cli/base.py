@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import expanded
 from scedit_cli.hub import split_revision
@@ -296,11 +297,6 @@ def load_base(
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
     return base.rescheduled(prediction) if prediction else base
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _family(pipeline: DiffusionPipeline) -> str:

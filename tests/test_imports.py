@@ -27,7 +27,7 @@ LEVELS = (
     ("pipelines",),
     ("core", "recipe", "specs", "original", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown", "hub"),
+    ("files", "workers", "markdown", "hub", "devices"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

@@ -61,8 +61,8 @@ def orders(recipe: Recipe) -> list[Order]:
     return made
 
 
-def open_base(recipe: Recipe) -> Base:
-    """The base, in the precision to train in.
+def open_base(recipe: Recipe, device: str | None = None) -> Base:
+    """The base, in the precision to train in, on `device`; by default an accelerator where there is one.
 
     Raises:
         SceditError: it cannot be loaded, or cannot be tuned.
@@ -70,6 +70,7 @@ def open_base(recipe: Recipe) -> Base:
     base = load_base(
         recipe.base.model,
         dtype=DTYPES[recipe.train.precision],
+        device=device,
         revision=recipe.base.revision,
         vae=recipe.base.vae,
         vae_revision=recipe.base.vae_revision,
