@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from scedit_cli.errors import SceditError, WorkFailed, not_loaded
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_pipeline, is_hub_id
 from scedit_cli.original import open_original
+from scedit_cli.quieting import Shared, no_warnings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -60,8 +60,7 @@ def open_pipeline(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+def _quieted() -> Iterator[None]:
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 
@@ -70,14 +69,21 @@ def quiet() -> Iterator[None]:
         for log, _, _ in before:
             log.set_verbosity_error()
             log.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings:
             yield
     finally:
         for log, verbosity, bars in before:
             log.set_verbosity(verbosity)
             if bars:
                 log.enable_progress_bar()
+
+
+_QUIET = Shared(_quieted)
+
+
+def quiet() -> Shared:
+    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+    return _QUIET
 
 
 def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:

@@ -27,7 +27,7 @@ LEVELS = (
     ("pipelines",),
     ("core", "recipe", "specs", "original", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown", "hub", "devices"),
+    ("files", "workers", "markdown", "hub", "devices", "quieting"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from scedit_cli.benchmark.measure import Measured, OnStep, measure
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.errors import SceditError, WorkFailed, reason
+from scedit_cli.quieting import quiet_imports
 from scedit_cli.workers import serve_parent, starting
 
 
@@ -51,7 +52,8 @@ def _work(sender: Connection, method: str, wanted: Setting, device: str | None) 
     serve_parent()
     os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
     try:
-        result = measure(method, wanted, lambda *done: sender.send(("step", done)), device)
+        with quiet_imports():
+            result = measure(method, wanted, lambda *done: sender.send(("step", done)), device)
     except SceditError as error:
         sender.send(("error", error))
     except Exception as error:  # of whatever library the method is made of

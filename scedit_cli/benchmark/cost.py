@@ -15,6 +15,7 @@ from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.rate import wake_libraries
 from scedit_cli.benchmark.setting import Figures, Setting
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.pipelines import EMBEDDED
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from scedit_cli.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.benchmark import cost, quality
 from scedit_cli.benchmark.architecture import PUBLIC, architecture, architecture_of
