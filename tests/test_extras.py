@@ -62,7 +62,7 @@ def weighted(folder: Path) -> None:
 CASES = [
     ("datasets", "datasets", a_saved_dataset),
     ("datasets", "pyarrow", a_table),
-    ("pose", "rtmlib", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
+    ("pose", "onnxruntime", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
     ("prompts", "compel", weighted),
     ("ui", "gradio", lambda folder: page.page(None, None, (), folder, None)),
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),
