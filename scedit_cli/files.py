@@ -103,13 +103,13 @@ def _renamed(part: Path, path: Path) -> bool:
         os.link(part, path)
     except FileExistsError:
         return False
-    except OSError as error:  # this file system may have no links
+    except OSError:  # this file system may have no links
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             return False
-        except OSError:
-            raise error from None
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(part)) from None
         # The name is ours now, and empty for the moment that renaming takes: a rename that spares others' files is not
         # to be had everywhere.
         try:
