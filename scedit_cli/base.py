@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
+from scedit_cli.devices import best_device
 from scedit_cli.distillates import distillation_doubt, is_distilled
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.fingerprint import fingerprint
@@ -306,11 +307,6 @@ def load_base(
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
     return base.rescheduled(prediction) if prediction else base
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _family(pipeline: DiffusionPipeline) -> str:

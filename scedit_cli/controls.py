@@ -38,8 +38,8 @@ class Condition:
     picture: Image.Image
     maker: Order | None = None
 
-    def shown_at(self, size: Size, rule: str) -> Image.Image:
-        """The condition picture at `size`; a photo is resized first, and annotated then.
+    def shown_at(self, size: Size, rule: str, device: str = "cpu") -> Image.Image:
+        """The condition picture at `size`; a photo is resized first, and annotated then, on the device of this name.
 
         Raises:
             SceditError: the annotator's weights are not there, or their licence is not accepted.
@@ -49,7 +49,7 @@ class Condition:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
             return resized(self.picture, size, rule, Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
         try:
-            make = self.maker.load(self.maker.settings(self.spec.file.name))
+            make = self.maker.load(self.maker.settings(self.spec.file.name), device)
         except SceditError as error:
             raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", error.hint) from error
         return make([resized(self.picture, size, rule)])[0]

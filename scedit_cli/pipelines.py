@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from scedit_cli.hub import download_pipeline, is_hub_id
 from scedit_cli.noise_levels import check_scheduler
 from scedit_cli.original import open_original, title_of
 from scedit_cli.parts import load_part, variant_of
+from scedit_cli.quieting import Shared, no_warnings
 from scedit_cli.unet_inputs import check_texts, check_unet
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def open_pipeline(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+def _quieted() -> Iterator[None]:
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 
@@ -95,14 +94,21 @@ def quiet() -> Iterator[None]:
         for log, _, _ in before:
             log.set_verbosity_error()
             log.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings:
             yield
     finally:
         for log, verbosity, bars in before:
             log.set_verbosity(verbosity)
             if bars:
                 log.enable_progress_bar()
+
+
+_QUIET = Shared(_quieted)
+
+
+def quiet() -> Shared:
+    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+    return _QUIET
 
 
 def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:

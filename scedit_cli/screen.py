@@ -27,6 +27,7 @@ from rich.table import Table
 
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.files import as_json
+from scedit_cli.quieting import quiet_imports
 
 if TYPE_CHECKING:
     from scedit_cli.jobs.progress import Note
@@ -62,6 +63,7 @@ class Screen:
         if not self.debug:
             self._stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            self._stack.enter_context(quiet_imports())
         if self.as_json:  # a library that prints would spoil the document
             self._stack.enter_context(redirect_stdout(sys.stderr))
         if self.err.is_terminal and not self.quiet:

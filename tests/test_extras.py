@@ -78,7 +78,7 @@ CASES = [
     ("datasets", "datasets", a_saved_dataset),
     ("datasets", "pyarrow", a_table),
     ("heic", "pi_heif", a_heic_picture),
-    ("pose", "rtmlib", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
+    ("pose", "onnxruntime", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
     ("prompts", "compel", weighted),
     ("ui", "gradio", lambda folder: page.page(None, None, (), folder, None)),
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),

@@ -29,7 +29,7 @@ LEVELS = (
     ("noise_levels", "latents", "unet_inputs", "distillates", "original_keys", "parts", "fingerprint", "weighting"),
     ("core", "recipe", "specs", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown", "hub", "transparency", "samplers"),
+    ("files", "workers", "markdown", "hub", "devices", "quieting", "transparency", "samplers"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

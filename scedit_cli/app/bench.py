@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Quiet, Tuners, parts, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 _COST, _QUALITY, _SKIPS, _CI = "Costs", "Quality", "Skips", "For scripts"
@@ -28,6 +29,7 @@ def bench(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the frozen base: fp32, bf16 or fp16.")] = None,
+    device: Device = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps: to time, or under --quality to train.")
     ] = None,
@@ -38,9 +40,6 @@ def bench(
         bool, typer.Option("--estimate", help="No arithmetic: exact parameters and FLOPs, predicted memory.",
                            rich_help_panel=_COST)
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="What is estimated for: cuda or cpu.", rich_help_panel=_COST)
-    ] = None,
     fits: Annotated[
         str | None, typer.Option(metavar="12GiB", help="Tell the largest batch that fits this memory.",
                                  rich_help_panel=_COST)
@@ -142,7 +141,7 @@ def bench(
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
         result = job.bench(
             base=base, prediction=prediction, methods=parts(methods) or None, batch=batch, resolution=resolution,
-            dtype=dtype, device=device, steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank,
+            dtype=dtype, device=device if estimate or show else device_here(device), steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank,
             lora_feed_forward=lora_feed_forward, down_ratio=down_ratio, fits=fits,
             batches=_numbers("--batches", batches), estimate=estimate, sampling=sampling, skips=skips,
             skip_scale=skip_scale, skip_noise=skip_noise, quality=quality, tuners=tuner, scenes=scenes, seconds=seconds,

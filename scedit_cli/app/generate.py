@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, Tuners, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, Tuners, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 _PROMPTS, _STEERING, _SAMPLER = "What to draw", "What steers it", "The sampler"
@@ -158,6 +159,7 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option(metavar="fp32|bf16|fp16", help="Of the base.", rich_help_panel=_MEMORY)
     ] = None,
+    device: Device = None,
     vae_slicing: Annotated[
         bool, typer.Option("--vae-slicing", help="Decode one at a time.", rich_help_panel=_MEMORY)
     ] = False,
@@ -196,7 +198,7 @@ def generate(
         request = Request(
             prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond,
             conds_from=cond_from, params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep,
-            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
+            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype, device=device_here(device), steps=steps, guidance=guidance,
             guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
             height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
             weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,

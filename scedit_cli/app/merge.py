@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 
@@ -37,6 +38,7 @@ def merge(
         str | None,
         typer.Option("--activations", metavar="BASE", help="Fit --rank on what this base's skips hold while it draws."),
     ] = None,
+    device: Device = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16, fp32 or fp64.")] = None,
     format_: Annotated[
         str, typer.Option("--format", help="Whose file: scedit, scepter, ms-swift or scedit-pytorch.")
@@ -72,6 +74,7 @@ def merge(
             rescale=dict(map(_scale, rescale)),
             rank=rank,
             activations=activations,
+            device=device_here(device),
             dtype=dtype,
             format=format_,
             up_blocks=_counts(up_blocks) if up_blocks is not None else None,

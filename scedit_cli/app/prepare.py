@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, parts, screen_of_first
+from scedit_cli.app.options import BaseModel, Debug, Device, Json, Quiet, parts, screen_of_first
+from scedit_cli.devices import device_here
 
 
 def prepare(
@@ -58,6 +59,7 @@ def prepare(
     precision: Annotated[
         str, typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; as train.precision.")
     ] = "bf16",
+    device: Device = None,
     shards: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")
     ] = None,
@@ -88,7 +90,7 @@ def prepare(
             subset=subset, revision=revision, scenes=scenes, seed=seed, look=look, held_out=held_out, size=size,
             square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
             drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, precision=precision,
-            shards=shards, on_event=screen,
+            device=device_here(device), shards=shards, on_event=screen,
         )
     if result.is_first:
         screen.result(result.document(), result.summary())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, screen_for, screen_of_first
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, screen_for, screen_of_first
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def train(
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the result to the hub.")
     ] = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -61,6 +63,7 @@ def train(
             overwrite=overwrite,
             dry_run=dry_run,
             push_to_hub=push_to_hub,
+            device=device_here(device),
             on_event=screen,
         )
     if result:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from scedit_cli.base import best_device
 from scedit_cli.benchmark.apart import measure_apart
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.estimate import estimate, peak
@@ -16,6 +15,7 @@ from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.rate import wake_libraries
 from scedit_cli.benchmark.setting import Figures, Setting
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.pipelines import EMBEDDED
 
@@ -73,6 +73,7 @@ def measure_all(
     wanted: Setting,
     rounds: int,
     further: Further,
+    device: str | None = None,
     *,
     check: Callable[[Setting], None],
     on_progress: OnProgress,
@@ -80,10 +81,10 @@ def measure_all(
 ) -> tuple[Costs, Costs | None]:
     """`measured` on the base asked for; without one on sd15 where there is an accelerator, else on the embedded base,
     with an estimate of sd15 beside it."""
-    here = kind_of(best_device())
+    here = kind_of(torch.device(device or best_device()))
     watch = {"on_progress": on_progress, "on_note": on_note}
     name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
-    costs = measured(methods, replace(wanted, base=name), rounds, check=check, **watch)
+    costs = measured(methods, replace(wanted, base=name), rounds, device, check=check, **watch)
     costs = further.answered(costs, here, on_progress)
     if wanted.base or here != "cpu":
         return costs, None
@@ -112,7 +113,7 @@ def estimate_all(
         raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
     base = architecture(wanted.base or "sd15")
     device = device or ("cpu" if base.name == EMBEDDED else "cuda")
-    setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, device)
+    setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, torch.device(device))
     check(setting)
     libraries = 0
     if device == "cpu":
@@ -126,6 +127,7 @@ def measured(
     methods: Sequence[str],
     wanted: Setting,
     rounds: int = 1,
+    device: str | None = None,
     *,
     check: Callable[[Setting], None],
     on_progress: OnProgress,
@@ -151,7 +153,7 @@ def measured(
             stage = f"measuring {method}" + (f", round {number + 1}" if rounds > 1 else "")
             try:
                 answer = measure_apart(
-                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total)
+                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total), device
                 )
             except WorkFailed as error:
                 failures[method] = error

@@ -39,7 +39,7 @@ def training(
     method: str, exam: Exam, setting: Setting, pictures: int, seed: int, rate: float
 ) -> Iterator[Training]:
     """`method` on `setting.batch` of `pictures` rendered scenes a step, by AdamW at the learning rate `rate`."""
-    base = load_base(EMBEDDED)
+    base = load_base(EMBEDDED, device=exam.device)
     torch.manual_seed(seed)
     with prepared(method, base.unet, options_for(setting, architecture(EMBEDDED))) as trainee:
         cache = exam.data(base, trainee.takes_hint, pictures)

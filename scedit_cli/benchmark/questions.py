@@ -14,12 +14,12 @@ BASE = "base"  # as a method of --quality: the embedded base's own figures
 _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
 _MODES = {
-    "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot baseline",
+    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} fits batches plot baseline",
     "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
-    "--sampling": "base resolution dtype steps",
-    "--skips": "base prediction resolution dtype steps scenes skip_scale skip_noise plot",
-    "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
-    "--quality --tuner": "base prediction dtype tuners scenes baseline",
+    "--sampling": "base resolution dtype device steps",
+    "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
+    "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
+    "--quality --tuner": "base prediction dtype device tuners scenes baseline",
     "--show": "plot baseline",
 }
 _NAMES = {"compiled": "--compile", "tuners": "--tuner", "learning_rates": "--learning-rate"}

@@ -30,10 +30,14 @@ def consistency(kind: str, picture: Image.Image, condition: Image.Image, annotat
 
 
 def consistencies(
-    kind: str, pictures: Sequence[Image.Image], conditions: Sequence[Image.Image], annotator: str | None = None
+    kind: str,
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    annotator: str | None = None,
+    device: str = "cpu",
 ) -> list[float]:
     """`consistency` of each picture with the condition at its place, the quick way for many."""
-    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator)]
+    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator, device=device)]
 
 
 def measured(
@@ -69,7 +73,10 @@ def measured(
 
 
 def measured_by(
-    makers: Sequence[Order], pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]
+    makers: Sequence[Order],
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    device: str = "cpu",
 ) -> list[Figures]:
     """`measured` of each picture with the condition at its place, which the order at its place has made: one that
     draws nothing. Raises as `measured`."""
@@ -79,7 +86,7 @@ def measured_by(
     figures: list[Figures] = [{} for _ in makers]
     for maker, places in alike.items():
         found, wanted = ([each[place] for place in places] for each in (pictures, conditions))
-        values = measured(maker.kind, found, wanted, maker.by, maker.weights, **dict(maker.values))
+        values = measured(maker.kind, found, wanted, maker.by, maker.weights, device, **dict(maker.values))
         for place, value in zip(places, values, strict=True):
             figures[place] = value
     return figures

@@ -35,7 +35,7 @@ class Run:
         self.guidance = request.guided(base.defaults.guidance)
         with quiet():
             check_sampling(base, self.steps, self.guidance, request.scheduler, steering.start)
-        self._device = accelerator() if request.offload else base.device
+        self._device = accelerator(request.device) if request.offload else base.device
         self._attachment = None
 
     def __enter__(self) -> Run:
@@ -126,7 +126,7 @@ class Run:
             "base_fingerprint": base.fingerprint,
             "prediction": request.prediction,
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
-            "device": request.device,
+            "device": str(self._device),
             "prompt": order.prompt,
             "negative": order.negative,
             "seed": order.seed,
@@ -143,9 +143,11 @@ class Run:
         }
 
 
-def accelerator() -> torch.device:
-    """The one to offload from; `SceditError` where there is none."""
-    device = torch.accelerator.current_accelerator(check_available=True)
+def accelerator(name: str | None = None) -> torch.device:
+    """The one to offload from: that called `name`, else the machine's; `SceditError` where there is none."""
+    if name == "cpu":
+        raise SceditError("--offload: on --device cpu there is nothing to offload from", hint="leave one of them out")
+    device = torch.device(name) if name else torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         raise SceditError("--offload: there is no accelerator here to offload from", hint="leave it out")
     return device

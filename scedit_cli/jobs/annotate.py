@@ -19,6 +19,7 @@ from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_
 from scedit_cli.data.licences import check_licences, record_licences
 from scedit_cli.data.pictures import open_picture, save_picture
 from scedit_cli.data.shares import Share
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import expanded, whole
 from scedit_cli.jobs.progress import OnEvent, Progress
@@ -142,30 +143,27 @@ class _Work:
     batch_size: int
     on_event: OnEvent | None
 
+    def place(self, number: int = 0) -> str:
+        """Where annotators with weights compute: on the device that is named, else on the machine's accelerator of this
+        number, if it has one."""
+        if self.device or not any(order.annotator.weights for order in self.orders):
+            return self.device or "cpu"
+        best = best_device().type
+        return best if best in ("cpu", "mps") else f"{best}:{number}"
+
     def make(self, name: str, picture: Image.Image) -> list[Image.Image]:
         """One picture's conditions, here and now.
 
         Raises:
             SceditError: an annotator cannot do it.
         """
-        device = self.device or accelerator(self.orders)
-        found = []
+        device, found = self.place(), []
         for order in self.orders:
             [one] = made(order.load(order.settings(name), device), [picture])
             if isinstance(one, Exception):
                 raise SceditError(f"{order.kind} cannot be made of {name}: {reason(one)}") from one
             found.append(one)
         return found
-
-
-def accelerator(orders: Sequence[Order], number: int = 0) -> str:
-    """PyTorch's name of the machine's accelerator of this number, where an annotator has weights to put there."""
-    if not any(order.annotator.weights for order in orders):
-        return "cpu"
-    import torch
-
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return f"{found.type}:{number}" if found else "cpu"
 
 
 def _check_options(src: Path, out: object, sheet: object, preview: int | None) -> None:
@@ -205,9 +203,10 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
     found = work.make(src.name, picture)
     if out:
         [order] = orders
-        save_condition(found[0], out, record_of(order, order.settings(src.name), digest_of(src)))
+        record = record_of(order, order.settings(src.name), digest_of(src))
+        save_condition(found[0], out, record, work.overwrite)
     if sheet:
-        _draw(sheet, [[picture, *found]], orders)
+        _draw(sheet, work.overwrite, [[picture, *found]], orders)
     return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
 
 
@@ -223,7 +222,7 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
     replaces the last one."""
     if sheet:
         _check_place(sheet, work.overwrite)
-    sheet = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
+    place = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
     names = [row["file_name"] for _, row in read_rows(work.src)][:count]
     rows: dict[str, list[Image.Image]] = {}
     failed: dict[str, str] = {}
@@ -237,12 +236,12 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
             work.on_event(Progress("preview", number, len(names)))
     if not rows:
         raise _nothing_read(work.src, failed)
-    _draw(sheet, list(rows.values()), work.orders, list(rows))
-    return {"out": None, "sheet": sheet, "written": 0, "skipped": 0, "failed": list(failed.items())}
+    _draw(place, work.overwrite or not sheet, list(rows.values()), work.orders, list(rows))
+    return {"out": None, "sheet": place, "written": 0, "skipped": 0, "failed": list(failed.items())}
 
 
 def _draw(
-    place: Path, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
+    place: Path, replace: bool, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
 ) -> None:
     from scedit_cli.sampling import grid
 
@@ -253,7 +252,7 @@ def _draw(
     else:
         [row], parts = shown, [slice(at, at + _ABREAST) for at in range(0, len(headings), _ABREAST)]
         sheet = _below_each_other([grid([row[part]], headings[part]) for part in parts])
-    with whole(place) as part:
+    with whole(place, replace) as part:
         save_picture(sheet, part)
 
 
@@ -302,7 +301,7 @@ def _check_places(src: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     """What has weights on the accelerator, if there is one, and the rest in processes on the CPU."""
     began = time.monotonic()
-    device = work.device or accelerator(work.orders, share.local_index)
+    device = work.place(share.local_index)
     heavy = [order for order in work.orders if device != "cpu" and order.annotator.runs_on(device)]
     passes = [(device, heavy), ("cpu", [order for order in work.orders if order not in heavy])]
     processes = work.processes or max(1, (os.cpu_count() or 1) // share.local_count)

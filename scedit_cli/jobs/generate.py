@@ -16,6 +16,7 @@ from PIL import Image
 from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.keepsake import check_files, encoded, request_from
@@ -47,13 +48,14 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was written, on which base, and how many seconds it took; `conditions` are the condition pictures of the
-    first one as its tuners saw them."""
+    """What was written, on which base and device, and how many seconds it took; `conditions` are the condition pictures
+    of the first one as its tuners saw them."""
 
     images: list[GeneratedImage]
     grid: Path | None
     base: str
     seconds: float
+    device: str = "cpu"
     conditions: dict[str, Image.Image] = field(default_factory=dict)
 
     def document(self) -> dict:
@@ -62,6 +64,7 @@ class GenerateResult:
             "images": [asdict(image) | {"path": str(image.path)} for image in self.images],
             "grid": str(self.grid) if self.grid else None,
             "base": self.base,
+            "device": self.device,
             "seconds": round(self.seconds, 3),
         }
 
@@ -122,7 +125,8 @@ def generate(
             parsed(text)
     names = Names(expanded(out or "pictures"), template, overwrite)
     names.check(len(orders), grid)
-    steering = Steering.of(request, orders, request.base or EMBEDDED, score)
+    device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
+    steering = Steering.of(request, orders, request.base or EMBEDDED, score, device)
 
     base = loaded or _load(request, steering.placed)
     for placed in steering.placed:
@@ -174,7 +178,7 @@ def generate(
         grid_file = names.write(place, encoded(drawn, place.suffix, run.settings(orders[0])), set())
     shown = steering.shown(orders[0])
     return GenerateResult(
-        [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, shown
+        [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, device, shown
     )
 
 
@@ -239,7 +243,7 @@ def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -
 def _load(request: Request, placed: Sequence[PlacedTuner]) -> Base:
     dtype, device = DTYPES.get(request.dtype), request.device
     if request.offload:
-        accelerator()
+        accelerator(request.device)
         dtype, device = dtype or torch.bfloat16, "cpu"  # in the precision that it will have on the accelerator
     return load_base(
         as_trained(request.base or EMBEDDED, placed),

@@ -106,6 +106,7 @@ def merge(
     rescale: Mapping[str, float] | None = None,
     rank: int | None = None,
     activations: str | None = None,
+    device: str | None = None,
     dtype: str | None = None,
     format: str = "scedit",
     up_blocks: Sequence[int] | None = None,
@@ -127,6 +128,7 @@ def merge(
         rescale: α by condition, or "sc" for the only SC-Tuner, instead of what the files say.
         rank: at most so many hidden units a skip for the SC-Tuner; not exact.
         activations: a base whose skip features `rank` is fitted on; by default the weights alone decide.
+        device: where that base draws; by default an accelerator where there is one.
         dtype: one of DTYPES; by default what the tuners compute in.
         format: "scedit", or one of FORMATS.
         up_blocks: how many skips each up block of the base takes, where a format asks for it and nobody said.
@@ -139,7 +141,7 @@ def merge(
     """
     tell = on_event or (lambda event: None)
     out = Path(out)
-    _check_options(rank, activations, dtype, format, up_blocks)
+    _check_options(rank, activations, device, dtype, format, up_blocks)
     _check_place(out, format, overwrite)
     placed = ingredients.gathered(tuners, take, drop, rescale or {})
     if silent := ingredients.check_together(placed, average):
@@ -156,7 +158,7 @@ def merge(
         merged = blend.merge(parts)
     compressed = None
     if rank is not None:
-        merged, compressed = _compressed(merged, rank, activations, placed, tell)
+        merged, compressed = _compressed(merged, rank, activations, device, placed, tell)
     if up_blocks:
         for tuner, _ in _parts(merged):
             tuner.up_blocks = tuple(up_blocks)
@@ -164,13 +166,18 @@ def merge(
     if compressed:
         facts |= {"merge.rank": str(rank), "merge.rank_error": f"{compressed.error:.3g}"}
     exact = not average and rank is None and DTYPES.get(dtype) not in (torch.float16, torch.bfloat16)
-    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, tell)
+    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, tell)
     sources = [MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed]
     return MergeResult(out, merged.kind, sources, difference, format, average, compressed)
 
 
 def _check_options(
-    rank: int | None, activations: str | None, dtype: str | None, format: str, up_blocks: Sequence[int] | None
+    rank: int | None,
+    activations: str | None,
+    device: str | None,
+    dtype: str | None,
+    format: str,
+    up_blocks: Sequence[int] | None,
 ) -> None:
     if format not in ("scedit", *FORMATS):
         raise SceditError(f"--format {format}: not known", hint=f"choose one of scedit, {', '.join(FORMATS)}")
@@ -180,6 +187,8 @@ def _check_options(
         raise SceditError(f"--rank {rank}: at least one hidden unit has to stay", hint="give a positive number")
     if activations is not None and rank is None:
         raise SceditError("--activations says what --rank is fitted on, and there is no --rank", hint="add --rank")
+    if device is not None and activations is None:
+        raise SceditError(f"--device {device}: merging is done on the CPU", hint="leave it out; --activations takes one")
     if up_blocks and format not in ("ms-swift", "scedit-pytorch"):
         raise SceditError(
             f"--up-blocks is of no use in the format {format}", hint="only ms-swift and scedit-pytorch keep up blocks"
@@ -204,6 +213,7 @@ def _write(
     format: str,
     dtype: torch.dtype | None,
     facts: dict[str, str],
+    overwrite: bool,
     tell: OnEvent,
 ) -> float:
     """Writes `merged` and reads it back; the largest difference of its edits from those of `parts`, added to its
@@ -218,7 +228,7 @@ def _write(
         else:
             save_tuner(merged, place, facts, dtype=dtype)
 
-    with (whole_folder if folder else whole)(out) as place:
+    with whole_folder(out) if folder else whole(out, replace=overwrite) as place:
         write(place, facts)
         read = _read_back(place, exported, [tuner.condition for tuner, _ in expected if tuner.condition])
         _check_alike(expected, read)
@@ -277,7 +287,12 @@ def _rounded(merged: Tuner | Bundle, dtype: torch.dtype | None) -> Tuner | Bundl
 
 
 def _compressed(
-    merged: Tuner | Bundle, rank: int, activations: str | None, placed: Sequence[PlacedTuner], tell: OnEvent
+    merged: Tuner | Bundle,
+    rank: int,
+    activations: str | None,
+    device: str | None,
+    placed: Sequence[PlacedTuner],
+    tell: OnEvent,
 ) -> tuple[Tuner | Bundle, Compressed]:
     """`merged` with its SC-Tuner compressed, and how well that went."""
     sc, others = (merged.tuners[0], merged) if isinstance(merged, Bundle) else (merged, None)
@@ -285,7 +300,7 @@ def _compressed(
         raise SceditError("--rank compresses an SC-Tuner, and there is none here", hint="leave --rank out")
     features = None
     if activations is not None:
-        base = load_base(as_trained(activations, placed))
+        base = load_base(as_trained(activations, placed), device=device)
         for each in placed:
             check_base(each, base, "--activations")
         with recorded(base.unet, rows_for(sc)) as features:

@@ -42,7 +42,7 @@ _IDLE = {  # options that do nothing, and what to do about them
     "with --scenes": (_OF_PICTURES, "it is for pictures"),
     "with pictures": (_OF_SCENES, "it belongs to --scenes"),
     "for a dataset that is there": ((*_OF_PICTURES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
-    "without --cache": (("base", "vae", "precision"), "--cache latents,text encodes by it"),
+    "without --cache": (("base", "vae", "precision", "device"), "--cache latents,text encodes by it"),
 }
 
 
@@ -117,6 +117,7 @@ def prepare(
     base: str = EMBEDDED,
     vae: str | None = None,
     precision: str = "bf16",
+    device: str | None = None,
     shards: int | None = None,
     on_event: OnEvent | None = None,
 ) -> PrepareResult:
@@ -143,6 +144,7 @@ def prepare(
         drop_duplicates: leave out pictures that repeat an earlier one to the eye.
         cache: "latents" and "text" are encoded at once, by `base` and `vae`.
         precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves.
+        device: that encodes; by default an accelerator where there is one.
         shards: also write WebDataset shards of so many pictures into `shards/`.
 
     Raises:
@@ -174,11 +176,11 @@ def prepare(
         raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
     way = "for a dataset that is there" if is_there else "with pictures" if scenes is None else "with --scenes"
     _check_options(given, [way] if cache else [way, "without --cache"])
-    processes = Processes.join()
+    processes = Processes.join(device)
     tell = (on_event if processes.is_first else None) or (lambda event: None)
     try:
         # A wrong base is told before the work.
-        frozen = load_base(base, dtype=DTYPES[precision], vae=vae) if cache else None
+        frozen = load_base(base, dtype=DTYPES[precision], device=device, vae=vae) if cache else None
         multiple = frozen.multiple if frozen else _MULTIPLE
         size = size or (PICTURE_SIZE if src is None else _PHOTO_SIZE)
         if not is_there and (size < multiple or size % multiple):

@@ -112,6 +112,7 @@ def train(
     overwrite: bool = False,
     dry_run: bool = False,
     push_to_hub: str | None = None,
+    device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> TrainResult | Preflight | None:
     """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
@@ -126,12 +127,13 @@ def train(
         overwrite: replace the run that `out` holds.
         dry_run: stop before the first step; what has been encoded remains, and the preflight is returned.
         push_to_hub: a hub repository ("user/name") to upload tuner, recipe, card and samples to.
+        device: that trains; by default an accelerator where there is one.
 
     Raises:
         SceditError: bad input; nothing is written then.
         WorkFailed: the loss is not a number any more, memory or disk ran out, or another process died.
     """
-    processes = Processes.join()
+    processes = Processes.join(device)
     try:
         with terminable(), setup.tf32(recipe.train.tf32), ExitStack() as stack:
             told = _told(on_event if processes.is_first else None)
@@ -142,7 +144,7 @@ def train(
             if not dry_run:
                 processes.by_first(lambda: stack.enter_context(claimed(run)))
             note_by_all = _told(on_event).note  # each reads its own part of the shards
-            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, note_by_all)
+            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, device, note_by_all)
     finally:
         processes.leave()
 
@@ -156,10 +158,11 @@ def _train(
     overwrite: bool,
     dry_run: bool,
     push_to_hub: str | None,
+    device: str | None,
     on_fault: Callable[[str], None],
 ) -> TrainResult | Preflight | None:
     started = time.monotonic()
-    base = setup.open_base(recipe)
+    base = setup.open_base(recipe, device)
     shards = processes.by_first(lambda: setup.find_shards(recipe, base, told.stage("counting")))
     dataset = processes.first_on_machine_first(
         lambda: setup.find_dataset(recipe, base, told.stage("rendering"), shards)

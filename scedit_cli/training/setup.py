@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,8 @@ from scedit_cli.training.material import (
 )
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.trainer import MASK
+
+T = TypeVar("T")
 
 _QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's
 
@@ -59,8 +62,8 @@ def orders(recipe: Recipe) -> list[Order]:
     return made
 
 
-def open_base(recipe: Recipe) -> Base:
-    """The base, in the precision to train in.
+def open_base(recipe: Recipe, device: str | None = None) -> Base:
+    """The base, in the precision to train in, on `device`; by default an accelerator where there is one.
 
     Raises:
         SceditError: it cannot be loaded, or cannot be tuned.
@@ -68,6 +71,7 @@ def open_base(recipe: Recipe) -> Base:
     base = load_base(
         recipe.base.model,
         dtype=DTYPES[recipe.train.precision],
+        device=device,
         revision=recipe.base.revision,
         vae=recipe.base.vae,
         vae_revision=recipe.base.vae_revision,
@@ -92,16 +96,42 @@ def _check_samples(base: Base, samples: SamplesSection) -> None:
 
 @contextmanager
 def tf32(is_wanted: bool) -> Iterator[None]:
-    """Within, accelerators that can multiply float32 matrices in TF32 do, or do not."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [each.allow_tf32 for each in settings]
-    for each in settings:
-        each.allow_tf32 = is_wanted
+    """Within, accelerators that can multiply float32 matrices in TF32 do, or do not.
+
+    PyTorch has an older and a newer way to set this, and refuses to read the older where the two disagree. They go on
+    agreeing here, unless they disagreed before; then the newer is set alone.
+    """
+    cudnn = torch.backends.cudnn
+    newer = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul)
+    before = [each.fp32_precision for each in newer]
+    of_products, of_cudnn = _older(torch.get_float32_matmul_precision), _older(lambda: cudnn.allow_tf32)
+    if is_wanted and of_products == "highest":
+        torch.backends.cuda.matmul.allow_tf32 = True  # the CPU's products stay what they are
+    elif of_products and not is_wanted:
+        torch.set_float32_matmul_precision("highest")
+    if of_cudnn is not None:
+        cudnn.allow_tf32 = is_wanted
+    for each in newer[:3]:
+        if (each.fp32_precision == "tf32") != is_wanted:
+            each.fp32_precision = "tf32" if is_wanted else "ieee"
     try:
         yield
     finally:
-        for each, value in zip(settings, before, strict=True):
-            each.allow_tf32 = value
+        if of_products:
+            torch.set_float32_matmul_precision(of_products)
+        if of_cudnn is not None:
+            cudnn.allow_tf32 = of_cudnn
+        for each, precision in zip(newer, before, strict=True):
+            each.fp32_precision = "none"  # so that what came from a wider setting goes on following that
+            if each.fp32_precision != precision:
+                each.fp32_precision = precision
+
+
+def _older(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except RuntimeError:  # it disagrees with the newer settings
+        return None
 
 
 def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Streamed | None:
