@@ -117,7 +117,7 @@ class TrainSection(_Section):
     schedule_cycles: int = Field(1, ge=1, le=1000)  # of cosine-restarts
     schedule_power: float = Field(1.0, gt=0, le=10)  # of polynomial
     seed: Seed = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen base; the tuner is always fp32
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the frozen base; the tuner is always fp32
     memory: Literal["plain", "lean", "checkpoint"] = "lean"  # what is kept for the backward pass
     recompute: Literal["transformer", "layer", "fine"] = "layer"  # what memory = "checkpoint" runs again, part by part
     tf32: bool = True  # where an accelerator multiplies float32
@@ -178,7 +178,7 @@ class SamplesSection(_Section):
 class ValidationSection(_Section):
     """The loss on pictures that are held out, at fixed noise and timesteps: comparable between steps and runs."""
 
-    pictures: int = Field(0, ge=0, le=1_000_000)  # held out of training; 0: none
+    pictures: int | None = Field(None, ge=0, le=1_000_000)  # held out of training; left out: a tenth, at most 32
     every: int = Field(200, ge=1)  # steps
     timesteps: int = Field(4, ge=1, le=1000)  # for each picture, spread evenly
     seed: Seed = 0  # of the choice of pictures and of the noise
@@ -192,7 +192,7 @@ class TrackingSection(_Section):
 
 
 class ScoreSection(_Section):
-    """The control score at the end, on the embedded base."""
+    """The control score at the end, of a run on the embedded base that learns from rendered scenes."""
 
     scenes: int = Field(32, ge=0, le=100_000)  # held-out ones; 0: no score
 

@@ -43,7 +43,7 @@ def recipe(data: Path, **train) -> Recipe:
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(data)},
-            "train": {"batch_size": 4} | train,
+            "train": {"batch_size": 4, "precision": "fp32"} | train,
         }
     )
 

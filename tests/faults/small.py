@@ -104,10 +104,13 @@ def make_small(folder: Path) -> Small:
         "base": {"model": str(small.base)},
         "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 8, "hint_width": 0.25, "down_ratio": 0.25},
         "data": {"path": str(small.data), "caption_dropout": 0.3},
-        "train": {"steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY, "ema_decay": 0.5},
+        "train": {
+            "steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY, "ema_decay": 0.5,
+            "precision": "fp32",
+        },
         "samples": {"every": 2 * EVERY, "count": 1, "steps": 1},
         "validation": {"pictures": 1, "every": EVERY, "timesteps": 1},
-    }
+    }  # fmt: skip
     small.recipe.write_text(Recipe.from_dict(recipe).to_toml())
     _warm_up(small)
     first = run(small.train(small.finished))

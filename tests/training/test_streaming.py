@@ -56,11 +56,14 @@ def recipe(scenes):
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(scenes / "shards"), "caption_dropout": 0.3},
-            "train": {"steps": 5, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "checkpoint_every": 2},
+            "train": {
+                "steps": 5, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "checkpoint_every": 2,
+                "precision": "fp32",
+            },
             "samples": {"every": 0},
             "validation": {"pictures": 2, "every": 5},
             "checkpoints": {"keep": 9},
-        }
+        }  # fmt: skip
         for section, changes in sections.items():
             plain[section] |= changes
         return Recipe.from_dict(plain)
