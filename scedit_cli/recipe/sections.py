@@ -12,6 +12,7 @@ from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import mistake, sentences
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
+_POLYNOMIAL_END = 1e-7  # diffusers'
 _LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
 
 Seed = Annotated[int, Field(ge=0, le=_LARGEST)]
@@ -146,6 +147,8 @@ class TrainSection(_Section):
             raise mistake("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise mistake("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+        if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
+            raise mistake("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
         for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
             if option in self.optimizer_options:
                 raise mistake("train.optimizer_options", f"{option} is what train.{key} sets")

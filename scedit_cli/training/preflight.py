@@ -34,6 +34,7 @@ class Preflight:
             `not_estimated`.
         memory_here: bytes that the device has in all.
         shards: how many the pictures are streamed from, cut to `size`; 0 and None for a dataset folder.
+        warmup: steps in which the learning rate rises.
         scarce_sizes: how many sizes of picture have fewer pictures than a batch, which shows some of them repeatedly.
     """
 
@@ -60,6 +61,7 @@ class Preflight:
     shards: int = 0
     size: tuple[int, int] | None = None
     scarce_sizes: int = 0
+    warmup: int = 0
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
@@ -77,6 +79,7 @@ class Preflight:
         shared = f" by {self.processes} processes" if self.processes > 1 else ""
         shared += ", each with a part of the base" if self.base_is_sharded else ""
         parts = f", {self.micro_batch_size} at once" if self.micro_batch_size else ""
+        rising = f"; train.warmup is {self.warmup}: the learning rate is never reached" * (self.warmup >= self.steps)
         held_out = f", {self.held_out} more held out" if self.held_out else ""
         if self.shards:
             held_out += "; streamed from {} shards, cut to {}x{}, encoded at each step".format(self.shards, *self.size)
@@ -85,7 +88,7 @@ class Preflight:
             ("tuner", f"{self.tuner}, {self.trainable_parameters:,} parameters: {beside}"),
             ("data", f"{self.pictures} pictures{held_out}{self._repetition()}"),
             ("training", f"{self.optimizer} in {self.precision} on {self.device}{shared}"),
-            ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs"),
+            ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs{rising}"),
         ]
         if memory := self._memory():
             rows.append(("memory", memory))
@@ -148,6 +151,7 @@ def look_ahead(
         shards=len(shards.places) if shards else 0,
         size=shards.size if shards else None,
         scarce_sizes=scarce,
+        warmup=options.warmup,
         memory_here=memory_of(base.device),
     )
 
