@@ -52,7 +52,7 @@ def prepare(
     vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; as a recipe's, bf16 by default."),
+        typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; a recipe's, bf16 by default."),
     ] = None,
     shards: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")

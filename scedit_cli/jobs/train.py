@@ -163,8 +163,8 @@ def _train(
     recipe = processes.by_first(lambda: setup.made_where_missing(recipe))
     for kind in recipe.data.make[len(given) :]:
         told.note(
-            f"{recipe.data.path} has no {kind} pictures: they are made while training, as by data.make = "
-            f'["{kind}"]; scedit annotate makes them once, and shows them'
+            f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
+            f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
     base = setup.open_base(recipe)
     shards = processes.by_first(lambda: setup.find_shards(recipe, base, told.stage("counting")))

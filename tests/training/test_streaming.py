@@ -180,7 +180,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
         wanted = recipe(data={"path": str(path)}, train={"steps": 2, "batch_size": 14}, validation={"pictures": None})
         job.train(wanted, out=tmp_path / name, on_event=events.append)
         told = [event.text for event in events if isinstance(event, Note)]
-        assert any(f"{path} has no canny pictures: they are made while" in each for each in told) == (name == "made")
+        assert any(f"{path} has no canny images: they are made while" in each for each in told) == (name == "made")
         assert any("10 pictures, 1 more held out; streamed" in each for each in told)
         assert any("; fewer than a batch of 14, so each comes several times in a batch" in each for each in told)
         losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])

@@ -1,4 +1,4 @@
-"""A run of two steps on the smallest base, kept with all that can be seen of it, and the data that such runs learn from."""
+"""Runs of two steps on the smallest base, kept with all that can be seen of them, and the data that they learn from."""
 
 from __future__ import annotations
 
@@ -203,7 +203,8 @@ def _data(folder: Path) -> dict[str, str]:
     for file in (blank / "conditions" / "canny").iterdir():
         Image.new("RGB", (SIDE, SIDE)).save(file)
     shards = write_shards(open_dataset(data), folder / "shards", 2)[0].parent
-    _write_tar(folder / "named.tar", data, lambda name, image: {f"{name}.png": image, f"{name}.edge.png": invert(image)})
+    edged = lambda name, image: {f"{name}.png": image, f"{name}.edge.png": invert(image)}  # noqa: E731
+    _write_tar(folder / "named.tar", data, edged)
     _write_tar(folder / "torn.tar", data, lambda name, image: {f"{name}.png": b"" if name.endswith("3") else image})
     places = {name: folder / name for name in ("base", "other", "more")}
     places |= {"data": data, "blank": blank, "masked": masked, "heavy": heavy, "shards": shards}

@@ -162,7 +162,6 @@ def tracked(outcome: Outcome, project: str) -> bool:
     return any(name.startswith(f"tensorboard/{project}/") for name in outcome.files)
 
 
-HUB = {"base.model": HUB_BASE}
 MADE = {"data.path": "{blank}", "data.make": ["canny"]}
 SHARDS = {"data.path": "{shards}"}
 EMBEDDED = {
@@ -176,7 +175,11 @@ SC = {"tuner.condition": None, "tuner.hint_channels": None, "tuner.hint_width": 
 
 CASES = {
     "base.model": Case("{other}", both(other_loss, tells(lambda run: metadata("base")(run)[-5:], "/base", "other"))),
-    "base.revision": Case("v2", both(other_loss, tells(metadata("base_revision"), "commit-of-main", "commit-of-v2")), HUB),
+    "base.revision": Case(
+        "v2",
+        both(other_loss, tells(metadata("base_revision"), "commit-of-main", "commit-of-v2")),
+        {"base.model": HUB_BASE},
+    ),
     "base.vae": Case("{other}", other_loss),
     "base.vae_revision": Case(
         "v2",
@@ -208,7 +211,9 @@ CASES = {
         SHARDS | {"data.size": [128, 128]},
     ),
     "data.shuffle": Case(0, other_loss, SHARDS),
-    "data.unusable": Case(0.0, refused("samples cannot be used"), {"data.path": "{torn}", "train.batch_size": PICTURES}),
+    "data.unusable": Case(
+        0.0, refused("samples cannot be used"), {"data.path": "{torn}", "train.batch_size": PICTURES}
+    ),
     "data.workers": Case(1, both(same_lesson, tells(lambda run: run.threads, 2, 1)), SHARDS),
     "train.steps": Case(3, both(other_weights, tells(lambda run: run.logged("step"), [1, 2], [1, 2, 3]))),
     "train.batch_size": Case(3, both(other_loss, tells(lambda run: run.seen, {2: 2}, {3: 2}))),

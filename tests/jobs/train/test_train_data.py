@@ -116,7 +116,7 @@ def test_a_condition_that_no_picture_has_is_made_where_it_is_quick(recipe, plain
         wanted = recipe(tuner={"condition": kind}, data={"path": str(plain), "make": make}, train={"steps": 2})
         job.train(wanted, out=tmp_path / name, on_event=events.append)
         told = [event.text for event in events if isinstance(event, Note) and "made while training" in event.text]
-        assert len(told) == (name == "missing") and all(f"{plain} has no {kind} pictures" in each for each in told)
+        assert len(told) == (name == "missing") and all(f"{plain} has no {kind} images" in each for each in told)
         assert load_recipe(tmp_path / name / "recipe.toml").data.make == [kind]
         losses.append([line["loss"] for line in log_of(tmp_path / name)])
     assert losses[0] == losses[1]
@@ -135,7 +135,8 @@ def test_a_condition_that_some_pictures_lack_is_not_mixed_with_made_ones(recipe,
 
 
 @pytest.mark.parametrize(
-    ("kind", "hint"), [("depth", "scedit annotate .*plain --cond depth makes it$"), ("thermal", "the column thermal_file")]
+    ("kind", "hint"),
+    [("depth", "scedit annotate .*plain --cond depth makes it$"), ("thermal", "in the column thermal_file_name")],
 )
 def test_a_condition_that_takes_a_network_is_not_made_while_training(recipe, plain, tmp_path, kind, hint):
     with pytest.raises(SceditError, match=f"000000.png has no {kind}_file_name") as error:
@@ -151,7 +152,7 @@ def test_a_first_dataset_is_smaller_than_a_batch(tmp_path):
     result = job.train(wanted, out=tmp_path / "run", on_event=events.append)
     told = [event.text for event in events if isinstance(event, Note)]
     assert result.validation_loss is not None and (tmp_path / "run" / "tuner.safetensors").is_file()
-    data = "data: 13 pictures, 1 more held out; fewer than a batch of 32, so each comes several times in a batch, each time"
+    data = "data: 13 pictures, 1 more held out; fewer than a batch of 32, so each comes several times in a batch"
     assert any(each.startswith(data) for each in told)
     with pytest.raises(SceditError, match="validation.pictures: 32 of 14 pictures would be held out"):
         asked = load_recipe("sd15-canny", [*sets, "validation.pictures=32"])

@@ -1,4 +1,4 @@
-"""Every recipe for a full-size base, on a tiny one of its topology: three steps on fourteen images through the whole job."""
+"""Every recipe for a full-size base, on a tiny one of its topology: three steps of the whole job on fourteen images."""
 
 from __future__ import annotations
 
