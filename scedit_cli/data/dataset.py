@@ -89,7 +89,7 @@ class Dataset:
             if kind not in item.conditions:
                 raise SceditError(
                     f"{self._at(item)}: {item.image.name} has no {kind}{_COLUMN}",
-                    hint=_way_to(kind, self.path),
+                    hint=way_to(kind, self.path),
                 )
         paths = [item.conditions[kind] for item in self.items]
         with ThreadPoolExecutor(4) as pool:
@@ -228,14 +228,14 @@ def _check(row: Any, at: str) -> None:
             raise SceditError(f"{at}: {column} is {value!r}", hint="name a file inside the dataset folder")
 
 
-def _way_to(kind: str, path: Path) -> str:
-    """What to do about a picture without a condition of `kind`."""
+def way_to(kind: str, path: Path | str) -> str:
+    """What to do about an image of the dataset folder `path` that has no condition of `kind`."""
     from scedit_cli import conditions
 
     if kind not in conditions.KINDS:
-        return f"name its {kind} picture in the column {kind}{_COLUMN}"
+        return f"name its {kind} image in the column {kind}{_COLUMN}"
     made = f"scedit annotate {path} --cond {kind} makes it"
-    return f"{made}; data.make = [\"{kind}\"] makes all of them while training" if conditions.is_quick(kind) else made
+    return f'data.make = ["{kind}"] makes all of them while training; {made}' if conditions.is_quick(kind) else made
 
 
 def _at(path: Path, line: int) -> str:

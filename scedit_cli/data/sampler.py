@@ -115,7 +115,7 @@ def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
         return
     told = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
     if not told:
-        told = ["the pictures, captions or condition pictures are others, or in another order or size"]
+        told = ["the pictures, captions, condition pictures or weights are others, or in another order or size"]
     raise SceditError(
         f"the data to resume on is not what it was: {', '.join(told)}",
         hint="bring it back as it was (data.path), or start a new run",

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from scedit_cli.data.buckets import Size, exactly
-from scedit_cli.data.dataset import weight_of, write_rows
+from scedit_cli.data.dataset import way_to, weight_of, write_rows
 from scedit_cli.data.intake import Cut, Rejected, cut, take
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
@@ -84,10 +84,10 @@ class Streamed:
                 if len(rows) == count:
                     break
             if not rows:
-                wanted = "".join(f"; prepare --shards takes along a dataset folder's {kind}" for kind in self.kinds)
+                ways = [f"; {way_to(kind, 'DATASET')}, for prepare --shards to take along" for kind in self.kinds]
                 raise SceditError(
                     f"data.path: none of the {sum(self.counts)} samples can be used; the last: {why}",
-                    hint=f"data.columns names what a sample holds, data.upscale takes small pictures{wanted}",
+                    hint=f"data.columns names what a sample holds, data.upscale takes small pictures{''.join(ways)}",
                 )
             write_rows(part, rows)
             (part / FIRST).write_text(json.dumps(first))

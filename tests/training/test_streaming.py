@@ -126,7 +126,7 @@ def test_a_run_is_not_resumed_on_other_data(recipe, scenes, tmp_path):
         before = file.read_bytes()
         other = copy / "images/000005.png"
         file.write_bytes(before + bytes(10240) if file.suffix == ".tar" else other.read_bytes())
-        with pytest.raises(SceditError, match="the data to resume on is not what it was: the pictures, captions or"):
+        with pytest.raises(SceditError, match="the data to resume on is not what it was: the pictures, captions, "):
             job.train(recipe(data={"path": str(path)}, train={"steps": 3}), out=run, resume=True)
         file.write_bytes(before)
 
@@ -185,7 +185,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
         assert any("; fewer than a batch of 14, so each comes several times in a batch" in each for each in told)
         losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])
     assert losses[0] == losses[1]
-    hint = "prepare --shards takes along a dataset folder's depth"
+    hint = "scedit annotate DATASET --cond depth makes it, for prepare --shards to take along"
     with pytest.raises(SceditError, match="it has no depth picture") as error:
         job.train(recipe(tuner={"condition": "depth"}), out=tmp_path / "run")
     assert hint in error.value.hint

@@ -42,7 +42,10 @@ def test_weights_of_pictures_weigh_their_losses(recipe, folder, tmp_path):
     add(folder, "weight", [1, 0.5, "2", None, 1, 1])  # a number, or its text, as CSV has it
     weighed = open_dataset(folder)
     assert weighed.weights == (1, 0.5, 2, 1, 1, 1)
-    assert cache_latents_and_text(weighed, base).weights.tolist() == [1, 0.5, 2, 1, 1, 1]
+    cache = cache_latents_and_text(weighed, base)
+    assert cache.weights.tolist() == [1, 0.5, 2, 1, 1, 1]
+    every = range(PICTURES)
+    assert cache.fingerprint(every) != cache_latents_and_text(plain, base).fingerprint(every), "a run knows them again"
     add(folder, "weight", [0] * PICTURES)
     job.train(recipe(data={"path": str(folder)}, train={"steps": 1}), out=tmp_path / "none")
     assert [line["loss"] for line in log_of(tmp_path / "none")] == [0]
