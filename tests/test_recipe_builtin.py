@@ -36,7 +36,7 @@ def test_every_recipe_is_complete_and_says_what_it_does(path: Path) -> None:
     recipe = load_recipe(path)
     written = {f"{section}.{key}" for section, pairs in tomllib.loads(text).items() for key in pairs}
     optional = {f"base.{key}" for key in ("revision", "vae", "vae_revision", "prediction")}
-    optional |= {"tuner.condition", "data.path", "data.size", "samples.prompts"}
+    optional |= {"tuner.condition", "data.path", "data.size", "samples.prompts", "validation.pictures"}
     hints = {"tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"} if recipe.tuner.kind == "sc" else set()
     assert written | optional | hints == set(keys(recipe)) | optional
     assert f"scedit train --recipe {path.name}" in text

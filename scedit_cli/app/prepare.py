@@ -57,8 +57,9 @@ def prepare(
     base: BaseModel = "scenes",
     vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
     precision: Annotated[
-        str, typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; as train.precision.")
-    ] = "bf16",
+        str | None,
+        typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; a recipe's, bf16 by default."),
+    ] = None,
     device: Device = None,
     shards: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")

@@ -25,7 +25,7 @@ from scedit_cli.transparency import photograph
 
 __all__ = [
     "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",
-    "consistency", "control_score", "find", "kind_of_path", "measured", "measured_by", "measured_kinds",
+    "consistency", "control_score", "find", "is_quick", "kind_of_path", "measured", "measured_by", "measured_kinds",
     "scene_annotator",
 ]  # fmt: skip
 
@@ -58,6 +58,11 @@ def annotate(
 def channels_of(kind: str) -> int:
     """Of a hint of this kind: 3, or 4 where its alpha counts. A kind that nothing makes has 3."""
     return find(kind).channels if kind in KINDS else 3
+
+
+def is_quick(kind: str) -> bool:
+    """Whether a condition of this kind can be made without a network's weights."""
+    return kind in KINDS and not find(kind).annotator().weights
 
 
 def scene_annotator(kind: str) -> str | None:

@@ -60,11 +60,13 @@ class Cache:
         return len(self.pictures)
 
     def fingerprint(self, indices: Sequence[int]) -> str:
-        """32 hex digits over what these pictures, their captions and condition pictures hold, in this order."""
+        """32 hex digits over what these pictures, their captions and condition pictures hold and what they weigh, in
+        this order."""
         digest = hashlib.sha256()
         for index in indices:
             known = [self.pictures[index], self.captions[index], *(kind[index] for kind in self.conditions.values())]
-            digest.update(f"{' '.join(known)} {self.sizes[index].tolist()}\n".encode())
+            weight = "" if self.weights is None else f" {self.weights[index].item()}"
+            digest.update(f"{' '.join(known)} {self.sizes[index].tolist()}{weight}\n".encode())
         return digest.hexdigest()[:32]
 
     def moments_of(self, indices: Sequence[int]) -> Tensor:

@@ -26,6 +26,7 @@ from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import whole_folder
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.locks import held
+from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED, PICTURE_SIZE
 from scedit_cli.training.processes import Processes
 
@@ -116,7 +117,7 @@ def prepare(
     cache: Sequence[str] = (),
     base: str = EMBEDDED,
     vae: str | None = None,
-    precision: str = "bf16",
+    precision: str | None = None,
     device: str | None = None,
     shards: int | None = None,
     on_event: OnEvent | None = None,
@@ -143,7 +144,8 @@ def prepare(
         allow_captionless: more than 1 % of the pictures may have no caption; theirs is empty.
         drop_duplicates: leave out pictures that repeat an earlier one to the eye.
         cache: "latents" and "text" are encoded at once, by `base` and `vae`.
-        precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves.
+        precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves; by
+            default, that of a recipe which does not name it.
         device: that encodes; by default an accelerator where there is one.
         shards: also write WebDataset shards of so many pictures into `shards/`.
 
@@ -170,6 +172,7 @@ def prepare(
         )
     if unknown := set(cache) - set(_CACHES):
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
+    precision = precision or TrainSection().precision
     if precision not in DTYPES:
         raise SceditError(f"--precision {precision}: not known", hint=f"choose one of {', '.join(DTYPES)}")
     if shards is not None and shards < 1:

@@ -24,13 +24,13 @@ from scedit_cli.training.hub import check_hub, upload, write_card
 from scedit_cli.training.interrupts import terminable
 from scedit_cli.training.log import last_value, recent_loss
 from scedit_cli.training.loop import Loop, Told
-from scedit_cli.training.preflight import Preflight, look_ahead
+from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.runs import Run, choose_run, claimed
 from scedit_cli.training.score import Score, control_scores
 from scedit_cli.training.trackers import check_trackers
 from scedit_cli.training.trainer import Trainer
-from scedit_cli.training.validation import HeldOut, split
+from scedit_cli.training.validation import HeldOut, held_out_count, split
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,13 @@ def _train(
     on_fault: Callable[[str], None],
 ) -> TrainResult | Preflight | None:
     started = time.monotonic()
+    given = recipe.data.make
+    recipe = processes.by_first(lambda: setup.made_where_missing(recipe))
+    for kind in recipe.data.make[len(given) :]:
+        told.note(
+            f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
+            f'["{kind}"]; scedit annotate makes them once, as files to look at'
+        )
     base = setup.open_base(recipe, device)
     shards = processes.by_first(lambda: setup.find_shards(recipe, base, told.stage("counting")))
     dataset = processes.first_on_machine_first(
@@ -175,7 +182,7 @@ def _train(
         told.note("the first pictures in the shards have no captions; data.columns says how those are called")
     stream = None
     if shards:
-        held_out = range(recipe.validation.pictures)
+        held_out = range(held_out_count(sum(shards.counts), recipe.validation))
         shards = shards.without_first(dataset.path, len(held_out)) if held_out else shards
         stream = setup.open_stream(recipe, shards, processes, on_fault)
         learned = range(stream.count)
@@ -195,7 +202,8 @@ def _train(
     tuner = setup.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
-        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards)
+        scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
+        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards, scarce)
         if processes.is_first:
             preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)
         if dry_run:
@@ -255,6 +263,6 @@ def _with_memory(
 
 def _score(recipe: Recipe, base: Base, tuner: Tuner, told: Told) -> Score | None:
     scenes, kind = recipe.score.scenes, tuner.condition
-    if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED:
-        return None
+    if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED or recipe.data.path:
+        return None  # rendered scenes tell nothing about what was learned from images of one's own
     return control_scores(base, [tuner], scenes=scenes, on_step=told.stage("control score"))[kind]

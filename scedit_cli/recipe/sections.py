@@ -12,6 +12,7 @@ from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.mistakes import mistake, sentences
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
+_POLYNOMIAL_END = 1e-7  # diffusers'
 _LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
 
 Seed = Annotated[int, Field(ge=0, le=_LARGEST)]
@@ -117,7 +118,7 @@ class TrainSection(_Section):
     schedule_cycles: int = Field(1, ge=1, le=1000)  # of cosine-restarts
     schedule_power: float = Field(1.0, gt=0, le=10)  # of polynomial
     seed: Seed = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen base; the tuner is always fp32
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the frozen base; the tuner is always fp32
     memory: Literal["plain", "lean", "checkpoint"] = "lean"  # what is kept for the backward pass
     recompute: Literal["transformer", "layer", "fine"] = "layer"  # what memory = "checkpoint" runs again, part by part
     tf32: bool = True  # where an accelerator multiplies float32
@@ -146,6 +147,8 @@ class TrainSection(_Section):
             raise mistake("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise mistake("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+        if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
+            raise mistake("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
         for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
             if option in self.optimizer_options:
                 raise mistake("train.optimizer_options", f"{option} is what train.{key} sets")
@@ -178,7 +181,7 @@ class SamplesSection(_Section):
 class ValidationSection(_Section):
     """The loss on pictures that are held out, at fixed noise and timesteps: comparable between steps and runs."""
 
-    pictures: int = Field(0, ge=0, le=1_000_000)  # held out of training; 0: none
+    pictures: int | None = Field(None, ge=0, le=1_000_000)  # held out of training; left out: a tenth, at most 32
     every: int = Field(200, ge=1)  # steps
     timesteps: int = Field(4, ge=1, le=1000)  # for each picture, spread evenly
     seed: Seed = 0  # of the choice of pictures and of the noise
@@ -192,7 +195,7 @@ class TrackingSection(_Section):
 
 
 class ScoreSection(_Section):
-    """The control score at the end, on the embedded base."""
+    """The control score at the end, of a run on the embedded base that learns from rendered scenes."""
 
     scenes: int = Field(32, ge=0, le=100_000)  # held-out ones; 0: no score
 

@@ -9,17 +9,17 @@ from typing import TypeVar
 import torch
 
 from scedit_cli.base import DTYPES, Base, load_base
-from scedit_cli.conditions import channels_of
+from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.rendered import SCENE_KINDS, Example
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import Streamed, open_streamed
+from scedit_cli.data.streamed import Streamed, has_condition, open_streamed
 from scedit_cli.denoising import Guidance, check_sampling
 from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.recipe import Recipe, SamplesSection, TrainSection
+from scedit_cli.recipe import DataSection, Recipe, SamplesSection, TrainSection
 from scedit_cli.training.material import (
     OnStep,
     check_dataset,
@@ -30,6 +30,7 @@ from scedit_cli.training.material import (
 )
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.trainer import MASK
+from scedit_cli.training.validation import held_out_count
 
 T = TypeVar("T")
 
@@ -44,6 +45,25 @@ def kinds(recipe: Recipe) -> list[str]:
 def kinds_read(recipe: Recipe) -> list[str]:
     """Those of which the dataset has pictures."""
     return [kind for kind in kinds(recipe) if kind not in recipe.data.make]
+
+
+def made_where_missing(recipe: Recipe) -> Recipe:
+    """The recipe with its condition in `data.make` where the data has none of it, and no network is needed to make it.
+
+    Raises:
+        SceditError: no such dataset folder or shard.
+    """
+    data = recipe.data
+    missing = [kind for kind in kinds_read(recipe) if data.path and is_quick(kind) and not _has(data, kind)]
+    return recipe.model_copy(update={"data": data.model_copy(update={"make": [*data.make, *missing]})})
+
+
+def _has(data: DataSection, kind: str) -> bool:
+    """Whether some picture has a condition of `kind`, among the first ones of shards."""
+    if not is_shards(data.path):
+        return any(kind in item.conditions for item in open_dataset(data.path).items)
+    columns = columns_of(data)
+    return kind in columns or has_condition(data.path, kind, columns)
 
 
 def orders(recipe: Recipe) -> list[Order]:
@@ -151,8 +171,12 @@ def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> St
                 )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)
-    columns = dict(column.split("=", 1) for column in data.columns)
-    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns, data.upscale, on_step)
+    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns_of(data), data.upscale, on_step)
+
+
+def columns_of(data: DataSection) -> dict[str, str]:
+    """What a streamed sample's files are called, by what they are."""
+    return dict(column.split("=", 1) for column in data.columns)
 
 
 def open_stream(
@@ -184,7 +208,7 @@ def find_dataset(
     data, wanted = recipe.data, kinds_read(recipe)
     if shards:
         shown = recipe.samples.count if recipe.samples.every else 1
-        dataset = first_of(shards, max(recipe.validation.pictures, shown))
+        dataset = first_of(shards, max(held_out_count(sum(shards.counts), recipe.validation), shown))
     elif data.path:
         dataset = open_dataset(data.path)
     elif unknown := set(wanted) - set(SCENE_KINDS):

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
@@ -23,6 +22,7 @@ from scedit_cli.data.sampler import StatefulSampler, part_of
 from scedit_cli.data.stream import Raw, Stream
 from scedit_cli.errors import SceditError
 from scedit_cli.recipe import DataSection, TrainSection
+from scedit_cli.training.average import average_of, averaged_weights
 from scedit_cli.training.checkpoints import Checkpoint
 from scedit_cli.training.interrupts import undisturbed
 from scedit_cli.training.objective import Draws, Objective, Question
@@ -91,9 +91,7 @@ class Trainer:
         self.step = 0
         self.is_whole = True  # whether the weights are those after `step`, and not on their way to the next
         self.optimizer = make_optimizer(tuner.parameters(), options, base.device)
-        self.average = None
-        if options.ema_decay:
-            self.average = AveragedModel(tuner, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
+        self.average = average_of(tuner, options.ema_decay) if options.ema_decay else None
         self._data, self._processes = data, processes
         self._pixels = base.pipeline().vae_scale_factor  # to a latent
         self._dropped_text = {name: values.to(base.device) for name, values in cache.dropped_text.items()}
@@ -151,7 +149,7 @@ class Trainer:
     @property
     def is_finite(self) -> bool:
         """Whether all weights are numbers, the averaged ones too; looking waits for the device."""
-        kept = [*self.tuner.parameters(), *(self.average.parameters() if self.average is not None else ())]
+        kept = [*self.tuner.parameters(), *(self.average.shadow_params if self.average else ())]
         return torch.stack([weights.isfinite().all() for weights in kept]).all().item()
 
     def advance(self) -> Step:
@@ -211,8 +209,8 @@ class Trainer:
             with undisturbed():  # nobody may find weights that are half of these and half of those
                 if has_two_modes(self.optimizer):
                     self.optimizer.eval()
-                elif self.average is not None and self.average.n_averaged:
-                    self.tuner.load_state_dict(self.average.module.state_dict())
+                elif self.average:
+                    self.tuner.load_state_dict(averaged_weights(self.average, self.tuner))
             yield self.tuner
         finally:
             with undisturbed():
@@ -223,10 +221,12 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs."""
         tensors, plain = optimizer_state(self.optimizer)
-        modules = {"tuner": self.tuner} | ({"average": self.average} if self.average is not None else {})
+        weights = {"tuner": self.tuner.state_dict()}
+        if self.average:
+            weights["average"] = averaged_weights(self.average, self.tuner)
         files = {
-            file: {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-            for file, module in modules.items()
+            file: {name: value.detach().cpu().contiguous() for name, value in values.items()}
+            for file, values in weights.items()
         }
         state = {
             "base_fingerprint": self.base.fingerprint,
@@ -235,7 +235,7 @@ class Trainer:
             "epoch": self.epoch,
             "optimizer": {"name": self.options.optimizer, "state": plain},
             "scaler": self._scaler.state_dict(),
-        }
+        } | ({"averaged": self.average.optimization_step} if self.average else {})
         return Checkpoint(self.step, files | {"optimizer": tensors}, state)
 
     NEEDED = ("base_fingerprint", "condition", "sampler", "optimizer", "scaler", "tuner")  # of a checkpoint
@@ -251,14 +251,15 @@ class Trainer:
             raise _changed(f"its base is not {self.base.name}")
         if state["condition"] != self.tuner.condition:
             raise _changed(f"its tuner.condition is {state['condition']}, not {self.tuner.condition}")
-        if ("average" in checkpoint.tensors) != (self.average is not None):
+        if ("average" in checkpoint.tensors) != bool(self.average):
             raise _changed("a moving average of its weights (train.ema_decay) cannot begin or end on the way")
         if state["optimizer"]["name"] != self.options.optimizer:
             raise _changed(f"its train.optimizer is {state['optimizer']['name']}, not {self.options.optimizer}")
         try:
+            if self.average:  # one of a checkpoint without "averaged" had no warm-up: a new one takes its place
+                self.tuner.load_state_dict(checkpoint.tensors["average" if "averaged" in state else "tuner"])
+                self.average = average_of(self.tuner, self.options.ema_decay, state.get("averaged", 0))
             self.tuner.load_state_dict(checkpoint.tensors["tuner"])
-            if self.average is not None:
-                self.average.load_state_dict(checkpoint.tensors["average"])
         except RuntimeError:
             raise _changed("its tuner is of another kind or other sizes ([tuner])") from None
         self._sampler.load_state_dict(state["sampler"])
@@ -299,8 +300,8 @@ class Trainer:
         self._scaler.update()
         is_skipped = self._scaler.get_scale() < before
         self.optimizer.zero_grad()
-        if self.average is not None and not is_skipped:
-            self.average.update_parameters(self.tuner)
+        if self.average and not is_skipped:
+            self.average.step(self.tuner.parameters())
         return rate, norm, is_skipped
 
 
