@@ -81,7 +81,7 @@ def check_scheduler(scheduler: SchedulerMixin, name: str) -> None:
     prediction_type = config.get("prediction_type")
     if kind.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction_type == "flow_prediction":
         raise SceditError(
-            f"base {name}: its scheduler, {kind}, is one for flow matching, which its U-Net would have to be trained for",
+            f"base {name}: its scheduler, {kind}, is one for flow matching, for which other U-Nets are trained",
             hint="bases that were trained by noise prediction (DDPM, v-prediction, EDM) can be tuned",
         )
     known = PREDICTION_TYPES[:2] if is_edm(scheduler) else PREDICTION_TYPES

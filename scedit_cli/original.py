@@ -79,8 +79,9 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
             )
         except Exception as error:  # diffusers raises whatever odd weights lead it to
             if "meta tensor" in str(error):  # PyTorch's word for weights that no file has filled
-                raise SceditError(f"base {file}: weights that a checkpoint of {family} has are missing", hint) from error
-            raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint, whole=True) from error
+                raise missing(f"base {file}: weights that a checkpoint of {family} has") from error
+            said = f"base {file}: not as a checkpoint of {family} should be"
+            raise not_loaded(error, said, hint, whole=True) from error
     for part, model in pipeline.components.items():
         if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
             raise missing(f"base {file}: weights of its {part}")
@@ -124,10 +125,12 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
     family = family_of(keys) if channels else None
     other = other_kind(keys, family)
     if family is None or other:
+        whole = "no whole checkpoint of SD1.5, SD2.1 or SDXL in the original layout"
         raise SceditError(
-            f"base {file}: {f'{other}, and ' if other else ''}no whole checkpoint of SD1.5, SD2.1 or SDXL in the "
-            "original layout",
-            hint="give a file with U-Net, autoencoder and text encoder, or a diffusers folder",
+            f"base {file}: {f'{other}, and ' if other else ''}{whole}",
+            hint="give a text-to-image base of those families"
+            if other
+            else "give a file with U-Net, autoencoder and text encoder, or a diffusers folder",
         )
 
     unet = json.loads((CONFIGS / family / "unet.json").read_text())

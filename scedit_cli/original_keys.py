@@ -29,7 +29,7 @@ _SPARE = re.compile(
 _OTHERS = {
     "joint_blocks.": "a model of Stable Diffusion 3, a transformer without skips",
     "double_blocks.": "a model of Flux's kind, a transformer without skips",
-    "conditioner.embedders.0.open_clip.": "a checkpoint of Stable Video Diffusion, whose U-Net takes an image and times",
+    "conditioner.embedders.0.open_clip.": "a checkpoint of Stable Video Diffusion, whose U-Net takes an image",
     "conditioner.embedders.0.model.": "an SDXL refiner, which goes on with images of SDXL's",
     "control_model.": "a checkpoint with a ControlNet in it",
     "noise_augmentor.": "a checkpoint of unCLIP, whose U-Net takes the embedding of an image beside texts",
@@ -86,7 +86,8 @@ def homeless_in_autoencoder(keys: Iterable[str], vae: AutoencoderKL) -> list[str
     keys = list(keys)
     inside = [key for key in keys if key.startswith("first_stage_model.")] or keys
     placed = _placed(inside, vae, lambda tokens: convert_ldm_vae_checkpoint(tokens, vae.config))
-    return [key for key in inside if key not in placed and not re.search(r"^(first_stage_model\.)?(loss|model_ema)\.", key)]
+    leftover = re.compile(r"(first_stage_model\.)?(loss|model_ema)\.")
+    return [key for key in inside if key not in placed and not leftover.match(key)]
 
 
 def _placed(

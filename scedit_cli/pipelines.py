@@ -124,12 +124,10 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
     try:
         check_unet(read_json((folder / "unet" / "config.json").read_text(encoding="utf-8")), name)
         with quiet():
-            models = {
-                part: load_part(
-                    folder / part, model, torch.float32 if part == "vae" else dtype, f"base {name}: weights of its {part}"
-                )
-                for part, model in kinds.items()
-            }
+            models = {}
+            for part, model in kinds.items():
+                precision = torch.float32 if part == "vae" else dtype
+                models[part] = load_part(folder / part, model, precision, f"base {name}: weights of its {part}")
             unused = {"feature_extractor": None, "image_encoder": None}
             pipeline = kind.from_pretrained(folder, local_files_only=True, **models, **unused, **options)
     except SceditError:

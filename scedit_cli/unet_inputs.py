@@ -44,7 +44,8 @@ def check_texts(pipeline: DiffusionPipeline, name: str) -> None:
     width = sum(encoder.config.hidden_size for encoder in encoders)
     takes = unet.get("encoder_hid_dim") or unet.cross_attention_dim
     if any(each != width for each in (takes if isinstance(takes, list | tuple) else [takes])):
-        raise SceditError(f"base {name}: its U-Net takes texts of width {takes}, its text encoders give {width}", _FAMILIES)
+        unlike = f"its U-Net takes texts of width {takes}, its text encoders give {width}"
+        raise SceditError(f"base {name}: {unlike}", _FAMILIES)
     if (unet.get("addition_embed_type") == "text_time") != is_xl:
         beside = "takes sizes and pooled texts" if not is_xl else "takes no sizes and pooled texts"
         raise SceditError(f"base {name}: its U-Net {beside}, unlike a {type(pipeline).__name__}'s", _FAMILIES)

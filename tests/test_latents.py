@@ -1,4 +1,4 @@
-"""Autoencoders whose configuration has statistics of their latents, as Playground v2.5's: honoured wherever latents go."""
+"""Autoencoders with statistics of their latents, as Playground v2.5's: honoured wherever latents go."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from tests.original_layout import save_original_autoencoder, single_files, unet_
 checkpoint = pytest.fixture(single_files)
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, XL, OPEN = "cond_stage_model.transformer.", "conditioner.embedders.", "cond_stage_model.model."
-STATISTICS = {"edm_mean": torch.tensor([-1.7, 1.9, -1.4, 2.5]).view(1, 4, 1, 1), "edm_std": torch.full((1, 4, 1, 1), 5.0)}
+MEAN, STD = torch.tensor([-1.7, 1.9, -1.4, 2.5]).view(1, 4, 1, 1), torch.full((1, 4, 1, 1), 5.0)
+STATISTICS = {"edm_mean": MEAN, "edm_std": STD}
 
 
 def add(file, more, **metadata):
@@ -203,7 +204,7 @@ def test_early_files_name_the_text_encoder_without_text_model(checkpoint, family
     text, expected = base.encode_prompts(["a cone"]), plain.encode_prompts(["a cone"])
     assert all(torch.equal(text[name], values) for name, values in expected.items())
     save_file({key: value for key, value in weights.items() if key != f"{start}final_layer_norm.weight"}, file)
-    with pytest.raises(SceditError, match=f"not as a checkpoint of {family} should be: .*Missing key.*final_layer_norm"):
+    with pytest.raises(SceditError, match=f"a checkpoint of {family} should be: .*Missing key.*final_layer_norm"):
         load_base(file)
 
 

@@ -33,7 +33,8 @@ def weights_file(folder: Path, part: str) -> Path:
 
 
 def add_weights(file: Path, **more: torch.Tensor) -> None:
-    save_file(load_file(file) | {name.replace("__", "."): value for name, value in more.items()}, file, {"format": "pt"})
+    named = {name.replace("__", "."): value for name, value in more.items()}
+    save_file(load_file(file) | named, file, {"format": "pt"})
 
 
 def put_unet(folder: Path, family: str, **changes) -> None:

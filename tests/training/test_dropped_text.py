@@ -1,4 +1,4 @@
-"""The branch without a text is trained as it is sampled: zeros or the encoded empty prompt, as a base's pipeline says."""
+"""The branch without a text is trained as it is sampled: zeros or the encoded empty prompt, as the pipeline says."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def test_dropped_captions_are_what_guidance_takes_for_no_prompt(base, trainer):
         [trained] = texts_seen(base, training.advance)
     drawn = {"seeds": [0], "steps": 1, "guidance": 3.0}
     [sampled] = texts_seen(base, lambda: sample(base, ["a cone"], **drawn))
-    [from_picture] = texts_seen(base, lambda: sample(base, ["a cone"], start=Start(torch.rand(1, 3, 64, 64), 1.0), **drawn))
+    whole = Start(torch.rand(1, 3, 64, 64), 1.0)
+    [from_picture] = texts_seen(base, lambda: sample(base, ["a cone"], start=whole, **drawn))
     redraw = Start(torch.rand(1, 3, 64, 64), 1.0, torch.ones(1, 1, 64, 64))
     [inpainted] = texts_seen(base, lambda: sample(base, ["a cone"], start=redraw, **drawn))
     assert set(trained) == set(sampled)

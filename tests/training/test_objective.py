@@ -172,16 +172,16 @@ def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
 def test_a_base_of_eulers_continuous_levels_is_told_those():
     """As Stable Video Diffusion's scheduler and v-prediction bases with EDM's noise have them."""
     base = load_base(tiny.pipeline_folder("sdxl"))
-    scheduler = EulerDiscreteScheduler(
-        timestep_type="continuous", prediction_type="v_prediction", use_karras_sigmas=True, sigma_min=0.002, sigma_max=700.0
-    )
+    told = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
+    scheduler = EulerDiscreteScheduler(**told, sigma_min=0.002, sigma_max=700.0)
     base._loaded.register_modules(scheduler=scheduler)
     asked = Objective(base, TrainSection()).ask(LATENTS, draws())
     assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
     whole = copy.deepcopy(scheduler)
     whole.set_timesteps(1000)
     sigma = whole.sigmas[:-1].flip(0)[asked.timesteps].view(-1, 1, 1, 1)
-    torch.testing.assert_close(asked.noisy, (LATENTS + sigma * asked.noise) / (sigma**2 + 1).sqrt(), rtol=1e-4, atol=1e-5)
+    noisy = (LATENTS + sigma * asked.noise) / (sigma**2 + 1).sqrt()
+    torch.testing.assert_close(asked.noisy, noisy, rtol=1e-4, atol=1e-5)
     # The image that follows of the right answer, by the scheduler's own formula, is the one that was noised.
     alphas = 1 / (1 + sigma**2)
     answer = alphas.sqrt() * asked.noise - (1 - alphas).sqrt() * LATENTS
@@ -193,7 +193,7 @@ def test_a_base_of_eulers_continuous_levels_is_told_those():
 def test_a_base_of_edm_keeps_its_noise():
     base = load_base(tiny.pipeline_folder("sdxl"))
     base._loaded.register_modules(scheduler=EDM["cosxl"])
-    with pytest.raises(SceditError, match="its noise levels are continuous, as EDM's, and zero-terminal-SNR noise is not for those"):
+    with pytest.raises(SceditError, match="continuous, as EDM's, and zero-terminal-SNR noise is not for those"):
         setup._taught(base, recipe(zero_terminal_snr=True).train)
     with pytest.raises(SceditError, match="a sample prediction is not for those"):
         setup._taught(base, recipe(prediction="sample").train)
