@@ -12,7 +12,8 @@ from tests import tiny
 
 def _recipe(family: str, **samples) -> Recipe:
     base = {"model": str(tiny.pipeline_folder(family))}
-    return Recipe.from_dict({"base": base, "tuner": {"kind": "sc"}, "samples": samples})
+    data = {"path": "dataset"}
+    return Recipe.from_dict({"base": base, "data": data, "tuner": {"kind": "sc"}, "samples": samples})
 
 
 @pytest.mark.parametrize(("family", "steps"), [("lcm", 60), ("sd21", 1000)])
