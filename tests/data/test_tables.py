@@ -219,6 +219,12 @@ def test_tables_that_are_not_read_are_named(tmp_path):
     assert [line.partition(":")[0] for name, line in report.summary() if name == "unread"] == sorted(others)
 
 
+def test_a_table_in_capitals(tmp_path):
+    write(tmp_path, FILES | {"Metadata.JSONL": lines(rows(text="abc"))})
+    source = open_source(tmp_path)
+    assert [entry.text for entry in source.entries] == list("abc") and source.unread == []
+
+
 def test_of_two_tables_in_a_folder_the_other_is_named(tmp_path):
     csv_table(tmp_path, rows(text="abc"))
     jsonl(tmp_path, rows(text="def"))
