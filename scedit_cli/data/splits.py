@@ -29,13 +29,16 @@ def in_files(files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def in_folders(tree: Tree, tables: Collection[str], elsewhere: Collection[str]) -> dict[str, list[str]]:
-    """The folders of a tree, each with its slash, by the split that they are: where no other folder but those
-    `elsewhere` has pictures, or where there are several splits and one of their folders holds one of the `tables`."""
-    tops = {file.partition("/")[0] if "/" in file else "" for file in tree.pictures} - {*elsewhere, "conditions"}
+    """The folders of a tree or of its `images/`, each with its slash, by the split that they are: where no other folder
+    but those `elsewhere` has pictures, or where there are several splits and one of their folders holds one of the
+    `tables`."""
+    root = "images/" if any(file.startswith("images/") for file in tree.pictures) else ""
+    inside = [file.removeprefix(root) for file in tree.pictures if file.startswith(root)]
+    tops = {file.partition("/")[0] if "/" in file else "" for file in inside} - {*elsewhere, "conditions"}
     splits: dict[str, list[str]] = {}
     for top in sorted(tops):
         if top.lower() in _NAMES:
-            splits.setdefault(_NAMES[top.lower()], []).append(f"{top}/")
+            splits.setdefault(_NAMES[top.lower()], []).append(f"{root}{top}/")
     folders = [folder for each in splits.values() for folder in each]
     has_table = any(f"{table.rpartition('/')[0]}/" in folders for table in tables)
     return splits if len(folders) == len(tops) or (len(splits) > 1 and has_table) else {}

@@ -78,8 +78,10 @@ def test_folders_of_pictures_that_img2dataset_wrote(tmp_path):
 def test_what_is_no_folder_of_shards(tmp_path):
     parts = img2dataset(tmp_path / "src")
     assert is_shards(parts)
-    write(parts, {"other.parquet": b"PAR1"})
+    (parts / "00000.tar").rename(parts / "00007.tar")
     assert not is_shards(parts)
+    with pytest.raises(SceditError, match=r"src holds other files beside the shards, as 00001\.tar"):
+        open_source(parts)
     write(tmp_path / "mixed", {"a.tar": b"", "readme.md": ""})
     with pytest.raises(SceditError, match=r"mixed holds other files beside the shards, as a\.tar") as error:
         open_source(tmp_path / "mixed")

@@ -47,6 +47,13 @@ def files_beside(folder):
     return folder
 
 
+def files_beside_in_images(folder):
+    """Condition pictures too; those of other splits are no orphans."""
+    for split, names in {"train": "abc", "validation": "def", "test": "ghi"}.items():
+        write(folder / "conditions/depth" / split, {f"{name}.png": png(1) for name in names})
+    return files_beside(folder / "images").parent
+
+
 def zip_of_folders(folder):
     made = files_beside(folder / "x")
     files = {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()}
@@ -77,7 +84,7 @@ def saved(folder):
 
 LAYOUTS = [
     tables, tables_beside_a_picture, abbreviated, tables_of_classes, one_table_at_the_root, files_beside,
-    zip_of_folders, parquet_files, parquet_folders, saved,
+    files_beside_in_images, zip_of_folders, parquet_files, parquet_folders, saved,
 ]  # fmt: skip
 
 

@@ -84,10 +84,11 @@ def _open_tree(
     tree.leave_out(tuple(folder for other, each in splits.items() if other != taken for folder in each))
     found = tables.find(tree, splits.get(taken, []))
     parquet = [file for file in tree.files if suffix_of(file) == ".parquet"]
+    is_else = tree.pictures or any(suffix_of(file) == ".tar" for file in tree.files)
     if found:
         _no(conditions=conditions, split=not splits and split)
         source = _of_tables(tree, found, columns)
-    elif isinstance(tree, FolderTree) and parquet and (not tree.pictures or hub.hold_pictures(tree.path, parquet)):
+    elif isinstance(tree, FolderTree) and parquet and (not is_else or hub.hold_pictures(tree.path, parquet)):
         _no(conditions=conditions)
         source = hub.open_parquet(tree.path, parquet, columns, None if splits else split)
         return replace(source, orphans=tree.pictures, hidden=tree.hidden)

@@ -43,8 +43,9 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
     orphans = [file for file, key in beside.items() if key[0] not in stems or captions[key] != file]
     read = (root, _CONDITIONS, *apart)
     orphans += [file for file in tree.pictures if not file.startswith(read) and file != OVERVIEW]
-    paired = {kind: _Pairs(tree, stems, root, tree.others, prefix) for kind, prefix in inside.items()}
-    paired |= {kind: _Pairs(other, stems, root, tree.others) for kind, other in elsewhere.items()}
+    others = tuple(folder.removeprefix(root) for folder in tree.others)
+    paired = {kind: _Pairs(tree, stems, root, others, prefix) for kind, prefix in inside.items()}
+    paired |= {kind: _Pairs(other, stems, root, others) for kind, other in elsewhere.items()}
     for kind, pairs in paired.items():
         if not pairs.files:
             place = conditions.get(kind, inside.get(kind))

@@ -32,8 +32,8 @@ def named(tree: Tree) -> list[str]:
     found: dict[str, str] = {}
     for name in _NAMES:
         for file in tree.files:
-            if file == name or file.endswith(f"/{name}"):
-                found.setdefault(file.removesuffix(name), file)
+            if posixpath.basename(file).lower() == name:
+                found.setdefault(folder_of(file), file)
     return sorted(found.values())
 
 
@@ -67,7 +67,7 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
 def _why_unread(file: str, name: str) -> str:
     if suffix_of(name) in (".json", ".tsv"):
         return "write what it tells as metadata.jsonl or metadata.csv, or as .txt files beside the pictures"
-    if name in _NAMES:
+    if name.lower() in _NAMES:
         return f"there is another table, or it tells of some of the pictures alone: name {file} itself to read it"
     return f"a table is called metadata{suffix_of(name)}, or named itself in the place of its folder"
 
