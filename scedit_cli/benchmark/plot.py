@@ -59,9 +59,13 @@ def letter_by_letter() -> AbstractContextManager[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure whole."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lower().removeprefix("."))
+    """Writes a figure whole, without the time and the random names that some formats keep."""
+    from matplotlib import rc_context
+
+    buffer, format = io.BytesIO(), path.suffix.lower().removeprefix(".")
+    dated = {"svg": {"Date": None}, "svgz": {"Date": None}, "pdf": {"CreationDate": None}}
+    with rc_context({"svg.hashsalt": "scedit"}):
+        figure.savefig(buffer, format=format, metadata=dated.get(format))
     write_whole(path, buffer.getvalue())
 
 
