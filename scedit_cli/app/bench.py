@@ -19,7 +19,7 @@ def bench(
     ] = "",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id[@revision]."),
+        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id\\[@revision]."),
     ] = None,
     prediction: Annotated[
         str | None,
@@ -150,7 +150,7 @@ def bench(
             tolerance=tolerance, out=out, on_event=screen,
         )  # fmt: skip
     if markdown or csv:
-        typer.echo(result.markdown() if markdown else result.csv(), nl=False)
+        screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:
         screen.result(result.document(), [])
     else:

@@ -86,7 +86,7 @@ def generate(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id[@revision] or file.',
+            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id\\[@revision] or file.',
             rich_help_panel=_SAMPLER,
         ),
     ] = None,
