@@ -15,6 +15,7 @@ FILES = sorted((ROOT / "scedit_cli").rglob("*.py"))
 LEVELS = (
     ("__main__", "app", "screen", "scenes.build"),
     ("jobs",),
+    ("checks",),
     ("benchmark",),
     ("training", "generation", "ingredients"),
     ("sampling", "controls"),
@@ -25,9 +26,10 @@ LEVELS = (
     ("base",),
     ("autoencoder", "inpainting"),
     ("pipelines",),
+    ("base_names",),
     ("core", "recipe", "specs", "original", "schedulers", "weighting"),
     ("locks",),
-    ("files", "workers", "markdown", "hub"),
+    ("files", "workers", "markdown", "hub", "names"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

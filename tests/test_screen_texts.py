@@ -17,8 +17,9 @@ from scedit_cli.markdown import plain
 from scedit_cli.screen import Screen
 
 TEXTS = [
-    ":fire:", ":red_heart-emoji:", "a:abc: b", "[red]x[/red]", "[link=http://a.b]x[/link]", "[/]", "[bold", "[@click=x]y",
-    "\\[x]", "a\\", "\\", "$x$", "$$x_1$$", "<b>x</b>", "&amp;", "*x*", "**x**", "`x`", "_x_", "~~x~~", "{x}", "{task}",
+    ":fire:", ":red_heart-emoji:", "a:abc: b", "[red]x[/red]", "[link=http://a.b]x[/link]", "[/]", "[bold",
+    "[@click=x]y", "\\[x]", "a\\", "\\", "$x$", "$$x_1$$", "<b>x</b>", "&amp;", "*x*", "**x**", "`x`", "_x_",
+    "~~x~~", "{x}", "{task}",
     "%s", "%(x)s", "#x", "- x", "1. x", "http://a.b/c", "www.a.b", "a@b.c", "!x", "!!x", "---", "x  y",
 ]  # fmt: skip
 CODES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
@@ -94,8 +95,8 @@ def test_markdown_escapes_what_renderers_interpret():
 
 
 def test_figures_take_no_text_for_a_formula(tmp_path):
-    from scedit_cli.benchmark.plot import draw
     from scedit_cli.benchmark.cost import Costs
+    from scedit_cli.benchmark.plot import draw
     from scedit_cli.benchmark.setting import Figures, Setting
 
     figures = [Figures(name, trainable_parameters=1, peak_memory=1) for name in ("$x^2$", "$")]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from scedit_cli import __version__
 from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.reading import read_foreign
-from scedit_cli.core.foreign.writing import export, is_folder
+from scedit_cli.core.foreign.writing import export
 from scedit_cli.core.objective import PREDICTION_TYPES
 from scedit_cli.core.packing import packed
 from scedit_cli.core.source import locate, read

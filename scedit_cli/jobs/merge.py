@@ -13,12 +13,14 @@ import torch
 
 from scedit_cli import ingredients
 from scedit_cli.base import load_base
+from scedit_cli.checks.merge import check
 from scedit_cli.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.core import blend
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.compare import Difference, Weighted, difference_of
 from scedit_cli.core.compress import compress, recorded, rows_for
-from scedit_cli.core.foreign.writing import FORMATS, Export, export, is_folder
+from scedit_cli.core.foreign.formats import is_folder
+from scedit_cli.core.foreign.writing import Export, export
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.errors import SceditError, WorkFailed, memory_told
@@ -142,8 +144,10 @@ def merge(
     """
     tell = on_event or (lambda event: None)
     out = Path(out)
-    _check_options(rank, activations, dtype, format, up_blocks)
-    _check_place(out, format, overwrite)
+    check(
+        tuners, out=out, take=take, drop=drop, rescale=rescale or {}, rank=rank, activations=activations, dtype=dtype,
+        format=format, up_blocks=up_blocks, overwrite=overwrite,
+    )  # fmt: skip
     placed = ingredients.gathered(tuners, take, drop, rescale or {})
     if silent := ingredients.check_together(placed, average):
         stated = next(each.file for each in placed if each.file not in silent)
@@ -172,33 +176,6 @@ def merge(
     return MergeResult(
         out, merged.kind, sources, difference.largest, difference.relative, format, average, compressed
     )
-
-
-def _check_options(
-    rank: int | None, activations: str | None, dtype: str | None, format: str, up_blocks: Sequence[int] | None
-) -> None:
-    if format not in ("scedit", *FORMATS):
-        raise SceditError(f"--format {format}: not known", hint=f"choose one of scedit, {', '.join(FORMATS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
-    if rank is not None and rank < 1:
-        raise SceditError(f"--rank {rank}: at least one hidden unit has to stay", hint="give a positive number")
-    if activations is not None and rank is None:
-        raise SceditError("--activations says what --rank is fitted on, and there is no --rank", hint="add --rank")
-    if up_blocks and format not in ("ms-swift", "scedit-pytorch"):
-        raise SceditError(
-            f"--up-blocks is of no use in the format {format}", hint="only ms-swift and scedit-pytorch keep up blocks"
-        )
-
-
-def _check_place(out: Path, format: str, overwrite: bool) -> None:
-    if format == "scedit" and out.suffix != ".safetensors":
-        raise SceditError(f"--out {out}: a tuner file ends in .safetensors", hint=f"name it {out.stem}.safetensors")
-    if format != "scedit" and is_folder(out):
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            raise SceditError(f"--out {out} exists already", hint="name another folder, or remove it first")
-    elif out.is_dir() or (out.exists() and not overwrite):
-        raise SceditError(f"--out {out} exists already", hint="name another file, or add --overwrite")
 
 
 def _write(
