@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scedit_cli.base_names import check_autoencoder
 from scedit_cli.errors import SceditError, not_loaded
 from scedit_cli.files import expanded, read_json
-from scedit_cli.hub import download_autoencoder, is_hub_id
+from scedit_cli.hub import download_autoencoder
 from scedit_cli.latents import check_latents
 from scedit_cli.original_keys import homeless_in_autoencoder
 from scedit_cli.parts import homeless, load_part, missing
@@ -41,8 +42,7 @@ def open_autoencoder(
         vae = _from_file(path, own)
     else:
         if not path.is_dir():
-            if not is_hub_id(model):
-                raise SceditError(f"autoencoder {model}: no such folder or file", "name a folder, a file or a hub id")
+            check_autoencoder(model)
             path, commit = download_autoencoder(str(model), revision)
         vae = _from_folder(path if (path / "config.json").is_file() else path / "vae", str(model))
     if vae.config.latent_channels != own.config.latent_channels:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
 from scedit_cli.base import Base
+from scedit_cli.conditions.naming import told_kind, untold_kind
 from scedit_cli.conditions.orders import Order
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.source import locate_pinned
@@ -25,7 +26,6 @@ from scedit_cli.hub import is_hub_id, split_revision
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import ConditionSpec, TunerSpec
 
-RESIZE_RULES = ("crop", "fit", "stretch")
 Size = tuple[int, int]  # width, height in pixels
 
 
@@ -92,23 +92,9 @@ def open_condition(spec: ConditionSpec) -> Condition:
     Raises:
         SceditError: no kind, one that nothing makes from a photo, no such file, or no picture.
     """
-    if spec.photo:
-        if spec.kind is None:
-            raise SceditError(
-                f"--cond-from {spec.file}: the kind of condition is missing", hint=f"write canny={spec.file}"
-            )
-        if spec.kind not in conditions.KINDS:
-            raise SceditError(
-                f"--cond-from {spec.kind}={spec.file}: nothing makes {spec.kind} conditions",
-                hint=f"choose one of {', '.join(conditions.KINDS)}, or give the condition picture with --cond",
-            )
-    kind = spec.kind or conditions.kind_of_path(spec.file)
-    if kind is None:
+    if (kind := told_kind(spec)) is None:
         open_named(spec.file, spec.option)  # a file that is not there is told first
-        raise SceditError(
-            f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
-            hint=f"say it: --cond canny={spec.file}",
-        )
+        raise untold_kind(spec)
     read = open_picture if spec.photo else partial(open_condition_picture, kind=kind)
     return Condition(spec, kind, open_named(spec.file, spec.option, read))
 
@@ -173,11 +159,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
     for condition in steering:
         if condition.kind not in taken:
             if base != EMBEDDED or condition.kind not in scenes.shipped_tuners():
-                shipped = ", ".join(scenes.shipped_tuners())
-                raise SceditError(
-                    f"{condition.spec.file}: no tuner takes {condition.kind} conditions",
-                    hint=f"name one with --tuner; those of {shipped} are shipped, for the embedded base only",
-                )
+                raise scenes.untaken(condition.spec.file, condition.kind)
             placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
             taken.add(condition.kind)
     return _needed(placed, {condition.kind for condition in steering})
@@ -185,8 +167,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
 
 def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
-    is_bare = Path(spec.name).name == spec.name and not Path(spec.name).suffix and not Path(spec.name).exists()
-    given = scenes.shipped_tuner(spec.name) if is_bare else expanded(spec.name)
+    given = scenes.tuner_place(spec.name)
     path, pinned = locate_pinned(given)
     lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
     loaded = load_tuner(path)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import socket
 import time
@@ -175,6 +176,27 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise SceditError(f"{path} is a folder", hint="name a file")
     with _beside(path) as part:
         part.write_bytes(b" ")  # a full disk still takes an empty file
+
+
+def check_writable(path: str | os.PathLike[str], option: str) -> None:
+    """Checks that a file could be made at `path`, of which neither it nor its folders need be there; what is made to
+    find out is gone again.
+
+    Raises:
+        SceditError: it cannot, as where one of its folders is a file; names `option`.
+    """
+    path = Path(path).absolute()
+    folder = next(each for each in path.parents if os.path.lexists(each))
+    probe = folder / f".{os.getpid()}-{_machine()}~{secrets.token_hex(4)}"
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise SceditError(
+            f"{option} {path} cannot be written: {error.strerror}", hint="name a place you can write to"
+        ) from error
 
 
 def sweep(folder: Path) -> None:

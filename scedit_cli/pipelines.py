@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scedit_cli.base_names import check_model, no_pipeline
 from scedit_cli.errors import SceditError, WorkFailed, not_loaded
 from scedit_cli.files import expanded, read_json
-from scedit_cli.hub import download_pipeline, is_hub_id
+from scedit_cli.hub import download_pipeline
+from scedit_cli.names import EMBEDDED
 from scedit_cli.noise_levels import check_scheduler
 from scedit_cli.original import open_original, title_of
 from scedit_cli.parts import load_part, variant_of
@@ -22,7 +24,6 @@ from scedit_cli.unet_inputs import check_texts, check_unet
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-EMBEDDED = "scenes"
 _EMBEDDED_FOLDER = Path(__file__).parent / "scenes" / "world" / "base"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers")
@@ -73,11 +74,7 @@ def open_pipeline(
         with quiet():
             pipeline, is_guessed = open_original(path, dtype, prediction)
         return Opened(_checked(pipeline, str(model)), (path.stem, title_of(path)), is_guessed=is_guessed)
-    if not is_hub_id(model) or path.suffix == ".safetensors":
-        raise SceditError(
-            f"base {model}: no such folder or file",
-            hint='name a diffusers folder, a single file, a hub id, or "scenes"',
-        )
+    check_model(model)
     folder, commit = download_pipeline(
         str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: _variant(files, dtype)
     )
@@ -161,7 +158,7 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
         index = read_json((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1]}
     except FileNotFoundError:
-        raise _no_pipeline(name) from None
+        raise no_pipeline(name) from None
     except (ValueError, LookupError, AttributeError) as error:
         raise SceditError(f"base {name}: model_index.json is damaged: {error}", hint="get the folder anew") from error
     kind = index.get("_class_name")
@@ -200,10 +197,3 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
 def _variant(files: list[str], dtype: torch.dtype) -> str | None:
     """The variant of a hub model's files to download, by those of its U-Net."""
     return variant_of((file for file in files if file.startswith("unet/")), dtype)
-
-
-def _no_pipeline(name: str) -> SceditError:
-    return SceditError(
-        f"base {name}: no diffusers pipeline, it has no model_index.json",
-        hint="name a folder as `save_pretrained` of a pipeline writes it",
-    )

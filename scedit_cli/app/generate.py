@@ -87,7 +87,7 @@ def generate(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id[@revision] or file.',
+            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id\\[@revision] or file.',
             rich_help_panel=_SAMPLER,
         ),
     ] = None,
@@ -193,6 +193,7 @@ def generate(
       scedit generate --ui
     """
     with screen_for(json_, quiet, debug) as screen:
+        from scedit_cli.checks import generate as checks
         from scedit_cli.generation.request import Request
 
         request = Request(
@@ -204,18 +205,21 @@ def generate(
             weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
             batch_size=batch,
         )  # fmt: skip
-        from scedit_cli.jobs import generate as job
-
         if ui:
             unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
             if given := [option for option, value in unused.items() if value]:
                 raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
+            checks.check_page(request, out)  # before PyTorch is imported
+            from scedit_cli.jobs import generate as job
+
             job.serve(request, out=out, host=host or "127.0.0.1", port=port, on_event=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
-        result = job.generate(
-            request, from_file=from_file, out=out, template=name, grid=grid, score=score, overwrite=overwrite,
-            on_event=screen,
-        )
+        options = {"from_file": from_file, "out": out, "template": name, "grid": grid, "score": score}
+        options |= {"overwrite": overwrite}
+        checks.check(request, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import generate as job
+
+        result = job.generate(request, **options, on_event=screen)
     screen.result(result.document(), result.summary())

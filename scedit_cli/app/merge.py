@@ -63,24 +63,26 @@ def merge(
       scedit merge style.safetensors --format ms-swift --out style-for-swift
     """
     with screen_for(json_, quiet, debug) as screen:
+        from scedit_cli.checks import merge as checks
+
+        options = {
+            "out": out,
+            "take": parts(*take),
+            "drop": parts(*drop),
+            "rescale": dict(map(_scale, rescale)),
+            "rank": rank,
+            "activations": activations,
+            "device": device,
+            "dtype": dtype,
+            "format": format_,
+            "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
+            "overwrite": overwrite,
+        }
+        checks.check(tuners, **options)  # before PyTorch is imported
         from scedit_cli.jobs import merge as job
 
-        result = job.merge(
-            tuners,
-            out=out,
-            average=average,
-            take=parts(*take),
-            drop=parts(*drop),
-            rescale=dict(map(_scale, rescale)),
-            rank=rank,
-            activations=activations,
-            device=device_here(device),
-            dtype=dtype,
-            format=format_,
-            up_blocks=_counts(up_blocks) if up_blocks is not None else None,
-            overwrite=overwrite,
-            on_event=screen,
-        )
+        options["device"] = device_here(device)
+        result = job.merge(tuners, **options, average=average, on_event=screen)
     screen.result(result.document(), result.summary())
 
 

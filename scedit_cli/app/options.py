@@ -21,7 +21,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the li
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Tuners = Annotated[list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="A tuner; repeatable.")]
 BaseModel = Annotated[
-    str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id[@revision] or file.')
+    str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id\\[@revision] or file.')
 ]
 
 

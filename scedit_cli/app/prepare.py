@@ -82,16 +82,22 @@ def prepare(
       accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
     with screen_of_first(json_, quiet, debug) as screen:
-        from scedit_cli.jobs import prepare as job
+        from scedit_cli.checks import prepare as checks
         from scedit_cli.specs import parse_named
 
-        result = job.prepare(
-            src, out=out, conditions=dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
-            columns=dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)), split=split,
-            subset=subset, revision=revision, scenes=scenes, seed=seed, look=look, held_out=held_out, size=size,
-            square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
-            drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, precision=precision,
-            device=device_here(device), shards=shards, on_event=screen,
-        )
+        options = {
+            "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
+            "columns": dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)),
+            "split": split, "subset": subset, "revision": revision, "scenes": scenes, "seed": seed, "look": look,
+            "held_out": held_out, "size": size, "square": square, "upscale": upscale, "strict": strict,
+            "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates, "cache": parts(cache),
+            "base": base, "vae": vae, "precision": precision, "device": device,
+            "shards": shards,
+        }  # fmt: skip
+        checks.check(src, out, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import prepare as job
+
+        options["device"] = device_here(device)
+        result = job.prepare(src, out=out, **options, on_event=screen)
     if result.is_first:
         screen.result(result.document(), result.summary())

@@ -54,18 +54,13 @@ def train(
     if show:
         return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
     with screen_of_first(json_, quiet, debug) as screen:
+        from scedit_cli.checks import train as checks
+
+        options = {"out": out, "resume": resume, "overwrite": overwrite, "push_to_hub": push_to_hub}
+        checks.check(loaded, **options)  # before PyTorch is imported
         from scedit_cli.jobs import train as job
 
-        result = job.train(
-            loaded,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            push_to_hub=push_to_hub,
-            device=device_here(device),
-            on_event=screen,
-        )
+        result = job.train(loaded, **options, dry_run=dry_run, device=device_here(device), on_event=screen)
     if result:
         screen.result(result.document(), result.summary())
 

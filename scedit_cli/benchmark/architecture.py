@@ -16,16 +16,16 @@ from scedit_cli.core.tuners import HINT_SCALE
 from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_configs, is_hub_id, split_revision
+from scedit_cli.names import EMBEDDED, PUBLIC
 from scedit_cli.noise_levels import check_scheduler, noise_levels
 from scedit_cli.original import CONFIGS, original_config
-from scedit_cli.pipelines import EMBEDDED, quiet
+from scedit_cli.pipelines import quiet
 from scedit_cli.scenes import WORLD
 from scedit_cli.unet_inputs import check_unet
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-PUBLIC = ("sd15", "sd21", "sdxl")  # built from the configurations in the package, with random weights
 _TOKENS = 77  # CLIP's
 _MOST_TOKENS = 10_000  # what is more stands for no limit
 

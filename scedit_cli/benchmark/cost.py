@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +24,6 @@ OnNote = Callable[[str], None]
 # A card's memory that no tensor gets: the driver's context and the libraries' workspaces. An assumption.
 CONTEXT = 768 * 2**20
 _BESIDE_BATCH = 4  # of what is estimated beside the embedded base
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 
 
 @dataclass(frozen=True)
@@ -232,20 +230,6 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progre
         results.append(figures)
         on_progress("largest batch that fits", done, len(costs.results))
     return replace(costs, results=results)
-
-
-def read_size(text: str) -> int:
-    """Bytes of "12GiB", "12GB" or a plain number.
-
-    Raises:
-        SceditError: no size of a memory.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    number, prefix, binary = found.groups() if found else ("0", None, None)
-    size = int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
-    if not size:
-        raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
-    return size
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
+from scedit_cli.conditions.naming import check_scorable
 from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.controls import (
     Condition,
@@ -85,7 +86,7 @@ class Steering:
                     )
                 kinds[condition.kind] = condition
         if scored:
-            _check_scorable(list(opened.values()))
+            check_scorable({each.spec.file: each.kind for each in opened.values()})
         canvas = Canvas.of(request) if request.image is not None else None
         masks = {name: open_named(file, "--mask", open_mask) for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
@@ -261,17 +262,6 @@ def _made(
         for maker in dict.fromkeys(each.maker for each in made.values()):
             conditions.check_measurable(maker.kind, maker.by, maker.weights, scored_on, **dict(maker.values))
     return made
-
-
-def _check_scorable(steering: Sequence[Condition]) -> None:
-    if not steering:
-        raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
-    for each in steering:
-        if each.kind not in conditions.measured_kinds():
-            raise SceditError(
-                f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
-                hint=f"leave --score out; it knows {', '.join(conditions.measured_kinds())}",
-            )
 
 
 def _key(spec: ConditionSpec) -> _Key:

@@ -21,7 +21,7 @@ from scedit_cli.data.pictures import open_picture, save_picture
 from scedit_cli.data.shares import Share
 from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import expanded, whole
+from scedit_cli.files import check_writable, expanded, whole
 from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
 from scedit_cli.transparency import in_8_bits
@@ -195,8 +195,9 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
         )
     if not (out or sheet):
         raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
-    for place in filter(None, (out, sheet)):
-        _check_place(place, work.overwrite)
+    for option, place in (("--out", out), ("--sheet", sheet)):
+        if place:
+            _check_place(place, work.overwrite, option)
     if out and sheet and out.resolve() == sheet.resolve():
         raise SceditError(f"--out and --sheet are both {out}", hint="name two places")
     picture = open_picture(src)
@@ -210,18 +211,19 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
     return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
 
 
-def _check_place(place: Path, overwrite: bool) -> None:
+def _check_place(place: Path, overwrite: bool, option: str) -> None:
     if place.suffix.lower() != ".png":
         raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
     if place.exists() and not overwrite:
         raise SceditError(f"{place} exists already", hint="name another place, or give --overwrite")
+    check_writable(place, option)
 
 
 def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
     """The first pictures of a folder beside their conditions; nothing else is written. A sheet that is not named
     replaces the last one."""
     if sheet:
-        _check_place(sheet, work.overwrite)
+        _check_place(sheet, work.overwrite, "--sheet")
     place = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
     names = [row["file_name"] for _, row in read_rows(work.src)][:count]
     rows: dict[str, list[Image.Image]] = {}

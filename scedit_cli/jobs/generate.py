@@ -15,6 +15,7 @@ from PIL import Image
 
 from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
+from scedit_cli.checks.generate import check, check_page
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError
@@ -22,7 +23,7 @@ from scedit_cli.files import expanded
 from scedit_cli.generation.keepsake import check_files, encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
-from scedit_cli.generation.page import check_page, open_page, page, slots_for
+from scedit_cli.generation.page import open_page, page, slots_for
 from scedit_cli.generation.request import Request
 from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
@@ -107,6 +108,9 @@ def generate(
         SceditError: bad input; nothing is written then.
         WorkFailed: the sampled latents are not numbers, or memory or disk ran out.
     """
+    check(
+        request, from_file=from_file, out=out, template=template, grid=grid, score=score, overwrite=overwrite
+    )
     started = time.monotonic()
     tell = on_event or (lambda event: None)
     kept: dict[str, Any] = {}
@@ -203,14 +207,9 @@ def serve(
         SceditError: `request` says what the page asks for itself, gradio is not installed, a tuner is for another
             base, or the port is taken.
     """
+    check_page(request, out)
     tell = on_event or (lambda event: None)
     out = expanded(out or "pictures")
-    names = Names(out, None, False)
-    if names.is_file:
-        raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
-    names.check(1, False)
-    check_page(request)
-    request.check()
     base = _load(request, [placed for text in request.tuners for placed in load_placed(parse_tuner(text))])
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     given = {parse_tuner(text).name for text in request.tuners}

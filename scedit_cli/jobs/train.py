@@ -11,6 +11,7 @@ from typing import Any
 
 from scedit_cli.base import DTYPES, Base
 from scedit_cli.benchmark.forecast import peak_of_run
+from scedit_cli.checks.train import check
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
@@ -133,6 +134,7 @@ def train(
         SceditError: bad input; nothing is written then.
         WorkFailed: the loss is not a number any more, memory or disk ran out, or another process died.
     """
+    check(recipe, out=out, resume=resume, overwrite=overwrite, push_to_hub=push_to_hub)
     processes = Processes.join(device)
     try:
         with terminable(), setup.tf32(recipe.train.tf32), ExitStack() as stack:

@@ -13,7 +13,7 @@ from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
-from scedit_cli.data.rendered import SCENE_KINDS, Example
+from scedit_cli.data.rendered import Example
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.data.streamed import Streamed, has_condition, open_streamed
@@ -211,11 +211,6 @@ def find_dataset(
         dataset = first_of(shards, max(held_out_count(sum(shards.counts), recipe.validation), shown))
     elif data.path:
         dataset = open_dataset(data.path)
-    elif unknown := set(wanted) - set(SCENE_KINDS):
-        raise SceditError(
-            f"tuner.condition is {unknown.pop()}, which rendered scenes do not have",
-            hint=f"choose one of {', '.join(SCENE_KINDS)}, or name a dataset folder with data.path",
-        )
     else:
         dataset = rendered_scenes(data.scenes, data.seed, data.look, wanted, on_step)
     check_dataset(dataset, base, cached_kinds(recipe))

@@ -27,6 +27,8 @@ def test_every_field_is_an_option_and_every_option_arrives(monkeypatch):
     result = SimpleNamespace(document=dict, summary=list)
     job = SimpleNamespace(generate=lambda request, **options: said.append((request, options)) or result)
     monkeypatch.setattr(scedit_cli.jobs, "generate", job, raising=False)
+    for name in ("check", "check_page"):
+        monkeypatch.setattr(f"scedit_cli.checks.generate.{name}", lambda *args, **options: None)
     assert set(EVERYTHING.said()) == {field.name for field in fields(Request)}
     output = ["--from", "x.png", "--out", "o", "--name", "{seed}", "--grid", "--score", "--overwrite"]
     answer = CliRunner().invoke(app, ["generate", *EVERYTHING.words(), *output, "--quiet"])
@@ -45,6 +47,8 @@ def test_the_page_gets_its_options(monkeypatch):
     calls = []
     job = SimpleNamespace(serve=lambda request, **options: calls.append((request, options)))
     monkeypatch.setattr(scedit_cli.jobs, "generate", job, raising=False)
+    for name in ("check", "check_page"):
+        monkeypatch.setattr(f"scedit_cli.checks.generate.{name}", lambda *args, **options: None)
     invoke = CliRunner().invoke
     assert invoke(app, ["generate", "--ui", "--tuner", "a"]).exit_code == 0
     assert invoke(app, ["generate", "--ui", "--host", "0.0.0.0", "--port", "99", "--out", "o"]).exit_code == 0
