@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scedit_cli.base_names import check_autoencoder
 from scedit_cli.errors import SceditError, not_loaded
 from scedit_cli.files import expanded, read_json
-from scedit_cli.hub import download_autoencoder, is_hub_id
-from scedit_cli.pipelines import check_whole, quiet
+from scedit_cli.hub import download_autoencoder
+from scedit_cli.latents import check_latents
+from scedit_cli.original_keys import homeless_in_autoencoder
+from scedit_cli.parts import homeless, load_part, missing
+from scedit_cli.pipelines import quiet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
 
 
 def open_autoencoder(
@@ -39,8 +42,7 @@ def open_autoencoder(
         vae = _from_file(path, own)
     else:
         if not path.is_dir():
-            if not is_hub_id(model):
-                raise SceditError(f"autoencoder {model}: no such folder or file", "name a folder, a file or a hub id")
+            check_autoencoder(model)
             path, commit = download_autoencoder(str(model), revision)
         vae = _from_folder(path if (path / "config.json").is_file() else path / "vae", str(model))
     if vae.config.latent_channels != own.config.latent_channels:
@@ -48,6 +50,13 @@ def open_autoencoder(
             f"autoencoder {model}: its latents have {vae.config.latent_channels} channels, the base's "
             f"{own.config.latent_channels}",
             hint="take one that was made for this family of bases",
+        )
+    check_latents(vae, f"autoencoder {model}")
+    if own.config.get("latents_mean") is not None and vae.config.get("latents_mean") is None:
+        raise SceditError(
+            f"autoencoder {model}: its configuration has no latents_mean and latents_std, which the base's U-Net was "
+            "trained with",
+            hint="take one that has them, or its lone .safetensors file, which is scaled as the base's own",
         )
     return vae, commit
 
@@ -62,17 +71,11 @@ def _from_folder(folder: Path, name: str) -> AutoencoderKL:
         raise SceditError(f"autoencoder {name}: it has no config.json", "name one that diffusers wrote") from None
     if kind != "AutoencoderKL":
         raise SceditError(f"autoencoder {name}: it is of the kind {kind}, not AutoencoderKL", "take one of that kind")
-    half = not list(folder.glob("*model.safetensors")) and list(folder.glob("*.fp16.safetensors"))
     try:
         with quiet():
-            vae = AutoencoderKL.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                variant="fp16" if half else None,
-            )  # fmt: skip
+            return load_part(folder, AutoencoderKL, torch.float32, f"autoencoder {name}: weights")
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unloadable(name, error) from error
-    check_whole(vae, f"autoencoder {name}: weights", folder)
-    return vae
 
 
 def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
@@ -98,7 +101,10 @@ def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unloadable(str(file), error) from error
-    check_whole(vae, f"autoencoder {file}: weights")
+    if any(weight.is_meta for weight in vae.parameters()):
+        raise missing(f"autoencoder {file}: weights")
+    if spare := homeless_in_autoencoder(weights, vae):
+        raise homeless(f"autoencoder {file}: weights", spare)
     return vae
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +14,15 @@ from torch import Tensor
 
 from scedit_cli.autoencoder import open_autoencoder
 from scedit_cli.core.skips import SkipMap, survey
+from scedit_cli.devices import best_device
+from scedit_cli.distillates import distillation_doubt, is_distilled
 from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import expanded
+from scedit_cli.fingerprint import fingerprint
 from scedit_cli.hub import split_revision
 from scedit_cli.inpainting import complete_inputs
-from scedit_cli.original import PREDICTIONS, said_prediction
+from scedit_cli.latents import check_latents, scaled, unscaled
+from scedit_cli.noise_levels import NoiseLevels, is_continuous, noise_levels
+from scedit_cli.original import PREDICTIONS
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
 from scedit_cli.schedulers import scheduler_like
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # a base's, by recipes' names
-_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Base:
         vae_name, vae_revision: of an autoencoder of one's own, else None.
         is_guessed: whether `prediction_type` is a guess: SD2.1's releases for 512 and 768 pixels predict different
             things, and a single file of either need not tell which it is.
+        names: the last part of `name`, and those that the files of the pipeline tell.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Base:
     vae_name: str | None = None
     vae_revision: str | None = None
     is_guessed: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -112,24 +116,29 @@ class Base:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether it is sampled in a few steps without guidance: LCM, TCD, turbo, Lightning, told by the scheduler."""
-        config = self.scheduler.config
-        if type(self.scheduler).__name__ in _FEW_STEPS or self.unet.config.time_cond_proj_dim:
-            return True
-        return config.get("timestep_spacing") == "trailing" and not config.get("rescale_betas_zero_snr")
+        """Whether it is sampled in a few steps without guidance: LCM, TCD, turbo, Lightning."""
+        return is_distilled(self._loaded, self.names)
+
+    @property
+    def distillation_doubt(self) -> str | None:
+        """The sentence of a base that is sampled as an ordinary one and may be a distilled one."""
+        why = distillation_doubt(self._loaded, self.names)
+        return why and f"{self.name} {why}, and is sampled as an ordinary base"
+
+    @property
+    def noise_levels(self) -> NoiseLevels:
+        """The noise that the U-Net was trained on."""
+        return noise_levels(self.scheduler)
+
+    @property
+    def zeroes_dropped_text(self) -> bool:
+        """Whether guidance's other side, where no negative prompt is given, is zeros and not the empty prompt."""
+        return bool(self._loaded.config.get("force_zeros_for_empty_prompt"))
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits over the U-Net's weight names, shapes and the signs of some values of each.
-
-        Signs survive every change of precision, so a base has one fingerprint in float32, float16 and bfloat16.
-        """
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.unet.state_dict().items()):
-            flat = weight.detach().flatten()
-            signs = torch.signbit(flat[:: max(1, flat.numel() // 64)][:64])
-            digest.update(f"{name}{tuple(weight.shape)}".encode() + bytes(signs.tolist()))
-        return digest.hexdigest()[:32]
+        """32 hex digits of the U-Net's weights, the same in every precision."""
+        return fingerprint(self.unet)
 
     def pipeline(self, scheduler: str | None = None) -> DiffusionPipeline:
         """The diffusers pipeline over these very modules, with a scheduler of its own and no progress bar.
@@ -158,6 +167,12 @@ class Base:
             kind = kind if "rescale_betas_zero_snr" in self.scheduler.config else DDIMScheduler
         if all(self.scheduler.config.get(key) == value for key, value in changes.items()):
             return self
+        if is_continuous(self.scheduler) and (zero_terminal_snr or prediction_type == "sample"):
+            wanted = "zero-terminal-SNR noise" if zero_terminal_snr else f"a {prediction_type} prediction"
+            raise SceditError(
+                f"base {self.name}: its noise levels are continuous, as EDM's, and {wanted} is not for those",
+                hint="leave train.zero_terminal_snr and train.prediction out, or name another base",
+            )
         other = copy.copy(self)
         other._loaded = copy.copy(self._loaded)
         with quiet():
@@ -225,7 +240,7 @@ class Base:
 
         distribution = DiagonalGaussianDistribution(moments)
         latents = distribution.mode() if generator is None else distribution.sample(generator)
-        return (latents - self._shift) * self.vae.config.scaling_factor
+        return scaled(latents, self.vae)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -235,12 +250,8 @@ class Base:
             WorkFailed: the latents or the pictures hold values that are not numbers.
         """
         latents = _finite(latents.to(self.device, torch.float32), "the sampled latents")
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor + self._shift).sample
+        pictures = self.vae.decode(unscaled(latents, self.vae)).sample
         return (_finite(pictures, "the decoded pictures") / 2 + 0.5).clamp(0, 1)
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
 
 def load_base(
@@ -273,7 +284,9 @@ def load_base(
     if prediction and prediction not in PREDICTIONS:
         raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
     model, revision = split_revision(model, revision)
-    pipeline, commit = open_pipeline(model, dtype, revision, prediction)
+    opened = open_pipeline(model, dtype, revision, prediction)
+    pipeline = opened.pipeline
+    check_latents(pipeline.vae, f"base {model}: its vae")
     vae_commit = None
     if vae:
         vae, vae_revision = split_revision(vae, vae_revision)
@@ -289,18 +302,11 @@ def load_base(
         # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
         pipeline.unet.set_attn_processor(AttnProcessor())
     family = "scenes" if model == EMBEDDED else _family(pipeline)
-    file = expanded(model)
-    is_guessed = family == "sd21" and file.is_file() and not (prediction or said_prediction(file))
-    base = Base(model, family, commit, pipeline, vae, vae_commit, is_guessed)
+    base = Base(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names)
     _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
     return base.rescheduled(prediction) if prediction else base
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _family(pipeline: DiffusionPipeline) -> str:

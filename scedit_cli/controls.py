@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
 from scedit_cli.base import Base
+from scedit_cli.conditions.naming import told_kind, untold_kind
 from scedit_cli.conditions.orders import Order
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.source import locate_pinned
@@ -24,7 +26,6 @@ from scedit_cli.hub import is_hub_id, split_revision
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import ConditionSpec, TunerSpec
 
-RESIZE_RULES = ("crop", "fit", "stretch")
 Size = tuple[int, int]  # width, height in pixels
 
 
@@ -37,8 +38,8 @@ class Condition:
     picture: Image.Image
     maker: Order | None = None
 
-    def shown_at(self, size: Size, rule: str) -> Image.Image:
-        """The condition picture at `size`; a photo is resized first, and annotated then.
+    def shown_at(self, size: Size, rule: str, device: str = "cpu") -> Image.Image:
+        """The condition picture at `size`; a photo is resized first, and annotated then, on the device of this name.
 
         Raises:
             SceditError: the annotator's weights are not there, or their licence is not accepted.
@@ -46,9 +47,9 @@ class Condition:
         """
         if not self.spec.photo:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
-            return resized(self.picture, size, rule, labels)
+            return resized(self.picture, size, rule, Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
         try:
-            make = self.maker.load(self.maker.settings(self.spec.file.name))
+            make = self.maker.load(self.maker.settings(self.spec.file.name), device)
         except SceditError as error:
             raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", error.hint) from error
         return make([resized(self.picture, size, rule)])[0]
@@ -91,44 +92,32 @@ def open_condition(spec: ConditionSpec) -> Condition:
     Raises:
         SceditError: no kind, one that nothing makes from a photo, no such file, or no picture.
     """
-    if spec.photo:
-        if spec.kind is None:
-            raise SceditError(
-                f"--cond-from {spec.file}: the kind of condition is missing", hint=f"write canny={spec.file}"
-            )
-        if spec.kind not in conditions.KINDS:
-            raise SceditError(
-                f"--cond-from {spec.kind}={spec.file}: nothing makes {spec.kind} conditions",
-                hint=f"choose one of {', '.join(conditions.KINDS)}, or give the condition picture with --cond",
-            )
-    kind = spec.kind or conditions.kind_of_path(spec.file)
-    if kind is None:
+    if (kind := told_kind(spec)) is None:
         open_named(spec.file, spec.option)  # a file that is not there is told first
-        raise SceditError(
-            f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
-            hint=f"say it: --cond canny={spec.file}",
-        )
-    return Condition(spec, kind, open_named(spec.file, spec.option, None if spec.photo else kind))
+        raise untold_kind(spec)
+    read = open_picture if spec.photo else partial(open_condition_picture, kind=kind)
+    return Condition(spec, kind, open_named(spec.file, spec.option, read))
 
 
-def open_named(path: Path, option: str, kind: str | None = None) -> Image.Image:
-    """The RGB picture at `path`, or with all that it holds the condition picture of a `kind`; errors name the option
-    that it was given with."""
+def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = open_picture) -> Image.Image:
+    """The picture at `path` by `read`, a photograph unless told otherwise; errors name the option that it was given
+    with."""
     try:
-        return open_condition_picture(path, kind) if kind else open_picture(path)
+        return read(path)
     except SceditError as error:
         raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
 
 
-def resized(picture: Image.Image, size: Size, rule: str, labels: bool = False) -> Image.Image:
+def resized(
+    picture: Image.Image, size: Size, rule: str, by: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """`picture` at `size`, by one of RESIZE_RULES: "crop" fills it and cuts what stands over, "fit" keeps the whole
-    picture between black bars, "stretch" changes its proportions. Colours that are `labels` are not blended."""
+    picture between black bars, "stretch" changes its proportions."""
     if picture.size == size:
         return picture
     if picture.mode.startswith("I;16"):  # Pillow resizes floats, but not these
-        levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, labels)
+        levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, by)
         return Image.fromarray(np.asarray(levels).round().clip(0, 65535).astype(np.uint16))
-    by = Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS
     if rule == "stretch":
         return picture.resize(size, by)
     return (ImageOps.fit if rule == "crop" else ImageOps.pad)(picture, size, by)
@@ -170,11 +159,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
     for condition in steering:
         if condition.kind not in taken:
             if base != EMBEDDED or condition.kind not in scenes.shipped_tuners():
-                shipped = ", ".join(scenes.shipped_tuners())
-                raise SceditError(
-                    f"{condition.spec.file}: no tuner takes {condition.kind} conditions",
-                    hint=f"name one with --tuner; those of {shipped} are shipped, for the embedded base only",
-                )
+                raise scenes.untaken(condition.spec.file, condition.kind)
             placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
             taken.add(condition.kind)
     return _needed(placed, {condition.kind for condition in steering})
@@ -182,8 +167,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
 
 def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
-    is_bare = Path(spec.name).name == spec.name and not Path(spec.name).suffix and not Path(spec.name).exists()
-    given = scenes.shipped_tuner(spec.name) if is_bare else expanded(spec.name)
+    given = scenes.tuner_place(spec.name)
     path, pinned = locate_pinned(given)
     lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
     loaded = load_tuner(path)

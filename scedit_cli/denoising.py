@@ -14,6 +14,8 @@ from torch import Tensor
 
 from scedit_cli.base import Base
 from scedit_cli.errors import SceditError, not_installed
+from scedit_cli.schedulers import check_steps, scheduler_like, seed_noise
+from scedit_cli.weighting import parsed, pooled
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,12 +44,17 @@ class Start:
     Attributes:
         picture: (1, 3, H, W) in [0, 1].
         strength: how much of it is noised away, in (0, 1]; that share of the steps is taken.
-        redraw: (1, 1, H, W) in [0, 1], 1 where the picture is drawn anew; None draws all of it.
+        redraw: (1, 1, H, W) in [0, 1], where the picture is drawn anew; None draws all of it.
     """
 
     picture: Tensor
     strength: float
     redraw: Tensor | None = None
+
+    @property
+    def redrawn(self) -> Tensor | None:
+        """`redraw` as bool: cut at 0.5, as diffusers does."""
+        return None if self.redraw is None else self.redraw >= 0.5
 
 
 class Denoiser:
@@ -75,8 +82,8 @@ class Denoiser:
 
     def encode(self, prompt: str, negative: str, weighted: bool = False) -> dict[str, Tensor]:
         """The pipeline's keywords for one prompt and its negative, a batch of one. `weighted` prompts are read by
-        compel: of any length, with weights. An empty negative is the pipeline's own: for SDXL zeros,
-        while captions dropped in training are encoded, as in diffusers' own trainers.
+        compel: of any length, with weights. An empty negative is the pipeline's own: zeros for most SDXL bases, as
+        captions dropped in training are, else the encoded empty prompt.
 
         Raises:
             SceditError: compel is not installed.
@@ -109,19 +116,23 @@ class Denoiser:
 
         Args:
             text: as `encode` gives it, stacked to the batch.
-            before_step: called with the share of the steps that is done before each of them.
-            on_step: called with (steps done, of how many) after each.
+            before_step: called with the share of the steps that is done before each call of the U-Net. Samplers of
+                second order call it twice a step.
+            on_step: called with (calls done, of how many) after each.
         """
         pipeline = self.pipeline
+        order = pipeline.scheduler.order
         switch = _Switch(guidance, text)
+        seed_noise(pipeline.scheduler, generators)
 
         def after_step(pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict:
             done, total = step + 1, pipeline.num_timesteps
             on_step(done, total)
             if done == total:
                 return {}
-            before_step(done / total)
-            return switch(pipeline, done / total, tensors)
+            share = done // order / -(-total // order)
+            before_step(share)
+            return switch(pipeline, share, tensors)
 
         before_step(0.0)
         given = {name: self._batched(value, len(generators)) for name, value in self._given.items()} | {
@@ -140,18 +151,6 @@ class Denoiser:
         with rescaled(pipeline, guidance.rescale) if guidance.rescale else nullcontext():
             return pipeline(**given, **text)[0]
 
-    def check(self, steps: int, guidance: Guidance) -> None:
-        """Raises SceditError for a guidance or a number of steps that this base cannot do from this start."""
-        if self.start and int(steps * self.start.strength) < 1:
-            raise SceditError(
-                f"strength {self.start.strength:g} of {steps} steps is no step at all", hint="raise one of the two"
-            )
-        if self.base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
-            raise SceditError(
-                f"base {self.base.name} has guidance built in, it cannot be limited to a part of the steps",
-                hint="leave the guidance interval out",
-            )
-
     def _start_arguments(self) -> dict[str, Any]:
         """The pipeline's keywords for the picture to start from: latents, encoded in float32 once."""
         start, base = self.start, self.base
@@ -159,7 +158,7 @@ class Denoiser:
         if start.redraw is not None:
             # A latent stands for a square of pixels; all those are redrawn that hold a pixel of the mask.
             side = self.pipeline.vae_scale_factor
-            drawn = F.interpolate(F.max_pool2d((start.redraw > 0).float(), side), scale_factor=side)
+            drawn = F.interpolate(F.max_pool2d(start.redrawn.float(), side), scale_factor=side)
             given["mask_image"] = drawn
             if base.unet.config.in_channels != base.vae.config.latent_channels:
                 start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets learned with gray there
@@ -174,6 +173,21 @@ class Denoiser:
     @staticmethod
     def _batched(value: Any, count: int) -> Any:
         return value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
+
+
+def check_sampling(
+    base: Base, steps: int, guidance: Guidance, scheduler: str | None = None, start: Start | None = None
+) -> None:
+    """Raises SceditError for a sampler that this base cannot have, and for steps or a guidance that cannot be with it
+    or from this start."""
+    if start and int(steps * start.strength) < 1:
+        raise SceditError(f"strength {start.strength:g} of {steps} steps is no step at all", "raise one of the two")
+    check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
+    if base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
+        raise SceditError(
+            f"base {base.name} has guidance built in, it cannot be limited to a part of the steps",
+            hint="leave the guidance interval out",
+        )
 
 
 @contextmanager
@@ -238,6 +252,7 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
     takes = inspect.signature(kind.__init__).parameters
     parts = {name: part for name, part in pipeline.components.items() if name in takes}
     options = {"requires_safety_checker": False, "add_watermarker": False}
+    options["force_zeros_for_empty_prompt"] = base.zeroes_dropped_text
     made = kind(**parts, **{name: value for name, value in options.items() if name in takes})
     made.set_progress_bar_config(disable=True)
     return made
@@ -248,12 +263,16 @@ def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> 
         from compel import CompelForSD, CompelForSDXL
     except ImportError as error:
         raise not_installed("a weighted prompt", "compel", "prompts") from error
+    conjunctions = [parsed(text) for text in (prompt, negative)]
     xl = hasattr(pipeline, "text_encoder_2")
     read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
-    got = read(prompt, negative_prompt=negative)
-    text = {"prompt_embeds": got.embeds, "negative_prompt_embeds": got.negative_embeds}
+    readers = [read.compel_1, read.compel_2] if xl else [read.compel]
+    readers[-1].requires_pooled = False  # its own are of the literal text, and with them and() cannot have weights
+    both = torch.cat([reader([prompt, negative]) for reader in readers], dim=-1)
+    text = dict(zip(("prompt_embeds", "negative_prompt_embeds"), both.chunk(2), strict=True))
     if xl:
-        text |= {"pooled_prompt_embeds": got.pooled_embeds, "negative_pooled_prompt_embeds": got.negative_pooled_embeds}
+        vectors = [pooled(conjunction, readers[-1].conditioning_provider) for conjunction in conjunctions]
+        text |= dict(zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), vectors, strict=True))
         if not negative and pipeline.config.force_zeros_for_empty_prompt:
             text |= {name: torch.zeros_like(each) for name, each in text.items() if name.startswith("negative")}
     return text

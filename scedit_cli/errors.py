@@ -49,9 +49,13 @@ class WorkFailed(SceditError):
     exit_code = 1
 
 
-def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> SceditError:
+class NotInstalled(SceditError):
+    """A library is missing, which the hint says how to get."""
+
+
+def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> NotInstalled:
     """That `what` needs a library which an extra of this package brings; or else one does what `otherwise` says."""
-    return SceditError(
+    return NotInstalled(
         f"{what} needs {library}, which is not installed",
         hint=f"python -m pip install 'scedit-cli[{extra}]'{otherwise and f', or {otherwise}'}",
     )

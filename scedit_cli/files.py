@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import socket
 import time
@@ -27,7 +28,6 @@ from scedit_cli.errors import SceditError, WorkFailed
 _AT_ONCE = 256  # files of a folder that wait to be flushed: a folder may hold many thousands
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # what a process of this number, on this machine, is writing
 _AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
@@ -71,31 +71,55 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
         return False
     with _beside(path) as part:
         part.write_bytes(data)
-        _flush(part)
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            os.replace(part, path)
-        _flush(path.parent)
-    return True
+        return _renamed(part, path)
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix; what the body writes there becomes `path`.
 
     If the body raises, `path` is left as it was and nothing stays behind.
+
+    Args:
+        replace: what is there goes; otherwise it stays, even if it appeared this very moment.
+
+    Raises:
+        SceditError: something is there, and is not to be replaced.
     """
     path = Path(path)
     with _beside(path) as part:
         yield part
-        _flush(part)
-        os.replace(part, path)
-        _flush(path.parent)
+        if replace:
+            _flush(part)
+            os.replace(part, path)
+            _flush(path.parent)
+        elif not _renamed(part, path):
+            raise SceditError(f"{path} exists already", hint="name another file, or add --overwrite")
+
+
+def _renamed(part: Path, path: Path) -> bool:
+    """Whether `part`, flushed, became `path`; not where something is there."""
+    _flush(part)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError:  # this file system may have no links
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(part)) from None
+        # The name is ours now, and empty for the moment that renaming takes: a rename that spares others' files is not
+        # to be had everywhere.
+        try:
+            os.replace(part, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    _flush(path.parent)
+    return True
 
 
 @contextmanager
@@ -152,6 +176,27 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise SceditError(f"{path} is a folder", hint="name a file")
     with _beside(path) as part:
         part.write_bytes(b" ")  # a full disk still takes an empty file
+
+
+def check_writable(path: str | os.PathLike[str], option: str) -> None:
+    """Checks that a file could be made at `path`, of which neither it nor its folders need be there; what is made to
+    find out is gone again.
+
+    Raises:
+        SceditError: it cannot, as where one of its folders is a file; names `option`.
+    """
+    path = Path(path).absolute()
+    folder = next(each for each in path.parents if os.path.lexists(each))
+    probe = folder / f".{os.getpid()}-{_machine()}~{secrets.token_hex(4)}"
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise SceditError(
+            f"{option} {path} cannot be written: {error.strerror}", hint="name a place you can write to"
+        ) from error
 
 
 def sweep(folder: Path) -> None:

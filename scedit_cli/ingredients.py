@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,10 +9,7 @@ from scedit_cli.controls import PlacedTuner, check_taught_alike, load_placed
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded
-from scedit_cli.specs import parse_tuner
-
-_NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
+from scedit_cli.specs import check_chosen, parse_ingredient
 
 
 def gathered(
@@ -35,15 +30,7 @@ def gathered(
         for name, parameter in each.tuner.named_parameters():
             if not parameter.isfinite().all():
                 raise SceditError(f"{each.file}: {name} holds values that are not numbers", hint="get the file anew")
-    names = {_name(each) for each in placed}
-    for option, wanted in (("--take", take), ("--drop", drop), ("--rescale", rescale)):
-        for name in wanted:
-            if name not in names:
-                raise SceditError(
-                    f"{option} {name}: no tuner of that name", hint=f"here are {', '.join(sorted(names))}"
-                )
-    if take and drop:
-        raise SceditError("--take and --drop together", hint="say what to use, or what to leave out")
+    check_chosen(take, drop, rescale, {_name(each) for each in placed})
     placed = [each for each in placed if (_name(each) in take if take else _name(each) not in drop)]
     if not placed:
         raise SceditError("--drop leaves nothing to merge", hint="keep at least one tuner")
@@ -122,22 +109,20 @@ def _name(placed: PlacedTuner) -> str:
 
 
 def _loaded(text: str) -> list[PlacedTuner]:
-    names: list[str] = []
-    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
-        names, text = named[1].split(","), named[2]
-    placed = load_placed(parse_tuner(text, "tuner"))
+    names, spec = parse_ingredient(text)
+    placed = load_placed(spec)
     takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
     if not names:
         return placed
     if len(names) != len(takers):
         raise SceditError(
-            f"{text} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
+            f"{spec.name} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
             hint="name each one, as in canny,depth=FILE",
         )
     for name, tuner in zip(names, takers, strict=True):
         if "format" in tuner.metadata and tuner.condition != name:
             raise SceditError(
-                f"{text} takes {tuner.condition} conditions, not {name}",
+                f"{spec.name} takes {tuner.condition} conditions, not {name}",
                 hint="KIND= names the conditions of another program's file; leave it out",
             )
         tuner.condition = name

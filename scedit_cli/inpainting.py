@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scedit_cli.errors import SceditError
+from scedit_cli.latents import scaled
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -23,6 +24,11 @@ def complete_inputs(pipeline: DiffusionPipeline, name: str) -> None:
         SceditError: the U-Net takes latents and something else.
     """
     taken, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if (given := pipeline.unet.config.out_channels) != latent:
+        raise SceditError(
+            f"base {name}: its U-Net predicts {given} channels, where latents have {latent}",
+            hint="bases whose U-Nets predict noise or velocity alone, without its variance, can be tuned",
+        )
     if taken == latent:
         return
     if taken != 2 * latent + 1:
@@ -31,9 +37,9 @@ def complete_inputs(pipeline: DiffusionPipeline, name: str) -> None:
             hint="text-to-image bases and inpainting ones, whose U-Nets take 9, can be tuned",
         )
     with torch.no_grad():
-        gray = pipeline.vae.encode(torch.zeros(1, 3, _SIDE, _SIDE)).latent_dist.mode()
-    middle = gray[..., gray.shape[-2] // 2, gray.shape[-1] // 2] - (pipeline.vae.config.shift_factor or 0.0)
-    pipeline.unet.register_forward_pre_hook(_Completion(middle * pipeline.vae.config.scaling_factor), with_kwargs=True)
+        gray = scaled(pipeline.vae.encode(torch.zeros(1, 3, _SIDE, _SIDE)).latent_dist.mode(), pipeline.vae)
+    middle = gray[..., gray.shape[-2] // 2, gray.shape[-1] // 2]
+    pipeline.unet.register_forward_pre_hook(_Completion(middle), with_kwargs=True)
     # The pipeline draws as many channels of noise as the U-Net takes.
     pipeline.__class__ = type(f"Whole{type(pipeline).__name__}", (_WholePicture, type(pipeline)), {})
 

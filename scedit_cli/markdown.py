@@ -5,7 +5,11 @@ from __future__ import annotations
 import html
 import re
 
-_MARKS = re.compile(r"([\\`*_\[\]|#!~])")
+_MARKS = re.compile(
+    r"([\\`*_\[\]|#!~$@]"  # also formulas, and names and addresses that become links
+    r"|:(?=[\w+-]+:|//)|(?<=www)\."  # emoji codes, bare links
+    r"|^[-+=]|(?:(?<=^\d)|(?<=^\d\d))[.)](?= ))"  # what begins a list or underlines a title
+)
 
 
 def plain(text: str) -> str:

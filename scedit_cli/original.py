@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,37 +12,54 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scedit_cli.errors import SceditError, not_loaded, reason
+from scedit_cli.original_keys import family_of, homeless_in, other_kind
+from scedit_cli.parts import homeless, missing
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 CONFIGS = Path(__file__).parent / "configs"
 _UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
-# How the text encoders' weights are called tells the family.
-_TEXT_ENCODERS = {
-    "sdxl": "conditioner.embedders.1.model.",
-    "sd21": "cond_stage_model.model.",
-    "sd15": "cond_stage_model.transformer.",
+_PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+PREDICTIONS = tuple(sorted(set(_PREDICTIONS.values())))
+_SD21_BASE = {"sample_size": 64}  # the releases that predict noise are for 512 pixels
+# SD2.1's releases by the names that `modelspec` has for them.
+_ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
+_CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+# EDM's preconditioning, as Playground v2.5 and CosXL were trained and sampled with it.
+_PLAYGROUND = {
+    "_class_name": "EDMDPMSolverMultistepScheduler",
+    "sigma_data": 0.5,
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "prediction_type": "epsilon",
 }
-_MODELSPEC = {"v": "v_prediction", "epsilon": "epsilon"}
-PREDICTIONS = tuple(sorted(_MODELSPEC.values()))
-_SD21_BASE = {"sample_size": 64}  # the release that predicts noise is for 512 pixels
+_PLAYGROUND_SCALE = 0.5
+_COSXL = {
+    "_class_name": "EDMEulerScheduler",
+    "sigma_data": 1.0,
+    "sigma_schedule": "exponential",
+    "prediction_type": "v_prediction",
+}
 
 
-def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None) -> DiffusionPipeline:
-    """The pipeline of a single file of SD1.5, SD2.1 or SDXL: its autoencoder in float32, the rest in `dtype`.
+def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None) -> tuple[DiffusionPipeline, bool]:
+    """The pipeline of a single file of SD1.5, SD2.1 or SDXL: its autoencoder in float32, the rest in `dtype`; and
+    whether what its U-Net predicts is a guess.
 
     The U-Net's channels, its mid block and how deep its attention is are read off the weights, so that inpainting and
     pruned U-Nets (SSD-1B, Vega) load too. SD2.1 is taken for a v-prediction model, as its 768-pixel release is, unless
-    `prediction`, the file's own `modelspec` metadata or a marker among its weights says otherwise.
+    `prediction`, the file's own `modelspec` metadata, a marker among its weights or nine channels say otherwise.
+    Playground v2.5 and CosXL are told by the statistics and noise levels that they hold.
 
     Raises:
-        SceditError: a pickled or damaged file, one of another layout, or one that is not whole.
+        SceditError: a pickled or damaged file, one of another layout, one that is not whole, or one that holds weights
+            for which such a pipeline has no place.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    family, changes = _told_apart(file, prediction)
+    family, changes, is_guessed = _told_apart(file, prediction)
     if family == "sdxl":
         kind, parts = StableDiffusionXLPipeline, {"tokenizer_2": tokenizer(pad="!"), "add_watermarker": False}
     else:
@@ -55,14 +72,22 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
         try:
             vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
             pad = "!" if family == "sd21" else "<|endoftext|>"
-            return kind.from_single_file(
+            if encoder := _bare_text_encoder(file, family, dtype):
+                parts["text_encoder"] = encoder
+            pipeline = kind.from_single_file(
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
         except Exception as error:  # diffusers raises whatever odd weights lead it to
             if "meta tensor" in str(error):  # PyTorch's word for weights that no file has filled
-                missing = f"base {file}: weights that a checkpoint of {family} has are missing"
-                raise SceditError(missing, hint) from error
-            raise not_loaded(error, f"base {file}: not as a checkpoint of {family} should be", hint) from error
+                raise missing(f"base {file}: weights that a checkpoint of {family} has") from error
+            said = f"base {file}: not as a checkpoint of {family} should be"
+            raise not_loaded(error, said, hint, whole=True) from error
+    for part, model in pipeline.components.items():
+        if isinstance(model, torch.nn.Module) and any(weight.is_meta for weight in model.parameters()):
+            raise missing(f"base {file}: weights of its {part}")
+    if spare := homeless_in(_keys(file), pipeline):
+        raise homeless(f"base {file}: weights", spare, f"a checkpoint of {family}")
+    return pipeline, is_guessed
 
 
 def original_config(file: Path, part: str) -> dict[str, Any]:
@@ -71,12 +96,18 @@ def original_config(file: Path, part: str) -> dict[str, Any]:
     Raises:
         SceditError: as for `open_original`.
     """
-    family, changes = _told_apart(file)
-    return json.loads((CONFIGS / family / f"{part}.json").read_text()) | changes.get(part, {})
+    family, changes, _ = _told_apart(file)
+    return _config(family, part, changes)
 
 
-def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The family of a single file, and by part what differs from the family's configuration."""
+def title_of(file: Path) -> str:
+    """The title of a single file by its `modelspec` metadata; empty without one."""
+    return _metadata(file).get("modelspec.title", "")
+
+
+def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[str, dict[str, Any]], bool]:
+    """The family of a single file, by part what differs from the family's configuration, and whether what the U-Net
+    predicts is a guess."""
     from safetensors import SafetensorError, safe_open
 
     if file.suffix != ".safetensors":
@@ -88,34 +119,96 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
         with safe_open(file, "pt") as checkpoint:
             keys = set(checkpoint.keys())
             channels = checkpoint.get_slice(_UNET_INPUT).get_shape()[1] if _UNET_INPUT in keys else 0
+            edm = {key: checkpoint.get_tensor(key).flatten().tolist() for key in keys if key.startswith("edm_")}
     except (SafetensorError, OSError, RuntimeError, ValueError, IndexError) as error:
         raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it anew") from error
-    family = _family(keys) if channels else None
-    if family is None:
+    family = family_of(keys) if channels else None
+    other = other_kind(keys, family)
+    if family is None or other:
+        whole = "no whole checkpoint of SD1.5, SD2.1 or SDXL in the original layout"
         raise SceditError(
-            f"base {file}: no whole checkpoint of SD1.5, SD2.1 or SDXL in the original layout",
-            hint="give a file with U-Net, autoencoder and text encoder, or a diffusers folder",
+            f"base {file}: {f'{other}, and ' if other else ''}{whole}",
+            hint="give a text-to-image base of those families"
+            if other
+            else "give a file with U-Net, autoencoder and text encoder, or a diffusers folder",
         )
 
     unet = json.loads((CONFIGS / family / "unet.json").read_text())
-    changes: dict[str, dict] = {"unet": {"in_channels": channels} | _pruning(keys, unet)}
-    if prediction := prediction or said_prediction(file):
-        changes["scheduler"] = {"prediction_type": prediction}
-        if family == "sd21" and prediction == "epsilon" and unet["sample_size"] == 96:
+    changes: dict[str, dict] = {"unet": {"in_channels": channels} | _pruning(keys, unet)} | _preconditioning(file, edm)
+    said = prediction or said_prediction(file)
+    if family == "sd21" and channels == 9:
+        said = said or "epsilon"  # its only inpainting release
+    if said:
+        changes["scheduler"] = changes.get("scheduler", {}) | {"prediction_type": said}
+        if family == "sd21" and said == "epsilon" and unet["sample_size"] == 96:
             changes["unet"] |= _SD21_BASE
     if "ztsnr" in keys:
         changes["scheduler"] = changes.get("scheduler", {}) | {"rescale_betas_zero_snr": True}
-    return family, changes
+    return family, changes, family == "sd21" and not said
+
+
+def _preconditioning(file: Path, edm: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """The changes that the tensors with EDM's statistics or noise levels in a file mean."""
+    changes: dict[str, dict[str, Any]] = {}
+    for first, second in (("edm_mean", "edm_std"), ("edm_vpred.sigma_min", "edm_vpred.sigma_max")):
+        if (first in edm) != (second in edm):
+            there, lacks = (first, second) if first in edm else (second, first)
+            raise SceditError(f"base {file}: it has {there} and no {lacks}", hint="get it anew")
+    if "edm_mean" in edm:
+        statistics = {"latents_mean": edm["edm_mean"], "latents_std": edm["edm_std"]}
+        changes = {"scheduler": _PLAYGROUND, "vae": statistics | {"scaling_factor": _PLAYGROUND_SCALE}}
+    if "edm_vpred.sigma_max" in edm:
+        low, high = (edm[f"edm_vpred.sigma_{end}"] for end in ("min", "max"))
+        if len(low) != 1 or len(high) != 1 or not 0 < low[0] < high[0] < math.inf:
+            raise SceditError(
+                f"base {file}: edm_vpred.sigma_min and sigma_max are {low} and {high}, no noise levels",
+                hint="get it anew",
+            )
+        changes["scheduler"] = _COSXL | {"sigma_min": low[0], "sigma_max": high[0]}
+    return changes
 
 
 def said_prediction(file: Path) -> str | None:
     """What a checkpoint says that its U-Net predicts: by its `modelspec` metadata, or by the empty tensors v_pred and
     ztsnr, as finetuners mark SDXL files."""
+    told = _metadata(file)
+    said = (told.get(f"modelspec.{key}", "") for key in ("prediction_type", "predict_key"))
+    by_metadata = [_PREDICTIONS[each] for each in said if each in _PREDICTIONS]
+    marked = "v_prediction" if "v_pred" in _keys(file) else None
+    return next(iter(by_metadata), _ARCHITECTURES.get(told.get("modelspec.architecture", ""), marked))
+
+
+def _bare_text_encoder(file: Path, family: str, dtype: torch.dtype) -> CLIPTextModel | None:
+    """CLIP's first text encoder of early checkpoints, whose weights are called without "text_model."; None where a
+    file has the usual names."""
+    from safetensors import safe_open
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    start = _CLIP_L.get(family, "-")
+    names = [key.removeprefix(start) for key in _keys(file) if key.startswith(start)]
+    names = [name for name in names if name.startswith(("embeddings.", "encoder.", "final_layer_norm."))]
+    if not names:
+        return None
+    encoder = CLIPTextModel(CLIPTextConfig(**_config(family, "text_encoder", {})))
+    inner = "text_model." if hasattr(encoder, "text_model") else ""
+    with safe_open(file, "pt") as checkpoint:
+        weights = {inner + name: checkpoint.get_tensor(start + name) for name in names if "position_ids" not in name}
+    encoder.load_state_dict(weights)
+    return encoder.to(dtype)
+
+
+def _keys(file: Path) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as checkpoint:
-        marked = "v_prediction" if "v_pred" in checkpoint.keys() else None  # noqa: SIM118
-        return _MODELSPEC.get((checkpoint.metadata() or {}).get("modelspec.prediction_type", ""), marked)
+        return list(checkpoint.keys())
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as checkpoint:
+        return checkpoint.metadata() or {}
 
 
 def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -161,8 +254,10 @@ def _one(depths: list[int]) -> int | list[int]:
     return max(1, depths[0]) if len(set(depths)) == 1 else depths
 
 
-def _family(keys: Iterable[str]) -> str | None:
-    return next((name for name, start in _TEXT_ENCODERS.items() if any(key.startswith(start) for key in keys)), None)
+def _config(family: str, part: str, changes: dict[str, dict]) -> dict[str, Any]:
+    """The configuration of a part: the family's with what differs, or all of another class."""
+    own = changes.get(part, {})
+    return own if "_class_name" in own else json.loads((CONFIGS / family / f"{part}.json").read_text()) | own
 
 
 def _write_configs(folder: Path, family: str, pipeline: str, changes: dict[str, dict]) -> None:
@@ -170,7 +265,7 @@ def _write_configs(folder: Path, family: str, pipeline: str, changes: dict[str, 
     index: dict[str, str | list[str]] = {"_class_name": pipeline}
     for file in sorted((CONFIGS / family).glob("*.json")):
         part = file.stem
-        config = json.loads(file.read_text()) | changes.get(part, {})
+        config = _config(family, part, changes)
         library = "transformers" if part.startswith("text_encoder") else "diffusers"
         index[part] = [library, config["_class_name"] if library == "diffusers" else config["architectures"][0]]
         if part.startswith("text_encoder"):

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from scedit_cli.base_names import check_model, no_pipeline
 from scedit_cli.errors import SceditError, WorkFailed, not_loaded
 from scedit_cli.files import expanded, read_json
-from scedit_cli.hub import download_pipeline, is_hub_id
-from scedit_cli.original import open_original
+from scedit_cli.hub import download_pipeline
+from scedit_cli.names import EMBEDDED
+from scedit_cli.noise_levels import check_scheduler
+from scedit_cli.original import open_original, title_of
+from scedit_cli.parts import load_part, variant_of
+from scedit_cli.quieting import Shared, no_warnings
+from scedit_cli.unet_inputs import check_texts, check_unet
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-EMBEDDED = "scenes"
 _EMBEDDED_FOLDER = Path(__file__).parent / "scenes" / "world" / "base"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers")
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+# The classes of a folder's parts that are known here.
+_CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": _CLIP, "text_encoder_2": _CLIP[1:]}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pipeline on the CPU, its autoencoder in float32 and the rest in the precision that was asked for.
+
+    Attributes:
+        commit: the hub commit of its files, None for others.
+        names: by which it goes: that which was asked for, and those that its files tell.
+        is_guessed: whether what the U-Net predicts is a guess.
+    """
+
+    pipeline: DiffusionPipeline
+    names: tuple[str, ...]
+    commit: str | None = None
+    is_guessed: bool = False
 
 
 def open_pipeline(
     model: str | Path, dtype: torch.dtype, revision: str | None = None, prediction: str | None = None
-) -> tuple[DiffusionPipeline, str | None]:
-    """The pipeline on the CPU, its autoencoder in float32 and the rest in `dtype`; and its commit on the hub.
+) -> Opened:
+    """Load a pipeline whose every weight has its place, and whose U-Net takes what it is given here.
 
     Args:
         prediction: "epsilon" or "v_prediction", by which a single file's configuration is chosen.
 
     Raises:
-        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
+        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is none that can be
+            tuned.
         WorkFailed: the embedded pipeline is missing.
     """
     path = expanded(model)
@@ -42,26 +67,22 @@ def open_pipeline(
     if model == EMBEDDED:
         if not _EMBEDDED_FOLDER.is_dir():
             raise WorkFailed(f"the embedded base is missing: {_EMBEDDED_FOLDER}", hint="install scedit anew")
-        return _load_folder(_EMBEDDED_FOLDER, EMBEDDED, dtype), None
+        return Opened(_load_folder(_EMBEDDED_FOLDER, EMBEDDED, dtype), (EMBEDDED,))
     if path.is_dir():
-        return _load_folder(path, str(model), dtype), None
+        return Opened(_load_folder(path, str(model), dtype), _names(path))
     if path.exists():
         with quiet():
-            return _whole(open_original(path, dtype, prediction), str(model)), None
-    if not is_hub_id(model) or path.suffix == ".safetensors":
-        raise SceditError(
-            f"base {model}: no such folder or file",
-            hint='name a diffusers folder, a single file, a hub id, or "scenes"',
-        )
+            pipeline, is_guessed = open_original(path, dtype, prediction)
+        return Opened(_checked(pipeline, str(model)), (path.stem, title_of(path)), is_guessed=is_guessed)
+    check_model(model)
     folder, commit = download_pipeline(
         str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: _variant(files, dtype)
     )
-    return _load_folder(folder, str(model), dtype), commit
+    return Opened(_load_folder(folder, str(model), dtype), (str(model), *_names(folder)), commit)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+def _quieted() -> Iterator[None]:
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 
@@ -70,8 +91,7 @@ def quiet() -> Iterator[None]:
         for log, _, _ in before:
             log.set_verbosity_error()
             log.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings:
             yield
     finally:
         for log, verbosity, bars in before:
@@ -80,52 +100,56 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
-def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+_QUIET = Shared(_quieted)
 
+
+def quiet() -> Shared:
+    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+    return _QUIET
+
+
+def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     if "text_encoder_2" in _read_index(folder, name):
         kind, options = StableDiffusionXLPipeline, {"add_watermarker": False}
+        kinds["text_encoder_2"] = CLIPTextModelWithProjection
     else:
-        kind = StableDiffusionPipeline
-        options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
     try:
+        check_unet(read_json((folder / "unet" / "config.json").read_text(encoding="utf-8")), name)
         with quiet():
-            pipeline = kind.from_pretrained(
-                folder,
-                dtype={"vae": torch.float32, "default": dtype},
-                variant=_variant([f.relative_to(folder).as_posix() for f in folder.rglob("*.safetensors")], dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                **options,
-            )
+            models = {}
+            for part, model in kinds.items():
+                precision = torch.float32 if part == "vae" else dtype
+                models[part] = load_part(folder / part, model, precision, f"base {name}: weights of its {part}")
+            unused = {"feature_extractor": None, "image_encoder": None}
+            pipeline = kind.from_pretrained(folder, local_files_only=True, **models, **unused, **options)
+    except SceditError:
+        raise
     except Exception as error:  # the libraries raise whatever odd weights and configurations lead them to
         hint = "whole pipelines with .safetensors weights are read; pickled .bin weights are not"
         raise not_loaded(error, f"base {name}: its pipeline cannot be loaded", hint) from error
-    return _whole(pipeline, name, folder)
+    return _checked(pipeline, name)
 
 
-def _whole(pipeline: DiffusionPipeline, name: str, folder: Path | None = None) -> DiffusionPipeline:
-    for part, module in pipeline.components.items():
-        if isinstance(module, torch.nn.Module):
-            check_whole(module, f"base {name}: weights of its {part}", folder and folder / part)
+def _checked(pipeline: DiffusionPipeline, name: str) -> DiffusionPipeline:
+    check_texts(pipeline, name)
+    check_scheduler(pipeline.scheduler, name)
     return pipeline
 
 
-def check_whole(module: torch.nn.Module, what: str, folder: Path | None = None) -> None:
-    """Raises SceditError where a weight was in none of the files: the libraries leave those that were not on the meta
-    device, or (transformers) draw them at random and merely warn."""
-    stored = {key for file in folder.glob("*.safetensors") for key in _keys(file)} if folder else None
-    if any(weight.is_meta for weight in module.parameters()) or (
-        stored is not None and len(stored) < len(module.state_dict())
-    ):
-        raise SceditError(f"{what} are missing", hint="get it anew")
-
-
-def _keys(file: Path) -> list[str]:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as weights:
-        return [key for key in weights.keys() if not key.endswith("position_ids")]  # noqa: SIM118
+def _names(folder: Path) -> tuple[str, ...]:
+    """The names of a base in a folder: the folder's, or the model's of the hub whose commit it holds, and those of
+    what it was made from."""
+    place = folder.absolute()
+    names = [place.parents[1].name if place.parent.name == "snapshots" else place.name]
+    for file in ("model_index.json", "unet/config.json"):
+        origin = read_json((folder / file).read_text(encoding="utf-8")).get("_name_or_path")
+        names += [origin] if isinstance(origin, str) else []
+    return tuple(names)
 
 
 def _read_index(folder: Path, name: str) -> dict[str, str]:
@@ -134,7 +158,7 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
         index = read_json((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1]}
     except FileNotFoundError:
-        raise _no_pipeline(name) from None
+        raise no_pipeline(name) from None
     except (ValueError, LookupError, AttributeError) as error:
         raise SceditError(f"base {name}: model_index.json is damaged: {error}", hint="get the folder anew") from error
     kind = index.get("_class_name")
@@ -152,22 +176,24 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
             f"base {name}: a {kind} with a {model}, which has no U-Net skips to edit",
             hint="bases of the SD1.5, SD2.1 and SDXL families can be tuned",
         )
+    if "text_encoder_2" in parts and "text_encoder" not in parts:
+        raise SceditError(
+            f"base {name}: an SDXL refiner (a {kind} with text_encoder_2 alone), which goes on with images of SDXL's",
+            hint="name an SDXL base, or a finetune of it",
+        )
     if missing := [part for part in _PARTS if part not in parts]:
         raise SceditError(
             f"base {name}: a {kind} without {' and '.join(missing)}", hint="name a whole text-to-image pipeline"
         )
+    for part, known in _CLASSES.items():
+        if part in parts and parts[part] not in known:
+            raise SceditError(
+                f"base {name}: its {part} is a {parts[part]}, not a {known[0]}",
+                hint="bases of the SD1.5, SD2.1 and SDXL families can be tuned",
+            )
     return parts
 
 
 def _variant(files: list[str], dtype: torch.dtype) -> str | None:
-    """"fp16" where the U-Net's weights come in no other precision, or come in it and nothing more is asked for."""
-    weights = [file for file in files if file.startswith("unet/") and file.endswith(".safetensors")]
-    half = [file for file in weights if ".fp16" in file]
-    return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None
-
-
-def _no_pipeline(name: str) -> SceditError:
-    return SceditError(
-        f"base {name}: no diffusers pipeline, it has no model_index.json",
-        hint="name a folder as `save_pretrained` of a pipeline writes it",
-    )
+    """The variant of a hub model's files to download, by those of its U-Net."""
+    return variant_of((file for file in files if file.startswith("unet/")), dtype)

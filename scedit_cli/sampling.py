@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
-from scedit_cli.denoising import Denoiser, Guidance, Start
+from scedit_cli.denoising import Denoiser, Guidance, Start, check_sampling
 from scedit_cli.errors import SceditError, memory_told
 from scedit_cli.pipelines import quiet
 
@@ -78,8 +78,8 @@ def sample(
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the picture")
     with quiet(), memory_told(*_STARVED):
+        check_sampling(base, steps, guidance, scheduler, start)
         denoiser = Denoiser(base, scheduler, start, offload)
-        denoiser.check(steps, guidance)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         pairs = list(zip(prompts, negatives, strict=True))
         texts = {pair: denoiser.encode(*pair, weighted) for pair in dict.fromkeys(pairs)}
@@ -120,7 +120,7 @@ def sample(
                 )
                 drawn = base.decode(latents)
             if start and start.redraw is not None:
-                drawn = torch.lerp(start.picture.to(drawn), drawn, start.redraw.to(drawn))
+                drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.picture.to(drawn))
             pictures += to_pictures(drawn)
     finally:
         if attachment:
@@ -166,9 +166,8 @@ def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
 def to_hints(kind: str, pictures: Sequence[Image.Image]) -> Tensor:
     """(B, C, H, W) floats in [0, 1] of condition pictures of one size, as a tuner of this kind takes them: three
     channels, or four where the kind's alpha counts. A kind that nothing makes has three."""
-    if kind not in conditions.KINDS:
-        return to_tensor(pictures)
-    return torch.stack([torch.tensor(conditions.find(kind).hint(picture)) for picture in pictures])
+    known = conditions.find(kind) if kind in conditions.KINDS else conditions.Kind(kind, ())
+    return torch.stack([torch.tensor(known.hint(picture)) for picture in pictures])
 
 
 def grid(

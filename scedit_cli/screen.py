@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,9 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.files import as_json
+from scedit_cli.quieting import quiet_imports
 
 if TYPE_CHECKING:
     from scedit_cli.jobs.progress import Note
@@ -38,7 +39,7 @@ _WIDTH_OF_A_PIPE = 200  # in columns: a table for a pipe or a file has no termin
 
 class Screen:
     """Shows one job. Inside its `with` block it draws the events that it is called with; `result`, `table` or `fail`
-    end it.
+    end it. What it shows is `Text`, of which rich takes nothing for markup, emoji codes or links.
 
     Args:
         as_json: stdout carries one JSON document and nothing else.
@@ -50,8 +51,9 @@ class Screen:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
-        self.out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
-        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
+        self.out = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, **plain)
+        self.err = Console(stderr=True, **plain)
         self._bars = _bars(self.err)
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}  # stage -> (time, step) of its first event
@@ -62,6 +64,7 @@ class Screen:
         if not self.debug:
             self._stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            self._stack.enter_context(quiet_imports())
         if self.as_json:  # a library that prints would spoil the document
             self._stack.enter_context(redirect_stdout(sys.stderr))
         if self.err.is_terminal and not self.quiet:
@@ -76,7 +79,7 @@ class Screen:
         if self.quiet:
             return
         if not hasattr(event, "stage"):
-            self._tell(_seen(event.text))
+            self.warn(event.text)
         elif self.err.is_terminal:
             self._draw(event)
         else:
@@ -90,7 +93,7 @@ class Screen:
             width = max((len(name) for name, _ in summary), default=0)
             with _to_stdout():
                 for name, value in summary:
-                    self.out.print(f"[bold]{_seen(name.ljust(width))}[/]  {_seen_in_line(value)}")
+                    self.out.print(Text.assemble((_seen(name.ljust(width)), "bold"), "  ", _seen_in_line(value)))
 
     def table(self, document: dict[str, Any], header: Sequence[str], rows: list[list[str]], texts: int = 1) -> None:
         """Shows a result of many rows: the first `texts` columns are text, the others are figures."""
@@ -99,9 +102,10 @@ class Screen:
         elif not self.quiet:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for index, name in enumerate(header):
-                table.add_column(_seen_in_line(name), justify="left" if index < texts else "right", overflow="fold")
+                justify = "left" if index < texts else "right"
+                table.add_column(Text(_seen_in_line(name)), justify=justify, overflow="fold")
             for row in rows:
-                table.add_row(*map(_seen_in_line, row))
+                table.add_row(*(Text(_seen_in_line(cell)) for cell in row))
             with _to_stdout():
                 self.out.print(table, soft_wrap=False)
 
@@ -111,25 +115,25 @@ class Screen:
             self._write(document)
         else:
             with _to_stdout():
-                self.out.print(_harmless(text.rstrip()), markup=False)
+                self.out.print(Text(_harmless(text.rstrip())))
 
     def warn(self, text: str) -> None:
         """Shows a sentence that even --quiet does not hide."""
-        self._tell(_seen(text))
+        self._tell(Text(_seen(text)))
 
     def fail(self, error: Exception) -> int:
         """Shows why the job was not done, as a sentence and what to do; returns the exit code. Where stdout takes no
         document, as on a full disk, the sentence goes to stderr."""
         if self.debug:
-            self._tell(_harmless("".join(traceback.format_exception(error))), markup=False)
+            self._tell(Text(_harmless("".join(traceback.format_exception(error)))))
         message, hint, code = _explained(error)
         if self.as_json:
             with suppress(WorkFailed, BrokenPipeError):
                 self._write({"error": {"message": message, "hint": hint}})
                 return code
-        self._tell(f"[bold red]error:[/] {_seen(message)}")
+        self._tell(Text.assemble(("error:", "bold red"), " ", _seen(message)))
         if hint:
-            self._tell(f"[dim]hint:[/] {_seen(hint)}")
+            self._tell(Text.assemble(("hint:", "dim"), " ", _seen(hint)))
         return code
 
     def _write(self, document: dict[str, Any]) -> None:
@@ -137,10 +141,10 @@ class Screen:
             sys.stdout.write(as_json(document))
             sys.stdout.flush()
 
-    def _tell(self, text: str, markup: bool = True) -> None:
+    def _tell(self, text: Text) -> None:
         """Writes to stderr; what cannot be told, because its disk is full, stops no work."""
         with suppress(OSError):
-            self.err.print(text, markup=markup)
+            self.err.print(text)
 
     def _draw(self, step: Step) -> None:
         if self._begins(step):
@@ -148,7 +152,7 @@ class Screen:
                 self._bars.reset(self._tasks[step.stage])
             else:
                 self._tasks[step.stage] = self._bars.add_task(_seen_in_line(step.stage), values="")
-        values = escape(" · ".join(_figures(step)))
+        values = _seen_in_line(" · ".join(_figures(step)))
         self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
 
     def _begins(self, step: Step) -> bool:
@@ -168,7 +172,7 @@ class Screen:
         if first < step.step < step.total:
             left = round((now - began) / (step.step - first) * (step.total - step.step))
             parts.append(f"{left // 60}:{left % 60:02d} left")
-        self._tell(_seen(" · ".join(parts)))
+        self.warn(" · ".join(parts))
 
 
 @contextmanager
@@ -190,21 +194,21 @@ def _harmless(text: str) -> str:
 
 def _seen(text: str) -> str:
     """`text` to print as it stands; its further lines are set in, so that none looks like one of the program's own."""
-    return escape(re.sub(r"\n\s*", "\n  ", _harmless(text)))
+    return re.sub(r"\n\s*", "\n  ", _harmless(text))
 
 
 def _seen_in_line(text: str) -> str:
-    return escape(_harmless(text).replace("\n", "\\n"))
+    return _harmless(text).replace("\n", "\\n")
 
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
         console=console,
     )
 
@@ -216,7 +220,8 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
     if hasattr(error, "format_message"):  # Typer's usage errors, whose class has no public name in all its releases
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scedit"
-        return " ".join(error.format_message().split()), f"{command} --help shows how it is called", error.exit_code
+        message = re.sub(r"\s*\n\s*", " ", error.format_message()).strip()
+        return message, f"{command} --help shows how it is called", error.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}", "make room and try again", 1
     if is_out_of_memory(error):

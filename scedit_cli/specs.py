@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 
 _KIND = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
+_NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FRACTION = r"(?:\d+\.?\d*|\.\d+)"
 _SPAN = re.compile(rf"({_FRACTION})-({_FRACTION})")
@@ -71,6 +73,29 @@ def parse_tuner(text: str, option: str = "--tuner") -> TunerSpec:
     """
     name, tail = _split(text, most=1)
     return TunerSpec(name, _scale(tail[0], f"{option} {text}") if tail else None)
+
+
+def parse_ingredient(text: str) -> tuple[list[str], TunerSpec]:
+    """Reads `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge: the kinds that it names, and the tuner.
+
+    Raises:
+        SceditError: a scale that is no number.
+    """
+    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
+        return named[1].split(","), parse_tuner(named[2], "tuner")
+    return [], parse_tuner(text, "tuner")
+
+
+def check_chosen(take: Iterable[str], drop: Iterable[str], rescale: Iterable[str], names: Set[str]) -> None:
+    """Raises SceditError where the options of a merge name tuners that are not among `names`, or exclude each other."""
+    for option, wanted in (("--take", take), ("--drop", drop), ("--rescale", rescale)):
+        for name in wanted:
+            if name not in names:
+                raise SceditError(
+                    f"{option} {name}: no tuner of that name", hint=f"here are {', '.join(sorted(names))}"
+                )
+    if take and drop:
+        raise SceditError("--take and --drop together", hint="say what to use, or what to leave out")
 
 
 def parse_span(text: str, where: str) -> tuple[float, float]:

@@ -11,6 +11,9 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scedit_cli import original
+from tests import tiny
+
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -64,6 +67,21 @@ def save_original(pipeline: DiffusionPipeline, family: str, file: Path, metadata
     if family == "sdxl":
         tensors |= _open_clip(_text(pipeline.text_encoder_2), "conditioner.embedders.1.model.")
     save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata)
+
+
+def single_files(tmp_path, monkeypatch):
+    """A fixture: writes a tiny pipeline as a single file, and its configuration in place of the full-size one."""
+
+    def write(family: str, **metadata):
+        pipeline = tiny.pipeline(family)
+        layout = {"ssd1b": "sdxl", "inpaint": "sd15"}.get(family, family)
+        save_configs(pipeline, layout, tmp_path / "configs")
+        save_original(pipeline, layout, tmp_path / f"{family}.safetensors", metadata)
+        return tmp_path / f"{family}.safetensors"
+
+    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
+    return write
 
 
 def save_original_autoencoder(vae: torch.nn.Module, file: Path) -> None:

@@ -254,12 +254,39 @@ def test_a_distillate_is_sampled_in_few_steps_and_told_its_guidance():
     expected = base.pipeline().get_guidance_scale_embedding(torch.full((2,), 7.0), embedding_dim=16)
     assert torch.equal(arguments["timestep_cond"], expected)
     tiny.train_a_step(base)
-    turbo = load_base(tiny.pipeline_folder("sdxl"))
-    assert not turbo.is_distilled
-    turbo.scheduler.register_to_config(timestep_spacing="trailing")
-    assert (turbo.is_distilled, turbo.defaults.guidance) == (True, 1.0)
-    turbo.scheduler.register_to_config(rescale_betas_zero_snr=True)
-    assert not turbo.is_distilled
+
+
+@pytest.mark.parametrize(
+    ("folder", "origin", "scheduler", "distilled"),
+    [
+        ("m", None, {"timestep_spacing": "trailing"}, False),
+        ("sdxl-turbo", None, {"timestep_spacing": "trailing"}, True),
+        ("sdxl-turbo", None, {"timestep_spacing": "leading"}, False),
+        ("dreamshaperXL_v21TurboDPMSDE", None, {"timestep_spacing": "trailing"}, True),
+        ("models--ByteDance--SDXL-Lightning/snapshots/0a1b", None, {"timestep_spacing": "trailing"}, True),
+        ("m", "stabilityai/sdxl-turbo", {"timestep_spacing": "trailing"}, True),
+        ("turbo/m", None, {"timestep_spacing": "trailing"}, False),
+        ("hyper-realism", None, {"timestep_spacing": "trailing"}, False),
+        ("Hyper-SDXL-1step", None, {"timestep_spacing": "trailing"}, True),
+        ("sdxl-turbo", None, {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}, False),
+        ("m", None, {"_class_name": "LCMScheduler"}, True),
+        ("m", None, {"_class_name": "TCDScheduler"}, True),
+        ("m", None, {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, False),
+    ],
+)
+def test_what_tells_a_distilled_base(tmp_path, folder, origin, scheduler, distilled):
+    place = shutil.copytree(tiny.pipeline_folder("sdxl"), tmp_path / folder)
+    if origin:
+        _index(place, _name_or_path=origin)
+    if kind := scheduler.get("_class_name"):
+        _index(place, scheduler=["diffusers", kind])
+    file = place / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | scheduler))
+    base = load_base(place)
+    assert base.is_distilled is distilled
+    assert (base.defaults.steps, base.defaults.guidance) == ((4, 1.0) if distilled else (30, 5.0))
+    assert (base.distillation_doubt is None) is distilled
+    assert load_base(tiny.pipeline_folder("sdxl")).distillation_doubt is None
 
 
 def test_sdxl_is_told_where_pictures_were_cut():

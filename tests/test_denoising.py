@@ -192,20 +192,6 @@ def test_a_distillate_takes_guidance_as_an_input_and_needs_no_second_half():
         sample(base, ["a"], seeds=[1], guidance=Guidance(8.0, 0, 0, 0.5))
 
 
-NAMES = [
-    "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerAncestralDiscrete",
-    "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete",
-    "LMSDiscrete", "LCM", "PNDM", "TCD", "UniPCMultistep",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_schedulers_by_diffusers_names(sd15, name):
-    both = sample(sd15, ["a", "a"], seeds=[1, 2], steps=3, scheduler=name)
-    assert _far(both[:1], both[1:]) > 1
-    assert _far(both[1:], sample(sd15, ["a"], seeds=[2], steps=3, scheduler=f"{name}Scheduler")) <= 1
-
-
 def test_a_schedulers_settings_arrive(sd15):
     made = scheduler_like(sd15.scheduler, "DPMSolverMultistep:use_karras_sigmas=true,algorithm_type=sde-dpmsolver++")
     assert made.config.use_karras_sigmas is True and made.config.algorithm_type == "sde-dpmsolver++"
@@ -218,7 +204,7 @@ def test_a_schedulers_settings_arrive(sd15):
     ("text", "message", "hint"),
     [
         ("Eular", "scheduler 'Eular': not known", "choose one of"),
-        ("EulerDiscreet", "not known", "did you mean EulerDiscreteScheduler?"),
+        ("EulerDiscreet", "not known", "did you mean EulerDiscrete?"),
         ("DDIM:clip_samples=true", "'clip_samples=true' is no setting of it", "did you mean clip_sample?"),
         ("DDIM:beta_schedule=odd", "odd", "documentation"),
     ],
@@ -242,6 +228,68 @@ def test_weighted_and_long_prompts(request, family):
     with quiet():
         whole, cut = (Denoiser(base).encode(prompts[3], "", weighted)["prompt_embeds"] for weighted in (True, False))
     assert (whole.shape[1], cut.shape[1]) == (77 * 5, 77)  # 360 letters, 75 at a time
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    ("weighted", "plain"),
+    [
+        ("a red cube", "a red cube"),
+        ("a (red)1.0 cube", "a red cube"),
+        ("a (red cube)1", "a red cube"),
+        ("a ((red)0.5)2 cube", "a red cube"),
+        (r"a \(red\) cube", "a (red) cube"),
+        ("", ""),
+    ],
+)
+def test_weights_of_1_change_nothing(family, weighted, plain):
+    pytest.importorskip("compel", reason="the extra 'prompts' is not installed")
+    denoiser = Denoiser(load_base(tiny.pipeline_folder(family)))
+    with quiet():
+        for negative in (("", ""), (weighted, plain)):
+            ours = denoiser.encode(weighted, negative[0], weighted=True)
+            theirs = denoiser.encode(plain, negative[1])
+            for name, each in ours.items():
+                torch.testing.assert_close(each, theirs[name], msg=name)
+
+
+def test_a_pooled_embedding_is_that_of_the_words(sdxl):
+    pytest.importorskip("compel", reason="the extra 'prompts' is not installed")
+    denoiser = Denoiser(sdxl)
+
+    def pooled(prompt: str, weighted: bool = False) -> torch.Tensor:
+        with quiet():
+            return denoiser.encode("fog", prompt, weighted)["negative_pooled_prompt_embeds"]
+
+    cat, dog, long = pooled("a cat"), pooled("a dog"), "cat " * 120
+    assert torch.equal(pooled("(a cat)1.7", True), cat)
+    assert torch.equal(pooled(f"{long}(dog)1.5", True), pooled(f"{long}dog"))
+    for text, share in {
+        '("a cat", "a dog").blend(3, 1)': 0.75,
+        '("a cat", "a (dog)1.4").and()': 0.5,
+        '("a cat", "a dog").and(1, 3)': 0.25,
+    }.items():
+        torch.testing.assert_close(pooled(text, True), share * cat + (1 - share) * dog)
+    torch.testing.assert_close(pooled('("a cat", "a dog").blend(1, -1, no_normalize)', True), cat - dog)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a (cat).swap(dog)", "swap() is not supported"),
+        ("a cat withLora(x, 0.5)", "withLora() is not supported"),
+        ('("a", "b").blend(1, -1)', "its weights add up to 0"),
+        ('("a", "b").and(1, -1)', "its weights add up to 0"),
+        ('("a", "b").blend(1)', "not in compel's syntax"),
+        ("()", "it has no words"),
+    ],
+)
+def test_weighted_prompts_that_cannot_be(sd15, prompt, message):
+    pytest.importorskip("compel", reason="the extra 'prompts' is not installed")
+    for texts in ((prompt, ""), ("a", prompt)):
+        with pytest.raises(SceditError) as error:
+            Denoiser(sd15).encode(*texts, weighted=True)
+        assert message in error.value.message and repr(prompt) in error.value.message
 
 
 def test_offloading_is_asked_of_diffusers(sd15, monkeypatch):

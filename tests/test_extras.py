@@ -13,6 +13,8 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.base import load_base
+from scedit_cli.data import formats
+from scedit_cli.data.pictures import open_picture
 from scedit_cli.data.places import open_place
 from scedit_cli.data.sources import open_source
 from scedit_cli.errors import SceditError
@@ -50,6 +52,15 @@ def a_table(folder: Path) -> None:
     list(open_source(folder).entries)
 
 
+def a_heic_picture(folder: Path) -> None:
+    formats.heif_formats.cache_clear()
+    (folder / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    try:
+        open_picture(folder / "a.heic")
+    finally:
+        formats.heif_formats.cache_clear()
+
+
 def quantized(folder: Path) -> None:
     recipe = {"tuner": {"kind": "sc"}, "base": {"model": "scenes", "quantize": "int8"}}
     setup.open_base(Recipe.from_dict(recipe))
@@ -59,15 +70,21 @@ def weighted(folder: Path) -> None:
     sample(load_base(tiny.pipeline_folder("sd15")), ["a"], seeds=[1], steps=1, weighted=True)
 
 
+def by_the_sampler_that_draws_noise(folder: Path) -> None:
+    sample(load_base(tiny.pipeline_folder("sd15")), ["a"], seeds=[1], steps=1, scheduler="DPM++ SDE")
+
+
 CASES = [
     ("datasets", "datasets", a_saved_dataset),
     ("datasets", "pyarrow", a_table),
-    ("pose", "rtmlib", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
+    ("heic", "pi_heif", a_heic_picture),
+    ("pose", "onnxruntime", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
     ("prompts", "compel", weighted),
     ("ui", "gradio", lambda folder: page.page(None, None, (), folder, None)),
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),
     ("prodigy", "prodigyopt", by_optimizer("prodigy")),
     ("schedule-free", "schedulefree", by_optimizer("schedule-free")),
+    ("sde", "torchsde", by_the_sampler_that_draws_noise),
     ("stream", "aiohttp", lambda folder: open_place("http://127.0.0.1/shard.tar")),
     ("quantize", "torchao", quantized),
     ("tensorboard", "tensorboard", tracked("tensorboard")),

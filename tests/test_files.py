@@ -165,6 +165,70 @@ def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch):
     assert (tmp_path / "x.png").read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.fixture(params=[errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES])
+def no_links(request, monkeypatch) -> None:
+    """A file system without hard links, as FAT and some network shares are."""
+
+    def fails(source, to):
+        raise OSError(request.param, os.strerror(request.param), source, None, to)
+
+    monkeypatch.setattr(files.os, "link", fails)
+
+
+def test_without_links_a_new_file_never_replaces_another(tmp_path, monkeypatch, no_links):
+    assert write_new(tmp_path / "x.png", b"first") and not write_new(tmp_path / "x.png", b"second")
+    assert (tmp_path / "x.png").read_bytes() == b"first" and os.listdir(tmp_path) == ["x.png"]
+
+    def intrude(path):
+        (tmp_path / "y.png").write_bytes(b"theirs")
+
+    monkeypatch.setattr(files, "_flush", intrude)
+    assert not write_new(tmp_path / "y.png", b"mine")
+    with pytest.raises(SceditError, match="y.png exists already"), whole(tmp_path / "y.png", replace=False) as part:
+        part.write_bytes(b"mine")
+    assert (tmp_path / "y.png").read_bytes() == b"theirs" and sorted(os.listdir(tmp_path)) == ["x.png", "y.png"]
+
+
+def test_without_links_a_failure_leaves_nothing(tmp_path, monkeypatch, no_links):
+    def fails(source, to):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+
+    monkeypatch.setattr(files.os, "replace", fails)
+    with pytest.raises(WorkFailed, match="x.png could not be written"):
+        write_new(tmp_path / "x.png", b"first")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(WorkFailed, match="deep is gone"), whole(tmp_path / "deep" / "x", replace=False) as part:
+        part.touch()
+        monkeypatch.setattr(files, "_flush", lambda _: part.unlink() or part.parent.rmdir())
+
+
+_RACE = """
+import os, sys, time
+from scedit_cli import files
+def fails(*names):
+    raise OSError(1, "Operation not permitted", *names[:1])
+files.os.link = fails
+me, folder = sys.argv[1], sys.argv[2]
+open(f"{folder}/ready-{me}", "w").close()
+while len(os.listdir(folder)) < 3:
+    time.sleep(0.001)
+print(*[number for number in range(300) if files.write_new(f"{folder}/files/{number:03d}", (me * 99).encode())])
+"""
+
+
+def test_of_two_processes_one_makes_each_new_file_even_without_links(tmp_path):
+    (tmp_path / "files").mkdir()
+    racers = [
+        subprocess.Popen([sys.executable, "-c", _RACE, name, tmp_path], stdout=subprocess.PIPE, text=True)
+        for name in "ab"
+    ]
+    won = [list(map(int, racer.communicate(timeout=60)[0].split())) for racer in racers]
+    assert sorted(won[0] + won[1]) == list(range(300))
+    for name, numbers in zip("ab", won, strict=True):
+        assert all((tmp_path / "files" / f"{number:03d}").read_text() == name * 99 for number in numbers)
+    assert len(os.listdir(tmp_path / "files")) == 300
+
+
 def test_nobodys_home_is_told_and_nothing_else_looks_for_one():
     assert files.expanded("~/a") == Path.home() / "a" and files.expanded("b/~c") == Path("b/~c")
     with pytest.raises(SceditError, match="~no-such-user/a: ~no-such-user is nobody's home folder here"):

@@ -15,6 +15,7 @@ FILES = sorted((ROOT / "scedit_cli").rglob("*.py"))
 LEVELS = (
     ("__main__", "app", "screen", "scenes.build"),
     ("jobs",),
+    ("checks",),
     ("benchmark",),
     ("training", "generation", "ingredients"),
     ("sampling", "controls"),
@@ -25,9 +26,11 @@ LEVELS = (
     ("base",),
     ("autoencoder", "inpainting"),
     ("pipelines",),
-    ("core", "recipe", "specs", "original", "schedulers"),
+    ("original",),
+    ("base_names", "noise_levels", "latents", "unet_inputs", "distillates", "original_keys", "parts", "fingerprint", "weighting"),
+    ("core", "recipe", "specs", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown", "hub"),
+    ("files", "workers", "markdown", "hub", "names", "devices", "quieting", "transparency", "samplers"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

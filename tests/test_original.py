@@ -12,23 +12,9 @@ from scedit_cli import original
 from scedit_cli.base import load_base
 from scedit_cli.errors import SceditError
 from tests import tiny
-from tests.original_layout import save_configs, save_original, unet_weights
+from tests.original_layout import save_configs, single_files, unet_weights
 
-
-@pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
-    """Writes a tiny pipeline as a single file, and its configuration in place of the full-size one."""
-
-    def write(family: str, **metadata):
-        pipeline = tiny.pipeline(family)
-        layout = {"ssd1b": "sdxl", "inpaint": "sd15"}.get(family, family)
-        save_configs(pipeline, layout, tmp_path / "configs")
-        save_original(pipeline, layout, tmp_path / f"{family}.safetensors", metadata)
-        return tmp_path / f"{family}.safetensors"
-
-    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
-    return write
+checkpoint = pytest.fixture(single_files)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from scedit_cli.base import load_base
 from scedit_cli.core.attach import attach
 from scedit_cli.core.tuners import CSCTuner, SCTuner
+from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.sampling import grid, sample, to_pictures, to_tensor
 from tests import tiny
@@ -98,6 +101,20 @@ def test_a_condition_acts_during_its_span_only(sd15):
         handle.remove()
         assert used == [(0.7, 0.0), (0.7, 0.5), (0.0, 0.5), (0.0, 0.5)] * 2
         assert attachment.scales == (0.7, 0.5)
+
+
+@pytest.mark.parametrize("end", [0.3, 0.5, 0.6])
+def test_a_span_ends_between_steps_and_not_within_one(sd15, end):
+    """Heun's method calls the U-Net twice a step, but for the last."""
+    used = []
+    with attach(sd15.unet, [_canny(sd15.unet)], scales=[0.7]) as attachment:
+        handle = sd15.unet.register_forward_pre_hook(lambda _, args: used.append((attachment.scales[0], len(args[0]))))
+        options = {"hints": {"canny": _hints(1)}, "steps": 4, "scheduler": "Heun", "seeds": [1]}
+        guidance = Guidance(3.0, end=end)
+        sample(sd15, ["a"], attachment=attachment, spans=[(0.0, end)], guidance=guidance, **options)
+        handle.remove()
+    steps = math.ceil(end * 4)
+    assert used == [(0.7, 2)] * 2 * steps + [(0.0, 1)] * (7 - 2 * steps)
 
 
 def test_no_tuner_is_left_acting_when_sampling_fails(sd15):

@@ -122,6 +122,21 @@ def one_block() -> UNet2DConditionModel:
     )
 
 
+def two_levels() -> UNet2DConditionModel:
+    """Two levels of one layer: the fewest modules that have skips, downsampling and attention."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        norm_num_groups=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(1, 2),
+        use_linear_projection=True,
+        cross_attention_dim=TEXT_WIDTH,
+    )
+
+
 def vae() -> AutoencoderKL:
     """Factor 8, four latent channels."""
     return AutoencoderKL(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 
@@ -33,7 +34,7 @@ def annotate(
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="Accept a licence that forbids commercial use.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cuda or cpu; by default the accelerator.")] = None,
+    device: Device = None,
     processes: Annotated[int | None, typer.Option(min=1, help="On the CPU.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures an accelerator takes at once.")] = 8,
     list_: Annotated[bool, typer.Option("--list", help="Show every kind, who makes it, and licences.")] = False,
@@ -68,7 +69,7 @@ def annotate(
 
             result = job.annotate(
                 src, parts(*cond), out, annotator=annotator, params=param, seed=seed, weights=weights,
-                accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite, device=device,
+                accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite, device=device_here(device),
                 processes=processes, batch_size=batch, on_event=screen,
             )  # fmt: skip
     if list_:

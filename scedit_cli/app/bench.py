@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Quiet, Tuners, parts, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 _COST, _QUALITY, _SKIPS, _CI = "Costs", "Quality", "Skips", "For scripts"
@@ -19,7 +20,7 @@ def bench(
     ] = "",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id[@revision]."),
+        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id\\[@revision]"),
     ] = None,
     prediction: Annotated[
         str | None,
@@ -28,6 +29,7 @@ def bench(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the frozen base: fp32, bf16 or fp16.")] = None,
+    device: Device = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps: to time, or under --quality to train.")
     ] = None,
@@ -38,9 +40,6 @@ def bench(
         bool, typer.Option("--estimate", help="No arithmetic: exact parameters and FLOPs, predicted memory.",
                            rich_help_panel=_COST)
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="What is estimated for: cuda or cpu.", rich_help_panel=_COST)
-    ] = None,
     fits: Annotated[
         str | None, typer.Option(metavar="12GiB", help="Tell the largest batch that fits this memory.",
                                  rich_help_panel=_COST)
@@ -136,21 +135,27 @@ def bench(
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
-        from scedit_cli.jobs import bench as job
+        from scedit_cli.checks import bench as checks
 
         if plot is None and not (asked or tuner or sampling or show):
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
-        result = job.bench(
-            base=base, prediction=prediction, methods=parts(methods) or None, batch=batch, resolution=resolution,
-            dtype=dtype, device=device, steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank,
-            lora_feed_forward=lora_feed_forward, down_ratio=down_ratio, fits=fits,
-            batches=_numbers("--batches", batches), estimate=estimate, sampling=sampling, skips=skips,
-            skip_scale=skip_scale, skip_noise=skip_noise, quality=quality, tuners=tuner, scenes=scenes, seconds=seconds,
-            seeds=seeds, learning_rates=_rates(learning_rate), keep=keep, show=show, plot=plot, baseline=baseline,
-            tolerance=tolerance, out=out, on_event=screen,
-        )  # fmt: skip
+        options = {
+            "base": base, "prediction": prediction, "methods": parts(methods) or None, "batch": batch,
+            "resolution": resolution, "dtype": dtype, "device": device, "steps": steps, "rounds": rounds,
+            "compiled": compiled, "lora_rank": lora_rank, "lora_feed_forward": lora_feed_forward,
+            "down_ratio": down_ratio, "fits": fits, "batches": _numbers("--batches", batches), "estimate": estimate,
+            "sampling": sampling, "skips": skips, "skip_scale": skip_scale, "skip_noise": skip_noise,
+            "quality": quality, "tuners": tuner, "scenes": scenes, "seconds": seconds, "seeds": seeds,
+            "learning_rates": _rates(learning_rate), "keep": keep, "show": show, "plot": plot, "baseline": baseline,
+            "tolerance": tolerance, "out": out,
+        }  # fmt: skip
+        checks.check(options)  # before PyTorch is imported
+        options["device"] = device if estimate or show else device_here(device)
+        from scedit_cli.jobs import bench as job
+
+        result = job.bench(**options, on_event=screen)
     if markdown or csv:
-        typer.echo(result.markdown() if markdown else result.csv(), nl=False)
+        screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:
         screen.result(result.document(), [])
     else:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, Tuners, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, Tuners, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 _PROMPTS, _STEERING, _SAMPLER = "What to draw", "What steers it", "The sampler"
@@ -86,7 +87,7 @@ def generate(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id[@revision] or file.',
+            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id\\[@revision] or file.',
             rich_help_panel=_SAMPLER,
         ),
     ] = None,
@@ -118,7 +119,7 @@ def generate(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="NAME[:KEY=VALUE,...]", help="By its name in diffusers.", rich_help_panel=_SAMPLER),
+        typer.Option(metavar="NAME[:KEY=VALUE,...]", help="As in diffusers, A1111 or ComfyUI.", rich_help_panel=_SAMPLER),
     ] = None,
     width: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
     height: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
@@ -158,6 +159,7 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option(metavar="fp32|bf16|fp16", help="Of the base.", rich_help_panel=_MEMORY)
     ] = None,
+    device: Device = None,
     vae_slicing: Annotated[
         bool, typer.Option("--vae-slicing", help="Decode one at a time.", rich_help_panel=_MEMORY)
     ] = False,
@@ -191,29 +193,33 @@ def generate(
       scedit generate --ui
     """
     with screen_for(json_, quiet, debug) as screen:
+        from scedit_cli.checks import generate as checks
         from scedit_cli.generation.request import Request
 
         request = Request(
             prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond,
             conds_from=cond_from, params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep,
-            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
+            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype, device=device_here(device), steps=steps, guidance=guidance,
             guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
             height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
             weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
             batch_size=batch,
         )  # fmt: skip
-        from scedit_cli.jobs import generate as job
-
         if ui:
             unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
             if given := [option for option, value in unused.items() if value]:
                 raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
+            checks.check_page(request, out)  # before PyTorch is imported
+            from scedit_cli.jobs import generate as job
+
             job.serve(request, out=out, host=host or "127.0.0.1", port=port, on_event=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
-        result = job.generate(
-            request, from_file=from_file, out=out, template=name, grid=grid, score=score, overwrite=overwrite,
-            on_event=screen,
-        )
+        options = {"from_file": from_file, "out": out, "template": name, "grid": grid, "score": score}
+        options |= {"overwrite": overwrite}
+        checks.check(request, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import generate as job
+
+        result = job.generate(request, **options, on_event=screen)
     screen.result(result.document(), result.summary())

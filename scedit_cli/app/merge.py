@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 
@@ -37,6 +38,7 @@ def merge(
         str | None,
         typer.Option("--activations", metavar="BASE", help="Fit --rank on what this base's skips hold while it draws."),
     ] = None,
+    device: Device = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16, fp32 or fp64.")] = None,
     format_: Annotated[
         str, typer.Option("--format", help="Whose file: scedit, scepter, ms-swift or scedit-pytorch.")
@@ -61,23 +63,26 @@ def merge(
       scedit merge style.safetensors --format ms-swift --out style-for-swift
     """
     with screen_for(json_, quiet, debug) as screen:
+        from scedit_cli.checks import merge as checks
+
+        options = {
+            "out": out,
+            "take": parts(*take),
+            "drop": parts(*drop),
+            "rescale": dict(map(_scale, rescale)),
+            "rank": rank,
+            "activations": activations,
+            "device": device,
+            "dtype": dtype,
+            "format": format_,
+            "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
+            "overwrite": overwrite,
+        }
+        checks.check(tuners, **options)  # before PyTorch is imported
         from scedit_cli.jobs import merge as job
 
-        result = job.merge(
-            tuners,
-            out=out,
-            average=average,
-            take=parts(*take),
-            drop=parts(*drop),
-            rescale=dict(map(_scale, rescale)),
-            rank=rank,
-            activations=activations,
-            dtype=dtype,
-            format=format_,
-            up_blocks=_counts(up_blocks) if up_blocks is not None else None,
-            overwrite=overwrite,
-            on_event=screen,
-        )
+        options["device"] = device_here(device)
+        result = job.merge(tuners, **options, average=average, on_event=screen)
     screen.result(result.document(), result.summary())
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scedit_cli.devices import check_name
 from scedit_cli.errors import SceditError
 
 if TYPE_CHECKING:
@@ -20,7 +21,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the li
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Tuners = Annotated[list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="A tuner; repeatable.")]
 BaseModel = Annotated[
-    str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id[@revision] or file.')
+    str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id\\[@revision] or file.')
+]
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="cpu|cuda|cuda:N|mps", callback=check_name, help="What computes; else the accelerator, if any."
+    ),
 ]
 
 

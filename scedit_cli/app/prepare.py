@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.app.options import BaseModel, Debug, Json, Quiet, parts, screen_of_first
+from scedit_cli.app.options import BaseModel, Debug, Device, Json, Quiet, parts, screen_of_first
+from scedit_cli.devices import device_here
 
 
 def prepare(
@@ -15,8 +16,8 @@ def prepare(
     src: Annotated[
         str | None,
         typer.Argument(
-            help="Pictures: a folder, .zip, .tar shards, or a Hugging Face dataset; left out with --scenes, and to "
-            "cache or shard what --out holds."
+            help="Pictures: a folder, .zip, table, .tar shards, or a Hugging Face dataset; left out with --scenes, and "
+            "to cache or shard what --out holds."
         ),
     ] = None,
     conditions: Annotated[
@@ -24,9 +25,14 @@ def prepare(
     ] = [],  # noqa: B006
     columns: Annotated[
         list[str],
-        typer.Option(metavar="NAME=COLUMN", help="What a table calls its image, text or condition; by commas."),
+        typer.Option(
+            metavar="NAME=COLUMN", help="What a table or shard calls its image, text or condition; by commas."
+        ),
     ] = [],  # noqa: B006
-    split: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset; train by default.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Of a Hugging Face dataset, or of folders called train, validation, test; train by default."),
+    ] = None,
     subset: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face dataset.")] = None,
     size: Annotated[
@@ -51,8 +57,10 @@ def prepare(
     base: BaseModel = "scenes",
     vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
     precision: Annotated[
-        str, typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; as train.precision.")
-    ] = "bf16",
+        str | None,
+        typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; a recipe's, bf16 by default."),
+    ] = None,
+    device: Device = None,
     shards: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")
     ] = None,
@@ -74,16 +82,22 @@ def prepare(
       accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
     with screen_of_first(json_, quiet, debug) as screen:
-        from scedit_cli.jobs import prepare as job
+        from scedit_cli.checks import prepare as checks
         from scedit_cli.specs import parse_named
 
-        result = job.prepare(
-            src, out=out, conditions=dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
-            columns=dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)), split=split,
-            subset=subset, revision=revision, scenes=scenes, seed=seed, look=look, held_out=held_out, size=size,
-            square=square, upscale=upscale, strict=strict, allow_captionless=allow_captionless,
-            drop_duplicates=drop_duplicates, cache=parts(cache), base=base, vae=vae, precision=precision,
-            shards=shards, on_event=screen,
-        )
+        options = {
+            "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
+            "columns": dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)),
+            "split": split, "subset": subset, "revision": revision, "scenes": scenes, "seed": seed, "look": look,
+            "held_out": held_out, "size": size, "square": square, "upscale": upscale, "strict": strict,
+            "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates, "cache": parts(cache),
+            "base": base, "vae": vae, "precision": precision, "device": device,
+            "shards": shards,
+        }  # fmt: skip
+        checks.check(src, out, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import prepare as job
+
+        options["device"] = device_here(device)
+        result = job.prepare(src, out=out, **options, on_event=screen)
     if result.is_first:
         screen.result(result.document(), result.summary())

@@ -18,6 +18,8 @@ from typer.core import TyperGroup
 from scedit_cli.app.options import screen_for
 from scedit_cli.errors import SceditError, WorkFailed
 
+_IS_WINDOWS = sys.platform == "win32"
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM. Jobs see what they see at Ctrl-C, and save their state alike."""
@@ -43,6 +45,11 @@ class Program(TyperGroup):
         sys.exit(code or 0)
 
     def invoke(self, ctx: typer.Context) -> Any:
+        if _IS_WINDOWS:
+            raise SceditError(
+                "Windows cannot lock, flush and signal as this program needs it",
+                hint="run it in Linux on Windows: wsl --install",
+            )
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:

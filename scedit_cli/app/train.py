@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scedit_cli.app.options import Debug, Json, Overwrite, Quiet, screen_for, screen_of_first
+from scedit_cli.app.options import Debug, Device, Json, Overwrite, Quiet, screen_for, screen_of_first
+from scedit_cli.devices import device_here
 from scedit_cli.errors import SceditError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def train(
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the result to the hub.")
     ] = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -59,17 +61,13 @@ def train(
     if show:
         return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
     with screen_of_first(json_, quiet, debug) as screen:
+        from scedit_cli.checks import train as checks
+
+        options = {"out": out, "resume": resume, "overwrite": overwrite, "push_to_hub": push_to_hub}
+        checks.check(loaded, **options)  # before PyTorch is imported
         from scedit_cli.jobs import train as job
 
-        result = job.train(
-            loaded,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            push_to_hub=push_to_hub,
-            on_event=screen,
-        )
+        result = job.train(loaded, **options, dry_run=dry_run, device=device_here(device), on_event=screen)
     if result:
         screen.result(result.document(), result.summary())
 

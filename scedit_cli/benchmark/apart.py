@@ -9,10 +9,11 @@ from multiprocessing.connection import Connection
 from scedit_cli.benchmark.measure import Measured, OnStep, measure
 from scedit_cli.benchmark.setting import Setting
 from scedit_cli.errors import SceditError, WorkFailed, reason
+from scedit_cli.quieting import quiet_imports
 from scedit_cli.workers import serve_parent, starting
 
 
-def measure_apart(method: str, wanted: Setting, on_step: OnStep) -> Measured:
+def measure_apart(method: str, wanted: Setting, on_step: OnStep, device: str | None = None) -> Measured:
     """`measure` in a process of its own, so that no method inherits another's memory.
 
     Raises:
@@ -21,7 +22,7 @@ def measure_apart(method: str, wanted: Setting, on_step: OnStep) -> Measured:
     """
     spawn = get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_work, args=(sender, method, wanted), daemon=True)
+    process = spawn.Process(target=_work, args=(sender, method, wanted, device), daemon=True)
     with starting():
         process.start()
     sender.close()
@@ -46,12 +47,13 @@ def measure_apart(method: str, wanted: Setting, on_step: OnStep) -> Measured:
         receiver.close()
 
 
-def _work(sender: Connection, method: str, wanted: Setting) -> None:
+def _work(sender: Connection, method: str, wanted: Setting, device: str | None) -> None:
     """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
     serve_parent()
     os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
     try:
-        result = measure(method, wanted, lambda *done: sender.send(("step", done)))
+        with quiet_imports():
+            result = measure(method, wanted, lambda *done: sender.send(("step", done)), device)
     except SceditError as error:
         sender.send(("error", error))
     except Exception as error:  # of whatever library the method is made of

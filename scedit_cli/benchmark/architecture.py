@@ -16,14 +16,16 @@ from scedit_cli.core.tuners import HINT_SCALE
 from scedit_cli.errors import SceditError, reason
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_configs, is_hub_id, split_revision
+from scedit_cli.names import EMBEDDED, PUBLIC
+from scedit_cli.noise_levels import check_scheduler, noise_levels
 from scedit_cli.original import CONFIGS, original_config
-from scedit_cli.pipelines import EMBEDDED, quiet
+from scedit_cli.pipelines import quiet
 from scedit_cli.scenes import WORLD
+from scedit_cli.unet_inputs import check_unet
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-PUBLIC = ("sd15", "sd21", "sdxl")  # built from the configurations in the package, with random weights
 _TOKENS = 77  # CLIP's
 _MOST_TOKENS = 10_000  # what is more stands for no limit
 
@@ -118,7 +120,8 @@ def architecture(model: str) -> Architecture:
 
 def architecture_of(base: Base) -> Architecture:
     """Of a base that is loaded."""
-    return Architecture(base.name, dict(base.unet.config), base.scheduler.alphas_cumprod, base.prediction_type)
+    levels = base.noise_levels
+    return Architecture(base.name, dict(base.unet.config), levels.alphas.float(), levels.prediction_type)
 
 
 def _described(model: str) -> Architecture:
@@ -143,15 +146,18 @@ def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: in
 
     if unet["_class_name"] != "UNet2DConditionModel":
         raise ValueError(f"a {unet['_class_name']}, which has no U-Net skips to edit")
+    check_unet(unet, name)
     with quiet():
         schedule = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
         with torch.device("meta"):
             config = dict(diffusers.UNet2DConditionModel.from_config(unet).config)
+    check_scheduler(schedule, name)
     if not isinstance(config["cross_attention_dim"], int):
         raise ValueError(f"cross_attention_dim is {config['cross_attention_dim']}, and texts have one width")
     if tokens not in range(1, _MOST_TOKENS):
         raise ValueError(f"model_max_length of its tokenizer is {tokens}")
-    return Architecture(name, config, schedule.alphas_cumprod, schedule.config.prediction_type, tokens)
+    levels = noise_levels(schedule)
+    return Architecture(name, config, levels.alphas.float(), levels.prediction_type, tokens)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -82,22 +82,6 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
     return sentences
 
 
-def read_tolerance(text: str) -> float:
-    """ "0.05" and "5%" -> 0.05.
-
-    Raises:
-        SceditError: no share of a figure.
-    """
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        value = float(number) / (100 if percent else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise SceditError(f"--tolerance {text}: no share of a figure", hint="write it as 5% or 0.05")
-    return value
-
-
 def _fallen(name: str, before: Document, now: Document, fields: Sequence[str], tolerance: float) -> list[str]:
     sentences = []
     for field in fields:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from scedit_cli.base import best_device
 from scedit_cli.benchmark.apart import measure_apart
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.estimate import estimate, peak
@@ -16,6 +14,7 @@ from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled
 from scedit_cli.benchmark.memory import resident
 from scedit_cli.benchmark.rate import wake_libraries
 from scedit_cli.benchmark.setting import Figures, Setting
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, WorkFailed, reason
 from scedit_cli.pipelines import EMBEDDED
 
@@ -25,7 +24,6 @@ OnNote = Callable[[str], None]
 # A card's memory that no tensor gets: the driver's context and the libraries' workspaces. An assumption.
 CONTEXT = 768 * 2**20
 _BESIDE_BATCH = 4  # of what is estimated beside the embedded base
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def measure_all(
     wanted: Setting,
     rounds: int,
     further: Further,
+    device: str | None = None,
     *,
     check: Callable[[Setting], None],
     on_progress: OnProgress,
@@ -80,10 +79,10 @@ def measure_all(
 ) -> tuple[Costs, Costs | None]:
     """`measured` on the base asked for; without one on sd15 where there is an accelerator, else on the embedded base,
     with an estimate of sd15 beside it."""
-    here = kind_of(best_device())
+    here = kind_of(torch.device(device or best_device()))
     watch = {"on_progress": on_progress, "on_note": on_note}
     name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
-    costs = measured(methods, replace(wanted, base=name), rounds, check=check, **watch)
+    costs = measured(methods, replace(wanted, base=name), rounds, device, check=check, **watch)
     costs = further.answered(costs, here, on_progress)
     if wanted.base or here != "cpu":
         return costs, None
@@ -112,7 +111,7 @@ def estimate_all(
         raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
     base = architecture(wanted.base or "sd15")
     device = device or ("cpu" if base.name == EMBEDDED else "cuda")
-    setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, device)
+    setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, torch.device(device))
     check(setting)
     libraries = 0
     if device == "cpu":
@@ -126,6 +125,7 @@ def measured(
     methods: Sequence[str],
     wanted: Setting,
     rounds: int = 1,
+    device: str | None = None,
     *,
     check: Callable[[Setting], None],
     on_progress: OnProgress,
@@ -151,7 +151,7 @@ def measured(
             stage = f"measuring {method}" + (f", round {number + 1}" if rounds > 1 else "")
             try:
                 answer = measure_apart(
-                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total)
+                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total), device
                 )
             except WorkFailed as error:
                 failures[method] = error
@@ -230,20 +230,6 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progre
         results.append(figures)
         on_progress("largest batch that fits", done, len(costs.results))
     return replace(costs, results=results)
-
-
-def read_size(text: str) -> int:
-    """Bytes of "12GiB", "12GB" or a plain number.
-
-    Raises:
-        SceditError: no size of a memory.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    number, prefix, binary = found.groups() if found else ("0", None, None)
-    size = int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
-    if not size:
-        raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
-    return size
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:

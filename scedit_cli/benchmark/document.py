@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
 from scedit_cli.benchmark.cost import Costs
+from scedit_cli.benchmark.reading import HINT, read_values
 from scedit_cli.benchmark.result import BenchResult
 from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.setting import Figures, Setting
 from scedit_cli.benchmark.skips import SkipEffect
-from scedit_cli.errors import SceditError, reason, shortened
-from scedit_cli.files import read_json
+from scedit_cli.errors import SceditError, shortened
 
 _ALWAYS = ("base", "batch", "resolution", "dtype", "device", "results")
 
@@ -59,18 +59,13 @@ def read_result(path: Path, option: str) -> BenchResult:
     Raises:
         SceditError: it is no such document; names the field.
     """
-    hint = "scedit bench --json > FILE makes one"
+    values = read_values(path, option)
     try:
-        values = read_json(path.read_bytes())
         found = TypeAdapter(_Document).validate_python(values)
-    except FileNotFoundError:
-        raise SceditError(f"{option} {path}: no such file", hint) from None
     except ValidationError as error:
-        raise SceditError(f"{option} {path} is no benchmark: {_mistake(error)}", hint) from None
-    except (OSError, ValueError) as error:
-        raise SceditError(f"{option} {path} is no benchmark: {reason(error)}", hint) from error
+        raise SceditError(f"{option} {path} is no benchmark: {_mistake(error)}", HINT) from None
     if missing := [name for name in _ALWAYS if name not in values]:
-        raise SceditError(f"{option} {path} is no benchmark: it has no {', '.join(missing)}", hint)
+        raise SceditError(f"{option} {path} is no benchmark: it has no {', '.join(missing)}", HINT)
     return BenchResult(
         found.costs(),
         estimate=found.estimate and found.estimate.costs(),

@@ -61,6 +61,10 @@ class Exam:
         self._wanted = [each.conditions[CONDITION] for each in self.plain]
         self._hints = to_tensor(self._wanted)
 
+    @property
+    def device(self) -> torch.device:
+        return self._base.device
+
     @cached_property
     def limits(self) -> Limits:
         about = {"base": self.fingerprint, "scenes": len(self.plain)}

@@ -39,7 +39,7 @@ def training(
     method: str, exam: Exam, setting: Setting, pictures: int, seed: int, rate: float
 ) -> Iterator[Training]:
     """`method` on `setting.batch` of `pictures` rendered scenes a step, by AdamW at the learning rate `rate`."""
-    base = load_base(EMBEDDED)
+    base = load_base(EMBEDDED, device=exam.device)
     torch.manual_seed(seed)
     with prepared(method, base.unet, options_for(setting, architecture(EMBEDDED))) as trainee:
         cache = exam.data(base, trainee.takes_hint, pictures)
@@ -52,7 +52,7 @@ def training(
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (done + 1) / _WARM_UP)
             noise = torch.Generator().manual_seed(1_000_003 * seed + done)  # the same for every method
-            _loss_of_batch(base, trainee, next(source), cache.empty_text, noise).backward()
+            _loss_of_batch(base, trainee, next(source), cache.dropped_text, noise).backward()
             torch.nn.utils.clip_grad_norm_(trainee.weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from scedit_cli.base import DTYPES, best_device
+from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.clock import synchronise
 from scedit_cli.benchmark.estimate import count, peak, shares
@@ -23,6 +23,7 @@ from scedit_cli.benchmark.methods import Options, Trainee, prepared
 from scedit_cli.benchmark.rate import matrix_rate, wake_libraries
 from scedit_cli.benchmark.setting import Figures, Setting, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+from scedit_cli.devices import best_device, device_here
 from scedit_cli.errors import memory_told
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.sampling import check_size
@@ -47,7 +48,7 @@ class Measured:
 
 
 @tf32(True)  # as training does
-def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
+def measure(method: str, wanted: Setting, on_step: OnStep, device: str | None = None) -> Measured:
     """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
     (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory; but in
     PyTorch's usual memory layout, all methods alike.
@@ -56,14 +57,15 @@ def measure(method: str, wanted: Setting, on_step: OnStep) -> Measured:
         method: one of METHODS.
         wanted: None within it are chosen by the base; its `steps` are timed, after a warm-up.
         on_step: called with (steps done, of how many), the warm-up among them.
+        device: by default the accelerator where there is one.
 
     Raises:
         SceditError: a base or a setting that cannot be.
         WorkFailed: memory ran out.
     """
-    device = best_device()
+    device = torch.device(device_here(device) or best_device())
     base = architecture(wanted.base)
-    used = settled(wanted, base, kind_of(device))
+    used = settled(wanted, base, device)
     options, dtype, total = options_for(used, base), DTYPES[used.dtype], _WARM_UP + used.steps
     work = count(method, base, used.batch, used.resolution, options)
     guess = peak(method, base, used.batch, used.resolution, used.dtype, device=kind_of(device), options=options)
@@ -141,21 +143,21 @@ def with_speed(
     )
 
 
-def settled(wanted: Setting, base: Architecture, device: str) -> Setting:
-    """The setting with the base's own choices where nothing was asked for; `device` is "cpu" or "cuda".
+def settled(wanted: Setting, base: Architecture, device: torch.device) -> Setting:
+    """The setting with the base's own choices, on `device`, where nothing was asked for.
 
     Raises:
         SceditError: a resolution that the base cannot take.
     """
     resolution = wanted.resolution or base.resolution
     check_size(base, resolution, resolution, "--resolution")
-    embedded, card = base.name == EMBEDDED, device != "cpu"
+    embedded, card = base.name == EMBEDDED, device.type != "cpu"
     return replace(
         wanted,
         batch=wanted.batch or (8 if embedded or card else 1),
         resolution=resolution,
         dtype=wanted.dtype or ("bf16" if card and not embedded else "fp32"),
-        device=wanted.device or device_name(best_device()),
+        device=wanted.device or device_name(device),
     )
 
 

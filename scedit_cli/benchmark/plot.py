@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scedit_cli.benchmark.cost import Costs
 from scedit_cli.errors import SceditError
 from scedit_cli.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from scedit_cli.benchmark.cost import Costs
 
 OURS, PEERS, INK, FAINT = "#d1495b", "#5b7c99", "#26262c", "#8a8f98"
 _PARTS = {"libraries": "#e4e7eb", "weights": "#b9c4cf", "optimizer": "#8fa3b5", "gradients": "#5f7488"}
@@ -59,9 +60,13 @@ def letter_by_letter() -> AbstractContextManager[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure whole."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lower().removeprefix("."))
+    """Writes a figure whole, without the time and the random names that some formats keep."""
+    from matplotlib import rc_context
+
+    buffer, format = io.BytesIO(), path.suffix.lower().removeprefix(".")
+    dated = {"svg": {"Date": None}, "svgz": {"Date": None}, "pdf": {"CreationDate": None}}
+    with rc_context({"svg.hashsalt": "scedit"}):
+        figure.savefig(buffer, format=format, metadata=dated.get(format))
     write_whole(path, buffer.getvalue())
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from scedit_cli.base import best_device
 from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.clock import timed
 from scedit_cli.benchmark.estimate import peak
@@ -141,7 +140,7 @@ class Comparison:
     def _facts(self, method: str) -> Summary:
         return {
             "trainable_parameters": parameters_of(method, self.setting),
-            "estimated_peak_memory": peak_of(method, self.setting),
+            "estimated_peak_memory": peak_of(method, self.setting, self.exam.device),
             "learning_rate": rate_of(method, self.rates),
             "seeds": self.seeds,
             "scenes": len(self.exam.texts),
@@ -206,13 +205,11 @@ def parameters_of(method: str, setting: Setting) -> int:
         return trainee.count
 
 
-def peak_of(method: str, setting: Setting) -> int:
+def peak_of(method: str, setting: Setting, device: torch.device) -> int:
     """Estimated bytes of a training step of the method on the embedded base, libraries apart."""
     base = architecture(EMBEDDED)
     options = options_for(setting, base)
-    peaks = peak(
-        method, base, setting.batch, base.resolution, "fp32", device=kind_of(best_device()), options=options
-    )
+    peaks = peak(method, base, setting.batch, base.resolution, "fp32", device=kind_of(device), options=options)
     return sum(peaks.values())
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.errors import SceditError
 
+METHODS = (
+    "sc", "csc", "csc-k3", "sc-checkpoint", "csc-checkpoint", "sc-plain", "csc-plain", "csc-k3-plain", "lora",
+    "lora-lean", "full", "controlnet", "controlnet-lean", "t2i-adapter", "controlnet-xs",
+)  # fmt: skip
 DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
 BASE = "base"  # as a method of --quality: the embedded base's own figures
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
 _MODES = {
-    "": f"base methods batch resolution dtype steps rounds compiled {_SIZES} fits batches plot baseline",
+    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} fits batches plot baseline",
     "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
-    "--sampling": "base resolution dtype steps",
-    "--skips": "base prediction resolution dtype steps scenes skip_scale skip_noise plot",
-    "--quality": f"methods batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
-    "--quality --tuner": "base prediction dtype tuners scenes baseline",
+    "--sampling": "base resolution dtype device steps",
+    "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
+    "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
+    "--quality --tuner": "base prediction dtype device tuners scenes baseline",
     "--show": "plot baseline",
 }
 _NAMES = {"compiled": "--compile", "tuners": "--tuner", "learning_rates": "--learning-rate"}
@@ -79,3 +84,41 @@ def known_methods(methods: Sequence[str], mode: str) -> list[str]:
             hint = f"did you mean {guess[0]}?" if guess else f"choose of {', '.join(known)}"
             raise SceditError(f"--methods {name}: not known", hint)
     return list(dict.fromkeys(methods or DEFAULT_METHODS))
+
+
+def read_tolerance(text: str) -> float:
+    """ "0.05" and "5%" -> 0.05.
+
+    Raises:
+        SceditError: no share of a figure.
+    """
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SceditError(f"--tolerance {text}: no share of a figure", hint="write it as 5% or 0.05")
+    return value
+
+
+def read_size(text: str) -> int:
+    """Bytes of "12GiB", "12GB" or a plain number.
+
+    Raises:
+        SceditError: no size of a memory.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    number, prefix, binary = found.groups() if found else ("0", None, None)
+    size = int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
+    if not size:
+        raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
+    return size
+
+
+def check_rates(rates: Iterable[str], methods: Sequence[str]) -> None:
+    """Raises SceditError for a learning rate of what is no method, or none of these."""
+    if unknown := [name for name in rates if name not in METHODS]:
+        raise SceditError(f"--learning-rate {unknown[0]}: no method", hint=f"choose of {', '.join(METHODS)}")
+    if idle := [name for name in rates if not any(f"{method}-".startswith(f"{name}-") for method in methods)]:
+        raise SceditError(f"--learning-rate {idle[0]}: not among the methods", hint=f"here are {', '.join(methods)}")

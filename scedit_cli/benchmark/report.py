@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scedit_cli.benchmark.setting import Figures
+from scedit_cli.markdown import plain
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -105,7 +106,7 @@ def quality_facts(quality: Mapping[str, Mapping[str, Any]]) -> str:
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of GitHub's Markdown; the first column is text, the others are figures."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([plain(text), *figures] for text, *figures in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

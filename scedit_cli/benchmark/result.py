@@ -25,6 +25,7 @@ from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.setting import Setting, environment
 from scedit_cli.benchmark.skips import SkipEffect
 from scedit_cli.errors import SceditError
+from scedit_cli.markdown import plain
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class BenchResult:
 
     def markdown(self) -> str:
         """The tables in Markdown."""
-        return "\n".join(f"{title}\n\n{as_markdown(*table)}".lstrip() for title, table in self.tables())
+        return "\n".join(f"{plain(title)}\n\n{as_markdown(*table)}".lstrip() for title, table in self.tables())
 
     def csv(self) -> str:
         """A line for each row of the tables, with the JSON's names and plain numbers."""

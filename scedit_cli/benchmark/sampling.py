@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scedit_cli.base import DTYPES, best_device
+from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture
 from scedit_cli.benchmark.clock import timed
 from scedit_cli.benchmark.methods import Inputs
@@ -51,7 +51,9 @@ class StepTime:
 
 
 @torch.inference_mode()
-def step_times(base: Architecture, resolution: int, dtype: str, rounds: int, on_step: OnStep) -> list[StepTime]:
+def step_times(
+    base: Architecture, resolution: int, dtype: str, rounds: int, device: torch.device, on_step: OnStep
+) -> list[StepTime]:
     """Times a step of the bare base, with an SC-Tuner, one and three CSC-Tuners, and a ControlNet, in turn in every
     round, so that what slows the machine slows all of them.
 
@@ -61,7 +63,7 @@ def step_times(base: Architecture, resolution: int, dtype: str, rounds: int, on_
         dtype: of everything: fp32, bf16 or fp16.
         on_step: called with (steps done, of how many).
     """
-    precision, device = DTYPES[dtype], best_device()
+    precision = DTYPES[dtype]
     unet = base.unet(precision, device)
     inputs, _ = random_batch(base, 2, resolution, precision, device)
     hint = inputs.hint[:1].to(precision)

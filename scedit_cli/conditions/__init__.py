@@ -21,10 +21,11 @@ from scedit_cli.conditions.measuring import (
     measured_kinds,
 )
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
+from scedit_cli.transparency import photograph
 
 __all__ = [
     "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",
-    "consistency", "control_score", "find", "kind_of_path", "measured", "measured_by", "measured_kinds",
+    "consistency", "control_score", "find", "is_quick", "kind_of_path", "measured", "measured_by", "measured_kinds",
     "scene_annotator",
 ]  # fmt: skip
 
@@ -51,13 +52,17 @@ def annotate(
         SceditError: an unknown kind, annotator or parameter, or weights that are not there.
     """
     chosen = find(kind).annotator(annotator)
-    picture = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-    return chosen.load(chosen.settings(**parameters), weights, device)([picture])[0]
+    return chosen.load(chosen.settings(**parameters), weights, device)([photograph(image)])[0]
 
 
 def channels_of(kind: str) -> int:
     """Of a hint of this kind: 3, or 4 where its alpha counts. A kind that nothing makes has 3."""
     return find(kind).channels if kind in KINDS else 3
+
+
+def is_quick(kind: str) -> bool:
+    """Whether a condition of this kind can be made without a network's weights."""
+    return kind in KINDS and not find(kind).annotator().weights
 
 
 def scene_annotator(kind: str) -> str | None:

@@ -12,6 +12,7 @@ from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.conditions.orders import Order
 from scedit_cli.conditions.registry import Annotator, all_kinds, find
 from scedit_cli.errors import SceditError
+from scedit_cli.transparency import condition_image, photograph
 
 
 def measured_kinds() -> tuple[str, ...]:
@@ -29,10 +30,14 @@ def consistency(kind: str, picture: Image.Image, condition: Image.Image, annotat
 
 
 def consistencies(
-    kind: str, pictures: Sequence[Image.Image], conditions: Sequence[Image.Image], annotator: str | None = None
+    kind: str,
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    annotator: str | None = None,
+    device: str = "cpu",
 ) -> list[float]:
     """`consistency` of each picture with the condition at its place, the quick way for many."""
-    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator)]
+    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator, device=device)]
 
 
 def measured(
@@ -60,14 +65,18 @@ def measured(
         if picture.size != condition.size:
             sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
             raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
-    found = [picture.convert("RGB") for picture in pictures]
+    found = [photograph(picture) for picture in pictures]
+    conditions = [condition_image(each, find(kind).channels, f"the {kind} condition") for each in conditions]
     if measure.annotates and found:
         found = chosen.load(chosen.settings(**parameters), weights, device)(found)
     return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]
 
 
 def measured_by(
-    makers: Sequence[Order], pictures: Sequence[Image.Image], conditions: Sequence[Image.Image]
+    makers: Sequence[Order],
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    device: str = "cpu",
 ) -> list[Figures]:
     """`measured` of each picture with the condition at its place, which the order at its place has made: one that
     draws nothing. Raises as `measured`."""
@@ -77,7 +86,7 @@ def measured_by(
     figures: list[Figures] = [{} for _ in makers]
     for maker, places in alike.items():
         found, wanted = ([each[place] for place in places] for each in (pictures, conditions))
-        values = measured(maker.kind, found, wanted, maker.by, maker.weights, **dict(maker.values))
+        values = measured(maker.kind, found, wanted, maker.by, maker.weights, device, **dict(maker.values))
         for place, value in zip(places, values, strict=True):
             figures[place] = value
     return figures

@@ -21,6 +21,7 @@ from scedit_cli.conditions import licences
 from scedit_cli.conditions.consistency.measure import Measure
 from scedit_cli.conditions.silence import silent
 from scedit_cli.errors import SceditError
+from scedit_cli.transparency import condition_image
 
 Make = Callable[[Sequence[Image.Image]], list[Image.Image]]
 
@@ -124,7 +125,12 @@ class Kind:
 
     def hint(self, picture: Image.Image) -> np.ndarray:
         """A condition picture as the tuner sees it: float32 (channels, H, W) in [0, 1]. 8-bit values are divided by
-        255, 16-bit ones by 65535; one gray channel is repeated; a picture without alpha is all kept."""
+        255, 16-bit ones by 65535; one gray channel is repeated; a picture without alpha is all kept.
+
+        Raises:
+            SceditError: its transparency leaves nothing of it.
+        """
+        picture = condition_image(picture, self.channels, f"the {self.name} condition")
         if picture.mode.startswith("I;16"):
             values = np.asarray(picture)[..., None] / np.float32(65535)
         else:

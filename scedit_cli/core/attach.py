@@ -74,7 +74,6 @@ def attach(
             )
     alphas = checked_scales(own if scales is None else scales, len(flat))
     lean = None if memory == "plain" else Swapped(unet, recompute if memory == "checkpoint" else None)
-    _forget_compiled()
     return Attachment(unet, skips, flat, alphas, lean)
 
 
@@ -115,6 +114,7 @@ class Attachment:
         for block in unet.up_blocks:
             last -= len(block.resnets)
             self._handles.append(block.register_forward_pre_hook(_BeforeUpBlock(self, last), with_kwargs=True))
+            self._handles.append(_SeenByCompiler(block))
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -179,7 +179,6 @@ class Attachment:
             handle.remove()
         if self._lean:
             self._lean.undo()
-        _forget_compiled()
         self._hints, self._features, self._regions, self._active = {}, {}, {}, None
 
     def __enter__(self) -> Attachment:
@@ -316,14 +315,30 @@ class _BeforeUpBlock:
         return args, kwargs | {"res_hidden_states_tuple": edited}
 
 
+class _SeenByCompiler:
+    """Makes torch.compile see that `block` has a hook now, until `remove`.
+
+    Code compiled where there was no hook would run on without it: the compiler does not look whether any have come
+    since, only whether those that it saw have gone. It does look whether a module has a `forward` of its own, so the
+    block gets its class's as an attribute. Only code for such a block is compiled again, of whichever U-Net it was.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block = block
+        self._is_shown = "forward" not in vars(block)
+        if self._is_shown:
+            block.forward = block.forward
+        elif "torch._dynamo" in sys.modules:  # accelerate's hooks put theirs there: all that is compiled has to go
+            torch.compiler.reset()
+
+    def remove(self) -> None:
+        if self._is_shown:
+            vars(self._block).pop("forward", None)
+            self._is_shown = False
+
+
 def _learns(encoder: nn.Module, hint: Tensor) -> bool:
     return hint.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-def _forget_compiled() -> None:
-    """torch.compile does not look whether hooks have come or gone since: what it made would be run as it is."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
 
 
 def _is_compiled(unet: nn.Module) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +16,24 @@ _SIDE = 4  # of the features, in pixels
 Weighted = tuple[Tuner, float]
 
 
-@torch.no_grad()
-def largest_difference(ones: Sequence[Weighted], others: Sequence[Weighted]) -> tuple[float, float]:
-    """Compares the summed edits of two lists of tuners with their scales, over standard normal features of every skip
-    and one random hint per condition.
+class Difference(NamedTuple):
+    """How far two edits are apart.
 
-    Returns:
-        The largest absolute difference, and the largest absolute edit of `ones`. NaN where an edit is none.
+    Attributes:
+        largest: the largest absolute difference; NaN where an edit is none.
+        edit: the largest absolute edit of the first list.
+        relative: the norm of the difference over all skips, as a share of that of the first list's edits.
     """
+
+    largest: float
+    edit: float
+    relative: float
+
+
+@torch.no_grad()
+def difference_of(ones: Sequence[Weighted], others: Sequence[Weighted]) -> Difference:
+    """Compare the summed edits of two lists of tuners with their scales, over standard normal features of every skip
+    and one random hint per condition."""
     draw = torch.Generator().manual_seed(0)
     channels = ones[0][0].channels
     skips = [torch.randn(2, width, _SIDE, _SIDE, generator=draw) for width in channels]
@@ -30,9 +42,11 @@ def largest_difference(ones: Sequence[Weighted], others: Sequence[Weighted]) -> 
         for tuner, _ in ones
         if isinstance(tuner, CSCTuner)
     }
-    pairs = list(zip(_edits(ones, skips, hints), _edits(others, skips, hints), strict=True))
-    difference = torch.stack([(one - other).abs().max() for one, other in pairs]).max()
-    return float(difference), float(torch.stack([one.abs().max() for one, _ in pairs]).max())
+    edit = torch.cat([each.flatten().double() for each in _edits(ones, skips, hints)])
+    other = torch.cat([each.flatten().double() for each in _edits(others, skips, hints)])
+    largest, apart = float((edit - other).abs().max()), float((edit - other).norm())
+    size = float(edit.norm())
+    return Difference(largest, float(edit.abs().max()), apart / size if size else apart and math.inf)
 
 
 def _edits(tuners: Sequence[Weighted], skips: Sequence[Tensor], hints: dict[str, Tensor]) -> list[Tensor]:

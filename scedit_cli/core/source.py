@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from scedit_cli.errors import SceditError, is_out_of_memory, reason
 from scedit_cli.hub import is_hub_id, split_revision
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SUFFIXES = (".safetensors", ".bin")
-_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+Content = TypeVar("Content")
 _MOST_TENSORS = 20_000  # the largest bases have some thousands
 _LONGEST_KEY = 250  # letters
 
@@ -48,33 +52,53 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         SceditError: the file is of another kind, damaged, or holds something else than floating-point tensors.
     """
-    if file.suffix not in SUFFIXES:
-        raise SceditError(
-            f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
-            hint="a tuner is a .safetensors file",
-        )
-    header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file)
+    _check_suffix(file)
+    header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file, "pt", _tensors)
     for key, tensor in tensors.items():
         if len(key) > _LONGEST_KEY or not key.isprintable():
             raise SceditError(
                 f"{file}: one of its tensors is called {ascii(key[:40])}… ({len(key)} characters)",
                 hint="no program names weights so; get the file anew",
             )
-        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in _DTYPES or str(tensor.layout) != "torch.strided":
             raise SceditError(
-                f"{file}: {key} is {str(tensor.dtype).removeprefix('torch.')}, not floating-point weights",
+                f"{file}: {key} is {dtype}, not floating-point weights",
                 hint="quantised files are not read; get the tuner in float16 or float32",
             )
     return header, tensors
 
 
-def _opened(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
+    """Metadata and keys of a tuner file without its tensors, and without PyTorch; neither of a `.bin` one.
+
+    Raises:
+        SceditError: as `read`.
+    """
+    _check_suffix(file)
+    return ({}, []) if file.suffix == ".bin" else _opened(file, "numpy", lambda opened: list(opened.keys()))
+
+
+def _check_suffix(file: Path) -> None:
+    if file.suffix not in SUFFIXES:
+        raise SceditError(
+            f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
+            hint="a tuner is a .safetensors file",
+        )
+
+
+def _tensors(opened: Any) -> dict[str, Tensor]:
+    return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+
+
+def _opened(file: Path, framework: str, take: Callable[[Any], Content]) -> tuple[dict[str, str], Content]:
+    """The metadata of a safetensors file, and what `take` takes from it."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            keys = opened.keys()
-            if len(keys) > _MOST_TENSORS:
-                raise SceditError(f"{file} holds {len(keys):,} tensors", hint="no tuner has so many; get the file anew")
-            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in keys}
+        with safe_open(file, framework) as opened:
+            count = len(opened.keys())
+            if count > _MOST_TENSORS:
+                raise SceditError(f"{file} holds {count:,} tensors", hint="no tuner has so many; get the file anew")
+            return opened.metadata() or {}, take(opened)
     except SceditError:
         raise
     except Exception as error:  # safetensors and PyTorch raise whatever a header leads them to
@@ -86,6 +110,8 @@ def _opened(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
+    import torch
+
     try:
         _check_packing(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)
@@ -99,7 +125,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
             hint="a pickle may run code: ask for the tuner as .safetensors",
         ) from error
     if not isinstance(tensors, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()
     ):
         raise SceditError(f"{file} is no flat dictionary of tensors", hint="a tuner is a .safetensors file")
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > file.stat().st_size:

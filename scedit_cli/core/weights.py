@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from scedit_cli import __version__
 from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.reading import read_foreign
-from scedit_cli.core.foreign.writing import export, is_folder
+from scedit_cli.core.foreign.writing import export
 from scedit_cli.core.objective import PREDICTION_TYPES
+from scedit_cli.core.packing import packed
 from scedit_cli.core.source import locate, read
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.errors import SceditError, reason
@@ -70,8 +71,7 @@ def save_tuner(
     facts = tuner.metadata | given
     spec = _modelspec(tuner, path, facts)
     header = {key: value for key, value in (facts | spec | given).items() if key not in _OWN} | _header(tuner)
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tuner.state_dict().items()}
-    return write_whole(path, _ordered(save(tensors, header)))
+    return write_whole(path, packed(tuner.state_dict(), header, dtype))
 
 
 def load_tuner(path: str | os.PathLike[str], condition: str | Sequence[str] | None = None) -> Tuner | Bundle:
@@ -136,16 +136,6 @@ def _modelspec(tuner: Tuner | Bundle, path: Path, facts: Mapping[str, str]) -> d
     if prediction := facts.get("prediction_type"):
         spec["modelspec.prediction_type"] = {"v_prediction": "v"}.get(prediction, prediction)
     return spec
-
-
-def _ordered(file: bytes) -> bytes:
-    """A safetensors file with its metadata sorted, which the library writes in any order: one tuner, one file."""
-    size = int.from_bytes(file[:8], "little")
-    header = json.loads(file[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return len(text).to_bytes(8, "little") + text + file[8 + size :]
 
 
 def _ours(file: Path, header: dict[str, str], tensors: dict[str, Tensor], names: list[str]) -> Tuner | Bundle:

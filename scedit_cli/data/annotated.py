@@ -277,11 +277,11 @@ def recorded_maker(path: Path, kind: str) -> Order | None:
     return Order(kind, annotator.name, tuple(settings.items()))
 
 
-def save_condition(picture: Image.Image, place: Path, record: dict[str, Any]) -> None:
+def save_condition(picture: Image.Image, place: Path, record: dict[str, Any], replace: bool = True) -> None:
     """Writes a PNG with its record inside. Run lengths alone are the quickest compression, and edges' smallest."""
     info = PngInfo()
     info.add_text("scedit", json.dumps(record))
-    with whole(place) as part:
+    with whole(place, replace) as part:
         picture.save(part, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
 
 

@@ -17,9 +17,10 @@ from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order
 from scedit_cli.data.contents import digests
 from scedit_cli.data.dataset import Dataset, Size
-from scedit_cli.data.hints import Hints, MadeHints, read_uint8
+from scedit_cli.data.hints import Hints, MadeHints, read_photograph
 from scedit_cli.data.store import Layout, Store
 from scedit_cli.errors import SceditError, WorkFailed, memory_told
+from scedit_cli.fingerprint import own_weights
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
@@ -39,29 +40,33 @@ class Cache:
         hints: by kind.
         conditions: digests of the condition pictures that are read, one for each kind and picture.
         weights: (N,) of each picture's loss; None where all are 1.
+        zeroes_dropped_text: whether a caption that is dropped becomes zeros, and not the empty prompt.
     """
 
     latents: Store
     text: Store
     pictures: tuple[str, ...]  # keys into `latents`
     captions: tuple[str, ...]  # keys into `text`
-    empty: str
+    empty: str  # key into `text` of the empty prompt
     buckets: Tensor
     bucket_sizes: tuple[Size, ...]
     sizes: Tensor
     hints: dict[str, Hints | MadeHints]
     conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     weights: Tensor | None = None
+    zeroes_dropped_text: bool = False
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def fingerprint(self, indices: Sequence[int]) -> str:
-        """32 hex digits over what these pictures, their captions and condition pictures hold, in this order."""
+        """32 hex digits over what these pictures, their captions and condition pictures hold and what they weigh, in
+        this order."""
         digest = hashlib.sha256()
         for index in indices:
             known = [self.pictures[index], self.captions[index], *(kind[index] for kind in self.conditions.values())]
-            digest.update(f"{' '.join(known)} {self.sizes[index].tolist()}\n".encode())
+            weight = "" if self.weights is None else f" {self.weights[index].item()}"
+            digest.update(f"{' '.join(known)} {self.sizes[index].tolist()}{weight}\n".encode())
         return digest.hexdigest()[:32]
 
     def moments_of(self, indices: Sequence[int]) -> Tensor:
@@ -74,9 +79,11 @@ class Cache:
         return self.text.get([self.captions[index] for index in indices])
 
     @property
-    def empty_text(self) -> dict[str, Tensor]:
-        """The encoded empty prompt by name, each (1, ...)."""
-        return self.text.get([self.empty])
+    def dropped_text(self) -> dict[str, Tensor]:
+        """What the U-Net is given for a caption that is dropped, by name, each (1, ...): what guidance takes for no
+        prompt, so that the branch which is trained is sampled."""
+        empty = self.text.get([self.empty])
+        return {name: torch.zeros_like(each) for name, each in empty.items()} if self.zeroes_dropped_text else empty
 
 
 def cache_latents_and_text(
@@ -135,6 +142,7 @@ def cache_latents_and_text(
             for kind, paths in read.items()
         },
         weights=torch.tensor(dataset.weights) if set(dataset.weights) != {1.0} else None,
+        zeroes_dropped_text=base.zeroes_dropped_text,
     )
 
 
@@ -154,7 +162,7 @@ def cache_latents(
 
     def encode(todo: list[str]) -> dict[str, Tensor]:
         indices = [where[key] for key in todo]
-        pictures = list(pool.map(read_uint8, [paths[index] for index in indices]))
+        pictures = list(pool.map(read_photograph, [paths[index] for index in indices]))
         for index, picture in zip(indices, pictures, strict=True):
             if (size := (picture.shape[2], picture.shape[1])) != dataset.sizes[index]:
                 raise SceditError(
@@ -282,7 +290,7 @@ def _chunks(keys: list[str], size: int) -> list[list[str]]:
 def _weights(module: nn.Module) -> str:
     """A digest of the module's weights: names, types, shapes and some values of each."""
     digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
+    for name, weight in own_weights(module):
         flat = weight.detach().flatten()
         some = flat[:: max(1, flat.numel() // 64)].cpu().double()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + some.numpy().tobytes())

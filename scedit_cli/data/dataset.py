@@ -89,7 +89,7 @@ class Dataset:
             if kind not in item.conditions:
                 raise SceditError(
                     f"{self._at(item)}: {item.image.name} has no {kind}{_COLUMN}",
-                    hint=f"scedit annotate {self.path} --cond {kind} makes it",
+                    hint=way_to(kind, self.path),
                 )
         paths = [item.conditions[kind] for item in self.items]
         with ThreadPoolExecutor(4) as pool:
@@ -226,6 +226,16 @@ def _check(row: Any, at: str) -> None:
             raise SceditError(f"{at}: {column} is {value!r}", hint="it must be a text")
         if named and (not value or Path(value).is_absolute() or ".." in Path(value).parts):
             raise SceditError(f"{at}: {column} is {value!r}", hint="name a file inside the dataset folder")
+
+
+def way_to(kind: str, path: Path | str) -> str:
+    """What to do about an image of the dataset folder `path` that has no condition of `kind`."""
+    from scedit_cli import conditions
+
+    if kind not in conditions.KINDS:
+        return f"name its {kind} image in the column {kind}{_COLUMN}"
+    made = f"scedit annotate {path} --cond {kind} makes it"
+    return f'data.make = ["{kind}"] makes all of them while training; {made}' if conditions.is_quick(kind) else made
 
 
 def _at(path: Path, line: int) -> str:

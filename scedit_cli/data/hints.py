@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from scedit_cli.conditions import channels_of, find
 from scedit_cli.conditions.orders import Order
 from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.pictures import decode, open_picture, reading
+from scedit_cli.transparency import condition_image
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
 
@@ -27,13 +28,19 @@ class Hints:
         paths: one picture per index, none larger than `size` (width, height).
         in_memory: the most bytes to hold; larger sets are read when asked for.
         channels: C, 4 where the pictures' alpha counts.
+        read: what reads a picture as uint8 (C, H, W); by default `read_uint8`.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: tuple[int, int], in_memory: int = _IN_MEMORY, channels: int = 3
+        self,
+        paths: Sequence[Path],
+        size: tuple[int, int],
+        in_memory: int = _IN_MEMORY,
+        channels: int = 3,
+        read: Callable[[Path], Tensor] | None = None,
     ) -> None:
         self.paths = paths
-        self._read = partial(read_uint8, channels=channels)
+        self._read = read or partial(read_uint8, channels=channels)
         self._held: list[Tensor] | None = None
         if len(paths) * channels * size[0] * size[1] <= in_memory:
             with ThreadPoolExecutor(4) as pool:
@@ -65,7 +72,7 @@ class MadeHints:
 
     def __init__(self, pictures: Sequence[Path], size: tuple[int, int], order: Order) -> None:
         self.order = order.with_drawn_seed()
-        self._pictures = Hints(pictures, size)
+        self._pictures = Hints(pictures, size, read=read_photograph)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -85,12 +92,21 @@ def made_hint(order: Order, name: str, picture: np.ndarray) -> Tensor:
 
 
 def read_uint8(path: Path, channels: int = 3) -> Tensor:
-    """The picture at `path` as uint8 (channels, H, W), the fourth its alpha.
+    """The condition picture at `path` as uint8 (channels, H, W), the fourth its alpha.
+
+    Raises:
+        SceditError: no readable picture is there, or its transparency leaves nothing of it.
+    """
+    return planes(np.asarray(_opened(path, channels)))
+
+
+def read_photograph(path: Path) -> Tensor:
+    """The picture at `path` that is learned from, as uint8 (3, H, W).
 
     Raises:
         SceditError: no readable picture is there.
     """
-    return planes(np.asarray(_opened(path, channels)))
+    return planes(np.asarray(open_picture(path)))
 
 
 def open_condition_picture(path: Path, kind: str) -> Image.Image:
@@ -103,7 +119,5 @@ def open_condition_picture(path: Path, kind: str) -> Image.Image:
 
 
 def _opened(path: Path, channels: int) -> Image.Image:
-    if channels == 3:
-        return open_picture(path)
     with reading(path, str(path)) as opened:
-        return decode(opened, keep_alpha=True).convert("RGBA")
+        return condition_image(decode(opened), channels, str(path))

@@ -20,10 +20,12 @@ from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
 from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
+from scedit_cli.data.formats import ANIMATED, unread
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
-from scedit_cli.errors import SceditError
+from scedit_cli.errors import NotInstalled, SceditError
+from scedit_cli.transparency import condition_image, photograph
 
 _LONGEST_CAPTION = 2**20  # bytes
 _TOLD_EVERY = 0.2  # seconds
@@ -78,11 +80,11 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
     Args:
         size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
     """
+    if entry.image is None:
+        return Rejected("unpaired", entry.lacks)
     lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
     if lacking:
         return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
-    if entry.image is None:
-        return Rejected("unpaired", "it has no picture")
     try:
         text, caption_from = _caption(entry)
         with _opened(entry.image, "it") as opened:
@@ -92,8 +94,10 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
             except SceditError as error:
                 return Rejected("small", error.message)
             really = _really(entry.image.name, opened)
-            picture = how.apply(decode(opened, how.scaled))
+            picture = how.apply(photograph(decode(opened, how.scaled)))
         made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
+    except NotInstalled as error:
+        return Rejected("unreadable", str(error))
     except SceditError as error:
         return Rejected("unreadable", error.message)
     return Cut(picture, made, text, how, caption_from, really, entry.more)
@@ -135,7 +139,7 @@ class Intake:
 
     def run(self, source: Source, folder: Path) -> None:
         """Fills the empty `folder`. `on_step` is called with (pictures done, of how many, how many a second)."""
-        self.report.orphans, self.report.hidden = list(source.orphans), source.hidden
+        self.report.begin(source)
         names: list[str] = []  # of entries on their way
 
         def work() -> Iterator[tuple]:
@@ -199,6 +203,8 @@ def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | No
 
 @contextmanager
 def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
+    if told := unread(blob.name):
+        raise SceditError(f"{name} is {told}")
     try:
         file = blob.open()
     except FileNotFoundError:
@@ -210,17 +216,20 @@ def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
             raise SceditError(f"{name} is an empty file")
         file.seek(0)
         with reading(file, name) as opened:
+            if opened.format in ANIMATED and getattr(opened, "is_animated", False):
+                raise SceditError(f"{name} is an animation: save the frame that is meant as a picture of its own")
             yield opened
 
 
 def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
-    with _opened(blob, f"its {kind}") as opened:
+    name, channels = f"its {kind}", conditions.channels_of(kind)
+    with _opened(blob, name) as opened:
         if (size := upright_size(opened)) != how.source:
             raise SceditError(
-                f"its {kind} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
+                f"{name} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
-        # What transparency means (holes to fill, say) is the kind's to know.
-        return how.apply(decode(opened, keep_alpha=True), blend=_is_blended(kind))
+        fitted = how.apply(condition_image(decode(opened), channels, name), blend=_is_blended(kind))
+        return condition_image(fitted, channels, name)  # scaling leaves traces of colours where alpha becomes 0
 
 
 @cache
@@ -250,5 +259,6 @@ def _caption(entry: Entry) -> tuple[str, str | None]:
 def _really(name: str, opened: Image.Image) -> str | None:
     suffix = os.path.splitext(name)[1].lower()
     told = Image.registered_extensions().get(suffix)
-    found = "JPEG" if opened.format == "MPO" else opened.format  # phones append a second, smaller JPEG
+    # Phones append a second, smaller JPEG.
+    told, found = ("JPEG" if name == "MPO" else name for name in (told, opened.format))
     return found if told and found != told else None

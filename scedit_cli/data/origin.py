@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.overview import overview
-from scedit_cli.data.pictures import SUFFIXES, save_picture
-from scedit_cli.data.places import is_remote
+from scedit_cli.data.formats import is_picture, suffix_of
+from scedit_cli.data.pictures import save_picture
+from scedit_cli.data.places import is_hidden, is_remote
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import shard_places
-from scedit_cli.data.sources.folder import CAPTIONS
-from scedit_cli.data.sources.trees import is_hidden
+from scedit_cli.data.sources.folder import CAPTIONS, OVERVIEW
+from scedit_cli.data.sources.rows import TABLES
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded, read_json, write_whole
 
-REPORT, OVERVIEW = "report.json", "overview.png"
-_READ = SUFFIXES.union(CAPTIONS, (".jsonl", ".csv", ".parquet", ".arrow", ".tar"))  # of a folder; all else may change
+REPORT = "report.json"
+_READ = (*CAPTIONS, *TABLES, ".arrow", ".tar")  # of a folder, beside pictures; all else may change
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def located(src: str | Path) -> str:
 def _files(place: str | Path, out: str) -> Iterator[str]:
     """What lies at a place, apart from the folder `out`: in an order that depends on the names alone."""
     path = expanded(place)
+    if path.is_file() and suffix_of(path.name) in TABLES:  # the pictures that it names lie beside it
+        path = path.parent
     if not path.is_dir():
         if not is_remote(str(place)):
             with suppress(SceditError):  # it is a dataset of the hub
@@ -124,4 +127,5 @@ def _files(place: str | Path, out: str) -> Iterator[str]:
         return
     for folder, folders, names in os.walk(os.path.realpath(path)):
         folders[:] = sorted(each for each in folders if not is_hidden(each) and os.path.join(folder, each) != out)
-        yield from (os.path.join(folder, each) for each in sorted(names) if os.path.splitext(each)[1].lower() in _READ)
+        read = (each for each in sorted(names) if is_picture(each) or suffix_of(each) in _READ)
+        yield from (os.path.join(folder, each) for each in read)

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from scedit_cli.data.dataset import METADATA, condition_name
+from scedit_cli.data.hints import open_condition_picture
 from scedit_cli.data.pictures import open_picture, picture_size
 
 _ROWS = 12  # pictures shown
@@ -39,10 +40,11 @@ def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> I
     for number, row in enumerate(rows):
         column, line = divmod(number, lines)
         x, y = column * wide, top + line * (cell + _GAP)
-        files = [row["file_name"], *(condition_name(kind, row["file_name"]) for kind in kinds)]
-        for at, file in zip(left[:-1], files, strict=True):
-            picture = open_picture(path / file)
-            size = f"{picture.width}x{picture.height}"
+        picture = open_picture(path / row["file_name"])
+        size = f"{picture.width}x{picture.height}"
+        files = [(path / condition_name(kind, row["file_name"]), kind) for kind in kinds]
+        shown = [picture, *(open_condition_picture(*each).convert("RGB") for each in files)]
+        for at, picture in zip(left[:-1], shown, strict=True):
             picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
             sheet.paste(picture, (x + at + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
         _write(draw, (x + left[-1], y + 4), row["text"] or "(no caption)", font, cell - 34)

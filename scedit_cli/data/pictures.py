@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +14,10 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
-from scedit_cli.errors import SceditError
+from scedit_cli.data.formats import heif_formats, is_heif, unread
+from scedit_cli.errors import SceditError, not_installed
+from scedit_cli.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "ICO")  # an MPO begins as a JPEG
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
@@ -30,14 +31,24 @@ _GAP = 2.0  # how many times too large a JPEG may be decoded at least: as Pillow
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The whole picture in mode RGB and sRGB: turned as its EXIF says, colours taken from its ICC profile, transparency
-    laid on white, 16-bit gray cut to 8.
+    """The whole photograph in mode RGB and sRGB: turned as its EXIF says, colours taken from its ICC profile,
+    transparency laid on white, 16-bit gray cut to 8.
 
     Raises:
         SceditError: there is no such file, or no picture in it that can be read to its end.
     """
     with reading(path, str(path)) as opened:
-        return decode(opened)
+        return photograph(decode(opened))
+
+
+def open_mask(path: Path) -> Image.Image:
+    """The mask at `path` in mode L: luminance times opacity.
+
+    Raises:
+        SceditError: as `open_picture`, or its transparency leaves nothing of it.
+    """
+    with reading(path, str(path)) as opened:
+        return mask_image(decode(opened), str(path))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -58,9 +69,12 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
         OSError, ValueError, Image.DecompressionBombError: no picture of a format that is read, or too large a one; the
             decoders raise other errors too, over damaged files.
     """
-    with Image.open(file, formats=_FORMATS) as opened:
+    if isinstance(file, Path) and (told := unread(file.name)):
+        raise ValueError(f"it is {told}")
+    with Image.open(file, formats=_FORMATS + heif_formats()) as opened:
         if opened.format != "JPEG":  # which can be decoded at a part of its size
             _check_size(opened)
+        scale_key(opened)
         yield opened
 
 
@@ -81,7 +95,19 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
     except Exception as error:  # the decoders raise whatever a damaged file leads them to
+        if not heif_formats() and is_heif(_head(file)):
+            raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
         raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
+
+
+def _head(file: Path | BinaryIO) -> bytes:
+    """The bytes by which a file's format is told."""
+    if isinstance(file, Path):
+        with suppress(OSError), file.open("rb") as opened:
+            return opened.read(12)
+        return b""
+    file.seek(0)
+    return file.read(12)
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
@@ -89,35 +115,35 @@ def upright_size(opened: Image.Image) -> tuple[int, int]:
     return opened.size[::-1] if _is_turned(opened) else opened.size
 
 
-def decode(opened: Image.Image, at_least: tuple[int, int] | None = None, keep_alpha: bool = False) -> Image.Image:
-    """An opened picture as `open_picture` gives it.
+def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """An opened picture upright, in sRGB and 8 bits: RGBA where it has transparency, whose meaning is
+    `scedit_cli.transparency`'s to say, else RGB.
 
     Args:
         at_least: the width and height it will be made smaller to. A JPEG that is over twice as large is then decoded
             at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time.
-        keep_alpha: give RGBA where there is transparency.
     """
     if at_least and opened.format == "JPEG":
         wanted = at_least[::-1] if _is_turned(opened) else at_least
         opened.draft(None, (round(_GAP * wanted[0]), round(_GAP * wanted[1])))
     _check_size(opened)
     profile = opened.info.get("icc_profile")
-    ImageOps.exif_transpose(opened, in_place=True)
-    picture = opened
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
+    if opened.mode in ("I", "F"):
         raise ValueError("its pixels are of 32 bits, 8 or 16 are read")
+    ImageOps.exif_transpose(opened, in_place=True)
+    picture = in_8_bits(opened)
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        if keep_alpha:
-            return picture
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if picture.mode in ("P", "PA", "1", "YCbCr", "LA", "HSV"):
+        picture = in_rgba(picture)
+    elif picture.mode in ("P", "1", "YCbCr", "HSV"):
         picture = picture.convert("RGB")
-    if profile and (transform := _to_srgb(profile, picture.mode)):
+    colours = "RGB" if picture.mode == "RGBA" else picture.mode
+    if not (profile and (transform := _to_srgb(profile, colours))):
+        return picture if picture.mode == "RGBA" else picture.convert("RGB")
+    if picture.mode != "RGBA":
         return ImageCms.applyTransform(picture, transform)
-    return picture.convert("RGB")
+    changed = ImageCms.applyTransform(picture.convert("RGB"), transform)
+    changed.putalpha(picture.getchannel("A"))
+    return changed
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -8,10 +8,17 @@ from typing import BinaryIO
 from scedit_cli.errors import SceditError, not_installed, reason
 
 _WEB = ("http", "https")
+_LEFT_BEHIND = ("thumbs.db", "desktop.ini")
 
 
 def is_remote(place: str) -> bool:
     return "://" in place
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no content: dot files, `._a.png` that macOS leaves behind among them,
+    its folder in zips, and what Windows puts into folders."""
+    return name.startswith(".") or name == "__MACOSX" or name.lower() in _LEFT_BEHIND
 
 
 def open_place(place: str) -> BinaryIO:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scedit_cli.errors import SceditError
+
+if TYPE_CHECKING:
+    from scedit_cli.data.sources import Source
 
 _NAMED = 5  # files in a sentence
 
@@ -21,6 +24,7 @@ class Report:
         misnamed: (file, its real format).
         captions: how many captions came from where.
         buckets: how many pictures of each (width, height).
+        splits, split, unread, namesakes: as of a `Source`.
     """
 
     pictures: int = 0
@@ -32,6 +36,16 @@ class Report:
     hidden: int = 0
     captions: Counter[str] = field(default_factory=Counter)
     buckets: Counter[tuple[int, int]] = field(default_factory=Counter)
+    splits: tuple[str, ...] = ()
+    split: str | None = None
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    namesakes: list[tuple[str, str]] = field(default_factory=list)
+
+    def begin(self, source: Source) -> None:
+        """Takes over what is known of a source before its pictures are opened."""
+        self.orphans, self.hidden = list(source.orphans), source.hidden
+        self.splits, self.split = source.splits, source.split
+        self.unread, self.namesakes = list(source.unread), list(source.namesakes)
 
     @property
     def coverage(self) -> float:
@@ -55,27 +69,38 @@ class Report:
             "misnamed": [{"file": file, "format": kind} for file, kind in self.misnamed],
             "orphans": self.orphans,
             "hidden": self.hidden,
+            "split": self.split,
+            "splits": list(self.splits),
+            "unread": [{"file": file, "reason": why} for file, why in self.unread],
+            "namesakes": [{"file": file, "of": other} for file, other in self.namesakes],
         }
 
     def check(self, strict: bool, captionless: float) -> None:
         """Raises SceditError: more than the share `captionless` of the kept pictures have no caption, or with `strict`
         anything is listed that a careful person would mend first."""
-        if self.captionless and len(self.captionless) > captionless * self.pictures:
-            raise SceditError(
-                f"{len(self.captionless)} of {self.pictures} pictures have no caption: {named(self.captionless)}",
-                hint="write a .txt or .caption file beside each, or keep them as they are with --allow-captionless",
-            )
         faults = {
             "cannot be used": [f"{file} ({why})" for file, _, why in self.rejected],
             "have no caption": self.captionless,
             "repeat others": [f"{file} (as {first})" for file, first in self.duplicates],
             "belong to no picture": self.orphans,
+            "are not read": [f"{file} ({why})" for file, why in self.unread],
+            "share captions or conditions": [f"{file} (with {other})" for file, other in self.namesakes],
         }
         if strict and (found := {what: files for what, files in faults.items() if files}):
             raise SceditError(
                 "; ".join(f"{len(files)} {what}: {named(files)}" for what, files in found.items()),
                 hint="mend them; without --strict the good pictures are prepared, and report.json names all others",
             )
+        if self.captionless and len(self.captionless) > captionless * self.pictures:
+            raise SceditError(
+                f"{len(self.captionless)} of {self.pictures} pictures have no caption: {named(self.captionless)}",
+                hint="write a .txt or .caption file beside each, name a table's column with --columns text=NAME, or "
+                "keep them as they are with --allow-captionless" + self._perhaps_in(),
+            )
+
+    def _perhaps_in(self) -> str:
+        """Where the captions may be."""
+        return f"; {self.unread[0][0]} is not read: {self.unread[0][1]}" if self.unread else ""
 
     def summary(self) -> list[tuple[str, str]]:
         """The rows that a person reads."""
@@ -87,11 +112,17 @@ class Report:
             sizes = [f"{w}x{h}: {count}" for (w, h), count in self.buckets.most_common()]
             more = f", and {len(sizes) - 8} more sizes" if len(sizes) > 8 else ""
             rows.append(("buckets", ", ".join(sizes[:8]) + more))
+        if len(self.splits) > 1:
+            others = [split for split in self.splits if split != self.split]
+            rows.append(("split", f"{self.split}; nothing of {' and '.join(others)}, which --split takes"))
         rows += _some("rejected", [f"{file}: {why}" for file, _, why in self.rejected])
         rows += _some("captionless", self.captionless)
         rows += _some("duplicate", [f"{file} repeats {first}" for file, first in self.duplicates])
         rows += _some("misnamed", [f"{file} is {kind}" for file, kind in self.misnamed])
+        shared = [f"{file} shares captions or conditions with {other}" for file, other in self.namesakes]
+        rows += _some("namesake", shared)
         rows += _some("orphan", self.orphans)
+        rows += _some("unread", [f"{file}: {why}" for file, why in self.unread])
         if self.hidden:
             rows.append(("hidden", f"{self.hidden} hidden files passed over"))
         return rows

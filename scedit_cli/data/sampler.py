@@ -15,7 +15,9 @@ class StatefulSampler:
     """An endless sequence of batches of `indices` (those below `indices`, where it is a number).
 
     The epochs' shuffles, one after the other, are cut into batches of `batch_size`, so every batch is full, a batch may
-    span epochs, and within an epoch every index comes once. With `groups`, every batch is of one group (pictures of
+    span epochs, and within an epoch every index comes once. Of fewer indices than a batch takes, each comes about
+    equally often in a batch; since noise and timestep are drawn by place, its gradient is then the mean over several
+    draws, and every index weighs alike over the epochs. With `groups`, every batch is of one group (pictures of
     one size): each group has shuffles of its own, and the groups' batches come in a shuffled order, each group as
     often as its pictures are many. Batch k is a function of the arguments and k alone: the sampler's whole state is
     `step`, the number of batches given out.
@@ -113,7 +115,7 @@ def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
         return
     told = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
     if not told:
-        told = ["the pictures, captions or condition pictures are others, or in another order or size"]
+        told = ["the pictures, captions, condition pictures or weights are others, or in another order or size"]
     raise SceditError(
         f"the data to resume on is not what it was: {', '.join(told)}",
         hint="bring it back as it was (data.path), or start a new run",

@@ -16,7 +16,8 @@ from pathlib import Path
 from scedit_cli.data.dataset import Dataset
 from scedit_cli.data.licences import LICENCES, licences_of, write_licences
 from scedit_cli.data.pictures import LARGEST_FILE
-from scedit_cli.data.places import is_remote, open_place
+from scedit_cli.data.places import is_hidden, is_remote, open_place
+from scedit_cli.data.splits import in_files
 from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import read_json, whole_folder, write_whole
 
@@ -43,7 +44,14 @@ def shard_places(place: str | Path) -> list[str]:
     if text.startswith("pipe:"):
         raise SceditError(f"{text}: no commands are run here", hint="name files, https:// or hf:// instead")
     if not is_remote(text) and Path(text).is_dir():
-        places = sorted(str(path) for path in Path(text).glob("[!.]*.tar"))  # hidden: half-written
+        names = sorted(path.name for path in Path(text).glob("[!.]*.tar"))  # hidden: half-written
+        if len(splits := in_files(names)) > 1:
+            first = {split: files[0] for split, files in splits.items()}
+            raise SceditError(
+                f"{text} holds shards of several splits: {', '.join(first.values())}",
+                hint=f"name those of one, as {text}/{_numbered(next(iter(first.values())))}",
+            )
+        places = [str(Path(text) / name) for name in names]
     else:
         places = _expanded(text)
     for each in places:
@@ -148,6 +156,13 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
+def _numbered(shard: str) -> str:
+    """The pattern of shards that begins with this one."""
+    number = re.search(r"\d+", shard)
+    last = number and str(int(number[0]) + 9).zfill(len(number[0]))
+    return f"{shard[: number.start()]}{{{number[0]}..{last}}}{shard[number.end() :]}" if number else shard
+
+
 def _expanded(pattern: str) -> list[str]:
     """`pattern` with each number of its first range, and so on."""
     if not (found := _RANGE.search(pattern)):
@@ -182,7 +197,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in tar:
-        if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
+        if member.isfile() and not any(is_hidden(part) for part in member.name.split("/") if part.strip(".")):
             yield member
         tar.members.clear()  # tarfile would keep every header it has seen
 

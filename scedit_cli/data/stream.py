@@ -12,11 +12,9 @@ from itertools import accumulate, islice
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scedit_cli.base import Base
-from scedit_cli.conditions import channels_of
 from scedit_cli.conditions.orders import Order
 from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.cache import PIXELS_AT_ONCE
@@ -207,7 +205,7 @@ class _Lane:
                 self._leave_out(at, f"{read.shard}: {read.sample.key}: {made.reason}")
                 continue
             pixels = np.array(made.picture)
-            hints = {kind: _hint(picture, kind) for kind, picture in made.conditions.items()}
+            hints = {kind: unit(planes(np.array(picture))) for kind, picture in made.conditions.items()}
             for order in self._stream.orders:
                 hints[order.kind] = made_hint(order, f"{read.sample.key} {step}", pixels)
             return _Picture(read.index, made, planes(pixels), hints)
@@ -265,11 +263,6 @@ class _Lane:
         if place not in self._told:
             self._told.add(place)
             self._stream.fault(sentence)
-
-
-def _hint(picture: Image.Image, kind: str) -> Tensor:
-    pixels = np.array(picture.convert("RGBA" if channels_of(kind) == 4 else "RGB"))
-    return unit(planes(pixels))
 
 
 def _together(pictures: Sequence[_Picture]) -> Raw:

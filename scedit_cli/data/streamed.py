@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from scedit_cli.data.buckets import Size, exactly
-from scedit_cli.data.dataset import weight_of, write_rows
+from scedit_cli.data.dataset import way_to, weight_of, write_rows
 from scedit_cli.data.intake import Cut, Rejected, cut, take
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
@@ -20,6 +22,7 @@ from scedit_cli.errors import SceditError
 from scedit_cli.files import whole_folder
 
 FIRST = "first.json"  # for each of the first pictures: which shard's, and how many of its samples come before the next
+_LOOKED_AT = 16  # samples that tell which conditions the shards hold
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ class Streamed:
                 if len(rows) == count:
                     break
             if not rows:
+                ways = [f"; {way_to(kind, 'DATASET')}, for prepare --shards to take along" for kind in self.kinds]
                 raise SceditError(
                     f"data.path: none of the {sum(self.counts)} samples can be used; the last: {why}",
-                    hint="data.columns names what a sample holds, data.upscale takes small pictures",
+                    hint=f"data.columns names what a sample holds, data.upscale takes small pictures{''.join(ways)}",
                 )
             write_rows(part, rows)
             (part / FIRST).write_text(json.dumps(first))
@@ -100,7 +104,7 @@ class Streamed:
         if count > len(first) or not any(replace(self, held=held).left):
             raise SceditError(
                 f"validation.pictures: {count} of at most {sum(self.counts)} pictures would be held out",
-                hint="leave some to learn from",
+                hint="leave some to learn from; where it is left out, a tenth is held out",
             )
         kept = [number for number, left in enumerate(replace(self, held=held).left) if left > 0]
         return replace(
@@ -127,6 +131,20 @@ class Streamed:
 
     def _size_of(self, source: Size) -> Size:
         return exactly(source, self.size, self.upscale)
+
+
+def has_condition(place: str, kind: str, columns: Mapping[str, str]) -> bool:
+    """Whether one of the first samples of the shards that `place` names has a condition of `kind`.
+
+    Raises:
+        SceditError: no such shard, or a damaged one.
+    """
+    samples = (sample for shard in shard_places(place) for sample in read_samples(shard))
+    for sample in islice(samples, _LOOKED_AT):
+        with suppress(SceditError):  # of a sample that is passed over when it is streamed
+            if entry_of(sample, columns).conditions.get(kind):
+                return True
+    return False
 
 
 def open_streamed(

@@ -8,18 +8,21 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.controls import Size, open_named, resized
+from scedit_cli.data.pictures import open_mask
 from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.request import Request
 from scedit_cli.sampling import to_tensor
+from scedit_cli.transparency import cut_mask
 
 _STRENGTH = 0.6  # of image-to-image; within a mask everything is drawn anew
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """An RGB picture and, of mode L and its size, where it is drawn anew; None for everywhere."""
+    """An RGB picture and, of mode L and its size, a mask that is 255 where it is drawn anew and 0 elsewhere; None for
+    everywhere."""
 
     picture: Image.Image
     mask: Image.Image | None = None
@@ -30,12 +33,12 @@ class Canvas:
         """Opens the picture and its mask, and adds the margins.
 
         Raises:
-            SceditError: no such pictures, or a mask of another size.
+            SceditError: no such pictures, a mask of another size, or one that keeps everything.
         """
         picture = open_named(expanded(request.image), "--image")
         mask = None
         if request.inpaint is not None:
-            mask = open_named(expanded(request.inpaint), "--inpaint").convert("L")
+            mask = cut_mask(open_named(expanded(request.inpaint), "--inpaint", open_mask))
             if mask.size != picture.size:
                 sizes = ["x".join(map(str, each.size)) for each in (mask, picture)]
                 raise SceditError(
@@ -43,7 +46,10 @@ class Canvas:
                     hint="paint the mask over the picture: white where it is to be drawn anew",
                 )
             if not mask.getbbox():
-                raise SceditError(f"--inpaint {request.inpaint} is black", hint="paint white what is to be drawn anew")
+                raise SceditError(
+                    f"--inpaint {request.inpaint} is black, or nowhere as light as a middle gray",
+                    hint="paint white what is to be drawn anew",
+                )
         canvas = cls(picture, mask)
         return canvas.extended(*request.margins) if request.margins else canvas
 
@@ -71,5 +77,10 @@ class Canvas:
         picture = to_tensor([resized(self.picture, size, rule)])
         if self.mask is None:
             return Start(picture, strength or _STRENGTH)
-        mask = to_tensor([resized(self.mask, size, rule)])[:, :1]
-        return Start(picture, strength or 1.0, mask)
+        shares = to_tensor([resized(self.mask, size, rule, Image.Resampling.BOX)])[:, :1]
+        if not shares.any():
+            raise SceditError(
+                f"--inpaint: nothing of the mask lies within {size[0]}x{size[1]} pixels of the picture",
+                hint="--resize fit keeps the whole picture",
+            )
+        return Start(picture, strength or 1.0, (shares > 0).float())  # a pixel that holds some of it is drawn anew

@@ -91,13 +91,14 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
-    """The request for the one picture at `path`, and all its settings.
+    """The request for the one picture at `path`, and all its settings. The device is another machine's matter.
 
     Raises:
         SceditError: as `settings_in`.
     """
     settings = settings_in(path)
-    known = {name: settings[name] for name in _TYPES if settings.get(name) is not None and name != "prompt"}
+    ours = [name for name in _TYPES if name not in ("prompt", "device")]
+    known = {name: settings[name] for name in ours if settings.get(name) is not None}
     for model, revision in (("base", "revision"), ("vae", "vae_revision")):
         if (commit := known.pop(revision, None)) and model in known:
             known[model] += f"@{commit}"

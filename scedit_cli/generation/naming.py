@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.pictures import SUFFIXES
+from scedit_cli.data.formats import is_picture
 from scedit_cli.errors import SceditError
 from scedit_cli.files import write_new, write_whole
 
@@ -49,7 +49,7 @@ class Names:
             taken = [file for file in (*self._numbered(count), *([self.grid(1)] if with_grid else [])) if file.exists()]
             if taken and not self.overwrite:
                 raise SceditError(f"--out {taken[0]} exists already", hint="name another file, or add --overwrite")
-        elif (self.out.exists() or self.out.suffix.lower() in SUFFIXES) and not self.out.is_dir():
+        elif (self.out.exists() or is_picture(self.out.name)) and not self.out.is_dir():
             what = "is a file that is no picture" if self.out.exists() else "names a format that is not written"
             hint = f"name a folder, or a file ending in {', '.join(FORMATS)}"
             raise SceditError(f"--out {self.out} {what}", hint)

@@ -97,7 +97,8 @@ def read_lines(path: Path) -> list[Line]:
         raise SceditError(f"--prompts {path}: no text in UTF-8", hint="save it as UTF-8") from error
     except OSError as error:
         raise SceditError(f"--prompts {path}: {error.strerror}", hint="check the path") from error
-    numbered = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Of the marks that Unicode counts as ends of lines, only those that editors write; the others are part of a prompt.
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
         raise SceditError(f"--prompts {path} holds no prompts", hint="write one a line")
     if path.suffix.lower() != ".jsonl":

@@ -17,7 +17,7 @@ from scedit_cli.controls import called, check_base, load_placed
 from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.files import write_new
 from scedit_cli.generation.keepsake import sha256
-from scedit_cli.generation.request import Request, option_of
+from scedit_cli.generation.request import Request
 from scedit_cli.markdown import plain
 from scedit_cli.specs import parse_tuner
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 Draw = Callable[[Request, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
 _HEIGHT = 440  # of what is shown side by side, in pixels
 _STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
-_ASKED = (
-    "prompts", "prompts_file", "negative", "seed", "num", "conds", "conds_from", "params", "scales", "sweeps",
-)  # fmt: skip
 _INPUTS = "inputs"  # the folder beside the pictures that keeps what was dropped, for the command line
 
 
@@ -89,12 +86,6 @@ def request_for(
 
 def command_line(request: Request, out: Path) -> str:
     return shlex.join(["scedit", "generate", *request.words(), "--out", str(out)])
-
-
-def check_page(request: Request) -> None:
-    """Raises SceditError for what the page asks for itself, or has no place for."""
-    if given := [name for name in _ASKED if name in request.said()]:
-        raise SceditError(f"{option_of(given[0])} has no effect on the page", hint="leave it out, or leave out --ui")
 
 
 def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Draw) -> gradio.Blocks:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scedit_cli.base import DTYPES
-from scedit_cli.controls import RESIZE_RULES
-from scedit_cli.denoising import Guidance
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
-from scedit_cli.original import PREDICTIONS
+from scedit_cli.names import PRECISIONS, PREDICTIONS, RESIZE_RULES
+from scedit_cli.samplers import check_name
 from scedit_cli.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
+
+if TYPE_CHECKING:
+    from scedit_cli.denoising import Guidance
 
 # The least that each number may be; the least of a strength is above 0.
 _LEAST = {
@@ -50,8 +51,8 @@ class Request:
         base, vae, prediction, device: as for `load_base`. Of a base on the hub that names no revision, the tuners' own
             is taken where they were trained on it.
         any_base: tuners may have been trained on other weights than the base's, if its skips are the same.
-        dtype: one of DTYPES; the base's default otherwise.
-        steps, guidance, scheduler: by default the base's.
+        dtype: one of PRECISIONS; the base's default otherwise.
+        steps, guidance, scheduler: by default the base's; `scheduler` as for `scheduler_like`.
         guidance_rescale: in [0, 1].
         guidance_span: `START-END`, between which fractions of the steps guidance acts.
         width, height: in pixels; by default those of the picture to start from, of the first condition, or the base's.
@@ -139,11 +140,13 @@ class Request:
             raise SceditError(f"--strength is {self.strength}", hint="give a number above 0, at most 1")
         if self.resize is not None and self.resize not in RESIZE_RULES:
             raise SceditError(f"--resize {self.resize}: not known", hint=f"choose one of {', '.join(RESIZE_RULES)}")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise SceditError(f"--dtype {self.dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
+        if self.dtype is not None and self.dtype not in PRECISIONS:
+            raise SceditError(f"--dtype {self.dtype}: not known", hint=f"choose one of {', '.join(PRECISIONS)}")
         if self.prediction is not None and self.prediction not in PREDICTIONS:
             hint = f"choose {' or '.join(PREDICTIONS)}"
             raise SceditError(f"--prediction {self.prediction}: not known", hint)
+        if self.scheduler is not None:
+            check_name(self.scheduler)
         for name in ("strength", "inpaint", "outpaint"):
             if getattr(self, name) is not None and self.image is None:
                 raise SceditError(f"--{name} needs a picture to start from", hint="add --image FILE")
@@ -192,6 +195,8 @@ class Request:
         return [spec.file for spec in steering] + [*self.mask_files.values(), *others]
 
     def guided(self, default: float) -> Guidance:
+        from scedit_cli.denoising import Guidance
+
         scale = default if self.guidance is None else self.guidance
         return Guidance(scale, self.guidance_rescale or 0.0, *self.guidance_interval)
 

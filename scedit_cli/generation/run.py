@@ -13,12 +13,13 @@ from PIL import Image
 from scedit_cli import __version__
 from scedit_cli.base import DTYPES, Base
 from scedit_cli.core.attach import attach
+from scedit_cli.denoising import check_sampling
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.orders import Order
 from scedit_cli.generation.request import Request
 from scedit_cli.generation.steering import Steering
-from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.pipelines import EMBEDDED, quiet
 from scedit_cli.sampling import sample
 
 _BATCH = 8
@@ -32,7 +33,9 @@ class Run:
         self.request, self.base, self.steering = request, base, steering
         self.steps = request.steps or base.defaults.steps
         self.guidance = request.guided(base.defaults.guidance)
-        self._device = accelerator() if request.offload else base.device
+        with quiet():
+            check_sampling(base, self.steps, self.guidance, request.scheduler, steering.start)
+        self._device = accelerator(request.device) if request.offload else base.device
         self._attachment = None
 
     def __enter__(self) -> Run:
@@ -123,7 +126,7 @@ class Run:
             "base_fingerprint": base.fingerprint,
             "prediction": request.prediction,
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
-            "device": request.device,
+            "device": str(self._device),
             "prompt": order.prompt,
             "negative": order.negative,
             "seed": order.seed,
@@ -140,9 +143,11 @@ class Run:
         }
 
 
-def accelerator() -> torch.device:
-    """The one to offload from; `SceditError` where there is none."""
-    device = torch.accelerator.current_accelerator(check_available=True)
+def accelerator(name: str | None = None) -> torch.device:
+    """The one to offload from: that called `name`, else the machine's; `SceditError` where there is none."""
+    if name == "cpu":
+        raise SceditError("--offload: on --device cpu there is nothing to offload from", hint="leave one of them out")
+    device = torch.device(name) if name else torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         raise SceditError("--offload: there is no accelerator here to offload from", hint="leave it out")
     return device

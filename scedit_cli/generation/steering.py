@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
+from scedit_cli.conditions.naming import check_scorable
 from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.controls import (
     Condition,
@@ -24,6 +25,7 @@ from scedit_cli.controls import (
     resized,
     size_for,
 )
+from scedit_cli.data.pictures import open_mask
 from scedit_cli.denoising import Start
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
@@ -44,12 +46,14 @@ class Steering:
 
     Attributes:
         placed: the tuners to attach, in this order.
+        device: PyTorch's name of the one that annotators compute on.
         start: the picture to start from, once fitted.
     """
 
     request: Request
     placed: list[PlacedTuner]
     canvas: Canvas | None
+    device: str
     _specs: list[tuple[ConditionSpec, ...]]
     start: Start | None = None
     _conditions: dict[_Key, Condition] = field(default_factory=dict)
@@ -58,7 +62,9 @@ class Steering:
     _shown: dict[tuple[_Key, Size], Image.Image] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, request: Request, orders: Sequence[Order], base: str, scored: bool = False) -> Steering:
+    def of(
+        cls, request: Request, orders: Sequence[Order], base: str, scored: bool = False, device: str = "cpu"
+    ) -> Steering:
         """Opens all pictures and tuners, and checks that they belong together, and where they are to be `scored` that
         there are conditions which something measures.
 
@@ -80,11 +86,11 @@ class Steering:
                     )
                 kinds[condition.kind] = condition
         if scored:
-            _check_scorable(list(opened.values()))
+            check_scorable({each.spec.file: each.kind for each in opened.values()})
         canvas = Canvas.of(request) if request.image is not None else None
-        masks = {name: open_named(file, "--mask").convert("L") for name, file in request.mask_files.items()}
+        masks = {name: open_named(file, "--mask", open_mask) for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
-        opened = _made(opened, placed, request, base, scored)
+        opened = _made(opened, placed, request, base, device if scored else None)
         names = [each.name for each in placed]
         said = {"--mask": request.mask_files, "--scale or --sweep": {n: 0 for order in orders for n in order.scales}}
         for option, given in said.items():
@@ -98,7 +104,7 @@ class Steering:
                     guess = difflib.get_close_matches(name, names, n=1)
                     hint = f"did you mean {guess[0]}?" if guess else f"there is {', '.join(names) or 'no tuner'}"
                     raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
-        return cls(request, placed, canvas, groups, None, opened, masks)
+        return cls(request, placed, canvas, device, groups, None, opened, masks)
 
     def fit(self, base: Base) -> list[str]:
         """Settles every picture's size; returns a sentence for each file that is resized.
@@ -167,7 +173,7 @@ class Steering:
         for spec in order.conditions:
             condition, key = self._conditions[_key(spec)], (_key(spec), size)
             if key not in self._shown:
-                self._shown[key] = condition.shown_at(size, self.request.resize or "crop")
+                self._shown[key] = condition.shown_at(size, self.request.resize or "crop", self.device)
             shown[condition.kind] = self._shown[key]
         return shown
 
@@ -193,6 +199,7 @@ class Steering:
             [maker for _, maker in makers],
             [pictures[n] for n, _ in makers],
             [self.shown(orders[n])[maker.kind] for n, maker in makers],
+            self.device,
         )
         scores: list[dict[str, dict[str, float]]] = [{} for _ in pictures]
         for (n, maker), each in zip(makers, figures, strict=True):
@@ -229,9 +236,9 @@ class Steering:
 
 
 def _made(
-    opened: Mapping[_Key, Condition], placed: Sequence[PlacedTuner], request: Request, base: str, scored: bool
+    opened: Mapping[_Key, Condition], placed: Sequence[PlacedTuner], request: Request, base: str, scored_on: str | None
 ) -> dict[_Key, Condition]:
-    """The conditions, each with its maker; what is needed to measure is there if `scored`.
+    """The conditions, each with its maker; what is needed to measure is loaded onto the device `scored_on`, if any.
 
     Raises:
         SceditError: a setting that cannot be, or one without effect.
@@ -240,7 +247,7 @@ def _made(
     photos = {condition.kind for condition in opened.values() if condition.spec.photo}
     given = parameters_of(kinds, request.params)
     for kind, values in given.items():
-        if values and not scored and kind not in photos:
+        if values and not scored_on and kind not in photos:
             raise SceditError(
                 f"--param: the {kind} condition is neither made nor measured",
                 hint=f"leave it out; --cond-from {kind}=PHOTO would make it, and --score measure it",
@@ -251,21 +258,10 @@ def _made(
         key: replace(each, maker=maker_of(each, given[each.kind], takers.get(each.kind), base, weights))
         for key, each in opened.items()
     }
-    if scored:
+    if scored_on:
         for maker in dict.fromkeys(each.maker for each in made.values()):
-            conditions.check_measurable(maker.kind, maker.by, maker.weights, **dict(maker.values))
+            conditions.check_measurable(maker.kind, maker.by, maker.weights, scored_on, **dict(maker.values))
     return made
-
-
-def _check_scorable(steering: Sequence[Condition]) -> None:
-    if not steering:
-        raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
-    for each in steering:
-        if each.kind not in conditions.measured_kinds():
-            raise SceditError(
-                f"{each.spec.file}: pictures cannot be scored against {each.kind} conditions",
-                hint=f"leave --score out; it knows {', '.join(conditions.measured_kinds())}",
-            )
 
 
 def _key(spec: ConditionSpec) -> _Key:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from scedit_cli import conditions
@@ -20,10 +19,12 @@ from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_
 from scedit_cli.data.licences import check_licences, record_licences
 from scedit_cli.data.pictures import open_picture, save_picture
 from scedit_cli.data.shares import Share
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import expanded, whole
+from scedit_cli.files import check_writable, expanded, whole
 from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
+from scedit_cli.transparency import in_8_bits
 
 _BATCH = 8  # pictures that an accelerator takes at once
 _ABREAST = 5  # pictures in a row of one picture's sheet
@@ -142,30 +143,27 @@ class _Work:
     batch_size: int
     on_event: OnEvent | None
 
+    def place(self, number: int = 0) -> str:
+        """Where annotators with weights compute: on the device that is named, else on the machine's accelerator of this
+        number, if it has one."""
+        if self.device or not any(order.annotator.weights for order in self.orders):
+            return self.device or "cpu"
+        best = best_device().type
+        return best if best in ("cpu", "mps") else f"{best}:{number}"
+
     def make(self, name: str, picture: Image.Image) -> list[Image.Image]:
         """One picture's conditions, here and now.
 
         Raises:
             SceditError: an annotator cannot do it.
         """
-        device = self.device or accelerator(self.orders)
-        found = []
+        device, found = self.place(), []
         for order in self.orders:
             [one] = made(order.load(order.settings(name), device), [picture])
             if isinstance(one, Exception):
                 raise SceditError(f"{order.kind} cannot be made of {name}: {reason(one)}") from one
             found.append(one)
         return found
-
-
-def accelerator(orders: Sequence[Order], number: int = 0) -> str:
-    """PyTorch's name of the machine's accelerator of this number, where an annotator has weights to put there."""
-    if not any(order.annotator.weights for order in orders):
-        return "cpu"
-    import torch
-
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return f"{found.type}:{number}" if found else "cpu"
 
 
 def _check_options(src: Path, out: object, sheet: object, preview: int | None) -> None:
@@ -197,33 +195,36 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
         )
     if not (out or sheet):
         raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
-    for place in filter(None, (out, sheet)):
-        _check_place(place, work.overwrite)
+    for option, place in (("--out", out), ("--sheet", sheet)):
+        if place:
+            _check_place(place, work.overwrite, option)
     if out and sheet and out.resolve() == sheet.resolve():
         raise SceditError(f"--out and --sheet are both {out}", hint="name two places")
     picture = open_picture(src)
     found = work.make(src.name, picture)
     if out:
         [order] = orders
-        save_condition(found[0], out, record_of(order, order.settings(src.name), digest_of(src)))
+        record = record_of(order, order.settings(src.name), digest_of(src))
+        save_condition(found[0], out, record, work.overwrite)
     if sheet:
-        _draw(sheet, [[picture, *found]], orders)
+        _draw(sheet, work.overwrite, [[picture, *found]], orders)
     return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
 
 
-def _check_place(place: Path, overwrite: bool) -> None:
+def _check_place(place: Path, overwrite: bool, option: str) -> None:
     if place.suffix.lower() != ".png":
         raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
     if place.exists() and not overwrite:
         raise SceditError(f"{place} exists already", hint="name another place, or give --overwrite")
+    check_writable(place, option)
 
 
 def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
     """The first pictures of a folder beside their conditions; nothing else is written. A sheet that is not named
     replaces the last one."""
     if sheet:
-        _check_place(sheet, work.overwrite)
-    sheet = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
+        _check_place(sheet, work.overwrite, "--sheet")
+    place = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
     names = [row["file_name"] for _, row in read_rows(work.src)][:count]
     rows: dict[str, list[Image.Image]] = {}
     failed: dict[str, str] = {}
@@ -237,23 +238,23 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
             work.on_event(Progress("preview", number, len(names)))
     if not rows:
         raise _nothing_read(work.src, failed)
-    _draw(sheet, list(rows.values()), work.orders, list(rows))
-    return {"out": None, "sheet": sheet, "written": 0, "skipped": 0, "failed": list(failed.items())}
+    _draw(place, work.overwrite or not sheet, list(rows.values()), work.orders, list(rows))
+    return {"out": None, "sheet": place, "written": 0, "skipped": 0, "failed": list(failed.items())}
 
 
 def _draw(
-    place: Path, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
+    place: Path, replace: bool, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
 ) -> None:
     from scedit_cli.sampling import grid
 
-    shown = [[_of_8_bits(picture) for picture in row] for row in rows]
+    shown = [[in_8_bits(picture) for picture in row] for row in rows]
     headings = ["picture", *(order.kind for order in orders)]
     if labels:
         sheet = grid(shown, headings, labels)
     else:
         [row], parts = shown, [slice(at, at + _ABREAST) for at in range(0, len(headings), _ABREAST)]
         sheet = _below_each_other([grid([row[part]], headings[part]) for part in parts])
-    with whole(place) as part:
+    with whole(place, replace) as part:
         save_picture(sheet, part)
 
 
@@ -264,11 +265,6 @@ def _below_each_other(strips: list[Image.Image]) -> Image.Image:
         sheet.paste(each, (0, top))
         top += each.height
     return sheet
-
-
-def _of_8_bits(picture: Image.Image) -> Image.Image:
-    deep = picture.mode.startswith("I")
-    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if deep else picture
 
 
 def _folder(work: _Work) -> dict[str, Any]:
@@ -307,7 +303,7 @@ def _check_places(src: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     """What has weights on the accelerator, if there is one, and the rest in processes on the CPU."""
     began = time.monotonic()
-    device = work.device or accelerator(work.orders, share.local_index)
+    device = work.place(share.local_index)
     heavy = [order for order in work.orders if device != "cpu" and order.annotator.runs_on(device)]
     passes = [(device, heavy), ("cpu", [order for order in work.orders if order not in heavy])]
     processes = work.processes or max(1, (os.cpu_count() or 1) // share.local_count)

@@ -6,24 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scedit_cli.base import DTYPES, EMBEDDED, Base, best_device, load_base
+import torch
+
+from scedit_cli.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.benchmark import cost, quality
-from scedit_cli.benchmark.architecture import PUBLIC, architecture, architecture_of
-from scedit_cli.benchmark.baseline import check_comparable, read_baseline, read_tolerance, same_machine, worse
-from scedit_cli.benchmark.cost import Costs, Further, read_size
+from scedit_cli.benchmark.architecture import architecture, architecture_of
+from scedit_cli.benchmark.baseline import check_comparable, read_baseline, same_machine, worse
+from scedit_cli.benchmark.cost import Costs, Further
 from scedit_cli.benchmark.document import read_result
 from scedit_cli.benchmark.exam import Exam
 from scedit_cli.benchmark.kept import Kept
-from scedit_cli.benchmark.measure import kind_of, settled
-from scedit_cli.benchmark.methods import METHODS
-from scedit_cli.benchmark.plot import check_plot, draw
+from scedit_cli.benchmark.measure import settled
+from scedit_cli.benchmark.plot import draw
 from scedit_cli.benchmark.quality_plot import draw_quality, is_drawn
-from scedit_cli.benchmark.questions import BASE, check_use, known_methods, mode_of
+from scedit_cli.benchmark.questions import BASE, read_size, read_tolerance
 from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.benchmark.setting import Setting
+from scedit_cli.checks.bench import check
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.files import as_json, check_place, expanded, whole, write_whole
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
@@ -81,7 +84,8 @@ def bench(
         methods: of METHODS; by default DEFAULT_METHODS. One that fails has no figures, and a note says why.
         batch, resolution: pictures in a step and their side in pixels.
         dtype: of the frozen base: fp32, bf16 or fp16.
-        device: of an estimate: "cuda" or "cpu"; "cpu" by default for the embedded base.
+        device: by default the accelerator where there is one. Of an estimate "cuda" or "cpu", be they here or not; "cpu"
+            by default for the embedded base.
         steps: how many training steps are timed (10); under `quality` how many every method is trained for; under
             `sampling` how many of its steps are timed (9); under `skips` those of the sampler.
         rounds: how often each method is measured, in turns.
@@ -111,18 +115,9 @@ def bench(
         SceditError: settings that cannot be, or that change nothing.
         WorkFailed: no method could be measured.
     """
-    given = {name: value for name, value in locals().items() if value or (value == 0 and value is not False)}
-    mode = mode_of(given)
+    mode, chosen = check({name: value for name, value in locals().items() if name != "on_event"})
     tell = on_event or (lambda event: None)
     share = read_tolerance(str(0.05 if tolerance is None else tolerance))
-    if dtype and dtype not in DTYPES:
-        raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
-    if plot:
-        check_plot(Path(plot))
-        if skips and Path(plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
-            raise SceditError(f"--plot {plot}: the grid of --skips is made of pixels", hint="end it in .png")
-    chosen = known_methods(methods or (), mode)
-    check_use(given, chosen, mode)
     shown = read_result(Path(show), "--show") if show else None
     compared = chosen if not shown else [each.method for each in shown.costs.results]
     before = read_baseline(Path(baseline), [] if quality else compared) if baseline else None
@@ -132,33 +127,33 @@ def bench(
         if place:
             check_place(place)
 
-    def check(setting: Setting) -> None:
+    def compare(setting: Setting) -> None:
         if before:
             check_comparable(Path(baseline), before, BenchResult(Costs(setting, [])).document())
 
     sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
     wanted = Setting(base or "", batch, resolution, dtype, None, *sizes)
     if shown:
-        check(shown.setting)
+        compare(shown.setting)
         result = shown
     elif mode == "--quality --tuner":
-        result = _score(wanted, prediction, tuners, scenes or 128, check, tell)
+        result = _score(wanted, device, prediction, tuners, scenes or 128, compare, tell)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
         of = seeds or 3, scenes or 128, learning_rates or {}, Kept(keep)
-        result = _train(chosen, wanted, budget, *of, check, tell)
+        result = _train(chosen, wanted, device, budget, *of, compare, tell)
     elif mode == "--sampling":
-        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), tell)
+        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, tell)
     elif mode == "--skips":
-        result = _skips(replace(wanted, steps=steps), prediction, scenes, skip_scale, skip_noise, tell)
+        result = _skips(replace(wanted, steps=steps), device, prediction, scenes, skip_scale, skip_noise, tell)
     else:
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
         watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
         if estimate:
-            result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=check, **watch))
+            result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=compare, **watch))
         else:
             wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
-            result = BenchResult(*cost.measure_all(chosen, wanted, rounds or 1, further, check=check, **watch))
+            result = BenchResult(*cost.measure_all(chosen, wanted, rounds or 1, further, device, check=compare, **watch))
     if before:
         document = result.document()
         if not same_machine(before, document):
@@ -197,18 +192,20 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
     return plot
 
 
-def _sample(wanted: Setting, tell: OnEvent) -> BenchResult:
+def _sample(wanted: Setting, device: str | None, tell: OnEvent) -> BenchResult:
+    place = torch.device(device or best_device())
     shape = architecture(wanted.base or EMBEDDED)
     wanted = replace(wanted, base=shape.name, resolution=wanted.resolution or 256, dtype=wanted.dtype or "fp32")
-    setting = replace(settled(wanted, shape, kind_of(best_device())), batch=None)
+    setting = replace(settled(wanted, shape, place), batch=None)
     times = step_times(
-        shape, setting.resolution, setting.dtype, setting.steps, lambda *done: tell(Progress("timing", *done))
+        shape, setting.resolution, setting.dtype, setting.steps, place, lambda *done: tell(Progress("timing", *done))
     )
     return BenchResult(Costs(setting, []), sampling=times)
 
 
 def _skips(
     wanted: Setting,
+    device: str | None,
     prediction: str | None,
     scenes: int | None,
     scale: float | None,
@@ -217,16 +214,11 @@ def _skips(
 ) -> BenchResult:
     from scedit_cli.benchmark.skips import study_skips
 
-    if wanted.base in PUBLIC:
-        raise SceditError(
-            f"--base {wanted.base} has random weights, whose skips say nothing",
-            hint="name a diffusers folder, a single file or a hub id of such a model",
-        )
     model = wanted.base or EMBEDDED
-    base = _load(model, wanted, prediction, [], tell)
+    base = _load(model, wanted, device, prediction, [], tell)
     shape = architecture_of(base)
     wanted = replace(wanted, base=model, steps=wanted.steps or base.defaults.steps)
-    setting = replace(settled(wanted, shape, kind_of(base.device)), batch=None)
+    setting = replace(settled(wanted, shape, base.device), batch=None)
     effects, picture = study_skips(
         base,
         scenes or (16 if base.name == EMBEDDED else 4),
@@ -242,9 +234,15 @@ def _skips(
 
 
 def _load(
-    model: str, wanted: Setting, prediction: str | None, placed: Sequence[PlacedTuner], tell: OnEvent
+    model: str,
+    wanted: Setting,
+    device: str | None,
+    prediction: str | None,
+    placed: Sequence[PlacedTuner],
+    tell: OnEvent,
 ) -> Base:
-    base = load_base(model, dtype=DTYPES[wanted.dtype] if wanted.dtype else None, prediction=prediction)
+    dtype = DTYPES[wanted.dtype] if wanted.dtype else None
+    base = load_base(model, dtype=dtype, device=device, prediction=prediction)
     if told := doubt(base, placed):
         tell(Note(told))
     return base
@@ -261,6 +259,7 @@ def _budget(steps: int | None, seconds: float | None, batch: int | None) -> qual
 def _train(
     methods: Sequence[str],
     wanted: Setting,
+    device: str | None,
     budget: quality.Budget,
     seeds: int,
     scenes: int,
@@ -270,15 +269,11 @@ def _train(
     tell: OnEvent,
 ) -> BenchResult:
     """Quality beside cost: the embedded base's own, then that of each method."""
-    if unknown := [name for name in rates if name not in METHODS]:
-        raise SceditError(f"--learning-rate {unknown[0]}: no method", hint=f"choose of {', '.join(METHODS)}")
-    if idle := [name for name in rates if not any(f"{method}-".startswith(f"{name}-") for method in methods)]:
-        raise SceditError(f"--learning-rate {idle[0]}: not among the methods", hint=f"here are {', '.join(methods)}")
     if scenes < 2 and set(methods) - {BASE}:
         raise SceditError("--scenes 1: methods are judged over two scenes at least", hint="128 are usual")
-    base = load_base(EMBEDDED)
+    base = load_base(EMBEDDED, device=device)
     wanted = replace(wanted, base=EMBEDDED, batch=budget.batch)
-    setting = settled(wanted, architecture(EMBEDDED), kind_of(base.device))
+    setting = settled(wanted, architecture(EMBEDDED), base.device)
     check(setting)
     able = []
     for method in [each for each in methods if each != BASE]:
@@ -300,6 +295,7 @@ def _train(
 
 def _score(
     wanted: Setting,
+    device: str | None,
     prediction: str | None,
     tuners: Sequence[str],
     scenes: int,
@@ -310,12 +306,12 @@ def _score(
 
     placed = [each for text in tuners for each in load_placed(parse_tuner(text))]
     model = as_trained(wanted.base or EMBEDDED, placed)
-    base = _load(model, wanted, prediction, placed, tell)
+    base = _load(model, wanted, device, prediction, placed, tell)
     for each in placed:
         check_base(each, base)
     base = as_taught(placed, base)
     shape = architecture_of(base)
-    setting = replace(settled(replace(wanted, base=model), shape, kind_of(base.device)), batch=None)
+    setting = replace(settled(replace(wanted, base=model), shape, base.device), batch=None)
     check(setting)
     found = scores_of(
         base,

@@ -15,13 +15,15 @@ from PIL import Image
 
 from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
+from scedit_cli.checks.generate import check, check_page
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
+from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.generation.keepsake import check_files, encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
-from scedit_cli.generation.page import check_page, open_page, page, slots_for
+from scedit_cli.generation.page import open_page, page, slots_for
 from scedit_cli.generation.request import Request
 from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
@@ -29,6 +31,7 @@ from scedit_cli.generation.steering import Steering
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import parse_tuner
+from scedit_cli.weighting import parsed
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was written, on which base, and how many seconds it took; `conditions` are the condition pictures of the
-    first one as its tuners saw them."""
+    """What was written, on which base and device, and how many seconds it took; `conditions` are the condition pictures
+    of the first one as its tuners saw them."""
 
     images: list[GeneratedImage]
     grid: Path | None
     base: str
     seconds: float
+    device: str = "cpu"
     conditions: dict[str, Image.Image] = field(default_factory=dict)
 
     def document(self) -> dict:
@@ -61,6 +65,7 @@ class GenerateResult:
             "images": [asdict(image) | {"path": str(image.path)} for image in self.images],
             "grid": str(self.grid) if self.grid else None,
             "base": self.base,
+            "device": self.device,
             "seconds": round(self.seconds, 3),
         }
 
@@ -103,6 +108,9 @@ def generate(
         SceditError: bad input; nothing is written then.
         WorkFailed: the sampled latents are not numbers, or memory or disk ran out.
     """
+    check(
+        request, from_file=from_file, out=out, template=template, grid=grid, score=score, overwrite=overwrite
+    )
     started = time.monotonic()
     tell = on_event or (lambda event: None)
     kept: dict[str, Any] = {}
@@ -116,9 +124,13 @@ def generate(
     if kept:
         check_files(from_file, kept["files"], request)
     orders = orders_for(request)
+    if request.weighted:
+        for text in dict.fromkeys(each for order in orders for each in (order.prompt, order.negative)):
+            parsed(text)
     names = Names(expanded(out or "pictures"), template, overwrite)
     names.check(len(orders), grid)
-    steering = Steering.of(request, orders, request.base or EMBEDDED, score)
+    device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
+    steering = Steering.of(request, orders, request.base or EMBEDDED, score, device)
 
     base = loaded or _load(request, steering.placed)
     for placed in steering.placed:
@@ -130,6 +142,8 @@ def generate(
     base = as_taught(steering.placed, base)
     if told := doubt(base, steering.placed):
         tell(Note(told))
+    if request.steps is None and request.guidance is None and (told := base.distillation_doubt):
+        tell(Note(f"{told}: --steps 4 --guidance 1 takes it for a distilled one"))
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
     if not request.weighted:
@@ -168,7 +182,7 @@ def generate(
         grid_file = names.write(place, encoded(drawn, place.suffix, run.settings(orders[0])), set())
     shown = steering.shown(orders[0])
     return GenerateResult(
-        [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, shown
+        [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, device, shown
     )
 
 
@@ -193,14 +207,9 @@ def serve(
         SceditError: `request` says what the page asks for itself, gradio is not installed, a tuner is for another
             base, or the port is taken.
     """
+    check_page(request, out)
     tell = on_event or (lambda event: None)
     out = expanded(out or "pictures")
-    names = Names(out, None, False)
-    if names.is_file:
-        raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
-    names.check(1, False)
-    check_page(request)
-    request.check()
     base = _load(request, [placed for text in request.tuners for placed in load_placed(parse_tuner(text))])
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     given = {parse_tuner(text).name for text in request.tuners}
@@ -233,7 +242,7 @@ def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -
 def _load(request: Request, placed: Sequence[PlacedTuner]) -> Base:
     dtype, device = DTYPES.get(request.dtype), request.device
     if request.offload:
-        accelerator()
+        accelerator(request.device)
         dtype, device = dtype or torch.bfloat16, "cpu"  # in the precision that it will have on the accelerator
     return load_base(
         as_trained(request.base or EMBEDDED, placed),

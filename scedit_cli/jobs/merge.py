@@ -13,12 +13,14 @@ import torch
 
 from scedit_cli import ingredients
 from scedit_cli.base import load_base
+from scedit_cli.checks.merge import check
 from scedit_cli.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.core import blend
 from scedit_cli.core.bundle import Bundle
-from scedit_cli.core.compare import Weighted, largest_difference
+from scedit_cli.core.compare import Difference, Weighted, difference_of
 from scedit_cli.core.compress import compress, recorded, rows_for
-from scedit_cli.core.foreign.writing import FORMATS, Export, export, is_folder
+from scedit_cli.core.foreign.formats import is_folder
+from scedit_cli.core.foreign.writing import Export, export
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.errors import SceditError, WorkFailed, memory_told
@@ -58,12 +60,14 @@ class Compressed:
 @dataclass(frozen=True)
 class MergeResult:
     """The file or folder as written; `max_difference` is the largest absolute difference between its edits and the
-    sum (with `average`, the weighted mean) of the separate tuners' edits, on random features and hints."""
+    sum (with `average`, the weighted mean) of the separate tuners' edits, on random features and hints, and
+    `relative_difference` the norm of the difference as a share of that sum's."""
 
     out: Path
     kind: str
     tuners: list[MergedTuner]
     max_difference: float
+    relative_difference: float = 0.0
     format: str = "scedit"
     average: bool = False
     compressed: Compressed | None = None
@@ -78,6 +82,7 @@ class MergeResult:
             "average": self.average,
             "rank": self.compressed and asdict(self.compressed) | {"error": self.compressed.error},
             "max_difference": self.max_difference,
+            "relative_difference": self.relative_difference,
         }
 
     def summary(self) -> list[tuple[str, str]]:
@@ -92,7 +97,7 @@ class MergeResult:
                 ("rank", f"{self.compressed.rank}, fitted on {self.compressed.on}: the edit is {error:.1%} off")
             )
             rows.append(("", f"{worst:.1%} on the worst skip"))
-        return rows + [("difference", f"{self.max_difference:.1e} at most from the separate tuners")]
+        return rows + [("difference", f"{_percent(self.relative_difference)} of the edit of the separate tuners")]
 
 
 @memory_told("tuners were merged", "end other programs, or merge fewer at once and the rest into what they give")
@@ -106,6 +111,7 @@ def merge(
     rescale: Mapping[str, float] | None = None,
     rank: int | None = None,
     activations: str | None = None,
+    device: str | None = None,
     dtype: str | None = None,
     format: str = "scedit",
     up_blocks: Sequence[int] | None = None,
@@ -127,6 +133,7 @@ def merge(
         rescale: α by condition, or "sc" for the only SC-Tuner, instead of what the files say.
         rank: at most so many hidden units a skip for the SC-Tuner; not exact.
         activations: a base whose skip features `rank` is fitted on; by default the weights alone decide.
+        device: where that base draws; by default an accelerator where there is one.
         dtype: one of DTYPES; by default what the tuners compute in.
         format: "scedit", or one of FORMATS.
         up_blocks: how many skips each up block of the base takes, where a format asks for it and nobody said.
@@ -139,8 +146,10 @@ def merge(
     """
     tell = on_event or (lambda event: None)
     out = Path(out)
-    _check_options(rank, activations, dtype, format, up_blocks)
-    _check_place(out, format, overwrite)
+    check(
+        tuners, out=out, take=take, drop=drop, rescale=rescale or {}, rank=rank, activations=activations, device=device,
+        dtype=dtype, format=format, up_blocks=up_blocks, overwrite=overwrite,
+    )  # fmt: skip
     placed = ingredients.gathered(tuners, take, drop, rescale or {})
     if silent := ingredients.check_together(placed, average):
         stated = next(each.file for each in placed if each.file not in silent)
@@ -156,7 +165,7 @@ def merge(
         merged = blend.merge(parts)
     compressed = None
     if rank is not None:
-        merged, compressed = _compressed(merged, rank, activations, placed, tell)
+        merged, compressed = _compressed(merged, rank, activations, device, placed, tell)
     if up_blocks:
         for tuner, _ in _parts(merged):
             tuner.up_blocks = tuple(up_blocks)
@@ -164,36 +173,11 @@ def merge(
     if compressed:
         facts |= {"merge.rank": str(rank), "merge.rank_error": f"{compressed.error:.3g}"}
     exact = not average and rank is None and DTYPES.get(dtype) not in (torch.float16, torch.bfloat16)
-    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, tell)
+    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, tell)
     sources = [MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed]
-    return MergeResult(out, merged.kind, sources, difference, format, average, compressed)
-
-
-def _check_options(
-    rank: int | None, activations: str | None, dtype: str | None, format: str, up_blocks: Sequence[int] | None
-) -> None:
-    if format not in ("scedit", *FORMATS):
-        raise SceditError(f"--format {format}: not known", hint=f"choose one of scedit, {', '.join(FORMATS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(DTYPES)}")
-    if rank is not None and rank < 1:
-        raise SceditError(f"--rank {rank}: at least one hidden unit has to stay", hint="give a positive number")
-    if activations is not None and rank is None:
-        raise SceditError("--activations says what --rank is fitted on, and there is no --rank", hint="add --rank")
-    if up_blocks and format not in ("ms-swift", "scedit-pytorch"):
-        raise SceditError(
-            f"--up-blocks is of no use in the format {format}", hint="only ms-swift and scedit-pytorch keep up blocks"
-        )
-
-
-def _check_place(out: Path, format: str, overwrite: bool) -> None:
-    if format == "scedit" and out.suffix != ".safetensors":
-        raise SceditError(f"--out {out}: a tuner file ends in .safetensors", hint=f"name it {out.stem}.safetensors")
-    if format != "scedit" and is_folder(out):
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            raise SceditError(f"--out {out} exists already", hint="name another folder, or remove it first")
-    elif out.is_dir() or (out.exists() and not overwrite):
-        raise SceditError(f"--out {out} exists already", hint="name another file, or add --overwrite")
+    return MergeResult(
+        out, merged.kind, sources, difference.largest, difference.relative, format, average, compressed
+    )
 
 
 def _write(
@@ -204,10 +188,10 @@ def _write(
     format: str,
     dtype: torch.dtype | None,
     facts: dict[str, str],
+    overwrite: bool,
     tell: OnEvent,
-) -> float:
-    """Writes `merged` and reads it back; the largest difference of its edits from those of `parts`, added to its
-    metadata."""
+) -> Difference:
+    """Writes `merged` and reads it back; the difference of its edits from those of `parts`, added to its metadata."""
     exported = None if format == "scedit" else export(merged, format)
     folder = exported is not None and is_folder(out)
     expected = _parts(_rounded(merged, dtype))
@@ -218,13 +202,17 @@ def _write(
         else:
             save_tuner(merged, place, facts, dtype=dtype)
 
-    with (whole_folder if folder else whole)(out) as place:
+    with whole_folder(out) if folder else whole(out, replace=overwrite) as place:
         write(place, facts)
         read = _read_back(place, exported, [tuner.condition for tuner, _ in expected if tuner.condition])
         _check_alike(expected, read)
-        difference = largest_difference(parts, read)[0] if not exact else _check_alike(parts, read)
+        difference = _check_alike(parts, read) if exact else difference_of(parts, read)
         # Again, now that the difference is known; the title would else be the temporary file's.
-        write(place, facts | {"merge.max_difference": f"{difference:.3g}", "modelspec.title": out.stem})
+        found = {
+            "merge.max_difference": f"{difference.largest:.3g}",
+            "merge.relative_difference": f"{difference.relative:.3g}",
+        }
+        write(place, facts | found | {"modelspec.title": out.stem})
     for note in exported.notes + (() if folder else exported.file_notes) if exported else ():
         tell(Note(note))
     return difference
@@ -241,19 +229,19 @@ def _read_back(place: Path, exported: Export | None, conditions: list[str]) -> l
     return [part for file, name in zip(files, names, strict=True) for part in _parts(load_tuner(file, name))]
 
 
-def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> float:
-    """The largest difference of their edits.
+def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> Difference:
+    """The difference of their edits.
 
     Raises:
         SceditError: a scale makes the edits too large to be numbers.
         WorkFailed: the difference is more than rounding explains.
     """
-    difference, largest = largest_difference(expected, read)
-    if not math.isfinite(largest):
+    difference = difference_of(expected, read)
+    if not math.isfinite(difference.edit):
         raise SceditError("the merged edits are too large for float32", hint="give smaller scales")
-    if not difference <= _EXACT * max(1.0, largest):  # a NaN is a difference too
+    if not difference.largest <= _EXACT * max(1.0, difference.edit):  # a NaN is a difference too
         raise WorkFailed(
-            f"the merged file gives edits that differ by {difference:.1e} from the separate tuners'",
+            f"the merged file gives edits that differ by {_percent(difference.relative)} from the separate tuners'",
             hint="nothing was written; please report it, with the tuners",
         )
     return difference
@@ -277,7 +265,12 @@ def _rounded(merged: Tuner | Bundle, dtype: torch.dtype | None) -> Tuner | Bundl
 
 
 def _compressed(
-    merged: Tuner | Bundle, rank: int, activations: str | None, placed: Sequence[PlacedTuner], tell: OnEvent
+    merged: Tuner | Bundle,
+    rank: int,
+    activations: str | None,
+    device: str | None,
+    placed: Sequence[PlacedTuner],
+    tell: OnEvent,
 ) -> tuple[Tuner | Bundle, Compressed]:
     """`merged` with its SC-Tuner compressed, and how well that went."""
     sc, others = (merged.tuners[0], merged) if isinstance(merged, Bundle) else (merged, None)
@@ -285,7 +278,7 @@ def _compressed(
         raise SceditError("--rank compresses an SC-Tuner, and there is none here", hint="leave --rank out")
     features = None
     if activations is not None:
-        base = load_base(as_trained(activations, placed))
+        base = load_base(as_trained(activations, placed), device=device)
         for each in placed:
             check_base(each, base, "--activations")
         with recorded(base.unet, rows_for(sc)) as features:
@@ -308,3 +301,7 @@ def _compressed(
 
 def _parts(merged: Tuner | Bundle) -> list[Weighted]:
     return list(zip(merged.tuners, merged.scales, strict=True)) if isinstance(merged, Bundle) else [(merged, 1.0)]
+
+
+def _percent(share: float) -> str:
+    return "less than 0.001 %" if share < 1e-5 else f"{100 * share:.2g} %" if share < 1 else f"{100 * share:,.0f} %"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.base import DTYPES, EMBEDDED, Base, load_base
+from scedit_cli.checks.prepare import MULTIPLE, check, check_size, is_made, usual_size
 from scedit_cli.data.buckets import Size, bucket, exactly
 from scedit_cli.data.cache import cache_latents, cache_text
-from scedit_cli.data.dataset import METADATA, open_dataset
+from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.intake import Intake
 from scedit_cli.data.licences import write_licences
 from scedit_cli.data.origin import Origin, forget_refused, located
@@ -26,24 +27,11 @@ from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import whole_folder
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.locks import held
-from scedit_cli.scenes import HELD_OUT_SEED, PICTURE_SIZE
+from scedit_cli.recipe import TrainSection
+from scedit_cli.scenes import HELD_OUT_SEED
 from scedit_cli.training.processes import Processes
 
-_CACHES = ("latents", "text")
-_MULTIPLE = 64  # pixels: the factor 8 of the autoencoder by the factor 8 of the deepest U-Nets
-_PHOTO_SIZE = 512
 _CAPTIONLESS = 0.01  # share of the kept pictures that may be without a caption
-_OF_PICTURES = (
-    "conditions", "columns", "split", "subset", "revision", "square", "upscale", "strict", "allow_captionless",
-    "drop_duplicates",
-)  # fmt: skip
-_OF_SCENES = ("seed", "look", "held_out")
-_IDLE = {  # options that do nothing, and what to do about them
-    "with --scenes": (_OF_PICTURES, "it is for pictures"),
-    "with pictures": (_OF_SCENES, "it belongs to --scenes"),
-    "for a dataset that is there": ((*_OF_PICTURES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
-    "without --cache": (("base", "vae", "precision"), "--cache latents,text encodes by it"),
-}
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,8 @@ def prepare(
     cache: Sequence[str] = (),
     base: str = EMBEDDED,
     vae: str | None = None,
-    precision: str = "bf16",
+    precision: str | None = None,
+    device: str | None = None,
     shards: int | None = None,
     on_event: OnEvent | None = None,
 ) -> PrepareResult:
@@ -142,7 +131,9 @@ def prepare(
         allow_captionless: more than 1 % of the pictures may have no caption; theirs is empty.
         drop_duplicates: leave out pictures that repeat an earlier one to the eye.
         cache: "latents" and "text" are encoded at once, by `base` and `vae`.
-        precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves.
+        precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves; by
+            default, that of a recipe which does not name it.
+        device: that encodes; by default an accelerator where there is one.
         shards: also write WebDataset shards of so many pictures into `shards/`.
 
     Raises:
@@ -150,7 +141,7 @@ def prepare(
             source is too bad: then its report alone is written, to `<out>.report.json`.
         WorkFailed: memory or disk ran out.
     """
-    given = {name for name, value in locals().items() if value and value != prepare.__kwdefaults__.get(name)}
+    check(**{name: value for name, value in locals().items() if name != "on_event"})
     started = time.monotonic()
     out = Path(out) if Path(out).name else Path(out).absolute()
     asked = {
@@ -160,30 +151,17 @@ def prepare(
         "columns": dict(columns or {}), "split": split, "subset": subset, "revision": revision, "strict": strict,
         "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates,
     }  # fmt: skip
-    is_there = src is None and scenes is None and bool(cache or shards) and (out / METADATA).is_file()
-    if (src is None) == (scenes is None) and not is_there:
-        raise SceditError(
-            "prepare takes pictures or a number of scenes" + (", not both" if scenes else ""),
-            hint="scedit prepare PHOTOS --out DIR, or scedit prepare --scenes 100 --out DIR",
-        )
-    if unknown := set(cache) - set(_CACHES):
-        raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint=f"choose of {', '.join(_CACHES)}")
-    if precision not in DTYPES:
-        raise SceditError(f"--precision {precision}: not known", hint=f"choose one of {', '.join(DTYPES)}")
-    if shards is not None and shards < 1:
-        raise SceditError(f"shards of {shards} pictures", hint="give the number of pictures in each")
-    way = "for a dataset that is there" if is_there else "with pictures" if scenes is None else "with --scenes"
-    _check_options(given, [way] if cache else [way, "without --cache"])
-    processes = Processes.join()
+    is_there = is_made(src, out, scenes, cache, shards)
+    precision = precision or TrainSection().precision
+    processes = Processes.join(device)
     tell = (on_event if processes.is_first else None) or (lambda event: None)
     try:
         # A wrong base is told before the work.
-        frozen = load_base(base, dtype=DTYPES[precision], vae=vae) if cache else None
-        multiple = frozen.multiple if frozen else _MULTIPLE
-        size = size or (PICTURE_SIZE if src is None else _PHOTO_SIZE)
-        if not is_there and (size < multiple or size % multiple):
-            near = max(1, round(size / multiple)) * multiple
-            raise SceditError(f"size is {size}, which is no multiple of {multiple}", hint=f"{near} is nearest")
+        frozen = load_base(base, dtype=DTYPES[precision], device=device, vae=vae) if cache else None
+        multiple = frozen.multiple if frozen else MULTIPLE
+        size = size or usual_size(src)
+        if not is_there:
+            check_size(size, multiple)
 
         def make() -> tuple[int, list[str], Report | None]:
             places = () if src is None else (located(src), *asked["conditions"].values())
@@ -211,15 +189,6 @@ def prepare(
     finally:
         processes.leave()
     return PrepareResult(out, pictures, kinds, report, written, time.monotonic() - started, processes.is_first)
-
-
-def _check_options(given: set[str], ways: Sequence[str]) -> None:
-    """Raises SceditError for options that would do nothing."""
-    for way in ways:
-        idle, hint = _IDLE[way]
-        for name in filter(given.__contains__, idle):
-            option = "--cond" if name == "conditions" else f"--{name.replace('_', '-')}"
-            raise SceditError(f"{option} does nothing {way}", hint=f"leave it out: {hint}")
 
 
 def _lock(out: Path) -> Path:

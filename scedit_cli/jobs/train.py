@@ -11,6 +11,7 @@ from typing import Any
 
 from scedit_cli.base import DTYPES, Base
 from scedit_cli.benchmark.forecast import peak_of_run
+from scedit_cli.checks.train import check
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
@@ -24,13 +25,13 @@ from scedit_cli.training.hub import check_hub, upload, write_card
 from scedit_cli.training.interrupts import terminable
 from scedit_cli.training.log import last_value, recent_loss
 from scedit_cli.training.loop import Loop, Told
-from scedit_cli.training.preflight import Preflight, look_ahead
+from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.runs import Run, choose_run, claimed
 from scedit_cli.training.score import Score, control_scores
 from scedit_cli.training.trackers import check_trackers
 from scedit_cli.training.trainer import Trainer
-from scedit_cli.training.validation import HeldOut, split
+from scedit_cli.training.validation import HeldOut, held_out_count, split
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def train(
     overwrite: bool = False,
     dry_run: bool = False,
     push_to_hub: str | None = None,
+    device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> TrainResult | Preflight | None:
     """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
@@ -126,12 +128,14 @@ def train(
         overwrite: replace the run that `out` holds.
         dry_run: stop before the first step; what has been encoded remains, and the preflight is returned.
         push_to_hub: a hub repository ("user/name") to upload tuner, recipe, card and samples to.
+        device: that trains; by default an accelerator where there is one.
 
     Raises:
         SceditError: bad input; nothing is written then.
         WorkFailed: the loss is not a number any more, memory or disk ran out, or another process died.
     """
-    processes = Processes.join()
+    check(recipe, out=out, resume=resume, overwrite=overwrite, push_to_hub=push_to_hub)
+    processes = Processes.join(device)
     try:
         with terminable(), setup.tf32(recipe.train.tf32), ExitStack() as stack:
             told = _told(on_event if processes.is_first else None)
@@ -142,7 +146,7 @@ def train(
             if not dry_run:
                 processes.by_first(lambda: stack.enter_context(claimed(run)))
             note_by_all = _told(on_event).note  # each reads its own part of the shards
-            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, note_by_all)
+            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, device, note_by_all)
     finally:
         processes.leave()
 
@@ -156,10 +160,18 @@ def _train(
     overwrite: bool,
     dry_run: bool,
     push_to_hub: str | None,
+    device: str | None,
     on_fault: Callable[[str], None],
 ) -> TrainResult | Preflight | None:
     started = time.monotonic()
-    base = setup.open_base(recipe)
+    given = recipe.data.make
+    recipe = processes.by_first(lambda: setup.made_where_missing(recipe))
+    for kind in recipe.data.make[len(given) :]:
+        told.note(
+            f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
+            f'["{kind}"]; scedit annotate makes them once, as files to look at'
+        )
+    base = setup.open_base(recipe, device)
     shards = processes.by_first(lambda: setup.find_shards(recipe, base, told.stage("counting")))
     dataset = processes.first_on_machine_first(
         lambda: setup.find_dataset(recipe, base, told.stage("rendering"), shards)
@@ -172,7 +184,7 @@ def _train(
         told.note("the first pictures in the shards have no captions; data.columns says how those are called")
     stream = None
     if shards:
-        held_out = range(recipe.validation.pictures)
+        held_out = range(held_out_count(sum(shards.counts), recipe.validation))
         shards = shards.without_first(dataset.path, len(held_out)) if held_out else shards
         stream = setup.open_stream(recipe, shards, processes, on_fault)
         learned = range(stream.count)
@@ -192,7 +204,8 @@ def _train(
     tuner = setup.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
-        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards)
+        scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
+        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards, scarce)
         if processes.is_first:
             preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)
         if dry_run:
@@ -252,6 +265,6 @@ def _with_memory(
 
 def _score(recipe: Recipe, base: Base, tuner: Tuner, told: Told) -> Score | None:
     scenes, kind = recipe.score.scenes, tuner.condition
-    if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED:
-        return None
+    if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED or recipe.data.path:
+        return None  # rendered scenes tell nothing about what was learned from images of one's own
     return control_scores(base, [tuner], scenes=scenes, on_step=told.stage("control score"))[kind]

@@ -11,6 +11,7 @@ from scedit_cli.errors import SceditError, shortened
 from scedit_cli.recipe.mistakes import mistake, sentences
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
+_POLYNOMIAL_END = 1e-7  # diffusers'
 _LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
 
 Seed = Annotated[int, Field(ge=0, le=_LARGEST)]
@@ -159,8 +160,8 @@ class TrainSection(_Section):
     """Power of polynomial."""
     seed: Seed = 0
     """Seed of weights, order, noise and dropout."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the frozen base; the tuner is always fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Number format of the frozen base; take fp32 where a CPU lacks bfloat16. The tuner is always fp32."""
     memory: Literal["plain", "lean", "checkpoint"] = "lean"
     """What is kept for the backward pass: everything (plain), what it needs (lean), or the least (checkpoint)."""
     recompute: Literal["transformer", "layer", "fine"] = "layer"
@@ -198,7 +199,7 @@ class TrainSection(_Section):
     max_skipped: int = Field(20, ge=0)
     """Steps in a row that fp16 may skip for values that are not finite, before the run ends."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights; 0: no average."""
+    """Decay of the moving average of the weights, such as 0.9999, which the first steps warm up to; 0: no average."""
     checkpoint_every: int = Field(200, ge=0)
     """Steps between checkpoints; 0: one at the end."""
     log_every: int = Field(1, ge=1)
@@ -210,6 +211,8 @@ class TrainSection(_Section):
             raise mistake("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise mistake("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+        if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
+            raise mistake("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
         for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
             if option in self.optimizer_options:
                 raise mistake("train.optimizer_options", f"{option} is what train.{key} sets")
@@ -250,8 +253,9 @@ class SamplesSection(_Section):
 class ValidationSection(_Section):
     """The loss on pictures that are held out, at fixed noise and timesteps: comparable between steps and runs."""
 
-    pictures: int = Field(0, ge=0, le=1_000_000)
-    """Number of images held out of training for a loss that runs can be compared by; 0: none."""
+    pictures: int | None = Field(None, ge=0, le=1_000_000)
+    """Number of images held out of training for a loss that runs can be compared by; 0: none; without it, a tenth of
+    the images, at most 32."""
     every: int = Field(200, ge=1)
     """Steps between validations."""
     timesteps: int = Field(4, ge=1, le=1000)
@@ -270,7 +274,7 @@ class TrackingSection(_Section):
 
 
 class ScoreSection(_Section):
-    """The control score at the end, on the embedded base."""
+    """The control score at the end of a run on the embedded base that learns from rendered scenes."""
 
     scenes: int = Field(32, ge=0, le=100_000)
     """Number of held-out scenes for the control score at the end; 0: no score."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import expanded
 
 WORLD = Path(__file__).parent / "world"
 TUNERS = WORLD / "tuners"
@@ -28,3 +29,21 @@ def shipped_tuner(kind: str) -> Path:
             hint=f"give a tuner's file, or one of {', '.join(shipped_tuners())}",
         )
     return path
+
+
+def tuner_place(name: str) -> Path:
+    """Where a tuner of this name lies; a bare name that is no file's is a shipped tuner's.
+
+    Raises:
+        SceditError: no such tuner is shipped.
+    """
+    is_bare = Path(name).name == name and not Path(name).suffix and not Path(name).exists()
+    return shipped_tuner(name) if is_bare else expanded(name)
+
+
+def untaken(file: Path, kind: str) -> SceditError:
+    """That no tuner takes the condition image `file`."""
+    return SceditError(
+        f"{file}: no tuner takes {kind} conditions",
+        hint=f"name one with --tuner; those of {', '.join(shipped_tuners())} are shipped, for the embedded base only",
+    )

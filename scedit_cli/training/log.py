@@ -21,7 +21,7 @@ _RAW, _SMOOTH, _HELD_OUT = "#9db4d6", "#1f4e9c", "#c8553d"
 def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
     """The log's lines, those after step `until` left out, and a last one that was cut off too."""
     lines = []
-    for text in path.read_text("utf-8").splitlines() if path.exists() else ():
+    for text in path.read_text("utf-8").split("\n") if path.exists() else ():
         try:
             line = read_json(text)
         except ValueError:

@@ -67,7 +67,6 @@ class Loop:
         self.seconds_before = 0.0
         self.waited = 0.0  # seconds of this session's in which no data was there
         self.last_loss: float | None = None
-        self.control_score: float | None = None  # of the last grid
         self.skipped = 0  # steps, by fp16
         self._skipped_in_a_row = 0
         self._unseen: list[Step] = []  # whose losses have not been looked at
@@ -101,6 +100,8 @@ class Loop:
             )
         if changes := self.processes.by_first(lambda: check_changes(self.run.recipe, self.recipe)):
             self.told.note(changes)
+        if self.recipe.train.ema_decay and "averaged" not in checkpoint.state:
+            self.told.note("the moving average in this checkpoint had no warm-up: a new one begins with its weights")
         self.trainer.restore(checkpoint)
         if self.processes.is_first:  # which a run that was killed after its last save has not done
             prune(self.run.checkpoints, checkpoint.step, self.recipe.checkpoints.keep)
@@ -327,13 +328,12 @@ class Loop:
         if not trackers:
             return
         self.run.check_claim()
-        self.control_score = self._previews.score
-        if self.control_score is not None:
+        if (score := self._previews.score) is not None:
             with explained(self._scores):
                 self._scores.parent.mkdir(parents=True, exist_ok=True)
                 with self._scores.open("a", encoding="utf-8") as scores:
-                    scores.write(as_lines([{"step": step, "control_score": self.control_score}]))
-            trackers.log({"control_score": self.control_score}, step)
+                    scores.write(as_lines([{"step": step, "control_score": score}]))
+            trackers.log({"control_score": score}, step)
         buffer = io.BytesIO()
         grid.save(buffer, "PNG")
         write_whole(self._grid, buffer.getvalue())  # at last: where it is, the score is too

@@ -23,6 +23,7 @@ from scedit_cli.sampling import check_size
 from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, render, scene
 
 OnStep = Callable[[int, int], None]
+_READING = 2  # raised when samples are read otherwise than those that earlier versions have kept
 
 
 def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
@@ -64,7 +65,7 @@ def first_of(shards: Streamed, count: int) -> Dataset:
     Raises:
         SceditError: none can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
-    folder = cache_folder() / "streams" / f"{shards.fingerprint}-{count}"
+    folder = cache_folder() / "streams" / f"{shards.fingerprint}-{count}-{_READING}"
     if was_there := folder.exists():
         with suppress(SceditError):  # somebody has taken files out of it
             return open_dataset(folder)

@@ -54,12 +54,18 @@ class Draws:
 
 @dataclass(frozen=True)
 class Question:
-    """Noisy latents (B, C, h, w) and what is known of them, on the base's device."""
+    """Noisy latents (B, C, h, w) and what is known of them, on the base's device.
+
+    Attributes:
+        timesteps: the noise levels by number, (B,) integers.
+        times: what the U-Net is told of them, (B,).
+    """
 
     noisy: Tensor
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    times: Tensor
 
 
 class Objective:
@@ -67,9 +73,9 @@ class Objective:
 
     def __init__(self, base: Base, options: TrainSection) -> None:
         self.options = options
-        self.prediction_type = base.prediction_type
-        # Not the scheduler's alphas_cumprod: where those end at 0, Euler's end at a small value instead.
-        self.alphas = (1 - base.scheduler.betas).cumprod(0).to(base.device)
+        levels = base.noise_levels
+        self.prediction_type, self.alphas = levels.prediction_type, levels.alphas_on(base.device)
+        self._times, self._sign, self._sigma_data = levels.times, levels.sign, levels.sigma_data
 
     def ask(self, latents: Tensor, draws: Draws) -> Question:
         """Latents (B, C, h, w) on the CPU with the noise of `draws`."""
@@ -85,10 +91,9 @@ class Objective:
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, seen: Tensor | None = None) -> Question:
         """The question with this noise, or with that `seen` in its place, which the answer does not know of; of
         tensors on the CPU."""
-        latents, noise, timesteps, seen = (
-            sent(each, self.alphas.device) for each in (latents, noise, timesteps, noise if seen is None else seen)
-        )
-        return Question(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps)
+        given = latents / self._sigma_data, noise, timesteps, noise if seen is None else seen, self._times[timesteps]
+        latents, noise, timesteps, seen, times = (sent(each, self.alphas.device) for each in given)
+        return Question(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps, times)
 
     def losses(
         self, answer: Tensor, asked: Question, weights: Tensor | None = None, mask: Tensor | None = None
@@ -103,9 +108,8 @@ class Objective:
         self, answer: Tensor, asked: Question, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """The mean squared error of each picture, (B,), whatever the recipe's weighting by noise level."""
-        return noise_prediction_loss(
-            answer, asked.noise, asked.latents, asked.timesteps, self.alphas, self.prediction_type, weights, mask
-        )
+        known = asked.noise, asked.latents, asked.timesteps, self.alphas, self.prediction_type
+        return noise_prediction_loss(self._sign * answer, *known, weights, mask)
 
 
 def generator_of(*numbers: int) -> torch.Generator:

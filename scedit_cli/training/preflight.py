@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ class Preflight:
             `not_estimated`.
         memory_here: bytes that the device has in all.
         shards: how many the pictures are streamed from, cut to `size`; 0 and None for a dataset folder.
+        warmup: steps in which the learning rate rises.
+        scarce_sizes: how many sizes of picture have fewer pictures than a batch, which shows some of them repeatedly.
     """
 
     base: str
@@ -56,6 +60,8 @@ class Preflight:
     memory_here: int | None = None
     shards: int = 0
     size: tuple[int, int] | None = None
+    scarce_sizes: int = 0
+    warmup: int = 0
 
     def document(self) -> dict[str, Any]:
         """What --json writes."""
@@ -73,21 +79,30 @@ class Preflight:
         shared = f" by {self.processes} processes" if self.processes > 1 else ""
         shared += ", each with a part of the base" if self.base_is_sharded else ""
         parts = f", {self.micro_batch_size} at once" if self.micro_batch_size else ""
+        rising = f"; train.warmup is {self.warmup}: the learning rate is never reached" * (self.warmup >= self.steps)
         held_out = f", {self.held_out} more held out" if self.held_out else ""
         if self.shards:
             held_out += "; streamed from {} shards, cut to {}x{}, encoded at each step".format(self.shards, *self.size)
         rows = [
             ("base", self.base),
             ("tuner", f"{self.tuner}, {self.trainable_parameters:,} parameters: {beside}"),
-            ("data", f"{self.pictures} pictures{held_out}"),
+            ("data", f"{self.pictures} pictures{held_out}{self._repetition()}"),
             ("training", f"{self.optimizer} in {self.precision} on {self.device}{shared}"),
-            ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs"),
+            ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs{rising}"),
         ]
         if memory := self._memory():
             rows.append(("memory", memory))
         if self.seconds_per_step is not None:
             rows.append(("time", f"about {duration(self.estimated_seconds)}, {self.seconds_per_step:.3g} s a step"))
         return rows
+
+    def _repetition(self) -> str:
+        """A clause where pictures come several times in a batch."""
+        fewer = f"fewer than a batch of {self.batch_size}"
+        again = "comes several times in a batch, each time with another noise"
+        if self.pictures < self.batch_size:
+            return f"; {fewer}, so each {again}"
+        return f"; of {self.scarce_sizes} sizes {fewer}, so each of those {again}" if self.scarce_sizes else ""
 
     def _memory(self) -> str | None:
         if self.estimated_peak_memory is None:
@@ -109,8 +124,10 @@ def look_ahead(
     held_out: int,
     processes: Processes,
     shards: Streamed | None = None,
+    scarce: int = 0,
 ) -> Preflight:
-    """What `recipe` comes to with `pictures` to learn from, out of a dataset folder or `shards`."""
+    """What `recipe` comes to with `pictures` to learn from, out of a dataset folder or `shards`; of `scarce` sizes
+    there are fewer than a batch takes."""
     options = recipe.train
     parameters = sum(each.numel() for each in tuner.parameters())
     controlnet = controlnet_parameters(base.unet)
@@ -133,8 +150,15 @@ def look_ahead(
         epochs=options.steps * options.batch_size / pictures,
         shards=len(shards.places) if shards else 0,
         size=shards.size if shards else None,
+        scarce_sizes=scarce,
+        warmup=options.warmup,
         memory_here=memory_of(base.device),
     )
+
+
+def scarce_sizes(buckets: Sequence[int], batch_size: int) -> int:
+    """How many of the buckets of these pictures have fewer than `batch_size`."""
+    return sum(count < batch_size for count in Counter(buckets).values())
 
 
 def memory_of(device: torch.device) -> int | None:

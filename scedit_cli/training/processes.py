@@ -33,8 +33,9 @@ class Processes:
     on_cpu: torch.distributed.ProcessGroup | None = None  # by which they meet without waiting for an accelerator
 
     @classmethod
-    def join(cls) -> Processes:
-        """Meets the other processes that the launcher has started, if it has."""
+    def join(cls, device: str | None = None) -> Processes:
+        """Meets the other processes that the launcher has started, if it has, to compute on `device`; by default on
+        accelerators where there are any."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
@@ -42,7 +43,7 @@ class Processes:
         # Told by accelerate's FSDP, transformers would load weights in the first process alone and wait for a broadcast
         # of whole models. Here every process needs its text encoders, and `shard` spreads the U-Net.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=_PATIENCE)
         on_cpu = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
         return cls(state.process_index, state.num_processes, state.local_process_index, on_cpu)
 
@@ -209,4 +210,6 @@ def memory(device: torch.device) -> int:
     """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
     if device.type == "cpu":
         return psutil.Process().memory_info().rss
+    if device.type == "mps":  # which keeps no peak
+        return torch.mps.driver_allocated_memory()
     return torch.accelerator.max_memory_allocated(device)

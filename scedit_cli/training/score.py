@@ -84,7 +84,10 @@ def control_scores(
     for kind in kinds:
         wanted = [each.conditions[kind] for each in shown]
         annotator = conditions.scene_annotator(kind)
-        values = [conditions.consistencies(kind, pictures, wanted, annotator) for pictures in (with_, without, real)]
+        values = [
+            conditions.consistencies(kind, pictures, wanted, annotator, str(base.device))
+            for pictures in (with_, without, real)
+        ]
         scores[kind] = Score(*(sum(each) / scenes for each in values), conditions.control_score(*values), scenes)
     return scores
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from scedit_cli.base import DTYPES, Base, load_base
-from scedit_cli.conditions import channels_of
+from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.orders import Order, orders_of
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
-from scedit_cli.data.rendered import SCENE_KINDS, Example
+from scedit_cli.data.rendered import Example
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import Streamed, open_streamed
+from scedit_cli.data.streamed import Streamed, has_condition, open_streamed
+from scedit_cli.denoising import Guidance, check_sampling
 from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.recipe import DataSection, Recipe, SamplesSection, TrainSection
 from scedit_cli.training.material import (
     OnStep,
     check_dataset,
@@ -28,6 +30,9 @@ from scedit_cli.training.material import (
 )
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.trainer import MASK
+from scedit_cli.training.validation import held_out_count
+
+T = TypeVar("T")
 
 _QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's
 
@@ -40,6 +45,25 @@ def kinds(recipe: Recipe) -> list[str]:
 def kinds_read(recipe: Recipe) -> list[str]:
     """Those of which the dataset has pictures."""
     return [kind for kind in kinds(recipe) if kind not in recipe.data.make]
+
+
+def made_where_missing(recipe: Recipe) -> Recipe:
+    """The recipe with its condition in `data.make` where the data has none of it, and no network is needed to make it.
+
+    Raises:
+        SceditError: no such dataset folder or shard.
+    """
+    data = recipe.data
+    missing = [kind for kind in kinds_read(recipe) if data.path and is_quick(kind) and not _has(data, kind)]
+    return recipe.model_copy(update={"data": data.model_copy(update={"make": [*data.make, *missing]})})
+
+
+def _has(data: DataSection, kind: str) -> bool:
+    """Whether some picture has a condition of `kind`, among the first ones of shards."""
+    if not is_shards(data.path):
+        return any(kind in item.conditions for item in open_dataset(data.path).items)
+    columns = columns_of(data)
+    return kind in columns or has_condition(data.path, kind, columns)
 
 
 def orders(recipe: Recipe) -> list[Order]:
@@ -58,8 +82,8 @@ def orders(recipe: Recipe) -> list[Order]:
     return made
 
 
-def open_base(recipe: Recipe) -> Base:
-    """The base, in the precision to train in.
+def open_base(recipe: Recipe, device: str | None = None) -> Base:
+    """The base, in the precision to train in, on `device`; by default an accelerator where there is one.
 
     Raises:
         SceditError: it cannot be loaded, or cannot be tuned.
@@ -67,30 +91,67 @@ def open_base(recipe: Recipe) -> Base:
     base = load_base(
         recipe.base.model,
         dtype=DTYPES[recipe.train.precision],
+        device=device,
         revision=recipe.base.revision,
         vae=recipe.base.vae,
         vae_revision=recipe.base.vae_revision,
         prediction=recipe.base.prediction,
     )
     base = _taught(base, recipe.train)
+    if recipe.samples.every:
+        _check_samples(base, recipe.samples)
     base.unet.to(memory_format=_layout(recipe))
     if recipe.base.quantize != "none":
         _quantize(base, recipe.base.quantize)
     return base
 
 
+def _check_samples(base: Base, samples: SamplesSection) -> None:
+    """Raises SceditError for grids that this base could not draw, before hours of training for them."""
+    try:
+        check_sampling(base, samples.steps, Guidance(samples.guidance))
+    except SceditError as error:
+        raise SceditError(f"samples.steps is {samples.steps}: {error.message}", error.hint) from error
+
+
 @contextmanager
 def tf32(is_wanted: bool) -> Iterator[None]:
-    """Within, accelerators that can multiply float32 matrices in TF32 do, or do not."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [each.allow_tf32 for each in settings]
-    for each in settings:
-        each.allow_tf32 = is_wanted
+    """Within, accelerators that can multiply float32 matrices in TF32 do, or do not.
+
+    PyTorch has an older and a newer way to set this, and refuses to read the older where the two disagree. They go on
+    agreeing here, unless they disagreed before; then the newer is set alone.
+    """
+    cudnn = torch.backends.cudnn
+    newer = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul)
+    before = [each.fp32_precision for each in newer]
+    of_products, of_cudnn = _older(torch.get_float32_matmul_precision), _older(lambda: cudnn.allow_tf32)
+    if is_wanted and of_products == "highest":
+        torch.backends.cuda.matmul.allow_tf32 = True  # the CPU's products stay what they are
+    elif of_products and not is_wanted:
+        torch.set_float32_matmul_precision("highest")
+    if of_cudnn is not None:
+        cudnn.allow_tf32 = is_wanted
+    for each in newer[:3]:
+        if (each.fp32_precision == "tf32") != is_wanted:
+            each.fp32_precision = "tf32" if is_wanted else "ieee"
     try:
         yield
     finally:
-        for each, value in zip(settings, before, strict=True):
-            each.allow_tf32 = value
+        if of_products:
+            torch.set_float32_matmul_precision(of_products)
+        if of_cudnn is not None:
+            cudnn.allow_tf32 = of_cudnn
+        for each, precision in zip(newer, before, strict=True):
+            each.fp32_precision = "none"  # so that what came from a wider setting goes on following that
+            if each.fp32_precision != precision:
+                each.fp32_precision = precision
+
+
+def _older(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except RuntimeError:  # it disagrees with the newer settings
+        return None
 
 
 def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Streamed | None:
@@ -110,8 +171,12 @@ def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> St
                 )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)
-    columns = dict(column.split("=", 1) for column in data.columns)
-    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns, data.upscale, on_step)
+    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns_of(data), data.upscale, on_step)
+
+
+def columns_of(data: DataSection) -> dict[str, str]:
+    """What a streamed sample's files are called, by what they are."""
+    return dict(column.split("=", 1) for column in data.columns)
 
 
 def open_stream(
@@ -143,14 +208,9 @@ def find_dataset(
     data, wanted = recipe.data, kinds_read(recipe)
     if shards:
         shown = recipe.samples.count if recipe.samples.every else 1
-        dataset = first_of(shards, max(recipe.validation.pictures, shown))
+        dataset = first_of(shards, max(held_out_count(sum(shards.counts), recipe.validation), shown))
     elif data.path:
         dataset = open_dataset(data.path)
-    elif unknown := set(wanted) - set(SCENE_KINDS):
-        raise SceditError(
-            f"tuner.condition is {unknown.pop()}, which rendered scenes do not have",
-            hint=f"choose one of {', '.join(SCENE_KINDS)}, or name a dataset folder with data.path",
-        )
     else:
         dataset = rendered_scenes(data.scenes, data.seed, data.look, wanted, on_step)
     check_dataset(dataset, base, cached_kinds(recipe))

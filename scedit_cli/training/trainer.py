@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
@@ -23,12 +22,14 @@ from scedit_cli.data.sampler import StatefulSampler, part_of
 from scedit_cli.data.stream import Raw, Stream
 from scedit_cli.errors import SceditError
 from scedit_cli.recipe import DataSection, TrainSection
+from scedit_cli.training.average import average_of, averaged_weights
 from scedit_cli.training.checkpoints import Checkpoint
 from scedit_cli.training.interrupts import undisturbed
 from scedit_cli.training.objective import Draws, Objective, Question
 from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
 from scedit_cli.training.processes import Processes, apart
 from scedit_cli.training.schedules import learning_rate_factor
+from scedit_cli.transparency import luminance
 
 MASK = "mask"  # the kind of picture that says where the loss counts
 
@@ -90,12 +91,10 @@ class Trainer:
         self.step = 0
         self.is_whole = True  # whether the weights are those after `step`, and not on their way to the next
         self.optimizer = make_optimizer(tuner.parameters(), options, base.device)
-        self.average = None
-        if options.ema_decay:
-            self.average = AveragedModel(tuner, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
+        self.average = average_of(tuner, options.ema_decay) if options.ema_decay else None
         self._data, self._processes = data, processes
         self._pixels = base.pipeline().vae_scale_factor  # to a latent
-        self._empty_text = {name: values.to(base.device) for name, values in cache.empty_text.items()}
+        self._dropped_text = {name: values.to(base.device) for name, values in cache.dropped_text.items()}
         self._rate = learning_rate_factor(
             options.schedule,
             options.steps,
@@ -150,7 +149,7 @@ class Trainer:
     @property
     def is_finite(self) -> bool:
         """Whether all weights are numbers, the averaged ones too; looking waits for the device."""
-        kept = [*self.tuner.parameters(), *(self.average.parameters() if self.average is not None else ())]
+        kept = [*self.tuner.parameters(), *(self.average.shadow_params if self.average else ())]
         return torch.stack([weights.isfinite().all() for weights in kept]).all().item()
 
     def advance(self) -> Step:
@@ -200,7 +199,7 @@ class Trainer:
         self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
         height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
         arguments = self.base.unet_arguments(text, height, width, batch.sizes)
-        return self._answer(asked.noisy.to(self._dtype), asked.timesteps, arguments)
+        return self._answer(asked.noisy.to(self._dtype), asked.times, arguments)
 
     @contextmanager
     def finished(self) -> Iterator[Tuner]:
@@ -210,8 +209,8 @@ class Trainer:
             with undisturbed():  # nobody may find weights that are half of these and half of those
                 if has_two_modes(self.optimizer):
                     self.optimizer.eval()
-                elif self.average is not None and self.average.n_averaged:
-                    self.tuner.load_state_dict(self.average.module.state_dict())
+                elif self.average:
+                    self.tuner.load_state_dict(averaged_weights(self.average, self.tuner))
             yield self.tuner
         finally:
             with undisturbed():
@@ -222,10 +221,12 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs."""
         tensors, plain = optimizer_state(self.optimizer)
-        modules = {"tuner": self.tuner} | ({"average": self.average} if self.average is not None else {})
+        weights = {"tuner": self.tuner.state_dict()}
+        if self.average:
+            weights["average"] = averaged_weights(self.average, self.tuner)
         files = {
-            file: {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-            for file, module in modules.items()
+            file: {name: value.detach().cpu().contiguous() for name, value in values.items()}
+            for file, values in weights.items()
         }
         state = {
             "base_fingerprint": self.base.fingerprint,
@@ -234,7 +235,7 @@ class Trainer:
             "epoch": self.epoch,
             "optimizer": {"name": self.options.optimizer, "state": plain},
             "scaler": self._scaler.state_dict(),
-        }
+        } | ({"averaged": self.average.optimization_step} if self.average else {})
         return Checkpoint(self.step, files | {"optimizer": tensors}, state)
 
     NEEDED = ("base_fingerprint", "condition", "sampler", "optimizer", "scaler", "tuner")  # of a checkpoint
@@ -250,14 +251,15 @@ class Trainer:
             raise _changed(f"its base is not {self.base.name}")
         if state["condition"] != self.tuner.condition:
             raise _changed(f"its tuner.condition is {state['condition']}, not {self.tuner.condition}")
-        if ("average" in checkpoint.tensors) != (self.average is not None):
+        if ("average" in checkpoint.tensors) != bool(self.average):
             raise _changed("a moving average of its weights (train.ema_decay) cannot begin or end on the way")
         if state["optimizer"]["name"] != self.options.optimizer:
             raise _changed(f"its train.optimizer is {state['optimizer']['name']}, not {self.options.optimizer}")
         try:
+            if self.average:  # one of a checkpoint without "averaged" had no warm-up: a new one takes its place
+                self.tuner.load_state_dict(checkpoint.tensors["average" if "averaged" in state else "tuner"])
+                self.average = average_of(self.tuner, self.options.ema_decay, state.get("averaged", 0))
             self.tuner.load_state_dict(checkpoint.tensors["tuner"])
-            if self.average is not None:
-                self.average.load_state_dict(checkpoint.tensors["average"])
         except RuntimeError:
             raise _changed("its tuner is of another kind or other sizes ([tuner])") from None
         self._sampler.load_state_dict(state["sampler"])
@@ -274,15 +276,14 @@ class Trainer:
         asked = self.objective.ask(self.base.latents_from(batch.moments, draws.of_pictures), draws)
         batch = batch.on(self.device)
         without_text = sent(draws.happens(self._data.caption_dropout), self.device)
-        text = {name: _where(without_text, self._empty_text[name], values) for name, values in batch.text.items()}
+        text = {name: _where(without_text, self._dropped_text[name], values) for name, values in batch.text.items()}
         if self._data.hint_dropout:
             black = sent(draws.happens(self._data.hint_dropout), self.device)
             hints = {k: v if k == MASK else _where(black, torch.zeros_like(v), v) for k, v in batch.hints.items()}
             batch = replace(batch, hints=hints)
         mask = None
         if self._data.masked_loss:
-            shades = batch.hints[MASK].mean(dim=1, keepdim=True)
-            mask = F.adaptive_avg_pool2d(shades, asked.latents.shape[-2:])
+            mask = F.adaptive_avg_pool2d(luminance(batch.hints[MASK]), asked.latents.shape[-2:])
         return self.objective.losses(self.answer(batch, asked, text), asked, batch.weights, mask)
 
     def _update(self) -> tuple[float, Tensor | None, bool]:
@@ -299,8 +300,8 @@ class Trainer:
         self._scaler.update()
         is_skipped = self._scaler.get_scale() < before
         self.optimizer.zero_grad()
-        if self.average is not None and not is_skipped:
-            self.average.update_parameters(self.tuner)
+        if self.average and not is_skipped:
+            self.average.step(self.tuner.parameters())
         return rate, norm, is_skipped
 
 

@@ -17,6 +17,13 @@ from scedit_cli.training.objective import generator_of
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.trainer import Trainer
 
+_MOST_HELD_OUT = 32  # unless the recipe says otherwise
+
+
+def held_out_count(count: int, options: ValidationSection) -> int:
+    """How many of `count` pictures are held out: as many as the recipe says, else a tenth, at most 32."""
+    return min(count // 10, _MOST_HELD_OUT) if options.pictures is None else options.pictures
+
 
 def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]:
     """The pictures to learn from and those held out, of `count`; the same for the same `options`.
@@ -24,13 +31,14 @@ def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]
     Raises:
         SceditError: none would be left to learn from.
     """
-    if options.pictures >= count:
+    held_out = held_out_count(count, options)
+    if held_out >= count:
         raise SceditError(
-            f"validation.pictures: {options.pictures} of {count} pictures would be held out",
-            hint="leave some to learn from",
+            f"validation.pictures: {held_out} of {count} pictures would be held out",
+            hint="leave some to learn from; where it is left out, a tenth is held out",
         )
     order = np.random.default_rng(options.seed).permutation(count).tolist()
-    return sorted(order[options.pictures :]), sorted(order[: options.pictures])
+    return sorted(order[held_out:]), sorted(order[:held_out])
 
 
 class HeldOut:

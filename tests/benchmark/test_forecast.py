@@ -43,7 +43,7 @@ def recipe(data: Path, **train) -> Recipe:
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(data)},
-            "train": {"batch_size": 4} | train,
+            "train": {"batch_size": 4, "precision": "fp32"} | train,
         }
     )
 
@@ -58,9 +58,9 @@ def test_it_is_what_a_real_step_holds(base, data, cache, train):
     tuner = setup.fresh_tuner(wanted, base)
     with Trainer(base, tuner, cache, wanted.train, wanted.data) as trainer:
         trainer.advance()
-        learned = (tuner, trainer.average.module) if trainer.average else (tuner,)
+        learned = [*tuner.parameters(), *(trainer.average.shadow_params if trainer.average else ())]
         with LiveStorages("activations") as live:
-            live.own("weights", [each for part in (base.unet, *learned) for each in part.parameters()])
+            live.own("weights", [*base.unet.parameters(), *learned])
             state = [each for kept in trainer.optimizer.state.values() for each in kept.values()]
             live.own("optimizer", [each for each in state if isinstance(each, Tensor)])
             live.own_gradients(tuner.parameters())

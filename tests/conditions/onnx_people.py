@@ -16,13 +16,16 @@ def places() -> np.ndarray:
     return np.stack((40 + number % 12 * 18, 40 + number // 12 * 24), axis=1)
 
 
-def save_finder(path: Path, box: tuple[float, float, float, float] = (320, 320, 320, 480), label: int = 0) -> None:
-    """A YOLOX of 640 pixels that finds one thing of COCO's class `label`; `box` is centre and size in its pixels."""
-    x, y, wide, high = box
+Box = tuple[float, float, float, float]
+
+
+def save_finder(path: Path, *boxes: Box, label: int = 0) -> None:
+    """A YOLOX of 640 pixels that finds things of COCO's class `label`, the first surest; a box is centre and size in
+    its pixels."""
     rows = np.zeros((1, 8400, 85), np.float32)
-    rows[0, 0] = 0  # the first cell of the first grid, whose stride is 8
-    rows[0, 0, :4] = x / 8, y / 8, np.log(wide / 8), np.log(high / 8)
-    rows[0, 0, 4] = rows[0, 0, 5 + label] = 1
+    for cell, (x, y, wide, high) in enumerate(boxes or [(320, 320, 320, 480)]):  # of the first grid, whose stride is 8
+        rows[0, cell, :4] = x / 8 - cell, y / 8, np.log(wide / 8), np.log(high / 8)
+        rows[0, cell, 4], rows[0, cell, 5 + label] = 1, 1 - cell / 10
     _save(path, {"images": (1, 3, 640, 640)}, {"output": rows})
 
 

@@ -34,7 +34,7 @@ def weights(tmp_path_factory):
 def saved(folder, label=0, confidence=1.0):
     into = folder / "yzd-v/DWPose"
     into.mkdir(parents=True)
-    onnx_people.save_finder(into / "yolox_l.onnx", BOX, label)
+    onnx_people.save_finder(into / "yolox_l.onnx", BOX, label=label)
     onnx_people.save_estimator(into / "dw-ll_ucoco_384.onnx", confidence)
     return folder
 
@@ -98,6 +98,35 @@ def test_who_is_no_person_or_unsure_is_not_drawn(tmp_path):
     unsure = saved(tmp_path / "unsure", confidence=0.4)
     assert np.asarray(conditions.annotate("pose", BLANK, weights=unsure)).any()
     assert not np.asarray(conditions.annotate("pose", BLANK, weights=unsure, threshold=0.5)).any()
+
+
+def test_several_people_and_one_that_is_found_twice(tmp_path):
+    """Boxes that overlap by more than 0.45 are one person's; pictures wider or higher than 640 pixels are shrunk."""
+    saved(tmp_path)
+    finder = tmp_path / "yzd-v/DWPose/yolox_l.onnx"
+    boxes = (160, 320, 120, 400), (170, 320, 120, 400), (480, 320, 90, 120)
+    onnx_people.save_finder(finder, *boxes)
+    people.models.cache_clear()
+    found = people.keypoints(Image.new("RGB", (1280, 1280)), tmp_path)
+    seen = onnx_people.places()[0] / np.array((288, 384)) - 0.5  # the nose, from the middle of what DWPose is shown
+    for person, (x, y, _, high) in zip(found, (boxes[0], boxes[2]), strict=True):
+        size = 1.25 * high * np.array((0.75, 1))
+        assert person[0, :2] == pytest.approx(2 * (np.array((x, y)) + seen * size), abs=0.1)
+    people.models.cache_clear()
+
+
+def test_networks_are_shown_what_they_were_trained_on(weights, monkeypatch):
+    """YOLOX the whole picture in its corner, DWPose the person's box and a quarter more, normalised; both BGR."""
+    shown, run = [], people._run
+    monkeypatch.setattr(people, "_run", lambda network, pixels: shown.append(pixels) or run(network, pixels))
+    picture = np.zeros((640, 480, 3), np.uint8)
+    picture[..., 0], picture[..., 2] = np.arange(480) // 2, 255 - np.arange(640)[:, None] // 3
+    people.keypoints(Image.fromarray(picture), weights)
+    whole, person = shown
+    assert (whole[:, :480] == picture[..., ::-1]).all() and (whole[:, 480:] == 114).all()
+    x, y = np.meshgrid(90 + np.arange(288) * 300 / 288, 120 + np.arange(384) * 400 / 384)
+    pixels = person * (58.395, 57.12, 57.375) + (123.675, 116.28, 103.53)
+    assert np.abs(pixels[..., 2] - x / 2).max() < 1.1 and np.abs(pixels[..., 0] - (255 - y / 3)).max() < 1.1
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path):

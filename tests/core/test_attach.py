@@ -9,7 +9,6 @@ from torch import nn
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, attach
 from scedit_cli.core.attach import attached
-from tests import tiny
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -156,22 +155,6 @@ def test_copies_of_an_attached_unet_have_their_own_tuners(unet, run, hint, train
         attached(other).detach()
         assert torch.equal(run(unet), edited)
     assert attached(other) is None
-
-
-@torch.no_grad()
-def test_tuners_come_and_go_on_what_is_compiled(run, hint, trained):
-    unet = tiny.one_block().eval()
-    compiled = torch.compile(unet, backend="eager")
-    bare = run(compiled)
-    for seed in (1, 2):
-        with attach(unet, trained(CSCTuner.for_unet(unet, condition="canny", hint_channels=8), seed=seed)) as edits:
-            edits.set_hints(hint())
-            torch.testing.assert_close(run(compiled), run(unet))
-            edits.scales = [0.5]
-            torch.testing.assert_close(run(compiled), run(unet))
-            assert not torch.allclose(run(compiled), bare, atol=1e-3)
-        torch.testing.assert_close(run(compiled), bare)
-    torch.compiler.reset()
 
 
 def test_gradient_checkpointing_changes_no_gradient(unet, run, hint, trained):

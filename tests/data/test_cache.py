@@ -65,7 +65,7 @@ def test_the_cache_holds_what_the_base_gives(dataset, base):
         torch.testing.assert_close(cache.text_of([index])["encoder_hidden_states"], text, atol=1e-5, rtol=1e-4)
         assert torch.equal(cache.hints["canny"][[index]], pixels(item.conditions["canny"]))
     empty = base.encode_prompts([""])["encoder_hidden_states"]
-    torch.testing.assert_close(cache.empty_text["encoder_hidden_states"], empty, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cache.dropped_text["encoder_hidden_states"], empty, atol=1e-5, rtol=1e-4)
     captions = len({item.text for item in dataset.items}) + 1
     assert steps[-1] == (5 + captions, 5 + captions)
 
@@ -166,7 +166,7 @@ def test_pictures_of_several_sizes(base, tmp_path):
 
 def test_sdxl_keeps_the_pooled_text(dataset):
     cache = cache_latents_and_text(dataset, load_base(tiny.pipeline_folder("sdxl")))
-    assert set(cache.empty_text) == {"encoder_hidden_states", "text_embeds"}
+    assert set(cache.dropped_text) == {"encoder_hidden_states", "text_embeds"}
     assert all(len(values) == 2 for values in cache.text_of([0, 3]).values())
 
 

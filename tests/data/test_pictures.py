@@ -84,10 +84,15 @@ def test_large_jpegs_are_decoded_smaller_and_no_worse(tmp_path):
     assert 10 * np.log10(255**2 / np.square(wanted - found).mean()) > 40  # PSNR in dB
 
 
-def test_transparency_is_kept_where_it_is_asked_for(tmp_path):
+def test_what_is_decoded_keeps_its_transparency_and_has_the_profiles_colours(tmp_path):
     Image.new("RGBA", (4, 4), (10, 20, 30, 40)).save(tmp_path / "a.png")
     with reading(tmp_path / "a.png", "a") as opened:
-        assert decode(opened, keep_alpha=True).getpixel((0, 0)) == (10, 20, 30, 40)
+        assert decode(opened).getpixel((0, 0)) == (10, 20, 30, 40)
+    picture = Image.new("RGBA", (4, 4), (47, 47, 47, 40))
+    picture.save(tmp_path / "linear.png", icc_profile=_linear_profile())
+    with reading(tmp_path / "linear.png", "linear") as opened:
+        *colour, alpha = decode(opened).getpixel((0, 0))
+    assert all(abs(level - 119) <= 1 for level in colour) and alpha == 40
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "1", "P", "LA"])
@@ -120,7 +125,8 @@ def test_no_program_is_run_over_a_picture(tmp_path, monkeypatch, suffix):
         with pytest.raises(SceditError, match=re.escape(file.name)):
             read(file)
     entry = Entry("a", Blob.of_file(file))
-    assert "its content is none that is known" in cut(entry, lambda size: size).reason
+    reasons = {".png": "its content is none that is known", ".eps": "it is a vector drawing: export it as PNG"}
+    assert reasons[suffix] in cut(entry, lambda size: size).reason
     assert read_record(file) is None and not (tmp_path / "canary").exists()
 
 

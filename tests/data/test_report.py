@@ -29,6 +29,8 @@ def test_more_than_one_percent_without_a_caption_is_an_error():
         ({"rejected": [("a.png", "unreadable", "torn")]}, r"1 cannot be used: a\.png \(torn\)"),
         ({"captionless": ["a.png"]}, "1 have no caption: a.png"),
         ({"duplicates": [("b.png", "a.png")]}, r"1 repeat others: b\.png \(as a\.png\)"),
+        ({"unread": [("a.csv", "rename it")]}, r"1 are not read: a\.csv \(rename it\)"),
+        ({"namesakes": [("b.png", "b.jpg")]}, r"1 share captions or conditions: b\.png \(with b\.jpg\)"),
         ({"orphans": list("abcdefg")}, "7 belong to no picture: a, b, c, d, e and 2 more"),
     ],
 )
@@ -62,3 +64,9 @@ def test_the_contact_sheet_shows_pictures_conditions_and_captions(tmp_path):
         assert (tuple(colour) in there) == (tuple(colour[::-1]) in there) == (number in chosen)
     few = overview(tmp_path, [], 3, "three of them")
     assert few.height < sheet.height
+
+
+def test_strict_names_all_that_is_listed_at_once():
+    report = Report(pictures=1, captionless=["a.png"], rejected=[("b.heic", "unreadable", "why")])
+    with pytest.raises(SceditError, match=r"1 cannot be used: b\.heic \(why\); 1 have no caption: a\.png"):
+        report.check(strict=True, captionless=0.01)

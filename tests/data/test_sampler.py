@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain, islice
 
 import pytest
@@ -12,6 +13,17 @@ from scedit_cli.errors import SceditError
 
 def taken(sampler: StatefulSampler, count: int) -> list[list[int]]:
     return list(islice(sampler, count))
+
+
+def test_fewer_pictures_than_a_batch_takes_weigh_alike():
+    sampler = StatefulSampler(3, 8, seed=1)
+    batches = [sampler.batch(step) for step in range(3)]
+    assert all(set(Counter(batch).values()) <= {2, 3} and len(batch) == 8 for batch in batches)
+    assert Counter(index for batch in batches for index in batch) == {0: 8, 1: 8, 2: 8}
+    sized = StatefulSampler(4, 8, seed=1, groups=[0, 1, 1, 1])
+    seen = [sized.batch(step) for step in range(8)]
+    assert Counter(index for batch in seen for index in batch) == {0: 16, 1: 16, 2: 16, 3: 16}
+    assert all(len({index > 0 for index in batch}) == 1 for batch in seen)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 5), (10, 3), (3, 8), (1, 1)])
@@ -91,7 +103,7 @@ def test_groups_resume_too(stop):
 
 def test_other_data_is_not_gone_on_with():
     state = StatefulSampler(11, 4, data="one").state_dict()
-    with pytest.raises(SceditError, match="the pictures, captions or condition pictures are others"):
+    with pytest.raises(SceditError, match="the pictures, captions, condition pictures or weights are others"):
         StatefulSampler(11, 4, data="other").load_state_dict(state)
     with pytest.raises(SceditError, match="count was 11 and is 12$|count was 11 and is 12 "):
         StatefulSampler(12, 4, data="other").load_state_dict(state)

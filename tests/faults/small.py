@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from scedit_cli import base as bases
 from scedit_cli import files
@@ -74,21 +73,6 @@ class Small:
         return work
 
 
-def unet() -> UNet2DConditionModel:
-    """Two levels of one layer: the fewest modules that have skips, downsampling and attention."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        norm_num_groups=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(1, 2),
-        use_linear_projection=True,
-        cross_attention_dim=tiny.TEXT_WIDTH,
-    )
-
-
 def make_small(folder: Path) -> Small:
     names = ("data", "prepared", "small.toml", "finished")
     data, prepared, recipe_file, finished = (folder / name for name in names)
@@ -96,7 +80,7 @@ def make_small(folder: Path) -> Small:
     with quiet():
         pipeline = tiny.pipeline("sd21")
         torch.manual_seed(0)
-        pipeline.register_modules(unet=unet())
+        pipeline.register_modules(unet=tiny.two_levels())
         pipeline.save_pretrained(small.base)
     write_scenes(data, PICTURES, size=64, kinds=("canny",))
     write_scenes(prepared, 5, size=64, kinds=())
@@ -104,10 +88,13 @@ def make_small(folder: Path) -> Small:
         "base": {"model": str(small.base)},
         "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 8, "hint_width": 0.25, "down_ratio": 0.25},
         "data": {"path": str(small.data), "caption_dropout": 0.3},
-        "train": {"steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY, "ema_decay": 0.5},
+        "train": {
+            "steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "checkpoint_every": EVERY, "ema_decay": 0.5,
+            "precision": "fp32",
+        },
         "samples": {"every": 2 * EVERY, "count": 1, "steps": 1},
         "validation": {"pictures": 1, "every": EVERY, "timesteps": 1},
-    }
+    }  # fmt: skip
     small.recipe.write_text(Recipe.from_dict(recipe).to_toml())
     _warm_up(small)
     first = run(small.train(small.finished))

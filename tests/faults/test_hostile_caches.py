@@ -61,5 +61,5 @@ def test_damaged_caches(small: Small, tried) -> None:
 def shapes_in(cache: Cache) -> list[tuple]:
     """Type and shape of all that training reads."""
     every = list(range(len(cache)))
-    read = [{"moments": cache.moments_of(every)}, cache.text_of(every), cache.empty_text]
+    read = [{"moments": cache.moments_of(every)}, cache.text_of(every), cache.dropped_text]
     return [(name, values.dtype, tuple(values.shape)) for part in read for name, values in part.items()]

@@ -48,6 +48,18 @@ def test_lines_of_a_text_file(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_only_what_editors_write_ends_a_line(tmp_path, mark):
+    """Not all that Unicode counts as ends of lines."""
+    prompt = f"a red{mark}cube"
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "p.txt").write_bytes(f"{prompt}{end}b{end}".encode())
+        assert [o.prompt for o in _orders(prompts_file=tmp_path / "p.txt")] == [prompt, "b"]
+    if mark >= " ":  # JSON writes the others as escapes
+        (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n{}", encoding="utf-8")
+        assert [o.prompt for o in _orders(prompts_file=tmp_path / "p.jsonl")] == [prompt, ""]
+
+
 def test_lines_of_a_jsonl_file(tmp_path):
     lines = [
         {"prompt": "a", "seed": [3, 4], "negative": "n"},

@@ -18,6 +18,7 @@ EVERYTHING = Request(
     guidance=3.5, prediction="epsilon", any_base=True, guidance_rescale=0.7, guidance_span="0.1-0.8", scheduler="LCM",
     width=64, height=128, resize="fit", image="i.png", strength=0.4, inpaint="m.png", outpaint="8", weighted=True,
     vae_slicing=True, vae_tiling=True, offload=True, compile=True, batch_size=3,
+    device="cpu",
 )  # fmt: skip
 
 
@@ -26,8 +27,9 @@ def test_every_field_is_an_option_and_every_option_arrives(monkeypatch):
     result = SimpleNamespace(document=dict, summary=list)
     job = SimpleNamespace(generate=lambda request, **options: said.append((request, options)) or result)
     monkeypatch.setattr(scedit_cli.jobs, "generate", job, raising=False)
-    silent = {"device"}  # of the function alone
-    assert set(EVERYTHING.said()) == {field.name for field in fields(Request)} - silent
+    for name in ("check", "check_page"):
+        monkeypatch.setattr(f"scedit_cli.checks.generate.{name}", lambda *args, **options: None)
+    assert set(EVERYTHING.said()) == {field.name for field in fields(Request)}
     output = ["--from", "x.png", "--out", "o", "--name", "{seed}", "--grid", "--score", "--overwrite"]
     answer = CliRunner().invoke(app, ["generate", *EVERYTHING.words(), *output, "--quiet"])
     assert answer.exit_code == 0, answer.output
@@ -45,6 +47,8 @@ def test_the_page_gets_its_options(monkeypatch):
     calls = []
     job = SimpleNamespace(serve=lambda request, **options: calls.append((request, options)))
     monkeypatch.setattr(scedit_cli.jobs, "generate", job, raising=False)
+    for name in ("check", "check_page"):
+        monkeypatch.setattr(f"scedit_cli.checks.generate.{name}", lambda *args, **options: None)
     invoke = CliRunner().invoke
     assert invoke(app, ["generate", "--ui", "--tuner", "a"]).exit_code == 0
     assert invoke(app, ["generate", "--ui", "--host", "0.0.0.0", "--port", "99", "--out", "o"]).exit_code == 0

@@ -69,3 +69,13 @@ def generate(base, files, tmp_path, monkeypatch):
         return job.generate(request, **{"out": tmp_path / "out"} | options)
 
     return run
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Masks of the pictures' size, in L."""
+    left = np.zeros((64, 64), np.uint8)
+    left[:, :32] = 255
+    for name, levels in {"black": left * 0, "white": left * 0 + 255, "left": left, "right": 255 - left}.items():
+        Image.fromarray(levels).save(tmp_path / f"{name}.png")
+    return tmp_path

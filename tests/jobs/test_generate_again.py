@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from scedit_cli import pipelines, scenes
 from scedit_cli.core.tuners import SCTuner
@@ -169,3 +171,29 @@ def test_the_page_takes_any_base_as_an_option(base, files):
     with pytest.raises(SceditError, match="when that had other weights"):
         slots_for([f"{files}/sibling.safetensors"], base)
     assert [slot.name for slot in slots_for([f"{files}/sibling.safetensors"], base, any_base=True)] == ["canny"]
+
+
+@pytest.mark.parametrize("scheduler", ["DPM++ SDE", "dpmpp_2m_sde", "Euler a", "DDPM", "LCM", "TCD"])
+def test_a_sampler_that_draws_noise_draws_it_again(generate, scheduler):
+    """Whatever else the program has drawn from the global generator meanwhile."""
+    options = {"prompts": ["a"], "scheduler": scheduler, "steps": 4, "seed": "5,6"}
+    torch.manual_seed(0)
+    first, second = (image.path for image in generate(**options, out="first").images)
+    again = [generate(from_file=each, steps=None, out="again").images[0].path for each in (first, second)]
+    assert same(again[0], first) and same(again[1], second)
+    assert near(generate(**options | {"seed": 6}, out="alone").images[0].path, second)
+
+
+def test_what_a_sampler_cannot_do_is_told_before_anything_is_written(generate, tmp_path):
+    for options, message in (
+        ({"scheduler": "nosuch"}, "scheduler 'nosuch': not known"),
+        ({"scheduler": "LCM", "steps": 60}, "LCM cannot take 60 steps"),
+        ({"scheduler": "EDMEuler"}, "EDMEuler is for bases trained on"),
+        ({"scheduler": "DPM++ 2M:solver_order=9"}, "solver_order is '9'"),
+        ({"steps": 1001}, "PNDM cannot take 1001 steps"),
+        ({"prompts": ["a", "a (cat).swap(dog)"], "weighted": True, "batch_size": 1}, "swap"),
+        ({"prompts": ["a"], "negative": "()", "weighted": True}, "no words"),
+    ):
+        with pytest.raises(SceditError, match=re.escape(message)):
+            generate(**options)
+    assert not list(tmp_path.rglob("*.png"))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions import annotate
 from scedit_cli.conditions.orders import orders_of
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.errors import SceditError
+from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.annotate import annotate as annotate_job
 from tests.conditions.local_weights import save_weights
 from tests.jobs.drawn import same, settings
@@ -77,6 +81,32 @@ def test_an_annotators_weights_may_lie_here(generate, base, tmp_path):
             generate(**options | more, weights=tmp_path / "none", out=tmp_path / "nothing")
         assert f"--weights {tmp_path}/none" in error.value.hint
     assert not (tmp_path / "nothing").exists()
+
+
+def test_networks_of_annotators_compute_where_the_base_does(generate, files, monkeypatch):
+    """Of the condition that is made and of the pictures that are measured; the network here sees on an accelerator what
+    it does not on the CPU, and the accelerator is "meta", which this base is not asked to draw on."""
+
+    def edges(parameters, weights, device):
+        low, high = (10, 30) if device == "meta" else (100, 200)
+        return lambda pictures: [Image.fromarray(cv2.Canny(np.asarray(each), low, high)) for each in pictures]
+
+    network = Annotator("canny", "network", "none", edges, weights=("somebody/weights",))
+    usual = find("canny")
+    photo = Image.open(files / "photo.png")
+    expected = {"meta": annotate("canny", photo, low=10, high=30), "cpu": annotate("canny", photo)}
+    monkeypatch.setitem(all_kinds(), "canny", Kind("canny", (network,), usual.measure))
+    for name, device in (("meta", None), ("cpu", "cpu")):
+        monkeypatch.setattr(job, "best_device", lambda: torch.device("meta"))
+        made = generate(conds_from=["canny={}/photo.png"], score=True, device=device, **TUNED)
+        assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected[name]))
+        (image,) = made.images
+        own = {
+            other: usual.measure.compare(Image.fromarray(cv2.Canny(np.asarray(Image.open(image.path)), *limits)), wanted)
+            for other, limits, wanted in (("meta", (10, 30), expected[name]), ("cpu", (100, 200), expected[name]))
+        }
+        assert image.scores["canny"] == pytest.approx(own[name]["consistency"]) and own["meta"] != own["cpu"]
+        assert made.document()["device"] == name
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli.app import app
+from scedit_cli.controls import open_condition
 from scedit_cli.errors import SceditError
 from scedit_cli.generation import page
 from scedit_cli.generation.request import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
+from scedit_cli.specs import parse_condition
 from tests import tiny
 
 SLOTS = [page.Slot("both.safetensors", "canny", "canny", True), page.Slot("both.safetensors", "both", None, True)]
@@ -62,6 +64,21 @@ def test_a_tuners_own_scale_is_where_its_slider_begins(base, files):
     blocks = page.page(Request(), base, [replace(slots[0], scale=5.0), *slots[1:]], Path("out"), lambda *_: None)
     found = {b.elem_id: (b.minimum, b.value, b.maximum) for b in blocks.blocks.values() if isinstance(b, gr.Slider)}
     assert [found[f"scale-{number}"] for number in range(3)] == [(-2, 5.0, 5.0), (-2, 0.8, 3), (-2, 1.0, 3)]
+
+
+def test_a_dropped_condition_keeps_its_transparency(base, files, tmp_path):
+    """The browser's component hands the file on as it is, and it is read as --cond reads it."""
+    gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
+    lines = np.asarray(Image.open(files / "canny.png"))
+    clear = np.dstack((np.full_like(lines, 255), lines))
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    slots = page.slots_for([f"{files}/canny.safetensors"], base)
+    blocks = page.page(Request(), base, slots, tmp_path, lambda *_: None)
+    [drop] = [b for b in blocks.blocks.values() if isinstance(b, gr.Image) and b.elem_id == "file-0"]
+    file = drop.preprocess(drop.data_model(path=str(tmp_path / "clear.png"), orig_name="clear.png"))
+    made = page.request_for(Request(), slots, [(file, False, 1.0, 0.0, 1.0)], [slots[0].file], tmp_path)
+    [cond] = made.conds
+    assert np.array_equal(np.asarray(open_condition(parse_condition(cond)).picture), np.dstack([lines] * 3))
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,6 @@ from tests import tiny
 from tests.jobs.drawn import near, pixels, same, settings
 
 
-@pytest.fixture
-def masks(tmp_path):
-    left = np.zeros((64, 64), np.uint8)
-    left[:, :32] = 255
-    for name, levels in {"black": left * 0, "white": left * 0 + 255, "left": left, "right": 255 - left}.items():
-        Image.fromarray(levels).save(tmp_path / f"{name}.png")
-    return tmp_path
-
-
 def test_conditions_rule_their_regions(generate, masks, tmp_path):
     options = {"conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors"]}
 

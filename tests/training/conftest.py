@@ -54,7 +54,7 @@ def make_trainer(base, dataset, cache) -> Callable[..., Trainer]:
     """Makes a trainer of a fresh tuner, always the same one, from options of [train], and `data`'s of [data]."""
 
     def make(data: dict | None = None, cache: Cache = cache, **options) -> Trainer:
-        plain = {"steps": 4, "batch_size": BATCH, "learning_rate": 0.01}
+        plain = {"steps": 4, "batch_size": BATCH, "learning_rate": 0.01, "precision": "fp32"}
         sections = {
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(dataset.path), "caption_dropout": 0.3} | (data or {}),

@@ -51,7 +51,7 @@ def main(rounds: int) -> None:
                 "base": {"model": "random-sd15"},
                 "tuner": {"kind": "csc", "condition": "canny"},
                 "data": {"path": str(data)},
-                "train": {"steps": 1000, "batch_size": 1, "learning_rate": 1e-4},
+                "train": {"steps": 1000, "batch_size": 1, "learning_rate": 1e-4, "precision": "fp32"},
             }
         )
         began = clock()

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from diffusers import (
+    DDPMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from diffusers.training_utils import compute_snr
 
 from scedit_cli.base import load_base
 from scedit_cli.core.objective import add_noise
@@ -82,3 +92,109 @@ def test_min_snr_joins_a_pictures_own_weight(base):
     assert torch.allclose(plain.losses(torch.zeros_like(LATENTS), asked, weights), losses * weights)
     unweighted = plain.plain_losses(torch.zeros_like(LATENTS), asked)
     assert not torch.allclose(losses, unweighted)
+
+
+STATISTICS = {"scaling_factor": 0.5, "latents_mean": [-1.7, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2]}
+
+
+def latents_by_diffusers(base, moments):
+    """As diffusers' trainers make them of the mean, and its SDXL pipelines of any latents."""
+    mean, config = DiagonalGaussianDistribution(moments).mode(), base.vae.config
+    if config.latents_mean is None:
+        return mean * config.scaling_factor
+    means, deviations = (torch.tensor(each).view(1, 4, 1, 1) for each in (config.latents_mean, config.latents_std))
+    return (mean - means) * config.scaling_factor / deviations
+
+
+@pytest.mark.parametrize("statistics", [{}, STATISTICS])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("weighting", ["none", "min-snr"])
+def test_the_loss_is_that_of_diffusers_trainers(family, prediction, statistics, weighting):
+    base = load_base(tiny.pipeline_folder(family)).rescheduled(prediction)
+    base.vae.register_to_config(**statistics)
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    objective = Objective(base, TrainSection(loss_weighting=weighting, snr_gamma=5.0))
+    asked = objective.ask(base.latents_from(moments), draws())
+    losses = objective.losses(answer, asked)
+
+    scheduler, latents = DDPMScheduler.from_config(base.scheduler.config), latents_by_diffusers(base, moments)
+    noisy = scheduler.add_noise(latents, asked.noise, asked.timesteps)
+    torch.testing.assert_close(asked.noisy, noisy, atol=2e-6, rtol=2e-6)
+    assert torch.equal(asked.times, asked.timesteps)
+    wanted = asked.noise
+    if prediction == "v_prediction":
+        wanted = scheduler.get_velocity(latents, asked.noise, asked.timesteps)
+    expected = (answer - wanted).square().flatten(1).mean(1)
+    if weighting == "min-snr":
+        snr = compute_snr(scheduler, asked.timesteps)
+        expected = expected * snr.clamp(max=5.0) / (snr + 1 if prediction == "v_prediction" else snr)
+    torch.testing.assert_close(losses.mean(), expected.mean(), rtol=2e-7, atol=2e-7)
+
+
+EDM = {
+    "playground": EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5),
+    "cosxl": EDMEulerScheduler(
+        sigma_min=0.002, sigma_max=120.0, sigma_data=1.0, prediction_type="v_prediction", sigma_schedule="exponential"
+    ),
+}
+
+
+def levels_of(scheduler) -> torch.Tensor:
+    """What a U-Net is told in as many steps as there are, least noise first."""
+    whole = copy.deepcopy(scheduler)
+    whole.set_timesteps(1000)
+    return whole.timesteps.flip(0)
+
+
+@pytest.mark.parametrize("name", EDM)
+def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
+    """The loss on what the U-Net answers is Karras et al.'s on the image that follows, of weight 1/c_out^2."""
+    base, scheduler = load_base(tiny.pipeline_folder("sdxl")), EDM[name]
+    base._loaded.register_modules(scheduler=scheduler)
+    base.vae.register_to_config(**STATISTICS)
+    objective = Objective(base, TrainSection())
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    latents = base.latents_from(moments)
+    torch.testing.assert_close(latents, latents_by_diffusers(base, moments))
+    asked = objective.ask(latents, draws())
+    assert (objective.alphas.diff() < 0).all()  # the higher, the noisier
+    sigma = (4 * asked.times).exp().view(-1, 1, 1, 1)
+    assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
+    noisy = latents + sigma * asked.noise
+    torch.testing.assert_close(asked.noisy, scheduler.precondition_inputs(noisy, sigma), rtol=1e-4, atol=1e-5)
+    predicted = scheduler.precondition_outputs(noisy, answer, sigma)
+    factor = scheduler.precondition_outputs(torch.zeros_like(noisy), torch.ones_like(noisy), sigma)
+    expected = ((predicted - latents) / factor).square().flatten(1).mean(1)
+    torch.testing.assert_close(objective.losses(answer, asked), expected, rtol=2e-3, atol=1e-3)
+
+
+def test_a_base_of_eulers_continuous_levels_is_told_those():
+    """As Stable Video Diffusion's scheduler and v-prediction bases with EDM's noise have them."""
+    base = load_base(tiny.pipeline_folder("sdxl"))
+    told = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
+    scheduler = EulerDiscreteScheduler(**told, sigma_min=0.002, sigma_max=700.0)
+    base._loaded.register_modules(scheduler=scheduler)
+    asked = Objective(base, TrainSection()).ask(LATENTS, draws())
+    assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
+    whole = copy.deepcopy(scheduler)
+    whole.set_timesteps(1000)
+    sigma = whole.sigmas[:-1].flip(0)[asked.timesteps].view(-1, 1, 1, 1)
+    noisy = (LATENTS + sigma * asked.noise) / (sigma**2 + 1).sqrt()
+    torch.testing.assert_close(asked.noisy, noisy, rtol=1e-4, atol=1e-5)
+    # The image that follows of the right answer, by the scheduler's own formula, is the one that was noised.
+    alphas = 1 / (1 + sigma**2)
+    answer = alphas.sqrt() * asked.noise - (1 - alphas).sqrt() * LATENTS
+    assert Objective(base, TrainSection()).plain_losses(answer, asked).max() < 1e-8
+    with pytest.raises(SceditError, match="its noise levels are continuous"):
+        setup._taught(base, recipe(zero_terminal_snr=True).train)
+
+
+def test_a_base_of_edm_keeps_its_noise():
+    base = load_base(tiny.pipeline_folder("sdxl"))
+    base._loaded.register_modules(scheduler=EDM["cosxl"])
+    with pytest.raises(SceditError, match="continuous, as EDM's, and zero-terminal-SNR noise is not for those"):
+        setup._taught(base, recipe(zero_terminal_snr=True).train)
+    with pytest.raises(SceditError, match="a sample prediction is not for those"):
+        setup._taught(base, recipe(prediction="sample").train)
+    assert setup._taught(base, recipe().train) is base

@@ -6,7 +6,7 @@ import pytest
 from diffusers import ControlNetModel
 
 from scedit_cli.recipe import Recipe
-from scedit_cli.training.preflight import controlnet_parameters, duration, look_ahead
+from scedit_cli.training.preflight import controlnet_parameters, duration, look_ahead, scarce_sizes
 from scedit_cli.training.processes import Processes
 from scedit_cli.training.setup import fresh_tuner
 
@@ -26,6 +26,28 @@ def test_it_tells_what_will_be_trained(base):
     rows = dict(ahead.summary())
     assert f"{count:,} parameters" in rows["tuner"] and "10 epochs" in rows["steps"]
     assert "2 processes" in rows["training"] and not {"time", "memory"} & rows.keys()
+
+
+def test_pictures_that_come_again_within_a_batch_are_told(base):
+    recipe = Recipe.from_dict({"tuner": {"kind": "sc"}, "train": {"batch_size": 4}})
+    assert scarce_sizes([0, 0, 0, 0, 1, 2, 2], 4) == 2
+
+    def row(*pictures) -> str:
+        return dict(look_ahead(recipe, base, fresh_tuner(recipe, base), *pictures).summary())["data"]
+
+    again = "comes several times in a batch, each time with another noise"
+    assert row(3, 0, Processes(), None, 1) == f"3 pictures; fewer than a batch of 4, so each {again}"
+    assert row(7, 0, Processes(), None, 2).endswith(f"; of 2 sizes fewer than a batch of 4, so each of those {again}")
+    assert row(4, 0, Processes()) == "4 pictures"
+
+
+def test_a_warm_up_that_does_not_end_is_told(base):
+    def row(**train) -> str:
+        recipe = Recipe.from_dict({"tuner": {"kind": "sc"}, "train": train})
+        return dict(look_ahead(recipe, base, fresh_tuner(recipe, base), 24, 0, Processes()).summary())["steps"]
+
+    assert row(steps=20, warmup=500).endswith("; train.warmup is 500: the learning rate is never reached")
+    assert row(steps=20, warmup=19).endswith(" epochs")
 
 
 def test_memory_is_told_beside_what_is_here(base):

@@ -87,7 +87,7 @@ def test_conditions_of_a_network_that_weighs_are_not_scored(base, folder, monkey
 def test_conditions_whose_alpha_counts_keep_it(folder):
     (folder / "conditions/inpaint").mkdir()
     for number in range(PICTURES):
-        Image.new("RGBA", (64, 64), (200, 100, 0, 0)).save(folder / "conditions/inpaint" / f"{number}.png")
+        Image.new("RGBA", (64, 64), (200, 100, 0, 9)).save(folder / "conditions/inpaint" / f"{number}.png")
     write_rows(folder, [row_of(f"{number}.png", "", ("inpaint",)) for number in range(PICTURES)])
     shown = setup.examples(recipe(folder, "inpaint"), open_dataset(folder))
-    assert {each.conditions["inpaint"].getpixel((0, 0)) for each in shown} == {(200, 100, 0, 0)}
+    assert {each.conditions["inpaint"].getpixel((0, 0)) for each in shown} == {(200, 100, 0, 9)}

@@ -43,7 +43,7 @@ def recipe(mixed, tmp_path) -> Path:
             "data": {"path": str(mixed.path), "caption_dropout": 0.3},
             "train": {
                 "steps": 3, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "ema_decay": 0.5,
-                "checkpoint_every": 0, "noise_offset": 0.1, "timesteps": "logit-normal",
+                "checkpoint_every": 0, "noise_offset": 0.1, "timesteps": "logit-normal", "precision": "fp32",
             },
             "samples": {"every": 0},
             "validation": {"pictures": 1, "every": 3},

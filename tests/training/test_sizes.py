@@ -33,7 +33,7 @@ def make(xl, mixed):
             "base": {"model": str(tiny.pipeline_folder("sdxl"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(mixed.path), "caption_dropout": 0.3},
-            "train": {"steps": 6, "batch_size": 3, "micro_batch_size": 2, "learning_rate": 0.01},
+            "train": {"steps": 6, "batch_size": 3, "micro_batch_size": 2, "learning_rate": 0.01, "precision": "fp32"},
         }
     )
     cache = cache_latents_and_text(mixed, xl, ["canny"])

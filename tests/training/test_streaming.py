@@ -27,8 +27,6 @@ from scedit_cli.jobs import train as job
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.jobs.progress import Note
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import setup
-from scedit_cli.training.processes import Processes
 from tests import tiny
 from tests.training.test_processes import by_two
 
@@ -56,11 +54,14 @@ def recipe(scenes):
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(scenes / "shards"), "caption_dropout": 0.3},
-            "train": {"steps": 5, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "checkpoint_every": 2},
+            "train": {
+                "steps": 5, "batch_size": 5, "micro_batch_size": 2, "learning_rate": 1e-4, "checkpoint_every": 2,
+                "precision": "fp32",
+            },
             "samples": {"every": 0},
             "validation": {"pictures": 2, "every": 5},
             "checkpoints": {"keep": 9},
-        }
+        }  # fmt: skip
         for section, changes in sections.items():
             plain[section] |= changes
         return Recipe.from_dict(plain)
@@ -125,21 +126,9 @@ def test_a_run_is_not_resumed_on_other_data(recipe, scenes, tmp_path):
         before = file.read_bytes()
         other = copy / "images/000005.png"
         file.write_bytes(before + bytes(10240) if file.suffix == ".tar" else other.read_bytes())
-        with pytest.raises(SceditError, match="the data to resume on is not what it was: the pictures, captions or"):
+        with pytest.raises(SceditError, match="the data to resume on is not what it was: the pictures, captions, "):
             job.train(recipe(data={"path": str(path)}, train={"steps": 3}), out=run, resume=True)
         file.write_bytes(before)
-
-
-def test_every_field_of_the_data_reaches_the_stream(recipe):
-    base = load_base(tiny.pipeline_folder("sd21"))
-    assert base.defaults.resolution == 64
-    columns = ["image=png", "canny=canny.png"]
-    wanted = recipe(data={"shuffle": 0, "unusable": 0.25, "workers": 9, "columns": columns, "upscale": True})
-    stream = setup.open_stream(wanted, setup.find_shards(wanted, base), Processes())
-    assert (stream.is_shuffled, stream.unusable, stream._workers) == (False, 0.25, 9)
-    assert (stream.data.columns, stream.data.upscale) == ({"image": "png", "canny": "canny.png"}, True)
-    shuffled = recipe(data={"shuffle": 80})
-    assert setup.open_stream(shuffled, setup.find_shards(shuffled, base), Processes()).block == 80 // 4
 
 
 def test_weights_weigh_what_is_streamed(recipe, scenes, tmp_path):
@@ -178,6 +167,28 @@ def test_conditions_are_made_while_it_streams(recipe, tmp_path):
     )
     job.train(wanted, out=tmp_path / "run")
     assert load_tuner(tmp_path / "run").in_channels == 4
+
+
+def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
+    """Of a batch larger than all there is."""
+    folder = tmp_path / "plain"
+    write_scenes(folder, PICTURES, size=64, kinds=())
+    shards = write_shards(open_dataset(folder), folder / "shards", 3)[0].parent
+    losses = []
+    for name, path in (("made", shards), ("read", scenes / "shards")):
+        events: list = []
+        wanted = recipe(data={"path": str(path)}, train={"steps": 2, "batch_size": 14}, validation={"pictures": None})
+        job.train(wanted, out=tmp_path / name, on_event=events.append)
+        told = [event.text for event in events if isinstance(event, Note)]
+        assert any(f"{path} has no canny images: they are made while" in each for each in told) == (name == "made")
+        assert any("10 pictures, 1 more held out; streamed" in each for each in told)
+        assert any("; fewer than a batch of 14, so each comes several times in a batch" in each for each in told)
+        losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])
+    assert losses[0] == losses[1]
+    hint = "scedit annotate DATASET --cond depth makes it, for prepare --shards to take along"
+    with pytest.raises(SceditError, match="it has no depth picture") as error:
+        job.train(recipe(tuner={"condition": "depth"}), out=tmp_path / "run")
+    assert hint in error.value.hint
 
 
 def test_pictures_are_cut_to_the_size_that_is_asked_for(recipe, tmp_path):

@@ -79,6 +79,60 @@ def test_a_run_that_was_stopped_twice_ends_with_the_same_bits(name, make_trainer
     assert same(*wanted) == (name in ("adafactor", "prodigy")), "an average differs from what is trained"
 
 
+@pytest.mark.parametrize("decay", [0.9999, 0.15])
+def test_the_moving_average_warms_up(make_trainer, decay):
+    """Added up by hand from the weights after each step: a high decay keeps what was learned, however few the steps."""
+    options = {"steps": 12, "learning_rate": 0.003}
+    with make_trainer(**options) as plain:
+        fresh, after = weights_of(plain.tuner), []
+        for _ in range(12):
+            plain.advance()
+            after.append(weights_of(plain.tuner))
+    average = after[0]
+    for n, weights in enumerate(after[1:], 1):
+        kept = min(decay, (1 + n) / (10 + n))
+        average = [kept * old + (1 - kept) * new for old, new in zip(average, weights, strict=True)]
+    with make_trainer(ema_decay=decay, **options) as averaged:
+        for _ in range(12):
+            averaged.advance()
+        assert same(weights_of(averaged.tuner), after[-1]), "what is trained knows nothing of the average"
+        found = ended(averaged)
+    for one, other in zip(found, average, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+    def learned(weights: list[torch.Tensor]) -> float:
+        return torch.cat([(one - other).flatten() for one, other in zip(weights, fresh, strict=True)]).norm().item()
+
+    assert 0.5 < learned(found) / learned(after[-1]) < 1
+
+
+def test_steps_that_fp16_skips_are_not_averaged(make_trainer, monkeypatch):
+    original = objective.noise_prediction_loss
+    with make_trainer(precision="fp16", ema_decay=0.9) as trainer:
+        while trainer.advance().is_skipped:
+            pass
+        trainer.advance()
+        before, steps = ended(trainer), trainer.average.optimization_step
+        monkeypatch.setattr(objective, "noise_prediction_loss", lambda *args: original(*args) * float("inf"))
+        assert trainer.advance().is_skipped and same(ended(trainer), before)
+        assert trainer.average.optimization_step == steps
+
+
+def test_an_average_without_warm_up_begins_again(make_trainer):
+    """Of a checkpoint that another version has written: it held next to nothing of what was learned."""
+    with make_trainer(ema_decay=0.9999) as trainer:
+        trainer.advance()
+        checkpoint = trainer.checkpoint()
+    old = {f"module.{name}": torch.zeros_like(value) for name, value in checkpoint.tensors["tuner"].items()}
+    state = {key: value for key, value in checkpoint.state.items() if key != "averaged"}
+    tensors = checkpoint.tensors | {"average": old | {"n_averaged": torch.tensor(1)}}
+    with make_trainer(ema_decay=0.9999) as other:
+        other.restore(replace(checkpoint, tensors=tensors, state=state))
+        assert same(ended(other), list(checkpoint.tensors["tuner"].values()))
+        other.advance()
+        torch.testing.assert_close(ended(other), weights_of(other.tuner), msg="its first step is all that it holds")
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_accumulation_changes_nothing_but_rounding(make_trainer, at_once):
     with make_trainer() as fresh:
@@ -183,7 +237,7 @@ def test_a_compiled_step_has_the_same_gradients(base, cache, dataset, monkeypatc
     batch, gradients = load_batch(cache, 0, list(range(BATCH))), []
     for wanted in (False, True):
         sections = {"tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16}}
-        train = {"batch_size": BATCH, "memory": "lean", "compile": wanted}
+        train = {"batch_size": BATCH, "memory": "lean", "compile": wanted, "precision": "fp32"}
         recipe = Recipe.from_dict(sections | {"data": {"path": str(dataset.path)}, "train": train})
         tuner = setup.fresh_tuner(recipe, small)
         with torch.random.fork_rng():

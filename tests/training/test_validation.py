@@ -15,9 +15,15 @@ def test_the_split_is_fixed_and_complete():
     assert sorted(learned + held_out) == list(range(10)) and len(held_out) == 3
     assert (learned, held_out) == split(10, options)
     assert held_out != split(10, ValidationSection(pictures=3, seed=6))[1]
-    assert split(4, ValidationSection()) == ([0, 1, 2, 3], [])
+    assert split(4, ValidationSection(pictures=0)) == ([0, 1, 2, 3], [])
     with pytest.raises(SceditError, match="validation.pictures: 4 of 4"):
         split(4, ValidationSection(pictures=4))
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (9, 0), (10, 1), (14, 1), (319, 31), (320, 32), (5000, 32)])
+def test_a_tenth_is_held_out_and_32_at_most(count, held_out):
+    learned, found = split(count, ValidationSection())
+    assert (len(learned), len(found)) == (count - held_out, held_out)
 
 
 def test_the_loss_depends_on_the_weights_alone(make_trainer):

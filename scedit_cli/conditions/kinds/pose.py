@@ -78,7 +78,7 @@ def _openpose(weights: Path | None, device: str) -> Any:
 KIND = Kind(
     "pose",
     (
-        Annotator("pose", "dwpose", "rtmlib", by_dwpose, WEIGHTS, parameters=Confident, can_use=runs_on),
+        Annotator("pose", "dwpose", "onnxruntime", by_dwpose, WEIGHTS, parameters=Confident, can_use=runs_on),
         Annotator(
             "pose", "openpose", "controlnet_aux", by_openpose, OPENPOSE, "CMU's own, no commercial use", False, Parts
         ),

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scedit_cli.core.blend import merge
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.foreign.fitting import by_up_block, ratio_for, widened
+from scedit_cli.core.foreign.formats import FORMATS
+from scedit_cli.core.packing import packed, pickled
 from scedit_cli.core.tuners import STEM_WIDTHS, CSCTuner, SCTuner, Tuner
 from scedit_cli.errors import SceditError
-from scedit_cli.files import whole, write_whole
+from scedit_cli.files import write_whole
 
-FORMATS = ("scepter", "ms-swift", "scedit-pytorch")
 _LINEAR = {"down": "ln1", "up": "ln2"}
 _STUDIO = "0_SwiftSCETuning"  # scepter's studio looks for a folder, and an adapter, of this name
 
@@ -77,22 +77,6 @@ class Export:
     def located(self, path: Path) -> list[Path]:
         """What to load, one by one, of an export that was written to `path`."""
         return [path / part for part in self.parts] if path.is_dir() else [path]
-
-
-def is_folder(path: Path) -> bool:
-    """Whether an export to `path` is a folder: it has no suffix of a file.
-
-    Raises:
-        SceditError: a suffix that no tuner file has.
-    """
-    if path.suffix in (".safetensors", ".bin"):
-        return False
-    if path.suffix and not path.is_dir():
-        raise SceditError(
-            f"{path}: a tuner of another program is a .safetensors or .bin file, or a folder",
-            hint=f"name it {path.stem}.safetensors, or {path.stem} for a folder with its configuration",
-        )
-    return True
 
 
 def export(tuner: Tuner | Bundle, format: str) -> Export:
@@ -248,9 +232,5 @@ def _adapter_config(tuner: SCTuner, ratio: float, modules: str, mode: str) -> di
 
 
 def _write(path: Path, tensors: Tensors, header: Mapping[str, str], dtype: torch.dtype) -> None:
-    plain = {key: tensor.detach().to("cpu", dtype).clone().contiguous() for key, tensor in tensors.items()}
-    with whole(path) as part:
-        if path.suffix == ".bin":
-            torch.save(plain, part)
-        else:
-            save_file(plain, part, metadata={"format": "pt", **header})
+    is_pickled = path.suffix == ".bin"
+    write_whole(path, pickled(tensors, dtype) if is_pickled else packed(tensors, {"format": "pt", **header}, dtype))

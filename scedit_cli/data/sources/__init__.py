@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from scedit_cli.data.formats import suffix_of
 from scedit_cli.data.licences import LICENCES, licences_in
 from scedit_cli.data.places import is_remote
-from scedit_cli.data.sources import folder, hub, tables, webdataset
+from scedit_cli.data.sources import folder, hub, rows, tables, webdataset
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree
+from scedit_cli.data.splits import chosen, in_folders
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
 from scedit_cli.hub import is_hub_id
@@ -30,13 +33,14 @@ def open_source(
     """The pictures of `src`, one after the other, with their captions and condition pictures.
 
     Args:
-        src: a folder or zip of pictures with .txt or .caption files, or with metadata.jsonl, .csv or .parquet;
-            WebDataset shards (a .tar, a folder of them, or a pattern as "shards/{000..099}.tar" or
-            "https://…/{000..099}.tar"); parquet files with pictures in them; a Hugging Face dataset, saved on disk or
-            by its name on the hub.
+        src: a folder or zip of pictures with .txt or .caption files, or with metadata.jsonl, .csv or .parquet, there or
+            in its folders; such a table itself, by whatever name; WebDataset shards (a .tar, a folder of them, or a
+            pattern as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files with pictures in them; a
+            Hugging Face dataset, saved on disk or by its name on the hub.
         conditions: kind -> folder (or zip) of condition pictures, paired with the pictures by their stems.
         columns: of a table or shard, "image", "text" or a kind of condition -> how its column (or suffix) is called.
-        split, subset, revision: of a Hugging Face dataset.
+        split: of a Hugging Face dataset, or of folders and parquet files called as its splits ("train", "validation",
+            "test"); "train" by default where there are several. subset, revision: of one on the hub.
 
     Raises:
         SceditError: nothing is there, or it is none of these; or an option that this source has no use for.
@@ -53,22 +57,60 @@ def open_source(
         return hub.open_saved(path, columns, split)
     if not path.exists():
         raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
+    _no(subset=subset, revision=revision)
+    if path.is_file() and suffix_of(path.name) in rows.TABLES:
+        return _open_table(path, conditions, columns, split)
     tree = ZipTree(path) if path.suffix.lower() == ".zip" and path.is_file() else FolderTree(path)
-    if table := tables.find(tree):
-        _no(split=split, subset=subset, revision=revision, conditions=conditions)
-        return _licensed(tables.open_table(tree, table, columns), tree)
-    if files := hub.parquet_files(path):
-        _no(conditions=conditions, subset=subset, revision=revision)
-        return hub.open_parquet(files, path, columns, split)
-    _no(split=split, subset=subset, revision=revision, columns=columns)
-    return _licensed(folder.open_folder(tree, conditions or {}), tree)
+    return _open_tree(tree, conditions or {}, columns, split)
 
 
-def _licensed(source: Source, tree: Tree) -> Source:
-    if LICENCES not in tree.files:
-        return source
-    with tree.open(LICENCES) as file:
-        return replace(source, licences=licences_in(file))
+def _open_table(
+    path: Path, conditions: Mapping[str, str | Path] | None, columns: Mapping[str, str], split: str | None
+) -> Source:
+    """A table that is named itself, by whatever name."""
+    _no(conditions=conditions)
+    if suffix_of(path.name) == ".parquet" and hub.hold_pictures(path.parent, [path.name]):
+        return hub.open_parquet(path.parent, [path.name], columns, split)
+    _no(split=split)
+    return _of_tables(FolderTree(path.parent), [path.name], columns)
+
+
+def _open_tree(
+    tree: Tree, conditions: Mapping[str, str | Path], columns: Mapping[str, str], split: str | None
+) -> Source:
+    elsewhere = {folder.inside_of(tree, place).partition("/")[0] for place in conditions.values()}
+    splits = in_folders(tree, tables.named(tree), elsewhere)
+    taken = chosen(list(splits), split, tree.name) if splits else None
+    tree.leave_out(tuple(folder for other, each in splits.items() if other != taken for folder in each))
+    found = tables.find(tree, splits.get(taken, []))
+    parquet = [file for file in tree.files if suffix_of(file) == ".parquet"]
+    is_else = tree.pictures or any(suffix_of(file) == ".tar" for file in tree.files)
+    if found:
+        _no(conditions=conditions, split=not splits and split)
+        source = _of_tables(tree, found, columns)
+    elif isinstance(tree, FolderTree) and parquet and (not is_else or hub.hold_pictures(tree.path, parquet)):
+        _no(conditions=conditions)
+        source = hub.open_parquet(tree.path, parquet, columns, None if splits else split)
+        return replace(source, orphans=tree.pictures, hidden=tree.hidden)
+    else:
+        _no(columns=columns, split=not splits and split)
+        source = folder.open_folder(tree, conditions)
+        source = replace(_licensed(source, tree, [LICENCES]), unread=tables.unread(tree, [], (*tables.KINDS, ".json")))
+    return replace(source, splits=tuple(splits), split=taken)
+
+
+def _of_tables(tree: Tree, found: Sequence[str], columns: Mapping[str, str]) -> Source:
+    licences = [f"{tables.folder_of(each)}{LICENCES}" for each in found]
+    source = _licensed(tables.open_tables(tree, found, columns), tree, licences)
+    return replace(source, unread=tables.unread(tree, found, tables.KINDS))
+
+
+def _licensed(source: Source, tree: Tree, files: Sequence[str]) -> Source:
+    licences: dict[str, Any] = {}
+    for name in filter(set(tree.files).__contains__, files):
+        with tree.open(name) as file:
+            licences |= licences_in(file)
+    return replace(source, licences=licences)
 
 
 def _no(**options: object) -> None:

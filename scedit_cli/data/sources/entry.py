@@ -33,7 +33,7 @@ class Entry:
 
     Attributes:
         name: in reports.
-        image: None where the source names a picture that it does not have.
+        image: None where the source names a picture that it does not have; `lacks` says so in a sentence.
         text: the caption; None where it is in `captions`, or nowhere.
         captions: files beside the picture that hold its caption, by suffix, the first to be preferred.
         conditions: by kind; None where the picture lacks what others have.
@@ -46,6 +46,7 @@ class Entry:
     captions: dict[str, Blob] = field(default_factory=dict)
     conditions: dict[str, Blob | None] = field(default_factory=dict)
     more: dict[str, str | float | bool] = field(default_factory=dict)
+    lacks: str = "it has no picture"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Source:
         orphans: captions and condition pictures that belong to no picture, and pictures that no table names.
         hidden: how many hidden files (`._*`, `.DS_Store`, `__MACOSX`) were passed over.
         licences: what the source's `licences.json` tells, by kind of condition picture.
+        splits: those that the source has, `split` the one that is taken; None where it has none.
+        unread: files that look as if they belonged to the pictures, and why they are not read.
+        namesakes: pictures that share their captions or conditions with another one, and that one.
     """
 
     count: int
@@ -65,6 +69,10 @@ class Source:
     orphans: list[str] = field(default_factory=list)
     hidden: int = 0
     licences: dict[str, Any] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+    split: str | None = None
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    namesakes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def text_of(value: object, at: str) -> str | None:

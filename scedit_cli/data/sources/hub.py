@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
-from scedit_cli.data.sources.tables import TEXTS
+from scedit_cli.data.pictures import reading
+from scedit_cli.data.sources.columns import caption_in, column_named, further, text_columns
+from scedit_cli.data.sources.entry import Blob, Entry, Source
+from scedit_cli.data.splits import chosen, in_files
 from scedit_cli.errors import SceditError, not_installed, reason, shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
+_BINARY = ("binary", "large_binary", "binary_view")
+_TRIED = 100  # rows in which a column's first picture is looked for
 
 
 def is_saved(path: Path) -> bool:
@@ -22,25 +27,42 @@ def is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in _SAVED)
 
 
-def parquet_files(path: Path) -> list[str]:
-    """The parquet files that `path` is or holds."""
-    if path.suffix == ".parquet" and path.is_file():
-        return [str(path)]
-    return sorted(str(file) for file in path.rglob("*.parquet")) if path.is_dir() else []
+def hold_pictures(root: Path, files: Sequence[str]) -> bool:
+    """Whether parquet files below `root` have a column that may hold pictures themselves, not their names.
+
+    Raises:
+        SceditError: the first cannot be read.
+    """
+    try:
+        from pyarrow import ArrowException, parquet, types
+    except ImportError:
+        raise not_installed(f"{root}/{files[0]}", "datasets", "datasets") from None
+    try:
+        schema = parquet.read_schema(root / files[0])
+    except ArrowException as error:
+        raise SceditError(f"{root}/{files[0]} is no readable parquet file: {reason(error)}", "get it anew") from None
+    return any(
+        types.is_binary(kind) or types.is_large_binary(kind)
+        or (types.is_struct(kind) and {"bytes", "path"} & {kind.field(n).name for n in range(kind.num_fields)})
+        or (types.is_list(kind) and types.is_uint8(kind.value_type))
+        for kind in schema.types
+    )
 
 
 def open_saved(path: Path, columns: Mapping[str, str], split: str | None) -> Source:
     """Raises SceditError: damaged, or without pictures or the split."""
     datasets = _library(str(path))
     loaded = _told(str(path), datasets.load_from_disk, str(path))
-    return _source(_chosen(loaded, str(path), split), str(path), path, columns)
+    return _of_split(loaded, str(path), path, columns, split)
 
 
-def open_parquet(files: list[str], path: Path, columns: Mapping[str, str], split: str | None) -> Source:
-    """Raises SceditError as `open_saved`."""
-    load = _library(str(path)).load_dataset
-    loaded = _told(str(path), load, "parquet", data_files=files)
-    return _source(_chosen(loaded, str(path), split), str(path), path if path.is_dir() else path.parent, columns)
+def open_parquet(root: Path, files: Sequence[str], columns: Mapping[str, str], split: str | None) -> Source:
+    """Of `files` below the folder `root`, those of one split. Raises SceditError as `open_saved`."""
+    name = str(root / files[0]) if len(files) == 1 else str(root)
+    load, splits = _library(name).load_dataset, in_files(files)
+    taken = chosen(list(splits), split, name)
+    loaded = _told(name, load, "parquet", data_files=[str(root / file) for file in splits[taken]], split="train")
+    return replace(_source(loaded, name, root, columns), splits=tuple(splits), split=taken)
 
 
 def open_by_name(
@@ -48,7 +70,7 @@ def open_by_name(
 ) -> Source:
     """Raises SceditError: the hub cannot be reached or has no such dataset; or as `open_saved`."""
     loaded = _told(name, _library(name).load_dataset, name, name=subset, revision=revision)
-    return _source(_chosen(loaded, name, split), name, None, columns)
+    return _of_split(loaded, name, None, columns, split)
 
 
 def _library(what: str):
@@ -72,55 +94,102 @@ def _told(what: str, load: Callable[..., Any], /, *arguments: Any, **options: An
         ) from error
 
 
-def _chosen(loaded: Dataset | DatasetDict, name: str, split: str | None) -> Dataset:
-    """The split that is asked for, else "train", else the only one."""
+def _of_split(
+    loaded: Dataset | DatasetDict, name: str, place: Path | None, columns: Mapping[str, str], split: str | None
+) -> Source:
     if not isinstance(loaded, dict):
         if split:
             raise SceditError(f"--split {split}: {name} has no splits", hint="leave it out")
-        return loaded
-    wanted = split or ("train" if "train" in loaded or len(loaded) > 1 else next(iter(loaded)))
-    if wanted not in loaded:
-        raise SceditError(f"{name} has no split {wanted}", hint=f"--split takes one of {', '.join(loaded)}")
-    return loaded[wanted]
+        return _source(loaded, name, place, columns)
+    taken = chosen(list(loaded), split, name)
+    return replace(_source(loaded[taken], name, place, columns), splits=tuple(loaded), split=taken)
 
 
 def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[str, str]) -> Source:
     from datasets import Image
 
-    pictures = [column for column, kind in dataset.features.items() if isinstance(kind, Image)]
-    image = columns.get("image") or ("image" if "image" in pictures else next(iter(pictures), None))
-    text = columns.get("text") or next((column for column in TEXTS if column in dataset.features), None)
-    kinds = {key: column for key, column in columns.items() if key not in ("image", "text")}
-    for column in filter(None, (image, *kinds.values())):
-        if column not in pictures:
+    features = dataset.features
+    roots = _roots(place)
+    encoded = [column for column, kind in features.items() if isinstance(kind, Image)]
+    able = [column for column, kind in features.items() if _may_hold_pictures(kind)]
+
+    def column(wanted: str) -> str:
+        if (found := column_named(features, wanted)) is None:
+            raise SceditError(f"{name} has no column {wanted}", hint=f"it has {', '.join(features)}")
+        return found
+
+    kinds = {kind: column(wanted) for kind, wanted in columns.items() if kind not in ("image", "text")}
+    texts = [column(columns["text"])] if "text" in columns else text_columns(features)
+    image = column(columns["image"]) if "image" in columns else _first_of_pictures(encoded) or _first_of_pictures(
+        [each for each in able if each not in kinds.values() and _has_picture(dataset, each, roots)]
+    )
+    for each in filter(None, (image, *kinds.values())):
+        if each not in able:
             raise SceditError(
-                f"{name}: {column} is no column of pictures",
-                hint=f"those are {', '.join(pictures) or 'none'}; --columns image=NAME,depth=NAME names them",
+                f"{name}: {each} is no column of pictures",
+                hint=f"those are {', '.join(able) or 'none'}; --columns image=NAME,depth=NAME names them, and a table "
+                "of files' names is called metadata.parquet",
             )
     if image is None:
-        raise SceditError(f"{name} has no column of pictures", hint=f"it has {', '.join(dataset.features)}")
-    if text is not None and text not in dataset.features:
-        raise SceditError(f"{name} has no column {text}", hint=f"it has {', '.join(dataset.features)}")
+        raise SceditError(
+            f"{name} has no column of pictures", hint=f"it has {', '.join(features)}; --columns image=NAME names one"
+        )
     if not len(dataset):
         raise SceditError(f"{name} holds no pictures")
-    for column in (image, *kinds.values()):
-        dataset = dataset.cast_column(column, Image(decode=False))
-    dataset = dataset.select_columns([image, *filter(None, (text,)), *kinds.values()])
-    roots = _roots(place)
+    for each in {image, *kinds.values()}.intersection(encoded):
+        dataset = dataset.cast_column(each, Image(decode=False))
+    told = [each for each in features if each in texts or not _is_nested(features[each])]
+    dataset = dataset.select_columns(list(dict.fromkeys((image, *kinds.values(), *told))))
 
     def entries() -> Iterator[Entry]:
         for number, row in enumerate(dataset):
             at = f"{name} row {number}"
+            text, said_in = caption_in(row, texts, at)
             yield Entry(
                 name=f"row {number}",
                 image=_blob(row[image], f"row {number}", roots),
-                text=text_of(row[text], f"{at}: {text}") if text else None,
-                conditions={
-                    kind: _blob(row[column], f"row {number}: {kind}", roots) for kind, column in kinds.items()
-                },
+                text=text,
+                conditions={kind: _blob(row[each], f"row {number}: {kind}", roots) for kind, each in kinds.items()},
+                more=further(row, {image, said_in, *kinds.values()}, at),
             )
 
     return Source(len(dataset), entries())
+
+
+def _may_hold_pictures(kind: Any) -> bool:
+    """Whether a column of this type may hold whole files: as the library's pictures, as bytes, as a struct of bytes and
+    path, or as a list of bytes."""
+    from datasets import Image, LargeList, List, Value
+
+    if isinstance(kind, dict):
+        return bool({"bytes", "path"} & kind.keys())
+    if isinstance(kind, List | LargeList):
+        return isinstance(kind.feature, Value) and kind.feature.dtype == "uint8"
+    return isinstance(kind, Image) or (isinstance(kind, Value) and kind.dtype in _BINARY)
+
+
+def _is_nested(kind: Any) -> bool:
+    """Whether cells of this type are no plain text or number, which the metadata could keep."""
+    from datasets import ClassLabel, Value
+
+    return not isinstance(kind, Value | ClassLabel) or getattr(kind, "dtype", "") in _BINARY
+
+
+def _first_of_pictures(columns: Sequence[str]) -> str | None:
+    return column_named(columns, "image") or next(iter(columns), None)
+
+
+def _has_picture(dataset: Dataset, column: str, roots: list[Path]) -> bool:
+    """Whether the first cell that holds something holds a picture."""
+    cells = (row[column] for row in dataset.select_columns([column]).take(min(_TRIED, len(dataset))))
+    blob = next(filter(None, (_blob(cell, column, roots) for cell in cells)), None)
+    if blob is None:
+        return False
+    try:
+        with blob.open() as file, reading(file, column):
+            return True
+    except SceditError:  # it holds something else
+        return False
 
 
 def _roots(place: Path | None) -> list[Path]:
@@ -132,17 +201,19 @@ def _roots(place: Path | None) -> list[Path]:
     return [Path(os.path.realpath(root)) for root in (*filter(None, (place,)), *kept)]
 
 
-def _blob(cell: dict[str, Any] | None, name: str, roots: list[Path]) -> Blob | None:
+def _blob(cell: Any, name: str, roots: list[Path]) -> Blob | None:
     """A picture that is in its row, or in a file that the row names, relative to the first of `roots`."""
-    if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        return None
-    if cell["bytes"] is not None:
-        return Blob.of_bytes(cell["bytes"], name)
-    return Blob(name, lambda: _inside(cell["path"], roots))
+    held = cell if isinstance(cell, dict) else {"bytes": cell}
+    content, path = held.get("bytes"), held.get("path")
+    if content is not None:
+        return Blob.of_bytes(bytes(content), name)
+    return Blob(name, lambda: _inside(path, roots)) if path is not None else None
 
 
 def _inside(path: str, roots: list[Path]) -> BinaryIO:
-    place = Path(os.path.realpath(roots[0] / path.replace("\0", "")))
+    path = path.replace("\0", "")
+    places = [Path(os.path.realpath(roots[0] / name)) for name in (path, path.replace("\\", "/"))]
+    place = next(filter(os.path.isfile, places), places[0])
     if not any(map(place.is_relative_to, roots)) or not os.path.isfile(place):
         raise SceditError(f"{shortened(repr(path))} is no file in the dataset", hint="name files inside its folder")
     return place.open("rb")

@@ -1,131 +1,157 @@
-"""Pictures that a table names: metadata.jsonl, .csv or .parquet in a folder or zip."""
+"""Pictures that tables name: metadata.jsonl, .csv or .parquet in a folder or zip, or in each of its folders."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
-from scedit_cli.data.sources.trees import Tree, blob, is_picture
-from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.files import read_json
+from scedit_cli.data.dataset import weight_of
+from scedit_cli.data.formats import suffix_of
+from scedit_cli.data.licences import LICENCES
+from scedit_cli.data.sources.columns import (
+    FILE, WEIGHT, caption_in, column_named, further, is_file_column, text_columns,
+)  # fmt: skip
+from scedit_cli.data.sources.entry import Blob, Entry, Source
+from scedit_cli.data.sources.folder import OVERVIEW
+from scedit_cli.data.sources.rows import TABLES, Row, rows_of
+from scedit_cli.data.sources.trees import Tree, blob, stem_of
+from scedit_cli.errors import SceditError
 
-_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_FILE = "_file_name"
-TEXTS = ("text", "caption", "prompt")
-_OURS = "overview.png"  # the contact sheet of a dataset folder
-_ROWS = 1024  # of a parquet file, read together
+_NAMES = tuple(f"metadata{suffix}" for suffix in TABLES)
+KINDS = (*TABLES, ".tsv")
+_IMAGE = "file_name"
+_ALIKE = ("image", "image_path", "img", "filename", "filepath", "file", "path", "target")  # how others call that column
+_DRIVE = re.compile("[A-Za-z]:")
 
 
-def find(tree: Tree) -> str | None:
-    """The table of a tree, where it has one."""
-    return next((name for name in _NAMES if name in tree.files), None)
+def named(tree: Tree) -> list[str]:
+    """Every table of a tree: of those in one folder the first to be preferred."""
+    found: dict[str, str] = {}
+    for name in _NAMES:
+        for file in tree.files:
+            if posixpath.basename(file).lower() == name:
+                found.setdefault(folder_of(file), file)
+    return sorted(found.values())
 
 
-def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
-    """Rows are read as they are asked for.
+def find(tree: Tree, parts: Sequence[str]) -> list[str]:
+    """The tables by which a tree is read: the one at its root; else those below the folders `parts`, or, where there
+    are none of these, those of all its folders with pictures."""
+    tables = named(tree)
+    if root := [table for table in tables if "/" not in table]:
+        return root
+    if parts:
+        return [table for table in tables if table.startswith(tuple(parts))]
+    folders = tuple(folder_of(table) for table in tables)
+    return tables if all(picture.startswith(folders) for picture in tree.pictures) else []
+
+
+def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
+    """Files of a tree that look like tables, by their `suffixes`, and are not `used`; and why they are not read."""
+    stems = {stem_of(picture) for picture in tree.pictures}
+    folders = {folder for stem in stems for folder in _above(stem)}
+    found = []
+    for file in tree.files:
+        stem, name = stem_of(file), posixpath.basename(file)
+        # What img2dataset tells of the pictures in a folder of that name, and of each picture beside it; and our own.
+        is_known = stem in stems or stem.removesuffix("_stats") in folders
+        is_known = is_known or name == LICENCES or name.endswith("report.json")
+        if suffix_of(file) in suffixes and file not in used and not is_known:
+            found.append((file, _why_unread(file, name)))
+    return found
+
+
+def _why_unread(file: str, name: str) -> str:
+    if suffix_of(name) in (".json", ".tsv"):
+        return "write what it tells as metadata.jsonl or metadata.csv, or as .txt files beside the pictures"
+    if name.lower() in _NAMES:
+        return f"there is another table, or it tells of some of the pictures alone: name {file} itself to read it"
+    return f"a table is called metadata{suffix_of(name)}, or named itself in the place of its folder"
+
+
+def _above(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -> Source:
+    """Rows are read as they are asked for. What a row names counts from its table's folder; rows of splits that the
+    tree leaves out are passed over.
 
     Raises:
-        SceditError: an empty table, one without the columns that name pictures, or (on the way) a malformed row.
+        SceditError: empty tables, or ones without the columns that name pictures; or (on the way) a malformed row.
     """
-    rows = _READERS[table.rpartition(".")[2]]
-    with closing(rows(tree, table)) as peek:
-        _, first = next(peek, (0, None))
-    if first is None:
-        raise SceditError(f"{tree.name}/{table} names no pictures", hint="give it a row for each picture")
-    image = columns.get("image", "file_name")
-    kinds = {key: name for key, name in columns.items() if key not in ("image", "text")}
-    text = columns.get("text") or next((name for name in TEXTS if name in first), None)
-    for column in filter(None, (image, columns.get("text"), *kinds.values())):
-        if column not in first:
-            raise SceditError(
-                f"{tree.name}/{table} has no column {column}",
-                hint=f"it has {', '.join(map(str, first))}; --columns image=NAME,text=NAME names them",
-            )
-    known, count, named = set(tree.files), 0, {_OURS}
-    for at, row in rows(tree, table):
+    place = f"{tree.name}/{tables[0]}"
+    names = list(dict.fromkeys(chain.from_iterable(row for table in tables for _, row in rows_of(tree, table))))
+    if not names:
+        raise SceditError(f"{place} names no pictures", hint="give it a row for each picture")
+
+    def column(wanted: str) -> str:
+        if (found := column_named(names, wanted)) is not None:
+            return found
+        alike = next(filter(None, (column_named(names, each) for each in _ALIKE)), "NAME")
+        hint = f"it has {', '.join(map(str, names))}; --columns image={alike},text=NAME names them"
+        raise SceditError(f"{place} has no column {wanted}", hint)
+
+    image = column(columns.get("image", _IMAGE))
+    kinds = {kind: column(name) for kind, name in columns.items() if kind not in ("image", "text")}
+    texts = [column(columns["text"])] if "text" in columns else text_columns(names)
+    weight = column_named(names, WEIGHT)
+    known, count, taken = set(tree.files), 0, set()
+
+    def rows() -> Iterator[tuple[str, str, Row]]:
+        """Where each row stands, its table's folder, and the row."""
+        for table in tables:
+            folder = folder_of(table)
+            for at, row in rows_of(tree, table):
+                if not tree.others or not file_of(row.get(image), folder, f"{at}: {image}").startswith(tree.others):
+                    yield at, folder, row
+
+    def file_of(cell: Any, folder: str, at: str) -> str:
+        return _file(cell, folder, at, known)
+
+    for at, folder, row in rows():
         count += 1
-        filled = [key for key, name in row.items() if str(key).endswith(_FILE) and not _is_none(name)]
+        filled = [key for key, cell in row.items() if is_file_column(key) and not _is_none(cell)]
         kinds |= {_kind(key, at): key for key in filled if key not in {image, *kinds.values()}}
-        named |= {name for name in (row.get(column) for column in (image, *kinds.values())) if isinstance(name, str)}
-        _inside(row.get(image), f"{at}: {image}")
+        taken.add(file_of(row.get(image), folder, f"{at}: {image}"))
+        cells = {name: row.get(name) for name in kinds.values()}
+        taken |= {file_of(cell, folder, f"{at}: {name}") for name, cell in cells.items() if not _is_none(cell)}
+        if weight is not None:
+            weight_of(row.get(weight), at)
 
-    used = {image, text, *kinds.values()}
-
-    def found(name: Any, at: str) -> Blob | None:
-        if _is_none(name):
+    def found(cell: Any, folder: str, at: str) -> Blob | None:
+        if _is_none(cell):
             return None
-        return blob(tree, name) if _inside(name, at) in known else Blob(name, lambda: _missing(name))
+        file = file_of(cell, folder, at)
+        return blob(tree, file) if file in known else Blob(file, lambda: _missing(file))
 
     def entries() -> Iterator[Entry]:
-        for at, row in rows(tree, table):
+        for at, folder, row in rows():
+            text, said_in = caption_in(row, texts, at)
             yield Entry(
-                name=row[image],
-                image=found(row[image], f"{at}: {image}"),
-                text=text_of(row.get(text), f"{at}: {text}") if text else None,
-                conditions={kind: found(row.get(column), f"{at}: {column}") for kind, column in kinds.items()},
-                more={
-                    name: value
-                    for name, value in row.items()
-                    if isinstance(value, str | int | float) and name not in used and not str(name).endswith(_FILE)
-                },
+                name=folder + row[image],
+                image=found(row[image], folder, f"{at}: {image}"),
+                text=text,
+                conditions={kind: found(row.get(name), folder, f"{at}: {name}") for kind, name in kinds.items()},
+                more=further(row, {image, said_in, *kinds.values()}, at),
             )
 
-    return Source(count, entries(), [f for f in tree.files if is_picture(f) and f not in named], tree.hidden)
+    orphans = [file for file in tree.pictures if file not in taken and posixpath.basename(file) != OVERVIEW]
+    return Source(count, entries(), orphans, tree.hidden)
 
 
-def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with tree.open(table) as lines:
-        for number, line in enumerate(lines, 1):
-            at = f"{tree.name}/{table} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = read_json(line)
-            except ValueError as error:
-                raise SceditError(f"{at}: no JSON ({error})", hint="one object per line") from None
-            if not isinstance(row, dict):
-                raise SceditError(f"{at}: no object", hint='each line looks like {"file_name": "a.png", "text": "..."}')
-            yield at, row
-
-
-def _csv(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with io.TextIOWrapper(tree.open(table), "utf-8-sig", newline="") as text:
-        try:
-            for number, row in enumerate(csv.DictReader(text, strict=True), 2):
-                at = f"{tree.name}/{table} row {number}"
-                if None in row or None in row.values():
-                    raise SceditError(f"{at}: not as many cells as the heading", hint="quote texts that hold commas")
-                yield at, {name: value or None for name, value in row.items()}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SceditError(f"{tree.name}/{table} is no readable CSV: {error}", hint="save it as UTF-8") from None
-
-
-def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise not_installed(f"{tree.name}/{table}", "pyarrow", "datasets") from None
-    number = 0
-    with tree.open(table) as file:
-        try:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{tree.name}/{table} row {number}", row
-        except ArrowException as error:
-            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it anew") from None
-
-
-_READERS = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+def folder_of(table: str) -> str:
+    """With its slash; empty for the root."""
+    return table[: table.rfind("/") + 1]
 
 
 def _kind(column: str, at: str) -> str:
     """The kind of condition whose pictures a column names; it becomes a folder's name."""
-    kind = column.removesuffix(_FILE)
+    kind = column.removesuffix(FILE) if column.endswith(FILE) else column.strip().lower().removesuffix(FILE)
     if not kind.strip(".") or "/" in kind or "\\" in kind:
         raise SceditError(f"{at}: the column {column} names no kind of condition", hint="call it as in depth_file_name")
     return kind
@@ -136,12 +162,22 @@ def _is_none(cell: Any) -> bool:
     return cell is None or cell == "" or cell != cell
 
 
-def _inside(name: Any, at: str) -> str:
-    if not isinstance(name, str) or not name:
-        raise SceditError(f"{at} is {name!r}", hint="it must be the name of a file")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise SceditError(f"{at} is {name!r}", hint="name a file inside the folder")
-    return name
+def _file(cell: Any, folder: str, at: str, known: set[str]) -> str:
+    """The file that a cell names in a table of this folder, as the tree calls it: other tools write "./a.png",
+    "images//a.png" and "images\\a.png" too."""
+    if not isinstance(cell, str) or not cell:
+        raise SceditError(f"{at} is {cell!r}", hint="it must be the name of a file")
+    if "://" in cell:
+        raise SceditError(f"{at} is {cell!r}", hint="fetch the pictures first, for example with img2dataset")
+    plain = cell.strip().replace("\\", "/")
+    for name in (cell, plain):
+        if name.startswith("/") or ".." in name.split("/"):
+            raise SceditError(f"{at} is {cell!r}", hint="name a file inside the folder")
+    if folder + cell in known:
+        return folder + cell
+    if _DRIVE.match(plain):
+        raise SceditError(f"{at} is {cell!r}", hint="name a file inside the folder")
+    return folder + posixpath.normpath(plain)
 
 
 def _missing(name: str):

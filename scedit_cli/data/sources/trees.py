@@ -5,84 +5,89 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from scedit_cli.data.pictures import LARGEST_FILE, SUFFIXES
+from scedit_cli.data.formats import is_picture
+from scedit_cli.data.pictures import LARGEST_FILE
+from scedit_cli.data.places import is_hidden
 from scedit_cli.data.sources.entry import Blob
 from scedit_cli.errors import SceditError, reason
 
 
-class Tree(Protocol):
-    """Files by their names, which are relative and written with slashes."""
+class Tree:
+    """Files by their names, which are relative and written with slashes.
 
-    name: str
-    files: list[str]  # sorted, hidden ones left out
-    hidden: int  # how many were left out
+    Attributes:
+        files: sorted, hidden ones left out; hidden: how many were.
+        pictures: of the files, those of formats that are not read among them.
+        others: the folders, each with its slash, of splits that are not taken; `files` has nothing of theirs.
+    """
 
-    def open(self, file: str) -> BinaryIO: ...
+    def __init__(self, name: str, files: list[str], hidden: int) -> None:
+        self.name, self.files, self.hidden = name, sorted(files), hidden
+        self.pictures = [file for file in self.files if is_picture(file)]
+        self.others: tuple[str, ...] = ()
+
+    def open(self, file: str) -> BinaryIO:
+        raise NotImplementedError
+
+    def leave_out(self, folders: tuple[str, ...]) -> None:
+        """Takes nothing of these `folders`, each with its slash, from now on."""
+        self.others = folders
+        self.files, self.pictures = (
+            [file for file in files if not file.startswith(folders)] for files in (self.files, self.pictures)
+        )
 
 
-class FolderTree:
+class FolderTree(Tree):
     """The files of a folder and its subfolders."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise SceditError(
                 f"{path} is no folder" if path.exists() else f"{path} does not exist",
-                hint="name a folder, a .zip, WebDataset .tar shards, or a Hugging Face dataset",
+                hint="name a folder, a .zip, a table (.jsonl, .csv, .parquet), WebDataset .tar shards, or a Hugging "
+                "Face dataset",
             )
-        self.path, self.name = path, str(path)
-
-    def open(self, file: str) -> BinaryIO:
-        return (self.path / file).open("rb")
-
-    @cached_property
-    def _walked(self) -> tuple[list[str], int]:
+        self.path = path
         files: list[str] = []
         hidden = 0
-        for folder, folders, names in os.walk(self.path):
+        for folder, folders, names in os.walk(path):
             folders[:] = [name for name in folders if not is_hidden(name)]
-            inside = os.path.relpath(folder, self.path).replace(os.sep, "/")
+            inside = os.path.relpath(folder, path).replace(os.sep, "/")
             prefix = "" if inside == "." else f"{inside}/"
             kept = [prefix + name for name in names if not is_hidden(name)]
             hidden += len(names) - len(kept)
             files += kept
-        return sorted(files), hidden
+        super().__init__(str(path), files, hidden)
 
-    @property
-    def files(self) -> list[str]:
-        return self._walked[0]
-
-    @property
-    def hidden(self) -> int:
-        return self._walked[1]
+    def open(self, file: str) -> BinaryIO:
+        return (self.path / file).open("rb")
 
 
-class ZipTree:
+class ZipTree(Tree):
     """The files of a zip; a single folder around all of them is left out of their names."""
 
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
         try:
             self._zip = zipfile.ZipFile(path)
         except MemoryError:
             raise
         except Exception as error:  # the reader raises whatever a damaged file leads it to
             raise SceditError(f"{path} is no readable zip: {reason(error)}", hint="get it anew") from error
-        every = [info.filename for info in self._zip.infolist() if not info.is_dir()]
-        kept = sorted(name for name in every if not any(map(is_hidden, name.split("/"))))
+        every = {_with_slashes(info.filename): info for info in self._zip.infolist() if not info.is_dir()}
+        kept = [name for name in every if not any(map(is_hidden, name.split("/")))]
         tops = {name.split("/")[0] for name in kept}
-        self._prefix = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in kept) else ""
-        if self._prefix in ("images/", "conditions/"):
-            self._prefix = ""
-        self.files = [name.removeprefix(self._prefix) for name in kept]
-        self.hidden = len(every) - len(kept)
+        prefix = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in kept) else ""
+        if prefix in ("images/", "conditions/"):
+            prefix = ""
+        self._members = {name.removeprefix(prefix): every[name] for name in kept}
+        super().__init__(str(path), list(self._members), len(every) - len(kept))
 
     def open(self, file: str) -> BinaryIO:
         try:
-            info = self._zip.getinfo(self._prefix + file)
+            info = self._members[file]
         except KeyError:
             raise FileNotFoundError(f"{self.name}: {file}") from None
         if info.file_size > LARGEST_FILE:
@@ -99,15 +104,11 @@ def blob(tree: Tree, file: str) -> Blob:
     return Blob(file, lambda: tree.open(file))
 
 
-def is_picture(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in SUFFIXES
+def _with_slashes(name: str) -> str:
+    """A member's name as most programs write it: some write backslashes, or begin with "./"."""
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def stem_of(file: str) -> str:
     """ "deep/a.b.png" -> "deep/a.b"."""
     return os.path.splitext(file)[0]
-
-
-def is_hidden(name: str) -> bool:
-    """Dot files, `._a.png` that macOS leaves behind among them, and its folder in zips."""
-    return name.startswith(".") or name == "__MACOSX"

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scedit_cli.data.dataset import weight_of
+from scedit_cli.data.formats import is_picture, is_readable
 from scedit_cli.data.licences import licences_of
-from scedit_cli.data.pictures import SUFFIXES
-from scedit_cli.data.places import is_remote
+from scedit_cli.data.places import is_hidden, is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
-from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
+from scedit_cli.data.sources.columns import WEIGHT, caption_in, column_named, text_columns
+from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.folder import CAPTIONS
-from scedit_cli.data.sources.tables import TEXTS
 from scedit_cli.errors import SceditError
 from scedit_cli.files import read_json
 
-_PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
+_SHOWN = 6  # files of a sample in a sentence
 
 
 def is_shards(place: str | Path) -> bool:
-    """A .tar, a pattern of them, a URL, or a folder of nothing else but them."""
+    """A .tar, a pattern of them, a URL, or a folder of nothing else but them and the tables that tell of them."""
     path = Path(place)
-    if path.is_dir():
-        names = [file.name for file in path.iterdir() if not file.name.startswith(".")]
-        return any(name.endswith(".tar") for name in names) and all(name.endswith((".tar", ".json")) for name in names)
-    return path.suffix == ".tar" or is_remote(str(place))
+    if not path.is_dir():
+        return path.suffix == ".tar" or is_remote(str(place))
+    names = {file.name for file in path.iterdir() if not is_hidden(file.name)}
+    shards = {name for name in names if name.endswith(".tar")}
+    return bool(shards) and all(
+        name in shards or name.endswith(".json") or (name.endswith(".parquet") and f"{name[:-8]}.tar" in shards)
+        for name in names
+    )
 
 
 def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
@@ -45,30 +50,47 @@ def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
 
 
 def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
-    """A sample as a picture to prepare; `columns` as for `open_shards`."""
+    """A sample as a picture to prepare; `columns` as for `open_shards`, in whatever case."""
     files = {name.lower(): data for name, data in sample.files.items()}
+    columns = {key: name.lower().removeprefix(".") for key, name in columns.items()}
     kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
-    image = columns.get("image") or next((suffix for suffix in files if suffix in _PICTURES), None)
+    alone = [suffix for suffix in files if "." not in suffix and is_picture(f"a.{suffix}")]
+    alone = [suffix for suffix in alone if is_readable(f"a.{suffix}")] or alone[:1]
+    image = columns.get("image") or (alone[0] if len(alone) == 1 else None)
     for suffix in files:
         kind, dot, last = suffix.partition(".")
-        if dot and last in _PICTURES and suffix != image and suffix not in kinds.values():
+        if dot and "." not in last and is_picture(suffix) and suffix != image and suffix not in kinds.values():
             kinds[kind] = suffix
 
     def blob(suffix: str | None) -> Blob | None:
         return Blob.of_bytes(files[suffix], f"{sample.key}.{suffix}") if suffix in files else None
 
     about = _json(files["json"], sample.key) if "json" in files else {}
-    keys = (columns["text"],) if "text" in columns else TEXTS
-    text = next((about[key] for key in keys if key in about), None)
+    named = column_named(about, columns["text"]) if "text" in columns else None
+    text, _ = caption_in(about, [named] if "text" in columns else text_columns(about), f"{sample.key}.json")
     texts = {f".{suffix}" for suffix in (columns.get("text"),) if suffix} | set(CAPTIONS)
+    weight = about.get(column_named(about, WEIGHT))
     return Entry(
         name=f"{sample.key}.{image}" if image else sample.key,
         image=blob(image),
-        text=text_of(text, f"{sample.key}.json"),
+        text=text,
         captions={suffix: blob(suffix[1:]) for suffix in sorted(texts, reverse=True) if suffix[1:] in files},
         conditions={kind: blob(suffix) for kind, suffix in kinds.items()},
-        more={"weight": about["weight"]} if isinstance(about.get("weight"), str | int | float) else {},
+        more={} if weight is None else {WEIGHT: weight_of(weight, f"{sample.key}.json")},
+        lacks=_lacks(sample, [] if image else alone),
     )
+
+
+def _lacks(sample: Sample, pictures: Sequence[str]) -> str:
+    """Why a sample has no picture, or none of its `pictures` is the one, and what was taken for one sample."""
+    if pictures:
+        return f"it has several pictures, {' and '.join(pictures)}: --columns image={pictures[0]} says which it is"
+    names = list(sample.files)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    said = f"it has no picture: the sample {sample.key} is {', '.join(names[:_SHOWN])}{more}"
+    if any("." in name for name in names):
+        return f"{said}; a sample's name ends at the first dot of its files: write underscores for the others"
+    return f"{said}; the files of a sample have one name and follow each other"
 
 
 def _json(data: bytes, key: str) -> dict[str, Any]:

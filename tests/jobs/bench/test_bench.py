@@ -156,7 +156,6 @@ def test_bad_input_of_a_method_ends_it_all(faked):
         ({"skip_scale": 0.0}, "--skip-scale does nothing where costs are measured"),
         ({"estimate": True, "down_ratio": 0}, "down_ratio is 0"),
         ({"seconds": 3.0}, "--seconds does nothing where costs are measured"),
-        ({"device": "cpu"}, "--device does nothing where costs are measured"),
         ({"estimate": True, "device": "tpu"}, "--device tpu: not known"),
         ({"estimate": True, "steps": 3}, "--steps does nothing with --estimate"),
         ({"estimate": True, "skips": True}, "--estimate and --skips are two questions"),

@@ -30,6 +30,7 @@ def test_sc_tuners_become_one_file_that_gives_the_same(edited, unet, saved, tmp_
             {"file": str(two), "kind": "sc", "condition": None, "scale": -0.5},
         ],
         "max_difference": result.max_difference,
+        "relative_difference": result.relative_difference,
     }
     assert 0 <= result.max_difference < 1e-5
     assert float(merged.metadata["merge.max_difference"]) == pytest.approx(result.max_difference, rel=0.01)
@@ -66,6 +67,22 @@ def test_the_summary_names_every_tuner(saved, tmp_path):
     files = [saved("canny"), saved()]
     rows = merge(list(map(str, files)), out=tmp_path / "combo.safetensors").summary()
     assert [value for _, value in rows][1:3] == [f"{files[0]} (canny)", f"{files[1]} (SC)"]
+    assert rows[-1] == ("difference", "less than 0.001 % of the edit of the separate tuners")
+
+
+def test_a_difference_is_told_as_a_share_of_the_edit(saved, tmp_path):
+    """What half precision rounds is as little of a large edit as of a small one."""
+    results = [
+        merge([f"{saved()}:{scale}"], out=tmp_path / f"{scale}.safetensors", dtype="fp16") for scale in (0.1, 10)
+    ]
+    assert results[1].max_difference > 50 * results[0].max_difference
+    for result in results:
+        assert 1e-5 < result.relative_difference < 1e-3
+        told = dict(result.summary())["difference"]
+        assert told == f"{100 * result.relative_difference:.2g} % of the edit of the separate tuners"
+        assert float(load_tuner(result.out).metadata["merge.relative_difference"]) == pytest.approx(
+            result.relative_difference, rel=0.01
+        )
 
 
 def test_a_file_that_came_out_wrong_does_not_appear(saved, tmp_path, monkeypatch):

@@ -154,6 +154,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
         return job.MergeResult(tmp_path / "o.safetensors", "sc", [], 0.0)
 
     monkeypatch.setattr(job, "merge", record)
+    monkeypatch.setattr("scedit_cli.checks.merge.check", lambda *args, **options: None)
     options = "--average --take canny,sc --drop depth --rescale canny=0.5 --rescale sc=-1 --rank 8 --activations scenes"
     more = "--dtype fp16 --format ms-swift --up-blocks 3,3 --overwrite --json"
     answer = CliRunner().invoke(

@@ -42,9 +42,12 @@ def recipe(dataset):
             "base": {"model": str(tiny.pipeline_folder("sd21"))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(dataset), "caption_dropout": 0.3},
-            "train": {"steps": 4, "batch_size": BATCH, "learning_rate": 0.01, "checkpoint_every": 0, "ema_decay": 0.5},
+            "train": {
+                "steps": 4, "batch_size": BATCH, "learning_rate": 0.01, "checkpoint_every": 0, "ema_decay": 0.5,
+                "precision": "fp32",
+            },
             "samples": {"every": 0},
-        }
+        }  # fmt: skip
         for section, changes in sections.items():
             plain.setdefault(section, {}).update(changes)
         return Recipe.from_dict(plain)

@@ -1,0 +1,111 @@
+"""What `scedit generate` checks first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scedit_cli import scenes
+from scedit_cli.base_names import check_autoencoder, check_model, multiple_of
+from scedit_cli.checks.common import check_folder, check_image, check_library
+from scedit_cli.checks.tuners import header_of, known_conditions
+from scedit_cli.conditions.naming import check_scorable, told_kind, untold_kind
+from scedit_cli.conditions.orders import parameters_of
+from scedit_cli.errors import SceditError
+from scedit_cli.files import check_writable, expanded
+from scedit_cli.generation.keepsake import request_from
+from scedit_cli.generation.naming import Names
+from scedit_cli.generation.orders import orders_for
+from scedit_cli.generation.request import Request, option_of
+from scedit_cli.names import EMBEDDED
+from scedit_cli.scenes import WORLD
+from scedit_cli.specs import ConditionSpec, parse_tuner
+
+_ASKED = (
+    "prompts", "prompts_file", "negative", "seed", "num", "conds", "conds_from", "params", "scales", "sweeps",
+)  # fmt: skip
+
+
+def check(
+    request: Request,
+    *,
+    from_file: str | Path | None = None,
+    out: str | Path | None = None,
+    template: str | None = None,
+    grid: bool = False,
+    score: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Raises SceditError for what can be told without weights."""
+    if from_file is not None:
+        again, _ = request_from(expanded(from_file))
+        request = request.over(again)
+    request.check()
+    orders = orders_for(request)
+    place = expanded(out or "pictures")
+    names = Names(place, template, overwrite)
+    names.check(len(orders), grid)
+    check_writable(place if names.is_file else place / "0001.png", "--out")
+    _check_models(request)
+    _check_files(request)
+    specs = list(dict.fromkeys(spec for order in orders for spec in order.conditions))
+    _check_conditions(request, specs, score)
+
+
+def check_page(request: Request, out: str | Path | None = None) -> None:
+    """Raises SceditError for what can be told of `--ui` without weights, and for what the page asks for itself."""
+    names = Names(expanded(out or "pictures"), None, False)
+    if names.is_file:
+        raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
+    names.check(1, False)
+    if given := [name for name in _ASKED if name in request.said()]:
+        raise SceditError(f"{option_of(given[0])} has no effect on the page", hint="leave it out, or leave out --ui")
+    request.check()
+    check_writable(names.out / "0001.png", "--out")
+    _check_models(request)
+    for text in request.tuners:
+        header_of(parse_tuner(text).name)
+    check_library("the page", "gradio", "ui")
+
+
+def _check_models(request: Request) -> None:
+    model = request.base or EMBEDDED
+    check_model(model)
+    if request.vae is not None:
+        check_autoencoder(request.vae)
+    if request.weighted:
+        check_library("a weighted prompt", "compel", "prompts")
+    multiple = multiple_of(WORLD / "base" if model == EMBEDDED else expanded(model))
+    for option, side in (("--width", request.width), ("--height", request.height)):
+        if side and multiple and side % multiple:
+            near = max(1, round(side / multiple)) * multiple
+            raise SceditError(
+                f"{option} is {side}; the sides of base {model} are multiples of {multiple}", hint=f"{near} is nearest"
+            )
+
+
+def _check_files(request: Request) -> None:
+    others = [("--image", request.image), ("--inpaint", request.inpaint)]
+    for option, file in [*others, *(("--mask", file) for file in request.mask_files.values())]:
+        if file is not None:
+            check_image(expanded(file), option)
+    if request.weights is not None:
+        check_folder(expanded(request.weights), "--weights")
+
+
+def _check_conditions(request: Request, specs: Sequence[ConditionSpec], score: bool) -> None:
+    kinds: dict[Path, str] = {}
+    for spec in specs:
+        kind = told_kind(spec)
+        check_image(spec.file, spec.option)
+        if kind is None:
+            raise untold_kind(spec)
+        kinds[spec.file] = kind
+    if score:
+        check_scorable(kinds)
+    parameters_of(list(kinds.values()), request.params)
+    taken = known_conditions([header_of(parse_tuner(text).name) for text in request.tuners])
+    shipped = scenes.shipped_tuners() if (request.base or EMBEDDED) == EMBEDDED else []
+    for file, kind in kinds.items():
+        if taken is not None and kind not in (*taken, *shipped):
+            raise scenes.untaken(file, kind)

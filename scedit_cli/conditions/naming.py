@@ -1,0 +1,45 @@
+"""Which kind of condition a command line means, and whether images can be scored against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from scedit_cli import conditions
+from scedit_cli.errors import SceditError
+from scedit_cli.specs import ConditionSpec
+
+
+def told_kind(spec: ConditionSpec) -> str | None:
+    """The kind that `spec` names, else the one that its file's or folder's name tells; None where neither does.
+
+    Raises:
+        SceditError: of a photo no kind is named, or one that nothing makes.
+    """
+    if spec.photo and spec.kind is None:
+        raise SceditError(f"--cond-from {spec.file}: the kind of condition is missing", hint=f"write canny={spec.file}")
+    if spec.photo and spec.kind not in conditions.KINDS:
+        raise SceditError(
+            f"--cond-from {spec.kind}={spec.file}: nothing makes {spec.kind} conditions",
+            hint=f"choose one of {', '.join(conditions.KINDS)}, or give the condition picture with --cond",
+        )
+    return spec.kind or conditions.kind_of_path(spec.file)
+
+
+def untold_kind(spec: ConditionSpec) -> SceditError:
+    return SceditError(
+        f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
+        hint=f"say it: --cond canny={spec.file}",
+    )
+
+
+def check_scorable(files: Mapping[Path, str]) -> None:
+    """Raises SceditError where images cannot be scored against these condition images, by their kinds."""
+    if not files:
+        raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
+    for file, kind in files.items():
+        if kind not in conditions.measured_kinds():
+            raise SceditError(
+                f"{file}: pictures cannot be scored against {kind} conditions",
+                hint=f"leave --score out; it knows {', '.join(conditions.measured_kinds())}",
+            )

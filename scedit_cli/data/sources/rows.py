@@ -1,0 +1,76 @@
+"""The rows of tables: .jsonl, .csv and .parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from scedit_cli.data.formats import suffix_of
+from scedit_cli.data.sources.trees import Tree
+from scedit_cli.errors import SceditError, not_installed
+from scedit_cli.files import read_json
+
+_AT_ONCE = 1024  # rows of a parquet file
+
+Row = dict[str, Any]
+
+
+def rows_of(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
+    """Each row, and where it stands for messages; read as they are asked for.
+
+    Raises:
+        SceditError: a malformed row, or a table that cannot be read.
+    """
+    return _READERS[suffix_of(table)](tree, table)
+
+
+def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
+    with tree.open(table) as lines:
+        for number, line in enumerate(lines, 1):
+            at = f"{tree.name}/{table} line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = read_json(line)
+            except ValueError as error:
+                raise SceditError(f"{at}: no JSON ({error})", hint="one object per line") from None
+            if not isinstance(row, dict):
+                raise SceditError(f"{at}: no object", hint='each line looks like {"file_name": "a.png", "text": "..."}')
+            yield at, row
+
+
+def _csv(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
+    with io.TextIOWrapper(tree.open(table), "utf-8-sig", newline="") as text:
+        try:
+            heading = text.readline()
+            text.seek(0)
+            mark = next((mark for mark in ",;\t" if mark in heading), ",")  # where a comma is the decimal point: ;
+            for number, row in enumerate(csv.DictReader(text, delimiter=mark, strict=True), 2):
+                at = f"{tree.name}/{table} row {number}"
+                if None in row or None in row.values():
+                    raise SceditError(f"{at}: not as many cells as the heading", hint="quote texts that hold commas")
+                yield at, {name: value or None for name, value in row.items()}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SceditError(f"{tree.name}/{table} is no readable CSV: {error}", hint="save it as UTF-8") from None
+
+
+def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise not_installed(f"{tree.name}/{table}", "pyarrow", "datasets") from None
+    number = 0
+    with tree.open(table) as file:
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=_AT_ONCE):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{tree.name}/{table} row {number}", row
+        except ArrowException as error:
+            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it anew") from None
+
+
+_READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+TABLES = tuple(_READERS)

@@ -1,0 +1,59 @@
+"""Libraries that talk while they are imported or loaded: what is quiet for the whole process, and for how long."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Lock
+
+# Loggers that warn while diffusers and torchao are imported, of what no user of this program can change.
+_AT_IMPORT = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+
+
+class Shared:
+    """A context that belongs to the whole process, in which several threads may be at once: the first enters it and
+    the last leaves it, so that each finds what was there before any came."""
+
+    def __init__(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        self._context, self._lock, self._inside, self._entered = context, Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._entered.enter_context(self._context())
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._entered.close()
+
+
+@contextmanager
+def _ignoring() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+no_warnings = Shared(_ignoring)
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Within, importing diffusers and torchao logs errors alone."""
+    loggers = [logging.getLogger(name) for name in _AT_IMPORT]
+    for logger in loggers:
+        logger.addFilter(_is_error)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -1,0 +1,435 @@
+"""Every sampler that is accepted: its names, steps, seeds, and its images beside those of diffusers' own pipelines."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers import KarrasDiffusionSchedulers
+
+from scedit_cli import samplers, schedulers
+from scedit_cli.base import Base, load_base
+from scedit_cli.denoising import Start
+from scedit_cli.errors import SceditError
+from scedit_cli.pipelines import EMBEDDED, quiet
+from scedit_cli.samplers import BETAS, CONTINUOUS, EDM, FLOW, SAMPLERS, check_name
+from scedit_cli.sampling import sample
+from scedit_cli.schedulers import check_steps, scheduler_like
+from tests import tiny
+
+_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_VARIANTS = (
+    "DPMSolverMultistep:algorithm_type=sde-dpmsolver++", "DPMSolverSinglestep:algorithm_type=sde-dpmsolver++",
+    "DPMSolverMultistep:use_karras_sigmas=true", "DPMSolverSDE:use_karras_sigmas=true",
+    "TCD:original_inference_steps=20",
+)  # fmt: skip
+# How many numbers of steps up to 1000 diffusers' trailing spacing makes a timestep too many for.
+_ONE_TOO_MANY = [n for n in range(1, 1001) if len(np.arange(1000, 0, -1000 / n)) > n]
+
+
+def euler(**options) -> diffusers.EulerDiscreteScheduler:
+    return diffusers.EulerDiscreteScheduler(**_NOISE, **options)
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+EDM_SCHEDULER = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+CONTINUOUS_SCHEDULER = euler(
+    timestep_type="continuous", prediction_type="v_prediction", sigma_min=0.002, sigma_max=120.0, use_karras_sigmas=True
+)
+
+
+@pytest.fixture(scope="module")
+def world() -> Base:
+    return load_base(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def sd15() -> Base:
+    return load_base(tiny.pipeline_folder("sd15"))
+
+
+def _levels(pictures) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
+
+
+def _far(one, other) -> int:
+    return int(np.abs(_levels(one) - _levels(other)).max())
+
+
+# Names
+
+
+def test_every_sampler_of_diffusers_for_such_bases_is_known():
+    theirs = {each.name.removesuffix("Scheduler") for each in KarrasDiffusionSchedulers}
+    assert set(SAMPLERS[BETAS]) == (theirs | {"LCM", "TCD"}) - {"EDMEuler"}
+    for names in (*SAMPLERS.values(), samplers.NEVER_EXCHANGED):
+        assert all(hasattr(diffusers, f"{name}Scheduler") for name in names)
+    for kind, called in samplers.CALLED.items():
+        assert {each.partition(":")[0] for each in called.values()} <= set(SAMPLERS[kind])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("Euler", "EulerDiscrete", {}),
+        ("euler_ancestral", "EulerAncestralDiscrete", {}),
+        ("Euler a", "EulerAncestralDiscrete", {}),
+        ("DPM++ 2M", "DPMSolverMultistep", {"use_karras_sigmas": False, "algorithm_type": "dpmsolver++"}),
+        ("DPM++ 2M Karras", "DPMSolverMultistep", {"use_karras_sigmas": True}),
+        ("dpmpp_2m_sde", "DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}),
+        ("DPM++ 2M SDE Karras:solver_order=1", "DPMSolverMultistep",
+         {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True, "solver_order": 1}),
+        ("DPM++ SDE", "DPMSolverSDE", {}),
+        ("dpmpp_sde_karras", "DPMSolverSDE", {"use_karras_sigmas": True}),
+        ("UniPC", "UniPCMultistep", {}),
+        ("uni_pc", "UniPCMultistep", {}),
+        ("DDIM", "DDIM", {}),
+        ("ddim", "DDIM", {}),
+        ("Heun", "HeunDiscrete", {}),
+        ("LMS Karras", "LMSDiscrete", {"use_karras_sigmas": True}),
+        ("DPM2 a", "KDPM2AncestralDiscrete", {}),
+        ("PLMS", "PNDM", {"skip_prk_steps": True}),
+        ("Euler SGM Uniform", "EulerDiscrete", {"timestep_spacing": "trailing"}),
+        ("LCMScheduler", "LCM", {}),
+    ],
+)  # fmt: skip
+def test_names_of_other_programs_mean_the_same_sampler(name, kind, settings):
+    check_name(name)
+    made = scheduler_like(tiny.scheduler("sd21"), name)
+    assert type(made).__name__ == f"{kind}Scheduler"
+    assert {key: made.config[key] for key in settings} == settings
+    assert made.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [("nosuch", None), ("Scheduler", None), ("", None), ("EulerDiscreet", "EulerDiscrete"), ("dpm++2n", "DPMSolver")],
+)
+def test_only_near_names_are_guessed(name, guess):
+    for refuse in (lambda: check_name(name), lambda: scheduler_like(euler(), name)):
+        with pytest.raises(SceditError, match="not known") as error:
+            refuse()
+        assert error.value.hint.endswith("choose one of " + ", ".join(SAMPLERS[BETAS]))
+        assert (f"did you mean {guess}" in error.value.hint) if guess else ("mean" not in error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("current", "names", "kind"),
+    [
+        (euler(), (*SAMPLERS[EDM], *SAMPLERS[FLOW]), BETAS),
+        (EDM_SCHEDULER, ("DDIM", "EulerDiscrete", "DPM++ SDE", "FlowMatchEulerDiscrete"), EDM),
+        (CONTINUOUS_SCHEDULER, ("DDIM", "Euler a", "EDMEuler"), CONTINUOUS),
+        (diffusers.FlowMatchEulerDiscreteScheduler(), ("EulerDiscrete", "EDMEuler"), FLOW),
+    ],
+)
+def test_a_sampler_for_bases_that_were_trained_otherwise_is_refused(current, names, kind):
+    for name in names:
+        told = f"scheduler {re.escape(name)} is for bases trained on .*; this one was trained on {kind}"
+        with pytest.raises(SceditError, match=told):
+            scheduler_like(current, name)
+
+
+@pytest.mark.parametrize(
+    ("current", "name", "kind"),
+    [
+        (EDM_SCHEDULER, "Euler", "EDMEuler"),
+        (EDM_SCHEDULER, "DPM++ 2M Karras", "EDMDPMSolverMultistep"),
+        (CONTINUOUS_SCHEDULER, "euler", "EulerDiscrete"),
+        (diffusers.IPNDMScheduler(), "IPNDMScheduler", "IPNDM"),  # as --from names a base's own
+    ],
+)
+def test_a_base_has_the_samplers_of_its_kind(current, name, kind):
+    check_name(name)
+    assert type(scheduler_like(current, name)).__name__ == f"{kind}Scheduler"
+    check_steps(scheduler_like(current, name), 20)
+
+
+def test_a_base_that_starts_from_noise_alone_keeps_samplers_that_can():
+    for name in SAMPLERS[BETAS]:
+        kind = getattr(diffusers, f"{name}Scheduler")
+        if "rescale_betas_zero_snr" in schedulers._parameters(kind):
+            made = scheduler_like(euler(**ZERO_SNR), name)
+            assert made.alphas_cumprod[-1] < 1e-6
+            check_steps(made, 20)
+        else:
+            with pytest.raises(SceditError, match=f"scheduler {name} cannot start from noise alone"):
+                scheduler_like(euler(**ZERO_SNR), name)
+
+
+def test_karras_noise_levels_that_begin_alike_start_with_the_first():
+    """On such a base several of the first round to timestep 999."""
+    made = scheduler_like(euler(**ZERO_SNR), "DPM++ 2M Karras")
+    check_steps(made, 50)
+    theirs = diffusers.DPMSolverMultistepScheduler.from_config(made.config)
+    theirs.set_timesteps(50)
+    assert theirs.index_for_timestep(theirs.timesteps[0]) == 1
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("DPMSolverMultistep:algorithm_type=best", "best"),
+        ("DDIM:prediction_type=sample", "prediction_type is sample, and the base was trained with epsilon"),
+        ("DDIM:num_train_timesteps=500", "num_train_timesteps is 500"),
+        ("UniPCMultistep:use_flow_sigmas=true", "use_flow_sigmas is True"),
+        ("DPMSolverSDE:noise_sampler_seed=3", "the noise of an image follows its --seed"),
+        ("DPMSolverSDE:beta_schedule=odd", "odd"),
+        ("EulerDiscrete:use_karras_sigmas=yes", "use_karras_sigmas is 'yes'"),
+        ("DPMSolverMultistep:solver_order=two", "solver_order is 'two'"),
+        ("DPMSolverMultistep:solver_order=2.5", "solver_order is '2.5'"),
+        ("DPMSolverMultistep:solver_order=9", "solver_order is '9'"),  # which diffusers takes for 3
+        ("DEISMultistep:solver_order=9", "solver_order is '9'"),
+        ("DDPM:variance_type=odd", "variance_type is 'odd'"),  # which diffusers takes for another
+        ("DDIM:beta_end=small", "beta_end is 'small'"),
+        ("DDIM:beta_end=true", "beta_end is 'true'"),
+        ("DDIM Karras", "'use_karras_sigmas=true' is no setting of it"),
+    ],
+)
+def test_settings_that_cannot_be(text, message):
+    with pytest.raises(SceditError) as error:
+        scheduler_like(euler(prediction_type="epsilon"), text)
+    assert message in error.value.message and error.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UniPCMultistep:solver_order=0", "DDPM:variance_type=learned", "DDIM:beta_end=2",
+        "DPMSolverSDE:beta_start=0.9,beta_end=1.5",
+    ],
+)  # fmt: skip
+def test_settings_that_fail_while_sampling_are_told_before(sd15, text):
+    calls = []
+    handle = sd15.unet.register_forward_pre_hook(lambda *call: calls.append(call))
+    with pytest.raises(SceditError, match="it cannot be sampled with these settings: "):
+        sample(sd15, ["a"], seeds=[1], steps=20, scheduler=text)
+    handle.remove()
+    assert not calls
+
+
+def test_a_setting_that_is_pythons_is_read():
+    assert scheduler_like(euler(), "EulerDiscrete:use_karras_sigmas=False").config.use_karras_sigmas is False
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("current", "name", "steps", "message"),
+    [
+        (tiny.scheduler("sd21"), "PNDM", 3, "PNDM cannot take 3 steps: it begins with 4 Runge-Kutta steps (give 4,"),
+        (tiny.scheduler("sd15"), "LCM", 60, "LCM cannot take 60 steps: it takes them out of its original_inference_"),
+        (tiny.scheduler("sd15"), "TCD", 51, "TCD cannot take 51 steps: it takes them out of its original_inference_"),
+        (tiny.scheduler("sd15"), None, 1000, "PNDM cannot take 1000 steps: one of its timesteps is 1000"),
+        (tiny.scheduler("sd15"), "DPM++ 2M", 1000, "1000 steps: its latents are no numbers (NaN or Inf) (give 999,"),
+        *((tiny.scheduler("sd15"), name, 1001, "1001 steps: the base was trained on 1000") for name in SAMPLERS[BETAS]),
+    ],
+)
+def test_steps_that_a_sampler_cannot_take_are_told(current, name, steps, message):
+    with pytest.raises(SceditError) as error:
+        check_steps(scheduler_like(current, name), steps, name)
+    assert message in str(error.value)
+
+
+def test_steps_are_told_before_the_unet_is_called(sd15):
+    calls = []
+    handle = sd15.unet.register_forward_pre_hook(lambda *call: calls.append(call))
+    for name, steps in (("LCM", 60), ("DDIM", 1001)):
+        with pytest.raises(SceditError, match=f"{name} cannot take {steps} steps"):
+            sample(sd15, ["a"], seeds=[1], steps=steps, scheduler=name)
+    handle.remove()
+    assert not calls
+
+
+def test_trailing_timesteps_are_too_many_for_these_numbers():
+    assert len(_ONE_TOO_MANY) == 62 and _ONE_TOO_MANY[:4] == [61, 103, 121, 122]
+
+
+@pytest.mark.parametrize("name", SAMPLERS[BETAS])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_each_number_of_steps_makes_as_many_valid_timesteps(name, spacing):
+    """Where diffusers' are right, they are kept; where they are one too many, all but the last."""
+    if name in ("LCM", "TCD"):
+        numbers = range(1, 51)
+    elif name in ("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE"):  # they loop over their timesteps
+        numbers = sorted({1, 2, 3, 4, 5, 7, 10, 16, 20, 25, 30, 50, 64, 100, 150, *_ONE_TOO_MANY[:9]})
+    else:
+        numbers = range(1, 999)
+    options = {"timestep_spacing": spacing, "steps_offset": 1 if spacing == "leading" else 0}
+    made = scheduler_like(euler(**options), "PLMS" if name == "PNDM" else name)
+    theirs = getattr(diffusers, f"{name}Scheduler").from_config(made.config)
+    for steps in numbers:
+        made.set_timesteps(steps)
+        theirs.set_timesteps(steps)
+        times = made.timesteps.tolist()
+        whole = {"PNDM": steps + (steps > 1)}.get(name, made.order * steps - (made.order - 1))
+        assert len(times) == whole, steps
+        assert 0 <= min(times) and max(times) <= 999, steps
+        assert (np.diff(times) <= 0).all() or made.order > 1, steps
+        if spacing == "trailing" and steps in _ONE_TOO_MANY and len(theirs.timesteps) > whole:
+            if made.order == 1 and name != "PNDM":
+                assert times == theirs.timesteps.tolist()[:-1], steps
+        else:
+            assert torch.equal(made.timesteps, theirs.timesteps), steps
+            if hasattr(made, "sigmas"):
+                assert torch.equal(made.sigmas, theirs.sigmas), steps
+
+
+@pytest.mark.parametrize("options", [ZERO_SNR, {**ZERO_SNR, "timestep_spacing": "leading", "steps_offset": 1}, {}])
+@pytest.mark.parametrize("steps", [1, 2, 4, 20, 61, 103])
+def test_each_sampler_can_be_sampled(options, steps):
+    for name in SAMPLERS[BETAS]:
+        if name in ("LCM", "TCD") and steps > 50 or name == "PNDM" and steps < 4:
+            continue
+        if options and "rescale_betas_zero_snr" not in schedulers._parameters(getattr(diffusers, f"{name}Scheduler")):
+            continue
+        check_steps(scheduler_like(euler(**options), name), steps, name)
+
+
+def test_steps_of_which_diffusers_makes_one_too_many_end_in_an_image(world):
+    """With a last timestep of −1 the image is noise, far from those of the numbers beside it."""
+    before, at, after = (sample(world, ["a red cube"], seeds=[3], steps=steps) for steps in (60, 61, 62))
+    between = np.abs(_levels(before) - _levels(after)).mean()
+    assert np.abs(_levels(at) - _levels(before)).mean() < 2 * between + 1
+    with quiet():
+        theirs = world.pipeline()
+        theirs.scheduler = type(world.scheduler).from_config(world.scheduler.config)
+        draw = torch.Generator().manual_seed(3)
+        noise = theirs("a red cube", num_inference_steps=61, guidance_scale=2.0, generator=draw).images
+    assert np.abs(_levels(noise) - _levels(before)).mean() > 20
+
+
+def test_checking_steps_draws_from_nobody_elses_generator():
+    before = torch.random.get_rng_state()
+    made = scheduler_like(euler(), "DPM++ SDE")
+    for name in (*SAMPLERS[BETAS], *_VARIANTS):
+        check_steps(scheduler_like(euler(), name), 4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert made.noise_sampler_seed is None
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS[BETAS], *_VARIANTS])
+def test_a_seed_means_one_image_with_each_sampler(sd15, name):
+    """Alone and in a batch, whatever the global generator holds; and other seeds mean other images."""
+    options = {"steps": 5, "guidance": 3.0, "scheduler": name}
+    torch.manual_seed(1)
+    together = sample(sd15, ["a", "b", "a", "a"], seeds=[1, 2, 3, 3], **options)
+    torch.manual_seed(2)
+    assert _far(together, sample(sd15, ["a", "b", "a", "a"], seeds=[1, 2, 3, 3], **options)) == 0
+    for number, (prompt, seed) in enumerate((("a", 1), ("b", 2), ("a", 3))):
+        assert _far(together[number : number + 1], sample(sd15, [prompt], seeds=[seed], **options)) <= 1
+    assert _far(together[2:3], together[3:]) <= 1
+    assert _far(together[:1], together[2:3]) > 1
+
+
+@pytest.mark.parametrize("name", ["DPM++ SDE", "Euler a", "DPM++ 2M SDE", "LCM"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_seed_means_one_image_from_a_picture_too(sd15, name, masked):
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    redraw = (torch.arange(64) < 32).float().expand(1, 1, 64, 64) if masked else None
+    options = {"steps": 6, "scheduler": name, "start": Start(picture, 0.7, redraw)}
+    together = sample(sd15, ["a", "b"], seeds=[1, 2], **options)
+    assert _far(together[1:], sample(sd15, ["b"], seeds=[2], **options)) <= 1
+    assert _far(together, sample(sd15, ["a", "b"], seeds=[1, 2], **options)) == 0
+
+
+def test_the_noise_of_an_sde_is_diffusers_for_that_seed(sd15):
+    ours = sample(sd15, ["a"], seeds=[7], steps=4, guidance=3.0, scheduler="DPMSolverSDE")
+    with quiet():
+        pipeline = sd15.pipeline("DPMSolverSDE")
+        pipeline.scheduler = diffusers.DPMSolverSDEScheduler.from_config(sd15.scheduler.config, noise_sampler_seed=7)
+        draw = torch.Generator().manual_seed(7)
+        theirs = pipeline("a", num_inference_steps=4, guidance_scale=3.0, generator=draw, height=64, width=64).images
+    assert _far(ours, theirs) <= 1
+
+
+def test_the_noise_of_an_sde_is_the_same_in_each_precision():
+    """It is drawn on the CPU in float32, as the noise that an image begins with."""
+    drawn = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        made = scheduler_like(euler(), "DPMSolverSDE")
+        schedulers.seed_noise(made, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+        made.set_timesteps(4)
+        latents = torch.ones(2, 4, 8, 8, dtype=dtype)
+        made.step(latents, made.timesteps[0], latents)
+        noise = made.noise_sampler(made.sigmas[0], made.sigmas[1])
+        assert noise.dtype == dtype and abs(noise.float().std() - 1) < 0.1
+        drawn.append(noise)
+    assert torch.equal(drawn[0].half(), drawn[1]) and torch.equal(drawn[0].bfloat16(), drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+def test_samplers_agree_on_what_the_embedded_base_draws(world):
+    """Without noise of their own, all end near one image; a schedule of noise that is not the base's does not."""
+    first = _levels(sample(world, ["a red cube"], seeds=[3], steps=20))
+    for name in ("EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LMSDiscrete", "PNDM"):
+        other = _levels(sample(world, ["a red cube"], seeds=[3], steps=20, scheduler=name))
+        assert np.abs(other - first).mean() < 12, name
+
+
+# Bases of each family, beside diffusers' own pipelines
+
+
+SIX = ("DDIM", "DPM++ 2M Karras", "EulerDiscrete", "Euler a", "HeunDiscrete", "UniPC")
+
+
+def with_statistics() -> diffusers.DiffusionPipeline:
+    """SDXL with an autoencoder whose latents have means and deviations of their own."""
+    pipeline = tiny.pipeline("sdxl")
+    statistics = {"latents_mean": [-1.7, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2]}
+    pipeline.vae.register_to_config(scaling_factor=0.5, **statistics)
+    return pipeline
+
+
+@pytest.fixture(scope="module", params=[*tiny.FAMILIES, "sdxl with VAE statistics"])
+def beside(request, tmp_path_factory) -> tuple[Base, diffusers.DiffusionPipeline]:
+    """A base and diffusers' own pipeline, each loaded from the same folder."""
+    if request.param in tiny.FAMILIES:
+        folder = tiny.pipeline_folder(request.param)
+    else:
+        folder = tmp_path_factory.mktemp("statistics")
+        with quiet():
+            with_statistics().save_pretrained(folder)
+    with quiet():
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return load_base(folder), pipeline
+
+
+@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("negative", ["", "fog"])
+def test_an_image_is_that_of_diffusers_own_pipeline(beside, name, negative):
+    base, pipeline = beside
+    kind, _, settings = samplers.find(name, BETAS).partition(":")
+    more = {"use_karras_sigmas": True} if settings else {}
+    theirs_like = getattr(diffusers, f"{kind}Scheduler")
+    if "clip_sample" in schedulers._parameters(theirs_like) and "clip_sample" not in base.scheduler.config:
+        more["clip_sample"] = False
+    pipeline.scheduler = theirs_like.from_config(base.scheduler.config, **more)
+    with quiet():
+        theirs = pipeline(
+            "a red cube", negative_prompt=negative or None, num_inference_steps=6, guidance_scale=4.0, height=64,
+            width=128, generator=torch.Generator().manual_seed(11),
+        ).images  # fmt: skip
+    ours = sample(
+        base, ["a red cube"], seeds=[11], steps=6, guidance=4.0, negative=negative, height=64, width=128, scheduler=name
+    )
+    assert _far(ours, theirs) <= 1
+
+
+def test_without_torchsde_its_sampler_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchsde", None)
+    for refuse in (lambda: check_name("DPM++ SDE"), lambda: scheduler_like(euler(), "DPMSolverSDE")):
+        with pytest.raises(SceditError, match="needs torchsde, which is not installed") as error:
+            refuse()
+        assert "scedit-cli[sde]" in error.value.hint
