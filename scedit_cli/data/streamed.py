@@ -59,6 +59,11 @@ class Streamed:
         how = [self.held, self.size, self.kinds, sorted(self.columns.items()), self.upscale]
         return hashlib.sha256(json.dumps([names, lengths, self.counts, how]).encode()).hexdigest()[:32]
 
+    @property
+    def written(self) -> list[int | None]:
+        """When each shard was written, in ns; None for those of other machines."""
+        return [None if is_remote(place) else Path(place).stat().st_mtime_ns for place in self.places]
+
     def cut(self, sample: Sample) -> Cut | Rejected:
         """The picture of `sample` and its conditions, brought to size."""
         entry = self._entry(sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -65,7 +66,9 @@ def first_of(shards: Streamed, count: int) -> Dataset:
     Raises:
         SceditError: none can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
-    folder = cache_folder() / "streams" / f"{shards.fingerprint}-{count}-{_READING}"
+    # Tar files are padded: shards that are written again may have the names, sizes and counts of those before.
+    version = hashlib.sha256(json.dumps([shards.fingerprint, shards.written, count, _READING]).encode()).hexdigest()
+    folder = cache_folder() / "streams" / version[:32]
     if was_there := folder.exists():
         with suppress(SceditError):  # somebody has taken files out of it
             return open_dataset(folder)

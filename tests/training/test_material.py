@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset
+from scedit_cli.data.streamed import open_streamed
 from scedit_cli.training import material
+from tests.archives import write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +52,15 @@ def test_parts_are_told_as_a_whole():
     for part in (0, 1):
         material.part_of(lambda *step: told.append(step), part, 2)(3, 3)
     assert told == [(3, 6), (6, 6)] and material.part_of(None, 0, 2) is None
+
+
+def test_shards_that_are_written_again_are_read_again(tmp_path):
+    """At the same size: tar files are padded to whole blocks."""
+    kept = []
+    for number, level in enumerate((10, 200)):
+        Image.new("RGB", (64, 64), (level, level, level)).save(buffer := io.BytesIO(), "BMP")
+        shard = write_tar(tmp_path / "0.tar", {"0.bmp": buffer.getvalue(), "0.txt": b"a"})
+        os.utime(shard, ns=(number, number))
+        first = material.first_of(open_streamed(str(shard), (64, 64)), 1)
+        kept.append((shard.stat().st_size, Image.open(first.items[0].image).getpixel((0, 0))[0]))
+    assert kept == [(kept[0][0], 10), (kept[0][0], 200)]
