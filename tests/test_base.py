@@ -113,7 +113,7 @@ def test_latents_that_are_no_numbers_are_told(value):
 
 def test_a_pipeline_has_a_scheduler_of_its_own(base):
     one, two = base.pipeline(), base.pipeline("EulerDiscrete")
-    assert type(one.scheduler) is type(base.scheduler) and one.scheduler is not base.scheduler
+    assert isinstance(one.scheduler, type(base.scheduler)) and one.scheduler is not base.scheduler
     assert type(two.scheduler).__name__ == "EulerDiscreteScheduler"
     assert two.scheduler.config.prediction_type == base.prediction_type
     assert one.unet is base.unet is two.unet
