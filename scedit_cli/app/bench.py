@@ -141,7 +141,8 @@ def bench(
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
         result = job.bench(
             base=base, prediction=prediction, methods=parts(methods) or None, batch=batch, resolution=resolution,
-            dtype=dtype, device=device if estimate or show else device_here(device), steps=steps, rounds=rounds, compiled=compiled, lora_rank=lora_rank,
+            dtype=dtype, device=device if estimate or show else device_here(device), steps=steps, rounds=rounds,
+            compiled=compiled, lora_rank=lora_rank,
             lora_feed_forward=lora_feed_forward, down_ratio=down_ratio, fits=fits,
             batches=_numbers("--batches", batches), estimate=estimate, sampling=sampling, skips=skips,
             skip_scale=skip_scale, skip_noise=skip_noise, quality=quality, tuners=tuner, scenes=scenes, seconds=seconds,
