@@ -202,9 +202,10 @@ def test_the_base_is_opened_as_the_recipe_says(recipe, dataset, monkeypatch):
     assert (facts["prediction_type"], facts["base_vae"]) == ("epsilon", vae)
     asked = {}
     monkeypatch.setattr(setup, "load_base", lambda model, **options: asked.update(options) or base)
-    setup.open_base(recipe(base={"revision": "fp16", "vae": "me/vae", "vae_revision": "v2", "prediction": "epsilon"}))
+    told = {"revision": "fp16", "vae": "me/vae", "vae_revision": "v2", "prediction": "epsilon"}
+    setup.open_base(recipe(base=told), "cpu")
     del asked["dtype"]
-    assert asked == {"revision": "fp16", "vae": "me/vae", "vae_revision": "v2", "prediction": "epsilon"}
+    assert asked == told | {"device": "cpu"}
 
 
 def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
