@@ -13,7 +13,7 @@ from scedit_cli.conditions.naming import check_scorable, told_kind, untold_kind
 from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.errors import SceditError
 from scedit_cli.files import check_writable, expanded
-from scedit_cli.generation.keepsake import request_from
+from scedit_cli.generation.keepsake import check_files, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
 from scedit_cli.generation.request import Request, option_of
@@ -38,14 +38,15 @@ def check(
 ) -> None:
     """Raises SceditError for what can be told without weights."""
     if from_file is not None:
-        again, _ = request_from(expanded(from_file))
+        again, kept = request_from(expanded(from_file))
         request = request.over(again)
+        check_files(expanded(from_file), kept["files"], request)
     request.check()
     orders = orders_for(request)
     place = expanded(out or "pictures")
     names = Names(place, template, overwrite)
     names.check(len(orders), grid)
-    check_writable(place if names.is_file else place / "0001.png", "--out")
+    check_writable(place, "--out")
     _check_models(request)
     _check_files(request)
     specs = list(dict.fromkeys(spec for order in orders for spec in order.conditions))
@@ -61,7 +62,7 @@ def check_page(request: Request, out: str | Path | None = None) -> None:
     if given := [name for name in _ASKED if name in request.said()]:
         raise SceditError(f"{option_of(given[0])} has no effect on the page", hint="leave it out, or leave out --ui")
     request.check()
-    check_writable(names.out / "0001.png", "--out")
+    check_writable(names.out, "--out")
     _check_models(request)
     for text in request.tuners:
         header_of(parse_tuner(text).name)

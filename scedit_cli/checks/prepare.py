@@ -81,7 +81,7 @@ def check(
     if not is_there:
         multiple = multiple_of(WORLD / "base" if base == EMBEDDED else expanded(base)) if cache else MULTIPLE
         check_size(size or usual_size(src), multiple or 1)
-    check_writable(Path(out) / METADATA, "--out")
+    check_writable(out, "--out")
     _check_source(src, conditions or {})
 
 
@@ -120,7 +120,9 @@ def _check_source(src: str | Path | None, conditions: Mapping[str, str | Path]) 
         raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
     if path.is_dir():
         if not any(path.iterdir()):
-            raise SceditError(f"{src} is empty", hint="name a folder of images")
+            raise SceditError(
+                f"no pictures in {src}", hint="name a folder with pictures and a .txt or .caption file beside each"
+            )
         for kind, place in conditions.items():
             if not (expanded(place).exists() or (path / place).exists()):
                 raise SceditError(f"--cond {kind}={place}: {place} does not exist", hint="name a folder that is there")

@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Raises SceditError for what can be told without weights."""
     run = choose_run(recipe.name, out, resume, overwrite)
-    check_writable(run.log, "--out")
+    check_writable(run.folder, "--out")
     check_model(recipe.base.model)
     if recipe.base.vae is not None:
         check_autoencoder(recipe.base.vae)

@@ -19,7 +19,7 @@ from scedit_cli.checks.generate import check, check_page
 from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
-from scedit_cli.generation.keepsake import check_files, encoded, request_from
+from scedit_cli.generation.keepsake import encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
 from scedit_cli.generation.page import open_page, page, slots_for
@@ -116,12 +116,8 @@ def generate(
         if request.said():
             kept = kept | {"batch": None}
         request = request.over(again)
-    request.check()
-    if kept:
-        check_files(from_file, kept["files"], request)
     orders = orders_for(request)
     names = Names(expanded(out or "pictures"), template, overwrite)
-    names.check(len(orders), grid)
     steering = Steering.of(request, orders, request.base or EMBEDDED, score)
 
     base = loaded or _load(request, steering.placed)
