@@ -81,6 +81,9 @@ def check(
     if not is_there:
         multiple = multiple_of(WORLD / "base" if base == EMBEDDED else expanded(base)) if cache else MULTIPLE
         check_size(size or usual_size(src), multiple or 1)
+    place = Path(out)
+    if not is_there and (place.is_file() or (place.is_dir() and any(place.iterdir()) and not _is_dataset(place))):
+        raise SceditError(f"{out} exists already", hint="name another place, or remove it first")
     check_writable(out, "--out")
     _check_source(src, conditions or {})
 
@@ -89,7 +92,11 @@ def is_made(
     src: object, out: str | Path, scenes: int | None, cache: Sequence[str], shards: int | None
 ) -> bool:
     """Whether `out` is a dataset folder that only gets caches or shards."""
-    return src is None and scenes is None and bool(cache or shards) and (Path(out) / METADATA).is_file()
+    return src is None and scenes is None and bool(cache or shards) and _is_dataset(Path(out))
+
+
+def _is_dataset(place: Path) -> bool:
+    return (place / METADATA).is_file()
 
 
 def usual_size(src: object) -> int:
