@@ -38,7 +38,10 @@ def check(
     ingredients = [parse_ingredient(text) for text in tuners]
     known = known_conditions([header_of(spec.name) for _, spec in ingredients])
     if known is not None:
-        check_chosen(take, drop, rescale, {condition or "sc" for condition in known})
+        names = {condition or "sc" for condition in known}
+        check_chosen(take, drop, rescale, names)
+        if names <= set(drop):
+            raise SceditError("--drop leaves nothing to merge", hint="keep at least one tuner")
 
 
 def _check_options(
