@@ -18,9 +18,9 @@ from scedit_cli.errors import SceditError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
-    "prepare": ["--scenes", "1", "--out", "out"], "annotate": ["photo.png", "--cond", "canny"],
-    "train": ["--recipe", "canny.toml"], "generate": [], "merge": ["a.safetensors", "--out", "b.safetensors"],
-    "bench": [],
+    "prepare": ["--scenes", "1", "--cache", "text", "--out", "out"], "annotate": ["photo.png", "--cond", "canny"],
+    "train": ["--recipe", "canny.toml"], "generate": [], "bench": [],
+    "merge": ["style", "--rank", "8", "--activations", "scenes", "--out", "b.safetensors"],
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_every_command_hands_it_to_its_job(command, monkeypatch, cards):
 
 
 def test_merging_has_no_use_for_one_without_a_base(tmp_path):
-    words = ["merge", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b.safetensors"), "--device", "cpu"]
+    words = ["merge", "style", "--out", str(tmp_path / "b.safetensors"), "--device", "cpu"]
     answer = CliRunner().invoke(app, [*words, "--json"])
     message = json.loads(answer.stdout)["error"]["message"]
     assert answer.exit_code == 2 and "--device cpu does nothing without --activations" in message
