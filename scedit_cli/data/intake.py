@@ -81,8 +81,8 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
     lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
     if lacking:
         return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
-    if entry.image is None:
-        return Rejected("unpaired", "it has no picture")
+    if entry.fault or entry.image is None:
+        return Rejected("unpaired", entry.fault or "it has no picture")
     try:
         text, caption_from = _caption(entry)
         with _opened(entry.image, "it") as opened:

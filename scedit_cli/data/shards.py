@@ -21,6 +21,7 @@ from scedit_cli.errors import SceditError, shortened
 from scedit_cli.files import read_json, whole_folder, write_whole
 
 SIZES = "sizes.json"
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -43,7 +44,8 @@ def shard_places(place: str | Path) -> list[str]:
     if text.startswith("pipe:"):
         raise SceditError(f"{text}: no commands are run here", hint="name files, https:// or hf:// instead")
     if not is_remote(text) and Path(text).is_dir():
-        places = sorted(str(path) for path in Path(text).glob("[!.]*.tar"))  # hidden: half-written
+        files = Path(text).glob("[!.]*")  # hidden: half-written
+        places = sorted(str(path) for path in files if path.name.endswith(SUFFIXES))
     else:
         places = _expanded(text)
     for each in places:
@@ -58,17 +60,17 @@ def read_samples(shard: str | Path) -> Iterator[Sample]:
     """The samples of one shard in their order, read as they are asked for.
 
     Raises:
-        SceditError: it cannot be opened, is no tar, or ends too early.
+        SceditError: it cannot be opened, is no tar, or ends too early; or the files of a sample are not together.
     """
     with _told(shard), open_place(str(shard)) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-        for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
+        for key, members in _samples(tar, shard):
             yield Sample(key, {_split(member.name)[1]: _read(tar, member) for member in members})
 
 
 def count_samples(shard: str | Path) -> int:
     """How many samples a shard holds, by its headers alone where it is not compressed. Raises as `read_samples`."""
     with _told(shard), tarfile.open(shard, "r:*") as tar:
-        return sum(1 for _ in groupby(_files(tar), key=lambda member: _split(member.name)[0]))
+        return sum(1 for _ in _samples(tar, shard))
 
 
 def counts_of(shards: Sequence[str], on_step: Callable[[int, int], None] | None = None) -> list[int]:
@@ -178,6 +180,20 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     about = tarfile.TarInfo(name)
     about.size = len(data)
     tar.addfile(about, io.BytesIO(data))
+
+
+def _samples(tar: tarfile.TarFile, shard: str | Path) -> Iterator[tuple[str, Iterator[tarfile.TarInfo]]]:
+    """The files of each sample. Where those of one lie apart, as `tar` packs a folder, it would be taken for several,
+    pictures without captions and captions without pictures."""
+    seen: set[str] = set()
+    for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
+        if key in seen:
+            raise SceditError(
+                f"{shard}: the files of {key} do not follow one another",
+                hint="pack it again, sorted: tar --sort=name, or scedit prepare --shards",
+            )
+        seen.add(key)
+        yield key, members
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -38,6 +38,7 @@ class Entry:
         captions: files beside the picture that hold its caption, by suffix, the first to be preferred.
         conditions: by kind; None where the picture lacks what others have.
         more: further columns of a table, which the dataset's metadata keeps.
+        fault: why the picture is not to be used, where the source tells already.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Entry:
     captions: dict[str, Blob] = field(default_factory=dict)
     conditions: dict[str, Blob | None] = field(default_factory=dict)
     more: dict[str, str | float | bool] = field(default_factory=dict)
+    fault: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -18,6 +19,7 @@ _FILE = "_file_name"
 TEXTS = ("text", "caption", "prompt")
 _OURS = "overview.png"  # the contact sheet of a dataset folder
 _ROWS = 1024  # of a parquet file, read together
+_SEPARATORS = ",;\t"  # of a CSV; where the comma is for decimals, programs write semicolons
 
 
 def find(tree: Tree) -> str | None:
@@ -50,7 +52,8 @@ def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
         count += 1
         filled = [key for key, name in row.items() if str(key).endswith(_FILE) and not _is_none(name)]
         kinds |= {_kind(key, at): key for key in filled if key not in {image, *kinds.values()}}
-        named |= {name for name in (row.get(column) for column in (image, *kinds.values())) if isinstance(name, str)}
+        cells = [row.get(column) for column in (image, *kinds.values())]
+        named |= {unicodedata.normalize("NFC", name) for name in cells if isinstance(name, str)}
         _inside(row.get(image), f"{at}: {image}")
 
     used = {image, text, *kinds.values()}
@@ -58,7 +61,8 @@ def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
     def found(name: Any, at: str) -> Blob | None:
         if _is_none(name):
             return None
-        return blob(tree, name) if _inside(name, at) in known else Blob(name, lambda: _missing(name))
+        place = _inside(name, at)
+        return blob(tree, place) if place in known else Blob(name, lambda: _missing(name))
 
     def entries() -> Iterator[Entry]:
         for at, row in rows(tree, table):
@@ -95,7 +99,10 @@ def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _csv(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with io.TextIOWrapper(tree.open(table), "utf-8-sig", newline="") as text:
         try:
-            for number, row in enumerate(csv.DictReader(text, strict=True), 2):
+            heading = text.readline()
+            text.seek(0)
+            between = max(_SEPARATORS, key=heading.count)
+            for number, row in enumerate(csv.DictReader(text, strict=True, delimiter=between), 2):
                 at = f"{tree.name}/{table} row {number}"
                 if None in row or None in row.values():
                     raise SceditError(f"{at}: not as many cells as the heading", hint="quote texts that hold commas")
@@ -141,7 +148,7 @@ def _inside(name: Any, at: str) -> str:
         raise SceditError(f"{at} is {name!r}", hint="it must be the name of a file")
     if name.startswith("/") or ".." in name.split("/"):
         raise SceditError(f"{at} is {name!r}", hint="name a file inside the folder")
-    return name
+    return unicodedata.normalize("NFC", name)  # as a tree's files are called
 
 
 def _missing(name: str):

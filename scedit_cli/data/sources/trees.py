@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 import zipfile
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -36,24 +38,27 @@ class FolderTree:
         self.path, self.name = path, str(path)
 
     def open(self, file: str) -> BinaryIO:
-        return (self.path / file).open("rb")
+        return (self.path / self._walked[0].get(file, file)).open("rb")
 
     @cached_property
-    def _walked(self) -> tuple[list[str], int]:
+    def _walked(self) -> tuple[dict[str, str], int]:
         files: list[str] = []
         hidden = 0
-        for folder, folders, names in os.walk(self.path):
-            folders[:] = [name for name in folders if not is_hidden(name)]
+        above = {str(self.path): {os.path.realpath(self.path)}}  # a link may lead back to where it stands
+        for folder, folders, names in os.walk(self.path, followlinks=True):
+            places = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not is_hidden(name)}
+            folders[:] = [name for name, place in places.items() if place not in above[folder]]
+            above |= {os.path.join(folder, name): above[folder] | {places[name]} for name in folders}
             inside = os.path.relpath(folder, self.path).replace(os.sep, "/")
             prefix = "" if inside == "." else f"{inside}/"
             kept = [prefix + name for name in names if not is_hidden(name)]
             hidden += len(names) - len(kept)
             files += kept
-        return sorted(files), hidden
+        return composed(sorted(files)), hidden
 
     @property
     def files(self) -> list[str]:
-        return self._walked[0]
+        return sorted(self._walked[0])
 
     @property
     def hidden(self) -> int:
@@ -77,12 +82,13 @@ class ZipTree:
         self._prefix = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in kept) else ""
         if self._prefix in ("images/", "conditions/"):
             self._prefix = ""
-        self.files = [name.removeprefix(self._prefix) for name in kept]
+        self._inside = composed(name.removeprefix(self._prefix) for name in kept)
+        self.files = sorted(self._inside)
         self.hidden = len(every) - len(kept)
 
     def open(self, file: str) -> BinaryIO:
         try:
-            info = self._zip.getinfo(self._prefix + file)
+            info = self._zip.getinfo(self._prefix + self._inside.get(file, file))
         except KeyError:
             raise FileNotFoundError(f"{self.name}: {file}") from None
         if info.file_size > LARGEST_FILE:
@@ -93,6 +99,14 @@ class ZipTree:
             raise
         except Exception as error:  # so do its decompressors
             raise SceditError(f"{self.name}: {file} cannot be read: {reason(error)}", "get the zip anew") from error
+
+
+def composed(names: Iterable[str]) -> dict[str, str]:
+    """Each of the names by itself in the composed form, which tables and most systems write: macOS writes a letter and
+    its accent as two characters. Where both forms are there, each stays what it is."""
+    names = list(names)
+    known = set(names)
+    return {name if (one := unicodedata.normalize("NFC", name)) in known else one: name for name in names}
 
 
 def blob(tree: Tree, file: str) -> Blob:

@@ -9,6 +9,7 @@ from typing import Any
 from scedit_cli.data.licences import licences_of
 from scedit_cli.data.pictures import SUFFIXES
 from scedit_cli.data.places import is_remote
+from scedit_cli.data.shards import SUFFIXES as TARS
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.folder import CAPTIONS
@@ -24,8 +25,8 @@ def is_shards(place: str | Path) -> bool:
     path = Path(place)
     if path.is_dir():
         names = [file.name for file in path.iterdir() if not file.name.startswith(".")]
-        return any(name.endswith(".tar") for name in names) and all(name.endswith((".tar", ".json")) for name in names)
-    return path.suffix == ".tar" or is_remote(str(place))
+        return any(name.endswith(TARS) for name in names) and all(name.endswith((*TARS, ".json")) for name in names)
+    return path.name.endswith(TARS) or is_remote(str(place))
 
 
 def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
@@ -48,7 +49,8 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
     """A sample as a picture to prepare; `columns` as for `open_shards`."""
     files = {name.lower(): data for name, data in sample.files.items()}
     kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
-    image = columns.get("image") or next((suffix for suffix in files if suffix in _PICTURES), None)
+    alone = [suffix for suffix in files if suffix in _PICTURES and suffix not in kinds.values()]
+    image = columns.get("image") or next(iter(alone), None)
     for suffix in files:
         kind, dot, last = suffix.partition(".")
         if dot and last in _PICTURES and suffix != image and suffix not in kinds.values():
@@ -68,6 +70,8 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
         captions={suffix: blob(suffix[1:]) for suffix in sorted(texts, reverse=True) if suffix[1:] in files},
         conditions={kind: blob(suffix) for kind, suffix in kinds.items()},
         more={"weight": about["weight"]} if isinstance(about.get("weight"), str | int | float) else {},
+        fault=None if len(alone) < 2 or "image" in columns else f"it has several pictures ({' and '.join(alone)}); "
+        "columns such as image=jpg,seg=png tell what each is",
     )
 
 
