@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from scedit_cli.errors import SceditError, not_loaded
-from scedit_cli.files import expanded, read_json
+from scedit_cli.files import check_fetched, expanded, read_json
 from scedit_cli.hub import download_autoencoder, is_hub_id
-from scedit_cli.pipelines import check_whole, quiet
+from scedit_cli.pipelines import best_variant, check_whole, quiet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -33,6 +33,7 @@ def open_autoencoder(
             than the base.
     """
     path, commit = expanded(model), None
+    check_fetched(path, f"autoencoder {model}")
     if revision and path.exists():
         raise SceditError(f"autoencoder {model}: it has no revision {revision}, it is not on the hub", "leave it out")
     if path.is_file():
@@ -62,12 +63,14 @@ def _from_folder(folder: Path, name: str) -> AutoencoderKL:
         raise SceditError(f"autoencoder {name}: it has no config.json", "name one that diffusers wrote") from None
     if kind != "AutoencoderKL":
         raise SceditError(f"autoencoder {name}: it is of the kind {kind}, not AutoencoderKL", "take one of that kind")
-    half = not list(folder.glob("*model.safetensors")) and list(folder.glob("*.fp16.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        check_fetched(file, f"autoencoder {name}: {file.name}")
     try:
         with quiet():
             vae = AutoencoderKL.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                variant="fp16" if half else None,
+                variant=best_variant([f"vae/{file.name}" for file in files], torch.float32),
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unloadable(name, error) from error

@@ -16,11 +16,11 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from scedit_cli.errors import SceditError, WorkFailed
 
@@ -166,6 +166,31 @@ def sweep(folder: Path) -> None:
 def as_json(document: Any) -> str:
     """`document` as text. JSON has no NaN and no infinity: they become null. Paths become strings."""
     return json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n"
+
+
+_PAGE = "a web page", "download the file itself, not the page about it"
+_STAND_INS = {
+    b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull in its folder, or download the file itself"),
+    b"<!doctype": _PAGE,
+    b"<html": _PAGE,
+    b"<?xml": _PAGE,
+}
+
+
+def check_fetched(file: str | os.PathLike[str] | BinaryIO, name: str) -> None:
+    """Raises SceditError where `file` is what stands in the place of one that was not downloaded: a clone without Git
+    LFS has pointers, and a browser's address may give a page. Elsewhere it does nothing, nor where nothing can be read.
+    """
+    try:
+        with nullcontext(file) if hasattr(file, "seek") else open(file, "rb") as opened:
+            opened.seek(0)
+            head = opened.read(64).lstrip().lower()
+            opened.seek(0)
+    except (OSError, ValueError):
+        return
+    for start, (what, hint) in _STAND_INS.items():
+        if head.startswith(start):
+            raise SceditError(f"{name} is {what}, not the file itself", hint)
 
 
 def read_json(text: str | bytes) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scedit_cli.errors import SceditError, not_loaded, reason
+from scedit_cli.files import check_fetched
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -84,6 +85,7 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
             f"base {file}: only .safetensors files are read, a pickle may run code",
             hint="convert it, or get it in that format",
         )
+    check_fetched(file, f"base {file}")
     try:
         with safe_open(file, "pt") as checkpoint:
             keys = set(checkpoint.keys())

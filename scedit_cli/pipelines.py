@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scedit_cli.errors import SceditError, WorkFailed, not_loaded
-from scedit_cli.files import expanded, read_json
+from scedit_cli.files import check_fetched, expanded, read_json
 from scedit_cli.hub import download_pipeline, is_hub_id
 from scedit_cli.original import open_original
 
@@ -22,6 +23,7 @@ EMBEDDED = "scenes"
 _EMBEDDED_FOLDER = Path(__file__).parent / "scenes" / "world" / "base"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers")
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>[^.]+?))?(?:-\d+-of-\d+)?\.safetensors")
 
 
 def open_pipeline(
@@ -54,7 +56,7 @@ def open_pipeline(
             hint='name a diffusers folder, a single file, a hub id, or "scenes"',
         )
     folder, commit = download_pipeline(
-        str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: _variant(files, dtype)
+        str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: best_variant(files, dtype)
     )
     return _load_folder(folder, str(model), dtype), commit
 
@@ -88,12 +90,13 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
     else:
         kind = StableDiffusionPipeline
         options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    _check_files(folder, name)
     try:
         with quiet():
             pipeline = kind.from_pretrained(
                 folder,
                 dtype={"vae": torch.float32, "default": dtype},
-                variant=_variant([f.relative_to(folder).as_posix() for f in folder.rglob("*.safetensors")], dtype),
+                variant=best_variant([f.relative_to(folder).as_posix() for f in folder.rglob("*.safetensors")], dtype),
                 use_safetensors=True,
                 local_files_only=True,
                 **options,
@@ -102,6 +105,21 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
         hint = "whole pipelines with .safetensors weights are read; pickled .bin weights are not"
         raise not_loaded(error, f"base {name}: its pipeline cannot be loaded", hint) from error
     return _whole(pipeline, name, folder)
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raises SceditError where a file was not downloaded, or a tokenizer has no vocabulary: the library then makes one
+    of its own, to which every letter is unknown."""
+    for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
+        inside = folder / part
+        for file in sorted(inside.glob("[!.]*.*")):
+            check_fetched(file, f"base {name}: {part}/{file.name}")
+        if part.startswith("tokenizer") and inside.is_dir() and not (inside / "tokenizer.json").is_file():
+            for vocabulary in ("vocab.json", "merges.txt"):
+                if not (inside / vocabulary).is_file():
+                    raise SceditError(
+                        f"base {name}: {part}/{vocabulary} is missing", "get it anew, with its .json and .txt files"
+                    )
 
 
 def _whole(pipeline: DiffusionPipeline, name: str, folder: Path | None = None) -> DiffusionPipeline:
@@ -159,11 +177,20 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
     return parts
 
 
-def _variant(files: list[str], dtype: torch.dtype) -> str | None:
-    """"fp16" where the U-Net's weights come in no other precision, or come in it and nothing more is asked for."""
-    weights = [file for file in files if file.startswith("unet/") and file.endswith(".safetensors")]
-    half = [file for file in weights if ".fp16" in file]
-    return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None
+def best_variant(files: list[str], dtype: torch.dtype) -> str | None:
+    """Which of the variants that a pipeline's weights come in: "fp16" where no more is asked for, else the plain ones,
+    else what a part has alone ("bf16", "non_ema"), where no other part has both: of a part that lacks the variant, the
+    library takes the plain ones."""
+    variants: dict[str, set[str | None]] = {}
+    for file in files:
+        part, _, name = file.partition("/")
+        if part in (*_PARTS, "text_encoder_2") and (found := _WEIGHTS.fullmatch(name)):
+            variants.setdefault(part, set()).add(found["variant"])
+    if dtype == torch.float16 and "fp16" in variants.get("unet", ()):
+        return "fp16"
+    alone = [each for each in variants.values() if None not in each]
+    shared = set.intersection(*alone) if alone else set()
+    return min(shared.difference(*(each for each in variants.values() if None in each)), default=None)
 
 
 def _no_pipeline(name: str) -> SceditError:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scedit_cli.errors import SceditError, is_out_of_memory, reason
+from scedit_cli.files import check_fetched
 from scedit_cli.hub import is_hub_id, split_revision
 
 SUFFIXES = (".safetensors", ".bin")
@@ -53,6 +54,7 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
             hint="a tuner is a .safetensors file",
         )
+    check_fetched(file, str(file))
     header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file)
     for key, tensor in tensors.items():
         if len(key) > _LONGEST_KEY or not key.isprintable():

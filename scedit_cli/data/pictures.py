@@ -15,6 +15,7 @@ from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.errors import SceditError
+from scedit_cli.files import check_fetched
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
@@ -81,6 +82,7 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
     except Exception as error:  # the decoders raise whatever a damaged file leads them to
+        check_fetched(file, name)
         raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
 
 

@@ -18,7 +18,7 @@ from scedit_cli.data.licences import LICENCES, licences_of, write_licences
 from scedit_cli.data.pictures import LARGEST_FILE
 from scedit_cli.data.places import is_remote, open_place
 from scedit_cli.errors import SceditError, shortened
-from scedit_cli.files import read_json, whole_folder, write_whole
+from scedit_cli.files import check_fetched, read_json, whole_folder, write_whole
 
 SIZES = "sizes.json"
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -222,6 +222,7 @@ def _told(shard: str | Path) -> Iterator[None]:
     except (MemoryError, SceditError):
         raise
     except (tarfile.TarError, EOFError, zlib.error) as error:
+        check_fetched(shard, str(shard))
         raise SceditError(f"{shard} is no whole .tar: {error}", hint="get it anew") from error
     except Exception as error:  # each file system's own
         if not is_remote(str(shard)) and not isinstance(error, OSError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.tables import TEXTS
 from scedit_cli.errors import SceditError, not_installed, reason, shortened
+from scedit_cli.files import check_fetched
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -39,6 +40,8 @@ def open_saved(path: Path, columns: Mapping[str, str], split: str | None) -> Sou
 def open_parquet(files: list[str], path: Path, columns: Mapping[str, str], split: str | None) -> Source:
     """Raises SceditError as `open_saved`."""
     load = _library(str(path)).load_dataset
+    for file in files:
+        check_fetched(file, file)
     loaded = _told(str(path), load, "parquet", data_files=files)
     return _source(_chosen(loaded, str(path), split), str(path), path if path.is_dir() else path.parent, columns)
 

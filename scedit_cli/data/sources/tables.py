@@ -12,7 +12,7 @@ from typing import Any
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.trees import Tree, blob, is_picture
 from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.files import read_json
+from scedit_cli.files import check_fetched, read_json
 
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _FILE = "_file_name"
@@ -34,6 +34,8 @@ def open_table(tree: Tree, table: str, columns: Mapping[str, str]) -> Source:
         SceditError: an empty table, one without the columns that name pictures, or (on the way) a malformed row.
     """
     rows = _READERS[table.rpartition(".")[2]]
+    with tree.open(table) as file:
+        check_fetched(file, f"{tree.name}/{table}")
     with closing(rows(tree, table)) as peek:
         _, first = next(peek, (0, None))
     if first is None:
