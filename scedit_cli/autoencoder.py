@@ -50,6 +50,12 @@ def open_autoencoder(
             f"{own.config.latent_channels}",
             hint="take one that was made for this family of bases",
         )
+    scale, expected = vae.config.scaling_factor, own.config.scaling_factor
+    if scale != expected:
+        raise SceditError(
+            f"autoencoder {model}: its latents are scaled by {scale}, the base's by {expected}",
+            hint="take one that was made for this family of bases; if it was, set scaling_factor in its config.json",
+        )
     return vae, commit
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,8 @@ _TEXT_ENCODERS = {
 }
 _MODELSPEC = {"v": "v_prediction", "epsilon": "epsilon"}
 PREDICTIONS = tuple(sorted(_MODELSPEC.values()))
+# Weights that are stored as whole numbers or in 8 bits, to be multiplied by a scale of their own.
+_QUANTISED = re.compile(r"scaled_fp8|.+\.(scale_weight|weight_scale(_2)?|comfy_quant|absmax|quant_map|quant_state\..+)")
 _SD21_BASE = {"sample_size": 64}  # the release that predicts noise is for 512 pixels
 
 
@@ -92,6 +95,11 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
             channels = checkpoint.get_slice(_UNET_INPUT).get_shape()[1] if _UNET_INPUT in keys else 0
     except (SafetensorError, OSError, RuntimeError, ValueError, IndexError) as error:
         raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it anew") from error
+    if scaled := min(filter(_QUANTISED.fullmatch, keys), default=None):
+        raise SceditError(
+            f"base {file}: its weights are quantised, with scales of their own ({scaled}), which are not read",
+            hint="get its fp16 file; plain fp8 files are read too",
+        )
     family = _family(keys) if channels else None
     if family is None:
         raise SceditError(

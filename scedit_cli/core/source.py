@@ -18,6 +18,8 @@ SUFFIXES = (".safetensors", ".bin")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MOST_TENSORS = 20_000  # the largest bases have some thousands
 _LONGEST_KEY = 250  # letters
+# What wrappers put before every name: DistributedDataParallel, torch.compile, peft, Lightning.
+_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "state_dict.")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -67,7 +69,14 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                 f"{file}: {key} is {str(tensor.dtype).removeprefix('torch.')}, not floating-point weights",
                 hint="quantised files are not read; get the tuner in float16 or float32",
             )
-    return header, tensors
+    return header, _unwrapped(tensors)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their own names, where a module was saved with what was wrapped around it."""
+    while wrapper := next((start for start in _WRAPPERS if tensors and all(k.startswith(start) for k in tensors)), None):
+        tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
+    return tensors
 
 
 def _opened(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
