@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from scedit_cli.generation.request import Request
 from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
 from scedit_cli.generation.steering import Steering
+from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import parse_tuner
@@ -116,6 +118,8 @@ def generate(
     if kept:
         check_files(from_file, kept["files"], request)
     orders = orders_for(request)
+    for text in foreign_syntax(chain.from_iterable((order.prompt, order.negative) for order in orders), request.weighted):
+        tell(Note(text))
     names = Names(expanded(out or "pictures"), template, overwrite)
     names.check(len(orders), grid)
     steering = Steering.of(request, orders, request.base or EMBEDDED, score)
