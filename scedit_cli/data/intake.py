@@ -20,6 +20,7 @@ from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
 from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
+from scedit_cli.data.hints import check_levels
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
@@ -220,7 +221,9 @@ def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
                 f"its {kind} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
         # What transparency means (holes to fill, say) is the kind's to know.
-        return how.apply(decode(opened, keep_alpha=True), blend=_is_blended(kind))
+        picture = decode(opened, keep_alpha=True)
+        check_levels(picture, kind, f"its {kind}")
+        return how.apply(picture, blend=_is_blended(kind))
 
 
 @cache
