@@ -168,9 +168,10 @@ def as_json(document: Any) -> str:
     return json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n"
 
 
-_PAGE = "a web page", "download the file itself, not the page about it"
+_PAGE = "is a web page, not the file itself", "download the file, not the page about it"
+_POINTER = "is a Git LFS pointer, not the file itself", "run git lfs pull in its folder, or download the file"
 _STAND_INS = {
-    b"version https://git-lfs": ("a Git LFS pointer", "run git lfs pull in its folder, or download the file itself"),
+    b"version https://git-lfs": _POINTER,
     b"<!doctype": _PAGE,
     b"<html": _PAGE,
     b"<?xml": _PAGE,
@@ -190,7 +191,7 @@ def check_fetched(file: str | os.PathLike[str] | BinaryIO, name: str) -> None:
         return
     for start, (what, hint) in _STAND_INS.items():
         if head.startswith(start):
-            raise SceditError(f"{name} is {what}, not the file itself", hint)
+            raise SceditError(f"{name} {what}", hint)
 
 
 def read_json(text: str | bytes) -> Any:

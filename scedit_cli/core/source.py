@@ -74,7 +74,7 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by their own names, where a module was saved with what was wrapped around it."""
-    while wrapper := next((start for start in _WRAPPERS if tensors and all(k.startswith(start) for k in tensors)), None):
+    while wrapper := next((w for w in _WRAPPERS if tensors and all(key.startswith(w) for key in tensors)), None):
         tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
     return tensors
 

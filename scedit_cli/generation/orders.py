@@ -123,7 +123,7 @@ def _read_table(text: str, separators: str, where: str) -> list[Line]:
     columns = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
     prompt, negative, seed = (next((columns[n] for n in names if n in columns), None) for names in _COLUMNS)
     if prompt is None:
-        raise SceditError(f"{where} has no prompts in a column prompt", hint=f"it has {', '.join(columns) or 'no rows'}")
+        raise SceditError(f"{where} has no prompts in a column prompt", f"it has {', '.join(columns) or 'no rows'}")
     return [
         Line(
             row[prompt].strip(),

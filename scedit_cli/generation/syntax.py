@@ -10,7 +10,7 @@ _OTHERS = {
     re.compile(r"<(?:lora|lyco|hypernet):[^>]*>"): "it loads nothing; --tuner FILE:SCALE attaches a tuner",
     re.compile(r"\([^()]*:\s*[\d.]+\s*\)"): "with --weighted, weights are written (red)1.3",
     re.compile(r"\[[^\[\]]*:[^\[\]]*:\s*[\d.]+\s*\]"): "prompts do not change on the way",
-    re.compile(r"(?:(?<=\s)|^)--[a-z][a-z_]*(?=\s|$)"): "options belong on the command line, or into a .jsonl of prompts",
+    re.compile(r"(?:(?<=\s)|^)--[a-z][a-z_]*(?=\s|$)"): "options stand on the command line, or in a .jsonl",
     re.compile(r"\bBREAK\b|(?<=[a-z,] )AND(?= )"): "prompts are not composed of parts",
     re.compile(r"(?<!\w)__[\w/-]+__(?!\w)|\{[^{}]*\|[^{}]*\}"): "nothing is put in its place; write a prompt for each",
     re.compile(r"\bembedding:\w+"): "it loads nothing; textual inversions are not read",

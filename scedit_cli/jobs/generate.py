@@ -118,7 +118,8 @@ def generate(
     if kept:
         check_files(from_file, kept["files"], request)
     orders = orders_for(request)
-    for text in foreign_syntax(chain.from_iterable((order.prompt, order.negative) for order in orders), request.weighted):
+    prompts = chain.from_iterable((order.prompt, order.negative) for order in orders)
+    for text in foreign_syntax(prompts, request.weighted):
         tell(Note(text))
     names = Names(expanded(out or "pictures"), template, overwrite)
     names.check(len(orders), grid)

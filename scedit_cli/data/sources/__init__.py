@@ -31,7 +31,7 @@ def open_source(
 
     Args:
         src: a folder or zip of pictures with .txt or .caption files, or with metadata.jsonl, .csv or .parquet;
-            WebDataset shards (a .tar, a folder of them, or a pattern as "shards/{000..099}.tar" or
+            WebDataset shards (a .tar or .tar.gz, a folder of them, or a pattern as "shards/{000..099}.tar" or
             "https://…/{000..099}.tar"); parquet files with pictures in them; a Hugging Face dataset, saved on disk or
             by its name on the hub.
         conditions: kind -> folder (or zip) of condition pictures, paired with the pictures by their stems.

@@ -21,7 +21,7 @@ _PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 
 
 def is_shards(place: str | Path) -> bool:
-    """A .tar, a pattern of them, a URL, or a folder of nothing else but them."""
+    """A .tar, packed or not, a pattern of them, a URL, or a folder of nothing else but them."""
     path = Path(place)
     if path.is_dir():
         names = [file.name for file in path.iterdir() if not file.name.startswith(".")]
