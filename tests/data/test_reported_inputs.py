@@ -246,3 +246,49 @@ def test_a_file_that_was_downloaded_is_left_where_it_was(tmp_path):
     check_fetched(file, "it")
     assert file.tell() == 0
     check_fetched(tmp_path / "nothing", "it")
+
+
+def saved(folder, **columns):
+    datasets = pytest.importorskip("datasets")
+    pictures = {name for name, value in columns.items() if isinstance(value, Image.Image)}
+    kinds = {name: datasets.Image() if name in pictures else datasets.Value("string") for name in columns}
+    rows = {name: [value] for name, value in columns.items()}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(str(folder))
+    return folder
+
+
+# Fill50K, the data of ControlNet's tutorial (docs/train.md): the first picture of a row is the condition.
+def test_of_several_picture_columns_none_is_guessed(tmp_path):
+    edges, drawn = (Image.open(io.BytesIO(photo(number))) for number in (1, 2))
+    source = saved(tmp_path / "a", source=edges, target=drawn, prompt="a circle")
+    with pytest.raises(SceditError, match="several columns of pictures, source, target") as told:
+        open_source(source)
+    assert "--columns image=target,canny=source" in told.value.hint
+    for columns in ({"image": "target", "canny": "source"}, {"canny": "source"}):
+        [entry] = open_source(source, columns=columns).entries
+        assert np.array_equal(Image.open(entry.image.open()), drawn)
+        assert np.array_equal(Image.open(entry.conditions["canny"].open()), edges)
+    [entry] = open_source(saved(tmp_path / "b", conditioning_image=edges, image=drawn, text="x")).entries
+    assert np.array_equal(Image.open(entry.image.open()), drawn)
+
+
+def test_addresses_of_pictures_are_told_from_pictures(tmp_path):
+    with pytest.raises(SceditError, match="no column of pictures") as told:
+        open_source(saved(tmp_path / "a", image="https://my.host/a.png", text="x"))
+    assert "image holds addresses: img2dataset" in told.value.hint
+    with pytest.raises(SceditError, match="no column of pictures") as told:
+        open_source(saved(tmp_path / "b", text="x"))
+    assert told.value.hint == "it has text"
+
+
+def test_the_folder_of_controlnets_tutorial(tmp_path):
+    line = json.dumps({"source": "source/0.png", "target": "target/0.png", "prompt": "a circle"}) + "\n"
+    source = write(tmp_path / "src", {"source/0.png": photo(1), "target/0.png": photo(2), "prompt.json": line})
+    with pytest.raises(SceditError, match=r"prompt\.json has no column file_name") as told:
+        open_source(source)
+    assert "source, target, prompt" in told.value.hint
+    result = prepare(source, tmp_path / "out", size=64, columns={"image": "target", "canny": "source"})
+    assert (result.pictures, result.conditions, rows(tmp_path / "out")[0]["text"]) == (1, ["canny"], "a circle")
+    assert np.array_equal(
+        Image.open(tmp_path / "out" / rows(tmp_path / "out")[0]["file_name"]), Image.open(io.BytesIO(photo(2)))
+    )

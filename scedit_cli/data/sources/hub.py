@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from scedit_cli.data.places import is_remote
 from scedit_cli.data.sources.entry import Blob, Entry, Source, text_of
 from scedit_cli.data.sources.tables import TEXTS
 from scedit_cli.errors import SceditError, not_installed, reason, shortened
@@ -91,9 +92,15 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
     from datasets import Image
 
     pictures = [column for column, kind in dataset.features.items() if isinstance(kind, Image)]
-    image = columns.get("image") or ("image" if "image" in pictures else next(iter(pictures), None))
     text = columns.get("text") or next((column for column in TEXTS if column in dataset.features), None)
     kinds = {key: column for key, column in columns.items() if key not in ("image", "text")}
+    left = [column for column in pictures if column not in kinds.values()]
+    image = columns.get("image") or ("image" if "image" in left else next(iter(left), None))
+    if len(left) > 1 and image not in (columns.get("image"), "image"):
+        raise SceditError(
+            f"{name} has several columns of pictures, {', '.join(left)}, and none is called image",
+            hint=f"say what each is, as in --columns image={left[-1]},canny={left[0]}",
+        )
     for column in filter(None, (image, *kinds.values())):
         if column not in pictures:
             raise SceditError(
@@ -101,7 +108,10 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
                 hint=f"those are {', '.join(pictures) or 'none'}; --columns image=NAME,depth=NAME names them",
             )
     if image is None:
-        raise SceditError(f"{name} has no column of pictures", hint=f"it has {', '.join(dataset.features)}")
+        addressed = next((c for c, value in next(iter(dataset), {}).items() if is_remote(str(value))), None)
+        has = f"it has {', '.join(dataset.features)}"
+        hint = f"{addressed} holds addresses: img2dataset fetches what they name" if addressed else has
+        raise SceditError(f"{name} has no column of pictures", hint)
     if text is not None and text not in dataset.features:
         raise SceditError(f"{name} has no column {text}", hint=f"it has {', '.join(dataset.features)}")
     if not len(dataset):

@@ -1,4 +1,4 @@
-"""Pictures that a table names: metadata.jsonl, .csv or .parquet in a folder or zip."""
+"""Pictures that a table names: metadata.jsonl, .csv or .parquet, or prompt.json, in a folder or zip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scedit_cli.data.sources.trees import Tree, blob, is_picture
 from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.files import check_fetched, read_json
 
-_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "prompt.json")  # the last is ControlNet's, of lines
 _FILE = "_file_name"
 TEXTS = ("text", "caption", "prompt")
 _OURS = "overview.png"  # the contact sheet of a dataset folder
@@ -129,7 +129,7 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it anew") from None
 
 
-_READERS = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+_READERS = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
 
 
 def _kind(column: str, at: str) -> str:
