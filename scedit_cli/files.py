@@ -179,14 +179,14 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], option: str) -> None:
-    """Checks that a file could be made at `path`, of which neither it nor its folders need be there; what is made to
-    find out is gone again.
+    """Checks that a file could be made at `path`, or in it where it is a folder; neither it nor its folders need be
+    there. What is made to find out is gone again.
 
     Raises:
         SceditError: it cannot, as where one of its folders is a file; names `option`.
     """
     path = Path(path).absolute()
-    folder = next(each for each in path.parents if os.path.lexists(each))
+    folder = next(each for each in (path, *path.parents) if each.is_dir() or (each != path and os.path.lexists(each)))
     probe = folder / f".{os.getpid()}-{_machine()}~{secrets.token_hex(4)}"
     try:
         if not folder.is_dir():
@@ -194,9 +194,10 @@ def check_writable(path: str | os.PathLike[str], option: str) -> None:
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        raise SceditError(
-            f"{option} {path} cannot be written: {error.strerror}", hint="name a place you can write to"
-        ) from error
+        if error.errno not in _FULL | _BROKEN:  # which may be otherwise once there is something to write
+            raise SceditError(
+                f"{option} {path} could not be written: {error.strerror}", hint="name a place you can write to"
+            ) from error
 
 
 def sweep(folder: Path) -> None:

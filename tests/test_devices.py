@@ -18,9 +18,9 @@ from scedit_cli.errors import SceditError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
-    "prepare": ["--scenes", "1", "--out", "out"], "annotate": ["photo.png", "--cond", "canny"],
-    "train": ["--recipe", "canny.toml"], "generate": [], "merge": ["a.safetensors", "--out", "b.safetensors"],
-    "bench": [],
+    "prepare": ["--scenes", "1", "--cache", "text", "--out", "out"], "annotate": ["photo.png", "--cond", "canny"],
+    "train": ["--recipe", "canny.toml"], "generate": [], "bench": [],
+    "merge": ["style", "--rank", "8", "--activations", "scenes", "--out", "b.safetensors"],
 }  # fmt: skip
 
 
@@ -30,7 +30,8 @@ def cards(monkeypatch):
     current: list[int] = []
 
     def has(count: int) -> list[int]:
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda") if count else None)
+        best = torch.device("cuda") if count else None
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: best)
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
         monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
         return current
@@ -80,7 +81,9 @@ def test_one_that_is_not_there_is_told(cards, count, name, message, hint):
     assert error.value.exit_code == 2 and error.value.hint.startswith(hint)
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "cpu:0", "mps:0", "meta"])
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "cpu:0", "mps:0", "meta"]
+)
 def test_what_is_no_name(name):
     with pytest.raises(SceditError, match=f"--device {name}: no device is called that"):
         check_name(name)
@@ -111,6 +114,13 @@ def test_every_command_hands_it_to_its_job(command, monkeypatch, cards):
     extra = ["--plot", "a.png"] if command == "bench" else []
     answer = CliRunner().invoke(app, [command, *COMMANDS[command], *extra, "--device", "cuda:1", "--json"])
     assert answer.exit_code == 0 and given == ["cuda:1"], answer.output
+
+
+def test_merging_has_no_use_for_one_without_a_base(tmp_path):
+    words = ["merge", "style", "--out", str(tmp_path / "b.safetensors"), "--device", "cpu"]
+    answer = CliRunner().invoke(app, [*words, "--json"])
+    message = json.loads(answer.stdout)["error"]["message"]
+    assert answer.exit_code == 2 and "--device cpu does nothing without --activations" in message
 
 
 def test_nonsense_is_told_without_pytorch():

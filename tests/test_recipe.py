@@ -260,6 +260,8 @@ def test_the_parts_of_a_recipe_must_agree() -> None:
     assert "tuner.condition: missing" in refusal(["tuner.kind=csc"], "style").message
     assert "data.hint_dropout: an sc tuner" in refusal(["data.hint_dropout=0.1"], "style").message
     assert "data.masked_loss: rendered scenes" in refusal(["data.masked_loss=true"]).message
+    slow = ["train.schedule=polynomial", "train.learning_rate=1e-7"]
+    assert "train.learning_rate: a polynomial schedule ends at 1e-07" in refusal(slow).message
     impossible = ["train.zero_terminal_snr=true", "train.prediction=epsilon"]
     assert "train.zero_terminal_snr: noise alone" in refusal(impossible).message
     assert "train.schedule: schedule-free" in refusal(["train.optimizer=schedule-free"]).message

@@ -282,22 +282,31 @@ def test_each_number_of_steps_makes_as_many_valid_timesteps(name, spacing):
                 assert torch.equal(made.sigmas, theirs.sigmas), steps
 
 
-@pytest.mark.parametrize("options", [ZERO_SNR, {**ZERO_SNR, "timestep_spacing": "leading", "steps_offset": 1}, {}])
-@pytest.mark.parametrize("steps", [1, 2, 4, 20, 61, 103])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+        {"timestep_spacing": "leading", "steps_offset": 1},
+        ZERO_SNR,
+        {**ZERO_SNR, "timestep_spacing": "leading", "steps_offset": 1},
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 2, 4, 20, 61])
 def test_each_sampler_can_be_sampled(options, steps):
     for name in SAMPLERS[BETAS]:
         if name in ("LCM", "TCD") and steps > 50 or name == "PNDM" and steps < 4:
             continue
-        if options and "rescale_betas_zero_snr" not in schedulers._parameters(getattr(diffusers, f"{name}Scheduler")):
+        zero = "rescale_betas_zero_snr"
+        if zero in options and zero not in schedulers._parameters(getattr(diffusers, f"{name}Scheduler")):
             continue
         check_steps(scheduler_like(euler(**options), name), steps, name)
 
 
 def test_steps_of_which_diffusers_makes_one_too_many_end_in_an_image(world):
     """With a last timestep of −1 the image is noise, far from those of the numbers beside it."""
-    before, at, after = (sample(world, ["a red cube"], seeds=[3], steps=steps) for steps in (60, 61, 62))
-    between = np.abs(_levels(before) - _levels(after)).mean()
-    assert np.abs(_levels(at) - _levels(before)).mean() < 2 * between + 1
+    before, at = (sample(world, ["a red cube"], seeds=[3], steps=steps) for steps in (60, 61))
+    assert np.abs(_levels(at) - _levels(before)).mean() < 2
     with quiet():
         theirs = world.pipeline()
         theirs.scheduler = type(world.scheduler).from_config(world.scheduler.config)
@@ -372,7 +381,7 @@ def test_the_noise_of_an_sde_is_the_same_in_each_precision():
 def test_samplers_agree_on_what_the_embedded_base_draws(world):
     """Without noise of their own, all end near one image; a schedule of noise that is not the base's does not."""
     first = _levels(sample(world, ["a red cube"], seeds=[3], steps=20))
-    for name in ("EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LMSDiscrete", "PNDM"):
+    for name in ("EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LMSDiscrete", "PLMS"):
         other = _levels(sample(world, ["a red cube"], seeds=[3], steps=20, scheduler=name))
         assert np.abs(other - first).mean() < 12, name
 
@@ -406,16 +415,20 @@ def beside(request, tmp_path_factory) -> tuple[Base, diffusers.DiffusionPipeline
     return load_base(folder), pipeline
 
 
+def _theirs(base: Base, name: str) -> diffusers.SchedulerMixin:
+    """diffusers' own scheduler of that name, for the noise of the base."""
+    kind = getattr(diffusers, f"{samplers.find(name, BETAS).partition(':')[0]}Scheduler")
+    more = {"use_karras_sigmas": True} if "Karras" in name else {}
+    if "clip_sample" in schedulers._parameters(kind) and "clip_sample" not in base.scheduler.config:
+        more["clip_sample"] = False
+    return kind.from_config(base.scheduler.config, **more)
+
+
 @pytest.mark.parametrize("name", SIX)
 @pytest.mark.parametrize("negative", ["", "fog"])
 def test_an_image_is_that_of_diffusers_own_pipeline(beside, name, negative):
     base, pipeline = beside
-    kind, _, settings = samplers.find(name, BETAS).partition(":")
-    more = {"use_karras_sigmas": True} if settings else {}
-    theirs_like = getattr(diffusers, f"{kind}Scheduler")
-    if "clip_sample" in schedulers._parameters(theirs_like) and "clip_sample" not in base.scheduler.config:
-        more["clip_sample"] = False
-    pipeline.scheduler = theirs_like.from_config(base.scheduler.config, **more)
+    pipeline.scheduler = _theirs(base, name)
     with quiet():
         theirs = pipeline(
             "a red cube", negative_prompt=negative or None, num_inference_steps=6, guidance_scale=4.0, height=64,
@@ -423,6 +436,22 @@ def test_an_image_is_that_of_diffusers_own_pipeline(beside, name, negative):
         ).images  # fmt: skip
     ours = sample(
         base, ["a red cube"], seeds=[11], steps=6, guidance=4.0, negative=negative, height=64, width=128, scheduler=name
+    )
+    assert _far(ours, theirs) <= 1
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_an_image_from_an_image_is_that_of_diffusers_own_pipeline(sd15, name):
+    """Its steps are cut, and the scheduler starts within them."""
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(sd15.pipeline())
+    pipeline.scheduler = _theirs(sd15, name)
+    options = {"strength": 0.6, "num_inference_steps": 8, "guidance_scale": 3.0, "negative_prompt": "fog"}
+    with quiet():
+        latents = sd15.latents_from(sd15.encode_images(image))
+        theirs = pipeline("a", image=latents, generator=torch.Generator().manual_seed(2), **options).images
+    ours = sample(
+        sd15, ["a"], seeds=[2], steps=8, guidance=3.0, negative="fog", start=Start(image, 0.6), scheduler=name
     )
     assert _far(ours, theirs) <= 1
 

@@ -28,9 +28,10 @@ BaseModel = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(
-        "--device", metavar="cpu|cuda|cuda:N|mps", callback=check_name, help="What computes; else the accelerator, if any."
+        "--device", metavar="cpu|cuda|cuda:N|mps", callback=check_name,
+        help="The device that computes; by default the accelerator, else the CPU.",
     ),
-]
+]  # fmt: skip
 
 
 def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) -> Screen:

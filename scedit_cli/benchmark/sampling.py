@@ -61,6 +61,7 @@ def step_times(
         base: its weights may be random, which take as long as trained ones.
         resolution: side of the picture in pixels.
         dtype: of everything: fp32, bf16 or fp16.
+        device: that computes.
         on_step: called with (steps done, of how many).
     """
     precision = DTYPES[dtype]

@@ -44,8 +44,7 @@ def check(options: Mapping[str, Any]) -> tuple[str, list[str]]:
             read_values(Path(given[name]), f"--{name}")
     for name in ("plot", "out", "keep"):
         if name in given:
-            place = expanded(given[name])
-            check_writable(place / "paces.json" if name == "keep" else place, f"--{name}")
+            check_writable(expanded(given[name]), f"--{name}")
     _check_base(given.get("base"), mode)
     for text in given.get("tuners", ()):
         header_of(parse_tuner(text).name)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scedit_cli import scenes
 from scedit_cli.base_names import check_autoencoder, check_model, multiple_of
 from scedit_cli.checks.common import check_folder, check_image, check_library
 from scedit_cli.checks.tuners import header_of, known_conditions
-from scedit_cli.conditions.naming import check_scorable, told_kind, untold_kind
+from scedit_cli.conditions.naming import check_one_of_each, check_scorable, told_kind, untold_kind
 from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.errors import SceditError
 from scedit_cli.files import check_writable, expanded
-from scedit_cli.generation.keepsake import request_from
+from scedit_cli.generation.keepsake import check_files, request_from
 from scedit_cli.generation.naming import Names
-from scedit_cli.generation.orders import orders_for
+from scedit_cli.generation.orders import Order, orders_for
 from scedit_cli.generation.request import Request, option_of
 from scedit_cli.names import EMBEDDED
 from scedit_cli.scenes import WORLD
@@ -38,18 +38,18 @@ def check(
 ) -> None:
     """Raises SceditError for what can be told without weights."""
     if from_file is not None:
-        again, _ = request_from(expanded(from_file))
+        again, kept = request_from(expanded(from_file))
         request = request.over(again)
+        check_files(expanded(from_file), kept["files"], request)
     request.check()
     orders = orders_for(request)
     place = expanded(out or "pictures")
     names = Names(place, template, overwrite)
     names.check(len(orders), grid)
-    check_writable(place if names.is_file else place / "0001.png", "--out")
+    check_writable(place, "--out")
     _check_models(request)
     _check_files(request)
-    specs = list(dict.fromkeys(spec for order in orders for spec in order.conditions))
-    _check_conditions(request, specs, score)
+    _check_conditions(request, orders, score)
 
 
 def check_page(request: Request, out: str | Path | None = None) -> None:
@@ -61,7 +61,7 @@ def check_page(request: Request, out: str | Path | None = None) -> None:
     if given := [name for name in _ASKED if name in request.said()]:
         raise SceditError(f"{option_of(given[0])} has no effect on the page", hint="leave it out, or leave out --ui")
     request.check()
-    check_writable(names.out / "0001.png", "--out")
+    check_writable(names.out, "--out")
     _check_models(request)
     for text in request.tuners:
         header_of(parse_tuner(text).name)
@@ -93,19 +93,31 @@ def _check_files(request: Request) -> None:
         check_folder(expanded(request.weights), "--weights")
 
 
-def _check_conditions(request: Request, specs: Sequence[ConditionSpec], score: bool) -> None:
-    kinds: dict[Path, str] = {}
-    for spec in specs:
+def _check_conditions(request: Request, orders: Sequence[Order], score: bool) -> None:
+    kinds: dict[ConditionSpec, str] = {}
+    for spec in dict.fromkeys(spec for order in orders for spec in order.conditions):
         kind = told_kind(spec)
         check_image(spec.file, spec.option)
         if kind is None:
             raise untold_kind(spec)
-        kinds[spec.file] = kind
+        kinds[spec] = kind
+    for specs in dict.fromkeys(order.conditions for order in orders):
+        check_one_of_each((spec.file, kinds[spec]) for spec in specs)
     if score:
-        check_scorable(kinds)
+        check_scorable({spec.file: kind for spec, kind in kinds.items()})
     parameters_of(list(kinds.values()), request.params)
-    taken = known_conditions([header_of(parse_tuner(text).name) for text in request.tuners])
+    _check_tuners(request, kinds)
+
+
+def _check_tuners(request: Request, kinds: Mapping[ConditionSpec, str]) -> None:
+    """Whether each condition has a tuner, and each tuner its condition."""
+    headers = {name: header_of(name) for name in request.tuner_names}
+    for name, header in headers.items():
+        if header.conditions and not {None, *kinds.values()} & set(header.conditions):
+            kind = header.conditions[0]
+            raise SceditError(f"{name} takes a {kind} condition, and none is given", hint=f"add --cond {kind}=FILE")
+    taken = known_conditions(list(headers.values()))
     shipped = scenes.shipped_tuners() if (request.base or EMBEDDED) == EMBEDDED else []
-    for file, kind in kinds.items():
+    for spec, kind in kinds.items():
         if taken is not None and kind not in (*taken, *shipped):
-            raise scenes.untaken(file, kind)
+            raise scenes.untaken(spec.file, kind)

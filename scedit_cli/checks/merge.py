@@ -38,7 +38,10 @@ def check(
     ingredients = [parse_ingredient(text) for text in tuners]
     known = known_conditions([header_of(spec.name) for _, spec in ingredients])
     if known is not None:
-        check_chosen(take, drop, rescale, {condition or "sc" for condition in known})
+        names = {condition or "sc" for condition in known}
+        check_chosen(take, drop, rescale, names)
+        if names <= set(drop):
+            raise SceditError("--drop leaves nothing to merge", hint="keep at least one tuner")
 
 
 def _check_options(
@@ -58,7 +61,7 @@ def _check_options(
     if activations is not None and rank is None:
         raise SceditError("--activations says what --rank is fitted on, and there is no --rank", hint="add --rank")
     if device is not None and activations is None:
-        raise SceditError(f"--device {device}: merging is done on the CPU", hint="leave it out; --activations takes one")
+        raise SceditError(f"--device {device} does nothing without --activations: tuners are merged on the CPU")
     if up_blocks and format not in ("ms-swift", "scedit-pytorch"):
         raise SceditError(
             f"--up-blocks is of no use in the format {format}", hint="only ms-swift and scedit-pytorch keep up blocks"

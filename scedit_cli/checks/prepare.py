@@ -83,7 +83,10 @@ def check(
     if not is_there:
         multiple = multiple_of(WORLD / "base" if base == EMBEDDED else expanded(base)) if cache else MULTIPLE
         check_size(size or usual_size(src), multiple or 1)
-    check_writable(Path(out) / METADATA, "--out")
+    place = Path(out)
+    if not is_there and (place.is_file() or (place.is_dir() and any(place.iterdir()) and not _is_dataset(place))):
+        raise SceditError(f"{out} exists already", hint="name another place, or remove it first")
+    check_writable(out, "--out")
     _check_source(src, conditions or {})
 
 
@@ -91,7 +94,11 @@ def is_made(
     src: object, out: str | Path, scenes: int | None, cache: Sequence[str], shards: int | None
 ) -> bool:
     """Whether `out` is a dataset folder that only gets caches or shards."""
-    return src is None and scenes is None and bool(cache or shards) and (Path(out) / METADATA).is_file()
+    return src is None and scenes is None and bool(cache or shards) and _is_dataset(Path(out))
+
+
+def _is_dataset(place: Path) -> bool:
+    return (place / METADATA).is_file()
 
 
 def usual_size(src: object) -> int:
@@ -122,7 +129,9 @@ def _check_source(src: str | Path | None, conditions: Mapping[str, str | Path]) 
         raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
     if path.is_dir():
         if not any(path.iterdir()):
-            raise SceditError(f"{src} is empty", hint="name a folder of images")
+            raise SceditError(
+                f"no pictures in {src}", hint="name a folder with pictures and a .txt or .caption file beside each"
+            )
         for kind, place in conditions.items():
             if not (expanded(place).exists() or (path / place).exists()):
                 raise SceditError(f"--cond {kind}={place}: {place} does not exist", hint="name a folder that is there")

@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Raises SceditError for what can be told without weights."""
     run = choose_run(recipe.name, out, resume, overwrite)
-    check_writable(run.log, "--out")
+    check_writable(run.folder, "--out")
     check_model(recipe.base.model)
     if recipe.base.vae is not None:
         check_autoencoder(recipe.base.vae)
@@ -82,7 +82,11 @@ def _check_data(recipe: Recipe) -> None:
         shard_places(path)  # says which is missing
     else:
         folder = Path(path)
-        rows = [row for _, row in read_rows(folder)]
+        try:
+            rows = [row for _, row in read_rows(folder)]
+        except SceditError as error:
+            hint = "scedit prepare PHOTOS --out DIR makes a dataset folder, --set data.path=DIR names it"
+            raise SceditError(f"data.path: {error.message}", hint) from error
         if read and not (any(column_of(kind) in row for row in rows) or _is_made_quickly(kind)):
             hint = f"scedit annotate {folder} --cond {kind} makes them"
             if kind not in conditions.KINDS:

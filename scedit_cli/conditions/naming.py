@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scedit_cli import conditions
@@ -31,6 +31,18 @@ def untold_kind(spec: ConditionSpec) -> SceditError:
         f"--cond {spec.file}: neither its name nor its folder's tells the kind of condition",
         hint=f"say it: --cond canny={spec.file}",
     )
+
+
+def check_one_of_each(kinds: Iterable[tuple[Path, str]]) -> None:
+    """Raises SceditError where two of an image's condition images, by file and kind, are of one kind."""
+    files: dict[str, Path] = {}
+    for file, kind in kinds:
+        if kind in files:
+            raise SceditError(
+                f"{files[kind]} and {file} are both {kind} conditions",
+                hint="give one of each kind; KIND=FILE says of which kind a file is",
+            )
+        files[kind] = file
 
 
 def check_scorable(files: Mapping[Path, str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scedit_cli import conditions
 from scedit_cli.base import Base
-from scedit_cli.conditions.naming import check_scorable
+from scedit_cli.conditions.naming import check_one_of_each, check_scorable
 from scedit_cli.conditions.orders import parameters_of
 from scedit_cli.controls import (
     Condition,
@@ -74,17 +74,10 @@ class Steering:
         opened: dict[_Key, Condition] = {}
         groups = list(dict.fromkeys(order.conditions for order in orders))
         for specs in groups:
-            kinds: dict[str, Condition] = {}
             for spec in specs:
                 if (key := _key(spec)) not in opened:
                     opened[key] = open_condition(spec)
-                condition = opened[key]
-                if condition.kind in kinds:
-                    raise SceditError(
-                        f"{kinds[condition.kind].spec.file} and {spec.file} are both {condition.kind} conditions",
-                        hint="give one of each kind; KIND=FILE says of which kind a file is",
-                    )
-                kinds[condition.kind] = condition
+            check_one_of_each((spec.file, opened[_key(spec)].kind) for spec in specs)
         if scored:
             check_scorable({each.spec.file: each.kind for each in opened.values()})
         canvas = Canvas.of(request) if request.image is not None else None

@@ -84,8 +84,8 @@ def bench(
         methods: of METHODS; by default DEFAULT_METHODS. One that fails has no figures, and a note says why.
         batch, resolution: pictures in a step and their side in pixels.
         dtype: of the frozen base: fp32, bf16 or fp16.
-        device: by default the accelerator where there is one. Of an estimate "cuda" or "cpu", be they here or not; "cpu"
-            by default for the embedded base.
+        device: by default the accelerator where there is one. Of an estimate "cuda" or "cpu", be they here or not;
+            "cpu" by default for the embedded base.
         steps: how many training steps are timed (10); under `quality` how many every method is trained for; under
             `sampling` how many of its steps are timed (9); under `skips` those of the sampler.
         rounds: how often each method is measured, in turns.

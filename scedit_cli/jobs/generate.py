@@ -20,7 +20,7 @@ from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, 
 from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
-from scedit_cli.generation.keepsake import check_files, encoded, request_from
+from scedit_cli.generation.keepsake import encoded, request_from
 from scedit_cli.generation.naming import Names
 from scedit_cli.generation.orders import orders_for
 from scedit_cli.generation.page import open_page, page, slots_for
@@ -121,9 +121,6 @@ def generate(
         if request.said():
             kept = kept | {"batch": None}
         request = request.over(again)
-    request.check()
-    if kept:
-        check_files(from_file, kept["files"], request)
     orders = orders_for(request)
     texts = dict.fromkeys(each for order in orders for each in (order.prompt, order.negative))
     if request.weighted:
@@ -132,7 +129,6 @@ def generate(
     for told in foreign_syntax(texts, request.weighted):
         tell(Note(told))
     names = Names(expanded(out or "pictures"), template, overwrite)
-    names.check(len(orders), grid)
     device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
     steering = Steering.of(request, orders, request.base or EMBEDDED, score, device)
 

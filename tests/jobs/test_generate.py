@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli import controls, pipelines, scenes
+from scedit_cli import pipelines, save_tuner, scenes
 from scedit_cli.base import load_base
 from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner
@@ -133,11 +133,13 @@ def test_shipped_tuners_where_none_is_named(base, files, monkeypatch, tmp_path):
     assert settings(tmp_path / "styled.png")["tuners"] == made_with
 
 
-def test_a_foreign_tuner_takes_the_condition_that_is_left(base, generate, monkeypatch):
-    foreign = CSCTuner.for_unet(base.unet, condition="hint", hint_channels=16)
-    monkeypatch.setattr(controls, "load_tuner", lambda path: foreign)
-    generate(conds=["{}/canny.png"], tuners=["{}/style.safetensors"])
-    assert foreign.condition == "canny"
+def test_a_foreign_tuner_takes_the_condition_that_is_left(base, generate, tmp_path):
+    foreign = tiny.trained(CSCTuner.for_unet(base.unet, condition="hint", hint_channels=16), 1, 0.5)
+    file = save_tuner(foreign, tmp_path / "theirs.bin", format="scepter")
+    made = [generate(conds=["{}/canny.png"], tuners=[f"{file}:{scale}"]) for scale in (0, 1)]
+    assert [list(each.conditions) for each in made] == [["canny"], ["canny"]]
+    without, drawn = (np.asarray(Image.open(each.images[0].path)) for each in made)
+    assert (without != drawn).any()
 
 
 def test_nothing_is_ever_overwritten(generate, tmp_path):
@@ -232,8 +234,8 @@ def test_bad_input_is_told_before_anything_is_loaded(generate, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"height": 96}, "the picture to make is 64x96 pixels; .* multiples of 64"),
-        ({"height": 96, "conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors"]}, "the picture to make is 64x96"),
+        ({"height": 96}, "--height is 96; the sides of base .* multiples of 64"),
+        ({"height": 96, "conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors"]}, "--height is 96; the sides of"),
         ({"scheduler": "Oiler"}, "scheduler 'Oiler': not known"),
         ({"conds": ["{}/canny.png"], "tuners": ["{}/sibling.safetensors"]}, "sibling.* when that had other weights"),
         ({"base": "sdxl", "tuners": ["{}/style.safetensors"]}, "style.safetensors is a tuner for the base .*channels"),

@@ -167,6 +167,16 @@ def test_a_base_that_may_predict_either_is_told_unless_a_tuner_tells(generate, b
     assert notes == [[f"{base.doubt}: --prediction epsilon takes it for the other"]] * 2 + [[]]
 
 
+def test_a_base_that_may_be_a_distilled_one_is_told_where_defaults_are_taken(generate, base):
+    named, notes = replace(base, names=("sd-turbo",)), []
+    for options in ({"steps": None}, {"steps": 2}, {"steps": None, "guidance": 1.0}):
+        events = []
+        generate(loaded=named, on_event=events.append, **options)
+        notes.append([event.text for event in events if isinstance(event, Note)])
+    told = f'{base.name} has "turbo" in its name, and is sampled as an ordinary base'
+    assert notes == [[f"{told}: --steps 4 --guidance 1 takes it for a distilled one"], [], []]
+
+
 def test_the_page_takes_any_base_as_an_option(base, files):
     with pytest.raises(SceditError, match="when that had other weights"):
         slots_for([f"{files}/sibling.safetensors"], base)

@@ -40,6 +40,7 @@ def faked(monkeypatch):
         return Measured(used, made, tuple(seconds), 1e10)
 
     monkeypatch.setattr(cost, "measure_apart", measure_apart)
+    monkeypatch.setattr("scedit_cli.checks.bench.check_model", lambda model: None)  # "mine" is nowhere
     costs["calls"] = calls
     return costs
 

@@ -148,6 +148,14 @@ def test_where_it_may_be_written(saved, tmp_path):
     assert type(load_tuner(out)) is SCTuner
 
 
+def test_a_file_that_appears_while_tuners_are_merged_is_left_alone(saved, tmp_path, monkeypatch):
+    out, read = tmp_path / "combo.safetensors", job._read_back
+    monkeypatch.setattr(job, "_read_back", lambda *given: out.write_bytes(b"theirs") and read(*given))
+    with pytest.raises(SceditError, match="combo.safetensors exists already"):
+        merge([str(saved(name="one"))], out=out)
+    assert out.read_bytes() == b"theirs"
+
+
 def test_tuners_that_were_taught_differently_are_refused(saved, tmp_path):
     one, two = saved(name="one", prediction_type="epsilon"), saved("canny", prediction_type="v_prediction")
     alone = saved(name="alone", prediction_type="v_prediction", zero_terminal_snr="true")
