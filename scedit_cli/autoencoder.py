@@ -10,6 +10,7 @@ import torch
 
 from scedit_cli.base_names import check_autoencoder
 from scedit_cli.errors import SceditError, not_loaded
+from scedit_cli.fetched import check_fetched
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_autoencoder
 from scedit_cli.latents import check_latents
@@ -36,6 +37,7 @@ def open_autoencoder(
             than the base.
     """
     path, commit = expanded(model), None
+    check_fetched(path, f"autoencoder {model}")
     if revision and path.exists():
         raise SceditError(f"autoencoder {model}: it has no revision {revision}, it is not on the hub", "leave it out")
     if path.is_file():
@@ -58,6 +60,12 @@ def open_autoencoder(
             "trained with",
             hint="take one that has them, or its lone .safetensors file, which is scaled as the base's own",
         )
+    scale, expected = vae.config.scaling_factor, own.config.scaling_factor
+    if scale != expected:
+        raise SceditError(
+            f"autoencoder {model}: its latents are scaled by {scale}, the base's by {expected}",
+            hint="take one that was made for this family of bases; if it was, set scaling_factor in its config.json",
+        )
     return vae, commit
 
 
@@ -71,6 +79,8 @@ def _from_folder(folder: Path, name: str) -> AutoencoderKL:
         raise SceditError(f"autoencoder {name}: it has no config.json", "name one that diffusers wrote") from None
     if kind != "AutoencoderKL":
         raise SceditError(f"autoencoder {name}: it is of the kind {kind}, not AutoencoderKL", "take one of that kind")
+    for file in sorted(folder.glob("*.safetensors")):
+        check_fetched(file, f"autoencoder {name}: {file.name}")
     try:
         with quiet():
             return load_part(folder, AutoencoderKL, torch.float32, f"autoencoder {name}: weights")

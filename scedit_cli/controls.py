@@ -18,7 +18,7 @@ from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.source import locate_pinned
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
-from scedit_cli.data.hints import open_condition_picture
+from scedit_cli.data.hints import open_given_condition
 from scedit_cli.data.pictures import open_picture
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
@@ -95,7 +95,7 @@ def open_condition(spec: ConditionSpec) -> Condition:
     if (kind := told_kind(spec)) is None:
         open_named(spec.file, spec.option)  # a file that is not there is told first
         raise untold_kind(spec)
-    read = open_picture if spec.photo else partial(open_condition_picture, kind=kind)
+    read = open_picture if spec.photo else partial(open_given_condition, kind=kind)
     return Condition(spec, kind, open_named(spec.file, spec.option, read))
 
 

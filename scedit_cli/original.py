@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scedit_cli.errors import SceditError, not_loaded, reason
+from scedit_cli.fetched import check_fetched
 from scedit_cli.original_keys import family_of, homeless_in, other_kind
 from scedit_cli.parts import homeless, missing
 
@@ -23,6 +25,8 @@ CONFIGS = Path(__file__).parent / "configs"
 _UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 _PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 PREDICTIONS = tuple(sorted(set(_PREDICTIONS.values())))
+# Weights that are stored as whole numbers or in 8 bits, to be multiplied by a scale of their own.
+_QUANTISED = re.compile(r"scaled_fp8|.+\.(scale_weight|weight_scale(_2)?|comfy_quant|absmax|quant_map|quant_state\..+)")
 _SD21_BASE = {"sample_size": 64}  # the releases that predict noise are for 512 pixels
 # SD2.1's releases by the names that `modelspec` has for them.
 _ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
@@ -115,6 +119,7 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
             f"base {file}: only .safetensors files are read, a pickle may run code",
             hint="convert it, or get it in that format",
         )
+    check_fetched(file, f"base {file}")
     try:
         with safe_open(file, "pt") as checkpoint:
             keys = set(checkpoint.keys())
@@ -122,6 +127,11 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
             edm = {key: checkpoint.get_tensor(key).flatten().tolist() for key in keys if key.startswith("edm_")}
     except (SafetensorError, OSError, RuntimeError, ValueError, IndexError) as error:
         raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it anew") from error
+    if scaled := min(filter(_QUANTISED.fullmatch, keys), default=None):
+        raise SceditError(
+            f"base {file}: its weights are quantised, with scales of their own ({scaled}), which are not read",
+            hint="get its fp16 file; plain fp8 files are read too",
+        )
     family = family_of(keys) if channels else None
     other = other_kind(keys, family)
     if family is None or other:

@@ -13,7 +13,10 @@ from scedit_cli.errors import SceditError
 # What CLIP's text encoders are stored with and no pipeline of ours uses.
 _SPARE = re.compile(r"(position_ids|logit_scale|text_projection\.weight|visual_projection\.weight)$|^vision_model\.")
 
-_FULL = re.compile(r"model(-\d+-of-\d+)?\.safetensors$")
+HALF = "fp16"
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.(?P<variant>[^.]+?))?(?:-\d+-of-\d+)?\.safetensors"
+)
 
 
 def load_part(folder: Path, kind: type[torch.nn.Module], dtype: torch.dtype, what: str) -> torch.nn.Module:
@@ -40,10 +43,19 @@ def load_part(folder: Path, kind: type[torch.nn.Module], dtype: torch.dtype, wha
 
 
 def variant_of(files: Iterable[str], dtype: torch.dtype) -> str | None:
-    """"fp16" where these weights come in it, and in float32 not or for no need."""
-    files = list(files)
-    is_half, is_full = any(".fp16" in file for file in files), any(_FULL.search(file) for file in files)
-    return "fp16" if is_half and (dtype == torch.float16 or not is_full) else None
+    """"fp16" where a part's weights come in it and no more is asked for, else the plain ones, else what is there alone
+    ("bf16", "non_ema")."""
+    found = variants_in(files)
+    return None if None in found and not (dtype == torch.float16 and HALF in found) else preferred(found)
+
+
+def variants_in(files: Iterable[str]) -> set[str | None]:
+    """The variants that a part's weights come in, by the names of its files; None for the plain ones."""
+    return {found["variant"] for file in files if (found := _WEIGHTS.fullmatch(file))}
+
+
+def preferred(variants: Collection[str | None]) -> str | None:
+    return HALF if HALF in variants else min(filter(None, variants), default=None)
 
 
 def missing(what: str) -> SceditError:

@@ -12,12 +12,13 @@ import torch
 
 from scedit_cli.base_names import check_model, no_pipeline
 from scedit_cli.errors import SceditError, WorkFailed, not_loaded
+from scedit_cli.fetched import check_fetched
 from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_pipeline
 from scedit_cli.names import EMBEDDED
 from scedit_cli.noise_levels import check_scheduler
 from scedit_cli.original import open_original, title_of
-from scedit_cli.parts import load_part, variant_of
+from scedit_cli.parts import HALF, load_part, preferred, variants_in
 from scedit_cli.quieting import Shared, no_warnings
 from scedit_cli.unet_inputs import check_texts, check_unet
 
@@ -76,7 +77,7 @@ def open_pipeline(
         return Opened(_checked(pipeline, str(model)), (path.stem, title_of(path)), is_guessed=is_guessed)
     check_model(model)
     folder, commit = download_pipeline(
-        str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: _variant(files, dtype)
+        str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: best_variant(files, dtype)
     )
     return Opened(_load_folder(folder, str(model), dtype), (str(model), *_names(folder)), commit)
 
@@ -118,6 +119,7 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
         kinds["text_encoder_2"] = CLIPTextModelWithProjection
     else:
         kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
+    _check_files(folder, name)
     try:
         check_unet(read_json((folder / "unet" / "config.json").read_text(encoding="utf-8")), name)
         with quiet():
@@ -133,6 +135,21 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
         hint = "whole pipelines with .safetensors weights are read; pickled .bin weights are not"
         raise not_loaded(error, f"base {name}: its pipeline cannot be loaded", hint) from error
     return _checked(pipeline, name)
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raises SceditError where a file was not downloaded, or a tokenizer has no vocabulary: the library then makes one
+    of its own, to which every letter is unknown."""
+    for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
+        inside = folder / part
+        for file in sorted(inside.glob("[!.]*.*")):
+            check_fetched(file, f"base {name}: {part}/{file.name}")
+        if part.startswith("tokenizer") and inside.is_dir() and not (inside / "tokenizer.json").is_file():
+            for vocabulary in ("vocab.json", "merges.txt"):
+                if not (inside / vocabulary).is_file():
+                    raise SceditError(
+                        f"base {name}: {part}/{vocabulary} is missing", "get it anew, with its .json and .txt files"
+                    )
 
 
 def _checked(pipeline: DiffusionPipeline, name: str) -> DiffusionPipeline:
@@ -194,6 +211,14 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
     return parts
 
 
-def _variant(files: list[str], dtype: torch.dtype) -> str | None:
-    """The variant of a hub model's files to download, by those of its U-Net."""
-    return variant_of((file for file in files if file.startswith("unet/")), dtype)
+def best_variant(files: list[str], dtype: torch.dtype) -> str | None:
+    """The variant of a hub model's files to download: "fp16" where no more is asked for, else the plain ones, else what
+    a part has alone ("bf16", "non_ema"), where no other part has both: of a part that lacks the variant, the library
+    takes the plain ones."""
+    named = [file.partition("/") for file in files]
+    parts = {part: variants_in(name for of, _, name in named if of == part) for part in (*_PARTS, "text_encoder_2")}
+    if dtype == torch.float16 and HALF in parts["unet"]:
+        return HALF
+    alone = [each for each in parts.values() if each and None not in each]
+    shared = set.intersection(*alone) if alone else set()
+    return preferred(shared.difference(*(each for each in parts.values() if None in each)))

@@ -18,6 +18,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FRACTION = r"(?:\d+\.?\d*|\.\d+)"
 _SPAN = re.compile(rf"({_FRACTION})-({_FRACTION})")
 _MOST_SEEDS = 10_000
+LARGEST_SEED = 2**64 - 1  # as PyTorch takes them, and ComfyUI draws them
 _TAIL = re.compile(rf":{_NUMBER}(?::{_FRACTION}-{_FRACTION})?$")
 
 
@@ -140,14 +141,17 @@ def parse_seeds(text: str, where: str = "--seed") -> tuple[int, ...]:
     """Reads `7`, `1,2,3` or `1-8`, also together: `1-3,7`. At most 10,000, in the order given.
 
     Raises:
-        SceditError: what is no whole number from 0 on, or a range that counts down.
+        SceditError: what is no whole number from 0 to 2⁶⁴ − 1, or a range that counts down.
     """
     seeds: list[int] = []
     for part in str(text).split(","):
-        found = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
+        found = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if not first <= last < first + _MOST_SEEDS:
-            raise SceditError(f"{where} is {text}", hint="give a number from 0 on, several as 1,2,3, or a range as 1-8")
+        if not first <= last < first + _MOST_SEEDS or last > LARGEST_SEED:
+            raise SceditError(
+                f"{where} is {text}",
+                hint=f"give a number from 0 to {LARGEST_SEED}, several as 1,2,3, or a range as 1-8",
+            )
         seeds += range(first, last + 1)
     return tuple(seeds)
 

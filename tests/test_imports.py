@@ -30,7 +30,7 @@ LEVELS = (
     ("base_names", "noise_levels", "latents", "unet_inputs", "distillates", "original_keys", "parts", "fingerprint", "weighting"),
     ("core", "recipe", "specs", "schedulers"),
     ("locks",),
-    ("files", "workers", "markdown", "hub", "names", "devices", "quieting", "transparency", "samplers"),
+    ("files", "workers", "markdown", "hub", "names", "devices", "quieting", "transparency", "samplers", "fetched"),
     ("errors",),
 )
 NEIGHBOURS = {("__main__", "app"), ("app", "screen")}

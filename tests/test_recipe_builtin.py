@@ -59,3 +59,9 @@ def test_a_resolved_built_in_reads_back_the_same(name: str, tmp_path: Path) -> N
     file = tmp_path / "again.toml"
     file.write_text(recipe.to_toml(), encoding="utf-8")
     assert keys(load_recipe(file)) == keys(recipe)
+
+
+def test_the_mark_that_windows_editors_begin_a_file_with(tmp_path):
+    text = builtin_recipes()["canny"].read_bytes().replace(b"\n", b"\r\n")
+    (tmp_path / "canny.toml").write_bytes(b"\xef\xbb\xbf" + text)
+    assert load_recipe(tmp_path / "canny.toml") == load_recipe("canny")

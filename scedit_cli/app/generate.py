@@ -21,7 +21,9 @@ def generate(
     ] = [],
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", metavar="FILE", help="Prompts, one a line, or .jsonl.", rich_help_panel=_PROMPTS),
+        typer.Option(
+            "--prompts", metavar="FILE", help="Prompts, one a line, .jsonl or .csv.", rich_help_panel=_PROMPTS
+        ),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="What not to draw.", rich_help_panel=_PROMPTS)] = None,
     weighted: Annotated[

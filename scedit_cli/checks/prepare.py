@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scedit_cli.base_names import check_autoencoder, check_model, multiple_of
 from scedit_cli.data.dataset import METADATA
+from scedit_cli.data.formats import is_shard
 from scedit_cli.data.places import is_remote
 from scedit_cli.errors import SceditError
 from scedit_cli.files import check_writable, expanded
@@ -124,7 +125,7 @@ def _check_source(src: str | Path | None, conditions: Mapping[str, str | Path]) 
     if src is None or is_remote(str(src)):
         return
     path = expanded(src)
-    if not path.exists() and path.suffix != ".tar" and not is_hub_id(src):
+    if not path.exists() and not is_shard(path.name) and not is_hub_id(src):
         raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
     if path.is_dir():
         if not any(path.iterdir()):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
+from scedit_cli.fetched import check_fetched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,6 +142,8 @@ def _local(repository: str, name: str, weights: Path, needed: Sequence[str] = ()
         raise SceditError(f"--weights {weights} is no folder", hint=_download(repository, needed))
     for folder in (weights / repository, weights / repository.split("/")[-1], weights):
         if (folder / name).is_file():
+            for file in (folder / name, *sorted(folder.glob("*.safetensors"))):
+                check_fetched(file, f"--weights {file}")
             return folder
     raise SceditError(f"--weights {weights} has no {name} of {repository}", hint=_download(repository, needed, weights))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,15 @@ def attach(
         )
     if _is_compiled(unet):
         raise SceditError("this U-Net is compiled", hint="attach the tuners first, then call torch.compile")
-    given = [tuners] if isinstance(tuners, (Tuner, Bundle)) else list(tuners)
+    given = list(tuners) if isinstance(tuners, Iterable) else [tuners]
     flat: list[Tuner] = []
     own: list[float] = []
     for each in given:
         if not isinstance(each, (Tuner, Bundle)):
-            raise SceditError(f"{type(each).__name__} is no tuner", hint="scedit.load_tuner reads one from a file")
+            raise SceditError(
+                f"{type(each).__name__} is no tuner",
+                hint="give the tuner itself, as scedit.load_tuner reads it, and not what is wrapped around it",
+            )
         flat += each.tuners if isinstance(each, Bundle) else [each]
         own += each.scales if isinstance(each, Bundle) else [1.0]
         tuner_skips = flat[-1].channels

@@ -13,6 +13,9 @@ from scedit_cli.core.tuners import Tuner
 from scedit_cli.errors import SceditError
 
 
+_WRAPPED = ("_orig_mod", "module")  # what wrappers call the module inside
+
+
 class Bundle(nn.Module):
     """Several tuners that belong together, each with its scale α; attaches like one tuner.
 
@@ -29,6 +32,21 @@ class Bundle(nn.Module):
         self.tuners = nn.ModuleList(tuners)
         self.scales = checked_scales(scales, len(tuners))
         self.metadata: dict[str, str] = {}
+
+
+def unwrapped(tuner: nn.Module) -> Tuner | Bundle:
+    """The tuner itself, out of what torch.compile or DistributedDataParallel has wrapped around it: the names of a
+    wrapper's weights are not the tuner's.
+
+    Raises:
+        SceditError: it is no tuner.
+    """
+    while not isinstance(tuner, (Tuner, Bundle)):
+        inside = next((each for name in _WRAPPED if (each := getattr(tuner, name, None)) is not None), None)
+        if inside is None:
+            raise SceditError(f"{type(tuner).__name__} is no tuner", hint="scedit.load_tuner reads one from a file")
+        tuner = inside
+    return tuner
 
 
 def check_together(tuners: Sequence[Tuner]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import safe_open
 
 from scedit_cli.errors import SceditError, is_out_of_memory, reason
+from scedit_cli.fetched import check_fetched
 from scedit_cli.hub import is_hub_id, split_revision
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 Content = TypeVar("Content")
 _MOST_TENSORS = 20_000  # the largest bases have some thousands
 _LONGEST_KEY = 250  # letters
+# What wrappers put before every name: DistributedDataParallel, torch.compile, peft, Lightning.
+_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "state_dict.")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -52,7 +55,7 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         SceditError: the file is of another kind, damaged, or holds something else than floating-point tensors.
     """
-    _check_suffix(file)
+    _check_file(file)
     header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file, "pt", _tensors)
     for key, tensor in tensors.items():
         if len(key) > _LONGEST_KEY or not key.isprintable():
@@ -66,7 +69,7 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                 f"{file}: {key} is {dtype}, not floating-point weights",
                 hint="quantised files are not read; get the tuner in float16 or float32",
             )
-    return header, tensors
+    return header, dict(zip(_unwrapped(tensors), tensors.values(), strict=True))
 
 
 def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
@@ -75,16 +78,25 @@ def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
     Raises:
         SceditError: as `read`.
     """
-    _check_suffix(file)
-    return ({}, []) if file.suffix == ".bin" else _opened(file, "numpy", lambda opened: list(opened.keys()))
+    _check_file(file)
+    return ({}, []) if file.suffix == ".bin" else _opened(file, "numpy", lambda opened: _unwrapped(opened.keys()))
 
 
-def _check_suffix(file: Path) -> None:
+def _unwrapped(names: Iterable[str]) -> list[str]:
+    """The tensors' own names, where a module was saved with what was wrapped around it."""
+    names = list(names)
+    while wrapper := next((w for w in _WRAPPERS if names and all(name.startswith(w) for name in names)), None):
+        names = [name.removeprefix(wrapper) for name in names]
+    return names
+
+
+def _check_file(file: Path) -> None:
     if file.suffix not in SUFFIXES:
         raise SceditError(
             f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
             hint="a tuner is a .safetensors file",
         )
+    check_fetched(file, str(file))
 
 
 def _tensors(opened: Any) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scedit_cli import __version__
-from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.bundle import Bundle, unwrapped
 from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.reading import read_foreign
 from scedit_cli.core.foreign.writing import export
@@ -42,7 +42,8 @@ def save_tuner(
     """Writes one tuner file, whole or not at all; returns its path.
 
     Args:
-        tuner: an SC-Tuner, a CSC-Tuner, or a bundle with its scales.
+        tuner: an SC-Tuner, a CSC-Tuner, or a bundle with its scales; also one that torch.compile or
+            DistributedDataParallel has wrapped.
         path: ends in `.safetensors`. In another program's format it may also end in `.bin`, or be a folder.
         metadata: more facts for the file's header, added to `tuner.metadata`: `base`, `base_fingerprint`,
             `prediction_type`, `recipe`, `steps`, `modelspec.*`. All strings.
@@ -53,7 +54,7 @@ def save_tuner(
         SceditError: another suffix, metadata that is no string, a place that cannot be written to, or a format that
             has no such tuner.
     """
-    path = Path(path)
+    path, tuner = Path(path), unwrapped(tuner)
     given = dict(metadata or {})
     for key, value in given.items():
         if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Which files are pictures by their names, and what to do about those of formats that are not read."""
+"""Which files are pictures or shards by their names, and what to do about those of formats that are not read."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _UNREAD = {
         ".mng", ".jng", ".flif", ".bpg", ".pict",
     ),
 }  # fmt: skip
+_SHARDS = (".tar", ".tar.gz", ".tgz")
 _ADVICE = {suffix: advice for advice, suffixes in _UNREAD.items() for suffix in suffixes}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # the pages of a TIFF and the second picture of a phone's JPEG are no film
@@ -48,6 +49,11 @@ def unread(file: str) -> str | None:
 def is_picture(file: str) -> bool:
     """Whether a file of this name is a picture, of a format that is read or not."""
     return is_readable(file) or unread(file) is not None
+
+
+def is_shard(file: str) -> bool:
+    """Whether a file of this name is a WebDataset shard, packed or not."""
+    return file.lower().endswith(_SHARDS)
 
 
 def is_heif(head: bytes) -> bool:

@@ -16,9 +16,16 @@ from scedit_cli.conditions import channels_of, find
 from scedit_cli.conditions.orders import Order
 from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.pictures import decode, open_picture, reading
+from scedit_cli.errors import SceditError
 from scedit_cli.transparency import condition_image
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
+# The largest level that is taken for a number of something else, which, and what to do then.
+_NUMBERS = {
+    "depth": (63, "distances in millimetres", "make the nearest white, 255, and the farthest black"),
+    "seg": (63, "numbers of classes", "save each class in a colour of its own"),
+    "mask": (1, "zeros and ones", "save ones as 255"),
+}
 
 
 class Hints:
@@ -110,7 +117,7 @@ def read_photograph(path: Path) -> Tensor:
 
 
 def open_condition_picture(path: Path, kind: str) -> Image.Image:
-    """A condition picture in mode RGB, or RGBA where the kind's alpha counts.
+    """A dataset's condition picture in mode RGB, or RGBA where the kind's alpha counts.
 
     Raises:
         SceditError: as `read_uint8`.
@@ -118,6 +125,33 @@ def open_condition_picture(path: Path, kind: str) -> Image.Image:
     return _opened(path, channels_of(kind))
 
 
-def _opened(path: Path, channels: int) -> Image.Image:
+def open_given_condition(path: Path, kind: str) -> Image.Image:
+    """As `open_condition_picture`, of a file that nothing has checked yet.
+
+    Raises:
+        SceditError: as `read_uint8` and `check_levels`.
+    """
+    return _opened(path, channels_of(kind), kind)
+
+
+def check_levels(picture: Image.Image, kind: str, name: str) -> None:
+    """Checks that a condition picture holds levels and not other numbers, which look black: millimetres, the numbers of
+    classes, zeros and ones. What is all black says that there is nothing.
+
+    Raises:
+        SceditError: it is nearly black.
+    """
+    most, what, remedy = _NUMBERS.get(kind, (0, "", ""))
+    if not most:
+        return
+    level = max(high for _, high in picture.convert("RGB").getextrema())
+    if 0 < level <= most:
+        raise SceditError(f"{name} is nearly black, {level} of 255 at most, as {what} are", remedy)
+
+
+def _opened(path: Path, channels: int, unchecked: str = "") -> Image.Image:
+    """`unchecked` is the kind whose levels are to be checked."""
     with reading(path, str(path)) as opened:
-        return condition_image(decode(opened), channels, str(path))
+        picture = decode(opened)
+        check_levels(picture, unchecked, str(path))
+        return condition_image(picture, channels, str(path))

@@ -21,6 +21,7 @@ from scedit_cli.data.buckets import Fit, Size, fit
 from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
 from scedit_cli.data.formats import ANIMATED, unread
+from scedit_cli.data.hints import check_levels
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
@@ -80,8 +81,8 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
     Args:
         size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
     """
-    if entry.image is None:
-        return Rejected("unpaired", entry.lacks)
+    if entry.fault or entry.image is None:
+        return Rejected("unpaired", entry.fault or "it has no picture")
     lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
     if lacking:
         return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
@@ -228,7 +229,9 @@ def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
             raise SceditError(
                 f"{name} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
-        fitted = how.apply(condition_image(decode(opened), channels, name), blend=_is_blended(kind))
+        picture = decode(opened)
+        check_levels(picture, kind, name)
+        fitted = how.apply(condition_image(picture, channels, name), blend=_is_blended(kind))
         return condition_image(fitted, channels, name)  # scaling leaves traces of colours where alpha becomes 0
 
 

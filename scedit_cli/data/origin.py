@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.overview import overview
-from scedit_cli.data.formats import is_picture, suffix_of
+from scedit_cli.data.formats import is_picture, is_shard, suffix_of
 from scedit_cli.data.pictures import save_picture
 from scedit_cli.data.places import is_hidden, is_remote
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import shard_places
 from scedit_cli.data.sources.folder import CAPTIONS, OVERVIEW
-from scedit_cli.data.sources.rows import TABLES
+from scedit_cli.data.sources.rows import is_table
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded, read_json, write_whole
 
 REPORT = "report.json"
-_READ = (*CAPTIONS, *TABLES, ".arrow", ".tar")  # of a folder, beside pictures; all else may change
+_READ = (*CAPTIONS, ".arrow")  # of a folder, beside pictures, tables and shards; all else may change
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def located(src: str | Path) -> str:
 def _files(place: str | Path, out: str) -> Iterator[str]:
     """What lies at a place, apart from the folder `out`: in an order that depends on the names alone."""
     path = expanded(place)
-    if path.is_file() and suffix_of(path.name) in TABLES:  # the pictures that it names lie beside it
+    if path.is_file() and is_table(path.name):  # the pictures that it names lie beside it
         path = path.parent
     if not path.is_dir():
         if not is_remote(str(place)):
@@ -127,5 +127,8 @@ def _files(place: str | Path, out: str) -> Iterator[str]:
         return
     for folder, folders, names in os.walk(os.path.realpath(path)):
         folders[:] = sorted(each for each in folders if not is_hidden(each) and os.path.join(folder, each) != out)
-        read = (each for each in sorted(names) if is_picture(each) or suffix_of(each) in _READ)
-        yield from (os.path.join(folder, each) for each in read)
+        yield from (os.path.join(folder, each) for each in sorted(names) if _is_read(each))
+
+
+def _is_read(file: str) -> bool:
+    return is_picture(file) or is_table(file) or is_shard(file) or suffix_of(file) in _READ

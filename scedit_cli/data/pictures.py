@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from scedit_cli.data.formats import heif_formats, is_heif, unread
 from scedit_cli.errors import SceditError, not_installed
+from scedit_cli.fetched import check_fetched
 from scedit_cli.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
 # Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
@@ -97,6 +98,7 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Exception as error:  # the decoders raise whatever a damaged file leads them to
         if not heif_formats() and is_heif(_head(file)):
             raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
+        check_fetched(file, name)
         raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
 
 

@@ -24,7 +24,7 @@ class Report:
         misnamed: (file, its real format).
         captions: how many captions came from where.
         buckets: how many pictures of each (width, height).
-        splits, split, unread, namesakes: as of a `Source`.
+        splits, split, unread: as of a `Source`.
     """
 
     pictures: int = 0
@@ -39,13 +39,12 @@ class Report:
     splits: tuple[str, ...] = ()
     split: str | None = None
     unread: list[tuple[str, str]] = field(default_factory=list)
-    namesakes: list[tuple[str, str]] = field(default_factory=list)
 
     def begin(self, source: Source) -> None:
         """Takes over what is known of a source before its pictures are opened."""
         self.orphans, self.hidden = list(source.orphans), source.hidden
         self.splits, self.split = source.splits, source.split
-        self.unread, self.namesakes = list(source.unread), list(source.namesakes)
+        self.unread = list(source.unread)
 
     @property
     def coverage(self) -> float:
@@ -72,7 +71,6 @@ class Report:
             "split": self.split,
             "splits": list(self.splits),
             "unread": [{"file": file, "reason": why} for file, why in self.unread],
-            "namesakes": [{"file": file, "of": other} for file, other in self.namesakes],
         }
 
     def check(self, strict: bool, captionless: float) -> None:
@@ -84,7 +82,6 @@ class Report:
             "repeat others": [f"{file} (as {first})" for file, first in self.duplicates],
             "belong to no picture": self.orphans,
             "are not read": [f"{file} ({why})" for file, why in self.unread],
-            "share captions or conditions": [f"{file} (with {other})" for file, other in self.namesakes],
         }
         if strict and (found := {what: files for what, files in faults.items() if files}):
             raise SceditError(
@@ -119,8 +116,6 @@ class Report:
         rows += _some("captionless", self.captionless)
         rows += _some("duplicate", [f"{file} repeats {first}" for file, first in self.duplicates])
         rows += _some("misnamed", [f"{file} is {kind}" for file, kind in self.misnamed])
-        shared = [f"{file} shares captions or conditions with {other}" for file, other in self.namesakes]
-        rows += _some("namesake", shared)
         rows += _some("orphan", self.orphans)
         rows += _some("unread", [f"{file}: {why}" for file, why in self.unread])
         if self.hidden:

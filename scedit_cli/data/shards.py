@@ -14,11 +14,13 @@ from itertools import groupby
 from pathlib import Path
 
 from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.formats import is_shard
 from scedit_cli.data.licences import LICENCES, licences_of, write_licences
 from scedit_cli.data.pictures import LARGEST_FILE
 from scedit_cli.data.places import is_hidden, is_remote, open_place
 from scedit_cli.data.splits import in_files
 from scedit_cli.errors import SceditError, shortened
+from scedit_cli.fetched import check_fetched
 from scedit_cli.files import read_json, whole_folder, write_whole
 
 SIZES = "sizes.json"
@@ -44,7 +46,8 @@ def shard_places(place: str | Path) -> list[str]:
     if text.startswith("pipe:"):
         raise SceditError(f"{text}: no commands are run here", hint="name files, https:// or hf:// instead")
     if not is_remote(text) and Path(text).is_dir():
-        names = sorted(path.name for path in Path(text).glob("[!.]*.tar"))  # hidden: half-written
+        names = [path.name for path in Path(text).glob("[!.]*")]  # hidden: half-written
+        names = sorted(filter(is_shard, names))
         if len(splits := in_files(names)) > 1:
             first = {split: files[0] for split, files in splits.items()}
             raise SceditError(
@@ -66,17 +69,17 @@ def read_samples(shard: str | Path) -> Iterator[Sample]:
     """The samples of one shard in their order, read as they are asked for.
 
     Raises:
-        SceditError: it cannot be opened, is no tar, or ends too early.
+        SceditError: it cannot be opened, is no tar, or ends too early; or the files of a sample are not together.
     """
     with _told(shard), open_place(str(shard)) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-        for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
+        for key, members in _samples(tar, shard):
             yield Sample(key, {_split(member.name)[1]: _read(tar, member) for member in members})
 
 
 def count_samples(shard: str | Path) -> int:
     """How many samples a shard holds, by its headers alone where it is not compressed. Raises as `read_samples`."""
     with _told(shard), tarfile.open(shard, "r:*") as tar:
-        return sum(1 for _ in groupby(_files(tar), key=lambda member: _split(member.name)[0]))
+        return sum(1 for _ in _samples(tar, shard))
 
 
 def counts_of(shards: Sequence[str], on_step: Callable[[int, int], None] | None = None) -> list[int]:
@@ -195,6 +198,20 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(about, io.BytesIO(data))
 
 
+def _samples(tar: tarfile.TarFile, shard: str | Path) -> Iterator[tuple[str, Iterator[tarfile.TarInfo]]]:
+    """The files of each sample. Where those of one lie apart, as `tar` packs a folder, it would be taken for several,
+    pictures without captions and captions without pictures."""
+    seen: set[str] = set()
+    for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
+        if key in seen:
+            raise SceditError(
+                f"{shard}: the files of {key} do not follow one another",
+                hint="pack it again, sorted: tar --sort=name, or scedit prepare --shards",
+            )
+        seen.add(key)
+        yield key, members
+
+
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in tar:
         if member.isfile() and not any(is_hidden(part) for part in member.name.split("/") if part.strip(".")):
@@ -221,6 +238,7 @@ def _told(shard: str | Path) -> Iterator[None]:
     except (MemoryError, SceditError):
         raise
     except (tarfile.TarError, EOFError, zlib.error) as error:
+        check_fetched(shard, str(shard))
         raise SceditError(f"{shard} is no whole .tar: {error}", hint="get it anew") from error
     except Exception as error:  # each file system's own
         if not is_remote(str(shard)) and not isinstance(error, OSError):

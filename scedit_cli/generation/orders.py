@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import math
 from collections.abc import Mapping
@@ -13,8 +15,11 @@ from scedit_cli.conditions import kind_of_path
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded, read_json
 from scedit_cli.generation.request import Request
-from scedit_cli.specs import ConditionSpec, parse_condition, parse_seeds
+from scedit_cli.specs import LARGEST_SEED, ConditionSpec, parse_condition, parse_seeds
 
+_SEPARATORS = {".csv": ",;", ".tsv": "\t"}  # of tables; where the comma is for decimals, programs write semicolons
+_UNREAD = (".json", ".yaml", ".yml", ".toml", ".xlsx", ".parquet")
+_COLUMNS = ("prompt", "prompts", "caption", "text"), ("negative", "negative_prompt"), ("seed",)  # as tables call them
 _KEYS = ("prompt", "seed", "negative", "conditions", "scales")
 
 
@@ -85,8 +90,8 @@ def orders_for(request: Request) -> list[Order]:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The prompts of a text file, one a line, or of a .jsonl file; empty lines are passed over. Paths in a .jsonl file
-    count from its folder.
+    """The prompts of a text file, one a line, of a .jsonl file, or of a .csv or .tsv with a column of them; empty lines
+    are passed over. Paths in a .jsonl file count from its folder.
 
     Raises:
         SceditError: no such file, no prompts, or a line that is no such object; the message names the line.
@@ -97,13 +102,45 @@ def read_lines(path: Path) -> list[Line]:
         raise SceditError(f"--prompts {path}: no text in UTF-8", hint="save it as UTF-8") from error
     except OSError as error:
         raise SceditError(f"--prompts {path}: {error.strerror}", hint="check the path") from error
+    suffix = path.suffix.lower()
+    if suffix in _UNREAD:
+        raise SceditError(f"--prompts {path}: {suffix} is not read", "write one a line, a .jsonl, or a .csv")
+    if suffix in _SEPARATORS:
+        lines = _read_table(text, _SEPARATORS[suffix], f"--prompts {path}")
+    else:
+        lines = _read_text(text, suffix == ".jsonl", path)
+    if not lines:
+        raise SceditError(f"--prompts {path} holds no prompts", hint="write one a line")
+    return lines
+
+
+def _read_text(text: str, of_objects: bool, path: Path) -> list[Line]:
     # Of the marks that Unicode counts as ends of lines, only those that editors write; the others are part of a prompt.
     numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not numbered:
-        raise SceditError(f"--prompts {path} holds no prompts", hint="write one a line")
-    if path.suffix.lower() != ".jsonl":
+    if not of_objects:
         return [Line(line) for _, line in numbered]
     return [_read_object(line, f"--prompts {path}, line {number}", path.parent) for number, line in numbered]
+
+
+def _read_table(text: str, separators: str, where: str) -> list[Line]:
+    between = max(separators, key=text.partition("\n")[0].count)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=between))
+    except csv.Error as error:
+        raise SceditError(f"{where} is no readable table: {error}", hint="save it as UTF-8") from None
+    columns = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
+    prompt, negative, seed = (next((columns[n] for n in names if n in columns), None) for names in _COLUMNS)
+    if prompt is None:
+        raise SceditError(f"{where} has no prompts in a column prompt", f"it has {', '.join(columns) or 'no rows'}")
+    return [
+        Line(
+            row[prompt].strip(),
+            row.get(negative) or None,
+            parse_seeds(row[seed], f"{where}, row {number}: seed") if row.get(seed) else None,
+        )
+        for number, row in enumerate(rows, 2)
+        if (row[prompt] or "").strip()
+    ]
 
 
 def _read_object(text: str, where: str, folder: Path) -> Line:
@@ -153,6 +190,8 @@ def _seeds(request: Request) -> tuple[int, ...]:
         raise SceditError(
             f"--num {request.num} and {len(seeds)} seeds", hint="give --seed one number to count on from, or no --num"
         )
+    if seeds[0] + request.num - 1 > LARGEST_SEED:
+        raise SceditError(f"--seed {seeds[0]} --num {request.num}: the largest seed is {LARGEST_SEED}", "begin lower")
     return tuple(range(seeds[0], seeds[0] + request.num))
 
 

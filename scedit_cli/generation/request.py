@@ -34,8 +34,9 @@ class Request:
 
     Attributes:
         prompts: each gets a picture per seed; one empty prompt by default.
-        prompts_file: more prompts, one a line, or with the suffix .jsonl one object a line: `prompt`, `seed`,
-            `negative`, `conditions` (kind -> `FILE[:SCALE[:START-END]]`, null leaves one out), `scales` (name -> α).
+        prompts_file: more prompts, one a line, in the column `prompt` of a .csv or .tsv, or with the suffix .jsonl one
+            object a line: `prompt`, `seed`, `negative`, `conditions` (kind -> `FILE[:SCALE[:START-END]]`, null leaves
+            one out), `scales` (name -> α).
         seed: `7`, `1,2,3` or `1-8`; 0 by default.
         num: pictures per prompt, a single seed counting on.
         conds: condition pictures, `[KIND=]FILE[:SCALE[:START-END]]`; left out, the kind is told by the name of the

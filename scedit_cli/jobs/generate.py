@@ -28,6 +28,7 @@ from scedit_cli.generation.request import Request
 from scedit_cli.generation.run import Run, accelerator
 from scedit_cli.generation.sheet import sheet
 from scedit_cli.generation.steering import Steering
+from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.pipelines import EMBEDDED
 from scedit_cli.specs import parse_tuner
@@ -121,9 +122,12 @@ def generate(
             kept = kept | {"batch": None}
         request = request.over(again)
     orders = orders_for(request)
+    texts = dict.fromkeys(each for order in orders for each in (order.prompt, order.negative))
     if request.weighted:
-        for text in dict.fromkeys(each for order in orders for each in (order.prompt, order.negative)):
+        for text in texts:
             parsed(text)
+    for told in foreign_syntax(texts, request.weighted):
+        tell(Note(told))
     names = Names(expanded(out or "pictures"), template, overwrite)
     device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
     steering = Steering.of(request, orders, request.base or EMBEDDED, score, device)

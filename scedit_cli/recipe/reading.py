@@ -53,7 +53,7 @@ def settings_of_made(text: str) -> list[str]:
 def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of the recipe at `path`, with those of the recipes that it extends; `heirs` are those that extend it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
     except OSError as error:

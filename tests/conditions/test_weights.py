@@ -167,3 +167,15 @@ def test_transformers_make_nothing_up(tmp_path):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SceditError, match=r"no complete Segformer.*: decode_head\.classifier\.bias is missing"):
         annotator.loader(annotator.settings(), tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("file", ["net.pth", "config.json", "model.safetensors"])
+def test_local_copies_that_were_not_downloaded_are_told_as_such(tmp_path, file):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "net.pth").write_bytes(b"PK")
+    (tmp_path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(SceditError, match=f"{file} is a Git LFS pointer"):
+        if file == "net.pth":
+            weights.state_of(PLACE, tmp_path)
+        else:
+            weights.pretrained(None, "owner/nets", tmp_path)

@@ -100,16 +100,16 @@ def test_by_itself_one_is_refused_too(reader, suffix, tmp_path):
 
 def test_a_raw_file_beside_its_picture_takes_nothing_from_it(tmp_path):
     files = {"a.jpg": encoded("JPEG"), "a.CR2": TIFF.getvalue(), "a.txt": b"t"}
-    files |= {"maps/a.exr": b"x", "maps/a.png": png(1)}
+    files |= {"maps/a.exr": b"x", "maps/a.png": png(100)}
     report = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, conditions={"depth": "maps"}).report
     assert report.pictures == 1 and [name for name, _, _ in report.rejected] == ["a.CR2"]
-    assert report.orphans == ["depth: maps/a.exr"] and report.namesakes == []
+    assert report.orphans == ["depth: maps/a.exr"]
     shard = write_tar(tmp_path / "a.tar", {"a.cr2": b"x", "a.jpg": files["a.jpg"], "a.txt": b"t"})
     assert prepare(shard, tmp_path / "sharded", size=64).pictures == 1
 
 
 def test_a_condition_picture_that_is_not_read_says_why(tmp_path):
-    files = {"a.png": png(1), "a.txt": b"t", "b.png": png(2), "b.txt": b"t", "m/a.exr": b"x", "m/b.png": png(3)}
+    files = {"a.png": png(1), "a.txt": b"t", "b.png": png(2), "b.txt": b"t", "m/a.exr": b"x", "m/b.png": png(103)}
     report = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, conditions={"depth": "m"}).report
     [(name, _, why)] = report.rejected
     assert name == "a.png" and why.startswith("its depth is a picture of high dynamic range: ")
@@ -195,14 +195,6 @@ def test_of_two_captions_that_differ_in_case_one_is_named(tmp_path):
     source = open_source(write(tmp_path, files))
     texts = [{suffix: blob.open().read() for suffix, blob in entry.captions.items()} for entry in source.entries]
     assert texts == [{".txt": b"this"}, {}] and source.orphans == ["B.TXT", "a.TXT"]
-
-
-def test_pictures_of_one_stem_share_what_belongs_to_it_and_are_named(tmp_path):
-    files = {"a.jpg": encoded("JPEG"), "a.png": png(1), "a.txt": "t", "b.png": png(2), "b.webp": encoded("WEBP")}
-    report = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, allow_captionless=True).report
-    assert report.namesakes == [("a.png", "a.jpg")] and report.pictures == 4
-    with pytest.raises(SceditError, match=r"1 share captions or conditions: a\.png \(with a\.jpg\)"):
-        prepare(tmp_path / "src", tmp_path / "strict", size=64, strict=True)
 
 
 def test_what_systems_leave_behind_is_passed_over(tmp_path):

@@ -30,7 +30,6 @@ def test_more_than_one_percent_without_a_caption_is_an_error():
         ({"captionless": ["a.png"]}, "1 have no caption: a.png"),
         ({"duplicates": [("b.png", "a.png")]}, r"1 repeat others: b\.png \(as a\.png\)"),
         ({"unread": [("a.csv", "rename it")]}, r"1 are not read: a\.csv \(rename it\)"),
-        ({"namesakes": [("b.png", "b.jpg")]}, r"1 share captions or conditions: b\.png \(with b\.jpg\)"),
         ({"orphans": list("abcdefg")}, "7 belong to no picture: a, b, c, d, e and 2 more"),
     ],
 )

@@ -182,6 +182,13 @@ def test_a_prompt_that_is_cut_is_told(generate):
     assert [event.text[:27] for event in events if isinstance(event, Note)] == ["this prompt is longer than "]
 
 
+def test_other_programs_syntax_is_told_once_and_drawn_as_it_stands(generate):
+    events = []
+    result = generate(prompts=["a (red:1.3) cube"], negative="(blue:1.2)", num=2, on_event=events.append)
+    assert [event.text[:11] for event in events if isinstance(event, Note)] == ["'(red:1.3)'"]
+    assert [image.prompt for image in result.images] == ["a (red:1.3) cube"] * 2
+
+
 BAD = {
     "missing file": ({"conds": ["canny=gone.png"]}, "--cond: gone.png does not exist"),
     "no picture": ({"conds": ["{}/notes-canny.png"]}, "notes-canny.png is no readable picture"),

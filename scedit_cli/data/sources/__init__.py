@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.formats import suffix_of
+from scedit_cli.data.formats import is_shard, suffix_of
 from scedit_cli.data.licences import LICENCES, licences_in
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.sources import folder, hub, rows, tables, webdataset
@@ -34,9 +34,9 @@ def open_source(
 
     Args:
         src: a folder or zip of pictures with .txt or .caption files, or with metadata.jsonl, .csv or .parquet, there or
-            in its folders; such a table itself, by whatever name; WebDataset shards (a .tar, a folder of them, or a
-            pattern as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files with pictures in them; a
-            Hugging Face dataset, saved on disk or by its name on the hub.
+            in its folders; such a table itself, by whatever name; WebDataset shards (a .tar or .tar.gz, a folder of
+            them, or a pattern as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files with pictures in
+            them; a Hugging Face dataset, saved on disk or by its name on the hub.
         conditions: kind -> folder (or zip) of condition pictures, paired with the pictures by their stems.
         columns: of a table or shard, "image", "text" or a kind of condition -> how its column (or suffix) is called.
         split: of a Hugging Face dataset, or of folders and parquet files called as its splits ("train", "validation",
@@ -58,7 +58,7 @@ def open_source(
     if not path.exists():
         raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
     _no(subset=subset, revision=revision)
-    if path.is_file() and suffix_of(path.name) in rows.TABLES:
+    if path.is_file() and rows.is_table(path.name):
         return _open_table(path, conditions, columns, split)
     tree = ZipTree(path) if path.suffix.lower() == ".zip" and path.is_file() else FolderTree(path)
     return _open_tree(tree, conditions or {}, columns, split)
@@ -84,11 +84,12 @@ def _open_tree(
     tree.leave_out(tuple(folder for other, each in splits.items() if other != taken for folder in each))
     found = tables.find(tree, splits.get(taken, []))
     parquet = [file for file in tree.files if suffix_of(file) == ".parquet"]
-    is_else = tree.pictures or any(suffix_of(file) == ".tar" for file in tree.files)
+    parquet = list(map(tree.on_disk, parquet)) if isinstance(tree, FolderTree) else []
+    is_else = tree.pictures or any(map(is_shard, tree.files))
     if found:
         _no(conditions=conditions, split=not splits and split)
         source = _of_tables(tree, found, columns)
-    elif isinstance(tree, FolderTree) and parquet and (not is_else or hub.hold_pictures(tree.path, parquet)):
+    elif parquet and (not is_else or hub.hold_pictures(tree.path, parquet)):
         _no(conditions=conditions)
         source = hub.open_parquet(tree.path, parquet, columns, None if splits else split)
         return replace(source, orphans=tree.pictures, hidden=tree.hidden)

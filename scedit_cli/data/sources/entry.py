@@ -33,11 +33,12 @@ class Entry:
 
     Attributes:
         name: in reports.
-        image: None where the source names a picture that it does not have; `lacks` says so in a sentence.
+        image: None where the source names a picture that it does not have.
         text: the caption; None where it is in `captions`, or nowhere.
         captions: files beside the picture that hold its caption, by suffix, the first to be preferred.
         conditions: by kind; None where the picture lacks what others have.
         more: further columns of a table, which the dataset's metadata keeps.
+        fault: why the picture is not to be used, where the source tells already.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Entry:
     captions: dict[str, Blob] = field(default_factory=dict)
     conditions: dict[str, Blob | None] = field(default_factory=dict)
     more: dict[str, str | float | bool] = field(default_factory=dict)
-    lacks: str = "it has no picture"
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ class Source:
         licences: what the source's `licences.json` tells, by kind of condition picture.
         splits: those that the source has, `split` the one that is taken; None where it has none.
         unread: files that look as if they belonged to the pictures, and why they are not read.
-        namesakes: pictures that share their captions or conditions with another one, and that one.
     """
 
     count: int
@@ -72,7 +72,6 @@ class Source:
     splits: tuple[str, ...] = ()
     split: str | None = None
     unread: list[tuple[str, str]] = field(default_factory=list)
-    namesakes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def text_of(value: object, at: str) -> str | None:

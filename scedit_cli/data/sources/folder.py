@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from scedit_cli.data.formats import is_picture, is_readable, suffix_of
+from scedit_cli.data.formats import is_picture, is_readable, is_shard, suffix_of
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, stem_of
 from scedit_cli.errors import SceditError
@@ -15,6 +17,7 @@ from scedit_cli.files import expanded
 OVERVIEW = "overview.png"  # the contact sheet of a dataset folder
 CAPTIONS = (".txt", ".caption")  # where a picture has both, the first is taken
 _IMAGES, _CONDITIONS = "images/", "conditions/"
+_LABELS = {"mask": "-masklabel", "condlabel": "-condlabel"}  # beside a picture, as OneTrainer has them: kind -> ending
 
 
 def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
@@ -33,46 +36,59 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
         inside = {kind: f"{_CONDITIONS}{kind}/" for kind in sorted(kinds)} | inside
     apart = tuple(inside.values())
     names = [file for file in tree.files if file.startswith(root) and not file.startswith(apart)]
-    pictures = [file for file in names if is_picture(file)]
+    labels = _labels([file for file in names if is_picture(file)])
+    pictures = [file for file in names if is_picture(file) and file not in labels]
     if not pictures:
         raise _no_pictures(tree)
 
     stems = {stem_of(file) for file in pictures}
     beside = {file: (stem_of(file), suffix_of(file)) for file in names if suffix_of(file) in CAPTIONS}
     captions = {key: file for file, key in sorted(beside.items())}  # of a.TXT and a.txt, the last
-    orphans = [file for file, key in beside.items() if key[0] not in stems or captions[key] != file]
+
+    def texts_of(file: str) -> dict[str, str]:
+        """The caption of a.png is in a.txt, else in a.png.txt."""
+        found = {end: captions.get((stem_of(file), end)) or captions.get((file, end)) for end in CAPTIONS}
+        return {suffix: name for suffix, name in found.items() if name}
+
+    taken = {name for file in pictures for name in texts_of(file).values()}
+    orphans = [file for file in beside if file not in taken]
     read = (root, _CONDITIONS, *apart)
     orphans += [file for file in tree.pictures if not file.startswith(read) and file != OVERVIEW]
     others = tuple(folder.removeprefix(root) for folder in tree.others)
-    paired = {kind: _Pairs(tree, stems, root, others, prefix) for kind, prefix in inside.items()}
-    paired |= {kind: _Pairs(other, stems, root, others) for kind, other in elsewhere.items()}
+    paired: dict[str, _Pairs] = {}
+    for kind, end in _LABELS.items():
+        files = [file for file, each in labels.items() if each == kind]
+        if kind in inside or kind in elsewhere:
+            orphans += files
+        elif files:
+            paired[kind] = _Pairs(tree, files, stems, root, root, end)
+    for kind, prefix in inside.items():
+        paired[kind] = _Pairs(tree, _below(tree, prefix, others), stems, root, prefix)
+    for kind, other in elsewhere.items():
+        paired[kind] = _Pairs(other, _below(other, "", others), stems, root)
     for kind, pairs in paired.items():
         if not pairs.files:
             place = conditions.get(kind, inside.get(kind))
             raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
         orphans += [f"{kind}: {file}" for file in pairs.without()]
 
-    def texts_of(file: str) -> dict[str, Blob]:
-        found = {suffix: captions.get((stem_of(file), suffix)) for suffix in CAPTIONS}
-        return {suffix: blob(tree, name) for suffix, name in found.items() if name}
+    twins = _twins(pictures)
 
     def entries() -> Iterator[Entry]:
         for file in pictures:
             yield Entry(
                 name=file,
                 image=blob(tree, file),
-                captions=texts_of(file),
+                captions={suffix: blob(tree, name) for suffix, name in texts_of(file).items()},
                 conditions={kind: pairs.find(stem_of(file)) for kind, pairs in paired.items()},
+                fault=twins.get(file),
             )
 
-    first: dict[str, str] = {}
-    shared = [(file, first.setdefault(stem_of(file), file)) for file in pictures if is_readable(file)]
-    namesakes = [(file, other) for file, other in shared if file != other and (paired or texts_of(file))]
-    return Source(len(pictures), entries(), orphans, tree.hidden, namesakes=namesakes)
+    return Source(len(pictures), entries(), orphans, tree.hidden)
 
 
 def _no_pictures(tree: Tree) -> SceditError:
-    if shards := [file for file in tree.files if suffix_of(file) == ".tar"]:
+    if shards := list(filter(is_shard, tree.files)):
         folder = shards[0].rpartition("/")[0]
         return SceditError(
             f"{tree.name} holds other files beside the shards, as {shards[0]}",
@@ -83,19 +99,52 @@ def _no_pictures(tree: Tree) -> SceditError:
     )
 
 
-class _Pairs:
-    """The condition pictures below `prefix` of a tree, for pictures of these `stems`, which begin with `root`: that of
-    `deep/a` is `deep/a`, else `a`, where no other picture is called so. `others` are folders of splits not taken."""
+def _labels(pictures: list[str]) -> dict[str, str]:
+    """Those of the pictures that are labels of others, and their kind."""
+    stems = {stem_of(file) for file in pictures}
+    return {
+        file: kind
+        for file in pictures
+        for kind, end in _LABELS.items()
+        if stem_of(file).endswith(end) and stem_of(file).removesuffix(end) in stems
+    }
 
-    def __init__(self, tree: Tree, stems: set[str], root: str, others: tuple[str, ...], prefix: str = "") -> None:
+
+def _twins(pictures: list[str]) -> dict[str, str]:
+    """What is wrong with each of the pictures that are called alike but for their suffix, and read."""
+    called: dict[str, list[str]] = {}
+    for file in filter(is_readable, pictures):
+        called.setdefault(stem_of(file), []).append(file)
+    return {
+        file: f"{next(other for other in alike if other != file)} has the same name: remove one of two copies; "
+        "condition pictures belong in a folder of their own, which --cond KIND=FOLDER names"
+        for alike in called.values()
+        if len(alike) > 1
+        for file in alike
+    }
+
+
+def _below(tree: Tree, prefix: str, others: tuple[str, ...]) -> list[str]:
+    """The pictures below `prefix` of a tree, but for those in the folders `others` there, of splits not taken."""
+    inside = (file for file in tree.pictures if file.startswith(prefix))
+    return [file for file in inside if not file[len(prefix) :].startswith(others or ("/",))]
+
+
+class _Pairs:
+    """The condition pictures `files` of a tree, each named as a picture between `prefix` and `end`. They are for
+    pictures of these `stems`, which begin with `root`: that of `deep/a` is `deep/a`, else `a`, where no other picture
+    is called so."""
+
+    def __init__(
+        self, tree: Tree, files: list[str], stems: set[str], root: str, prefix: str = "", end: str = ""
+    ) -> None:
         self.tree, self.stems, self.root = tree, stems, root
-        inside = (file for file in tree.pictures if file.startswith(prefix))
-        self._every = [file for file in inside if not file[len(prefix) :].startswith(others or ("/",))]
+        self._every = files
         # Of two of one stem, the first of a format that is read.
         ordered = sorted(self._every, key=lambda file: not is_readable(file))
         self.files: dict[str, str] = {}
         for file in ordered:
-            self.files.setdefault(stem_of(file)[len(prefix) :], file)
+            self.files.setdefault(stem_of(file)[len(prefix) :].removesuffix(end), file)
         self._namesakes = Counter(_last(stem) for stem in stems)
 
     def find(self, stem: str) -> Blob | None:
@@ -129,6 +178,8 @@ def inside_of(tree: Tree, place: str | Path) -> str:
     not."""
     names = [f"{str(place).strip('/')}/"]
     if isinstance(tree, FolderTree):
-        path, root = expanded(place).resolve(), tree.path.resolve()
-        names += [f"{path.relative_to(root).as_posix()}/"] if path.is_relative_to(root) and path != root else []
+        for real in (os.path.abspath, os.path.realpath):  # it may be a link, or lie behind one
+            path, root = Path(real(expanded(place))), Path(real(tree.path))
+            names += [f"{path.relative_to(root).as_posix()}/"] if path.is_relative_to(root) and path != root else []
+    names = [unicodedata.normalize("NFC", name) for name in names]  # as a tree's files are called
     return next((name for name in names if any(file.startswith(name) for file in tree.files)), "")

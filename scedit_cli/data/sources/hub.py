@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from scedit_cli.data.pictures import reading
+from scedit_cli.data.places import is_remote
 from scedit_cli.data.sources.columns import caption_in, column_named, further, text_columns
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.splits import chosen, in_files
 from scedit_cli.errors import SceditError, not_installed, reason, shortened
+from scedit_cli.fetched import check_fetched
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -37,6 +39,7 @@ def hold_pictures(root: Path, files: Sequence[str]) -> bool:
         from pyarrow import ArrowException, parquet, types
     except ImportError:
         raise not_installed(f"{root}/{files[0]}", "datasets", "datasets") from None
+    check_fetched(root / files[0], f"{root}/{files[0]}")
     try:
         schema = parquet.read_schema(root / files[0])
     except ArrowException as error:
@@ -61,6 +64,8 @@ def open_parquet(root: Path, files: Sequence[str], columns: Mapping[str, str], s
     name = str(root / files[0]) if len(files) == 1 else str(root)
     load, splits = _library(name).load_dataset, in_files(files)
     taken = chosen(list(splits), split, name)
+    for file in splits[taken]:
+        check_fetched(root / file, f"{root}/{file}")
     loaded = _told(name, load, "parquet", data_files=[str(root / file) for file in splits[taken]], split="train")
     return replace(_source(loaded, name, root, columns), splits=tuple(splits), split=taken)
 
@@ -120,8 +125,9 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
 
     kinds = {kind: column(wanted) for kind, wanted in columns.items() if kind not in ("image", "text")}
     texts = [column(columns["text"])] if "text" in columns else text_columns(features)
-    image = column(columns["image"]) if "image" in columns else _first_of_pictures(encoded) or _first_of_pictures(
-        [each for each in able if each not in kinds.values() and _has_picture(dataset, each, roots)]
+    image = column(columns["image"]) if "image" in columns else (
+        _of_pictures([each for each in encoded if each not in kinds.values()], name)
+        or _of_pictures([e for e in able if e not in kinds.values() and _has_picture(dataset, e, roots)], name)
     )
     for each in filter(None, (image, *kinds.values())):
         if each not in able:
@@ -131,9 +137,10 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
                 "of files' names is called metadata.parquet",
             )
     if image is None:
-        raise SceditError(
-            f"{name} has no column of pictures", hint=f"it has {', '.join(features)}; --columns image=NAME names one"
-        )
+        addressed = next((each for each, cell in next(iter(dataset), {}).items() if _is_address(cell)), None)
+        hint = f"it has {', '.join(features)}; --columns image=NAME names one"
+        hint = f"{addressed} holds addresses: img2dataset fetches what they name" if addressed else hint
+        raise SceditError(f"{name} has no column of pictures", hint)
     if not len(dataset):
         raise SceditError(f"{name} holds no pictures")
     for each in {image, *kinds.values()}.intersection(encoded):
@@ -175,8 +182,23 @@ def _is_nested(kind: Any) -> bool:
     return not isinstance(kind, Value | ClassLabel) or getattr(kind, "dtype", "") in _BINARY
 
 
-def _first_of_pictures(columns: Sequence[str]) -> str | None:
-    return column_named(columns, "image") or next(iter(columns), None)
+def _of_pictures(columns: Sequence[str], name: str) -> str | None:
+    """Which of these columns of pictures holds the images; None without any.
+
+    Raises:
+        SceditError: nobody can know: in the data of ControlNet's tutorial the first one holds the conditions.
+    """
+    image = column_named(columns, "image")
+    if image is None and len(columns) > 1:
+        raise SceditError(
+            f"{name} has several columns of pictures, {', '.join(columns)}, and none is called image",
+            hint=f"say what each is, as in --columns image={columns[-1]},canny={columns[0]}",
+        )
+    return image or next(iter(columns), None)
+
+
+def _is_address(cell: Any) -> bool:
+    return isinstance(cell, str) and is_remote(cell) and len(cell.split()) == 1
 
 
 def _has_picture(dataset: Dataset, column: str, roots: list[Path]) -> bool:

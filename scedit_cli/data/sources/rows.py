@@ -1,9 +1,10 @@
-"""The rows of tables: .jsonl, .csv and .parquet."""
+"""The rows of tables: .jsonl, .csv and .parquet, and prompt.json."""
 
 from __future__ import annotations
 
 import csv
 import io
+import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from scedit_cli.data.sources.trees import Tree
 from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.files import read_json
 
+LINES = "prompt.json"  # ControlNet's: of lines, for all its name
+_SEPARATORS = ",;\t"  # of a CSV; where the comma is for decimals, programs write semicolons
 _AT_ONCE = 1024  # rows of a parquet file
 
 Row = dict[str, Any]
@@ -24,6 +27,11 @@ def rows_of(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
         SceditError: a malformed row, or a table that cannot be read.
     """
     return _READERS[suffix_of(table)](tree, table)
+
+
+def is_table(file: str) -> bool:
+    """Whether a file of this name is read as a table, where somebody names it."""
+    return suffix_of(file) in TABLES or posixpath.basename(file).lower() == LINES
 
 
 def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
@@ -46,7 +54,7 @@ def _csv(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
         try:
             heading = text.readline()
             text.seek(0)
-            mark = next((mark for mark in ",;\t" if mark in heading), ",")  # where a comma is the decimal point: ;
+            mark = max(_SEPARATORS, key=heading.count)
             for number, row in enumerate(csv.DictReader(text, delimiter=mark, strict=True), 2):
                 at = f"{tree.name}/{table} row {number}"
                 if None in row or None in row.values():
@@ -72,5 +80,5 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
             raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it anew") from None
 
 
-_READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-TABLES = tuple(_READERS)
+TABLES = (".jsonl", ".csv", ".parquet")
+_READERS = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -1,9 +1,11 @@
-"""Pictures that tables name: metadata.jsonl, .csv or .parquet in a folder or zip, or in each of its folders."""
+"""Pictures that tables name: metadata.jsonl, .csv or .parquet, or prompt.json, in a folder or zip, or in each of its
+folders."""
 
 from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -16,11 +18,12 @@ from scedit_cli.data.sources.columns import (
 )  # fmt: skip
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.folder import OVERVIEW
-from scedit_cli.data.sources.rows import TABLES, Row, rows_of
+from scedit_cli.data.sources.rows import LINES, TABLES, Row, rows_of
 from scedit_cli.data.sources.trees import Tree, blob, stem_of
 from scedit_cli.errors import SceditError
+from scedit_cli.fetched import check_fetched
 
-_NAMES = tuple(f"metadata{suffix}" for suffix in TABLES)
+_NAMES = (*(f"metadata{suffix}" for suffix in TABLES), LINES)
 KINDS = (*TABLES, ".tsv")
 _IMAGE = "file_name"
 _ALIKE = ("image", "image_path", "img", "filename", "filepath", "file", "path", "target")  # how others call that column
@@ -84,6 +87,9 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
     Raises:
         SceditError: empty tables, or ones without the columns that name pictures; or (on the way) a malformed row.
     """
+    for table in tables:
+        with tree.open(table) as file:
+            check_fetched(file, f"{tree.name}/{table}")
     place = f"{tree.name}/{tables[0]}"
     names = list(dict.fromkeys(chain.from_iterable(row for table in tables for _, row in rows_of(tree, table))))
     if not names:
@@ -177,7 +183,7 @@ def _file(cell: Any, folder: str, at: str, known: set[str]) -> str:
         return folder + cell
     if _DRIVE.match(plain):
         raise SceditError(f"{at} is {cell!r}", hint="name a file inside the folder")
-    return folder + posixpath.normpath(plain)
+    return folder + unicodedata.normalize("NFC", posixpath.normpath(plain))  # as a tree's files are called
 
 
 def _missing(name: str):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,7 +43,7 @@ class Tree:
 
 
 class FolderTree(Tree):
-    """The files of a folder and its subfolders."""
+    """The files of a folder and its subfolders, links to others among them."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
@@ -53,17 +55,25 @@ class FolderTree(Tree):
         self.path = path
         files: list[str] = []
         hidden = 0
-        for folder, folders, names in os.walk(path):
-            folders[:] = [name for name in folders if not is_hidden(name)]
+        above = {str(path): {os.path.realpath(path)}}  # a link may lead back to where it stands
+        for folder, folders, names in os.walk(path, followlinks=True):
+            places = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not is_hidden(name)}
+            folders[:] = [name for name, place in places.items() if place not in above[folder]]
+            above |= {os.path.join(folder, name): above[folder] | {places[name]} for name in folders}
             inside = os.path.relpath(folder, path).replace(os.sep, "/")
             prefix = "" if inside == "." else f"{inside}/"
             kept = [prefix + name for name in names if not is_hidden(name)]
             hidden += len(names) - len(kept)
             files += kept
-        super().__init__(str(path), files, hidden)
+        self._on_disk = composed(files)
+        super().__init__(str(path), list(self._on_disk), hidden)
+
+    def on_disk(self, file: str) -> str:
+        """What a file is called there."""
+        return self._on_disk.get(file, file)
 
     def open(self, file: str) -> BinaryIO:
-        return (self.path / file).open("rb")
+        return (self.path / self.on_disk(file)).open("rb")
 
 
 class ZipTree(Tree):
@@ -82,7 +92,8 @@ class ZipTree(Tree):
         prefix = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in kept) else ""
         if prefix in ("images/", "conditions/"):
             prefix = ""
-        self._members = {name.removeprefix(prefix): every[name] for name in kept}
+        names = composed(name.removeprefix(prefix) for name in kept)
+        self._members = {name: every[prefix + inside] for name, inside in names.items()}
         super().__init__(str(path), list(self._members), len(every) - len(kept))
 
     def open(self, file: str) -> BinaryIO:
@@ -98,6 +109,14 @@ class ZipTree(Tree):
             raise
         except Exception as error:  # so do its decompressors
             raise SceditError(f"{self.name}: {file} cannot be read: {reason(error)}", "get the zip anew") from error
+
+
+def composed(names: Iterable[str]) -> dict[str, str]:
+    """Each of the names by itself in the composed form, which tables and most systems write: macOS writes a letter and
+    its accent as two characters. Where both forms are there, each stays what it is."""
+    names = list(names)
+    known = set(names)
+    return {name if (one := unicodedata.normalize("NFC", name)) in known else one: name for name in names}
 
 
 def blob(tree: Tree, file: str) -> Blob:

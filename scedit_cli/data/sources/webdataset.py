@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.dataset import weight_of
-from scedit_cli.data.formats import is_picture, is_readable
+from scedit_cli.data.formats import is_picture, is_readable, is_shard
 from scedit_cli.data.licences import licences_of
 from scedit_cli.data.places import is_hidden, is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
@@ -21,12 +21,13 @@ _SHOWN = 6  # files of a sample in a sentence
 
 
 def is_shards(place: str | Path) -> bool:
-    """A .tar, a pattern of them, a URL, or a folder of nothing else but them and the tables that tell of them."""
+    """A .tar, packed or not, a pattern of them, a URL, or a folder of nothing else but them and the tables that tell of
+    them."""
     path = Path(place)
     if not path.is_dir():
-        return path.suffix == ".tar" or is_remote(str(place))
+        return is_shard(path.name) or is_remote(str(place))
     names = {file.name for file in path.iterdir() if not is_hidden(file.name)}
-    shards = {name for name in names if name.endswith(".tar")}
+    shards = set(filter(is_shard, names))
     return bool(shards) and all(
         name in shards or name.endswith(".json") or (name.endswith(".parquet") and f"{name[:-8]}.tar" in shards)
         for name in names
@@ -54,7 +55,8 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
     files = {name.lower(): data for name, data in sample.files.items()}
     columns = {key: name.lower().removeprefix(".") for key, name in columns.items()}
     kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
-    alone = [suffix for suffix in files if "." not in suffix and is_picture(f"a.{suffix}")]
+    plain = [suffix for suffix in files if "." not in suffix and suffix not in kinds.values()]
+    alone = [suffix for suffix in plain if is_picture(f"a.{suffix}")]
     alone = [suffix for suffix in alone if is_readable(f"a.{suffix}")] or alone[:1]
     image = columns.get("image") or (alone[0] if len(alone) == 1 else None)
     for suffix in files:
@@ -77,11 +79,11 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
         captions={suffix: blob(suffix[1:]) for suffix in sorted(texts, reverse=True) if suffix[1:] in files},
         conditions={kind: blob(suffix) for kind, suffix in kinds.items()},
         more={} if weight is None else {WEIGHT: weight_of(weight, f"{sample.key}.json")},
-        lacks=_lacks(sample, [] if image else alone),
+        fault=None if image in files else _fault(sample, [] if image else alone),
     )
 
 
-def _lacks(sample: Sample, pictures: Sequence[str]) -> str:
+def _fault(sample: Sample, pictures: Sequence[str]) -> str:
     """Why a sample has no picture, or none of its `pictures` is the one, and what was taken for one sample."""
     if pictures:
         return f"it has several pictures, {' and '.join(pictures)}: --columns image={pictures[0]} says which it is"
