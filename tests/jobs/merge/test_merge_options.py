@@ -111,7 +111,7 @@ def test_rank_on_the_activations_of_a_base(edited, tmp_path, monkeypatch):
     tuner = tiny.trained(SCTuner.for_unet(base.unet))
     file = save_tuner(tuner, tmp_path / "style.safetensors")
     monkeypatch.setattr(job, "_PICTURES", 2)
-    monkeypatch.setattr(job, "load_base", lambda place: base if place == str(folder) else None)
+    monkeypatch.setattr(job, "load_base", lambda place, device: base if place == str(folder) else None)
     before = edited(base.unet, [tuner])
     result = merge([str(file)], out=tmp_path / "small.safetensors", rank=4, activations=str(folder))
     blind = merge([str(file)], out=tmp_path / "blind.safetensors", rank=4)
@@ -156,7 +156,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
     monkeypatch.setattr(job, "merge", record)
     monkeypatch.setattr("scedit_cli.checks.merge.check", lambda *args, **options: None)
     options = "--average --take canny,sc --drop depth --rescale canny=0.5 --rescale sc=-1 --rank 8 --activations scenes"
-    more = "--dtype fp16 --format ms-swift --up-blocks 3,3 --overwrite --json"
+    more = "--device cpu --dtype fp16 --format ms-swift --up-blocks 3,3 --overwrite --json"
     answer = CliRunner().invoke(
         app, ["merge", "a.safetensors:0.5", "k=b", "--out", "o", *options.split(), *more.split()]
     )
@@ -171,6 +171,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
         "rescale": {"canny": 0.5, "sc": -1.0},
         "rank": 8,
         "activations": "scenes",
+        "device": "cpu",
         "dtype": "fp16",
         "format": "ms-swift",
         "up_blocks": [3, 3],
