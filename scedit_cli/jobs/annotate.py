@@ -26,8 +26,7 @@ from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.locks import alone
 from scedit_cli.transparency import in_8_bits
 
-_BATCH = 8  # pictures that an accelerator takes at once
-_ABREAST = 5  # pictures in a row of one picture's sheet
+_BATCH, _ABREAST = 8, 5  # pictures that an accelerator takes at once; that are in a row of one picture's sheet
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
         )
     if not (out or sheet):
         raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
-    for option, place in (("--out", out), ("--sheet", sheet)):
+    for option, place in {"--out": out, "--sheet": sheet}.items():
         if place:
             _check_place(place, work.overwrite, option)
     if out and sheet and out.resolve() == sheet.resolve():
@@ -215,7 +214,7 @@ def _check_place(place: Path, overwrite: bool, option: str) -> None:
     if place.suffix.lower() != ".png":
         raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
     if place.exists() and not overwrite:
-        raise SceditError(f"{place} exists already", hint="name another place, or give --overwrite")
+        raise SceditError(f"{option} {place} exists already", hint="name another place, or give --overwrite")
     check_writable(place, option)
 
 
