@@ -294,7 +294,7 @@ def load_base(
         vae, vae_revision = split_revision(vae, vae_revision)
         own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
         pipeline.register_modules(vae=own)
-    complete_inputs(pipeline, model)
+    complete_inputs(pipeline)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval().to(device)

@@ -121,7 +121,8 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
         kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
     _check_files(folder, name, dtype)
     try:
-        check_unet(read_json((folder / "unet" / "config.json").read_text(encoding="utf-8")), name)
+        unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        check_unet(unet, name, vae.get("latent_channels", 4))
         with quiet():
             models = {}
             for part, model in kinds.items():
