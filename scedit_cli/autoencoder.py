@@ -61,7 +61,7 @@ def open_autoencoder(
             hint="take one that has them, or its lone .safetensors file, which is scaled as the base's own",
         )
     scale, expected = vae.config.scaling_factor, own.config.scaling_factor
-    if scale != expected:
+    if scale != expected and vae.config.get("latents_mean") is None:  # else its statistics bring them to unit size
         raise SceditError(
             f"autoencoder {model}: its latents are scaled by {scale}, the base's by {expected}",
             hint="take one that was made for this family of bases; if it was, set scaling_factor in its config.json",

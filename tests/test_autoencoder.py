@@ -15,19 +15,20 @@ from tests.original_layout import save_original_autoencoder
 
 
 def test_an_autoencoder_of_ones_own(tmp_path):
-    other = tiny.pipeline("sd15", seed=1).vae
-    other.register_to_config(scaling_factor=0.5)
+    pipeline, other = tiny.pipeline("sd15"), tiny.pipeline("sd15", seed=1).vae
+    for vae in (pipeline.vae, other):
+        vae.register_to_config(scaling_factor=0.5)
+    pipeline.save_pretrained(tmp_path / "base")
     other.save_pretrained(tmp_path / "own")
     save_file(other.state_dict(), tmp_path / "own.safetensors")
     save_original_autoencoder(other, tmp_path / "original.safetensors")
     weight = other.decoder.conv_in.weight
     for place in ("own", "own.safetensors", "original.safetensors"):
-        base = load_base(tiny.pipeline_folder("sd15"), vae=tmp_path / place, dtype=torch.bfloat16)
+        base = load_base(tmp_path / "base", vae=tmp_path / place, dtype=torch.bfloat16)
         assert torch.equal(base.vae.decoder.conv_in.weight, weight) and base.vae.dtype == torch.float32
         assert not base.vae.training and not any(p.requires_grad for p in base.vae.parameters())
         assert (base.vae_name, base.vae_revision) == (str(tmp_path / place), None)
-        # A folder tells its scaling, a lone file has that of the base's own.
-        assert base.vae.config.scaling_factor == (0.5 if place == "own" else 0.18215)
+        assert base.vae.config.scaling_factor == 0.5  # of a lone file, that of the base's own
     # A pipeline's folder lends its own.
     assert torch.equal(
         load_base(tiny.pipeline_folder("sd15"), vae=tiny.pipeline_folder("sd21", seed=1)).vae.encoder.conv_in.weight,
