@@ -139,8 +139,8 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
 
 
 def _check_files(folder: Path, name: str, dtype: torch.dtype) -> None:
-    """Raises SceditError where a file that is read was not downloaded, or a tokenizer has no vocabulary: the library then makes one
-    of its own, to which every letter is unknown."""
+    """Raises SceditError where a file that is read was not downloaded, or a tokenizer has no vocabulary: the library
+    then makes one of its own, to which every letter is unknown."""
     for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
         inside = folder / part
         for file in sorted(inside.glob("[!.]*.*")):
