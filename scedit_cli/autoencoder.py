@@ -15,7 +15,7 @@ from scedit_cli.files import expanded, read_json
 from scedit_cli.hub import download_autoencoder
 from scedit_cli.latents import check_latents
 from scedit_cli.original_keys import homeless_in_autoencoder
-from scedit_cli.parts import homeless, load_part, missing
+from scedit_cli.parts import check_weights, homeless, load_part, missing
 from scedit_cli.pipelines import quiet
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _from_folder(folder: Path, name: str) -> AutoencoderKL:
         raise SceditError(f"autoencoder {name}: it has no config.json", "name one that diffusers wrote") from None
     if kind != "AutoencoderKL":
         raise SceditError(f"autoencoder {name}: it is of the kind {kind}, not AutoencoderKL", "take one of that kind")
-    for file in sorted(folder.glob("*.safetensors")):
-        check_fetched(file, f"autoencoder {name}: {file.name}")
+    check_weights(folder, torch.float32, f"autoencoder {name}: ")
     try:
         with quiet():
             return load_part(folder, AutoencoderKL, torch.float32, f"autoencoder {name}: weights")
@@ -101,9 +100,7 @@ def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
     try:
         weights = load_file(file)
         if any(key.startswith("encoder.down_blocks.") for key in weights):
-            vae = AutoencoderKL.from_config(own.config)
-            vae.load_state_dict({key: value.float() for key, value in weights.items()})
-            return vae
+            return _from_diffusers_file(file, own)
         with TemporaryDirectory() as folder, quiet():
             own.save_config(folder)
             vae = AutoencoderKL.from_single_file(
@@ -116,6 +113,14 @@ def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
     if spare := homeless_in_autoencoder(weights, vae):
         raise homeless(f"autoencoder {file}: weights", spare)
     return vae
+
+
+def _from_diffusers_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
+    """As from a folder with the configuration of `own`: diffusers also reads there how older versions named weights."""
+    with TemporaryDirectory() as folder, quiet():
+        own.save_config(folder)
+        (Path(folder) / "diffusion_pytorch_model.safetensors").symlink_to(file.absolute())
+        return load_part(Path(folder), type(own), torch.float32, f"autoencoder {file}: weights")
 
 
 def _unloadable(name: str, error: Exception) -> SceditError:

@@ -21,9 +21,10 @@ from scedit_cli.fingerprint import fingerprint
 from scedit_cli.hub import split_revision
 from scedit_cli.inpainting import complete_inputs
 from scedit_cli.latents import check_latents, scaled, unscaled
-from scedit_cli.noise_levels import NoiseLevels, is_continuous, noise_levels
+from scedit_cli.noise_levels import NoiseLevels, noise_levels
 from scedit_cli.original import PREDICTIONS
 from scedit_cli.pipelines import EMBEDDED, open_pipeline, quiet
+from scedit_cli.samplers import CONTINUOUS, EDM, kind_of
 from scedit_cli.schedulers import scheduler_like
 
 if TYPE_CHECKING:
@@ -167,11 +168,12 @@ class Base:
             kind = kind if "rescale_betas_zero_snr" in self.scheduler.config else DDIMScheduler
         if all(self.scheduler.config.get(key) == value for key, value in changes.items()):
             return self
-        if is_continuous(self.scheduler) and (zero_terminal_snr or prediction_type == "sample"):
-            wanted = "zero-terminal-SNR noise" if zero_terminal_snr else f"a {prediction_type} prediction"
+        possible = {EDM: ("epsilon", "v_prediction"), CONTINUOUS: ("v_prediction",)}.get(kind_of(self.scheduler))
+        if possible and (zero_terminal_snr or prediction_type not in possible):
+            wanted = "zero-terminal-SNR noise" if zero_terminal_snr else f"a prediction of {prediction_type}"
             raise SceditError(
                 f"base {self.name}: its noise levels are continuous, as EDM's, and {wanted} is not for those",
-                hint="leave train.zero_terminal_snr and train.prediction out, or name another base",
+                hint="leave zero_terminal_snr and prediction out, or name another base",
             )
         other = copy.copy(self)
         other._loaded = copy.copy(self._loaded)
@@ -292,7 +294,7 @@ def load_base(
         vae, vae_revision = split_revision(vae, vae_revision)
         own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
         pipeline.register_modules(vae=own)
-    complete_inputs(pipeline, model)
+    complete_inputs(pipeline)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval().to(device)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scedit_cli.base import Base
-from scedit_cli.errors import SceditError, not_installed
+from scedit_cli.errors import SceditError
 from scedit_cli.schedulers import check_steps, scheduler_like, seed_noise
 from scedit_cli.weighting import parsed, pooled
 
@@ -259,11 +259,9 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
 
 
 def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> dict[str, Tensor]:
-    try:
-        from compel import CompelForSD, CompelForSDXL
-    except ImportError as error:
-        raise not_installed("a weighted prompt", "compel", "prompts") from error
-    conjunctions = [parsed(text) for text in (prompt, negative)]
+    conjunctions = [parsed(text) for text in (prompt, negative)]  # which says so where compel is not installed
+    from compel import CompelForSD, CompelForSDXL
+
     xl = hasattr(pipeline, "text_encoder_2")
     read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
     readers = [read.compel_1, read.compel_2] if xl else [read.compel]

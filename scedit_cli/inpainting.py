@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.errors import SceditError
 from scedit_cli.latents import scaled
 
 if TYPE_CHECKING:
@@ -16,26 +15,12 @@ if TYPE_CHECKING:
 _SIDE = 64  # pixels of the gray picture whose latents stand for any gray one's
 
 
-def complete_inputs(pipeline: DiffusionPipeline, name: str) -> None:
+def complete_inputs(pipeline: DiffusionPipeline) -> None:
     """Lets a U-Net that takes 9 channels (latents, mask, latents of the masked picture) be called with latents alone,
     by the pipeline and in training: the mask is then all ones, and the masked picture gray, as diffusers makes it.
-
-    Raises:
-        SceditError: the U-Net takes latents and something else.
     """
-    taken, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-    if (given := pipeline.unet.config.out_channels) != latent:
-        raise SceditError(
-            f"base {name}: its U-Net predicts {given} channels, where latents have {latent}",
-            hint="bases whose U-Nets predict noise or velocity alone, without its variance, can be tuned",
-        )
-    if taken == latent:
+    if pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels:
         return
-    if taken != 2 * latent + 1:
-        raise SceditError(
-            f"base {name}: its U-Net takes {taken} channels, where latents have {latent}",
-            hint="text-to-image bases and inpainting ones, whose U-Nets take 9, can be tuned",
-        )
     with torch.no_grad():
         gray = scaled(pipeline.vae.encode(torch.zeros(1, 3, _SIDE, _SIDE)).latent_dist.mode(), pipeline.vae)
     middle = gray[..., gray.shape[-2] // 2, gray.shape[-1] // 2]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scedit_cli.core.objective import PREDICTION_TYPES
 from scedit_cli.errors import SceditError
+from scedit_cli.samplers import CONTINUOUS, EDM, kind_of
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -43,22 +44,11 @@ class NoiseLevels:
         return (self.alphas.float() if device.type == "mps" else self.alphas).to(device)
 
 
-def is_edm(scheduler: SchedulerMixin) -> bool:
-    """Whether the scheduler preconditions a U-Net's inputs and outputs as EDM does."""
-    return hasattr(scheduler, "precondition_outputs")
-
-
-def is_continuous(scheduler: SchedulerMixin) -> bool:
-    """Whether the U-Net is told ln(σ)/4, by EDM's scheduler or by Euler's of that kind."""
-    config = scheduler.config
-    tells = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
-    return tells or is_edm(scheduler)
-
-
 def noise_levels(scheduler: SchedulerMixin) -> NoiseLevels:
     """The noise levels that a base's scheduler tells: as many as it has timesteps."""
     prediction_type = scheduler.config.prediction_type
-    if not is_continuous(scheduler):
+    kind = kind_of(scheduler)
+    if kind not in (EDM, CONTINUOUS):
         # Not the scheduler's alphas_cumprod: where those end at 0, Euler's end at a small value instead.
         alphas = (1 - scheduler.betas).cumprod(0)
         return NoiseLevels(alphas, torch.arange(len(alphas)), prediction_type)
@@ -67,7 +57,7 @@ def noise_levels(scheduler: SchedulerMixin) -> NoiseLevels:
     sigmas, times = whole.sigmas[:-1].flip(0), whole.timesteps.flip(0)  # the last sigma ends sampling
     sigma_data = scheduler.config.get("sigma_data", 1.0)
     alphas = 1 / (1 + (sigmas.double() / sigma_data).square())
-    sign = -1 if is_edm(scheduler) and prediction_type == "epsilon" else 1
+    sign = -1 if kind == EDM and prediction_type == "epsilon" else 1
     return NoiseLevels(alphas, times, "v_prediction", sign, sigma_data)
 
 
@@ -79,18 +69,19 @@ def check_scheduler(scheduler: SchedulerMixin, name: str) -> None:
     """
     kind, config = type(scheduler).__name__, scheduler.config
     prediction_type = config.get("prediction_type")
+    is_edm = kind_of(scheduler) == EDM
     if kind.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction_type == "flow_prediction":
         raise SceditError(
             f"base {name}: its scheduler, {kind}, is one for flow matching, for which other U-Nets are trained",
             hint="bases that were trained by noise prediction (DDPM, v-prediction, EDM) can be tuned",
         )
-    known = PREDICTION_TYPES[:2] if is_edm(scheduler) else PREDICTION_TYPES
+    known = PREDICTION_TYPES[:2] if is_edm else PREDICTION_TYPES
     if prediction_type not in known:
         raise SceditError(
             f"base {name}: what its U-Net predicts is {prediction_type!r} by its scheduler, {kind}",
             hint=f"prediction_type in scheduler_config.json is one of {', '.join(known)}",
         )
-    if not is_edm(scheduler) and not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
+    if not is_edm and not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
         raise SceditError(
             f"base {name}: its scheduler, {kind}, has no noise levels (betas) to train on",
             hint="name another in scheduler/scheduler_config.json, such as DDIMScheduler",

@@ -16,6 +16,7 @@ from scedit_cli.errors import SceditError, not_loaded, reason
 from scedit_cli.fetched import check_fetched
 from scedit_cli.original_keys import family_of, homeless_in, other_kind
 from scedit_cli.parts import homeless, missing
+from scedit_cli.unet_inputs import check_unet
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -145,6 +146,7 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
 
     unet = json.loads((CONFIGS / family / "unet.json").read_text())
     changes: dict[str, dict] = {"unet": {"in_channels": channels} | _pruning(keys, unet)} | _preconditioning(file, edm)
+    check_unet(unet | changes["unet"], str(file), _config(family, "vae", changes)["latent_channels"])
     said = prediction or said_prediction(file)
     if family == "sd21" and channels == 9:
         said = said or "epsilon"  # its only inpainting release

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from scedit_cli.errors import SceditError
+from scedit_cli.fetched import check_fetched
 
 # What CLIP's text encoders are stored with and no pipeline of ours uses.
 _SPARE = re.compile(r"(position_ids|logit_scale|text_projection\.weight|visual_projection\.weight)$|^vision_model\.")
@@ -40,6 +41,22 @@ def load_part(folder: Path, kind: type[torch.nn.Module], dtype: torch.dtype, wha
     if spare := [key for key in told["unexpected_keys"] if not _SPARE.search(key)]:
         raise homeless(what, spare)
     return model
+
+
+def check_weights(folder: Path, dtype: torch.dtype, where: str) -> None:
+    """Check that the weights which `load_part` would read have been downloaded; those beside them need not be.
+
+    Args:
+        where: what stands before a file's name in the sentence.
+
+    Raises:
+        SceditError: one is a pointer or a web page.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    variant = variant_of((file.name for file in files), dtype)
+    for file in files:
+        if (found := _WEIGHTS.fullmatch(file.name)) and found["variant"] == variant:
+            check_fetched(file, f"{where}{file.name}")
 
 
 def variant_of(files: Iterable[str], dtype: torch.dtype) -> str | None:

@@ -18,7 +18,7 @@ from scedit_cli.hub import download_pipeline
 from scedit_cli.names import EMBEDDED
 from scedit_cli.noise_levels import check_scheduler
 from scedit_cli.original import open_original, title_of
-from scedit_cli.parts import HALF, load_part, preferred, variants_in
+from scedit_cli.parts import HALF, check_weights, load_part, preferred, variants_in
 from scedit_cli.quieting import Shared, no_warnings
 from scedit_cli.unet_inputs import check_texts, check_unet
 
@@ -119,9 +119,10 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
         kinds["text_encoder_2"] = CLIPTextModelWithProjection
     else:
         kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
-    _check_files(folder, name)
+    _check_files(folder, name, dtype)
     try:
-        check_unet(read_json((folder / "unet" / "config.json").read_text(encoding="utf-8")), name)
+        unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        check_unet(unet, name, vae.get("latent_channels", 4))
         with quiet():
             models = {}
             for part, model in kinds.items():
@@ -137,13 +138,15 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
     return _checked(pipeline, name)
 
 
-def _check_files(folder: Path, name: str) -> None:
-    """Raises SceditError where a file was not downloaded, or a tokenizer has no vocabulary: the library then makes one
-    of its own, to which every letter is unknown."""
+def _check_files(folder: Path, name: str, dtype: torch.dtype) -> None:
+    """Raises SceditError where a file that is read was not downloaded, or a tokenizer has no vocabulary: the library
+    then makes one of its own, to which every letter is unknown."""
     for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
         inside = folder / part
         for file in sorted(inside.glob("[!.]*.*")):
-            check_fetched(file, f"base {name}: {part}/{file.name}")
+            if file.suffix in (".json", ".txt"):
+                check_fetched(file, f"base {name}: {part}/{file.name}")
+        check_weights(inside, torch.float32 if part == "vae" else dtype, f"base {name}: {part}/")
         if part.startswith("tokenizer") and inside.is_dir() and not (inside / "tokenizer.json").is_file():
             for vocabulary in ("vocab.json", "merges.txt"):
                 if not (inside / vocabulary).is_file():

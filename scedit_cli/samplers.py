@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scedit_cli.errors import SceditError, not_installed
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 # The noise that a base was trained on.
 BETAS, EDM, CONTINUOUS, FLOW = (
@@ -63,11 +65,14 @@ def check_name(text: str) -> None:
         check_installed({each.partition(":")[0] for each in found if each})
 
 
-def kind_of(config: Mapping[str, Any]) -> str:
-    """The key in SAMPLERS of the noise that a base with this scheduler's configuration was trained on."""
-    if "sigma_data" in config:
+def kind_of(scheduler: SchedulerMixin) -> str:
+    """The key in SAMPLERS of the noise that a base with this scheduler was trained on. Its class decides before its
+    configuration, which may hold settings of the class that it was made from."""
+    name, config = type(scheduler).__name__.removesuffix("Scheduler"), scheduler.config
+    if hasattr(scheduler, "precondition_outputs"):
         return EDM
-    if config.get("timestep_type") == "continuous":
+    is_told = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    if name in SAMPLERS[CONTINUOUS] and is_told:  # of another prediction, diffusers' Euler is told timesteps
         return CONTINUOUS
     return BETAS if "beta_start" in config or "trained_betas" in config else FLOW
 

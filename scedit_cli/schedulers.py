@@ -42,8 +42,11 @@ def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
     timesteps, then end in an index beyond the last."""
 
     @functools.wraps(kind.set_timesteps)
-    def set_timesteps(self: SchedulerMixin, num_inference_steps: int, *args: Any, **more: Any) -> None:
-        kind.set_timesteps(self, _Steps(num_inference_steps), *args, **more)
+    def set_timesteps(
+        self: SchedulerMixin, num_inference_steps: int | None = None, *args: Any, **more: Any
+    ) -> None:
+        steps = None if num_inference_steps is None else _Steps(num_inference_steps)  # None: `more` has the timesteps
+        kind.set_timesteps(self, steps, *args, **more)
         if hasattr(self, "set_begin_index"):
             self.set_begin_index(0)
 
@@ -112,7 +115,7 @@ def check_steps(scheduler: SchedulerMixin, steps: int, text: str | None = None) 
             f"scheduler {name}: it cannot be sampled with these settings: {problem}",
             hint="leave its settings out; diffusers' documentation says what they may be",
         )
-    config = scheduler.config
+    config = _own_settings(scheduler)
     most = config.get("original_inference_steps") or config.get("num_train_timesteps") or steps
     near = sorted({most, most - 1, most - 2, *_USUAL} - {steps}, key=lambda other: abs(other - steps))
     works = next(other for other in near if _problem(scheduler, other, with_steps=other in _USUAL) is None)
@@ -144,11 +147,11 @@ def _problem(scheduler: SchedulerMixin, steps: int, with_steps: bool = True) -> 
 
 
 def _too_many(scheduler: SchedulerMixin, steps: int) -> str | None:
-    config = scheduler.config
-    if kind_of(config) == BETAS and steps > config.num_train_timesteps:
-        return f"the base was trained on {config.num_train_timesteps} timesteps"
+    config = _own_settings(scheduler)
+    if kind_of(scheduler) == BETAS and steps > config["num_train_timesteps"]:
+        return f"the base was trained on {config['num_train_timesteps']} timesteps"
     if steps > config.get("original_inference_steps", steps):
-        return f"it takes them out of its original_inference_steps, {config.original_inference_steps}"
+        return f"it takes them out of its original_inference_steps, {config['original_inference_steps']}"
     if not config.get("skip_prk_steps", True) and steps < scheduler.pndm_order:
         return f"it begins with {scheduler.pndm_order} Runge-Kutta steps"
     return None
@@ -160,7 +163,7 @@ def _bad_timesteps(scheduler: SchedulerMixin, steps: int) -> str | None:
         return f"it makes {count} of them"
     most = scheduler.config.get("num_train_timesteps", 0) - 1
     outside = [each for each in scheduler.timesteps.tolist() if not 0 <= each <= most]
-    if kind_of(scheduler.config) == BETAS and outside:
+    if kind_of(scheduler) == BETAS and outside:
         return f"one of its timesteps is {outside[0]:g}, and the base was trained on 0 to {most}"
     return None
 
@@ -176,7 +179,7 @@ def _kind(current: SchedulerMixin, name: str) -> tuple[type[SchedulerMixin], str
     """The class of that name which fits `current`, and the settings that its name implies."""
     import diffusers
 
-    kind = kind_of(current.config)
+    kind = kind_of(current)
     if plain(name) == plain(type(current).__name__):
         return type(current), ""
     found = find(name, kind)
@@ -254,6 +257,12 @@ def _choices(annotation: Any) -> list[str]:
     """`Literal["a", "b"] | None` -> ["a", "b"]."""
     parts = typing.get_args(annotation)
     return [each for part in parts for each in ([part] if isinstance(part, str) else _choices(part))]
+
+
+def _own_settings(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """Its configuration without what came from a scheduler of another class, which means nothing to it."""
+    known = _parameters(type(scheduler))
+    return {name: value for name, value in scheduler.config.items() if name in known}
 
 
 def _parameters(kind: type[SchedulerMixin]) -> dict[str, inspect.Parameter]:

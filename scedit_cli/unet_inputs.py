@@ -19,11 +19,12 @@ _CLASSES = {
 }
 
 
-def check_unet(config: Mapping[str, Any], name: str) -> None:
-    """Check that a U-Net of this configuration, of base `name`, takes no more than latents, a time and texts.
+def check_unet(config: Mapping[str, Any], name: str, latent_channels: int = 4) -> None:
+    """Check that a U-Net of this configuration, of base `name`, takes latents of so many channels, a time and texts,
+    and no more than inpainting U-Nets do beside: a mask and the latents of the masked image.
 
     Raises:
-        SceditError: it takes an image, a class or something else beside.
+        SceditError: it takes an image, a class or something else beside, or predicts more than noise or velocity.
     """
     if classes := config.get("class_embed_type") or config.get("num_class_embeds"):
         taken = _CLASSES.get(classes, "a class or a noise level, as upscalers' do")
@@ -31,6 +32,17 @@ def check_unet(config: Mapping[str, Any], name: str) -> None:
     for key, known in (("addition_embed_type", (None, "text_time")), ("encoder_hid_dim_type", (None, "text_proj"))):
         if config.get(key) not in known:
             raise SceditError(f"base {name}: its U-Net takes more than texts: {key} is {config[key]!r}", _FAMILIES)
+    taken, given = (config.get(key, latent_channels) for key in ("in_channels", "out_channels"))
+    if given != latent_channels:
+        raise SceditError(
+            f"base {name}: its U-Net predicts {given} channels, where latents have {latent_channels}",
+            hint="bases whose U-Nets predict noise or velocity alone, without its variance, can be tuned",
+        )
+    if taken not in (latent_channels, 2 * latent_channels + 1):
+        raise SceditError(
+            f"base {name}: its U-Net takes {taken} channels, where latents have {latent_channels}",
+            hint=f"text-to-image bases and inpainting ones, whose U-Nets take {2 * latent_channels + 1}, can be tuned",
+        )
 
 
 def check_texts(pipeline: DiffusionPipeline, name: str) -> None:

@@ -156,7 +156,7 @@ def test_an_inpainting_unet_sees_the_mask_and_the_rest_of_the_picture(picture):
         wide = torch.nn.Conv2d(9, 8, 3, padding=1)
     base.unet.conv_in = wide.requires_grad_(False)
     base.unet.register_to_config(in_channels=9)
-    complete_inputs(base._loaded, base.name)
+    complete_inputs(base._loaded)
     redraw = torch.zeros(1, 1, 64, 64)
     redraw[..., :32] = 1
     seen = []

@@ -35,7 +35,6 @@ def put_unet(file, unet: UNet2DConditionModel) -> None:
     ("family", "name"),
     [
         ("sd15", f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip.weight"),
-        ("sd15", f"{UNET}input_blocks.1.0.in_layers.2.scale_weight"),
         ("sd21", f"{UNET}input_blocks.40.0.in_layers.0.weight"),
         ("sdxl", f"{UNET}label_emb.1.0.weight"),
         ("sd15", f"{UNET}position_net.linears.0.weight"),
@@ -101,6 +100,15 @@ def test_a_file_that_needs_more_than_its_family_is_told_as_what_it_is(checkpoint
     with pytest.raises(SceditError, match=f"base {file}: .*{sentence}") as error:
         load_base(file)
     assert error.value.hint and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("family", "channels"), [("sd21", 5), ("sd21", 7), ("sdxl", 8)])
+def test_a_file_whose_unet_takes_more_than_latents(checkpoint, family, channels):
+    file = checkpoint(family)
+    put_unet(file, tiny.unet(family, in_channels=channels))
+    for load in (load_base, lambda place: architecture(str(place))):  # which reads no weights
+        with pytest.raises(SceditError, match=f"base {file}: its U-Net takes {channels} channels, where latents have 4"):
+            load(file)
 
 
 @pytest.mark.parametrize(

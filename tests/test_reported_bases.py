@@ -122,6 +122,36 @@ def test_files_that_were_not_downloaded_are_told_as_such(folder, file, stand_in,
         load_base(folder / "single.safetensors")
 
 
+# git lfs pull --include: what is not read need not be there.
+def test_pointers_beside_what_is_read_are_nobodys_business(folder):
+    for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "model.ckpt",
+                 "diffusion_pytorch_model.non_ema.safetensors"):  # fmt: skip
+        for part in ("unet", "vae"):
+            (folder / part / name).write_text(LFS)
+    assert_same(load_base(folder))
+    assert load_base(tiny.pipeline_folder("sd15"), vae=folder / "vae").vae_name
+    with pytest.raises(SceditError, match=r"unet/diffusion_pytorch_model.fp16.safetensors is a Git LFS pointer"):
+        load_base(folder, dtype=torch.float16)
+
+
+# diffusers' autoencoders of 2022 and 2023, such as sd-vae-ft-mse: query, key, value and proj_attn.
+@pytest.mark.parametrize("place", ["vae", "vae/diffusion_pytorch_model.safetensors"])
+def test_older_names_of_an_autoencoders_attention_are_read(folder, place):
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def renamed(key):
+        for new, old in older.items():
+            key = key.replace(new, old)
+        return key
+
+    weights = load_file(file)
+    save_file({renamed(key): value for key, value in weights.items()}, file)
+    assert set(load_file(file)) != set(weights)
+    assert_same(load_base(folder))
+    assert_same(load_base(tiny.pipeline_folder("sd15"), vae=folder / place))
+
+
 # transformers then makes a tokenizer of its own, to which every letter is unknown.
 @pytest.mark.parametrize("lost", ["vocab.json", "merges.txt"])
 def test_a_tokenizer_without_its_vocabulary_is_refused(folder, lost):

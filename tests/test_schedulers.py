@@ -115,6 +115,30 @@ def test_a_sampler_for_bases_that_were_trained_otherwise_is_refused(current, nam
 
 
 @pytest.mark.parametrize(
+    ("current", "name", "steps"),
+    [
+        (diffusers.PNDMScheduler(**_NOISE, skip_prk_steps=False), "DDIM", 2),
+        (diffusers.PNDMScheduler(**_NOISE, skip_prk_steps=False), "DPM++ 2M", 20),
+        (diffusers.LCMScheduler(**_NOISE, original_inference_steps=40), "DDIM", 60),
+        (euler(timestep_type="continuous"), "DDIM", 20),  # with epsilon, diffusers takes it for discrete
+    ],
+)
+def test_settings_of_a_bases_own_sampler_do_not_bind_another(current, name, steps):
+    """diffusers keeps them in the configuration of the one that is made from it."""
+    check_steps(scheduler_like(current, name), steps)
+
+
+def test_a_pipeline_takes_timesteps_of_its_callers(sd15):
+    """As diffusers' own pipelines do."""
+    pipeline = sd15.pipeline("EulerDiscrete")
+    given = {"output_type": "latent", "height": 64, "width": 64, "guidance_scale": 1.0}
+    seen = []
+    pipeline("a cone", timesteps=[900, 500, 100], **given,
+             callback_on_step_end=lambda _, step, time, tensors: seen.append(int(time)) or {})  # fmt: skip
+    assert seen == [900, 500, 100]
+
+
+@pytest.mark.parametrize(
     ("current", "name", "kind"),
     [
         (EDM_SCHEDULER, "Euler", "EDMEuler"),

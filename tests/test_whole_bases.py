@@ -84,12 +84,21 @@ def test_what_a_projected_text_needs_is_given(copied):
     tiny.train_a_step(load_base(folder))
 
 
-def test_a_base_is_refused_by_its_configuration_alone(copied):
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"class_embed_type": "projection"}, "takes class_labels beside texts"),
+        ({"in_channels": 5}, "takes 5 channels, where latents have 4"),
+        ({"in_channels": 7}, "takes 7 channels, where latents have 4"),
+        ({"in_channels": 8}, "takes 8 channels, where latents have 4"),
+    ],
+)
+def test_a_base_is_refused_by_its_configuration_alone(copied, changes, sentence):
     folder = copied("sd21")
-    edit(folder / "unet/config.json", class_embed_type="projection", projection_class_embeddings_input_dim=64)
+    edit(folder / "unet/config.json", **changes)
     weights_file(folder, "unet").write_bytes(b"never read")
     for load in (load_base, lambda place: architecture(str(place))):
-        with pytest.raises(SceditError, match="takes class_labels beside texts"):
+        with pytest.raises(SceditError, match=sentence):
             load(folder)
 
 

@@ -146,7 +146,7 @@ def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: in
 
     if unet["_class_name"] != "UNet2DConditionModel":
         raise ValueError(f"a {unet['_class_name']}, which has no U-Net skips to edit")
-    check_unet(unet, name)
+    check_unet(unet, name, unet.get("out_channels", 4))
     with quiet():
         schedule = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
         with torch.device("meta"):

@@ -328,16 +328,15 @@ class _SeenByCompiler:
 
     def __init__(self, block: nn.Module) -> None:
         self._block = block
-        self._is_shown = "forward" not in vars(block)
-        if self._is_shown:
-            block.forward = block.forward
+        self._shown = None
+        if "forward" not in vars(block):
+            self._shown = block.forward = block.forward
         elif "torch._dynamo" in sys.modules:  # accelerate's hooks put theirs there: all that is compiled has to go
             torch.compiler.reset()
 
     def remove(self) -> None:
-        if self._is_shown:
-            vars(self._block).pop("forward", None)
-            self._is_shown = False
+        if self._shown and vars(self._block).get("forward") is self._shown:  # and not what has come around it since
+            del self._block.forward
 
 
 def _learns(encoder: nn.Module, hint: Tensor) -> bool:

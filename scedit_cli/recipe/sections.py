@@ -292,7 +292,6 @@ class Recipe(_Section):
     validation: ValidationSection = ValidationSection()
     tracking: TrackingSection = TrackingSection()
     score: ScoreSection = ScoreSection()
-    """Measure the control score of each grid, where its annotator needs no weights."""
     _name: str = PrivateAttr("recipe")
 
     @model_validator(mode="after")

@@ -97,6 +97,7 @@ def open_base(recipe: Recipe, device: str | None = None) -> Base:
         vae_revision=recipe.base.vae_revision,
         prediction=recipe.base.prediction,
     )
+    _check_weights(base)
     base = _taught(base, recipe.train)
     if recipe.samples.every:
         _check_samples(base, recipe.samples)
@@ -104,6 +105,18 @@ def open_base(recipe: Recipe, device: str | None = None) -> Base:
     if recipe.base.quantize != "none":
         _quantize(base, recipe.base.quantize)
     return base
+
+
+def _check_weights(base: Base) -> None:
+    """Raises SceditError where a weight of the base is no number: the losses that it spoils would be blamed on images.
+    """
+    for part, model in base.pipeline().components.items():
+        for name, weight in model.named_parameters() if isinstance(model, torch.nn.Module) else ():
+            if not weight.isfinite().all():
+                raise SceditError(
+                    f"base {base.name}: {name} of its {part} holds values that are not numbers (NaN or Inf)",
+                    hint="get it anew; if they are too large for fp16, take another train.precision",
+                )
 
 
 def _check_samples(base: Base, samples: SamplesSection) -> None:

@@ -121,3 +121,16 @@ def test_blocks_are_what_they_were(run, trained):
     assert unet.up_blocks[0].forward is own
     del unet.up_blocks[0].forward
     assert [list(vars(block)) for block in unet.up_blocks] == [list(each) for each in before]
+
+
+def test_what_came_around_a_block_meanwhile_stays(run, trained):
+    """As accelerate's hooks may come while a tuner is attached."""
+    unet = tiny.one_block().eval()
+    [block, *_] = unet.up_blocks
+    bare = run(unet)
+    with attach(unet, trained(SCTuner.for_unet(unet))):
+        inner = block.forward
+        block.forward = own = lambda *args, **kwargs: inner(*args, **kwargs)
+        assert not torch.allclose(run(unet), bare, atol=1e-3)
+    assert vars(block)["forward"] is own
+    torch.testing.assert_close(run(unet), bare)

@@ -188,6 +188,8 @@ def test_a_base_of_eulers_continuous_levels_is_told_those():
     assert Objective(base, TrainSection()).plain_losses(answer, asked).max() < 1e-8
     with pytest.raises(SceditError, match="its noise levels are continuous"):
         setup._taught(base, recipe(zero_terminal_snr=True).train)
+    with pytest.raises(SceditError, match="a prediction of epsilon is not for those"):  # Euler would tell it timesteps
+        base.rescheduled("epsilon")
 
 
 def test_a_base_of_edm_keeps_its_noise():
@@ -195,6 +197,6 @@ def test_a_base_of_edm_keeps_its_noise():
     base._loaded.register_modules(scheduler=EDM["cosxl"])
     with pytest.raises(SceditError, match="continuous, as EDM's, and zero-terminal-SNR noise is not for those"):
         setup._taught(base, recipe(zero_terminal_snr=True).train)
-    with pytest.raises(SceditError, match="a sample prediction is not for those"):
+    with pytest.raises(SceditError, match="a prediction of sample is not for those"):
         setup._taught(base, recipe(prediction="sample").train)
     assert setup._taught(base, recipe().train) is base
