@@ -72,7 +72,7 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
             raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
         orphans += [f"{kind}: {file}" for file in pairs.without()]
 
-    twins = _twins(pictures)
+    twins = _twins(pictures, {file for file in pictures if any((file, end) in captions for end in CAPTIONS)})
 
     def entries() -> Iterator[Entry]:
         for file in pictures:
@@ -110,8 +110,9 @@ def _labels(pictures: list[str]) -> dict[str, str]:
     }
 
 
-def _twins(pictures: list[str]) -> dict[str, str]:
-    """What is wrong with each of the pictures that are called alike but for their suffix, and read."""
+def _twins(pictures: list[str], captioned: set[str]) -> dict[str, str]:
+    """What is wrong with each of the pictures that are called alike but for their suffix, and read. Where each of them
+    is `captioned` by its whole name, as a.jpg.txt and a.png.txt do, they are pictures of their own."""
     called: dict[str, list[str]] = {}
     for file in filter(is_readable, pictures):
         called.setdefault(stem_of(file), []).append(file)
@@ -119,7 +120,7 @@ def _twins(pictures: list[str]) -> dict[str, str]:
         file: f"{next(other for other in alike if other != file)} has the same name: remove one of two copies; "
         "condition pictures belong in a folder of their own, which --cond KIND=FOLDER names"
         for alike in called.values()
-        if len(alike) > 1
+        if len(alike) > 1 and not captioned.issuperset(alike)
         for file in alike
     }
 
@@ -127,7 +128,7 @@ def _twins(pictures: list[str]) -> dict[str, str]:
 def _below(tree: Tree, prefix: str, others: tuple[str, ...]) -> list[str]:
     """The pictures below `prefix` of a tree, but for those in the folders `others` there, of splits not taken."""
     inside = (file for file in tree.pictures if file.startswith(prefix))
-    return [file for file in inside if not file[len(prefix) :].startswith(others or ("/",))]
+    return [file for file in inside if not file[len(prefix) :].startswith(others)]
 
 
 class _Pairs:
