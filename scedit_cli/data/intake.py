@@ -77,7 +77,8 @@ class Cut:
 
 
 def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
-    """
+    """Opens the picture of `entry` and its conditions, checks them and brings them to size.
+
     Args:
         size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
     """

@@ -119,6 +119,9 @@ def test_two_pictures_of_one_name_are_not_both_trained_on(tmp_path):
 def test_namesakes_with_captions_of_their_own_are_two_pictures(tmp_path):
     files = {"a.jpg": photo(1, "JPEG"), "a.png": photo(2), "a.jpg.txt": "one", "a.png.txt": "two"}
     assert captions(open_source(write(tmp_path / "src", files)).entries) == ["one", "two"]
+    (tmp_path / "src/a.txt").write_text("which of them?")
+    assert all(entry.fault for entry in open_source(tmp_path / "src").entries)
+    (tmp_path / "src/a.txt").unlink()
     (tmp_path / "src/a.png.txt").unlink()  # then it may be the condition of the other
     assert all(entry.fault for entry in open_source(tmp_path / "src").entries)
 

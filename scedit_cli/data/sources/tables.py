@@ -167,7 +167,7 @@ def _kind(column: str, at: str) -> str:
 
 
 def _is_none(cell: Any) -> bool:
-    """How tables write that there is nothing: empty, null or NaN."""
+    """Whether a cell holds nothing, which tables write as empty, null or NaN."""
     return cell is None or cell == "" or cell != cell
 
 
