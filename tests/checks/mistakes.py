@@ -117,7 +117,6 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["bench", "--plot", "edges.png/new.png"], "edges.png is a file", "name a place you can write to"),
     (["bench", "--show", "missing.json"], "--show missing.json: no such file", "scedit bench --json"),
     (["bench", "--quality", "--tuner", "missing.safetensors"], "missing.safetensors: no such tuner file", ""),
-    ([*PREPARE, "--size", "0"], "size is 0, which is no multiple of 64", "64 is nearest"),
     ([*PREPARE, "--size", "100"], "size is 100, which is no multiple of 64", "128 is nearest"),
     ([*PREPARE, "--size", "100", "--cache", "latents"], "size is 100, which is no multiple of", "is nearest"),
     ([*PREPARE, "--cache", "latents", "--base", "missing"], "base missing: no such folder or file", "hub id"),
