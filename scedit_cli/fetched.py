@@ -19,8 +19,11 @@ _STAND_INS = {
 
 
 def check_fetched(file: str | os.PathLike[str] | BinaryIO, name: str) -> None:
-    """Raises SceditError where `file` is what stands in the place of one that was not downloaded: a clone without Git
-    LFS has pointers, and a browser's address may give a page. Elsewhere it does nothing, nor where nothing can be read.
+    """Checks that `file` is not what stands in the place of one that was not downloaded: a clone without Git LFS has
+    pointers, and a browser's address may give a page. What cannot be read is left to others.
+
+    Raises:
+        SceditError: it is; the sentence calls it `name`.
     """
     try:
         with nullcontext(file) if hasattr(file, "seek") else open(file, "rb") as opened:

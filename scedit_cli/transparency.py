@@ -19,7 +19,9 @@ _HALF = 128  # the first of 256 levels that is at least 0.5
 def photograph(image: Image.Image) -> Image.Image:
     """Return a photograph as RGB, its transparency laid on white."""
     image = in_8_bits(image)
-    return _laid_on("white", in_rgba(image)) if image.has_transparency_data else image.convert("RGB")
+    if image.has_transparency_data:
+        return _laid_on("white", in_rgba(image))
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def condition_image(image: Image.Image, channels: int = 3, name: str = "the condition image") -> Image.Image:

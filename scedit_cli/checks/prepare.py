@@ -82,7 +82,7 @@ def check(
             check_autoencoder(vae)
     if not is_there:
         multiple = multiple_of(WORLD / "base" if base == EMBEDDED else expanded(base)) if cache else MULTIPLE
-        check_size(size or usual_size(src), multiple or 1)
+        check_size(usual_size(src) if size is None else size, multiple or 1)
     place = Path(out)
     if not is_there and (place.is_file() or (place.is_dir() and any(place.iterdir()) and not _is_dataset(place))):
         raise SceditError(f"{out} exists already", hint="name another place, or remove it first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from scedit_cli.errors import SceditError
 from scedit_cli.transparency import condition_image
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
-# The largest level that is taken for a number of something else, which, and what to do then.
+# The largest level of 255, in files of 8 and of 16 bits, that is taken for a number of something else; which, and what
+# to do then. Millimetres need 16 bits: of 8, a depth is dark where all is far.
 _NUMBERS = {
-    "depth": (63, "distances in millimetres", "make the nearest white, 255, and the farthest black"),
-    "seg": (63, "numbers of classes", "save each class in a colour of its own"),
-    "mask": (1, "zeros and ones", "save ones as 255"),
+    "depth": (15, 63, "distances", "make the nearest white, 255, and the farthest black"),
+    "seg": (63, 63, "numbers of classes", "save each class in a colour of its own"),
+    "mask": (1, 1, "zeros and ones", "save ones as 255"),
 }
 
 
@@ -134,24 +136,29 @@ def open_given_condition(path: Path, kind: str) -> Image.Image:
     return _opened(path, channels_of(kind), kind)
 
 
-def check_levels(picture: Image.Image, kind: str, name: str) -> None:
-    """Checks that a condition picture holds levels and not other numbers, which look black: millimetres, the numbers of
-    classes, zeros and ones. What is all black says that there is nothing.
+def check_levels(opened: Image.Image, kind: str, name: str) -> None:
+    """Checks that a condition picture, in the mode of its file, holds levels and not other numbers, which look black:
+    distances, the numbers of classes, zeros and ones. What is all black says that there is nothing, and what has
+    colours holds no numbers.
 
     Raises:
-        SceditError: it is nearly black.
+        SceditError: it is nearly black, and gray.
     """
-    most, what, remedy = _NUMBERS.get(kind, (0, "", ""))
-    if not most:
+    if kind not in _NUMBERS:
         return
-    level = max(high for _, high in picture.convert("RGB").getextrema())
-    if 0 < level <= most:
-        raise SceditError(f"{name} is nearly black, {level} of 255 at most, as {what} are", remedy)
+    shallow, deep, what, remedy = _NUMBERS[kind]
+    if opened.mode.startswith("I;16"):
+        level, most, bands = np.asarray(opened).max() / 257, deep, []
+    else:
+        bands = opened.convert("RGB").split()
+        level, most = max(band.getextrema()[1] for band in bands), shallow
+    if 0 < level <= most and all(band == bands[0] for band in bands):
+        raise SceditError(f"{name} is nearly black, {ceil(level)} of 255 at most, as {what} are", remedy)
 
 
 def _opened(path: Path, channels: int, unchecked: str = "") -> Image.Image:
     """`unchecked` is the kind whose levels are to be checked."""
     with reading(path, str(path)) as opened:
         picture = decode(opened)
-        check_levels(picture, unchecked, str(path))
+        check_levels(opened, unchecked, str(path))
         return condition_image(picture, channels, str(path))

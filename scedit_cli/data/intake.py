@@ -20,7 +20,7 @@ from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
 from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
-from scedit_cli.data.formats import ANIMATED, unread
+from scedit_cli.data.formats import ANIMATED, suffix_of, unread
 from scedit_cli.data.hints import check_levels
 from scedit_cli.data.pictures import decode, reading, save_picture, upright_size
 from scedit_cli.data.report import Report
@@ -77,7 +77,8 @@ class Cut:
 
 
 def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
-    """
+    """Opens the picture of `entry` and its conditions, checks them and brings them to size.
+
     Args:
         size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
     """
@@ -230,7 +231,7 @@ def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
                 f"{name} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
         picture = decode(opened)
-        check_levels(picture, kind, name)
+        check_levels(opened, kind, name)
         fitted = how.apply(condition_image(picture, channels, name), blend=_is_blended(kind))
         return condition_image(fitted, channels, name)  # scaling leaves traces of colours where alpha becomes 0
 
@@ -260,8 +261,7 @@ def _caption(entry: Entry) -> tuple[str, str | None]:
 
 
 def _really(name: str, opened: Image.Image) -> str | None:
-    suffix = os.path.splitext(name)[1].lower()
-    told = Image.registered_extensions().get(suffix)
+    told = Image.registered_extensions().get(suffix_of(name))
     # Phones append a second, smaller JPEG.
     told, found = ("JPEG" if name == "MPO" else name for name in (told, opened.format))
     return found if told and found != told else None

@@ -14,11 +14,12 @@ from typing import Any
 from scedit_cli.data.overview import overview
 from scedit_cli.data.formats import is_picture, is_shard, suffix_of
 from scedit_cli.data.pictures import save_picture
-from scedit_cli.data.places import is_hidden, is_remote
+from scedit_cli.data.places import is_remote
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import shard_places
 from scedit_cli.data.sources.folder import CAPTIONS, OVERVIEW
 from scedit_cli.data.sources.rows import is_table
+from scedit_cli.data.sources.trees import FolderTree
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded, read_json, write_whole
 
@@ -43,8 +44,9 @@ class Origin:
         digest = hashlib.sha256()
         for place in places:
             for file in _files(place, os.path.realpath(out)):
-                stat = os.stat(file)
-                digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
+                with suppress(OSError):  # of a link to what is gone, which the report names
+                    stat = os.stat(file)
+                    digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
         return cls(asked, digest.hexdigest()[:32])
 
     def has_made(self, out: Path) -> bool:
@@ -116,7 +118,8 @@ def located(src: str | Path) -> str:
 
 
 def _files(place: str | Path, out: str) -> Iterator[str]:
-    """What lies at a place, apart from the folder `out`: in an order that depends on the names alone."""
+    """The files that are read at a place, behind links too, but for those in the folder `out`: in an order that depends
+    on their names alone."""
     path = expanded(place)
     if path.is_file() and is_table(path.name):  # the pictures that it names lie beside it
         path = path.parent
@@ -125,9 +128,9 @@ def _files(place: str | Path, out: str) -> Iterator[str]:
             with suppress(SceditError):  # it is a dataset of the hub
                 yield from shard_places(path)
         return
-    for folder, folders, names in os.walk(os.path.realpath(path)):
-        folders[:] = sorted(each for each in folders if not is_hidden(each) and os.path.join(folder, each) != out)
-        yield from (os.path.join(folder, each) for each in sorted(names) if _is_read(each))
+    tree = FolderTree(Path(os.path.realpath(path)))
+    files = (os.path.join(tree.path, tree.on_disk(file)) for file in tree.files if _is_read(file))
+    yield from (file for file in files if not file.startswith(os.path.join(out, "")))
 
 
 def _is_read(file: str) -> bool:

@@ -19,8 +19,9 @@ from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.fetched import check_fetched
 from scedit_cli.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
-# Of all that Pillow knows: it gives PostScript, by whatever name, to Ghostscript to run.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "TGA", "ICO")  # an MPO begins as a JPEG
+# Of all that Pillow knows, since it gives PostScript, by whatever name, to Ghostscript to run. An MPO begins as a JPEG.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "ICO")
+_LAST = ("TGA",)  # which has no mark of its own: an ICO of 128x128 pixels is read as one, and is another image then
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 _SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
@@ -72,7 +73,7 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
     """
     if isinstance(file, Path) and (told := unread(file.name)):
         raise ValueError(f"it is {told}")
-    with Image.open(file, formats=_FORMATS + heif_formats()) as opened:
+    with Image.open(file, formats=_FORMATS + heif_formats() + _LAST) as opened:
         if opened.format != "JPEG":  # which can be decoded at a part of its size
             _check_size(opened)
         scale_key(opened)

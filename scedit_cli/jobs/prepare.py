@@ -159,7 +159,7 @@ def prepare(
         # A wrong base is told before the work.
         frozen = load_base(base, dtype=DTYPES[precision], device=device, vae=vae) if cache else None
         multiple = frozen.multiple if frozen else MULTIPLE
-        size = size or usual_size(src)
+        size = usual_size(src) if size is None else size
         if not is_there:
             check_size(size, multiple)
 

@@ -213,3 +213,11 @@ def test_pictures_outside_of_images_are_named(tmp_path):
     files = {"images/a.png": png(1), "more/b.png": png(2), "c.heic": b"", "overview.png": b""}
     source = open_source(write(tmp_path, files))
     assert source.count == 1 and source.orphans == ["c.heic", "more/b.png"]
+
+
+@pytest.mark.parametrize("bitmap", ["png", "bmp"])
+@pytest.mark.parametrize("side", [64, 128, 256])
+def test_an_icon_of_any_size_is_itself(tmp_path, side, bitmap):
+    drawn = Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8))
+    drawn.save(tmp_path / "a.ico", sizes=[(side, side)], bitmap_format=bitmap)
+    assert np.array_equal(open_picture(tmp_path / "a.ico"), drawn)

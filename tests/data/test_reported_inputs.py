@@ -116,6 +116,16 @@ def test_two_pictures_of_one_name_are_not_both_trained_on(tmp_path):
         prepare(source, tmp_path / "strict", size=64, strict=True)
 
 
+def test_namesakes_with_captions_of_their_own_are_two_pictures(tmp_path):
+    files = {"a.jpg": photo(1, "JPEG"), "a.png": photo(2), "a.jpg.txt": "one", "a.png.txt": "two"}
+    assert captions(open_source(write(tmp_path / "src", files)).entries) == ["one", "two"]
+    (tmp_path / "src/a.txt").write_text("which of them?")
+    assert all(entry.fault for entry in open_source(tmp_path / "src").entries)
+    (tmp_path / "src/a.txt").unlink()
+    (tmp_path / "src/a.png.txt").unlink()  # then it may be the condition of the other
+    assert all(entry.fault for entry in open_source(tmp_path / "src").entries)
+
+
 # gallery-dl and others name captions after the whole file; kohya-trainer#71 had image..txt.
 @pytest.mark.parametrize("ending", [".txt", ".caption"])
 def test_captions_named_after_the_whole_file(tmp_path, ending):
@@ -220,8 +230,11 @@ def test_packed_shards_alone_and_in_a_folder(tmp_path, suffix):
 
 # ControlNet#187, sd-webui-controlnet#1801, PAL4Inpaint#4: maps of numbers look black.
 @pytest.mark.parametrize(("kind", "levels", "what"), [
-    ("depth", np.linspace(400, 9000, 4096).reshape(64, 64).astype(np.uint16), "distances in millimetres"),
+    ("depth", np.linspace(400, 9000, 4096).reshape(64, 64).astype(np.uint16), "distances"),
+    ("depth", np.linspace(1, 12, 4096).reshape(64, 64).astype(np.uint8), "distances"),
     ("seg", (np.arange(4096).reshape(64, 64) // 128).astype(np.uint8), "numbers of classes"),
+    ("seg", (np.arange(4096).reshape(64, 64) // 128).astype(np.uint16), "numbers of classes"),
+    ("mask", (np.arange(4096).reshape(64, 64) % 2).astype(np.uint16), "zeros and ones"),
     ("mask", (np.arange(4096).reshape(64, 64) % 2).astype(np.uint8), "zeros and ones"),
 ])  # fmt: skip
 def test_maps_of_numbers_are_told_from_maps_of_levels(tmp_path, kind, levels, what):
@@ -244,6 +257,18 @@ def test_levels_are_judged_before_the_bright_part_is_cut_away(tmp_path):
 def test_black_and_full_maps_are_what_they_are(kind):
     for level in (0, 255):
         check_levels(Image.new("RGB", (8, 8), (level, 0, level)), kind, "a.png")
+
+
+@pytest.mark.parametrize(("kind", "levels"), [
+    ("depth", np.full((64, 64), 30, np.uint8)),  # all is far
+    ("depth", np.full((64, 64), 20_000, np.uint16)),
+    ("seg", np.full((64, 64, 3), (0, 0, 60), np.uint8)),  # a dark colour
+    ("mask", np.full((64, 64), 2, np.uint8)),
+])  # fmt: skip
+def test_dark_maps_of_levels_are_read(tmp_path, kind, levels):
+    source = write(tmp_path / "src", {"a.png": photo(1), "a.txt": b"one", f"{kind}/a.png": image(levels)})
+    assert prepare(source, tmp_path / "out", size=64, conditions={kind: kind}).pictures == 1
+    assert open_given_condition(source / kind / "a.png", kind).getextrema()[2][1] > 0
 
 
 @pytest.mark.parametrize("kind", ["canny", "color", "hed", "mine"])

@@ -265,6 +265,7 @@ def test_shards_are_written(tmp_path):
         ({"src": None}, "pictures or a number of scenes"),
         ({"shards": 0}, "shards of 0"),
         ({"scenes": 2}, "not both"),
+        ({"size": 0}, "size is 0.*64 is nearest"),
         ({"size": 100}, "size is 100.*128 is nearest"),
         ({"cache": ["latent"]}, "latent cannot be cached"),
         ({"src": "nowhere"}, "nowhere does not exist"),

@@ -115,6 +115,23 @@ def test_a_folder_inside_its_source_and_one_with_maps_elsewhere(photos, tmp_path
         prepare(photos, photos / "out", **asked)
 
 
+def test_what_has_changed_behind_a_link_is_noticed(photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    shutil.copy(photos / "a.png", tmp_path / "more/c.png")
+    (tmp_path / "more/c.txt").write_text("picture c")
+    (photos / "linked").symlink_to(tmp_path / "more")
+    assert prepare(photos, tmp_path / "out", size=64, shards=1).pictures == 3
+    assert prepare(photos, tmp_path / "out", size=64, shards=1).report is None
+    (tmp_path / "more/c.txt").write_text("another caption")
+    with pytest.raises(SceditError, match="has changed since"):
+        prepare(photos, tmp_path / "out", size=64, shards=1)
+
+
+def test_a_link_to_what_is_gone_is_named(photos, tmp_path):
+    (photos / "c.png").symlink_to("gone.png")
+    assert prepare(photos, tmp_path / "out", size=64).report.rejected == [("c.png", "unreadable", "it does not exist")]
+
+
 def test_one_lock_whatever_the_folder_is_called(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "out")

@@ -23,7 +23,7 @@ def column_named(columns: Iterable[Any], name: str) -> Any | None:
 
 
 def text_columns(columns: Iterable[Any]) -> list[Any]:
-    """Those that hold captions where nobody says which one does, the first to be preferred."""
+    """The columns that hold captions where none is named for them, the first to be preferred."""
     columns = list(columns)
     return [found for name in TEXTS if (found := column_named(columns, name)) is not None]
 

@@ -21,8 +21,11 @@ _LABELS = {"mask": "-masklabel", "condlabel": "-condlabel"}  # beside a picture,
 
 
 def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
-    """`conditions` names the folders of condition pictures, inside the tree or elsewhere. A tree with `images/` and
-    `conditions/<kind>/` needs none named.
+    """The pictures of a tree, with the captions beside them and their condition pictures.
+
+    Args:
+        conditions: kind -> folder of condition pictures, inside the tree or elsewhere; a tree with `images/` and
+            `conditions/<kind>/` needs none named.
 
     Raises:
         SceditError: no pictures, or no condition pictures where they should be.
@@ -42,16 +45,9 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
         raise _no_pictures(tree)
 
     stems = {stem_of(file) for file in pictures}
-    beside = {file: (stem_of(file), suffix_of(file)) for file in names if suffix_of(file) in CAPTIONS}
-    captions = {key: file for file, key in sorted(beside.items())}  # of a.TXT and a.txt, the last
-
-    def texts_of(file: str) -> dict[str, str]:
-        """The caption of a.png is in a.txt, else in a.png.txt."""
-        found = {end: captions.get((stem_of(file), end)) or captions.get((file, end)) for end in CAPTIONS}
-        return {suffix: name for suffix, name in found.items() if name}
-
-    taken = {name for file in pictures for name in texts_of(file).values()}
-    orphans = [file for file in beside if file not in taken]
+    captions = _captions(names, pictures)
+    taken = {name for found in captions.values() for name in found.values()}
+    orphans = [file for file in names if suffix_of(file) in CAPTIONS and file not in taken]
     read = (root, _CONDITIONS, *apart)
     orphans += [file for file in tree.pictures if not file.startswith(read) and file != OVERVIEW]
     others = tuple(folder.removeprefix(root) for folder in tree.others)
@@ -72,14 +68,14 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
             raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
         orphans += [f"{kind}: {file}" for file in pairs.without()]
 
-    twins = _twins(pictures)
+    twins = _twins(captions)
 
     def entries() -> Iterator[Entry]:
         for file in pictures:
             yield Entry(
                 name=file,
                 image=blob(tree, file),
-                captions={suffix: blob(tree, name) for suffix, name in texts_of(file).items()},
+                captions={suffix: blob(tree, name) for suffix, name in captions[file].items()},
                 conditions={kind: pairs.find(stem_of(file)) for kind, pairs in paired.items()},
                 fault=twins.get(file),
             )
@@ -110,16 +106,29 @@ def _labels(pictures: list[str]) -> dict[str, str]:
     }
 
 
-def _twins(pictures: list[str]) -> dict[str, str]:
-    """What is wrong with each of the pictures that are called alike but for their suffix, and read."""
+def _captions(names: list[str], pictures: list[str]) -> dict[str, dict[str, str]]:
+    """The files among `names` that hold each picture's caption, by their suffixes: of a.png it is a.txt, else
+    a.png.txt."""
+    beside = {file: (stem_of(file), suffix_of(file)) for file in names if suffix_of(file) in CAPTIONS}
+    held = {key: file for file, key in sorted(beside.items())}  # of a.TXT and a.txt, the last
+    return {
+        file: {end: name for end in CAPTIONS if (name := held.get((stem_of(file), end)) or held.get((file, end)))}
+        for file in pictures
+    }
+
+
+def _twins(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What is wrong with each of the pictures that are called alike but for their suffix, and read. Where each has a
+    caption of its whole name, as a.jpg.txt and a.png.txt, they are pictures of their own."""
+    own = {file for file, each in captions.items() if any(name.startswith(file) for name in each.values())}
     called: dict[str, list[str]] = {}
-    for file in filter(is_readable, pictures):
+    for file in filter(is_readable, captions):
         called.setdefault(stem_of(file), []).append(file)
     return {
         file: f"{next(other for other in alike if other != file)} has the same name: remove one of two copies; "
         "condition pictures belong in a folder of their own, which --cond KIND=FOLDER names"
         for alike in called.values()
-        if len(alike) > 1
+        if len(alike) > 1 and not own.issuperset(alike)
         for file in alike
     }
 
@@ -127,13 +136,17 @@ def _twins(pictures: list[str]) -> dict[str, str]:
 def _below(tree: Tree, prefix: str, others: tuple[str, ...]) -> list[str]:
     """The pictures below `prefix` of a tree, but for those in the folders `others` there, of splits not taken."""
     inside = (file for file in tree.pictures if file.startswith(prefix))
-    return [file for file in inside if not file[len(prefix) :].startswith(others or ("/",))]
+    return [file for file in inside if not file[len(prefix) :].startswith(others)]
 
 
 class _Pairs:
-    """The condition pictures `files` of a tree, each named as a picture between `prefix` and `end`. They are for
-    pictures of these `stems`, which begin with `root`: that of `deep/a` is `deep/a`, else `a`, where no other picture
-    is called so."""
+    """The condition pictures of one kind, and which picture each belongs to: `deep/a` to the picture `deep/a`, and `a`
+    to it too where no other picture is called `a`.
+
+    Args:
+        files: the condition pictures, by their names in `tree`; what stands between `prefix` and `end` pairs them.
+        stems: of the pictures; `root` is the folder that they begin with.
+    """
 
     def __init__(
         self, tree: Tree, files: list[str], stems: set[str], root: str, prefix: str = "", end: str = ""

@@ -53,14 +53,18 @@ def hold_pictures(root: Path, files: Sequence[str]) -> bool:
 
 
 def open_saved(path: Path, columns: Mapping[str, str], split: str | None) -> Source:
-    """Raises SceditError: damaged, or without pictures or the split."""
+    """The pictures of a dataset that `datasets` has saved at `path`.
+
+    Raises:
+        SceditError: it is damaged, or has no pictures or no such split.
+    """
     datasets = _library(str(path))
     loaded = _told(str(path), datasets.load_from_disk, str(path))
     return _of_split(loaded, str(path), path, columns, split)
 
 
 def open_parquet(root: Path, files: Sequence[str], columns: Mapping[str, str], split: str | None) -> Source:
-    """Of `files` below the folder `root`, those of one split. Raises SceditError as `open_saved`."""
+    """The pictures in those parquet `files` below the folder `root` that are of one split. Raises as `open_saved`."""
     name = str(root / files[0]) if len(files) == 1 else str(root)
     load, splits = _library(name).load_dataset, in_files(files)
     taken = chosen(list(splits), split, name)
@@ -73,7 +77,11 @@ def open_parquet(root: Path, files: Sequence[str], columns: Mapping[str, str], s
 def open_by_name(
     name: str, columns: Mapping[str, str], split: str | None, subset: str | None, revision: str | None
 ) -> Source:
-    """Raises SceditError: the hub cannot be reached or has no such dataset; or as `open_saved`."""
+    """The pictures of a dataset on the hub.
+
+    Raises:
+        SceditError: the hub cannot be reached or has no such dataset; or as `open_saved`.
+    """
     loaded = _told(name, _library(name).load_dataset, name, name=subset, revision=revision)
     return _of_split(loaded, name, None, columns, split)
 

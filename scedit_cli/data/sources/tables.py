@@ -32,11 +32,11 @@ _DRIVE = re.compile("[A-Za-z]:")
 
 def named(tree: Tree) -> list[str]:
     """Every table of a tree: of those in one folder the first to be preferred."""
+    rank = {name: number for number, name in enumerate(_NAMES)}
+    every = [(rank[name], file) for file in tree.files if (name := posixpath.basename(file).lower()) in rank]
     found: dict[str, str] = {}
-    for name in _NAMES:
-        for file in tree.files:
-            if posixpath.basename(file).lower() == name:
-                found.setdefault(folder_of(file), file)
+    for _, file in sorted(every):
+        found.setdefault(folder_of(file), file)
     return sorted(found.values())
 
 
@@ -48,21 +48,24 @@ def find(tree: Tree, parts: Sequence[str]) -> list[str]:
         return root
     if parts:
         return [table for table in tables if table.startswith(tuple(parts))]
-    folders = tuple(folder_of(table) for table in tables)
-    return tables if all(picture.startswith(folders) for picture in tree.pictures) else []
+    folders = {table.rpartition("/")[0] for table in tables}
+    return tables if all(not folders.isdisjoint(_above(picture)) for picture in tree.pictures) else []
 
 
 def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
     """Files of a tree that look like tables, by their `suffixes`, and are not `used`; and why they are not read."""
+    suspects = [file for file in set(tree.files) - set(used) if suffix_of(file) in suffixes]
+    if not suspects:
+        return []
     stems = {stem_of(picture) for picture in tree.pictures}
     folders = {folder for stem in stems for folder in _above(stem)}
     found = []
-    for file in tree.files:
+    for file in sorted(suspects):
         stem, name = stem_of(file), posixpath.basename(file)
         # What img2dataset tells of the pictures in a folder of that name, and of each picture beside it; and our own.
         is_known = stem in stems or stem.removesuffix("_stats") in folders
         is_known = is_known or name == LICENCES or name.endswith("report.json")
-        if suffix_of(file) in suffixes and file not in used and not is_known:
+        if not is_known:
             found.append((file, _why_unread(file, name)))
     return found
 
@@ -164,7 +167,7 @@ def _kind(column: str, at: str) -> str:
 
 
 def _is_none(cell: Any) -> bool:
-    """How tables write that there is nothing: empty, null or NaN."""
+    """Whether a cell holds nothing, which tables write as empty, null or NaN."""
     return cell is None or cell == "" or cell != cell
 
 

@@ -21,8 +21,8 @@ _SHOWN = 6  # files of a sample in a sentence
 
 
 def is_shards(place: str | Path) -> bool:
-    """A .tar, packed or not, a pattern of them, a URL, or a folder of nothing else but them and the tables that tell of
-    them."""
+    """Whether a place is a .tar, packed or not, a pattern of them, a URL, or a folder that holds only them and the
+    tables that tell of them."""
     path = Path(place)
     if not path.is_dir():
         return is_shard(path.name) or is_remote(str(place))
@@ -35,8 +35,11 @@ def is_shards(place: str | Path) -> bool:
 
 
 def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
-    """`columns` says which suffix is what: image=jpg, text=txt (or a key of the .json), depth=depth.png. Left out, a
-    lone picture suffix is the picture and `<kind>.png` a condition.
+    """The samples of shards, as pictures to prepare.
+
+    Args:
+        columns: which suffix is what: image=jpg, text=txt (or a key of the .json), depth=depth.png. Where it is left
+            out, a lone picture suffix is the picture and `<kind>.png` a condition.
 
     Raises:
         SceditError: no such shard, or a damaged one.
