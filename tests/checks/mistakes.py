@@ -90,7 +90,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     ([*COND, "--weighted"], "a weighted prompt needs compel", "scedit-cli[prompts]"),
     (["generate", "--ui"], "the page needs gradio", "scedit-cli[ui]"),
     ([*TRAIN, "--set", 'tracking.to=["wandb"]'], "tracking.to wandb needs wandb", "pip install"),
-    ([*TRAIN, "--set", "train.lerning_rate=1"], "train.lerning_rate: unknown; did you mean learning_rate", "--explain SECTION.KEY"),
+    ([*TRAIN, "--set", "train.lerning_rate=1"], "train.lerning_rate: unknown; did you mean learning_rate", "--explain"),
     ([*TRAIN, "--push-to-hub", "a b/c"], "--push-to-hub a b/c: ", "user/my-tuner"),
     (["train", "--recipe", "canny", "--out", "edges.png"], "--out edges.png is a file", "name a folder"),
     (["train", "--recipe", "canny", "--out", "edges.png/new"], "edges.png is a file", "name a place you can write to"),
