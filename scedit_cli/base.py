@@ -123,7 +123,7 @@ class Base:
     @property
     def distillation_doubt(self) -> str | None:
         """The sentence of a base that is sampled as an ordinary one and may be a distilled one."""
-        why = distillation_doubt(self._loaded, self.names)
+        why = None if self.family == EMBEDDED else distillation_doubt(self._loaded, self.names)
         return why and f"{self.name} {why}, and is sampled as an ordinary base"
 
     @property

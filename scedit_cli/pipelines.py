@@ -23,7 +23,7 @@ from scedit_cli.quieting import Shared, no_warnings
 from scedit_cli.unet_inputs import check_texts, check_unet
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, SchedulerMixin
 
 _EMBEDDED_FOLDER = Path(__file__).parent / "scenes" / "world" / "base"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -80,6 +80,21 @@ def open_pipeline(
         str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: best_variant(files, dtype)
     )
     return Opened(_load_folder(folder, str(model), dtype), (str(model), *_names(folder)), commit)
+
+
+def scheduler_in(model: str | Path) -> SchedulerMixin | None:
+    """Return the scheduler of the embedded pipeline or of a folder, without its weights; None where there is none."""
+    import diffusers
+
+    folder = _EMBEDDED_FOLDER if model == EMBEDDED else expanded(model)
+    if not folder.is_dir():
+        return None
+    kind = getattr(diffusers, _read_index(folder, str(model))["scheduler"], None)
+    try:
+        with quiet():
+            return kind and kind.from_pretrained(folder / "scheduler", local_files_only=True)
+    except Exception:  # what is wrong with it is told where the whole pipeline is loaded
+        return None
 
 
 @contextmanager

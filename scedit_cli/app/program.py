@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from scedit_cli.app.options import screen_for
+from scedit_cli.app.words import stray_words
 from scedit_cli.errors import SceditError, WorkFailed
 
 _IS_WINDOWS = sys.platform == "win32"
@@ -83,7 +84,7 @@ def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError
 
 def failed(error: Exception | KeyboardInterrupt, args: list[str]) -> int:
     """Tells why the program ends, where no command is there to do it; returns the exit code."""
-    told = _stopped(error) if isinstance(error, KeyboardInterrupt) else error
+    told = _stopped(error) if isinstance(error, KeyboardInterrupt) else stray_words(error, args) or error
     # Looked up in the arguments: an error in parsing them comes before any option is known.
     return screen_for("--json" in args, debug="--debug" in args).fail(told)
 

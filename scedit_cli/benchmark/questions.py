@@ -111,7 +111,7 @@ def read_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     number, prefix, binary = found.groups() if found else ("0", None, None)
     size = int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
-    if not size:
+    if size < 2**20:  # a number without a unit, such as 12
         raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
     return size
 

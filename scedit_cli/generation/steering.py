@@ -95,7 +95,8 @@ class Steering:
                     )
                 if not several:
                     guess = difflib.get_close_matches(name, names, n=1)
-                    hint = f"did you mean {guess[0]}?" if guess else f"there is {', '.join(names) or 'no tuner'}"
+                    there = f"there is {', '.join(names)}" if names else "add its condition by --cond, or --tuner FILE"
+                    hint = f"did you mean {guess[0]}?" if guess else there
                     raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
         return cls(request, placed, canvas, device, groups, None, opened, masks)
 

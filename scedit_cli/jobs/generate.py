@@ -16,7 +16,7 @@ from PIL import Image
 from scedit_cli import scenes
 from scedit_cli.base import DTYPES, Base, load_base
 from scedit_cli.checks.generate import check, check_page
-from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
+from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed, taught
 from scedit_cli.devices import best_device
 from scedit_cli.errors import SceditError
 from scedit_cli.files import expanded
@@ -30,7 +30,8 @@ from scedit_cli.generation.sheet import sheet
 from scedit_cli.generation.steering import Steering
 from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
-from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.pipelines import EMBEDDED, quiet, scheduler_in
+from scedit_cli.schedulers import check_steps, scheduler_like
 from scedit_cli.specs import parse_tuner
 from scedit_cli.weighting import parsed
 
@@ -132,6 +133,8 @@ def generate(
     device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
     steering = Steering.of(request, orders, request.base or EMBEDDED, score, device)
 
+    if loaded is None:
+        _check_sampler(request, steering.placed)
     base = loaded or _load(request, steering.placed)
     for placed in steering.placed:
         if told := check_base(placed, base, any_base=request.any_base):
@@ -237,6 +240,20 @@ def serve(
 
 def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -> None:
     tell(Progress("generate", batch * total + done, batches * total))
+
+
+def _check_sampler(request: Request, placed: Sequence[PlacedTuner]) -> None:
+    """Raise SceditError for a sampler's name, settings and steps that the base's scheduler alone refuses, before any
+    weights are loaded. Where `--prediction` or a tuner changes that scheduler, the loaded base tells."""
+    scheduler = scheduler_in(request.base or EMBEDDED)
+    if scheduler is None or not (request.scheduler or request.steps):
+        return
+    own = scheduler.config.get("prediction_type")
+    if request.prediction in (None, own) and all(taught(each.tuner) in (None, (own, False)) for each in placed):
+        with quiet():
+            sampler = scheduler_like(scheduler, request.scheduler)
+            if request.steps:
+                check_steps(sampler, request.steps, request.scheduler)
 
 
 def _load(request: Request, placed: Sequence[PlacedTuner]) -> Base:

@@ -12,6 +12,7 @@ from PIL import Image
 from scedit_cli.base import load_base
 from scedit_cli.conditions import annotate
 from scedit_cli.errors import SceditError
+from scedit_cli.generation.request import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
 from tests import tiny
@@ -293,3 +294,27 @@ def test_sdxl_with_a_tuner(tmp_path):
     )
     made = job.generate(request, out=tmp_path / "out").images
     assert Image.open(made[0].path).size == (96, 64) and not near(made[0].path, made[1].path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": "EulerDiscrete:nosuch=1"}, "'nosuch=1' is no setting of it"),
+        ({"scheduler": "DDIM", "steps": 1001}, "scheduler DDIM cannot take 1001 steps"),
+        ({"steps": 1001}, "cannot take 1001 steps"),
+        ({"scheduler": "EDMEuler"}, "is for bases trained on"),
+    ],
+)
+@pytest.mark.parametrize("base", ["scenes", "folder"])
+def test_a_samplers_mistakes_are_told_before_weights_are_read(monkeypatch, tmp_path, base, options, message):
+    monkeypatch.setattr(job, "load_base", lambda *_, **__: pytest.fail("the base was loaded"))
+    place = base if base == "scenes" else str(tiny.pipeline_folder("sd15"))
+    with pytest.raises(SceditError, match=message):
+        job.generate(Request(prompts=["a cone"], base=place, **options), out=tmp_path / "new.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_embedded_base_is_not_doubted(tmp_path):
+    notes = []
+    job.generate(Request(prompts=["a cone"]), out=tmp_path / "a.png", on_event=notes.append)
+    assert not [event for event in notes if isinstance(event, Note)]
