@@ -12,7 +12,6 @@ from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.errors import SceditError
 
-
 _WRAPPED = ("_orig_mod", "module")  # what wrappers call the module inside
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.overview import overview
 from scedit_cli.data.formats import is_picture, is_shard, suffix_of
+from scedit_cli.data.overview import overview
 from scedit_cli.data.pictures import save_picture
 from scedit_cli.data.places import is_remote
 from scedit_cli.data.report import Report

@@ -14,7 +14,13 @@ from scedit_cli.data.dataset import weight_of
 from scedit_cli.data.formats import suffix_of
 from scedit_cli.data.licences import LICENCES
 from scedit_cli.data.sources.columns import (
-    FILE, WEIGHT, caption_in, column_named, further, is_file_column, text_columns,
+    FILE,
+    WEIGHT,
+    caption_in,
+    column_named,
+    further,
+    is_file_column,
+    text_columns,
 )  # fmt: skip
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.folder import OVERVIEW
