@@ -21,7 +21,7 @@ POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 
 
 @pytest.fixture
-def single_file(tmp_path, monkeypatch):
+def checkpoint(tmp_path, monkeypatch):
     """Writes a tiny SD1.5 as a single file whose weights `change` has changed."""
     pipeline = tiny.pipeline("sd15")
     save_configs(pipeline, "sd15", tmp_path / "configs")
@@ -61,12 +61,12 @@ def assert_same(base, expected=None):
 @pytest.mark.parametrize("positions", [
     torch.arange(77)[None].float() - 0.4, torch.arange(77)[None].half(), (torch.arange(77)[None] - 1).clamp(0),
 ], ids=["fractions", "half", "shifted"])  # fmt: skip
-def test_the_positions_that_a_merge_has_spoilt_are_not_used(single_file, positions):
-    assert_same(load_base(single_file(lambda weights: weights | {POSITIONS: positions})))
+def test_the_positions_that_a_merge_has_spoilt_are_not_used(checkpoint, positions):
+    assert_same(load_base(checkpoint(lambda weights: weights | {POSITIONS: positions})))
 
 
 # Checkpoints of CompVis's trainer keep a moving average beside the weights, and its schedule.
-def test_a_trainers_moving_average_and_schedule_are_left_where_they_are(single_file):
+def test_a_trainers_moving_average_and_schedule_are_left_where_they_are(checkpoint):
     def change(weights):
         averaged = {
             f"model_ema.{key.removeprefix('model.').replace('.', '')}": torch.full_like(value, 7.0)
@@ -76,17 +76,17 @@ def test_a_trainers_moving_average_and_schedule_are_left_where_they_are(single_f
         schedule = {"betas": torch.ones(1000), "alphas_cumprod": torch.ones(1000)}
         return weights | averaged | schedule | {"model_ema.decay": torch.tensor(0.999)}
 
-    assert_same(load_base(single_file(change)))
+    assert_same(load_base(checkpoint(change)))
 
 
-def test_plain_fp8_files_are_read_as_their_values(single_file):
+def test_plain_fp8_files_are_read_as_their_values(checkpoint):
     eight = torch.float8_e4m3fn
 
     def rounded(weights):
         return {k: v.to(eight) if v.dim() > 1 else v for k, v in weights.items()}
 
-    found = answer(load_base(single_file(rounded)))
-    expected = answer(load_base(single_file(lambda w: {k: v.float() for k, v in rounded(w).items()})))
+    found = answer(load_base(checkpoint(rounded)))
+    expected = answer(load_base(checkpoint(lambda w: {k: v.float() for k, v in rounded(w).items()})))
     assert all(map(torch.equal, found, expected))
 
 
@@ -96,8 +96,8 @@ def test_plain_fp8_files_are_read_as_their_values(single_file):
     "model.diffusion_model.time_embed.0.comfy_quant", "model.diffusion_model.time_embed.0.weight.absmax",
     "model.diffusion_model.time_embed.0.weight.quant_state.bitsandbytes__nf4",
 ])  # fmt: skip
-def test_quantised_weights_with_scales_of_their_own_are_refused(single_file, name):
-    file = single_file(lambda weights: weights | {name: torch.tensor([0.5])})
+def test_quantised_weights_with_scales_of_their_own_are_refused(checkpoint, name):
+    file = checkpoint(lambda weights: weights | {name: torch.tensor([0.5])})
     with pytest.raises(SceditError, match=f"its weights are quantised, with scales of their own \\({name}\\)") as told:
         load_base(file)
     assert "fp16" in told.value.hint

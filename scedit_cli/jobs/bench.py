@@ -127,21 +127,21 @@ def bench(
         if place:
             check_place(place)
 
-    def compare(setting: Setting) -> None:
+    def check_baseline(setting: Setting) -> None:
         if before:
             check_comparable(Path(baseline), before, BenchResult(Costs(setting, [])).document())
 
     sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
     wanted = Setting(base or "", batch, resolution, dtype, None, *sizes)
     if shown:
-        compare(shown.setting)
+        check_baseline(shown.setting)
         result = shown
     elif mode == "--quality --tuner":
-        result = _score(wanted, device, prediction, tuners, scenes or 128, compare, tell)
+        result = _score(wanted, device, prediction, tuners, scenes or 128, check_baseline, tell)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
         of = seeds or 3, scenes or 128, learning_rates or {}, Kept(keep)
-        result = _train(chosen, wanted, device, budget, *of, compare, tell)
+        result = _train(chosen, wanted, device, budget, *of, check_baseline, tell)
     elif mode == "--sampling":
         result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, tell)
     elif mode == "--skips":
@@ -150,10 +150,10 @@ def bench(
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
         watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
         if estimate:
-            result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=compare, **watch))
+            result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=check_baseline, **watch))
         else:
             wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
-            result = BenchResult(*cost.measure_all(chosen, wanted, rounds or 1, further, device, check=compare, **watch))
+            result = BenchResult(*cost.measure_all(chosen, wanted, rounds or 1, further, device, check=check_baseline, **watch))
     if before:
         document = result.document()
         if not same_machine(before, document):

@@ -149,7 +149,7 @@ def test_a_real_steps_resident_memory_is_predicted(tmp_path):
 
 
 @pytest.fixture
-def single_file(tmp_path, monkeypatch):
+def checkpoint(tmp_path, monkeypatch):
     pipeline = tiny.pipeline("sd15")
     save_configs(pipeline, "sd15", tmp_path / "configs")
     save_original(pipeline, "sd15", tmp_path / "mine.safetensors")
@@ -158,7 +158,7 @@ def single_file(tmp_path, monkeypatch):
     return str(tmp_path / "mine.safetensors")
 
 
-def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(single_file, monkeypatch):
+def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(checkpoint, monkeypatch):
     folder = tiny.pipeline_folder("sd21")
     expected = estimate("sc", str(tiny.pipeline_folder("sd15")), 1), estimate("sc", str(folder), 1)
     asked = []
@@ -173,12 +173,12 @@ def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(single_file, monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     monkeypatch.setattr(hub, "_commit", lambda _, revision: ({"v2": "0a1b2c"}[revision], []))
     monkeypatch.setattr("scedit_cli.benchmark.architecture.load_base", None)
-    assert (estimate("sc", single_file, 1), estimate("sc", "owner/model@v2", 1)) == expected
+    assert (estimate("sc", checkpoint, 1), estimate("sc", "owner/model@v2", 1)) == expected
     assert asked == [("owner/model", "0a1b2c", False)]
 
 
-def test_a_single_file_is_measured(single_file):
-    found = measure("sc", Setting(single_file, batch=1, steps=1), lambda *_: None)
+def test_a_single_file_is_measured(checkpoint):
+    found = measure("sc", Setting(checkpoint, batch=1, steps=1), lambda *_: None)
     assert found.setting.resolution == 64 and found.figures.images_per_second > 0
     weights = tiny.unet("sd15").num_parameters() + found.figures.trainable_parameters
     assert found.figures.memory["weights"] == 4 * weights

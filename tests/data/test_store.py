@@ -33,8 +33,8 @@ def test_an_entry_of_another_layout_is_as_if_it_were_not_there(tmp_path):
         seen[key] = layout
         return key == "y"
 
-    store = Store(tmp_path, fits)
-    assert store.missing(["x", "y"]) == ["x"] and torch.equal(store.get(["y"])["a"], tensors(2)["a"])
+    kept = Store(tmp_path, fits)
+    assert kept.missing(["x", "y"]) == ["x"] and torch.equal(kept.get(["y"])["a"], tensors(2)["a"])
     assert seen["x"] == {"a": (torch.float32, (3,)), "b": (torch.bfloat16, ())}
 
 
