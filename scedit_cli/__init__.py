@@ -15,7 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.version import __version__
 
 if TYPE_CHECKING:
     from scedit_cli.core.attach import attach
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from scedit_cli.core.bundle import Bundle
     from scedit_cli.core.tuners import CSCTuner, SCTuner
     from scedit_cli.core.weights import load_tuner, save_tuner
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Bundle",

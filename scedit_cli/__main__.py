@@ -1,5 +1,5 @@
 """`python -m scedit_cli`: the same program as `scedit`."""
 
-from scedit_cli.app import main
+from scedit_cli.cli import main
 
 main()

@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from scedit_cli.original import CONFIGS, tokenizer
+from scedit_cli.models.single_file import CONFIGS, tokenizer
 from tests.original_layout import save_original
 
 PHOTOS = {

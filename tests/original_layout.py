@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scedit_cli import original
+from scedit_cli.models import single_file
 from tests import tiny
 
 _RESNET = {
@@ -79,8 +79,8 @@ def single_files(tmp_path, monkeypatch):
         save_original(pipeline, layout, tmp_path / f"{family}.safetensors", metadata)
         return tmp_path / f"{family}.safetensors"
 
-    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(single_file, "tokenizer", lambda pad="": tiny.tokenizer())
     return write
 
 

@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.base import load_base
 from scedit_cli.data import formats
-from scedit_cli.data.pictures import open_picture
-from scedit_cli.data.places import open_place
+from scedit_cli.data.images import open_picture
 from scedit_cli.data.sources import open_source
-from scedit_cli.errors import SceditError
-from scedit_cli.generation import page
+from scedit_cli.data.uris import open_place
+from scedit_cli.generation import web_ui
+from scedit_cli.inference.sampler import sample
+from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, TrainSection
-from scedit_cli.sampling import sample
-from scedit_cli.training import setup
+from scedit_cli.training import builders
 from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trackers import check_trackers
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"][
@@ -63,7 +63,7 @@ def a_heic_picture(folder: Path) -> None:
 
 def quantized(folder: Path) -> None:
     recipe = {"tuner": {"kind": "sc"}, "base": {"model": "scenes", "quantize": "int8"}}
-    setup.open_base(Recipe.from_dict(recipe))
+    builders.open_base(Recipe.from_dict(recipe))
 
 
 def weighted(folder: Path) -> None:
@@ -80,7 +80,7 @@ CASES = [
     ("heic", "pi_heif", a_heic_picture),
     ("pose", "onnxruntime", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
     ("prompts", "compel", weighted),
-    ("ui", "gradio", lambda folder: page.page(None, None, (), folder, None)),
+    ("ui", "gradio", lambda folder: web_ui.page(None, None, (), folder, None)),
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),
     ("prodigy", "prodigyopt", by_optimizer("prodigy")),
     ("schedule-free", "schedulefree", by_optimizer("schedule-free")),

@@ -23,8 +23,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from scedit_cli import SCTuner, attach
-from scedit_cli.base import Base
-from scedit_cli.pipelines import quiet
+from scedit_cli.models.base import Base
+from scedit_cli.models.loading import quiet
 
 FAMILIES = ("sd15", "sd21", "sdxl")
 # Pruned as SSD-1B and Vega are (no mid block, attention of unlike depths), for inpainting (9 channels), and distilled

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scedit_cli.base import Base, load_base
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import HINT_SCALE
-from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import expanded, read_json
-from scedit_cli.hub import download_configs, is_hub_id, split_revision
-from scedit_cli.names import EMBEDDED, PUBLIC
-from scedit_cli.noise_levels import check_scheduler, noise_levels
-from scedit_cli.original import CONFIGS, original_config
-from scedit_cli.pipelines import quiet
+from scedit_cli.models.base import Base, load_base
+from scedit_cli.models.loading import quiet
+from scedit_cli.models.noise_levels import check_scheduler, noise_levels
+from scedit_cli.models.single_file import CONFIGS, original_config
+from scedit_cli.models.unet_inputs import check_unet
 from scedit_cli.scenes import WORLD
-from scedit_cli.unet_inputs import check_unet
+from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.hub import download_configs, is_hub_id, split_revision
+from scedit_cli.utils.io import expanded, read_json
+from scedit_cli.utils.names import EMBEDDED, PUBLIC
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

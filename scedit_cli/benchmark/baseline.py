@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.benchmark.document import read_result
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 _EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # the same on every machine
 _MEASURED = ("peak_memory", "images_per_second")

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
-from scedit_cli.benchmark.cost import Costs
+from scedit_cli.benchmark.compare import Costs
+from scedit_cli.benchmark.config import Figures, Setting
 from scedit_cli.benchmark.reading import HINT, read_values
-from scedit_cli.benchmark.result import BenchResult
+from scedit_cli.benchmark.results import BenchResult
 from scedit_cli.benchmark.sampling import StepTime
-from scedit_cli.benchmark.setting import Figures, Setting
 from scedit_cli.benchmark.skips import SkipEffect
-from scedit_cli.errors import SceditError, shortened
+from scedit_cli.utils.errors import SceditError, shortened
 
 _ALWAYS = ("base", "batch", "resolution", "dtype", "device", "results")
 

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture, architecture
-from scedit_cli.benchmark.live import LiveStorages
+from scedit_cli.benchmark.config import Figures
 from scedit_cli.benchmark.methods import METHODS, Inputs, Options, Trainee, prepared
-from scedit_cli.benchmark.setting import Figures
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+from scedit_cli.models.base import DTYPES
+from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
 from scedit_cli.training.preflight import controlnet_parameters
 
 
@@ -151,24 +149,6 @@ def _train(
         loss.backward()
         with live.labelled("optimizer"):
             optimizer.step()
-
-
-class CudaAutocast(TorchFunctionMode):
-    """CUDA's autocast lifts some operations to float32 that a CPU's leaves as they are; those that a U-Net and its
-    loss have, for tensors on a (fake) CPU."""
-
-    _LIFTED = frozenset({F.group_norm, F.layer_norm, F.interpolate, F.mse_loss, torch.sum, torch.pow})
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._LIFTED and torch.is_autocast_enabled("cpu"):
-            args = tuple(_lifted(each) for each in args)
-            kwargs = {name: _lifted(each) for name, each in kwargs.items()}
-        return func(*args, **kwargs)
-
-
-def _lifted(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _faked(each: Any) -> Any:

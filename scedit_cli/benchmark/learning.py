@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scedit_cli.base import Base, load_base
 from scedit_cli.benchmark.architecture import architecture
-from scedit_cli.benchmark.exam import CONDITION, Exam
+from scedit_cli.benchmark.config import Setting
+from scedit_cli.benchmark.evaluation import CONDITION, Exam
 from scedit_cli.benchmark.measure import options_for
 from scedit_cli.benchmark.methods import Inputs, Trainee, prepared
-from scedit_cli.benchmark.setting import Setting
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.data.loader import Batch, batches
 from scedit_cli.data.sampler import StatefulSampler
-from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.models.base import Base, load_base
+from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.training.schedules import draw_timesteps
 
 _WARM_UP = 50  # steps over which the learning rate rises

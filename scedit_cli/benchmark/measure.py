@@ -14,20 +14,20 @@ from pathlib import Path
 
 import torch
 
-from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture, architecture
-from scedit_cli.benchmark.clock import synchronise
+from scedit_cli.benchmark.config import Figures, Setting, device_name
 from scedit_cli.benchmark.estimate import count, peak, shares
-from scedit_cli.benchmark.memory import Memory
+from scedit_cli.benchmark.matmul_rate import matrix_rate, wake_libraries
 from scedit_cli.benchmark.methods import Options, Trainee, prepared
-from scedit_cli.benchmark.rate import matrix_rate, wake_libraries
-from scedit_cli.benchmark.setting import Figures, Setting, device_name
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
-from scedit_cli.devices import best_device, device_here
-from scedit_cli.errors import memory_told
-from scedit_cli.pipelines import EMBEDDED
-from scedit_cli.sampling import check_size
-from scedit_cli.training.setup import tf32
+from scedit_cli.benchmark.timing import synchronise
+from scedit_cli.inference.sampler import check_size
+from scedit_cli.models.base import DTYPES
+from scedit_cli.models.loading import EMBEDDED
+from scedit_cli.training.builders import tf32
+from scedit_cli.utils.devices import best_device, device_here
+from scedit_cli.utils.errors import memory_told
+from scedit_cli.utils.process_memory import Memory
 
 _GIB = 2**30
 _WARM_UP = 2  # steps that are not timed: the first ones allocate

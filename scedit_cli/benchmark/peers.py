@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.errors import reason
 from scedit_cli.training.preflight import hint_channels
+from scedit_cli.utils.errors import reason
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel, UNetControlNetXSModel

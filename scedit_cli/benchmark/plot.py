@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from scedit_cli.benchmark.cost import Costs
+    from scedit_cli.benchmark.compare import Costs
 
 OURS, PEERS, INK, FAINT = "#d1495b", "#5b7c99", "#26262c", "#8a8f98"
 _PARTS = {"libraries": "#e4e7eb", "weights": "#b9c4cf", "optimizer": "#8fa3b5", "gradients": "#5f7488"}

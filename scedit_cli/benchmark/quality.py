@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from scedit_cli.benchmark.architecture import architecture
-from scedit_cli.benchmark.clock import timed
+from scedit_cli.benchmark.config import Setting, processor_name
 from scedit_cli.benchmark.estimate import peak
-from scedit_cli.benchmark.exam import Exam
-from scedit_cli.benchmark.kept import Kept
+from scedit_cli.benchmark.evaluation import Exam
 from scedit_cli.benchmark.learning import training
 from scedit_cli.benchmark.measure import kind_of, options_for
 from scedit_cli.benchmark.methods import prepared
-from scedit_cli.benchmark.setting import Setting, processor_name
-from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.benchmark.timing import timed
+from scedit_cli.models.loading import EMBEDDED
 
 # Of AdamW, after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet distance or
 # control score; an SC-Tuner's next was 4 % better still. ControlNet-XS was not swept: the embedded base cannot have it.

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.benchmark.exam import CONDITION, LOOK
+from scedit_cli.benchmark.evaluation import CONDITION, LOOK
 from scedit_cli.benchmark.plot import FAINT, INK, OURS, PEERS, is_ours, letter_by_letter, save
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import read_json
+from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.io import read_json
 
 HINT = "scedit bench --json > FILE makes one"
 

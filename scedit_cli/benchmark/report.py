@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scedit_cli.benchmark.setting import Figures
-from scedit_cli.markdown import plain
+from scedit_cli.benchmark.config import Figures
+from scedit_cli.utils.markdown import plain
 
 Table = tuple[list[str], list[list[str]]]
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scedit_cli.base import DTYPES
 from scedit_cli.benchmark.architecture import Architecture
-from scedit_cli.benchmark.clock import timed
 from scedit_cli.benchmark.methods import Inputs
 from scedit_cli.benchmark.peers import controlnet_model
 from scedit_cli.benchmark.step import random_batch
+from scedit_cli.benchmark.timing import timed
 from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import CSCTuner, SCTuner
+from scedit_cli.models.base import DTYPES
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from scedit_cli.base import Base
 from scedit_cli.core.skips import survey
-from scedit_cli.pipelines import EMBEDDED
-from scedit_cli.sampling import grid, sample, to_tensor
-from scedit_cli.training.material import held_out_scenes
-from scedit_cli.training.score import named_share
+from scedit_cli.inference.sampler import grid, sample, to_tensor
+from scedit_cli.models.base import Base
+from scedit_cli.models.loading import EMBEDDED
+from scedit_cli.training.datasets import held_out_scenes
+from scedit_cli.training.evaluation import named_share
 
 _PROMPTS = (
     "a photo of a red fox in the snow",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from scedit_cli.base import Base
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.errors import SceditError
-from scedit_cli.training.score import control_scores, style_score
+from scedit_cli.models.base import Base
+from scedit_cli.training.evaluation import control_scores, style_score
+from scedit_cli.utils.errors import SceditError
 
 
 def scores_of(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.measuring import (
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
+from scedit_cli.conditions.scoring import (
     check_measurable,
     consistencies,
     consistency,
@@ -20,8 +21,7 @@ from scedit_cli.conditions.measuring import (
     measured_by,
     measured_kinds,
 )
-from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
-from scedit_cli.transparency import photograph
+from scedit_cli.utils.transparency import photograph
 
 __all__ = [
     "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from scedit_cli.conditions.quiet import silent
 from scedit_cli.conditions.registry import Make, Parameters
-from scedit_cli.conditions.silence import silent
 
 
 class Detection(Parameters):

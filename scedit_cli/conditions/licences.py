@@ -6,16 +6,23 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded, write_whole
-
-if TYPE_CHECKING:
-    from scedit_cli.conditions.registry import Annotator
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import expanded, write_whole
 
 
-def require(annotator: Annotator) -> None:
+class Licensed(Protocol):
+    """An annotator, as far as its licence matters."""
+
+    kind: str
+    name: str
+    licence: str
+    weights: tuple[str, ...]
+    commercial: bool
+
+
+def require(annotator: Licensed) -> None:
     """Raises SceditError where the annotator's weights forbid commercial use and nobody has accepted that yet."""
     if annotator.commercial or _entry(annotator) in _accepted():
         return
@@ -26,7 +33,7 @@ def require(annotator: Annotator) -> None:
     )
 
 
-def accept(annotator: Annotator) -> None:
+def accept(annotator: Licensed) -> None:
     """Remembers, for this user, that the licence of the annotator's weights is accepted; nothing to do for a free one.
 
     Raises:
@@ -39,7 +46,7 @@ def accept(annotator: Annotator) -> None:
     write_whole(_book(), json.dumps([*_entries(), _entry(annotator) | {"accepted": now}], indent=2) + "\n")
 
 
-def _entry(annotator: Annotator) -> dict[str, Any]:
+def _entry(annotator: Licensed) -> dict[str, Any]:
     return {"weights": list(annotator.weights), "licence": annotator.licence}
 
 

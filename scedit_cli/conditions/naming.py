@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scedit_cli import conditions
-from scedit_cli.errors import SceditError
-from scedit_cli.specs import ConditionSpec
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import ConditionSpec
 
 
 def told_kind(spec: ConditionSpec) -> str | None:

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scedit_cli.conditions import kinds as _kinds
 from scedit_cli.conditions import licences
 from scedit_cli.conditions.consistency.measure import Measure
-from scedit_cli.conditions.silence import silent
-from scedit_cli.errors import SceditError
-from scedit_cli.transparency import condition_image
+from scedit_cli.conditions.quiet import silent
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.transparency import condition_image
 
 Make = Callable[[Sequence[Image.Image]], list[Image.Image]]
 

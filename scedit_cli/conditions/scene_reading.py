@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from scedit_cli.conditions.batches import by_size
+from scedit_cli.conditions.batching import by_size
 
 _SIDE = 128  # of the pictures that the reader learned from
 

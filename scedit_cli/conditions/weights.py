@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
-from scedit_cli.fetched import check_fetched
+from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
+from scedit_cli.utils.fetched import check_fetched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) ->
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
 
-    from scedit_cli.pipelines import quiet
+    from scedit_cli.models.loading import quiet
 
     try:
         with quiet():
@@ -94,7 +94,7 @@ def pretrained(
         SceditError: `weights` has no such model, or an incomplete one.
         WorkFailed: the hub cannot be reached.
     """
-    from scedit_cli.pipelines import quiet
+    from scedit_cli.models.loading import quiet
 
     options = options | {"trust_remote_code": False}  # else a person at a terminal is asked whether to run it
     if weights is None:

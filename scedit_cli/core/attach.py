@@ -14,7 +14,7 @@ from scedit_cli.core.recompute import run_again
 from scedit_cli.core.regions import Region
 from scedit_cli.core.skips import SkipMap, in_words, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 MEMORY = ("plain", "lean", "checkpoint")
 

@@ -9,7 +9,7 @@ import torch
 
 from scedit_cli.core.bundle import Bundle, check_together, checked_scales
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 _SHARED = ("base", "base_fingerprint", "base_vae", "base_vae_revision", "prediction_type", "zero_terminal_snr")
 

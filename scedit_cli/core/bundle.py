@@ -10,7 +10,7 @@ from torch import nn
 
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 _WRAPPED = ("_orig_mod", "module")  # what wrappers call the module inside
 

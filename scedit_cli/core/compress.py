@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import SCTuner, SkipMLP
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 ROWS_PER_UNIT = 4  # features for each hidden unit of a map, that the fit is well determined
 _FEWEST_ROWS = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 SEGMENTS = ("transformer", "layer", "fine")
 

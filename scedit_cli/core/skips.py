@@ -7,7 +7,7 @@ from itertools import groupby
 
 from torch import nn
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 @dataclass(frozen=True)

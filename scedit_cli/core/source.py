@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import safe_open
 
-from scedit_cli.errors import SceditError, is_out_of_memory, reason
-from scedit_cli.fetched import check_fetched
-from scedit_cli.hub import is_hub_id, split_revision
+from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason
+from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.hub import is_hub_id, split_revision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scedit_cli.core.recompute import run_again
 from scedit_cli.core.skips import survey
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 STEM_WIDTHS = (16, 32, 96)
 HINT_SCALE = 8  # the stem's three strides of 2: a hint is this many times the latents' size

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scedit_cli import __version__
 from scedit_cli.core.bundle import Bundle, unwrapped
 from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.reading import read_foreign
@@ -19,8 +18,9 @@ from scedit_cli.core.objective import PREDICTION_TYPES
 from scedit_cli.core.packing import packed
 from scedit_cli.core.source import locate, read
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import read_json, whole_folder, write_whole
+from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.io import read_json, whole_folder, write_whole
+from scedit_cli.utils.version import __version__
 
 FORMAT = "scedit/1"
 _KINDS = {"sc": SCTuner, "csc": CSCTuner}

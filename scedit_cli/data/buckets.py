@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 Size = tuple[int, int]  # width and height in pixels
 _LONGEST = 4  # longest side of a bucket / its shortest

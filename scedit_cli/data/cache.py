@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.base import Base
 from scedit_cli.conditions import channels_of
-from scedit_cli.conditions.orders import Order
-from scedit_cli.data.contents import digests
+from scedit_cli.conditions.annotation_spec import Order
 from scedit_cli.data.dataset import Dataset, Size
+from scedit_cli.data.digests import digests
 from scedit_cli.data.hints import Hints, MadeHints, read_photograph
-from scedit_cli.data.store import Layout, Store
-from scedit_cli.errors import SceditError, WorkFailed, memory_told
-from scedit_cli.fingerprint import own_weights
+from scedit_cli.data.tensor_store import Layout, Store
+from scedit_cli.models.base import Base
+from scedit_cli.models.fingerprint import own_weights
+from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.pictures import picture_size
-from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json, write_whole
+from scedit_cli.data.images import picture_size
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import read_json, write_whole
 
 METADATA = "metadata.jsonl"
 _COLUMN = "_file_name"

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from scedit_cli.conditions import channels_of, find
-from scedit_cli.conditions.orders import Order
+from scedit_cli.conditions.annotation_spec import Order
 from scedit_cli.data.arrays import planes, stacked, unit
-from scedit_cli.data.pictures import decode, open_picture, reading
-from scedit_cli.errors import SceditError
-from scedit_cli.transparency import condition_image
+from scedit_cli.data.images import decode, open_picture, reading
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.transparency import condition_image
 
 _IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
 # The largest level of 255, in files of 8 and of 16 bits, that is taken for a number of something else; which, and what

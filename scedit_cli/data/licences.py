@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scedit_cli.conditions.registry import Annotator
-from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json, write_whole
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import read_json, write_whole
 
 LICENCES = "licences.json"
 

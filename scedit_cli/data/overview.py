@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from scedit_cli.data.dataset import METADATA, condition_name
 from scedit_cli.data.hints import open_condition_picture
-from scedit_cli.data.pictures import open_picture, picture_size
+from scedit_cli.data.images import open_picture, picture_size
 
 _ROWS = 12  # pictures shown
 _LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: sides of a cell, between cells, a caption's width

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 if TYPE_CHECKING:
     from scedit_cli.data.sources import Source

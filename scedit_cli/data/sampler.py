@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 class StatefulSampler:

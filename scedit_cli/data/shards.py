@@ -15,13 +15,13 @@ from pathlib import Path
 
 from scedit_cli.data.dataset import Dataset
 from scedit_cli.data.formats import is_shard
+from scedit_cli.data.images import LARGEST_FILE
 from scedit_cli.data.licences import LICENCES, licences_of, write_licences
-from scedit_cli.data.pictures import LARGEST_FILE
-from scedit_cli.data.places import is_hidden, is_remote, open_place
 from scedit_cli.data.splits import in_files
-from scedit_cli.errors import SceditError, shortened
-from scedit_cli.fetched import check_fetched
-from scedit_cli.files import read_json, whole_folder, write_whole
+from scedit_cli.data.uris import is_hidden, is_remote, open_place
+from scedit_cli.utils.errors import SceditError, shortened
+from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.io import read_json, whole_folder, write_whole
 
 SIZES = "sizes.json"
 _SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'

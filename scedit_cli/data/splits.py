@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 if TYPE_CHECKING:
     from scedit_cli.data.sources.trees import Tree

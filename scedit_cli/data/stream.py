@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scedit_cli.base import Base
-from scedit_cli.conditions.orders import Order
+from scedit_cli.conditions.annotation_spec import Order
 from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.cache import PIXELS_AT_ONCE
 from scedit_cli.data.hints import made_hint
-from scedit_cli.data.intake import Cut, Rejected
-from scedit_cli.data.lanes import Lanes, Turn
+from scedit_cli.data.importing import Cut, Rejected
 from scedit_cli.data.loader import Batch
 from scedit_cli.data.sampler import check_state, part_of
+from scedit_cli.data.shard_dataset import Streamed
+from scedit_cli.data.shard_schedule import Lanes, Turn
 from scedit_cli.data.shards import Sample, read_samples
-from scedit_cli.data.streamed import Streamed
-from scedit_cli.errors import SceditError
+from scedit_cli.models.base import Base
+from scedit_cli.utils.errors import SceditError
 
 _LEAST = 16  # samples among which another one takes the place of one that cannot be used
 _AHEAD = 2  # batches made ready

@@ -13,18 +13,18 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
-from scedit_cli.conditions.orders import Order, orders_of
-from scedit_cli.data.annotated import Outcome, Task, annotate_all, digest_of, failures, made, record_of, save_condition
+from scedit_cli.conditions.annotation_spec import Order, orders_of
+from scedit_cli.data.annotation import Outcome, Task, annotate_all, digest_of, failures, made, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
+from scedit_cli.data.images import open_picture, save_picture
 from scedit_cli.data.licences import check_licences, record_licences
-from scedit_cli.data.pictures import open_picture, save_picture
-from scedit_cli.data.shares import Share
-from scedit_cli.devices import best_device
-from scedit_cli.errors import SceditError, reason
-from scedit_cli.files import check_writable, expanded, whole
 from scedit_cli.jobs.progress import OnEvent, Progress
-from scedit_cli.locks import alone
-from scedit_cli.transparency import in_8_bits
+from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.distributed import Share
+from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.io import check_writable, expanded, whole
+from scedit_cli.utils.locks import alone
+from scedit_cli.utils.transparency import in_8_bits
 
 _BATCH, _ABREAST = 8, 5  # pictures that an accelerator takes at once; that are in a row of one picture's sheet
 
@@ -244,7 +244,7 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
 def _draw(
     place: Path, replace: bool, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
 ) -> None:
-    from scedit_cli.sampling import grid
+    from scedit_cli.inference.sampler import grid
 
     shown = [[in_8_bits(picture) for picture in row] for row in rows]
     headings = ["picture", *(order.kind for order in orders)]

@@ -8,29 +8,29 @@ from pathlib import Path
 
 import torch
 
-from scedit_cli.base import DTYPES, EMBEDDED, Base, load_base
-from scedit_cli.benchmark import cost, quality
+from scedit_cli.benchmark import compare, quality
 from scedit_cli.benchmark.architecture import architecture, architecture_of
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, same_machine, worse
-from scedit_cli.benchmark.cost import Costs, Further
+from scedit_cli.benchmark.compare import Costs, Further
+from scedit_cli.benchmark.config import Setting
 from scedit_cli.benchmark.document import read_result
-from scedit_cli.benchmark.exam import Exam
-from scedit_cli.benchmark.kept import Kept
+from scedit_cli.benchmark.evaluation import Exam
 from scedit_cli.benchmark.measure import settled
+from scedit_cli.benchmark.modes import BASE, read_size, read_tolerance
 from scedit_cli.benchmark.plot import draw
 from scedit_cli.benchmark.quality_plot import draw_quality, is_drawn
-from scedit_cli.benchmark.questions import BASE, read_size, read_tolerance
 from scedit_cli.benchmark.report import quality_facts
-from scedit_cli.benchmark.result import BenchResult, facts
+from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
-from scedit_cli.benchmark.setting import Setting
-from scedit_cli.checks.bench import check
-from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
-from scedit_cli.devices import best_device
-from scedit_cli.errors import SceditError, WorkFailed
-from scedit_cli.files import as_json, check_place, expanded, whole, write_whole
+from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
+from scedit_cli.jobs.checks.bench import check
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
-from scedit_cli.specs import parse_tuner
+from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
+from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.io import as_json, check_place, expanded, whole, write_whole
+from scedit_cli.utils.specs import parse_tuner
 
 _STEPS, _SAMPLING_STEPS = 10, 9  # that are timed
 _BATCHES = (1, 16)  # and the one measured
@@ -150,10 +150,10 @@ def bench(
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
         watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
         if estimate:
-            result = BenchResult(cost.estimate_all(chosen, wanted, device, further, check=check_baseline, **watch))
+            result = BenchResult(compare.estimate_all(chosen, wanted, device, further, check=check_baseline, **watch))
         else:
             wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
-            result = BenchResult(*cost.measure_all(chosen, wanted, rounds or 1, further, device, check=check_baseline, **watch))
+            result = BenchResult(*compare.measure_all(chosen, wanted, rounds or 1, further, device, check=check_baseline, **watch))
     if before:
         document = result.document()
         if not same_machine(before, document):

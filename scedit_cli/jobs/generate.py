@@ -14,26 +14,26 @@ import torch
 from PIL import Image
 
 from scedit_cli import scenes
-from scedit_cli.base import DTYPES, Base, load_base
-from scedit_cli.checks.generate import check, check_page
-from scedit_cli.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed, taught
-from scedit_cli.devices import best_device
-from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded
-from scedit_cli.generation.keepsake import encoded, request_from
-from scedit_cli.generation.naming import Names
-from scedit_cli.generation.orders import orders_for
-from scedit_cli.generation.page import open_page, page, slots_for
-from scedit_cli.generation.request import Request
-from scedit_cli.generation.run import Run, accelerator
-from scedit_cli.generation.sheet import sheet
-from scedit_cli.generation.steering import Steering
+from scedit_cli.generation.conditioning import Steering
+from scedit_cli.generation.config import Request
+from scedit_cli.generation.filenames import Names
+from scedit_cli.generation.grid import sheet
+from scedit_cli.generation.image_jobs import orders_for
+from scedit_cli.generation.provenance import encoded, request_from
+from scedit_cli.generation.runner import Run, accelerator
 from scedit_cli.generation.syntax import foreign_syntax
+from scedit_cli.generation.web_ui import open_page, page, slots_for
+from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed, taught
+from scedit_cli.inference.weighting import parsed
+from scedit_cli.jobs.checks.generate import check, check_page
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
-from scedit_cli.pipelines import EMBEDDED, quiet, scheduler_in
-from scedit_cli.schedulers import check_steps, scheduler_like
-from scedit_cli.specs import parse_tuner
-from scedit_cli.weighting import parsed
+from scedit_cli.models.base import DTYPES, Base, load_base
+from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
+from scedit_cli.models.schedulers import check_steps, scheduler_like
+from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import expanded
+from scedit_cli.utils.specs import parse_tuner
 
 
 @dataclass(frozen=True)

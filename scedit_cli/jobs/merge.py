@@ -11,10 +11,6 @@ from typing import Any
 
 import torch
 
-from scedit_cli import ingredients
-from scedit_cli.base import load_base
-from scedit_cli.checks.merge import check
-from scedit_cli.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.core import blend
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.compare import Difference, Weighted, difference_of
@@ -23,10 +19,14 @@ from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.writing import Export, export
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.errors import SceditError, WorkFailed, memory_told
-from scedit_cli.files import whole, whole_folder
+from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base
+from scedit_cli.inference.sampler import sample
+from scedit_cli.jobs import merge_inputs
+from scedit_cli.jobs.checks.merge import check
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
-from scedit_cli.sampling import sample
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
+from scedit_cli.utils.io import whole, whole_folder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 _EXACT = 1e-4  # of the largest edit: beyond what the order of a float32 sum changes
@@ -150,8 +150,8 @@ def merge(
         tuners, out=out, take=take, drop=drop, rescale=rescale or {}, rank=rank, activations=activations, device=device,
         dtype=dtype, format=format, up_blocks=up_blocks, overwrite=overwrite,
     )  # fmt: skip
-    placed = ingredients.gathered(tuners, take, drop, rescale or {})
-    if silent := ingredients.check_together(placed, average):
+    placed = merge_inputs.gathered(tuners, take, drop, rescale or {})
+    if silent := merge_inputs.check_together(placed, average):
         stated = next(each.file for each in placed if each.file not in silent)
         for file in silent:
             tell(Note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}"))

@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import DTYPES, EMBEDDED, Base, load_base
-from scedit_cli.checks.prepare import MULTIPLE, check, check_size, is_made, usual_size
 from scedit_cli.data.buckets import Size, bucket, exactly
 from scedit_cli.data.cache import cache_latents, cache_text
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.data.intake import Intake
+from scedit_cli.data.importing import Intake
 from scedit_cli.data.licences import write_licences
-from scedit_cli.data.origin import Origin, forget_refused, located
-from scedit_cli.data.rendered import SCENE_KINDS, write_scenes
+from scedit_cli.data.manifest import Origin, forget_refused, located
 from scedit_cli.data.report import Report
+from scedit_cli.data.scenes import SCENE_KINDS, write_scenes
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.sources import Source, open_source
-from scedit_cli.errors import SceditError, shortened
-from scedit_cli.files import whole_folder
+from scedit_cli.jobs.checks.prepare import MULTIPLE, check, check_size, is_made, usual_size
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
-from scedit_cli.locks import held
+from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED
-from scedit_cli.training.processes import Processes
+from scedit_cli.training.distributed import Processes
+from scedit_cli.utils.errors import SceditError, shortened
+from scedit_cli.utils.io import whole_folder
+from scedit_cli.utils.locks import held
 
 _CAPTIONLESS = 0.01  # share of the kept pictures that may be without a caption
 

@@ -9,29 +9,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.base import DTYPES, Base
-from scedit_cli.benchmark.forecast import peak_of_run
-from scedit_cli.checks.train import check
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
-from scedit_cli.data.rendered import SCENE_KINDS
-from scedit_cli.errors import SceditError
+from scedit_cli.data.scenes import SCENE_KINDS
+from scedit_cli.jobs.checks.train import check
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
-from scedit_cli.pipelines import EMBEDDED
+from scedit_cli.models.base import DTYPES, Base
+from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import setup
-from scedit_cli.training.hub import check_hub, upload, write_card
-from scedit_cli.training.interrupts import terminable
+from scedit_cli.training import builders
+from scedit_cli.training.distributed import Processes
+from scedit_cli.training.evaluation import Score, control_scores
 from scedit_cli.training.log import last_value, recent_loss
 from scedit_cli.training.loop import Loop, Told
+from scedit_cli.training.memory import peak_of_run
+from scedit_cli.training.model_card import check_hub, upload, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
-from scedit_cli.training.processes import Processes
-from scedit_cli.training.runs import Run, choose_run, claimed
-from scedit_cli.training.score import Score, control_scores
+from scedit_cli.training.run_folder import Run, choose_run, claimed
+from scedit_cli.training.signals import terminable
 from scedit_cli.training.trackers import check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, held_out_count, split
+from scedit_cli.utils.errors import SceditError
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def train(
     check(recipe, out=out, resume=resume, overwrite=overwrite, push_to_hub=push_to_hub)
     processes = Processes.join(device)
     try:
-        with terminable(), setup.tf32(recipe.train.tf32), ExitStack() as stack:
+        with terminable(), builders.tf32(recipe.train.tf32), ExitStack() as stack:
             told = _told(on_event if processes.is_first else None)
             if push_to_hub:
                 processes.by_first(lambda: check_hub(push_to_hub))
@@ -165,16 +165,16 @@ def _train(
 ) -> TrainResult | Preflight | None:
     started = time.monotonic()
     given = recipe.data.make
-    recipe = processes.by_first(lambda: setup.made_where_missing(recipe))
+    recipe = processes.by_first(lambda: builders.made_where_missing(recipe))
     for kind in recipe.data.make[len(given) :]:
         told.note(
             f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
-    base = setup.open_base(recipe, device)
-    shards = processes.by_first(lambda: setup.find_shards(recipe, base, told.stage("counting")))
+    base = builders.open_base(recipe, device)
+    shards = processes.by_first(lambda: builders.find_shards(recipe, base, told.stage("counting")))
     dataset = processes.first_on_machine_first(
-        lambda: setup.find_dataset(recipe, base, told.stage("rendering"), shards)
+        lambda: builders.find_dataset(recipe, base, told.stage("rendering"), shards)
     )
     if base.is_guessed and recipe.train.prediction == "base":
         told.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
@@ -186,7 +186,7 @@ def _train(
     if shards:
         held_out = range(held_out_count(sum(shards.counts), recipe.validation))
         shards = shards.without_first(dataset.path, len(held_out)) if held_out else shards
-        stream = setup.open_stream(recipe, shards, processes, on_fault)
+        stream = builders.open_stream(recipe, shards, processes, on_fault)
         learned = range(stream.count)
     else:
         learned, held_out = split(len(dataset), recipe.validation)
@@ -199,9 +199,9 @@ def _train(
         )
     share = processes.share_of(dataset.path)
     with processes.meeting() as meet:
-        of_data = (dataset, base, setup.cached_kinds(recipe), told.stage("encoding"), setup.orders(recipe))
+        of_data = (dataset, base, builders.cached_kinds(recipe), told.stage("encoding"), builders.orders(recipe))
         cache = cache_latents_and_text(*of_data, share=share, wait=meet)
-    tuner = setup.fresh_tuner(recipe, base)
+    tuner = builders.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
         scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
@@ -223,7 +223,7 @@ def _train(
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
-            save_tuner(tuner, run.tuner, setup.facts(recipe, base, dataset))
+            save_tuner(tuner, run.tuner, builders.facts(recipe, base, dataset))
         score = _score(recipe, base, tuner, told) if processes.is_first or processes.shards_base else None
     if not processes.is_first:
         return None

@@ -6,8 +6,8 @@
 """
 
 from scedit_cli.recipe.builtin import builtin_recipes
-from scedit_cli.recipe.reading import load_recipe, settings_of_made
-from scedit_cli.recipe.sections import (
+from scedit_cli.recipe.loading import load_recipe, settings_of_made
+from scedit_cli.recipe.schema import (
     BaseSection,
     CheckpointsSection,
     DataSection,

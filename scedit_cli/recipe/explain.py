@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from scedit_cli.errors import SceditError
-from scedit_cli.recipe.mistakes import guess
-from scedit_cli.recipe.sections import Recipe
+from scedit_cli.recipe.schema import Recipe
+from scedit_cli.recipe.validation_errors import guess
+from scedit_cli.utils.errors import SceditError
 
 _SIGNS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "pattern": "like `{}`"}
 _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", dict: "table"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import expanded
 
 WORLD = Path(__file__).parent / "world"
 TUNERS = WORLD / "tuners"

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from scedit_cli.files import discard, read_json, sweep, whole_folder
+from scedit_cli.utils.io import discard, read_json, sweep, whole_folder
 
 _FORMAT = "scedit-checkpoint/1"
 _MANIFEST, _STATE = "manifest.json", "state.json"

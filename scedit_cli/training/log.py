@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.files import read_json, write_whole
+from scedit_cli.utils.io import read_json, write_whole
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,21 +13,21 @@ from typing import Any, TextIO
 import torch
 
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.errors import SceditError, WorkFailed, is_out_of_memory, reason
-from scedit_cli.files import explained, write_whole
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import setup
-from scedit_cli.training.changes import check_changes
+from scedit_cli.training import builders
 from scedit_cli.training.checkpoints import newest_checkpoint, prune, save_checkpoint
-from scedit_cli.training.interrupts import undisturbed
+from scedit_cli.training.distributed import Processes, memory
 from scedit_cli.training.log import as_lines, draw_curve, read_log
 from scedit_cli.training.preflight import duration
-from scedit_cli.training.previews import Previews
-from scedit_cli.training.processes import Processes, memory
-from scedit_cli.training.runs import Run
+from scedit_cli.training.resume_compat import check_changes
+from scedit_cli.training.run_folder import Run
+from scedit_cli.training.sample_grids import Previews
+from scedit_cli.training.signals import undisturbed
 from scedit_cli.training.trackers import Trackers
 from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
 from scedit_cli.training.validation import HeldOut
+from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
+from scedit_cli.utils.io import explained, write_whole
 
 _NAMED = 8  # pictures in a sentence
 _WARM = 5  # steps after which the time that is left can be told
@@ -321,7 +321,7 @@ class Loop:
     def _draw_samples(self, trackers: Trackers | None) -> None:
         base, recipe, step = self.trainer.base, self.recipe, self.trainer.step
         move_idle_parts(base, base.device)
-        self._previews = self._previews or Previews(base, setup.examples(recipe, self.dataset), recipe.samples)
+        self._previews = self._previews or Previews(base, builders.examples(recipe, self.dataset), recipe.samples)
         with self.trainer.finished():
             grid = self._previews.draw(self.trainer.edits, self.told.stage("samples"))
         self._leave_idle()

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scedit_cli.base import Base
 from scedit_cli.core.objective import add_noise, min_snr_weights, noise_prediction_loss
 from scedit_cli.data.loader import sent
+from scedit_cli.models.base import Base
 from scedit_cli.recipe import TrainSection
 from scedit_cli.training.schedules import draw_timesteps
 

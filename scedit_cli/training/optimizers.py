@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.errors import SceditError, not_installed
 from scedit_cli.recipe import TrainSection
+from scedit_cli.utils.errors import SceditError, not_installed
 
 # name -> module, class, the extra that installs it
 _WHERE = {

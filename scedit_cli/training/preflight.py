@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from scedit_cli.base import Base
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.data.streamed import Streamed
-from scedit_cli.pipelines import quiet
+from scedit_cli.data.shard_dataset import Streamed
+from scedit_cli.models.base import Base
+from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
-from scedit_cli.training.processes import Processes
+from scedit_cli.training.distributed import Processes
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

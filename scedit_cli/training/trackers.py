@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scedit_cli.errors import not_installed
 from scedit_cli.recipe import Recipe
+from scedit_cli.utils.errors import not_installed
 
 
 def check_trackers(recipe: Recipe) -> None:

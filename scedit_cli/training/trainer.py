@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
 from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import Tuner
@@ -20,16 +19,17 @@ from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, batches, sent
 from scedit_cli.data.sampler import StatefulSampler, part_of
 from scedit_cli.data.stream import Raw, Stream
-from scedit_cli.errors import SceditError
+from scedit_cli.models.base import Base
 from scedit_cli.recipe import DataSection, TrainSection
 from scedit_cli.training.average import average_of, averaged_weights
 from scedit_cli.training.checkpoints import Checkpoint
-from scedit_cli.training.interrupts import undisturbed
+from scedit_cli.training.distributed import Processes, apart
 from scedit_cli.training.objective import Draws, Objective, Question
 from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
-from scedit_cli.training.processes import Processes, apart
 from scedit_cli.training.schedules import learning_rate_factor
-from scedit_cli.transparency import luminance
+from scedit_cli.training.signals import undisturbed
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.transparency import luminance
 
 MASK = "mask"  # the kind of picture that says where the loss counts
 

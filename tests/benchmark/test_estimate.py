@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from scedit_cli import SceditError, hub, original
-from scedit_cli.benchmark.apart import measure_apart
+from scedit_cli import SceditError
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
+from scedit_cli.benchmark.config import Setting
 from scedit_cli.benchmark.estimate import count, estimate, peak
+from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.measure import measure, options_for
 from scedit_cli.benchmark.methods import Options, prepared
-from scedit_cli.benchmark.setting import Setting
+from scedit_cli.models import single_file
+from scedit_cli.utils import hub
 from tests import tiny
 from tests.original_layout import save_configs, save_original
 
@@ -153,8 +155,8 @@ def checkpoint(tmp_path, monkeypatch):
     pipeline = tiny.pipeline("sd15")
     save_configs(pipeline, "sd15", tmp_path / "configs")
     save_original(pipeline, "sd15", tmp_path / "mine.safetensors")
-    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(single_file, "tokenizer", lambda pad="": tiny.tokenizer())
     return str(tmp_path / "mine.safetensors")
 
 

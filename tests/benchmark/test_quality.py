@@ -9,8 +9,8 @@ from PIL import Image
 
 from scedit_cli.benchmark import quality, skips
 from scedit_cli.benchmark.frechet import frechet_distance
-from scedit_cli.benchmark.kept import Kept
 from scedit_cli.benchmark.quality import Budget, Outcome, rate_of, summed_up
+from scedit_cli.benchmark.result_cache import Kept
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
 from scedit_cli.jobs.bench import bench
@@ -150,7 +150,7 @@ def test_changes_are_what_they_say():
 
 
 def test_a_study_of_any_base():
-    from scedit_cli.base import load_base
+    from scedit_cli.models.base import load_base
 
     done = []
     effects, picture = study_skips(

@@ -13,9 +13,9 @@ from torch import nn
 
 from scedit_cli import scenes
 from scedit_cli.conditions.detectors import detector
+from scedit_cli.conditions.quiet import silent
 from scedit_cli.conditions.registry import Annotator
-from scedit_cli.conditions.silence import silent
-from scedit_cli.pipelines import quiet
+from scedit_cli.models.loading import quiet
 
 TOKENIZER = Path(scenes.__file__).parent / "world/base/tokenizer"
 SWIN = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 4}

@@ -15,8 +15,8 @@ from scedit_cli.conditions import kinds
 from scedit_cli.conditions.kinds import canny
 from scedit_cli.conditions.listing import listing
 from scedit_cli.conditions.registry import all_kinds
-from scedit_cli.data.rendered import SCENE_KINDS, example
-from scedit_cli.errors import SceditError
+from scedit_cli.data.scenes import SCENE_KINDS, example
+from scedit_cli.utils.errors import SceditError
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from scedit_cli import conditions
 from scedit_cli.conditions.consistency import color, depth, edges, normal, pose, seg, structure
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.kinds.color import PALETTE
-from scedit_cli.errors import SceditError
 from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
+from scedit_cli.utils.errors import SceditError
 
 
 def noise(size: tuple[int, int] = (64, 48), seed: int = 0, mode: str = "RGB") -> Image.Image:
@@ -207,7 +207,7 @@ def test_a_picture_is_annotated_before_it_is_compared():
 
 
 def test_the_worlds_annotator_brings_its_own_measure():
-    from scedit_cli.data.rendered import example
+    from scedit_cli.data.scenes import example
 
     scene = example(0)
     [figures] = conditions.measured("depth", [scene.image], [scene.conditions["depth"]], "scene")

@@ -9,7 +9,7 @@ import pytest
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
 from scedit_cli.conditions.registry import Annotator
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests.conditions.photos import astronaut
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
 from scedit_cli.conditions.detectors import detector
+from scedit_cli.conditions.quiet import silent
 from scedit_cli.conditions.registry import Annotator, Make
-from scedit_cli.conditions.silence import silent
-from scedit_cli.errors import SceditError
-from scedit_cli.pipelines import quiet
+from scedit_cli.models.loading import quiet
+from scedit_cli.utils.errors import SceditError
 from tests.conditions.local_weights import save_weights
 from tests.conditions.photos import astronaut
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions.detectors import detector
-from scedit_cli.conditions.holes import HOLES
-from scedit_cli.errors import SceditError
+from scedit_cli.conditions.inpaint_masks import HOLES
+from scedit_cli.utils.errors import SceditError
 from tests.conditions.photos import astronaut
 
 

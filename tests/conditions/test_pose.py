@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions import licences, people
+from scedit_cli.conditions import dwpose, licences
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.kinds import pose
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests.conditions import onnx_people
 from tests.conditions.local_weights import save_weights
 
@@ -46,7 +46,7 @@ def expected() -> np.ndarray:
 
 
 def test_keypoints_are_where_they_are(weights):
-    [person] = people.keypoints(BLANK, weights)
+    [person] = dwpose.keypoints(BLANK, weights)
     assert person.shape == (134, 3) and person.dtype == np.float32
     assert (person[:, 2] == 1).all()
     for joint, coco in enumerate(COCO):
@@ -57,7 +57,7 @@ def test_keypoints_are_where_they_are(weights):
 
 def test_the_skeleton_is_drawn_there(weights):
     picture = np.asarray(conditions.annotate("pose", BLANK, weights=weights, hands=False, face=False, resolution=480))
-    [person] = people.keypoints(BLANK, weights)
+    [person] = dwpose.keypoints(BLANK, weights)
     for (x, y, _), color in zip(person[:18], COLORS, strict=True):
         assert tuple(picture[int(y), int(x)]) == color
     assert picture.any(-1).mean() < 0.2
@@ -67,7 +67,7 @@ def test_the_skeleton_is_drawn_there(weights):
 def test_parts_are_drawn_alone(weights, part):
     others = dict.fromkeys({"body", "hands", "face"} - {part}, "false")
     picture = np.asarray(conditions.annotate("pose", BLANK, weights=weights, resolution=480, **others))
-    [person] = people.keypoints(BLANK, weights)
+    [person] = dwpose.keypoints(BLANK, weights)
     spans = {"body": slice(0, 18), "hands": slice(92, 134), "face": slice(24, 92)}
     drawn = {
         name: picture[person[span, 1].astype(int), person[span, 0].astype(int)].any(-1).mean()
@@ -93,7 +93,7 @@ def test_joints_keep_their_width(weights):
 
 def test_who_is_no_person_or_unsure_is_not_drawn(tmp_path):
     dog = saved(tmp_path / "dog", label=16)
-    assert people.keypoints(BLANK, dog).shape == (0, 134, 3)
+    assert dwpose.keypoints(BLANK, dog).shape == (0, 134, 3)
     assert not np.asarray(conditions.annotate("pose", BLANK, weights=dog)).any()
     unsure = saved(tmp_path / "unsure", confidence=0.4)
     assert np.asarray(conditions.annotate("pose", BLANK, weights=unsure)).any()
@@ -106,22 +106,22 @@ def test_several_people_and_one_that_is_found_twice(tmp_path):
     finder = tmp_path / "yzd-v/DWPose/yolox_l.onnx"
     boxes = (160, 320, 120, 400), (170, 320, 120, 400), (480, 320, 90, 120)
     onnx_people.save_finder(finder, *boxes)
-    people.models.cache_clear()
-    found = people.keypoints(Image.new("RGB", (1280, 1280)), tmp_path)
+    dwpose.models.cache_clear()
+    found = dwpose.keypoints(Image.new("RGB", (1280, 1280)), tmp_path)
     seen = onnx_people.places()[0] / np.array((288, 384)) - 0.5  # the nose, from the middle of what DWPose is shown
     for person, (x, y, _, high) in zip(found, (boxes[0], boxes[2]), strict=True):
         size = 1.25 * high * np.array((0.75, 1))
         assert person[0, :2] == pytest.approx(2 * (np.array((x, y)) + seen * size), abs=0.1)
-    people.models.cache_clear()
+    dwpose.models.cache_clear()
 
 
 def test_networks_are_shown_what_they_were_trained_on(weights, monkeypatch):
     """YOLOX the whole picture in its corner, DWPose the person's box and a quarter more, normalised; both BGR."""
-    shown, run = [], people._run
-    monkeypatch.setattr(people, "_run", lambda network, pixels: shown.append(pixels) or run(network, pixels))
+    shown, run = [], dwpose._run
+    monkeypatch.setattr(dwpose, "_run", lambda network, pixels: shown.append(pixels) or run(network, pixels))
     picture = np.zeros((640, 480, 3), np.uint8)
     picture[..., 0], picture[..., 2] = np.arange(480) // 2, 255 - np.arange(640)[:, None] // 3
-    people.keypoints(Image.fromarray(picture), weights)
+    dwpose.keypoints(Image.fromarray(picture), weights)
     whole, person = shown
     assert (whole[:, :480] == picture[..., ::-1]).all() and (whole[:, 480:] == 114).all()
     x, y = np.meshgrid(90 + np.arange(288) * 300 / 288, 120 + np.arange(384) * 400 / 384)

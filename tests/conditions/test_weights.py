@@ -15,7 +15,7 @@ from torch import nn
 
 from scedit_cli import conditions
 from scedit_cli.conditions import weights
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests.conditions.local_weights import save_weights
 from tests.conditions.photos import astronaut
 

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from scedit_cli import CSCTuner, SCTuner, attach
-from scedit_cli.benchmark.live import LiveStorages
 from scedit_cli.core import frozen
 from scedit_cli.core.frozen import lean
+from scedit_cli.training.memory_tracker import LiveStorages
 from tests import tiny
 from tests.core.frozen_unets import MODES, call, equal, fixed, frozen_unet, gradients, tuned
 

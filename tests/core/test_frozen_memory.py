@@ -55,7 +55,7 @@ MEASURE = """
 import torch
 from diffusers import UNet2DConditionModel
 from scedit_cli import SCTuner, attach
-from scedit_cli.benchmark.memory import Memory
+from scedit_cli.utils.process_memory import Memory
 
 torch.manual_seed(0)
 unet = UNet2DConditionModel(

@@ -21,7 +21,7 @@ COUNTS = {
 
 
 def full_size(family: str, **changes) -> UNet2DConditionModel:
-    config = json.loads((files("scedit_cli") / "configs" / family / "unet.json").read_text())
+    config = json.loads((files("scedit_cli") / "models" / "configs" / family / "unet.json").read_text())
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(config | changes)
 

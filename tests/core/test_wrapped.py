@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import scedit_cli as scedit
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "state_dict.", "_orig_mod.module.")

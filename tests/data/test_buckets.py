@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scedit_cli.data.buckets import bucket, exactly, fit
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_cli.base import load_base
 from scedit_cli.data import cache as cache_module
 from scedit_cli.data.cache import cache_latents, cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.hints import Hints
 from scedit_cli.data.loader import batches, load_batch
-from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.sampler import StatefulSampler
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.data.scenes import write_scenes
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 @pytest.fixture

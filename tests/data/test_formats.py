@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from scedit_cli.data import formats
-from scedit_cli.data.pictures import open_picture, picture_size
+from scedit_cli.data.images import open_picture, picture_size
+from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.data.sources import open_source
-from scedit_cli.data.streamed import open_streamed
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs.prepare import prepare
+from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_sources import png, write, zipped
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.orders import orders_of
+from scedit_cli.conditions.annotation_spec import orders_of
 from scedit_cli.data.hints import Hints, MadeHints, open_condition_picture
 
 

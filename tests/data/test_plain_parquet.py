@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scedit_cli.data.sources import open_source
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs.prepare import prepare
+from scedit_cli.utils.errors import SceditError
 from tests.data.test_sources import png, write
 
 pyarrow = pytest.importorskip("pyarrow")

@@ -9,7 +9,7 @@ from PIL import Image
 from scedit_cli.data.dataset import row_of, write_rows
 from scedit_cli.data.overview import overview
 from scedit_cli.data.report import Report
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 def test_more_than_one_percent_without_a_caption_is_an_error():

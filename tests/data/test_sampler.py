@@ -8,7 +8,7 @@ from itertools import chain, islice
 import pytest
 
 from scedit_cli.data.sampler import StatefulSampler
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 def taken(sampler: StatefulSampler, count: int) -> list[list[int]]:

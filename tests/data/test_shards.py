@@ -10,7 +10,7 @@ from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.shards import count_samples, counts_of, read_samples, shard_places, write_shards
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from scedit_cli.data.sources import open_source
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs.prepare import prepare
+from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 
 NAMES = ("a", "deep/b", "c")

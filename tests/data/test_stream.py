@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.orders import orders_of
-from scedit_cli.data.lanes import Lanes
+from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.data.shard_dataset import open_streamed
+from scedit_cli.data.shard_schedule import Lanes
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import open_streamed
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 
 COUNTS = (3, 7, 1, 5, 4)

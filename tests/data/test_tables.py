@@ -11,8 +11,8 @@ import pytest
 
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.sources import open_source
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs.prepare import prepare
+from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_sources import png, write
 

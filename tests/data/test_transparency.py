@@ -12,23 +12,23 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.orders import orders_of
-from scedit_cli.controls import open_condition
+from scedit_cli.conditions.annotation_spec import orders_of
 from scedit_cli.data.buckets import exactly
 from scedit_cli.data.cache import cache_latents
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.hints import Hints, MadeHints, read_uint8
-from scedit_cli.data.intake import Rejected, take
+from scedit_cli.data.images import open_mask, open_picture
+from scedit_cli.data.importing import Rejected, take
 from scedit_cli.data.overview import overview
-from scedit_cli.data.pictures import open_mask, open_picture
+from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.data.sources import Blob, Entry
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import open_streamed
-from scedit_cli.errors import SceditError
-from scedit_cli.sampling import to_hints
-from scedit_cli.specs import ConditionSpec
-from scedit_cli.training.material import first_of, first_pictures
-from scedit_cli.transparency import condition_image, cut_mask, mask_image
+from scedit_cli.inference.controls import open_condition
+from scedit_cli.inference.sampler import to_hints
+from scedit_cli.training.datasets import first_of, first_pictures
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import ConditionSpec
+from scedit_cli.utils.transparency import condition_image, cut_mask, mask_image
 from tests.archives import write_tar
 from tests.transparent_files import HIDDEN, WAYS, png, written
 

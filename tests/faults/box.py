@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 GIB = 2**30
 SHARED_MEMORY = Path("/dev/shm")

@@ -14,18 +14,18 @@ import numpy as np
 from PIL import Image
 from typer.main import get_command
 
-from scedit_cli.app import app
+from scedit_cli.cli import app
 from scedit_cli.conditions import annotate
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.data.rendered import write_scenes
-from scedit_cli.files import as_json
-from scedit_cli.generation.request import Request
+from scedit_cli.data.scenes import write_scenes
+from scedit_cli.generation.config import Request
 from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import shipped_tuner
+from scedit_cli.utils.io import as_json
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

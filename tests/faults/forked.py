@@ -115,7 +115,7 @@ def program(*arguments: object) -> Callable[[], Any]:
     """The program `scedit` with these arguments, as work for a forked process."""
 
     def work() -> None:
-        from scedit_cli.app import main
+        from scedit_cli.cli import main
 
         sys.argv = ["scedit", *map(str, arguments)]
         main()

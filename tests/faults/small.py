@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from scedit_cli import base as bases
-from scedit_cli import files
-from scedit_cli.data.rendered import write_scenes
-from scedit_cli.files import write_whole
+from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import generate, prepare, train
-from scedit_cli.pipelines import quiet
+from scedit_cli.models import base as bases
+from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import loop, setup
+from scedit_cli.training import builders, loop
+from scedit_cli.utils import io
+from scedit_cli.utils.io import write_whole
 from tests import tiny
 from tests.faults.forked import program, run
 
@@ -64,8 +64,8 @@ class Small:
         command = program(*arguments)
 
         def work() -> None:
-            setup.load_base = prepare.load_base = generate.load_base = load_once
-            files._sweep_once.cache_clear()  # a process of its own has swept nothing yet
+            builders.load_base = prepare.load_base = generate.load_base = load_once
+            io._sweep_once.cache_clear()  # a process of its own has swept nothing yet
             train.peak_of_run = lambda *about: {"foretold": FORETOLD}
             loop.draw_curve = lambda path, lines, title: write_whole(path, f"{title}: {len(lines)} lines")
             command()
@@ -104,10 +104,10 @@ def make_small(folder: Path) -> Small:
 
 def _warm_up(small: Small) -> None:
     """What a process does but once: imports, the base, the first backward pass."""
-    before = setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run
+    before = builders.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run
     try:
         small.train(small.folder / "warm")()
     except SystemExit as done:
         assert not done.code
     finally:
-        setup.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run = before
+        builders.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run = before

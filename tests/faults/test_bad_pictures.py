@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
-from scedit_cli.conditions.orders import orders_of
-from scedit_cli.controls import open_condition, open_named
-from scedit_cli.data.annotated import Task, annotate_chunk
+from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.data.annotation import Task, annotate_chunk
 from scedit_cli.data.buckets import bucket
 from scedit_cli.data.hints import read_uint8
-from scedit_cli.data.intake import Rejected, take
+from scedit_cli.data.importing import Rejected, take
 from scedit_cli.data.sources import Blob, Entry
-from scedit_cli.errors import SceditError
-from scedit_cli.specs import ConditionSpec
+from scedit_cli.inference.controls import open_condition, open_named
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import ConditionSpec
 from tests.faults import picture_files
 from tests.faults.box import GIB, Outcome, faults, folder_in_memory, try_each
 from tests.faults.picture_files import Picture

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from scedit_cli.app import app
+from scedit_cli.cli import app
 from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
 from tests.faults.box import faults, try_each
 from tests.faults.mutations import NASTY, TEXTS, changed, damaged

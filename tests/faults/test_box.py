@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests.faults.box import GIB, faults, try_each
 
 

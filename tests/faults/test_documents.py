@@ -13,8 +13,8 @@ import pytest
 import torch
 from typer.main import get_command
 
-from scedit_cli.app import app
-from scedit_cli.base import load_base
+from scedit_cli.cli import app
+from scedit_cli.models.base import load_base
 from scedit_cli.recipe import load_recipe
 from tests import tiny
 from tests.faults import documents

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from diffusers import UNet2DConditionModel
 
-from scedit_cli.base import Base
 from scedit_cli.core import blend
 from scedit_cli.jobs import bench, prepare
+from scedit_cli.models.base import Base
 from scedit_cli.training.checkpoints import newest_checkpoint
 from scedit_cli.training.trainer import Trainer
 from tests import tiny

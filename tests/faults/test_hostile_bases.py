@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scedit_cli import original
-from scedit_cli.base import load_base
+from scedit_cli.models import single_file
+from scedit_cli.models.base import load_base
 from tests import tiny
 from tests.faults import tensor_files
 from tests.faults.box import faults, folder_in_memory, try_each
@@ -58,8 +58,8 @@ def single(tmp_path, monkeypatch) -> bytes:
     pipeline = tiny.pipeline("sd15")
     save_original(pipeline, "sd15", tmp_path / "base.safetensors")
     save_configs(pipeline, "sd15", tmp_path / "configs")
-    monkeypatch.setattr(original, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(original, "tokenizer", lambda pad="": tiny.tokenizer())
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(single_file, "tokenizer", lambda pad="": tiny.tokenizer())
     return (tmp_path / "base.safetensors").read_bytes()
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scedit_cli.autoencoder import open_autoencoder
-from scedit_cli.base import load_base
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.errors import SceditError
+from scedit_cli.models.autoencoder import open_autoencoder
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.faults.box import GIB, faults, try_each
 from tests.faults.forked import each

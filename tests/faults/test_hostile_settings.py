@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_cli.base import Base, load_base
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.generation.keepsake import encoded, settings_in
-from scedit_cli.generation.request import Request
-from scedit_cli.generation.run import Run
+from scedit_cli.generation.config import Request
+from scedit_cli.generation.provenance import encoded, settings_in
+from scedit_cli.generation.runner import Run
 from scedit_cli.jobs.generate import generate
+from scedit_cli.models.base import Base, load_base
 from tests import tiny
 from tests.faults.box import faults, folder_in_memory, try_each
 from tests.faults.mutations import changed, damaged

@@ -15,17 +15,17 @@ import pytest
 import torch
 from typer.main import get_command
 
-from scedit_cli.app import app
+from scedit_cli.cli import app
+from scedit_cli.cli.console import Screen
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs.progress import Note, Progress
-from scedit_cli.markdown import block, plain, span
 from scedit_cli.recipe import Recipe
-from scedit_cli.screen import Screen
 from scedit_cli.training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
-from scedit_cli.training.hub import write_card
-from scedit_cli.training.runs import Run
+from scedit_cli.training.model_card import write_card
+from scedit_cli.training.run_folder import Run
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.markdown import block, plain, span
 from tests.faults.ends import assert_same_end
 from tests.faults.forked import run
 from tests.faults.mutations import ESCAPES, HTML, MARKDOWN, NESTED, TEXTS
@@ -81,15 +81,15 @@ def test_the_card_holds_no_markup_of_others(tmp_path) -> None:
 def test_the_page_shows_texts_of_others_as_text(tmp_path) -> None:
     """Names of bases and tuners, and what its handler raises: Markdown and errors are shown as HTML there."""
     gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
-    from scedit_cli.generation import page
-    from scedit_cli.generation.request import Request
+    from scedit_cli.generation import web_ui
+    from scedit_cli.generation.config import Request
 
     def draw(*_: object) -> None:
         raise SceditError(f"{HTML} is no prompt", HTML)
 
     base = SimpleNamespace(name=HTML, defaults=SimpleNamespace(steps=2, guidance=1.0))
-    slots = [page.Slot(f"{HTML}{MARKDOWN}.safetensors", HTML, "canny", False)]
-    blocks = page.page(Request(), base, slots, tmp_path, draw)
+    slots = [web_ui.Slot(f"{HTML}{MARKDOWN}.safetensors", HTML, "canny", False)]
+    blocks = web_ui.page(Request(), base, slots, tmp_path, draw)
     shown = [each.value for each in blocks.blocks.values() if isinstance(each, gr.Markdown | gr.HTML)]
     assert len(shown) >= 2 and not [text for text in shown if "<" in text or re.search(r"(?<!\\)\]\(http", text)]
     [generate] = [each.fn for each in blocks.fns.values() if each.fn and each.fn.__name__ == "generate"]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from scedit_cli.base import Base, load_base
-from scedit_cli.controls import as_taught, check_base, load_placed
 from scedit_cli.core.blend import merge
 from scedit_cli.core.foreign.writing import FORMATS
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import read_metadata, save_tuner
-from scedit_cli.ingredients import check_together
-from scedit_cli.specs import TunerSpec
+from scedit_cli.inference.controls import as_taught, check_base, load_placed
+from scedit_cli.jobs.merge_inputs import check_together
+from scedit_cli.models.base import Base, load_base
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.faults import tensor_files
 from tests.faults.box import Outcome, faults, folder_in_memory, try_each

@@ -14,14 +14,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from scedit_cli.base import Base
-from scedit_cli.benchmark import cost, measure
+from scedit_cli.benchmark import compare, measure
 from scedit_cli.core import blend, source
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Progress
+from scedit_cli.models.base import Base
 from scedit_cli.recipe import load_recipe
-from scedit_cli.training import setup
+from scedit_cli.training import builders
 from scedit_cli.training.trainer import Trainer
 from tests.faults.commands import COMMANDS
 from tests.faults.ends import assert_same_end, told
@@ -98,7 +98,7 @@ def test_a_method_that_does_not_fit_leaves_the_others_their_figures(small: Small
                 raise ERRORS["system"]()
             return loss_of(trainee, *args)
 
-        measure.loss_of, cost.measure_apart = hungry, measure.measure
+        measure.loss_of, compare.measure_apart = hungry, measure.measure
         sizes = ("--base", "scenes", "--batch", "1", "--resolution", "64", "--steps", "1")
         small.program("bench", "--methods", "sc,csc", *sizes, "--json")()
 
@@ -142,7 +142,7 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Pa
 
 def test_a_run_twice_in_one_process_is_the_same(small: Small, tmp_path: Path) -> None:
     def twice() -> None:
-        setup.load_base = load_once
+        builders.load_base = load_once
         for name in ("one", "two"):
             job.train(load_recipe(small.recipe), out=tmp_path / name)
 

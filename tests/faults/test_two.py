@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scedit_cli.errors import SceditError
-from scedit_cli.locks import held, is_mine
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.locks import held, is_mine
 from tests.faults.commands import COMMANDS
 from tests.faults.ends import told
 from tests.faults.forked import Child, each, points, run

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scedit_cli.errors import SceditError
-from scedit_cli.generation.orders import Line, orders_for, read_lines
-from scedit_cli.generation.request import Request
+from scedit_cli.generation.config import Request
+from scedit_cli.generation.image_jobs import Line, orders_for, read_lines
 from scedit_cli.generation.syntax import foreign_syntax
-from scedit_cli.specs import parse_seeds
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import parse_seeds
 
 LARGEST = 2**64 - 1
 

@@ -22,7 +22,7 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.data.dataset import row_of, write_rows
-from scedit_cli.data.pictures import open_picture
+from scedit_cli.data.images import open_picture
 from scedit_cli.jobs.annotate import annotate
 
 PHOTOS = "astronaut chelsea coffee rocket motorcycle_left motorcycle_right hubble_deep_field retina ihc camera".split()

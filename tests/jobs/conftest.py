@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli.base import load_base
 from scedit_cli.conditions import annotate
 from scedit_cli.core.blend import merge
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.generation.request import Request
+from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
+from scedit_cli.models.base import load_base
 from tests import tiny
 
 REQUEST = {field.name for field in fields(Request)}

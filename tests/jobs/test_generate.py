@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli import pipelines, save_tuner, scenes
-from scedit_cli.base import load_base
+from scedit_cli import save_tuner, scenes
 from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner
-from scedit_cli.errors import SceditError
-from scedit_cli.generation.request import Request
+from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note, Progress
+from scedit_cli.models import loading
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, settings
 
@@ -115,7 +116,7 @@ def test_scores_are_of_each_picture_and_condition(generate):
 
 
 def test_shipped_tuners_where_none_is_named(base, files, monkeypatch, tmp_path):
-    monkeypatch.setattr(pipelines, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
+    monkeypatch.setattr(loading, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
     monkeypatch.setattr(scenes, "shipped_tuner", lambda kind: files / f"{kind}.safetensors")
     request = Request(base="scenes", steps=2, conds=[f"{files}/canny.png"])
     alone = job.generate(request, out=tmp_path / "alone.png")

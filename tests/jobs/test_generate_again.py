@@ -9,15 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scedit_cli import pipelines, scenes
+from scedit_cli import scenes
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.errors import SceditError
-from scedit_cli.generation.keepsake import sha256
-from scedit_cli.generation.page import slots_for
-from scedit_cli.generation.request import Request
+from scedit_cli.generation.config import Request
+from scedit_cli.generation.provenance import sha256
+from scedit_cli.generation.web_ui import slots_for
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
+from scedit_cli.models import loading
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, same, settings
 
@@ -74,7 +75,7 @@ def test_a_shipped_tuner_is_kept_by_its_name(files, tmp_path, monkeypatch):
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
         shutil.copy(files / "canny.safetensors", tmp_path / place)
-    monkeypatch.setattr(pipelines, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
+    monkeypatch.setattr(loading, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
     monkeypatch.setattr(scenes, "TUNERS", tmp_path / "here")
     job.generate(Request(steps=2, conds=[f"{files}/canny.png:0.7"]), out=tmp_path / "made.png")
     kept = settings(tmp_path / "made.png")

@@ -11,14 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from scedit_cli.base import load_base
 from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.errors import SceditError
-from scedit_cli.generation import run
-from scedit_cli.generation.request import Request
+from scedit_cli.generation import runner
+from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, same
 
@@ -95,4 +95,4 @@ def test_an_offloaded_base_waits_on_the_cpu_in_the_accelerators_precision(small,
     made = job.generate(on, out=tmp_path / "made.png").images[0].path
     assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.bfloat16)]
     assert asked == ["cpu"] and same(made, plain)
-    assert attached(loaded[-1]["base"].unet) is None and run.accelerator() == torch.device("cpu")
+    assert attached(loaded[-1]["base"].unet) is None and runner.accelerator() == torch.device("cpu")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 from tests.jobs.drawn import near, same
 
 

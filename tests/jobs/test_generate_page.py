@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from scedit_cli.app import app
-from scedit_cli.controls import open_condition
-from scedit_cli.errors import SceditError
-from scedit_cli.generation import page
-from scedit_cli.generation.request import Request
+from scedit_cli.cli import app
+from scedit_cli.generation import web_ui
+from scedit_cli.generation.config import Request
+from scedit_cli.inference.controls import open_condition
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
-from scedit_cli.specs import parse_condition
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import parse_condition
 from tests import tiny
 
-SLOTS = [page.Slot("both.safetensors", "canny", "canny", True), page.Slot("both.safetensors", "both", None, True)]
+SLOTS = [web_ui.Slot("both.safetensors", "canny", "canny", True), web_ui.Slot("both.safetensors", "both", None, True)]
 
 
 def test_controls_become_a_request(tmp_path):
@@ -31,37 +31,38 @@ def test_controls_become_a_request(tmp_path):
     Image.new("L", (8, 8)).save(dropped)
     values = [(str(dropped), True, 0.5, 0.0, 0.5), (None, False, 2.0, 0.0, 1.0)]
     chosen = ["both.safetensors"]
-    made = page.request_for(Request(weighted=True), SLOTS, values, chosen, tmp_path / "out", prompts=["a"], seed="3")
+    made = web_ui.request_for(Request(weighted=True), SLOTS, values, chosen, tmp_path / "out", prompts=["a"], seed="3")
     kept = made.conds_from[0].removeprefix("canny=").removesuffix(":0.5:0-0.5")
     assert Path(kept).parent == tmp_path / "out" / "inputs" and Path(kept).read_bytes() == dropped.read_bytes()
     assert made == Request(
         weighted=True, prompts=["a"], seed="3", tuners=chosen, conds=[], conds_from=[f"canny={kept}:0.5:0-0.5"],
         scales=["both=2"],
     )  # fmt: skip
-    plain = page.request_for(Request(), SLOTS, [(str(dropped), False, 1.0, 0.0, 1.0), values[1]], chosen, tmp_path)
+    plain = web_ui.request_for(Request(), SLOTS, [(str(dropped), False, 1.0, 0.0, 1.0), values[1]], chosen, tmp_path)
     assert plain.conds == [f"canny={tmp_path}/inputs/{Path(kept).name}:1"]
-    given = page.request_for(Request(weights="w", vae="v"), SLOTS, values, chosen, tmp_path)
-    assert " --weights w " in page.command_line(given, tmp_path) and " --vae v " in page.command_line(given, tmp_path)
-    nothing = page.request_for(Request(), SLOTS, values, [], tmp_path)
+    given = web_ui.request_for(Request(weights="w", vae="v"), SLOTS, values, chosen, tmp_path)
+    line = web_ui.command_line(given, tmp_path)
+    assert " --weights w " in line and " --vae v " in line
+    nothing = web_ui.request_for(Request(), SLOTS, values, [], tmp_path)
     assert nothing.said() == {}
-    assert page.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")
+    assert web_ui.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")
 
 
 def test_scales_of_tuners_that_share_no_file_stand_behind_it(tmp_path):
-    slots = [page.Slot(f"{run}/tuner.safetensors", "tuner", None, False) for run in ("a", "b")]
+    slots = [web_ui.Slot(f"{run}/tuner.safetensors", "tuner", None, False) for run in ("a", "b")]
     values = [(None, False, scale, 0.0, 1.0) for scale in (0.5, 1)]
-    made = page.request_for(Request(), slots, values, [slot.file for slot in slots], tmp_path)
+    made = web_ui.request_for(Request(), slots, values, [slot.file for slot in slots], tmp_path)
     assert made.said() == {"tuners": ["a/tuner.safetensors:0.5", "b/tuner.safetensors"]}
 
 
 def test_a_tuners_own_scale_is_where_its_slider_begins(base, files):
     both, style = f"{files}/both.safetensors", f"{files}/style.safetensors"
-    slots = page.slots_for([f"{both}:0.8", style], base)
+    slots = web_ui.slots_for([f"{both}:0.8", style], base)
     assert [(slot.file, slot.name, slot.scale) for slot in slots] == [
         (both, "both", 0.8), (both, "canny", 0.8), (style, "style", 1.0),
     ]  # fmt: skip
     gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
-    blocks = page.page(Request(), base, [replace(slots[0], scale=5.0), *slots[1:]], Path("out"), lambda *_: None)
+    blocks = web_ui.page(Request(), base, [replace(slots[0], scale=5.0), *slots[1:]], Path("out"), lambda *_: None)
     found = {b.elem_id: (b.minimum, b.value, b.maximum) for b in blocks.blocks.values() if isinstance(b, gr.Slider)}
     assert [found[f"scale-{number}"] for number in range(3)] == [(-2, 5.0, 5.0), (-2, 0.8, 3), (-2, 1.0, 3)]
 
@@ -72,11 +73,11 @@ def test_a_dropped_condition_keeps_its_transparency(base, files, tmp_path):
     lines = np.asarray(Image.open(files / "canny.png"))
     clear = np.dstack((np.full_like(lines, 255), lines))
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    slots = page.slots_for([f"{files}/canny.safetensors"], base)
-    blocks = page.page(Request(), base, slots, tmp_path, lambda *_: None)
+    slots = web_ui.slots_for([f"{files}/canny.safetensors"], base)
+    blocks = web_ui.page(Request(), base, slots, tmp_path, lambda *_: None)
     [drop] = [b for b in blocks.blocks.values() if isinstance(b, gr.Image) and b.elem_id == "file-0"]
     file = drop.preprocess(drop.data_model(path=str(tmp_path / "clear.png"), orig_name="clear.png"))
-    made = page.request_for(Request(), slots, [(file, False, 1.0, 0.0, 1.0)], [slots[0].file], tmp_path)
+    made = web_ui.request_for(Request(), slots, [(file, False, 1.0, 0.0, 1.0)], [slots[0].file], tmp_path)
     [cond] = made.conds
     assert np.array_equal(np.asarray(open_condition(parse_condition(cond)).picture), np.dstack([lines] * 3))
 

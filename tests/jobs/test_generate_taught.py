@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from scedit_cli.base import load_base
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.generation import run
-from scedit_cli.generation.request import Request
+from scedit_cli.generation import runner
+from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
+from scedit_cli.models.base import load_base
 from tests import tiny
 
 
@@ -15,8 +15,9 @@ def test_pictures_are_sampled_as_the_tuner_was_taught(tmp_path, monkeypatch):
     about = {"base_fingerprint": base.fingerprint, "prediction_type": "v_prediction", "zero_terminal_snr": "true"}
     tuner = tmp_path / "taught.safetensors"
     save_tuner(SCTuner.for_unet(base.unet), tuner, about)
-    seen, original = [], run.sample
-    monkeypatch.setattr(run, "sample", lambda base, *args, **more: seen.append(base) or original(base, *args, **more))
+    seen, original = [], runner.sample
+    watched = lambda base, *args, **more: seen.append(base) or original(base, *args, **more)  # noqa: E731
+    monkeypatch.setattr(runner, "sample", watched)
     for tuners in ([str(tuner)], []):
         job.generate(
             Request(base=base.name, prompts=["a"], tuners=tuners, steps=1), out=tmp_path / "pictures", loaded=base

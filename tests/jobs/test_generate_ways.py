@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_cli.base import load_base
 from scedit_cli.conditions import annotate
-from scedit_cli.errors import SceditError
-from scedit_cli.generation.request import Request
+from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.jobs.progress import Note
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, pixels, same, settings
 
@@ -102,7 +102,7 @@ def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_
 
 
 def test_sixteen_bit_conditions_keep_their_depth_when_resized():
-    from scedit_cli.controls import resized
+    from scedit_cli.inference.controls import resized
 
     levels = np.linspace(0, 65535, 72 * 64).astype(np.uint16).reshape(64, 72)
     cut = np.asarray(resized(Image.fromarray(levels), (64, 64), "crop"))
@@ -114,7 +114,7 @@ def test_a_photo_is_resized_before_it_is_annotated_and_large_ones_shrink(generat
     photo.save(tmp_path / "large.png")
     made = generate(conds_from=[f"canny={tmp_path}/large.png"], tuners=["{}/canny.safetensors"])
     assert Image.open(made.images[0].path).size == (64, 64)
-    from scedit_cli.controls import resized
+    from scedit_cli.inference.controls import resized
 
     expected = annotate("canny", resized(photo.convert("RGB"), (64, 64), "crop"))
     assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected))
@@ -214,7 +214,7 @@ def test_making_again_needs_the_same_files(generate, files, tmp_path):
     ],
 )
 def test_settings_that_were_changed_by_hand_are_told(generate, tmp_path, change, message):
-    from scedit_cli.generation.keepsake import encoded, settings_in
+    from scedit_cli.generation.provenance import encoded, settings_in
 
     (made,) = generate().images
     (tmp_path / "x.png").write_bytes(encoded(Image.open(made.path), ".png", settings_in(made.path) | change))
@@ -283,7 +283,7 @@ def test_the_bases_precision_and_its_tuners(generate):
 def test_sdxl_with_a_tuner(tmp_path):
     from scedit_cli.core.tuners import CSCTuner
     from scedit_cli.core.weights import save_tuner
-    from scedit_cli.generation.request import Request
+    from scedit_cli.generation.config import Request
 
     xl = load_base(tiny.pipeline_folder("sdxl"))
     tuner = CSCTuner.for_unet(xl.unet, condition="color", hint_channels=8)

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs import prepare as job
 from scedit_cli.jobs.annotate import annotate
 from scedit_cli.jobs.prepare import prepare
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from scedit_cli.scenes.captions import caption, named_objects
-from scedit_cli.scenes.scene import sample_scene
+from scedit_cli.scenes.layout import sample_scene
 
 SCENES = [sample_scene(seed) for seed in range(200)]
 

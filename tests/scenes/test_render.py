@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.render import LOOKS, SEG_CLASSES, render, visible_pixels
-from scedit_cli.scenes.scene import Scene, Thing, sample_scene
+from scedit_cli.scenes.scene import Scene, Thing
 
 
 def one(shape: str, **changes: float) -> Scene:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from scedit_cli.base import load_base
 from scedit_cli.core.weights import load_tuner
-from scedit_cli.data.rendered import example
-from scedit_cli.errors import SceditError
-from scedit_cli.sampling import sample, to_tensor
+from scedit_cli.data.scenes import example
+from scedit_cli.inference.sampler import sample, to_tensor
+from scedit_cli.models.base import load_base
 from scedit_cli.scenes import HELD_OUT_SEED, WORLD, shipped_tuner
 from scedit_cli.scenes.captions import caption
+from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.scenes.render import render
-from scedit_cli.scenes.scene import sample_scene
-from scedit_cli.training.score import control_scores, named_share, style_score
+from scedit_cli.training.evaluation import control_scores, named_share, style_score
+from scedit_cli.utils.errors import SceditError
 
 CONTROLS = ("canny", "color", "depth", "seg")
 SEEDS = range(HELD_OUT_SEED, HELD_OUT_SEED + 16)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from scedit_cli.base import Base, load_base
 from scedit_cli.data.cache import Cache, cache_latents_and_text
 from scedit_cli.data.dataset import Dataset, open_dataset, row_of, write_rows
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
+from scedit_cli.models.base import Base, load_base
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import setup
+from scedit_cli.training import builders
 from scedit_cli.training.trainer import Trainer
 from tests import tiny
 
@@ -61,7 +61,7 @@ def make_trainer(base, dataset, cache) -> Callable[..., Trainer]:
             "train": plain | options,
         }
         recipe = Recipe.from_dict(sections)
-        tuner = setup.fresh_tuner(recipe, base)
+        tuner = builders.fresh_tuner(recipe, base)
         return Trainer(base, tuner, cache, recipe.train, recipe.data)
 
     return make

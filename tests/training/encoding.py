@@ -14,18 +14,18 @@ from pathlib import Path
 
 import torch
 
-from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.hints import read_uint8
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
+from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import open_streamed
+from scedit_cli.models.base import Base
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import setup
+from scedit_cli.training import builders
 from scedit_cli.training.trainer import Trainer
 from tests.full_size import random_pipeline
 
@@ -57,7 +57,7 @@ def main(rounds: int) -> None:
         began = clock()
         cache = cache_latents_and_text(dataset, base, ["canny"])
         print(f"encoding {len(dataset)} pictures once: {clock() - began:.1f} s", flush=True)
-        tuner = setup.fresh_tuner(recipe, base)
+        tuner = builders.fresh_tuner(recipe, base)
         stream = Stream(open_streamed(str(data / "shards"), (256, 256), ("canny",)), 1)
         found: dict[str, list[float]] = {"cached": [], "streamed": [], "diffusers' way": []}
         for _ in range(rounds):

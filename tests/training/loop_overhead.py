@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scedit_cli.base import Base
 from scedit_cli.core.attach import attach
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.loader import load_batch
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
+from scedit_cli.models.base import Base
 from scedit_cli.recipe import Recipe, load_recipe
-from scedit_cli.training import setup
+from scedit_cli.training import builders
 from scedit_cli.training.loop import Loop, Told
-from scedit_cli.training.runs import Run, claimed
+from scedit_cli.training.run_folder import Run, claimed
 from scedit_cli.training.trainer import Trainer
 
 PICTURES = 32
@@ -75,8 +75,8 @@ def main(rounds: int = 5, steps: int = 12) -> None:
         dataset = open_dataset(data)
         sets = [f"data.path={data}", f"train.steps={steps}", "train.precision=fp32", "train.timesteps=uniform"]
         recipe = load_recipe("canny", [*sets, "train.checkpoint_every=0", "samples.every=0", "data.caption_dropout=0"])
-        base = setup.open_base(recipe)
-        cache, tuner = cache_latents_and_text(dataset, base, ["canny"]), setup.fresh_tuner(recipe, base)
+        base = builders.open_base(recipe)
+        cache, tuner = cache_latents_and_text(dataset, base, ["canny"]), builders.fresh_tuner(recipe, base)
         plain_loop(recipe, base, tuner, cache)  # warms up
         pairs = []
         for number in range(rounds):

@@ -98,7 +98,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
 
 _KILLED = """
 import os, pathlib, sys
-from scedit_cli.files import whole_folder
+from scedit_cli.utils.io import whole_folder
 with whole_folder(pathlib.Path(sys.argv[1]) / "step-000002") as part:
     (part / "tuner.safetensors").write_bytes(b"half")
     os.kill(os.getpid(), 9)

@@ -6,9 +6,9 @@ import pytest
 from diffusers import ControlNetModel
 
 from scedit_cli.recipe import Recipe
+from scedit_cli.training.builders import fresh_tuner
+from scedit_cli.training.distributed import Processes
 from scedit_cli.training.preflight import controlnet_parameters, duration, look_ahead, scarce_sizes
-from scedit_cli.training.processes import Processes
-from scedit_cli.training.setup import fresh_tuner
 
 
 def test_it_tells_what_will_be_trained(base):

@@ -13,22 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scedit_cli.base import load_base
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
-from scedit_cli.data.intake import Rejected
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.importing import Rejected
+from scedit_cli.data.scenes import write_scenes
+from scedit_cli.data.shard_dataset import Streamed, open_streamed
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.data.streamed import Streamed, open_streamed
-from scedit_cli.errors import SceditError
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.jobs.progress import Note
+from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
-from tests.training.test_processes import by_two
+from tests.training.test_distributed import by_two
 
 PICTURES = 11
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import backends
 
-from scedit_cli.training.setup import tf32
+from scedit_cli.training.builders import tf32
 
 _PLACES = {
     "all": backends, "products": backends.cuda.matmul, "cudnn": backends.cudnn, "convolutions": backends.cudnn.conv,

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scedit_cli.errors import SceditError
 from scedit_cli.recipe import ValidationSection
-from scedit_cli.training.processes import Processes
+from scedit_cli.training.distributed import Processes
 from scedit_cli.training.validation import HeldOut, split
+from scedit_cli.utils.errors import SceditError
 
 
 def test_the_split_is_fixed_and_complete():

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from scedit_cli.conditions.batches import by_size
+from scedit_cli.conditions.batching import by_size
 from scedit_cli.conditions.consistency.depth import RELATIVE_DEPTH, SCENE_DEPTH
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read

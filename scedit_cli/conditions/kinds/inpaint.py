@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
-from scedit_cli.conditions.chance import chance
 from scedit_cli.conditions.consistency.structure import KEPT_PART
-from scedit_cli.conditions.holes import HOLES, with_hole
+from scedit_cli.conditions.inpaint_masks import HOLES, with_hole
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
+from scedit_cli.conditions.rng import chance
 
 
 class Holes(Parameters):

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from scedit_cli.conditions.chance import chance
 from scedit_cli.conditions.consistency.structure import KEPT_PART
-from scedit_cli.conditions.holes import with_hole
+from scedit_cli.conditions.inpaint_masks import with_hole
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
+from scedit_cli.conditions.rng import chance
 
 _SIDES = ("left", "right", "top", "bottom")
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from scedit_cli.conditions.consistency.pose import POSE
 from scedit_cli.conditions.detectors import Detection, detected, detector, fitted
-from scedit_cli.conditions.people import WEIGHTS, drawn, keypoints, models, runs_on
+from scedit_cli.conditions.dwpose import WEIGHTS, drawn, keypoints, models, runs_on
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 

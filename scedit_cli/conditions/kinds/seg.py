@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from scedit_cli.conditions.batches import by_size
+from scedit_cli.conditions.batching import by_size
 from scedit_cli.conditions.consistency.seg import ADE20K, SCENE_CLASSES
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
-from scedit_cli.errors import SceditError
 from scedit_cli.scenes.encodings import classes_to_picture
+from scedit_cli.utils.errors import SceditError
 
 _POINTS = 64  # at once
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from scedit_cli.conditions.chance import chance
 from scedit_cli.conditions.consistency.structure import LIKENESS
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
+from scedit_cli.conditions.rng import chance
 
 
 class Wear(Parameters):

@@ -14,7 +14,7 @@ import torch
 
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 _DECIMALS = 12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 FORMATS = ("scepter", "ms-swift", "scedit-pytorch")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scedit_cli.core.foreign.sorting import Found, beside, sorted_out
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 State = dict[str, Tensor]
 

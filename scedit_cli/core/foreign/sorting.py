@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.core.foreign.recognition import recognised
-from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import read_json
 
 _PARAMETER = r"\.(?P<name>weight|bias)"
 _SWIFT = r"scetuner_(?P<adapter>[^.]+)\."

@@ -18,8 +18,8 @@ from scedit_cli.core.foreign.fitting import by_up_block, ratio_for, widened
 from scedit_cli.core.foreign.formats import FORMATS
 from scedit_cli.core.packing import packed, pickled
 from scedit_cli.core.tuners import STEM_WIDTHS, CSCTuner, SCTuner, Tuner
-from scedit_cli.errors import SceditError
-from scedit_cli.files import write_whole
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import write_whole
 
 _LINEAR = {"down": "ln1", "up": "ln2"}
 _STUDIO = "0_SwiftSCETuning"  # scepter's studio looks for a folder, and an adapter, of this name

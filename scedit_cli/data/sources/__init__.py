@@ -9,14 +9,14 @@ from typing import Any
 
 from scedit_cli.data.formats import is_shard, suffix_of
 from scedit_cli.data.licences import LICENCES, licences_in
-from scedit_cli.data.places import is_remote
 from scedit_cli.data.sources import folder, hub, rows, tables, webdataset
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree
 from scedit_cli.data.splits import chosen, in_folders
-from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded
-from scedit_cli.hub import is_hub_id
+from scedit_cli.data.uris import is_remote
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.hub import is_hub_id
+from scedit_cli.utils.io import expanded
 
 __all__ = ["Blob", "Entry", "Source", "open_source"]
 

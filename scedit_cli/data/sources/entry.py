@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scedit_cli.errors import SceditError
+from scedit_cli.utils.errors import SceditError
 
 
 @dataclass(frozen=True)

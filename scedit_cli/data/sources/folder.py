@@ -11,8 +11,8 @@ from pathlib import Path
 from scedit_cli.data.formats import is_picture, is_readable, is_shard, suffix_of
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, stem_of
-from scedit_cli.errors import SceditError
-from scedit_cli.files import expanded
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import expanded
 
 OVERVIEW = "overview.png"  # the contact sheet of a dataset folder
 CAPTIONS = (".txt", ".caption")  # where a picture has both, the first is taken

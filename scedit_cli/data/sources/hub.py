@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from scedit_cli.data.pictures import reading
-from scedit_cli.data.places import is_remote
+from scedit_cli.data.images import reading
 from scedit_cli.data.sources.columns import caption_in, column_named, further, text_columns
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.splits import chosen, in_files
-from scedit_cli.errors import SceditError, not_installed, reason, shortened
-from scedit_cli.fetched import check_fetched
+from scedit_cli.data.uris import is_remote
+from scedit_cli.utils.errors import SceditError, not_installed, reason, shortened
+from scedit_cli.utils.fetched import check_fetched
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

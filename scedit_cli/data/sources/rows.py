@@ -10,8 +10,8 @@ from typing import Any
 
 from scedit_cli.data.formats import suffix_of
 from scedit_cli.data.sources.trees import Tree
-from scedit_cli.errors import SceditError, not_installed
-from scedit_cli.files import read_json
+from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.io import read_json
 
 LINES = "prompt.json"  # ControlNet's: of lines, for all its name
 _SEPARATORS = ",;\t"  # of a CSV; where the comma is for decimals, programs write semicolons

@@ -26,8 +26,8 @@ from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.folder import OVERVIEW
 from scedit_cli.data.sources.rows import LINES, TABLES, Row, rows_of
 from scedit_cli.data.sources.trees import Tree, blob, stem_of
-from scedit_cli.errors import SceditError
-from scedit_cli.fetched import check_fetched
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.fetched import check_fetched
 
 _NAMES = (*(f"metadata{suffix}" for suffix in TABLES), LINES)
 KINDS = (*TABLES, ".tsv")

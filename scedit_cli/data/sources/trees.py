@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scedit_cli.data.formats import is_picture
-from scedit_cli.data.pictures import LARGEST_FILE
-from scedit_cli.data.places import is_hidden
+from scedit_cli.data.images import LARGEST_FILE
 from scedit_cli.data.sources.entry import Blob
-from scedit_cli.errors import SceditError, reason
+from scedit_cli.data.uris import is_hidden
+from scedit_cli.utils.errors import SceditError, reason
 
 
 class Tree:

@@ -9,13 +9,13 @@ from typing import Any
 from scedit_cli.data.dataset import weight_of
 from scedit_cli.data.formats import is_picture, is_readable, is_shard
 from scedit_cli.data.licences import licences_of
-from scedit_cli.data.places import is_hidden, is_remote
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
 from scedit_cli.data.sources.columns import WEIGHT, caption_in, column_named, text_columns
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.folder import CAPTIONS
-from scedit_cli.errors import SceditError
-from scedit_cli.files import read_json
+from scedit_cli.data.uris import is_hidden, is_remote
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import read_json
 
 _SHOWN = 6  # files of a sample in a sentence
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from scedit_cli.scenes.captions import caption
+from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.render import render
-from scedit_cli.scenes.scene import COLORS, sample_scene
-from scedit_cli.workers import serve_parent
+from scedit_cli.scenes.scene import COLORS
+from scedit_cli.utils.workers import serve_parent
 
 CHUNK = 500
 

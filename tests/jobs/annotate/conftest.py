@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scedit_cli.data.dataset import row_of, write_rows
-from scedit_cli.data.rendered import example
+from scedit_cli.data.scenes import example
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.conditions.listing import listing
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
-from scedit_cli.data import annotated
-from scedit_cli.data.annotated import read_record
+from scedit_cli.data import annotation
+from scedit_cli.data.annotation import read_record
 from scedit_cli.data.dataset import open_dataset, write_rows
-from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs.annotate import annotate
+from scedit_cli.utils.errors import SceditError, WorkFailed
 
 
 def canny(path, *thresholds):
@@ -94,7 +94,7 @@ def test_what_others_have_put_there_is_kept(folder):
 
 
 def test_a_stopped_run_goes_on(folder, monkeypatch):
-    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    monkeypatch.setattr(annotation, "_CHUNK", 1)
 
     def stop(event):
         if event.step == 2:

@@ -14,21 +14,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from scedit_cli.conditions.orders import orders_of
+from scedit_cli.conditions.annotation_spec import orders_of
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
-from scedit_cli.data import annotated, shares
-from scedit_cli.data.annotated import Outcome
+from scedit_cli.data import annotation
+from scedit_cli.data.annotation import Outcome
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.errors import WorkFailed
 from scedit_cli.jobs.annotate import annotate
+from scedit_cli.utils import distributed
+from scedit_cli.utils.errors import WorkFailed
 from tests.conditions.local_weights import save_weights
 
 
 def test_processes_make_what_one_makes(folder, monkeypatch):
     annotate(folder, ["canny", "inpaint"], processes=1)
     alone = {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()}
-    monkeypatch.setattr(annotated, "_ALONE", 0)
-    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    monkeypatch.setattr(annotation, "_ALONE", 0)
+    monkeypatch.setattr(annotation, "_CHUNK", 1)
     (folder / "images/1.png").write_bytes(b"no picture")
     result = annotate(folder, ["canny", "inpaint"], processes=2, overwrite=True)
     assert (result.written, [file for file, _ in result.failed]) == (4, ["images/1.png"])
@@ -130,14 +131,14 @@ def test_a_process_that_is_killed_is_told(folder, monkeypatch):
         for child in multiprocessing.active_children():
             child.kill()
 
-    monkeypatch.setattr(annotated, "_ALONE", 0)
-    monkeypatch.setattr(annotated, "_CHUNK", 1)
+    monkeypatch.setattr(annotation, "_ALONE", 0)
+    monkeypatch.setattr(annotation, "_CHUNK", 1)
     with pytest.raises(WorkFailed, match="was killed"):
         annotate(folder, "canny", processes=2, on_event=killed)
 
 
 def test_ranks_share_the_pictures(folder, monkeypatch, rows):
-    monkeypatch.setattr(shares, "_gather", lambda items: [*items, Outcome("images/1.png", written=["canny"])])
+    monkeypatch.setattr(distributed, "_gather", lambda items: [*items, Outcome("images/1.png", written=["canny"])])
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     result = annotate(folder, "canny")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scedit_cli.benchmark import cost
+from scedit_cli.benchmark import compare
+from scedit_cli.benchmark.config import Figures, Setting
 from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
-from scedit_cli.benchmark.setting import Figures, Setting
 from scedit_cli.jobs.bench import bench
 
 SETTING = Setting("mine", 1, 64, "fp32", "cpu", steps=10)
@@ -39,8 +39,8 @@ def faked(monkeypatch):
         used = replace(SETTING, lora_rank=wanted.lora_rank, compiled=wanted.compiled, steps=wanted.steps)
         return Measured(used, made, tuple(seconds), 1e10)
 
-    monkeypatch.setattr(cost, "measure_apart", measure_apart)
-    monkeypatch.setattr("scedit_cli.checks.bench.check_model", lambda model: None)  # "mine" is nowhere
+    monkeypatch.setattr(compare, "measure_apart", measure_apart)
+    monkeypatch.setattr("scedit_cli.jobs.checks.bench.check_model", lambda model: None)  # "mine" is nowhere
     costs["calls"] = calls
     return costs
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 import scedit_cli
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
-from scedit_cli.base import load_base
-from scedit_cli.benchmark import apart, cost, estimate, exam
-from scedit_cli.benchmark.questions import DEFAULT_METHODS
-from scedit_cli.benchmark.setting import Figures, Setting
-from scedit_cli.errors import WorkFailed
+from scedit_cli.benchmark import compare, estimate, evaluation, isolation
+from scedit_cli.benchmark.config import Figures, Setting
+from scedit_cli.benchmark.modes import DEFAULT_METHODS
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note, Progress
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import WorkFailed
 from tests import tiny
 from tests.jobs.bench.conftest import SETTING, figures
 
@@ -86,9 +86,9 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
 
 
 def test_a_process_that_dies_is_told(monkeypatch):
-    monkeypatch.setattr(apart, "_work", _die)
+    monkeypatch.setattr(isolation, "_work", _die)
     with pytest.raises(WorkFailed, match="measured sc ended with code 7"):
-        apart.measure_apart("sc", Setting("scenes", steps=1), lambda *_: None)
+        isolation.measure_apart("sc", Setting("scenes", steps=1), lambda *_: None)
 
 
 def _die(*_: object) -> None:
@@ -96,7 +96,7 @@ def _die(*_: object) -> None:
 
 
 def test_bare_bench_measures_the_embedded_base_and_estimates_sd15(faked, monkeypatch):
-    monkeypatch.setattr(cost, "estimate", lambda method, base, batch, *_, **__: figures(method))
+    monkeypatch.setattr(compare, "estimate", lambda method, base, batch, *_, **__: figures(method))
     result = bench()
     assert [each.method for each in result.costs.results] == list(DEFAULT_METHODS)
     assert {(wanted.base, wanted.steps) for _, wanted in faked["calls"]} == {("scenes", 10)}
@@ -188,10 +188,10 @@ def test_options_that_cannot_be(options, message, faked):
 @pytest.mark.parametrize(("text", "bytes_"), [("12GiB", 12 * 2**30), ("24GB", 24 * 10**9), ("1.5 MiB", 3 * 2**19)])
 def test_what_fits_is_asked_in_bytes(text, bytes_, monkeypatch):
     asked = []
-    monkeypatch.setattr(cost, "estimate", lambda method, *_, **__: figures(method))
-    monkeypatch.setattr(cost, "largest_batch", lambda peak_of, room: asked.append(room) or 7)
+    monkeypatch.setattr(compare, "estimate", lambda method, *_, **__: figures(method))
+    monkeypatch.setattr(compare, "largest_batch", lambda peak_of, room: asked.append(room) or 7)
     result = bench(estimate=True, methods=["sc"], fits=text, batches=None)
-    assert asked == [bytes_ - cost.CONTEXT] and result.document()["results"][0]["largest_batch"] == 7
+    assert asked == [bytes_ - compare.CONTEXT] and result.document()["results"][0]["largest_batch"] == 7
 
 
 def test_an_estimate_needs_no_weights(monkeypatch):
@@ -244,7 +244,7 @@ def test_the_bases_own_quality():
 
 
 def test_what_is_not_a_number_is_null_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(exam.Exam, "limits", exam.Limits(math.nan, math.inf, [], []))
+    monkeypatch.setattr(evaluation.Exam, "limits", evaluation.Limits(math.nan, math.inf, [], []))
     bench(quality=True, methods=["base"], scenes=1, out=tmp_path / "quality.json")
     found = json.loads((tmp_path / "quality.json").read_text())["quality"]["base"]
     assert found == {"psnr": None, "objects": None, "scenes": 1}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scedit_cli import SceditError
-from scedit_cli.benchmark import cost, setting
+from scedit_cli.benchmark import compare, config
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note
 from tests.jobs.bench.conftest import figures
@@ -62,15 +62,15 @@ def test_another_processor_is_another_machine(about, faked, baseline):
 
 
 def test_the_processor_is_told_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(setting, "_PROCESSORS", tmp_path / "cpuinfo")
-    assert setting.processor_name() == platform.processor() or platform.machine()
+    monkeypatch.setattr(config, "_PROCESSORS", tmp_path / "cpuinfo")
+    assert config.processor_name() == platform.processor() or platform.machine()
     (tmp_path / "cpuinfo").write_text("vendor_id\t: X\nmodel name\t: Fast 9000 @ 3GHz\nmodel name\t: Fast 9000\n")
-    assert setting.processor_name() == "Fast 9000 @ 3GHz"
+    assert config.processor_name() == "Fast 9000 @ 3GHz"
 
 
 def test_estimates_are_compared_on_any_machine(tmp_path, monkeypatch):
     made = {"sc": figures("sc")}
-    monkeypatch.setattr(cost, "estimate", lambda method, *_, **__: made[method])
+    monkeypatch.setattr(compare, "estimate", lambda method, *_, **__: made[method])
     bench(estimate=True, methods=["sc"], out=tmp_path / "bench.json")
     document = json.loads((tmp_path / "bench.json").read_text())
     document["environment"]["threads"] = 999

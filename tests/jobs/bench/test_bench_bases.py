@@ -9,11 +9,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli import SCTuner, save_tuner
-from scedit_cli.app import app
-from scedit_cli.base import load_base
-from scedit_cli.errors import SceditError
+from scedit_cli.cli import app
 from scedit_cli.jobs import bench as job
 from scedit_cli.jobs.progress import Note
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
 

@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from scedit_cli import SceditError
-from scedit_cli.benchmark import cost
-from scedit_cli.errors import WorkFailed
+from scedit_cli.benchmark import compare
 from scedit_cli.jobs import bench as job
 from scedit_cli.jobs.bench import bench
+from scedit_cli.utils.errors import WorkFailed
 from tests.jobs.bench.conftest import figures
 
 
 @pytest.fixture
 def whole(faked, tmp_path, monkeypatch):
     """A result of all that is measured and estimated, and its document."""
-    monkeypatch.setattr(cost, "estimate", lambda method, *_, **__: figures(method))
-    shapes = {"mine": cost.architecture("scenes"), "sd15": cost.architecture("sd15")}
-    monkeypatch.setattr(cost, "architecture", shapes.get)
-    monkeypatch.setattr(cost, "_peak", lambda method, base, batch, *_: batch * 2**20)
+    monkeypatch.setattr(compare, "estimate", lambda method, *_, **__: figures(method))
+    shapes = {"mine": compare.architecture("scenes"), "sd15": compare.architecture("sd15")}
+    monkeypatch.setattr(compare, "architecture", shapes.get)
+    monkeypatch.setattr(compare, "_peak", lambda method, base, batch, *_: batch * 2**20)
     options = {"methods": ["sc", "lora"], "rounds": 2, "batches": [1, 4], "fits": "12GiB"}
     return bench(**options, out=tmp_path / "bench.json"), tmp_path / "bench.json"
 
@@ -93,7 +93,7 @@ def test_figures_outlive_a_disk_that_fills_up(lost, faked, tmp_path, monkeypatch
     def fail(*_):
         raise WorkFailed("the disk is full")
 
-    monkeypatch.setattr(cost, "architecture", lambda name: None)
+    monkeypatch.setattr(compare, "architecture", lambda name: None)
     monkeypatch.setattr(job, lost, fail)
     options = {"base": "mine", "methods": ["sc"], "batches": [1]}  # no other, so that nothing is estimated
     result = bench(**options, plot=tmp_path / "a.png", out=tmp_path / "a.json")

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from scedit_cli.app import app
-from scedit_cli.errors import SceditError
+from scedit_cli.cli import app
 from scedit_cli.jobs import bench as job
+from scedit_cli.utils.errors import SceditError
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def called(monkeypatch):
             )
 
         monkeypatch.setattr(job, "bench", record)
-        monkeypatch.setattr("scedit_cli.checks.bench.check", lambda options: None)
+        monkeypatch.setattr("scedit_cli.jobs.checks.bench.check", lambda options: None)
         answer = CliRunner().invoke(app, ["bench", *words])
         if isinstance(answer.exception, SceditError):
             raise answer.exception

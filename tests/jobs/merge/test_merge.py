@@ -5,10 +5,10 @@ import torch
 
 from scedit_cli import Bundle, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.core.weights import read_metadata
-from scedit_cli.errors import WorkFailed
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.progress import Note
+from scedit_cli.utils.errors import WorkFailed
 
 
 def test_sc_tuners_become_one_file_that_gives_the_same(edited, unet, saved, tmp_path):

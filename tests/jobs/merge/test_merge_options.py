@@ -8,11 +8,11 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
-from scedit_cli.app import app
-from scedit_cli.base import load_base
+from scedit_cli.cli import app
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.progress import Progress
+from scedit_cli.models.base import load_base
 from tests import tiny
 
 
@@ -154,7 +154,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
         return job.MergeResult(tmp_path / "o.safetensors", "sc", [], 0.0)
 
     monkeypatch.setattr(job, "merge", record)
-    monkeypatch.setattr("scedit_cli.checks.merge.check", lambda *args, **options: None)
+    monkeypatch.setattr("scedit_cli.jobs.checks.merge.check", lambda *args, **options: None)
     options = "--average --take canny,sc --drop depth --rescale canny=0.5 --rescale sc=-1 --rank 8 --activations scenes"
     more = "--device cpu --dtype fp16 --format ms-swift --up-blocks 3,3 --overwrite --json"
     answer = CliRunner().invoke(

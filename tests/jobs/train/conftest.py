@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from scedit_cli.core.weights import load_tuner
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe
 from tests import tiny

@@ -19,18 +19,18 @@ from PIL import Image
 from PIL.ImageOps import invert
 from safetensors.torch import load_file
 
-from scedit_cli.base import Base, load_base
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
 from scedit_cli.data.shards import write_shards
-from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
-from scedit_cli.pipelines import quiet
+from scedit_cli.models.base import Base, load_base
+from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import setup
+from scedit_cli.training import builders
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import files_in, log_of
 
@@ -159,13 +159,13 @@ class Runs:
 
         hooks: list = []
         captured = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        before, setup.load_base = setup.load_base, opened
+        before, builders.load_base = builders.load_base, opened
         try:
             outcome.result = job.train(outcome.recipe, out=folder, on_event=hear)
         except (SceditError, WorkFailed) as error:
             outcome.error = error
         finally:
-            setup.load_base = before
+            builders.load_base = before
             for hook in hooks:
                 hook.remove()
         outcome.graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - captured

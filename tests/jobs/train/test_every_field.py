@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from scedit_cli.benchmark.forecast import peak_of_run
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop
+from scedit_cli.training.memory import peak_of_run
 from tests.jobs.train.outcomes import HUB_BASE, PICTURES, PLAIN, Outcome, Runs
 
 Effect = Callable[[Outcome, Outcome], None]  # asserts what a run without the field's value and one with it differ in

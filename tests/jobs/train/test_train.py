@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scedit_cli.base import load_base
 from scedit_cli.core.attach import attach
 from scedit_cli.core.weights import load_tuner
-from scedit_cli.data.rendered import write_scenes
 from scedit_cli.data.sampler import StatefulSampler
-from scedit_cli.errors import SceditError, WorkFailed
+from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
+from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
-from scedit_cli.training import objective, setup
+from scedit_cli.training import builders, objective
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import BATCH, PICTURES, files_in, log_of
 
@@ -122,8 +122,8 @@ def test_a_loss_that_is_no_number_names_its_pictures(recipe, tmp_path, monkeypat
 
 def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    events, original = [], setup.load_base
-    monkeypatch.setattr(setup, "load_base", lambda *args, **more: replace(original(*args, **more), is_guessed=True))
+    events, original = [], builders.load_base
+    monkeypatch.setattr(builders, "load_base", lambda *args, **more: replace(original(*args, **more), is_guessed=True))
     wanted = recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1})
     ahead = job.train(wanted, dry_run=True, on_event=events.append)
     notes = [event.text for event in events if isinstance(event, Note)]

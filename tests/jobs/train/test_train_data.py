@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli.base import load_base
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
-from scedit_cli.data.rendered import example, write_scenes
-from scedit_cli.errors import SceditError
+from scedit_cli.data.scenes import example, write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.jobs.progress import Note
+from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.scenes import HELD_OUT_SEED
-from scedit_cli.training import setup
+from scedit_cli.training import builders
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.train.conftest import PICTURES, log_of
 
@@ -91,7 +91,7 @@ def test_masks_of_the_dataset_weigh_the_loss(recipe, folder, tmp_path):
 
 def test_grids_show_held_out_scenes_in_the_look_of_the_data(dataset):
     wanted = Recipe.from_dict({"tuner": {"kind": "csc", "condition": "canny"}, "data": {"look": "pastel"}})
-    shown = setup.examples(wanted, open_dataset(dataset))
+    shown = builders.examples(wanted, open_dataset(dataset))
     expected = [example(HELD_OUT_SEED + number, ["canny"], 64, "pastel") for number in range(4)]
     assert [each.text for each in shown] == [each.text for each in expected]
     for one, other in zip(shown, expected, strict=True):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Progress
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests.jobs.train.conftest import files_in
 
 

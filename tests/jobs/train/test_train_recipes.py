@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scedit_cli.core.weights import load_tuner
-from scedit_cli.data.rendered import write_scenes
+from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import builtin_recipes, load_recipe
 from tests import tiny

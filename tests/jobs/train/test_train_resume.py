@@ -10,12 +10,12 @@ import accelerate.tracking
 import pytest
 import torch
 
-from scedit_cli.errors import SceditError, WorkFailed
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
-from scedit_cli.training.previews import Previews
+from scedit_cli.training.sample_grids import Previews
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import assert_same_end, files_in, log_of
 

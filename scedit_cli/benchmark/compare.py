@@ -1,0 +1,270 @@
+"""Methods compared in what they cost: measured in rounds, or estimated; over batch sizes, and within a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from scedit_cli.benchmark.architecture import Architecture, architecture
+from scedit_cli.benchmark.config import Figures, Setting
+from scedit_cli.benchmark.estimate import estimate, peak
+from scedit_cli.benchmark.isolation import measure_apart
+from scedit_cli.benchmark.matmul_rate import wake_libraries
+from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, with_speed
+from scedit_cli.models.loading import EMBEDDED
+from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.errors import SceditError, WorkFailed, reason
+from scedit_cli.utils.process_memory import resident
+
+OnProgress = Callable[[str, int, int], None]  # (what, done, of how many)
+OnNote = Callable[[str], None]
+
+# A card's memory that no tensor gets: the driver's context and the libraries' workspaces. An assumption.
+CONTEXT = 768 * 2**20
+_BESIDE_BATCH = 4  # of what is estimated beside the embedded base
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Figures of methods and the setting they hold for.
+
+    Attributes:
+        matrix_rate: the device's measured rate of matrix products, operations a second; None where estimated.
+        sweep: (method, batch, estimated peak in bytes), by method and batch.
+    """
+
+    setting: Setting
+    results: list[Figures]
+    matrix_rate: float | None = None
+    sweep: list[tuple[str, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Further:
+    """What is asked beside the figures of a step.
+
+    Attributes:
+        limit: a memory in bytes, for the largest batch of each method that fits it; None: not asked.
+        batches: those at which peak memory is estimated, beside the setting's own.
+    """
+
+    limit: int | None = None
+    batches: tuple[int, ...] = ()
+
+    def answered(self, costs: Costs, device: str, on_progress: OnProgress) -> Costs:
+        """`costs` with the answers."""
+        if not (self.limit or self.batches):
+            return costs
+        base = architecture(costs.setting.base)
+        if self.limit:
+            costs = fitting(costs, base, self.limit, device, on_progress)
+        if self.batches:
+            sizes = sorted({*self.batches, costs.setting.batch})
+            costs = replace(costs, sweep=swept(costs, base, sizes, device, on_progress))
+        return costs
+
+
+def measure_all(
+    methods: Sequence[str],
+    wanted: Setting,
+    rounds: int,
+    further: Further,
+    device: str | None = None,
+    *,
+    check: Callable[[Setting], None],
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> tuple[Costs, Costs | None]:
+    """`measured` on the base asked for; without one on sd15 where there is an accelerator, else on the embedded base,
+    with an estimate of sd15 beside it."""
+    here = kind_of(torch.device(device or best_device()))
+    watch = {"on_progress": on_progress, "on_note": on_note}
+    name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
+    costs = measured(methods, replace(wanted, base=name), rounds, device, check=check, **watch)
+    costs = further.answered(costs, here, on_progress)
+    if wanted.base or here != "cpu":
+        return costs, None
+    changes = {"base": "sd15", "batch": wanted.batch or _BESIDE_BATCH, "resolution": None, "dtype": None}
+    beside = replace(wanted, **changes, steps=None, compiled=False)
+    return costs, estimate_all(methods, beside, "cuda", further, check=lambda setting: None, **watch)
+
+
+def estimate_all(
+    methods: Sequence[str],
+    wanted: Setting,
+    device: str | None,
+    further: Further,
+    *,
+    check: Callable[[Setting], None],
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> Costs:
+    """`estimated` on the base asked for, else sd15; for a card, the embedded base for a CPU, unless `device` says
+    otherwise.
+
+    Raises:
+        SceditError: another device than "cpu" or "cuda", or a setting that cannot be.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
+    base = architecture(wanted.base or "sd15")
+    device = device or ("cpu" if base.name == EMBEDDED else "cuda")
+    setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, torch.device(device))
+    check(setting)
+    libraries = 0
+    if device == "cpu":
+        wake_libraries(torch.device("cpu"))
+        libraries = resident()
+    costs = estimated(methods, base, setting, device, libraries, on_progress=on_progress, on_note=on_note)
+    return further.answered(costs, device, on_progress)
+
+
+def measured(
+    methods: Sequence[str],
+    wanted: Setting,
+    rounds: int = 1,
+    device: str | None = None,
+    *,
+    check: Callable[[Setting], None],
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> Costs:
+    """Measures each method `rounds` times in a process of its own, one process at a time; a round goes through all
+    methods, so that a slow minute of the machine meets them all. A method that fails has no figures, and a note.
+
+    Args:
+        check: called with the setting as soon as it is known.
+
+    Raises:
+        SceditError: a base or a setting that cannot be.
+        WorkFailed: no method could be measured.
+    """
+    found: dict[str, list[Measured]] = {method: [] for method in methods}
+    failures: dict[str, WorkFailed] = {}
+    setting = None
+    for number in range(rounds):
+        for method in methods:
+            if method in failures:
+                continue
+            stage = f"measuring {method}" + (f", round {number + 1}" if rounds > 1 else "")
+            try:
+                answer = measure_apart(
+                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total), device
+                )
+            except WorkFailed as error:
+                failures[method] = error
+                on_note(f"{error.message}: {error.hint}" if error.hint else error.message)
+                continue
+            found[method].append(answer)
+            if setting is None:
+                setting = answer.setting
+                check(setting)  # at the first method: the rest may take long
+    if setting is None:
+        raise next(iter(failures.values()))
+    rate = max(each.matrix_rate for answers in found.values() for each in answers)
+    results = [_together(method, found[method], setting, rate) for method in methods]
+    return Costs(setting, results, rate)
+
+
+def estimated(
+    methods: Sequence[str],
+    base: Architecture,
+    setting: Setting,
+    device: str,
+    libraries: int = 0,
+    *,
+    on_progress: OnProgress,
+    on_note: OnNote,
+) -> Costs:
+    """Estimates each method on `device`, "cuda" or "cpu". A method that the U-Net cannot have has no figures.
+
+    Raises:
+        WorkFailed: no method could be estimated.
+    """
+    results, stage = [], f"estimating {base.name}"
+    for done, method in enumerate(methods, start=1):
+        try:
+            figures = estimate(
+                method, base, setting.batch, setting.resolution, setting.dtype,
+                device=device, libraries=libraries, options=options_for(setting, base),
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            on_note(f"{method} cannot be had on {base.name}: {reason(error)}")
+            figures = Figures(method)
+        results.append(figures)
+        on_progress(stage, done, len(methods))
+    if all(each.trainable_parameters is None for each in results):
+        raise WorkFailed(f"none of {', '.join(methods)} could be estimated on {base.name}")
+    return Costs(setting, results)
+
+
+def swept(
+    costs: Costs, base: Architecture, batches: Sequence[int], device: str, on_progress: OnProgress
+) -> list[tuple[str, int, int]]:
+    """The estimated peak of each method that has figures at each batch, on top of what its libraries take."""
+    able = [each for each in costs.results if each.trainable_parameters is not None]
+    sweep, total = [], len(able) * len(batches)
+    for figures in able:
+        for batch in batches:
+            if batch == costs.setting.batch:
+                bytes_ = figures.estimated_peak_memory
+            else:
+                bytes_ = _peak(figures.method, base, batch, costs.setting, device) + figures.memory.get("libraries", 0)
+            sweep.append((figures.method, batch, bytes_))
+            on_progress("peak memory against batch size", len(sweep), total)
+    return sweep
+
+
+def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progress: OnProgress) -> Costs:
+    """The results with the largest batch whose estimated peak, and on a card CONTEXT, fit into `limit` bytes."""
+    results = []
+    for done, figures in enumerate(costs.results, start=1):
+        if figures.trainable_parameters is not None:
+            room = limit - (CONTEXT if device == "cuda" else figures.memory.get("libraries", 0))
+            largest = largest_batch(
+                lambda batch, method=figures.method: _peak(method, base, batch, costs.setting, device), room
+            )
+            figures = replace(figures, largest_batch=largest)
+        results.append(figures)
+        on_progress("largest batch that fits", done, len(costs.results))
+    return replace(costs, results=results)
+
+
+def largest_batch(peak_of: Callable[[int], int], room: int) -> int:
+    """The largest batch whose peak is at most `room`; 0 where not even one picture fits.
+
+    A peak is all but linear in the batch, so that false position needs few looks at it.
+    """
+    peaks = {1: peak_of(1)}
+    if peaks[1] > room:
+        return 0
+    fits, batch = 1, 2
+    while True:
+        peaks[batch] = peak_of(batch)
+        if peaks[batch] > room:
+            break
+        slope = (peaks[batch] - peaks[fits]) / (batch - fits)
+        fits, batch = batch, batch + 1 + int((room - peaks[batch]) / slope)
+    fails = batch
+    while fails - fits > 1:
+        guess = fits + int((room - peaks[fits]) * (fails - fits) / (peaks[fails] - peaks[fits]))
+        batch = min(max(guess, fits + 1), fails - 1)
+        peaks[batch] = peak_of(batch)
+        fits, fails = (batch, fails) if peaks[batch] <= room else (fits, batch)
+    return fits
+
+
+def _together(method: str, answers: Sequence[Measured], setting: Setting, rate: float) -> Figures:
+    """One method's figures over all rounds: the highest peak, and the speed of all steps."""
+    if not answers:
+        return Figures(method)
+    highest = max((each.figures for each in answers), key=lambda figures: figures.peak_memory)
+    busy = [second for each in answers for second in each.processor_seconds]
+    return with_speed(highest, [each.seconds for each in answers], setting.batch, rate, busy)
+
+
+def _peak(method: str, base: Architecture, batch: int, setting: Setting, device: str) -> int:
+    options = options_for(setting, base)
+    return sum(peak(method, base, batch, setting.resolution, setting.dtype, device=device, options=options).values())

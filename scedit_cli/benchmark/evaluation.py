@@ -1,0 +1,124 @@
+"""Held-out scenes of the embedded world that judge what a method has learned."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from scedit_cli import conditions
+from scedit_cli.benchmark.frechet import frechet_distance
+from scedit_cli.benchmark.methods import Inputs, Trainee
+from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.core.objective import add_noise, noise_prediction_loss
+from scedit_cli.data.cache import Cache, cache_latents_and_text
+from scedit_cli.data.scenes import Example
+from scedit_cli.inference.sampler import sample, to_pictures, to_tensor
+from scedit_cli.models.base import Base
+from scedit_cli.scenes.reader import load_reader
+from scedit_cli.training.datasets import OnStep, held_out_scenes, rendered_scenes
+from scedit_cli.training.evaluation import named_share
+
+CONDITION, LOOK = "canny", "pastel"  # what is learned by methods that take a hint, and by those that take none
+_LOSS_SCENES = 64
+_AT_ONCE = 32  # pictures
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far the embedded base gets by itself, over the scenes of an exam.
+
+    Attributes:
+        psnr: of pictures through the autoencoder, the mean in dB.
+        objects: the share of the objects named by the captions that the base draws.
+        without: consistency with CONDITION of the pictures that the base draws from the captions alone.
+        reconstruction: the same of the scenes through the autoencoder.
+    """
+
+    psnr: float
+    objects: float
+    without: list[float]
+    reconstruction: list[float]
+
+
+class Exam:
+    """Scenes that nothing has learned from, and the questions asked about them.
+
+    Args:
+        base: the embedded base as it is.
+        scenes: how many are drawn.
+        kept: where `limits` are found again.
+    """
+
+    def __init__(self, base: Base, scenes: int, kept: Kept) -> None:
+        self._base, self._kept, self.fingerprint = base, kept, base.fingerprint
+        size = base.defaults.resolution
+        self.plain = held_out_scenes(scenes, 0, [CONDITION], size)
+        self._styled = held_out_scenes(scenes, 0, [], size, LOOK)
+        self.texts = [each.text for each in self.plain]
+        self._wanted = [each.conditions[CONDITION] for each in self.plain]
+        self._hints = to_tensor(self._wanted)
+
+    @property
+    def device(self) -> torch.device:
+        return self._base.device
+
+    @cached_property
+    def limits(self) -> Limits:
+        about = {"base": self.fingerprint, "scenes": len(self.plain)}
+        if known := self._kept.find("base", about):
+            return Limits(**known)
+        base, real = self._base, to_tensor([each.image for each in self.plain])
+        through = torch.cat([base.decode(base.latents_from(base.encode_images(some))) for some in real.split(_AT_ONCE)])
+        drawn = sample(base, self.texts, seeds=range(len(self.texts)), batch_size=_AT_ONCE)
+        error = (through.cpu() - real).square().mean((1, 2, 3))
+        found = Limits(
+            (-10 * error.log10()).mean().item(),
+            named_share(self.texts, to_tensor(drawn)),
+            *(conditions.consistencies(CONDITION, each, self._wanted) for each in (drawn, to_pictures(through))),
+        )
+        self._kept.keep("base", about, asdict(found))
+        return found
+
+    def data(self, base: Base, controlled: bool, pictures: int, on_step: OnStep | None = None) -> Cache:
+        """What a method learns from, scenes in the plain look with their CONDITION, or in LOOK."""
+        look, kinds = ("plain", [CONDITION]) if controlled else (LOOK, [])
+        return cache_latents_and_text(rendered_scenes(pictures, 0, look, kinds, on_step), base, kinds)
+
+    def judge(self, base: Base, trainee: Trainee) -> dict[str, Any]:
+        """A trained method's `loss`, `score`, `objects` and `frechet`, as `quality.Outcome` has them."""
+        shown = self.plain if trainee.takes_hint else self._styled
+        hinted = {"attachment": trainee.hinted, "hints": {"hint": self._hints}} if trainee.takes_hint else {}
+        drawn = sample(base, self.texts, seeds=range(len(self.texts)), batch_size=_AT_ONCE, **hinted)
+        made, real = to_tensor(drawn), to_tensor([each.image for each in shown])
+        score = None
+        if trainee.takes_hint:
+            with_ = conditions.consistencies(CONDITION, drawn, self._wanted)
+            score = conditions.control_score(with_, self.limits.without, self.limits.reconstruction)
+        features = [load_reader().read(each).features for each in (made, real)]
+        return {
+            "loss": self._loss(base, trainee, shown),
+            "score": score,
+            "objects": named_share(self.texts, made),
+            "frechet": frechet_distance(*features),
+        }
+
+    @torch.no_grad()
+    def _loss(self, base: Base, trainee: Trainee, shown: list[Example]) -> float:
+        """Over the same noise levels, one for each scene, and the same noise for every method."""
+        shown = shown[:_LOSS_SCENES]
+        count, size = len(shown), base.defaults.resolution
+        latents = base.latents_from(base.encode_images(to_tensor([each.image for each in shown])))
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+        alphas = base.scheduler.alphas_cumprod.to(base.device)
+        times = ((torch.arange(count) + 0.5) / count * len(alphas)).long().to(base.device)
+        inputs = Inputs(
+            add_noise(latents, noise, times, alphas).to(base.dtype),
+            times,
+            self._hints[:count].to(base.device),
+            base.unet_arguments(base.encode_prompts(self.texts[:count]), size, size),
+        )
+        answer = trainee.predict(inputs)
+        return noise_prediction_loss(answer, noise, latents, times, alphas, base.prediction_type).mean().item()

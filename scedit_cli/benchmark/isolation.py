@@ -1,0 +1,62 @@
+"""Measuring in a process of its own, so that no method inherits another's memory."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from scedit_cli.benchmark.config import Setting
+from scedit_cli.benchmark.measure import Measured, OnStep, measure
+from scedit_cli.utils.errors import SceditError, WorkFailed, reason
+from scedit_cli.utils.quieting import quiet_imports
+from scedit_cli.utils.workers import serve_parent, starting
+
+
+def measure_apart(method: str, wanted: Setting, on_step: OnStep, device: str | None = None) -> Measured:
+    """`measure` in a process of its own, so that no method inherits another's memory.
+
+    Raises:
+        SceditError: a base or a setting that cannot be.
+        WorkFailed: the method could not be measured; out of memory, mostly.
+    """
+    spawn = get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_work, args=(sender, method, wanted, device), daemon=True)
+    with starting():
+        process.start()
+    sender.close()
+    try:
+        while True:
+            kind, content = receiver.recv()
+            if kind == "step":
+                on_step(*content)
+            elif kind == "error":
+                raise content
+            else:
+                return content
+    except EOFError:
+        process.join()
+        raise WorkFailed(
+            f"the process that measured {method} ended with code {process.exitcode}",
+            hint="it may have run out of memory: take a smaller batch or resolution",
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _work(sender: Connection, method: str, wanted: Setting, device: str | None) -> None:
+    """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
+    serve_parent()
+    os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
+    try:
+        with quiet_imports():
+            result = measure(method, wanted, lambda *done: sender.send(("step", done)), device)
+    except SceditError as error:
+        sender.send(("error", error))
+    except Exception as error:  # of whatever library the method is made of
+        sender.send(("error", WorkFailed(f"{method} could not be measured: {reason(error)}")))
+    else:
+        sender.send(("result", result))

@@ -1,0 +1,44 @@
+"""How fast the device multiplies matrices, measured: what a training step's speed is a share of."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from scedit_cli.benchmark.timing import synchronise
+
+_SIDES = {"cpu": 1024, "cuda": 8192}
+_SECONDS = 0.5
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of large square products in `dtype`; the best of many."""
+    side = _SIDES.get(device.type, 2048)
+    one, two = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best, began = float("inf"), time.perf_counter()
+    while time.perf_counter() - began < _SECONDS:
+        started = time.perf_counter()
+        one @ two
+        synchronise(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
+
+
+def wake_libraries(device: torch.device) -> None:
+    """Makes a small training step, so that what the libraries load at first use is there, and counts alike for all
+    methods."""
+    import diffusers.models.controlnets.controlnet  # noqa: F401
+    import peft  # noqa: F401
+
+    layers = [nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)]
+    net = nn.Sequential(*layers).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=device.type in ("cpu", "cuda"))
+    x = torch.randn(2, 64, 64, 64, device=device)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
+            tokens = net(x).flatten(2).transpose(1, 2)
+            nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().square().mean().backward()
+    optimizer.step()
+    synchronise(device)

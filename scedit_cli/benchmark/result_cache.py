@@ -1,0 +1,49 @@
+"""Results that took long, each in a file of its own, so that a benchmark that was stopped goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.utils.io import as_json, expanded, write_whole
+from scedit_cli.utils.version import __version__
+
+
+class Kept:
+    """Values by name and by what they were made from, one JSON file each: `NAME-DIGEST.json`.
+
+    Args:
+        folder: where they lie; None: nothing is kept.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self._folder = None if folder is None else expanded(folder)
+
+    def find(self, name: str, about: dict[str, Any]) -> Any | None:
+        """The value that was kept with the same name, `about` and version of scedit; None where there is none."""
+        if self._folder is None:
+            return None
+        try:
+            found = json.loads(self._file(name, about).read_text("utf-8"))
+            return found["value"] if found["about"] == _whole(about) else None
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def keep(self, name: str, about: dict[str, Any], value: Any) -> None:
+        """Writes the value.
+
+        Raises:
+            SceditError, WorkFailed: the folder cannot be written to.
+        """
+        if self._folder is not None:
+            write_whole(self._file(name, about), as_json({"about": _whole(about), "value": value}))
+
+    def _file(self, name: str, about: dict[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(_whole(about), sort_keys=True).encode()).hexdigest()
+        return self._folder / f"{name}-{digest[:8]}.json"
+
+
+def _whole(about: dict[str, Any]) -> dict[str, Any]:
+    return {"scedit": __version__} | about

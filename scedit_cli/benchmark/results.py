@@ -1,0 +1,144 @@
+"""What a benchmark found, as a document for programs and as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from scedit_cli.benchmark.compare import Costs
+from scedit_cli.benchmark.config import Setting, environment
+from scedit_cli.benchmark.report import (
+    Table,
+    as_csv,
+    as_markdown,
+    cost_table,
+    quality_facts,
+    quality_table,
+    ratios,
+    shown,
+    sweep_table,
+)
+from scedit_cli.benchmark.sampling import StepTime
+from scedit_cli.benchmark.skips import SkipEffect
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.markdown import plain
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Costs of methods, times of sampling steps, scores of tuners or methods, or effects of skips, and what they were
+    measured on.
+
+    Attributes:
+        costs: what was measured, or estimated where nothing was to be measured; without results where something else
+            was looked at.
+        estimate: another base, estimated beside the one measured.
+        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}, a lone
+            SC-Tuner as "style" {nearer, objects, scenes}, the embedded base as "base" {psnr, objects, scenes}, and a
+            method as "METHOD, same steps" and "METHOD, same seconds" what `quality.summed_up` gives.
+        skips: the effects of every change of every skip.
+        sampling: what tuners add to a step of sampling.
+        environment: the machine and the versions.
+        plot: the picture that was drawn.
+        worse: sentences, one for each figure that fell behind the baseline.
+        grid: the pictures of changed skips.
+        unwritten: why a file could not be written in the end; the figures are here all the same.
+    """
+
+    costs: Costs
+    estimate: Costs | None = None
+    quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skips: Sequence[SkipEffect] = ()
+    sampling: Sequence[StepTime] = ()
+    environment: dict[str, str | int] = field(default_factory=environment)
+    plot: Path | None = None
+    worse: Sequence[str] = ()
+    grid: Image.Image | None = None
+    unwritten: SceditError | OSError | None = None
+
+    @property
+    def setting(self) -> Setting:
+        return self.costs.setting
+
+    def document(self) -> dict[str, Any]:
+        """What --json writes."""
+        return {
+            **_costs(self.costs),
+            "quality": self.quality,
+            "skips": [asdict(effect) for effect in self.skips],
+            "sampling": [asdict(each) for each in self.sampling],
+            "estimate": _costs(self.estimate) if self.estimate else None,
+            "plot": None if self.plot is None else str(self.plot),
+            "environment": self.environment,
+            "worse": list(self.worse),
+        }
+
+    def tables(self) -> list[tuple[str, Table]]:
+        """The tables that a person reads, each with its title."""
+        tables = []
+        for each in self._all():
+            tables.append((facts(each.setting), cost_table(each.results, each.matrix_rate is None)))
+            if each.sweep:
+                title = f"{each.setting.base}: estimated peak memory in MiB against batch size"
+                tables.append((title, sweep_table(each.sweep)))
+        if self.skips:
+            header = ["skip", "channels", "stride", "change", "picture change", "objects", "before"]
+            tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
+        if self.sampling:
+            tables.append((facts(self.setting), _sampling_table(self.sampling, self.setting.device)))
+        if self.quality:
+            title = f"{facts(self.setting)}, {quality_facts(self.quality)}"
+            tables.append((title, quality_table(self.quality)))
+        return tables
+
+    def markdown(self) -> str:
+        """The tables in Markdown."""
+        return "\n".join(f"{plain(title)}\n\n{as_markdown(*table)}".lstrip() for title, table in self.tables())
+
+    def csv(self) -> str:
+        """A line for each row of the tables, with the JSON's names and plain numbers."""
+        return as_csv(self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        rows = []
+        for each in self._all():
+            document = _costs(each)
+            about = {name: document[name] for name in ("base", "batch", "resolution", "dtype", "device")}
+            rows += [about | result for result in document["results"]]
+            rows += [about | point for point in document["sweep"] if point["batch"] != each.setting.batch]
+        rows += [asdict(each) for each in (*self.skips, *self.sampling)]
+        return rows + [{"name": name} | figures for name, figures in self.quality.items()]
+
+    def _all(self) -> list[Costs]:
+        return [each for each in (self.costs, self.estimate) if each and each.results]
+
+
+def facts(setting: Setting) -> str:
+    """The setting in a line."""
+    batch = f", batch {setting.batch}" if setting.batch else ""
+    size, compiled = f"{setting.resolution}×{setting.resolution}", ", compiled" if setting.compiled else ""
+    return f"{setting.base} on {setting.device}, {size}{batch}, {setting.dtype}{compiled}"
+
+
+def _costs(costs: Costs) -> dict[str, Any]:
+    return {
+        **asdict(costs.setting),
+        "matrix_rate": costs.matrix_rate,
+        "results": [each.document() | {"ratios": ratios(each, costs.results)} for each in costs.results],
+        "sweep": [
+            {"method": method, "batch": batch, "estimated_peak_memory": bytes_} for method, batch, bytes_ in costs.sweep
+        ],
+    }
+
+
+def _sampling_table(times: Sequence[StepTime], device: str | None) -> Table:
+    rows = []
+    for each in times:
+        low, high = (f"{quartile - 1:+.1%}" for quartile in each.ratio_quartiles)
+        figures = [f"{each.seconds:.3f}", f"{each.ratio - 1:+.1%}", f"{low} … {high}", f"{each.once:.3f}"]
+        rows.append([each.name, *figures])
+    return ["one step", "CPU s" if device == "cpu" else "seconds", "to the base", "quartiles", "once per picture"], rows

@@ -1,0 +1,236 @@
+"""What a person or a program sees of a running job: progress and notes on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
+from scedit_cli.utils.io import as_json
+from scedit_cli.utils.quieting import quiet_imports
+
+if TYPE_CHECKING:
+    from scedit_cli.jobs.progress import Note
+    from scedit_cli.jobs.progress import Progress as Step
+
+_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
+_WIDTH_OF_A_PIPE = 200  # in columns: a table for a pipe or a file has no terminal to fit
+
+
+class Screen:
+    """Shows one job. Inside its `with` block it draws the events that it is called with; `result`, `table` or `fail`
+    end it. What it shows is `Text`, of which rich takes nothing for markup, emoji codes or links.
+
+    Args:
+        as_json: stdout carries one JSON document and nothing else.
+        quiet: no progress, no notes and no summary; errors and the JSON document remain.
+        debug: tracebacks and the libraries' warnings are shown.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.debug = debug
+        plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
+        self.out = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, **plain)
+        self.err = Console(stderr=True, **plain)
+        self._bars = _bars(self.err)
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # stage -> (time, step) of its first event
+        self._spoke = time.monotonic()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Screen:
+        if not self.debug:
+            self._stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            self._stack.enter_context(quiet_imports())
+        if self.as_json:  # a library that prints would spoil the document
+            self._stack.enter_context(redirect_stdout(sys.stderr))
+        if self.err.is_terminal and not self.quiet:
+            self._stack.enter_context(self._bars)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def __call__(self, event: Step | Note) -> None:
+        """Draws an event; the jobs' `on_event`."""
+        if self.quiet:
+            return
+        if not hasattr(event, "stage"):
+            self.warn(event.text)
+        elif self.err.is_terminal:
+            self._draw(event)
+        else:
+            self._say(event)
+
+    def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
+        """Shows a job's result: `document` under --json, else the rows of `summary`."""
+        if self.as_json:
+            self._write(document)
+        elif not self.quiet:
+            width = max((len(name) for name, _ in summary), default=0)
+            with _to_stdout():
+                for name, value in summary:
+                    self.out.print(Text.assemble((_seen(name.ljust(width)), "bold"), "  ", _seen_in_line(value)))
+
+    def table(self, document: dict[str, Any], header: Sequence[str], rows: list[list[str]], texts: int = 1) -> None:
+        """Shows a result of many rows: the first `texts` columns are text, the others are figures."""
+        if self.as_json:
+            self._write(document)
+        elif not self.quiet:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for index, name in enumerate(header):
+                justify = "left" if index < texts else "right"
+                table.add_column(Text(_seen_in_line(name)), justify=justify, overflow="fold")
+            for row in rows:
+                table.add_row(*(Text(_seen_in_line(cell)) for cell in row))
+            with _to_stdout():
+                self.out.print(table, soft_wrap=False)
+
+    def text(self, document: dict[str, Any], text: str) -> None:
+        """Shows a result that is a text of its own."""
+        if self.as_json:
+            self._write(document)
+        else:
+            with _to_stdout():
+                self.out.print(Text(_harmless(text.rstrip())))
+
+    def warn(self, text: str) -> None:
+        """Shows a sentence that even --quiet does not hide."""
+        self._tell(Text(_seen(text)))
+
+    def fail(self, error: Exception) -> int:
+        """Shows why the job was not done, as a sentence and what to do; returns the exit code. Where stdout takes no
+        document, as on a full disk, the sentence goes to stderr."""
+        if self.debug:
+            self._tell(Text(_harmless("".join(traceback.format_exception(error)))))
+        message, hint, code = _explained(error)
+        if self.as_json:
+            with suppress(WorkFailed, BrokenPipeError):
+                self._write({"error": {"message": message, "hint": hint}})
+                return code
+        self._tell(Text.assemble(("error:", "bold red"), " ", _seen(message)))
+        if hint:
+            self._tell(Text.assemble(("hint:", "dim"), " ", _seen(hint)))
+        return code
+
+    def _write(self, document: dict[str, Any]) -> None:
+        with _to_stdout():
+            sys.stdout.write(as_json(document))
+            sys.stdout.flush()
+
+    def _tell(self, text: Text) -> None:
+        """Writes to stderr; what cannot be told, because its disk is full, stops no work."""
+        with suppress(OSError):
+            self.err.print(text)
+
+    def _draw(self, step: Step) -> None:
+        if self._begins(step):
+            if step.stage in self._tasks:
+                self._bars.reset(self._tasks[step.stage])
+            else:
+                self._tasks[step.stage] = self._bars.add_task(_seen_in_line(step.stage), values="")
+        values = _seen_in_line(" · ".join(_figures(step)))
+        self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
+
+    def _begins(self, step: Step) -> bool:
+        """Whether a stage begins with this event, for the first time or again."""
+        _, first = self._began.get(step.stage, (0.0, step.step))
+        if step.step <= first:
+            self._began[step.stage] = (time.monotonic(), step.step)
+        return step.step <= first
+
+    def _say(self, step: Step) -> None:
+        self._begins(step)
+        now, (began, first) = time.monotonic(), self._began[step.stage]
+        if step.step < step.total and now - self._spoke < _SECONDS_BETWEEN_LINES:
+            return
+        self._spoke = now
+        parts = [f"{step.stage} {step.step}/{step.total}", *_figures(step)]
+        if first < step.step < step.total:
+            left = round((now - began) / (step.step - first) * (step.total - step.step))
+            parts.append(f"{left // 60}:{left % 60:02d} left")
+        self.warn(" · ".join(parts))
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Within, what stdout does not take ends in a sentence; a reader who has read enough is nobody to complain to."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise WorkFailed(f"stdout could not be written: {error.strerror}", hint="see to where it goes") from error
+
+
+def _harmless(text: str) -> str:
+    """`text` with whatever would steer the terminal, or cannot be encoded, written out: names and metadata come from
+    strangers."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+
+
+def _seen(text: str) -> str:
+    """`text` to print as it stands; its further lines are set in, so that none looks like one of the program's own."""
+    return re.sub(r"\n\s*", "\n  ", _harmless(text))
+
+
+def _seen_in_line(text: str) -> str:
+    return _harmless(text).replace("\n", "\\n")
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}", markup=False),
+        console=console,
+    )
+
+
+def _explained(error: Exception) -> tuple[str, str | None, int]:
+    """The sentence, the hint and the exit code for an exception."""
+    if isinstance(error, SceditError):
+        return error.message, error.hint, error.exit_code
+    if hasattr(error, "format_message"):  # Typer's usage errors, whose class has no public name in all its releases
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "scedit"
+        message = re.sub(r"\s*\n\s*", " ", error.format_message()).strip()
+        return message, f"{command} --help shows how it is called", error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}", "make room and try again", 1
+    if is_out_of_memory(error):
+        return "out of memory", "take a smaller batch, resolution or number of pictures", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
+    return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1
+
+
+def _figures(step: Step) -> list[str]:
+    """Such as ["loss 0.08312", "images/s 31.2"]."""
+    return [f"{name} {value:{'.0f' if abs(value) >= 1000 else '.4g'}}" for name, value in step.values.items()]

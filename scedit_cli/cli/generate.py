@@ -1,0 +1,230 @@
+"""`scedit generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, Tuners, screen_for
+from scedit_cli.utils.devices import device_here
+from scedit_cli.utils.errors import SceditError
+
+_PROMPTS, _STEERING, _SAMPLER = "What to draw", "What steers it", "The sampler"
+_START, _OUTPUT, _MEMORY, _PAGE = "A picture to start from", "Output", "Memory and speed", "A page in the browser"
+
+
+def generate(
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="What to draw; repeatable.", rich_help_panel=_PROMPTS)
+    ] = [],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="Prompts, one a line, .jsonl or .csv.", rich_help_panel=_PROMPTS
+        ),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to draw.", rich_help_panel=_PROMPTS)] = None,
+    weighted: Annotated[
+        bool, typer.Option("--weighted", help="Prompts of any length, weighted: (red)1.3.", rich_help_panel=_PROMPTS)
+    ] = False,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N|N,N|N-N", help="A seed, several, or a range.", rich_help_panel=_PROMPTS)
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option("--num", "-n", min=1, help="Seeds to count on from --seed.", rich_help_panel=_PROMPTS)
+    ] = None,
+    cond: Annotated[
+        list[str],
+        typer.Option(
+            "--cond", metavar="[KIND=]FILE[:SCALE[:START-END]]", help="A condition picture; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = [],
+    cond_from: Annotated[
+        list[str],
+        typer.Option(
+            "--cond-from", metavar="KIND=PHOTO[:SCALE[:START-END]]", help="A photo to annotate first; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = [],
+    param: Annotated[
+        list[str],
+        typer.Option(
+            "--param", metavar="[KIND.]NAME=VALUE", help="A setting of who annotates, as in annotate; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = [],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Local copies of annotators' weights.", rich_help_panel=_STEERING),
+    ] = None,
+    tuner: Tuners = [],
+    mask: Annotated[
+        list[str],
+        typer.Option(
+            "--mask", metavar="NAME=FILE", help="White where that condition rules; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = [],
+    scale: Annotated[
+        list[str],
+        typer.Option("--scale", metavar="NAME=SCALE", help="Another scale; repeatable.", rich_help_panel=_STEERING),
+    ] = [],
+    sweep: Annotated[
+        list[str],
+        typer.Option(
+            "--sweep", metavar="NAME=SCALE,SCALE", help="A picture for every scale; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = [],
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="crop|fit|stretch", help="How pictures of another size are fitted; else crop.",
+            rich_help_panel=_STEERING,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", help='"scenes" (embedded, the default), a diffusers folder, hub id\\[@revision] or file.',
+            rich_help_panel=_SAMPLER,
+        ),
+    ] = None,
+    any_base: Annotated[
+        bool,
+        typer.Option("--any-base", help="Take tuners of other bases that have the same skips.",
+                     rich_help_panel=_SAMPLER),
+    ] = False,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            metavar="epsilon|v_prediction", help="What the base predicts, where its files do not tell.",
+            rich_help_panel=_SAMPLER,
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Another autoencoder: a folder, hub id or file.", rich_help_panel=_SAMPLER),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.", rich_help_panel=_SAMPLER)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Classifier-free guidance; up to 1 is none.", rich_help_panel=_SAMPLER)
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of guidance's excess contrast.", rich_help_panel=_SAMPLER)
+    ] = None,
+    guidance_span: Annotated[
+        str | None, typer.Option(metavar="START-END", help="Steps that are guided.", rich_help_panel=_SAMPLER)
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]", help="As in diffusers, A1111 or ComfyUI.", rich_help_panel=_SAMPLER
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
+    height: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
+    image: Annotated[Path | None, typer.Option(help="The picture.", rich_help_panel=_START)] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much is drawn anew: 0.6; with a mask 1.", rich_help_panel=_START)
+    ] = None,
+    inpaint: Annotated[
+        Path | None, typer.Option(metavar="MASK", help="White where it is drawn anew.", rich_help_panel=_START)
+    ] = None,
+    outpaint: Annotated[
+        str | None,
+        typer.Option(metavar="PIXELS|L,T,R,B", help="Margins to draw around it.", rich_help_panel=_START),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A picture's name (.png), else a folder.", rich_help_panel=_OUTPUT)
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help='Names in the folder, such as "{prompt}-{seed}".', rich_help_panel=_OUTPUT),
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also write one picture of them all.", rich_help_panel=_OUTPUT)
+    ] = False,
+    score: Annotated[
+        bool,
+        typer.Option("--score", help="Measure how well pictures follow their conditions.", rich_help_panel=_OUTPUT),
+    ] = False,
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="PICTURE", help="Make this picture again.", rich_help_panel=_OUTPUT),
+    ] = None,
+    overwrite: Overwrite = False,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Pictures at once; 8.", rich_help_panel=_MEMORY)
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="fp32|bf16|fp16", help="Of the base.", rich_help_panel=_MEMORY)
+    ] = None,
+    device: Device = None,
+    vae_slicing: Annotated[
+        bool, typer.Option("--vae-slicing", help="Decode one at a time.", rich_help_panel=_MEMORY)
+    ] = False,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode by tiles.", rich_help_panel=_MEMORY)] = False,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Models wait on the CPU.", rich_help_panel=_MEMORY)
+    ] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the U-Net.", rich_help_panel=_MEMORY)] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a page instead.", rich_help_panel=_PAGE)] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Who may reach the page: 127.0.0.1, this machine alone, or 0.0.0.0.", rich_help_panel=_PAGE),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Else a free one.", rich_help_panel=_PAGE)] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make pictures from prompts, condition pictures and tuners.
+
+    With no --tuner, the embedded base's own tuner of the condition's kind is used.
+
+    \b
+    Examples:
+      scedit generate --cond scenes/conditions/depth/000000.png --out depth.png
+      scedit generate --cond canny=edges.png --prompt "a green cone on a gray floor" --num 4 --grid
+      scedit generate --cond-from canny=photo.png --cond color=palette.png:0.6 --mask canny=left.png --score
+      scedit generate --cond canny=edges.png --sweep canny=0,0.5,1 --grid
+      scedit generate --image room.png --inpaint mask.png --prompt "a red cube"
+      scedit generate --from pictures/0001.png --seed 7
+      scedit generate --ui
+    """
+    with screen_for(json_, quiet, debug) as screen:
+        from scedit_cli.generation.config import Request
+        from scedit_cli.jobs.checks import generate as checks
+
+        request = Request(
+            prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond,
+            conds_from=cond_from, params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep,
+            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype,
+            device=device_here(device), steps=steps, guidance=guidance,
+            guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
+            height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
+            weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
+            batch_size=batch,
+        )  # fmt: skip
+        if ui:
+            unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
+            if given := [option for option, value in unused.items() if value]:
+                raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
+            checks.check_page(request, out)  # before PyTorch is imported
+            from scedit_cli.jobs import generate as job
+
+            job.serve(request, out=out, host=host or "127.0.0.1", port=port, on_event=screen)
+            return
+        if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
+            raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
+        options = {"from_file": from_file, "out": out, "template": name, "grid": grid, "score": score}
+        options |= {"overwrite": overwrite}
+        checks.check(request, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import generate as job
+
+        result = job.generate(request, **options, on_event=screen)
+    screen.result(result.document(), result.summary())

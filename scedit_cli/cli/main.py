@@ -1,0 +1,144 @@
+"""How every command ends: in one sentence and an exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from scedit_cli.cli.options import screen_for
+from scedit_cli.cli.words import stray_words
+from scedit_cli.utils.errors import SceditError, WorkFailed
+
+_IS_WINDOWS = sys.platform == "win32"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. Jobs see what they see at Ctrl-C, and save their state alike."""
+
+
+class Program(TyperGroup):
+    """The group of commands. Whatever goes wrong ends in one sentence and an exit code: 1 the work failed, 2 bad
+    input or usage, 130 Ctrl-C, 143 SIGTERM; the traceback is for --debug alone."""
+
+    def main(self, args: list[str] | None = None, **extra: Any) -> None:
+        args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        for name in ("stdout", "stderr"):
+            if (stream := getattr(sys, name)) is None:  # it was closed when the program began
+                setattr(sys, name, open(os.devnull, "w"))
+            elif isinstance(stream, io.TextIOWrapper):  # names of files may hold what a terminal cannot show
+                stream.reconfigure(errors="backslashreplace")
+        extra |= {"prog_name": "scedit", "standalone_mode": False}
+        try:
+            with _stoppable() as self._heard, _ended_by_the_second():
+                code = super().main(args, **extra)
+        except (Exception, KeyboardInterrupt) as error:
+            code = failed(error, args)
+        sys.exit(code or 0)
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        if _IS_WINDOWS:
+            raise SceditError(
+                "Windows cannot lock, flush and signal as this program needs it",
+                hint="run it in Linux on Windows: wsl --install",
+            )
+        try:
+            return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            if stop := _interruption(error, self._heard):
+                raise _stopped(stop, ctx.invoked_subcommand) from error
+            raise
+
+
+def _interruption(error: BaseException, heard: list[KeyboardInterrupt]) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that `error` is, or that a library has taken for a failure of its own, be it without a word
+    of what has been `heard`. What fails while the state is saved because of one is a failure."""
+    if isinstance(error, (WorkFailed, typer.Exit)):
+        return None
+    if heard:
+        return heard[0]
+    seen: set[int] = set()  # two errors may be each other's cause and context
+    while error and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError:
+    by, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
+    stopped = SceditError(f"stopped by {by}", "the same command with --resume goes on" if command == "train" else None)
+    stopped.exit_code = code
+    return stopped
+
+
+def failed(error: Exception | KeyboardInterrupt, args: list[str]) -> int:
+    """Tells why the program ends, where no command is there to do it; returns the exit code."""
+    told = _stopped(error) if isinstance(error, KeyboardInterrupt) else stray_words(error, args) or error
+    # Looked up in the arguments: an error in parsing them comes before any option is known.
+    return screen_for("--json" in args, debug="--debug" in args).fail(told)
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[KeyboardInterrupt]]:
+    """Ctrl-C and SIGTERM raise what they are here, and are listed; SIGTERM ends forked workers quietly. Ctrl-C stays
+    what it is where it is not Python's own, as in a job in the background, which ignores it."""
+    heard: list[KeyboardInterrupt] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    here = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        if number == signal.SIGTERM and os.getpid() != here:
+            os._exit(143)
+        heard.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise heard[-1]
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ended_by_the_second() -> Iterator[None]:
+    """Within, a second Ctrl-C or SIGTERM ends the process at once, in whatever call it is: a thread hears it. Launchers
+    pass signals on, so that two may be one there; under them the second is heard as the first."""
+    if threading.current_thread() is not threading.main_thread() or "WORLD_SIZE" in os.environ:
+        yield
+        return
+    heard, tell = socket.socketpair()
+    tell.setblocking(False)  # as the wakeup descriptor has to be
+    before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_the_second, args=(heard,), name="second signal", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        tell.close()
+
+
+def _end_at_the_second(heard: socket.socket) -> None:
+    count = 0
+    while numbers := heard.recv(64):
+        for number in numbers:
+            count += number in (signal.SIGINT, signal.SIGTERM)
+            if count == 2:
+                os.write(2, b"\x1b[?25h\nstopped at once\n" if os.isatty(2) else b"stopped at once\n")  # with a cursor
+                os._exit(128 + number)
+    heard.close()

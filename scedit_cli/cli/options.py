@@ -1,0 +1,60 @@
+"""Options that several commands share, and what reads their texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scedit_cli.utils.devices import check_name
+from scedit_cli.utils.errors import SceditError
+
+if TYPE_CHECKING:
+    from scedit_cli.cli.console import Screen
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
+Tuners = Annotated[list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="A tuner; repeatable.")]
+BaseModel = Annotated[
+    str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id\\[@revision] or file.')
+]
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="cpu|cuda|cuda:N|mps", callback=check_name,
+        help="The device that computes; by default the accelerator, else the CPU.",
+    ),
+]  # fmt: skip
+
+
+def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) -> Screen:
+    from scedit_cli.cli.console import Screen
+
+    return Screen(as_json, quiet, debug)
+
+
+@contextmanager
+def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
+    """The screen of a job that several processes do together, as torchrun starts them: the first one speaks for all,
+    and what ends another is a line on stderr."""
+    rank = os.environ.get("RANK", "0")
+    with screen_for(as_json, quiet or rank != "0", debug) as screen:
+        try:
+            yield screen
+        except SceditError as error:
+            if rank == "0":
+                raise
+            screen.warn(f"process {rank}: {error}")
+            raise typer.Exit(error.exit_code) from error
+
+
+def parts(*texts: str) -> list[str]:
+    """ "a,b" and "c" -> ["a", "b", "c"]."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]

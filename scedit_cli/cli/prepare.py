@@ -1,0 +1,103 @@
+"""`scedit prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scedit_cli.cli.options import BaseModel, Debug, Device, Json, Quiet, parts, screen_of_first
+from scedit_cli.utils.devices import device_here
+
+
+def prepare(
+    out: Annotated[Path, typer.Option("--out", help="The dataset folder to write.")],
+    src: Annotated[
+        str | None,
+        typer.Argument(
+            help="Pictures: a folder, .zip, table, .tar shards, or a Hugging Face dataset; left out with --scenes, and "
+            "to cache or shard what --out holds."
+        ),
+    ] = None,
+    conditions: Annotated[
+        list[str], typer.Option("--cond", metavar="KIND=FOLDER", help="Condition pictures, paired by stem.")
+    ] = [],  # noqa: B006
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=COLUMN", help="What a table or shard calls its image, text or condition; by commas."
+        ),
+    ] = [],  # noqa: B006
+    split: Annotated[
+        str | None,
+        typer.Option(help="Of a Hugging Face dataset, or of folders called train, validation, test; train by default."),
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face dataset.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side in pixels; pictures of other shapes get as many pixels.")
+    ] = None,
+    square: Annotated[bool, typer.Option("--square", help="Cut all pictures to squares of --size.")] = False,
+    upscale: Annotated[bool, typer.Option("--upscale", help="Make smaller pictures larger.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Any picture worth a look is an error.")] = False,
+    allow_captionless: Annotated[
+        bool, typer.Option("--allow-captionless", help="Allow more than 1 % of the pictures without a caption.")
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out pictures that look like an earlier one.")
+    ] = False,
+    scenes: Annotated[int | None, typer.Option(min=1, help="Render this many scenes of the embedded world.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 0,
+    look: Annotated[str, typer.Option(help="How scenes are drawn: plain or pastel.")] = "plain",
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Allow the scenes that are kept for measuring.")
+    ] = False,
+    cache: Annotated[str, typer.Option(metavar="latents,text", help="Encode once, now, what training needs.")] = "",
+    base: BaseModel = "scenes",
+    vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; a recipe's, bf16 by default."),
+    ] = None,
+    device: Device = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a dataset folder: pictures, captions and condition pictures, all checked and brought to size.
+
+    Under `accelerate launch` what --cache encodes is shared.
+
+    \b
+    Examples:
+      scedit prepare --scenes 8 --out scenes
+      scedit prepare photos --out dataset --size 512
+      scedit prepare photos --cond depth=maps --out dataset --strict
+      scedit prepare owner/dataset --columns image=photo,text=prompt,canny=edges --out dataset
+      scedit prepare --out dataset --cache latents,text --base models/sd15
+      accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
+    """
+    with screen_of_first(json_, quiet, debug) as screen:
+        from scedit_cli.jobs.checks import prepare as checks
+        from scedit_cli.utils.specs import parse_named
+
+        options = {
+            "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
+            "columns": dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)),
+            "split": split, "subset": subset, "revision": revision, "scenes": scenes, "seed": seed, "look": look,
+            "held_out": held_out, "size": size, "square": square, "upscale": upscale, "strict": strict,
+            "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates, "cache": parts(cache),
+            "base": base, "vae": vae, "precision": precision, "device": device,
+            "shards": shards,
+        }  # fmt: skip
+        checks.check(src, out, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import prepare as job
+
+        options["device"] = device_here(device)
+        result = job.prepare(src, out=out, **options, on_event=screen)
+    if result.is_first:
+        screen.result(result.document(), result.summary())

@@ -1,0 +1,91 @@
+"""`scedit train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, screen_for, screen_of_first
+from scedit_cli.utils.devices import device_here
+from scedit_cli.utils.errors import SceditError
+
+if TYPE_CHECKING:
+    from scedit_cli.cli.console import Screen
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="A TOML file, else a built-in recipe's name.")
+    ] = None,
+    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable.")] = [],
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained, and stop.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, every default filled in.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="KEY", help="Explain a key (train.steps), a section, or all.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the result to the hub.")
+    ] = None,
+    device: Device = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a tuner by a recipe; `--list` shows those that are built in.
+
+    \b
+    Examples:
+      scedit train --recipe canny.toml
+      scedit train --recipe canny.toml --set train.steps=1200 --out runs/longer
+      scedit train --recipe canny.toml --out runs/longer --resume
+      scedit train --recipe sdxl-depth.toml --set data.path=dataset --set base.model=sdxl.safetensors --dry-run
+      scedit train --explain train.timestep_shift
+      torchrun --nproc-per-node 4 -m scedit_cli train --recipe sd15-canny.toml --set data.path=dataset
+    """
+    if list_:
+        return _list(screen_for(json_, quiet, debug))
+    if explain:
+        return _explain(explain, screen_for(json_, quiet, debug))
+    from scedit_cli.recipe import load_recipe
+
+    if not recipe:
+        raise SceditError("--recipe is missing", hint="name a file, or one of those that scedit train --list shows")
+    loaded = load_recipe(recipe, set_)
+    if show:
+        return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
+    with screen_of_first(json_, quiet, debug) as screen:
+        from scedit_cli.jobs.checks import train as checks
+
+        options = {"out": out, "resume": resume, "overwrite": overwrite, "push_to_hub": push_to_hub}
+        checks.check(loaded, **options)  # before PyTorch is imported
+        from scedit_cli.jobs import train as job
+
+        result = job.train(loaded, **options, dry_run=dry_run, device=device_here(device), on_event=screen)
+    if result:
+        screen.result(result.document(), result.summary())
+
+
+def _list(screen: Screen) -> None:
+    from scedit_cli.recipe import builtin_recipes, load_recipe
+
+    recipes = []
+    for name, path in builtin_recipes().items():
+        about = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        tuner = load_recipe(path).tuner
+        recipes.append({"name": name, "kind": tuner.kind, "condition": tuner.condition, "about": about})
+    screen.result({"recipes": recipes}, [(each["name"], each["about"]) for each in recipes])
+
+
+def _explain(name: str, screen: Screen) -> None:
+    from scedit_cli.recipe.explain import explain
+
+    found = explain(name)
+    rows = [(each.key, f"{each.meaning} ({each.values})") for each in found]
+    screen.result({"keys": [asdict(each) for each in found]}, rows)

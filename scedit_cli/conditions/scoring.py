@@ -1,0 +1,127 @@
+"""How well pictures follow their conditions: each kind's own measure, on pictures annotated again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.consistency.measure import Figures, Measure
+from scedit_cli.conditions.registry import Annotator, all_kinds, find
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.transparency import condition_image, photograph
+
+
+def measured_kinds() -> tuple[str, ...]:
+    """The kinds that have a measure."""
+    return tuple(name for name, kind in all_kinds().items() if kind.measure)
+
+
+def consistency(kind: str, picture: Image.Image, condition: Image.Image, annotator: str | None = None) -> float:
+    """How well `picture` follows `condition`, in [0, 1]: its own condition picture, compared by the kind's measure.
+
+    Raises:
+        SceditError: a kind without a measure, an annotator that the kind has not, or pictures of two sizes.
+    """
+    return consistencies(kind, [picture], [condition], annotator)[0]
+
+
+def consistencies(
+    kind: str,
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    annotator: str | None = None,
+    device: str = "cpu",
+) -> list[float]:
+    """`consistency` of each picture with the condition at its place, the quick way for many."""
+    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator, device=device)]
+
+
+def measured(
+    kind: str,
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    annotator: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    **parameters: float | str,
+) -> list[Figures]:
+    """Everything that is measured of each picture: its `consistency` with the condition at its place, in [0, 1], and
+    the kind's figures in their own units, by name.
+
+    Args:
+        annotator: the one that made the conditions, by default the kind's first.
+        weights, device: as for `annotate`.
+        parameters: the settings that the conditions were made with.
+
+    Raises:
+        SceditError: as `consistency`.
+    """
+    chosen, measure = _measure(kind, annotator)
+    for picture, condition in zip(pictures, conditions, strict=True):
+        if picture.size != condition.size:
+            sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
+            raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
+    found = [photograph(picture) for picture in pictures]
+    conditions = [condition_image(each, find(kind).channels, f"the {kind} condition") for each in conditions]
+    if measure.annotates and found:
+        found = chosen.load(chosen.settings(**parameters), weights, device)(found)
+    return [measure.compare(mine, wanted) for mine, wanted in zip(found, conditions, strict=True)]
+
+
+def measured_by(
+    makers: Sequence[Order],
+    pictures: Sequence[Image.Image],
+    conditions: Sequence[Image.Image],
+    device: str = "cpu",
+) -> list[Figures]:
+    """`measured` of each picture with the condition at its place, which the order at its place has made: one that
+    draws nothing. Raises as `measured`."""
+    alike: dict[Order, list[int]] = defaultdict(list)
+    for place, maker in enumerate(makers):
+        alike[maker].append(place)
+    figures: list[Figures] = [{} for _ in makers]
+    for maker, places in alike.items():
+        found, wanted = ([each[place] for place in places] for each in (pictures, conditions))
+        values = measured(maker.kind, found, wanted, maker.by, maker.weights, device, **dict(maker.values))
+        for place, value in zip(places, values, strict=True):
+            figures[place] = value
+    return figures
+
+
+def check_measurable(
+    kind: str,
+    annotator: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    **parameters: float | str,
+) -> None:
+    """Loads what `measured` will need, so that what is missing is told before pictures are made.
+
+    Raises:
+        SceditError: a kind without a measure, an annotator that the kind has not, or weights that are not there.
+        WorkFailed: the hub cannot be reached.
+    """
+    chosen, measure = _measure(kind, annotator)
+    if measure.annotates:
+        chosen.load(chosen.settings(**parameters), weights, device)
+
+
+def _measure(kind: str, annotator: str | None) -> tuple[Annotator, Measure]:
+    if kind not in measured_kinds():
+        known = ", ".join(measured_kinds())
+        raise SceditError(f"nothing measures how well a picture follows {kind}", hint=f"choose {known}")
+    chosen = find(kind).annotator(annotator)
+    return chosen, chosen.measure or find(kind).measure
+
+
+def control_score(with_: Sequence[float], without: Sequence[float], reconstruction: Sequence[float]) -> float | None:
+    """What share of the reachable control a tuner gives: (with - without) / (reconstruction - without), each the mean
+    consistency over the same pictures. Generated with the tuner, without it, and real ones through the autoencoder,
+    which no latent model can surpass by much. None where there is nothing to reach."""
+    means = [sum(values) / len(values) for values in (with_, without, reconstruction)]
+    reachable = means[2] - means[1]
+    return (means[0] - means[1]) / reachable if reachable > 0 else None

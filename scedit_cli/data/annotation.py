@@ -1,0 +1,303 @@
+"""Condition pictures of many pictures: by a pool of processes on the CPU, in batches on an accelerator.
+
+Each file says in its text chunk `scedit` of which picture and how it was made, so that what is done is known by its
+content and settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.registry import Make, Parameters, find
+from scedit_cli.data.images import identified, open_picture
+from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
+from scedit_cli.utils.io import read_json, whole
+from scedit_cli.utils.workers import serve_parent, starting
+
+_CHUNK = 8  # pictures that a process annotates before it reports
+_ALONE = 24  # so few pictures are done sooner than other processes have started
+_MOST_PROCESSES = 8
+_AHEAD = 2  # batches opened before the accelerator asks for them
+_THREADS = 4  # that open and save
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture: its name in the dataset, its file, and where its condition picture goes for each order."""
+
+    name: str
+    picture: Path
+    places: tuple[Path, ...]
+
+
+@dataclass
+class Outcome:
+    """What became of a task: the kinds that were made, those that were there, and why the others were not made. Of
+    those that were there, somebody else has made the `foreign` ones."""
+
+    name: str
+    written: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> set[str]:
+        """The kinds that are there, and were made as they were ordered."""
+        return {*self.written, *self.skipped}.difference(self.foreign)
+
+
+@dataclass
+class _Opened:
+    """A task with its picture at hand, None where nothing is to be made; what is, by its kind: where it goes, with
+    which settings, and its record."""
+
+    outcome: Outcome
+    picture: Image.Image | None = None
+    todo: dict[str, tuple[Path, Parameters, dict[str, Any]]] = field(default_factory=dict)
+
+
+def annotate_all(
+    tasks: Sequence[Task],
+    orders: Sequence[Order],
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+    processes: int | None = None,
+    batch_size: int = _CHUNK,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Makes and writes the condition pictures of `tasks`, in their order. Every file appears whole or not at all.
+
+    What is there, and was made of the same picture by the same annotator and settings, or not by us, is kept. A picture
+    that cannot be read or annotated is told in its outcome, and the others go on.
+
+    Args:
+        device: other than "cpu", it gets batches of `batch_size` from this process alone.
+        overwrite: nothing is kept.
+        processes: on the CPU; by default as many as there are processors, at most 8.
+        on_step: called with (pictures done, of how many).
+
+    Raises:
+        SceditError: weights that are not there.
+        WorkFailed: memory or disk ran out, or a process was killed.
+    """
+    processes = min(processes or os.cpu_count() or 1, _MOST_PROCESSES)
+    size = batch_size if device != "cpu" else _CHUNK
+    chunks = [tasks[at : at + size] for at in range(0, len(tasks), size)]
+    if device != "cpu":
+        outcomes = _stream(chunks, orders, device, overwrite)
+    elif processes == 1 or len(tasks) <= _ALONE:
+        outcomes = map(partial(annotate_chunk, orders=orders, overwrite=overwrite), chunks)
+    else:
+        outcomes = _pooled(chunks, orders, overwrite, min(processes, len(chunks)))
+    done: list[Outcome] = []
+    for part in outcomes:
+        done += part
+        if on_step:
+            on_step(len(done), len(tasks))
+    return done
+
+
+def annotate_chunk(tasks: Sequence[Task], orders: Sequence[Order], overwrite: bool = False) -> list[Outcome]:
+    """`annotate_all` for a few pictures, here and now, on the CPU."""
+    opened = [_open(task, orders, overwrite) for task in tasks]
+    for save in _make(opened, orders, "cpu"):
+        save()
+    return [each.outcome for each in opened]
+
+
+def _pooled(
+    chunks: list[Sequence[Task]], orders: Sequence[Order], overwrite: bool, processes: int
+) -> Iterator[list[Outcome]]:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (threads,))
+    running: deque[Future[list[Outcome]]] = deque()
+    try:
+        for chunk in chunks:
+            with starting():
+                running.append(pool.submit(annotate_chunk, chunk, orders, overwrite))
+            if len(running) > 2 * processes:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    except BrokenProcessPool as error:
+        raise WorkFailed(
+            "a process that annotated pictures was killed", hint="it may have been out of memory; take fewer processes"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _stream(
+    chunks: list[Sequence[Task]], orders: Sequence[Order], device: str, overwrite: bool
+) -> Iterator[list[Outcome]]:
+    """Threads open the next batches and save the last one while the device computes."""
+    ahead: deque[list[Future[_Opened]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting = iter(chunks)
+        saving: tuple[list[_Opened], list[Future[None]]] = [], []
+        while True:
+            while len(ahead) < _AHEAD and (chunk := next(waiting, None)):
+                ahead.append([pool.submit(_open, task, orders, overwrite) for task in chunk])
+            if not ahead and not saving[0]:
+                return
+            opened = [each.result() for each in ahead.popleft()] if ahead else []
+            saves = [pool.submit(save) for save in _make(opened, orders, device)]
+            for save in saving[1]:
+                save.result()
+            if saving[0]:
+                yield [each.outcome for each in saving[0]]
+            saving = opened, saves
+
+
+def _open(task: Task, orders: Sequence[Order], overwrite: bool) -> _Opened:
+    opened = _Opened(Outcome(task.name))
+    try:
+        digest = digest_of(task.picture)
+        for order, place in zip(orders, task.places, strict=True):
+            settings = order.settings(task.name)
+            record = record_of(order, settings, digest)
+            there = read_record(place)
+            if overwrite or not place.is_file() or there not in (None, record):
+                opened.todo[order.kind] = place, settings, record
+                continue
+            opened.outcome.skipped.append(order.kind)
+            if there is None:
+                opened.outcome.foreign.append(order.kind)
+        if opened.todo:
+            opened.picture = open_picture(task.picture)
+    except SceditError as error:
+        opened.todo = {}
+        opened.outcome.failed = {"picture": error.message}
+    return opened
+
+
+def _make(opened: Sequence[_Opened], orders: Sequence[Order], device: str) -> list[Callable[[], None]]:
+    """Makes what is to be made, each order's pictures of equal settings together; returns what saves it."""
+    saves: list[Callable[[], None]] = []
+    for order in orders:
+        alike: dict[Parameters, list[_Opened]] = defaultdict(list)
+        for each in opened:
+            if order.kind in each.todo:
+                alike[each.todo[order.kind][1]].append(each)
+        for settings, group in alike.items():
+            make = order.load(settings, device)
+            for each, one in zip(group, made(make, [each.picture for each in group]), strict=True):
+                place, _, record = each.todo[order.kind]
+                if isinstance(one, Exception):
+                    each.outcome.failed[order.kind] = f"{order.kind} cannot be made of it: {reason(one)}"
+                else:
+                    each.outcome.written.append(order.kind)
+                    saves.append(partial(save_condition, one, place, record))
+    return saves
+
+
+def made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Exception]:
+    """The condition pictures. Where a library fails over several, each is tried alone, and gives its own error.
+
+    Raises:
+        SceditError: the annotator's own.
+        WorkFailed: memory ran out.
+    """
+    try:
+        return make(pictures)
+    except (SceditError, MemoryError):
+        raise
+    except Exception as error:  # an annotator raises whatever an odd picture leads it to
+        if len(pictures) == 1 and is_out_of_memory(error):
+            hint = "annotate a smaller picture, or with fewer processes; a full accelerator leaves the CPU"
+            raise WorkFailed("memory ran out over one picture", hint) from error
+        if len(pictures) == 1:
+            return [error]
+    # Not within the handler, whose error keeps all that the library held for several pictures.
+    return [one for picture in pictures for one in made(make, [picture])]
+
+
+def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    """Why pictures failed, by name; a picture may have several outcomes."""
+    reasons: dict[str, dict[str, None]] = defaultdict(dict)
+    for outcome in outcomes:
+        if outcome.failed:
+            reasons[outcome.name] |= dict.fromkeys(outcome.failed.values())
+    return {name: "; ".join(told) for name, told in reasons.items()}
+
+
+def record_of(order: Order, settings: Parameters, digest: str) -> dict[str, Any]:
+    """What a condition picture tells of itself; equal records mean equal pictures."""
+    return {
+        "kind": order.kind,
+        "annotator": order.by,
+        "parameters": settings.model_dump(mode="json"),
+        "picture": digest,
+        "licence": order.annotator.licence,
+    }
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in the PNG at `path`; None where it has none."""
+    try:
+        with identified(path) as opened:
+            record = read_json(opened.info.get("scedit", "null"))
+            return record if isinstance(record, dict) else None
+    except MemoryError:
+        raise
+    except Exception:  # the decoders raise whatever a damaged file leads them to
+        return None
+
+
+def recorded_maker(path: Path, kind: str) -> Order | None:
+    """How the condition picture of `kind` at `path` says that it was made; None where it does not, or by nobody that
+    there is."""
+    record = read_record(path) or {}
+    if record.get("kind") != kind:
+        return None
+    try:
+        annotator = find(kind).annotator(record.get("annotator") or "")
+        settings = annotator.settings(**record["parameters"]).model_dump()
+    except (SceditError, KeyError, TypeError):  # by another version, or changed by hand
+        return None
+    return Order(kind, annotator.name, tuple(settings.items()))
+
+
+def save_condition(picture: Image.Image, place: Path, record: dict[str, Any], replace: bool = True) -> None:
+    """Writes a PNG with its record inside. Run lengths alone are the quickest compression, and edges' smallest."""
+    info = PngInfo()
+    info.add_text("scedit", json.dumps(record))
+    with whole(place, replace) as part:
+        picture.save(part, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
+
+
+def digest_of(path: Path) -> str:
+    """Of the file's content. Raises SceditError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SceditError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _begin(threads: int) -> None:
+    """Of a process in the pool."""
+    serve_parent()
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
+    import cv2
+
+    cv2.setNumThreads(threads)

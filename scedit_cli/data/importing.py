@@ -1,0 +1,267 @@
+"""From an entry of a source to a picture of the dataset: opened, checked, cut to its bucket, written."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from PIL import Image
+
+from scedit_cli import conditions
+from scedit_cli.data.buckets import Fit, Size, fit
+from scedit_cli.data.dataset import METADATA, column_of, row_of
+from scedit_cli.data.duplicates import Duplicates, Signature, signature
+from scedit_cli.data.formats import ANIMATED, suffix_of, unread
+from scedit_cli.data.hints import check_levels
+from scedit_cli.data.images import decode, reading, save_picture, upright_size
+from scedit_cli.data.report import Report
+from scedit_cli.data.sources import Blob, Entry, Source
+from scedit_cli.utils.errors import NotInstalled, SceditError
+from scedit_cli.utils.transparency import condition_image, photograph
+
+_LONGEST_CAPTION = 2**20  # bytes
+_TOLD_EVERY = 0.2  # seconds
+
+OnStep = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A picture that was written.
+
+    Attributes:
+        row: its line of the metadata.
+        files: what was written, below the dataset folder; kinds: of the condition pictures among it.
+        caption_from: ".txt", ".caption", ".txt and .caption", "table", or None where it has no caption.
+        really: the format, where the suffix tells another one.
+    """
+
+    row: dict[str, Any]
+    files: tuple[str, ...]
+    kinds: tuple[str, ...]
+    size: Size
+    signature: Signature
+    caption_from: str | None
+    really: str | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A picture that was not. `fault` is "unreadable", "unpaired" or "small"."""
+
+    fault: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A picture and its conditions, opened and brought to size by one cut; `caption_from` and `really` as `Taken`'s,
+    `more` as its entry's."""
+
+    picture: Image.Image
+    conditions: dict[str, Image.Image]
+    text: str
+    fit: Fit
+    caption_from: str | None
+    really: str | None
+    more: dict[str, str | float | bool]
+
+
+def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
+    """Opens the picture of `entry` and its conditions, checks them and brings them to size.
+
+    Args:
+        size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
+    """
+    if entry.fault or entry.image is None:
+        return Rejected("unpaired", entry.fault or "it has no picture")
+    lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
+    if lacking:
+        return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
+    try:
+        text, caption_from = _caption(entry)
+        with _opened(entry.image, "it") as opened:
+            source = upright_size(opened)
+            try:
+                how = fit(source, size_of(source))
+            except SceditError as error:
+                return Rejected("small", error.message)
+            really = _really(entry.image.name, opened)
+            picture = how.apply(photograph(decode(opened, how.scaled)))
+        made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
+    except NotInstalled as error:
+        return Rejected("unreadable", str(error))
+    except SceditError as error:
+        return Rejected("unreadable", error.message)
+    return Cut(picture, made, text, how, caption_from, really, entry.more)
+
+
+def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
+    """Writes the picture of `entry` as `images/<name>` and its conditions into `folder`, cut as `cut` does."""
+    made = cut(entry, size_of)
+    if isinstance(made, Rejected):
+        return made
+    kinds, how = tuple(made.conditions), made.fit
+    ours = row_of(name, made.text, kinds)
+    files = (ours["file_name"], *(ours[column_of(kind)] for kind in kinds))
+    for file, picture in zip(files, (made.picture, *made.conditions.values()), strict=True):
+        save_picture(picture, folder / file)
+    row = made.more | ours | {
+        "width": how.size[0],
+        "height": how.size[1],
+        "original_width": how.source[0],
+        "original_height": how.source[1],
+        "crop_top": how.crop[0],
+        "crop_left": how.crop[1],
+    }
+    return Taken(row, files, kinds, how.size, signature(made.picture), made.caption_from, made.really)
+
+
+class Intake:
+    """Takes a source's pictures into a dataset folder, row by row: memory does not grow with their content.
+
+    Attributes:
+        report: of what was found so far; kinds: of the condition pictures that were written.
+    """
+
+    def __init__(self, size_of: Callable[[Size], Size], drop_duplicates: bool, on_step: OnStep) -> None:
+        self.size_of, self.drop_duplicates, self.on_step = size_of, drop_duplicates, on_step
+        self.report = Report()
+        self.kinds: dict[str, None] = {}
+        self._duplicates = Duplicates()
+
+    def run(self, source: Source, folder: Path) -> None:
+        """Fills the empty `folder`. `on_step` is called with (pictures done, of how many, how many a second)."""
+        self.report.begin(source)
+        names: list[str] = []  # of entries on their way
+
+        def work() -> Iterator[tuple]:
+            for number, entry in enumerate(source.entries):
+                names.append(entry.name)
+                yield entry, f"{number:06d}.png", folder, self.size_of
+
+        with (folder / METADATA).open("w", encoding="utf-8") as lines:
+            spoken, began = 0.0, time.monotonic()
+            for done, made in enumerate(in_order(take, work()), 1):
+                self._note(names.pop(0), made, folder, lines)
+                if (now := time.monotonic()) - spoken > _TOLD_EVERY or done == source.count:
+                    spoken = now
+                    self.on_step(done, max(source.count, done), done / max(now - began, 1e-9))
+
+    def _note(self, name: str, made: Taken | Rejected, folder: Path, lines: TextIO) -> None:
+        report = self.report
+        if isinstance(made, Rejected):
+            report.rejected.append((name, made.fault, made.reason))
+            return
+        first = self._duplicates.first_of(name, made.signature)
+        if first is not None:
+            report.duplicates.append((name, first))
+            if self.drop_duplicates:
+                for file in made.files:
+                    (folder / file).unlink()
+                return
+        lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
+        report.pictures += 1
+        report.buckets[made.size] += 1
+        self.kinds |= dict.fromkeys(made.kinds)
+        if made.caption_from:
+            report.captions[made.caption_from] += 1
+        else:
+            report.captionless.append(name)
+        if made.really:
+            report.misnamed.append((name, made.really))
+
+
+def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:
+    """The results of `work(*item)`, in the order of `items`, which are asked for only a few ahead of them. Decoding,
+    scaling and packing leave Python's lock to others, so that threads use all processors.
+
+    Args:
+        threads: by default as many as there are processors for this process, at most 32.
+    """
+    threads = threads or min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    ahead: deque[Future] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, *item))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+@contextmanager
+def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
+    if told := unread(blob.name):
+        raise SceditError(f"{name} is {told}")
+    try:
+        file = blob.open()
+    except FileNotFoundError:
+        raise SceditError(f"{name} does not exist") from None
+    except OSError as error:
+        raise SceditError(f"{name} cannot be read: {error.strerror or error}") from error
+    with file:
+        if file.seek(0, os.SEEK_END) == 0:
+            raise SceditError(f"{name} is an empty file")
+        file.seek(0)
+        with reading(file, name) as opened:
+            if opened.format in ANIMATED and getattr(opened, "is_animated", False):
+                raise SceditError(f"{name} is an animation: save the frame that is meant as a picture of its own")
+            yield opened
+
+
+def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
+    name, channels = f"its {kind}", conditions.channels_of(kind)
+    with _opened(blob, name) as opened:
+        if (size := upright_size(opened)) != how.source:
+            raise SceditError(
+                f"{name} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
+            )
+        picture = decode(opened)
+        check_levels(opened, kind, name)
+        fitted = how.apply(condition_image(picture, channels, name), blend=_is_blended(kind))
+        return condition_image(fitted, channels, name)  # scaling leaves traces of colours where alpha becomes 0
+
+
+@cache
+def _is_blended(kind: str) -> bool:
+    return kind not in conditions.KINDS or not conditions.find(kind).labels
+
+
+def _caption(entry: Entry) -> tuple[str, str | None]:
+    """The caption, and where it is from; empty captions are none."""
+    if entry.text:
+        return entry.text, "table"
+    found = {}
+    for suffix, blob in entry.captions.items():
+        try:
+            with blob.open() as file:
+                content = file.read(_LONGEST_CAPTION + 1)
+            if len(content) > _LONGEST_CAPTION:
+                raise SceditError(f"its caption in {blob.name} has more than {_LONGEST_CAPTION:,} bytes")
+            text = " ".join(content.decode("utf-8-sig").split())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SceditError(f"its caption in {blob.name} cannot be read as UTF-8 text: {error}") from None
+        if text:
+            found[suffix] = text
+    return next(iter(found.values()), ""), " and ".join(found) or None
+
+
+def _really(name: str, opened: Image.Image) -> str | None:
+    told = Image.registered_extensions().get(suffix_of(name))
+    # Phones append a second, smaller JPEG.
+    told, found = ("JPEG" if name == "MPO" else name for name in (told, opened.format))
+    return found if told and found != told else None

@@ -1,0 +1,137 @@
+"""How a dataset folder came to be: `report.json` and the contact sheet in it, by which a call knows its own work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.data.formats import is_picture, is_shard, suffix_of
+from scedit_cli.data.images import save_picture
+from scedit_cli.data.overview import overview
+from scedit_cli.data.report import Report
+from scedit_cli.data.shards import shard_places
+from scedit_cli.data.sources.folder import CAPTIONS, OVERVIEW
+from scedit_cli.data.sources.rows import is_table
+from scedit_cli.data.sources.trees import FolderTree
+from scedit_cli.data.uris import is_remote
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import expanded, read_json, write_whole
+
+REPORT = "report.json"
+_READ = (*CAPTIONS, ".arrow")  # of a folder, beside pictures, tables and shards; all else may change
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`asked` is what `prepare` was called with, "source" among it; `files` is a digest of the files that it reads."""
+
+    asked: dict[str, Any]
+    files: str
+
+    @classmethod
+    def of(cls, asked: dict[str, Any], places: Iterable[str | Path], out: Path) -> Origin:
+        """
+        Args:
+            places: of pictures; what is no file, folder or pattern of this machine counts by its name alone.
+            out: the folder that is made, which may lie in one of them.
+        """
+        digest = hashlib.sha256()
+        for place in places:
+            for file in _files(place, os.path.realpath(out)):
+                with suppress(OSError):  # of a link to what is gone, which the report names
+                    stat = os.stat(file)
+                    digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
+        return cls(asked, digest.hexdigest()[:32])
+
+    def has_made(self, out: Path) -> bool:
+        """Whether the same call has made the folder `out`.
+
+        Raises:
+            SceditError: it has, of files that have changed since.
+        """
+        told = _told_in(out / REPORT)
+        if told is None or told["asked"] != self.asked:
+            return False
+        if told["files"] != self.files:
+            raise SceditError(
+                f"{out} was prepared by the same call, and {self.asked['source']} has changed since",
+                hint=f"name another folder with --out, or remove {out} first; "
+                f"scedit prepare --out {out} with --cache or --shards takes it as it is",
+            )
+        return True
+
+    def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
+        """Writes the report and the contact sheet beside the pictures in `folder`."""
+        (folder / REPORT).write_bytes(self._told(report))
+        buckets = report.buckets
+        sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
+        name = Path(self.asked["source"]).name
+        heading = f"{name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
+        save_picture(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
+
+    def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
+        """Writes the report of a folder that is not made to a file beside it, which the returned error names."""
+        place = refused(out)
+        if os.path.lexists(place) and _told_in(place) is None:
+            told = f"{place} would name every one, and is another file now"
+        else:
+            told = f"{write_whole(place, self._told(report))} names every one"
+        return SceditError(error.message, hint=f"{error.hint}; {told}" if error.hint else told)
+
+    def _told(self, report: Report) -> bytes:
+        document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked, "files": self.files}
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")  # names may be no text
+
+
+def refused(out: Path) -> Path:
+    """Where the report of the folder `out` is, where that was not made."""
+    return Path(f"{out}.{REPORT}")
+
+
+def forget_refused(out: Path) -> None:
+    """Removes the report of an earlier call that did not make `out`; what else has its name is left alone."""
+    if _told_in(refused(out)) is not None:
+        with suppress(OSError):
+            refused(out).unlink()
+
+
+def _told_in(file: Path) -> dict[str, Any] | None:
+    """What a report says; None where `file` is none of ours."""
+    try:
+        told = read_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and {"asked", "files", "rejected"} <= told.keys() else None
+
+
+def located(src: str | Path) -> str:
+    """`src` by the name that it has from everywhere."""
+    path = expanded(src)
+    return os.path.realpath(path) if path.exists() else str(src)
+
+
+def _files(place: str | Path, out: str) -> Iterator[str]:
+    """The files that are read at a place, behind links too, but for those in the folder `out`: in an order that depends
+    on their names alone."""
+    path = expanded(place)
+    if path.is_file() and is_table(path.name):  # the pictures that it names lie beside it
+        path = path.parent
+    if not path.is_dir():
+        if not is_remote(str(place)):
+            with suppress(SceditError):  # it is a dataset of the hub
+                yield from shard_places(path)
+        return
+    tree = FolderTree(Path(os.path.realpath(path)))
+    files = (os.path.join(tree.path, tree.on_disk(file)) for file in tree.files if _is_read(file))
+    yield from (file for file in files if not file.startswith(os.path.join(out, "")))
+
+
+def _is_read(file: str) -> bool:
+    return is_picture(file) or is_table(file) or is_shard(file) or suffix_of(file) in _READ

@@ -1,0 +1,135 @@
+"""Scenes of the embedded world as examples and as dataset folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+
+from scedit_cli import conditions
+from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.data.dataset import row_of, write_rows
+from scedit_cli.data.images import save_picture
+from scedit_cli.scenes import PICTURE_SIZE
+from scedit_cli.scenes.captions import caption
+from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
+from scedit_cli.scenes.layout import sample_scene
+from scedit_cli.scenes.render import LOOKS, Rendering, render
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import whole_folder
+from scedit_cli.utils.workers import serve_parent, starting
+
+_TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
+    "depth": lambda rendering: Image.fromarray(depth_to_picture(rendering.depth)),
+    "seg": lambda rendering: Image.fromarray(classes_to_picture(rendering.segmentation)),
+    "normal": lambda rendering: Image.fromarray(normals_to_picture(rendering.normals)),
+}
+SCENE_KINDS = ("canny", "color", *_TRUE)
+_CHUNK = 8  # scenes that a process renders before it reports
+_ALONE = 24  # so few scenes are rendered sooner than other processes have started
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture (RGB), its caption and condition pictures by kind, and what made those, where it is known."""
+
+    image: Image.Image
+    text: str
+    conditions: dict[str, Image.Image]
+    makers: dict[str, Order] = field(default_factory=dict)
+
+
+def example(seed: int, kinds: Sequence[str] = SCENE_KINDS, size: int = PICTURE_SIZE, look: str = "plain") -> Example:
+    """The scene of `seed` at `size` x `size` pixels. Depth, segmentation and normals are the renderer's own, edges and
+    palette are taken from the picture."""
+    scene = sample_scene(seed)
+    rendering = render(scene, size, look)
+    image = Image.fromarray(rendering.image)
+    made = {kind: _TRUE[kind](rendering) if kind in _TRUE else conditions.annotate(kind, image) for kind in kinds}
+    return Example(image, caption(scene), made)
+
+
+def write_scenes(
+    out: str | Path,
+    count: int,
+    seed: int = 0,
+    look: str = "plain",
+    *,
+    size: int = PICTURE_SIZE,
+    kinds: Sequence[str] = SCENE_KINDS,
+    processes: int | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
+    """Render a dataset folder of the scenes `seed`, `seed + 1`, …, which appears when it is complete.
+
+    The same arguments give the same files, whatever the number of processes.
+
+    Args:
+        look: one of the renderer's LOOKS.
+        size: side in pixels.
+        kinds: of SCENE_KINDS.
+        processes: by default as many as there are processors, at most 8.
+        on_step: called with (scenes done, of how many).
+        finish: called with the folder before it appears, to add to it.
+
+    Raises:
+        SceditError: a number, look or kind that cannot be, or a folder `out` that holds something.
+    """
+    if count < 1 or seed < 0 or size < 8:
+        raise SceditError(
+            f"{count} scenes from seed {seed} at {size} pixels", hint="at least 1 scene, seed 0, 8 pixels"
+        )
+    if look not in LOOKS:
+        raise SceditError(f"look is {look!r}", hint=f"choose one of {', '.join(LOOKS)}")
+    if unknown := set(kinds) - set(SCENE_KINDS):
+        raise SceditError(f"scenes have no {', '.join(sorted(unknown))}", hint=f"they have {', '.join(SCENE_KINDS)}")
+    processes = min(processes or os.cpu_count() or 1, 8)
+    chunks = [range(at, min(at + _CHUNK, count)) for at in range(0, count, _CHUNK)]
+    with whole_folder(out) as folder:
+        for kind_folder in ("images", *(f"conditions/{kind}" for kind in kinds)):
+            (folder / kind_folder).mkdir(parents=True)
+        work = partial(_write_chunk, folder=folder, seed=seed, look=look, size=size, kinds=tuple(kinds))
+        rows: list[dict[str, str]] = []
+        if processes == 1 or count <= _ALONE:
+            _collect(map(work, chunks), rows, count, on_step)
+        else:
+            # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
+            with starting():
+                pool = get_context("spawn").Pool(min(processes, len(chunks)), initializer=serve_parent)
+            with pool:
+                _collect(pool.imap(work, chunks), rows, count, on_step)
+        write_rows(folder, rows)
+        if finish:
+            finish(folder)
+
+
+def _collect(
+    parts: Iterable[list[dict[str, str]]],
+    rows: list[dict[str, str]],
+    count: int,
+    on_step: Callable[[int, int], None] | None,
+) -> None:
+    for part in parts:
+        rows += part
+        if on_step:
+            on_step(len(rows), count)
+
+
+def _write_chunk(
+    indices: range, folder: Path, seed: int, look: str, size: int, kinds: tuple[str, ...]
+) -> list[dict[str, str]]:
+    """Writes the pictures of some scenes; returns their rows."""
+    rows = []
+    for index in indices:
+        made, name = example(seed + index, kinds, size, look), f"{index:06d}.png"
+        save_picture(made.image, folder / "images" / name)
+        for kind, picture in made.conditions.items():
+            save_picture(picture, folder / "conditions" / kind / name)
+        rows.append(row_of(name, made.text, kinds))
+    return rows

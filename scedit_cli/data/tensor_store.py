@@ -1,0 +1,119 @@
+"""Tensors by name in safetensors shards: each appears whole, and what a stopped run has written stays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from scedit_cli.data.arrays import stacked
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import sweep, whole
+
+_FORMAT = "scedit-cache/2"
+_SHARD = 2**25  # bytes of tensors in a shard: what is lost at most when a run is killed
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Layout = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]  # type and shape of an entry's tensors, by name
+
+
+class Store:
+    """The entries of a folder: under each key, tensors by name. Files that are torn count as not there.
+
+    Args:
+        folder: made when there is something to write.
+        fits: whether an entry of this key and layout is what it should be; one that is not counts as not there. A cache
+            may come with a dataset, from anybody.
+    """
+
+    def __init__(self, folder: Path, fits: Callable[[str, Layout], bool] = lambda key, layout: True) -> None:
+        self.folder = folder
+        self._fits = fits
+        self._files: list[safe_open] = []
+        self._place: dict[str, safe_open] = {}
+        self._names: set[str] = set()
+        sweep(folder)
+        for path in sorted(folder.glob("[!.]*.safetensors")):
+            self._read(path)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that are not there, each once, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._place]
+
+    def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """The entries of `keys`, stacked, by name.
+
+        Raises:
+            SceditError: they hold values that are not numbers.
+        """
+        found = {
+            name: stacked([self._place[key].get_tensor(f"{key}.{name}") for key in keys]) for name in self._names
+        }
+        if not all(values.isfinite().all() for values in found.values()):
+            raise SceditError(
+                f"{self.folder} holds values that are not numbers (NaN or Inf)", hint="remove it: it is made anew"
+            )
+        return found
+
+    def writer(self) -> Writer:
+        return Writer(self)
+
+    def _read(self, path: Path) -> None:
+        entries: dict[str, dict[str, tuple[torch.dtype | None, tuple[int, ...]]]] = {}
+        try:
+            file = safe_open(path, "pt")
+            if (file.metadata() or {}).get("format") != _FORMAT:
+                return
+            for tensor in file.keys():  # noqa: SIM118
+                key, _, name = tensor.partition(".")
+                part = file.get_slice(tensor)
+                entries.setdefault(key, {})[name] = _DTYPES.get(part.get_dtype()), tuple(part.get_shape())
+        except (OSError, SafetensorError):
+            return
+        for key, layout in entries.items():
+            if self._fits(key, layout):
+                self._place[key] = file
+                self._names |= layout.keys()
+
+
+class Writer:
+    """Adds entries to a store; the last shard is written when the `with` block ends, by an exception too."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, Tensor] = {}
+        self._bytes = 0
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write()
+
+    def add(self, keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
+        """`tensors` by name hold a row for each of `keys`."""
+        for name, rows in tensors.items():
+            for key, row in zip(keys, rows, strict=True):
+                self._waiting[f"{key}.{name}"] = row = row.detach().cpu().contiguous().clone()
+                self._bytes += row.nbytes
+        if self._bytes >= _SHARD:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        # Named by what it holds, so that processes that write at the same time do not meet.
+        name = hashlib.sha256("".join(sorted(self._waiting)).encode()).hexdigest()[:16]
+        path = self._store.folder / f"{name}.safetensors"
+        with whole(path) as part:
+            part.write_bytes(save(self._waiting, metadata={"format": _FORMAT}))  # save_file hides a full disk
+        self._store._read(path)
+        self._waiting, self._bytes = {}, 0

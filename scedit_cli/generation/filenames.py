@@ -1,0 +1,111 @@
+"""Where pictures go: names by template, and nothing is ever overwritten unasked."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.data.formats import is_picture
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import write_new, write_whole
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+FIELDS = tuple("number prompt seed sweep base scheduler steps guidance width height date time".split())
+_NUMBERS = ("number", "seed", "steps", "guidance", "width", "height")
+_NUMBERED = re.compile(r"(\d+)(?:-grid)?\.\w+")
+_LONGEST = 80  # characters of a field: file systems take 255 bytes a name
+
+
+@dataclass(frozen=True)
+class Names:
+    """The places of a run's pictures.
+
+    Args:
+        out: a picture's file (further pictures are numbered after it), or a folder.
+        template: names within the folder, with FIELDS in braces; by default the next free numbers.
+        overwrite: replace what stands there.
+    """
+
+    out: Path
+    template: str | None
+    overwrite: bool
+
+    @property
+    def is_file(self) -> bool:
+        return self.out.suffix.lower() in FORMATS and not self.out.is_dir()
+
+    def check(self, count: int, with_grid: bool) -> None:
+        """Raises SceditError where a file stands in the way, or the template cannot be."""
+        if self.template is not None:
+            if self.is_file:
+                raise SceditError(f"--name {self.template}: --out {self.out} is a name already", hint="give a folder")
+            _check_template(self.template)
+        if self.is_file:
+            taken = [file for file in (*self._numbered(count), *([self.grid(1)] if with_grid else [])) if file.exists()]
+            if taken and not self.overwrite:
+                raise SceditError(f"--out {taken[0]} exists already", hint="name another file, or add --overwrite")
+        elif (self.out.exists() or is_picture(self.out.name)) and not self.out.is_dir():
+            what = "is a file that is no picture" if self.out.exists() else "names a format that is not written"
+            hint = f"name a folder, or a file ending in {', '.join(FORMATS)}"
+            raise SceditError(f"--out {self.out} {what}", hint)
+
+    def first_number(self) -> int:
+        """The next free number in the folder; 1 for a file."""
+        if self.is_file or not self.out.is_dir():
+            return 1
+        names = [_NUMBERED.fullmatch(file.name) for file in self.out.iterdir()]
+        return 1 + max((int(name[1]) for name in names if name), default=0)
+
+    def places(self, first: int, facts: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """A file for each picture, from what is known of it: FIELDS but for the number, which counts from `first`."""
+        if self.is_file:
+            return self._numbered(len(facts))
+        template = self.template or "{number:04d}"
+        return [self.out / _filled(template, {**known, "number": first + n}) for n, known in enumerate(facts)]
+
+    def grid(self, first: int) -> Path:
+        return self.out.with_stem(f"{self.out.stem}-grid") if self.is_file else self.out / f"{first:04d}-grid.png"
+
+    def write(self, place: Path, data: bytes, taken: set[Path]) -> Path:
+        """Where it was written: `place`, or the next name that is free. What this run wrote itself, `taken`, is never
+        replaced."""
+        if self.overwrite and place not in taken:
+            return write_whole(place, data)
+        candidate, number = place, 2
+        while candidate in taken or not write_new(candidate, data):
+            candidate, number = place.with_stem(f"{place.stem}-{number}"), number + 1
+        return candidate
+
+    def _numbered(self, count: int) -> list[Path]:
+        return [self.out, *(self.out.with_stem(f"{self.out.stem}-{n}") for n in range(2, count + 1))]
+
+
+def _check_template(template: str) -> None:
+    try:
+        parts = list(string.Formatter().parse(template))
+        for _, name, _, _ in parts:
+            if name is not None and name not in FIELDS:
+                guess = difflib.get_close_matches(name, FIELDS, n=1)
+                hint = f"did you mean {{{guess[0]}}}?" if guess else f"it may hold {', '.join(FIELDS)}"
+                raise SceditError(f"--name {template}: {{{name}}} is not known", hint)
+        filled = _filled(template, dict.fromkeys(FIELDS, "x") | dict.fromkeys(_NUMBERS, 1))
+    except (ValueError, TypeError) as error:
+        raise SceditError(f"--name {template}: {error}", hint='write it as in "{prompt}-{seed}"') from error
+    if filled.is_absolute() or ".." in filled.parts or not template.strip("./ ") or "\0" in template:
+        raise SceditError(f"--name {template}: no name within the folder", hint="--out names the folder")
+
+
+def _filled(template: str, facts: Mapping[str, Any]) -> Path:
+    safe = {name: _safe(value) if isinstance(value, str) else value for name, value in facts.items()}
+    name = template.format_map(safe)
+    return Path(name if Path(template).suffix.lower() in FORMATS else f"{name}.png")
+
+
+def _safe(text: str) -> str:
+    """Words of a prompt as part of a file's name."""
+    return re.sub(r"[^\w.+]+", "-", text).strip("-.")[:_LONGEST].rstrip("-.") or "empty"

@@ -1,0 +1,36 @@
+"""The labelled grid of a run's pictures: prompts by seeds, or by the scales of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image
+
+from scedit_cli.generation.image_jobs import Order
+from scedit_cli.inference.sampler import grid
+
+_ACROSS = 8  # pictures side by side
+
+
+def sheet(
+    orders: Sequence[Order], pictures: Sequence[Image.Image], shown: Sequence[Mapping[str, Image.Image]]
+) -> Image.Image:
+    """A row for every label that the orders have, or several where its pictures are many; to the left the condition
+    pictures of the row's first order, unless they are those of the row above."""
+    rows: dict[str, list[int]] = {}
+    for i, order in enumerate(orders):
+        rows.setdefault(order.row, []).append(i)
+    kinds = list(dict.fromkeys(kind for each in shown for kind in each))
+    across = min(_ACROSS, max(map(len, rows.values())))
+    cells, labels, above = [], [], {}
+    for row, places in rows.items():
+        for at in range(0, len(places), across):
+            mine = shown[places[at]]
+            steering = [None if mine.get(kind) is above.get(kind) else mine.get(kind) for kind in kinds]
+            cells.append([*steering, *(pictures[i] for i in places[at : at + across])])
+            labels.append(row if at == 0 else "")
+            above = mine
+    columns = {tuple(orders[i].column for i in places) for places in rows.values()}
+    told = columns.pop() if len(columns) == 1 else ()
+    headings = told if 0 < len(told) <= across else [""] * across
+    return grid(cells, [*kinds, *headings], labels if any(labels) else None)

@@ -1,0 +1,213 @@
+"""A page in the browser: choose tuners, drop conditions and photos, and see them beside the result."""
+
+from __future__ import annotations
+
+import html
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from scedit_cli.generation.config import Request
+from scedit_cli.generation.provenance import sha256
+from scedit_cli.inference.controls import called, check_base, load_placed
+from scedit_cli.models.base import Base
+from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.io import write_new
+from scedit_cli.utils.markdown import plain
+from scedit_cli.utils.specs import parse_tuner
+
+if TYPE_CHECKING:
+    import gradio
+
+Draw = Callable[[Request, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
+_HEIGHT = 440  # of what is shown side by side, in pixels
+_STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
+_INPUTS = "inputs"  # the folder beside the pictures that keeps what was dropped, for the command line
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tuner that the page offers: the text that names its file, and the kind of condition that it takes, None for an
+    SC-Tuner; `scale` is what its slider begins with."""
+
+    file: str
+    name: str
+    condition: str | None
+    bundled: bool
+    scale: float = 1.0
+
+
+def slots_for(tuners: Sequence[str], base: Base, any_base: bool = False) -> list[Slot]:
+    """What the page offers of these tuner files, bundles taken apart; `any_base` as for `check_base`.
+
+    Raises:
+        SceditError: a file that is no tuner for this base.
+    """
+    slots = []
+    for text in tuners:
+        spec = parse_tuner(text)
+        for placed in load_placed(spec):
+            check_base(placed, base, any_base=any_base)
+            slots.append(Slot(spec.name, placed.name, placed.tuner.condition, placed.bundled, placed.factor))
+    return slots
+
+
+def request_for(
+    given: Request, slots: Sequence[Slot], values: Sequence[Any], chosen: Sequence[str], out: Path, **said: Any
+) -> Request:
+    """What the page's controls say, in the command line's words.
+
+    Args:
+        given: what holds for every picture.
+        values: of each slot's controls: dropped file or None, whether it is a photo, scale, start, end.
+        chosen: the tuner files that are ticked.
+        out: the folder of the pictures; what was dropped is kept in its folder "inputs".
+        said: the page's other fields of a request.
+    """
+    conds, photos, scales, tuners = [], [], [], {file: file for file in chosen}
+    for slot, (file, is_photo, scale, start, end) in zip(slots, values, strict=True):
+        if slot.file not in chosen:
+            continue
+        if slot.condition is None:
+            if scale != 1 and slot.bundled:
+                scales.append(f"{slot.name}={scale:g}")
+            elif scale != 1:
+                tuners[slot.file] = f"{slot.file}:{scale:g}"
+        elif file is not None:
+            text = f"{slot.condition}={_kept(Path(file), out)}:{scale:g}"
+            (photos if is_photo else conds).append(text if (start, end) == (0, 1) else f"{text}:{start:g}-{end:g}")
+    return replace(given, conds=conds, conds_from=photos, scales=scales, tuners=list(tuners.values()), **said)
+
+
+def command_line(request: Request, out: Path) -> str:
+    return shlex.join(["scedit", "generate", *request.words(), "--out", str(out)])
+
+
+def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Draw) -> gradio.Blocks:
+    """The page, not served yet.
+
+    Raises:
+        SceditError: gradio is not installed.
+    """
+    gr = _gradio()
+    files = list(dict.fromkeys(slot.file for slot in slots))
+    titles = [called(file) for file in files]
+    names = [(file if titles.count(called(file)) > 1 else called(file), file) for file in files]
+    controls: list[Any] = []
+    with gr.Blocks(title="scedit") as blocks:
+        gr.Markdown(f"# scedit\nbase **{plain(base.name)}**")
+        with gr.Row():
+            with gr.Column(scale=2):
+                prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
+                negative = gr.Textbox(label="Negative prompt", elem_id="negative")
+                chosen = gr.CheckboxGroup(names, label="Tuners", elem_id="tuners", visible=bool(files))
+                groups = []
+                for title, file in names:
+                    with gr.Group(visible=False) as group:
+                        gr.Markdown(f"### &nbsp; {plain(title)}")
+                        for number, slot in enumerate(slots):
+                            if slot.file == file:
+                                controls += _controls(gr, slot, number)
+                    groups.append(group)
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
+                    taken = given.steps or base.defaults.steps
+                    steps = gr.Slider(1, 100, taken, step=1, label="Steps", elem_id="steps")
+                    guided = base.defaults.guidance if given.guidance is None else given.guidance
+                    guidance = gr.Slider(0, 20, guided, label="Guidance", elem_id="guidance")
+                button = gr.Button("Generate", variant="primary", elem_id="generate")
+            with gr.Column(scale=3):
+                with gr.Row():
+                    shown = gr.Gallery(
+                        label="Conditions", columns=1, object_fit="contain", height=_HEIGHT, elem_id="conditions"
+                    )
+                    result = gr.Image(
+                        label="Result", format="png", interactive=False, height=_HEIGHT, elem_id="result"
+                    )
+                command = gr.Code(
+                    label="The same from the command line", language="shell", wrap_lines=True, elem_id="command"
+                )
+        chosen.change(
+            lambda ticked: [gr.update(visible=file in ticked) for file in files], chosen, groups, show_progress="hidden"
+        )
+
+        def generate(
+            prompt: str, negative: str, ticked: list[str], seed: float, steps: float, guidance: float, *values: Any,
+            progress: gradio.Progress = gr.Progress(),
+        ) -> tuple[list[tuple[Image.Image, str]], str, str]:  # fmt: skip
+            said = {"prompts": [prompt] if prompt else [], "negative": negative or None, "seed": str(int(seed))}
+            said |= {"steps": int(steps), "guidance": float(guidance)}
+            taken = [values[at : at + 5] for at in range(0, len(values), 5)]
+            try:
+                request = request_for(given, slots, taken, ticked, out, **said)
+                path, conditions = draw(request, lambda done, total: progress((done, total), unit="steps"))
+            except SceditError as error:
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error  # it shows HTML
+            return [(image, kind) for kind, image in conditions.items()], str(path), command_line(request, out)
+
+        inputs = [prompt, negative, chosen, seed, steps, guidance, *controls]
+        button.click(generate, inputs, [shown, result, command])
+    return blocks
+
+
+def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> str:
+    """Serves the page in the background and returns its address; `blocks.close()` ends it.
+
+    Raises:
+        SceditError: the port is taken, or the host is none of this machine's.
+    """
+    gr = _gradio()
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            allowed_paths=[str(out.absolute())],
+            theme=theme,  # the default one asks the network for its letters
+            css=_STYLE,
+        )
+    except (OSError, ValueError) as error:
+        raise SceditError(f"--host {host} --port {port}: {error}", hint="leave --port out for a free one") from error
+    return address
+
+
+def _controls(gr: Any, slot: Slot, number: int) -> list[Any]:
+    """Of one slot: the dropped file, whether it is a photo, scale, start and end."""
+    takes = slot.condition is not None
+    with gr.Row(visible=takes):
+        file = gr.Image(
+            label=slot.condition or slot.name, type="filepath", image_mode=None, sources=["upload", "clipboard"],
+            height=180, elem_id=f"file-{number}",
+        )  # fmt: skip
+        with gr.Column():
+            photo = gr.Checkbox(label=f"a photo: make its {slot.condition} first", elem_id=f"photo-{number}")
+            start = gr.Slider(0, 1, 0, label="from (share of the steps)", elem_id=f"start-{number}")
+            end = gr.Slider(0, 1, 1, label="to", elem_id=f"end-{number}")
+    least, most = min(-2, slot.scale), max(3, slot.scale)
+    scale = gr.Slider(least, most, slot.scale, step=0.05, label=f"{slot.name}: scale", elem_id=f"scale-{number}")
+    return [file, photo, scale, start, end]
+
+
+def _kept(file: Path, out: Path) -> Path:
+    """What was dropped, kept under a name of its own: the browser's copy does not last."""
+    kept = out / _INPUTS / f"{file.stem}-{sha256(file)[:8]}{file.suffix}"
+    write_new(kept, file.read_bytes())
+    return kept
+
+
+def _gradio() -> Any:
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise not_installed("the page", "gradio", "ui") from error
+    return gradio

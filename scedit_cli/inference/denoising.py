@@ -1,0 +1,276 @@
+"""From noise to latents through diffusers' own pipelines: from text alone, from a picture, or within a mask."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scedit_cli.inference.weighting import parsed, pooled
+from scedit_cli.models.base import Base
+from scedit_cli.models.schedulers import check_steps, scheduler_like, seed_noise
+from scedit_cli.utils.errors import SceditError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_PER_GUIDANCE = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (arXiv 2207.12598): how strong, how much of its excess contrast is taken back
+    (`rescale`, arXiv 2305.08891), and between which fractions of the steps it acts (arXiv 2404.07724)."""
+
+    scale: float
+    rescale: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def at(self, progress: float) -> float:
+        return self.scale if self.start <= progress < self.end else 1.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """A picture to start from.
+
+    Attributes:
+        picture: (1, 3, H, W) in [0, 1].
+        strength: how much of it is noised away, in (0, 1]; that share of the steps is taken.
+        redraw: (1, 1, H, W) in [0, 1], where the picture is drawn anew; None draws all of it.
+    """
+
+    picture: Tensor
+    strength: float
+    redraw: Tensor | None = None
+
+    @property
+    def redrawn(self) -> Tensor | None:
+        """`redraw` as bool: cut at 0.5, as diffusers does."""
+        return None if self.redraw is None else self.redraw >= 0.5
+
+
+class Denoiser:
+    """One pipeline for many batches.
+
+    Args:
+        base: the frozen base.
+        scheduler: as for `Base.pipeline`.
+        start: a picture to start from; without one, pictures are drawn from text alone.
+        offload: an accelerator that each model visits only while it runs.
+
+    Raises:
+        SceditError: the base cannot be sampled so.
+    """
+
+    def __init__(
+        self, base: Base, scheduler: str | None = None, start: Start | None = None, offload: str | None = None
+    ) -> None:
+        self.base = base
+        self.start = start
+        self.pipeline = _for_task(base, base.pipeline(scheduler), start)
+        if offload:
+            self.pipeline.enable_model_cpu_offload(device=offload)
+        self._given = self._start_arguments() if start else {}
+
+    def encode(self, prompt: str, negative: str, weighted: bool = False) -> dict[str, Tensor]:
+        """The pipeline's keywords for one prompt and its negative, a batch of one. `weighted` prompts are read by
+        compel: of any length, with weights. An empty negative is the pipeline's own: zeros for most SDXL bases, as
+        captions dropped in training are, else the encoded empty prompt.
+
+        Raises:
+            SceditError: compel is not installed.
+        """
+        if weighted:
+            return _read_by_compel(self.pipeline, prompt, negative)
+        encoded = self.pipeline.encode_prompt(
+            prompt=prompt,
+            negative_prompt=negative or None,
+            device=self.pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
+        )
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        return dict(zip(names, encoded))
+
+    def latents(
+        self,
+        text: dict[str, Tensor],
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int,
+        guidance: Guidance,
+        height: int,
+        width: int,
+        before_step: Callable[[float], None],
+        on_step: Callable[[int, int], None],
+    ) -> Tensor:
+        """Scaled latents, one per generator.
+
+        Args:
+            text: as `encode` gives it, stacked to the batch.
+            before_step: called with the share of the steps that is done before each call of the U-Net. Samplers of
+                second order call it twice a step.
+            on_step: called with (calls done, of how many) after each.
+        """
+        pipeline = self.pipeline
+        order = pipeline.scheduler.order
+        switch = _Switch(guidance, text)
+        seed_noise(pipeline.scheduler, generators)
+
+        def after_step(pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict:
+            done, total = step + 1, pipeline.num_timesteps
+            on_step(done, total)
+            if done == total:
+                return {}
+            share = done // order / -(-total // order)
+            before_step(share)
+            return switch(pipeline, share, tensors)
+
+        before_step(0.0)
+        given = {name: self._batched(value, len(generators)) for name, value in self._given.items()} | {
+            "generator": list(generators),
+            "num_inference_steps": steps,
+            "guidance_scale": guidance.at(0.0),
+            "output_type": "latent",  # the pipeline would decode in its own precision, and forget a VAE's shift
+            "callback_on_step_end": after_step,
+            "callback_on_step_end_tensor_inputs": [n for n in _PER_GUIDANCE if n in pipeline._callback_tensor_inputs],
+        }
+        takes = inspect.signature(pipeline.__call__).parameters
+        if "height" in takes:
+            given |= {"height": height, "width": width}
+        if guidance.at(0.0) <= 1:
+            text = {name: each for name, each in text.items() if not name.startswith("negative")}
+        with rescaled(pipeline, guidance.rescale) if guidance.rescale else nullcontext():
+            return pipeline(**given, **text)[0]
+
+    def _start_arguments(self) -> dict[str, Any]:
+        """The pipeline's keywords for the picture to start from: latents, encoded in float32 once."""
+        start, base = self.start, self.base
+        given: dict[str, Any] = {"image": self._encoded(start.picture), "strength": start.strength}
+        if start.redraw is not None:
+            # A latent stands for a square of pixels; all those are redrawn that hold a pixel of the mask.
+            side = self.pipeline.vae_scale_factor
+            drawn = F.interpolate(F.max_pool2d(start.redrawn.float(), side), scale_factor=side)
+            given["mask_image"] = drawn
+            if base.unet.config.in_channels != base.vae.config.latent_channels:
+                start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets learned with gray there
+                given["masked_image_latents"] = self._encoded(start_picture)
+            else:
+                given["masked_image_latents"] = torch.zeros_like(given["image"])  # unused, and so not encoded
+        return given
+
+    def _encoded(self, picture: Tensor) -> Tensor:
+        return self.base.latents_from(self.base.encode_images(picture))
+
+    @staticmethod
+    def _batched(value: Any, count: int) -> Any:
+        return value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
+
+
+def check_sampling(
+    base: Base, steps: int, guidance: Guidance, scheduler: str | None = None, start: Start | None = None
+) -> None:
+    """Raises SceditError for a sampler that this base cannot have, and for steps or a guidance that cannot be with it
+    or from this start."""
+    if start and int(steps * start.strength) < 1:
+        raise SceditError(f"strength {start.strength:g} of {steps} steps is no step at all", "raise one of the two")
+    check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
+    if base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
+        raise SceditError(
+            f"base {base.name} has guidance built in, it cannot be limited to a part of the steps",
+            hint="leave the guidance interval out",
+        )
+
+
+@contextmanager
+def rescaled(pipeline: DiffusionPipeline, share: float) -> Iterator[None]:
+    """Within, a `share` of guidance's excess contrast is taken back (arXiv 2305.08891, section 3.4), also by those
+    pipelines that have no argument for it.
+
+    It is done in what the U-Net answers: with and without the prompt alike it becomes the answer that was guided and
+    rescaled, which the pipeline's own guidance then leaves as it is.
+    """
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    def answer(unet: torch.nn.Module, inputs: tuple, output: tuple[Tensor]) -> tuple[Tensor] | None:
+        if not pipeline.do_classifier_free_guidance:
+            return None
+        without, with_ = output[0].chunk(2)
+        guided = rescale_noise_cfg(without + pipeline.guidance_scale * (with_ - without), with_, share)
+        return (torch.cat([guided, guided]),)
+
+    handle = pipeline.unet.register_forward_hook(answer)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Switch:
+    """Turns classifier-free guidance on and off between steps; while it is off, the batch is half as large."""
+
+    def __init__(self, guidance: Guidance, text: dict[str, Tensor]) -> None:
+        self._guidance = guidance
+        self._negatives = {
+            "prompt_embeds": text["negative_prompt_embeds"],
+            "add_text_embeds": text.get("negative_pooled_prompt_embeds"),
+        }
+        self._on = guidance.at(0.0) > 1
+
+    def __call__(self, pipeline: DiffusionPipeline, progress: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        scale = self._guidance.at(progress)
+        if (scale > 1) == self._on:
+            return {}
+        self._on = not self._on
+        pipeline._guidance_scale = scale
+        if not self._on:
+            return {name: each.chunk(2)[1] for name, each in tensors.items()}
+        negatives = {name: self._negatives.get(name, each) for name, each in tensors.items()}
+        return {name: torch.cat([negatives[name].to(each), each]) for name, each in tensors.items()}
+
+
+def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> DiffusionPipeline:
+    import diffusers
+
+    if start is None:
+        return pipeline
+    if (latent := base.vae.config.latent_channels) != 4:
+        raise SceditError(
+            f"base {base.name}: its latents have {latent} channels; diffusers starts from pictures with 4 only",
+            hint="draw from text alone",
+        )
+    family = "StableDiffusionXL" if hasattr(pipeline, "text_encoder_2") else "StableDiffusion"
+    kind = getattr(diffusers, f"{family}{'Img2Img' if start.redraw is None else 'Inpaint'}Pipeline")
+    takes = inspect.signature(kind.__init__).parameters
+    parts = {name: part for name, part in pipeline.components.items() if name in takes}
+    options = {"requires_safety_checker": False, "add_watermarker": False}
+    options["force_zeros_for_empty_prompt"] = base.zeroes_dropped_text
+    made = kind(**parts, **{name: value for name, value in options.items() if name in takes})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> dict[str, Tensor]:
+    conjunctions = [parsed(text) for text in (prompt, negative)]  # which says so where compel is not installed
+    from compel import CompelForSD, CompelForSDXL
+
+    xl = hasattr(pipeline, "text_encoder_2")
+    read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
+    readers = [read.compel_1, read.compel_2] if xl else [read.compel]
+    readers[-1].requires_pooled = False  # its own are of the literal text, and with them and() cannot have weights
+    both = torch.cat([reader([prompt, negative]) for reader in readers], dim=-1)
+    text = dict(zip(("prompt_embeds", "negative_prompt_embeds"), both.chunk(2), strict=True))
+    if xl:
+        vectors = [pooled(conjunction, readers[-1].conditioning_provider) for conjunction in conjunctions]
+        text |= dict(zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), vectors, strict=True))
+        if not negative and pipeline.config.force_zeros_for_empty_prompt:
+            text |= {name: torch.zeros_like(each) for name, each in text.items() if name.startswith("negative")}
+    return text

@@ -1,0 +1,30 @@
+"""Checks that several commands share."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from scedit_cli.data.images import picture_size
+from scedit_cli.utils.errors import SceditError, not_installed
+
+
+def check_image(path: Path, option: str) -> None:
+    """Raises SceditError where no image is at `path`, by its file's header alone."""
+    try:
+        picture_size(path)
+    except SceditError as error:
+        raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Raises SceditError where `path` is no folder."""
+    if not path.is_dir():
+        what = "is no folder" if path.exists() else "does not exist"
+        raise SceditError(f"{option}: {path} {what}", hint="name a folder that is there")
+
+
+def check_library(what: str, library: str, extra: str, otherwise: str = "") -> None:
+    """Raises SceditError where `what` needs a library that is not installed, as `not_installed` has it."""
+    if find_spec(library) is None:
+        raise not_installed(what, library, extra, otherwise)

@@ -1,0 +1,99 @@
+"""What `scedit train` checks first."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from scedit_cli import conditions
+from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.data.dataset import column_of, read_rows
+from scedit_cli.data.scenes import SCENE_KINDS
+from scedit_cli.data.shards import shard_places
+from scedit_cli.data.sources.webdataset import is_shards
+from scedit_cli.jobs.checks.common import check_library
+from scedit_cli.models.names import check_autoencoder, check_model
+from scedit_cli.recipe import Recipe
+from scedit_cli.training.run_folder import choose_run
+from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.io import check_writable
+
+# Of a recipe's values: the library that each needs, and the extra that installs it.
+_OPTIMIZERS = {
+    "adamw-8bit": ("bitsandbytes", "8bit"),
+    "prodigy": ("prodigyopt", "prodigy"),
+    "schedule-free": ("schedulefree", "schedule-free"),
+}
+_TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+
+
+def check(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    push_to_hub: str | None = None,
+) -> None:
+    """Raises SceditError for what can be told without weights."""
+    run = choose_run(recipe.name, out, resume, overwrite)
+    check_writable(run.folder, "--out")
+    check_model(recipe.base.model)
+    if recipe.base.vae is not None:
+        check_autoencoder(recipe.base.vae)
+    _check_libraries(recipe)
+    if push_to_hub:
+        _check_name(push_to_hub)
+    orders_of(recipe.data.make, recipe.data.params, option="data.params:")
+    _check_data(recipe)
+
+
+def _check_libraries(recipe: Recipe) -> None:
+    if needed := _OPTIMIZERS.get(recipe.train.optimizer):
+        check_library(f"train.optimizer {recipe.train.optimizer}", *needed)
+    for name in recipe.tracking.to:
+        if not any(map(find_spec, _TRACKERS[name])):
+            raise not_installed(f"tracking.to {name}", name, name)
+    if recipe.base.quantize != "none":
+        check_library(f"base.quantize {recipe.base.quantize}", "torchao", "quantize")
+
+
+def _check_name(repository: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise SceditError(f"--push-to-hub {repository}: {error}", hint="name it as in user/my-tuner") from error
+
+
+def _check_data(recipe: Recipe) -> None:
+    """The dataset folder, or what is rendered: whether it is there, and has or can get the tuner's condition."""
+    kind, path = recipe.tuner.condition, recipe.data.path
+    read = kind is not None and kind not in recipe.data.make
+    if path is None:
+        if read and kind not in SCENE_KINDS:
+            raise SceditError(
+                f"tuner.condition is {kind}, which rendered scenes do not have",
+                hint=f"choose one of {', '.join(SCENE_KINDS)}, or name a dataset folder with data.path",
+            )
+    elif is_shards(path):
+        shard_places(path)  # says which is missing
+    else:
+        folder = Path(path)
+        try:
+            rows = [row for _, row in read_rows(folder)]
+        except SceditError as error:
+            hint = "scedit prepare PHOTOS --out DIR makes a dataset folder, --set data.path=DIR names it"
+            raise SceditError(f"data.path: {error.message}", hint) from error
+        if read and not (any(column_of(kind) in row for row in rows) or _is_made_quickly(kind)):
+            hint = f"scedit annotate {folder} --cond {kind} makes them"
+            if kind not in conditions.KINDS:
+                hint = f"nothing makes {kind}: scedit prepare --cond {kind}=FOLDER takes them from a folder"
+            raise SceditError(f"tuner.condition is {kind}, and {folder} has no {column_of(kind)}", hint)
+
+
+def _is_made_quickly(kind: str) -> bool:
+    """Whether a condition can be made while training, without a network."""
+    return kind in conditions.KINDS and not conditions.find(kind).annotator().weights

@@ -1,0 +1,129 @@
+"""The tuners that go into a merge: loaded, named, chosen, rescaled, and checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from scedit_cli.core.skips import in_words
+from scedit_cli.core.tuners import CSCTuner
+from scedit_cli.inference.controls import PlacedTuner, check_taught_alike, load_placed
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import check_chosen, parse_ingredient
+
+
+def gathered(
+    texts: Sequence[str], take: Sequence[str], drop: Sequence[str], rescale: Mapping[str, float]
+) -> list[PlacedTuner]:
+    """The tuners of `[KIND=]FILE[:SCALE]` texts, bundles taken apart.
+
+    Args:
+        texts: kinds, separated by commas, name the conditions of another program's CSC-Tuners in order.
+        take, drop: the conditions to use, or to leave out; "sc" is the SC-Tuners.
+        rescale: α by condition, or of the only SC-Tuner as "sc", instead of what the files say.
+
+    Raises:
+        SceditError: a file that is missing or no tuner, a name that none of them has, or nothing that is left.
+    """
+    placed = [each for text in texts for each in _loaded(text)]
+    for each in placed:
+        for name, parameter in each.tuner.named_parameters():
+            if not parameter.isfinite().all():
+                raise SceditError(f"{each.file}: {name} holds values that are not numbers", hint="get the file anew")
+    check_chosen(take, drop, rescale, {_name(each) for each in placed})
+    placed = [each for each in placed if (_name(each) in take if take else _name(each) not in drop)]
+    if not placed:
+        raise SceditError("--drop leaves nothing to merge", hint="keep at least one tuner")
+    for name in rescale:
+        if sum(_name(each) == name for each in placed) > 1:
+            raise SceditError(
+                f"--rescale {name}: there are several such tuners", hint="give each its scale behind its file"
+            )
+    return [
+        replace(each, own_scale=rescale[_name(each)], factor=1.0) if _name(each) in rescale else each for each in placed
+    ]
+
+
+def check_together(placed: Sequence[PlacedTuner], averaged: bool = False) -> list[str]:
+    """Checks that tuners go into one file: for one base, of one size, and with a condition each; those to be averaged,
+    of one condition and shape.
+
+    Returns:
+        The files that do not say what base they are for, where others do.
+
+    Raises:
+        SceditError: they do not, naming their files.
+    """
+    first = placed[0]
+    takers: dict[str | None, PlacedTuner] = {}
+    for each in placed:
+        if each.tuner.channels != first.tuner.channels:
+            raise SceditError(
+                f"{each.file} edits skips of {in_words(each.tuner.channels)} channels, "
+                f"{first.file} of {in_words(first.tuner.channels)}",
+                hint="merge tuners for the same base",
+            )
+        if averaged and (_name(each), each.tuner.sizes) != (_name(first), first.tuner.sizes):
+            raise SceditError(
+                f"{first.file} ({_name(first)}) and {each.file} ({_name(each)}) are of different conditions or shapes",
+                hint="--average takes tuners of one condition and shape; without it, conditions become a bundle",
+            )
+        condition = each.tuner.condition
+        if condition and condition in takers and not averaged:
+            alike = each.tuner.sizes == takers[condition].tuner.sizes
+            raise SceditError(
+                f"{takers[condition].file} and {each.file} both take {condition} conditions",
+                hint="leave one out" + (", or add --average for the mean of their weights" if alike else "")
+                if "format" in each.tuner.metadata
+                else "leave one out, or name the conditions: canny=FILE depth=FILE",
+            )
+        takers[condition] = each
+    if averaged and sum(each.scale for each in placed) == 0:
+        raise SceditError(
+            "--average: the scales add up to 0", hint="they are the weights of the mean; give positive ones"
+        )
+    return _check_bases(placed)
+
+
+def _check_bases(placed: Sequence[PlacedTuner]) -> list[str]:
+    stated = [each for each in placed if "base_fingerprint" in each.tuner.metadata]
+    for each in stated:
+        if each.tuner.metadata["base_fingerprint"] != stated[0].tuner.metadata["base_fingerprint"]:
+            raise SceditError(
+                f"tuners of different bases: {_with_base(stated[0])} and {_with_base(each)}",
+                hint="merge tuners that were trained on one base",
+            )
+    check_taught_alike(
+        placed, "merge tuners that were trained with the same train.prediction and train.zero_terminal_snr"
+    )
+    return list(dict.fromkeys(each.file for each in placed if each not in stated)) if stated else []
+
+
+def _with_base(placed: PlacedTuner) -> str:
+    facts = placed.tuner.metadata
+    return f"{placed.file} (trained on {facts.get('base', 'a base')}, fingerprint {facts['base_fingerprint'][:12]})"
+
+
+def _name(placed: PlacedTuner) -> str:
+    return placed.tuner.condition or "sc"
+
+
+def _loaded(text: str) -> list[PlacedTuner]:
+    names, spec = parse_ingredient(text)
+    placed = load_placed(spec)
+    takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
+    if not names:
+        return placed
+    if len(names) != len(takers):
+        raise SceditError(
+            f"{spec.name} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
+            hint="name each one, as in canny,depth=FILE",
+        )
+    for name, tuner in zip(names, takers, strict=True):
+        if "format" in tuner.metadata and tuner.condition != name:
+            raise SceditError(
+                f"{spec.name} takes {tuner.condition} conditions, not {name}",
+                hint="KIND= names the conditions of another program's file; leave it out",
+            )
+        tuner.condition = name
+    return placed

@@ -1,0 +1,1 @@
+"""Frozen bases: what their files hold, how they are loaded, and their schedulers."""

@@ -1,0 +1,326 @@
+"""Frozen pipelines to tune and sample: the embedded world's, and the families of SD1.5, SD2.1 and SDXL."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scedit_cli.core.skips import SkipMap, survey
+from scedit_cli.models.autoencoder import open_autoencoder
+from scedit_cli.models.distillates import distillation_doubt, is_distilled
+from scedit_cli.models.fingerprint import fingerprint
+from scedit_cli.models.inpainting import complete_inputs
+from scedit_cli.models.latents import check_latents, scaled, unscaled
+from scedit_cli.models.loading import EMBEDDED, open_pipeline, quiet
+from scedit_cli.models.noise_levels import NoiseLevels, noise_levels
+from scedit_cli.models.samplers import CONTINUOUS, EDM, kind_of
+from scedit_cli.models.schedulers import scheduler_like
+from scedit_cli.models.single_file import PREDICTIONS
+from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.hub import split_revision
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # a base's, by recipes' names
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a base is sampled unless told otherwise: side in pixels, denoising steps, guidance scale."""
+
+    resolution: int
+    steps: int
+    guidance: float
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen text-to-image pipeline. U-Net and text encoders compute in `dtype`, the autoencoder in float32.
+
+    Attributes:
+        name: what `load_base` was asked for, without a revision.
+        family: "scenes", "sd15", "sd21" or "sdxl".
+        revision: the hub commit the weights came from, else None.
+        vae_name, vae_revision: of an autoencoder of one's own, else None.
+        is_guessed: whether `prediction_type` is a guess: SD2.1's releases for 512 and 768 pixels predict different
+            things, and a single file of either need not tell which it is.
+        names: the last part of `name`, and those that the files of the pipeline tell.
+    """
+
+    name: str
+    family: str
+    revision: str | None
+    _loaded: DiffusionPipeline = field(repr=False)
+    vae_name: str | None = None
+    vae_revision: str | None = None
+    is_guessed: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self._loaded.unet
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self._loaded.vae
+
+    @property
+    def scheduler(self) -> SchedulerMixin:
+        return self._loaded.scheduler
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: "epsilon" or "v_prediction"."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def doubt(self) -> str:
+        """The sentence of a base that `is_guessed`."""
+        return f"{self.name} does not say which SD2.1 it is, and is taken for that of 768 pixels, which predicts v"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is, whatever else may have been moved away; with offloading, the accelerator."""
+        return self._loaded._execution_device if hasattr(self.unet, "_hf_hook") else self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @cached_property
+    def skips(self) -> SkipMap:
+        return survey(self.unet)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures are multiples of this many pixels, so that no level of the U-Net has to round."""
+        return self._loaded.vae_scale_factor * max(self.skips.strides)
+
+    @property
+    def defaults(self) -> Defaults:
+        size = self.unet.config.sample_size
+        resolution = (size if isinstance(size, int) else min(size)) * self._loaded.vae_scale_factor
+        if self.family == "scenes":
+            return Defaults(resolution, steps=20, guidance=2.0)
+        if self.is_distilled:  # a U-Net that is told the guidance was taught scales of 3 to 15
+            return Defaults(resolution, steps=4, guidance=8.0 if self.unet.config.time_cond_proj_dim else 1.0)
+        return Defaults(resolution, steps=30, guidance=5.0 if self.family == "sdxl" else 7.5)
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it is sampled in a few steps without guidance: LCM, TCD, turbo, Lightning."""
+        return is_distilled(self._loaded, self.names)
+
+    @property
+    def distillation_doubt(self) -> str | None:
+        """The sentence of a base that is sampled as an ordinary one and may be a distilled one."""
+        why = None if self.family == EMBEDDED else distillation_doubt(self._loaded, self.names)
+        return why and f"{self.name} {why}, and is sampled as an ordinary base"
+
+    @property
+    def noise_levels(self) -> NoiseLevels:
+        """The noise that the U-Net was trained on."""
+        return noise_levels(self.scheduler)
+
+    @property
+    def zeroes_dropped_text(self) -> bool:
+        """Whether guidance's other side, where no negative prompt is given, is zeros and not the empty prompt."""
+        return bool(self._loaded.config.get("force_zeros_for_empty_prompt"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits of the U-Net's weights, the same in every precision."""
+        return fingerprint(self.unet)
+
+    def pipeline(self, scheduler: str | None = None) -> DiffusionPipeline:
+        """The diffusers pipeline over these very modules, with a scheduler of its own and no progress bar.
+
+        Args:
+            scheduler: a class of diffusers by name, and its settings, as for `scheduler_like`; by default the base's
+                own.
+
+        Raises:
+            SceditError: no such scheduler works with this base.
+        """
+        pipeline = copy.copy(self._loaded)
+        with quiet():
+            pipeline.register_modules(scheduler=scheduler_like(self.scheduler, scheduler))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def rescheduled(self, prediction_type: str, zero_terminal_snr: bool = False) -> Base:
+        """This base, over the same modules, with a scheduler that takes the U-Net's answer for this ("epsilon",
+        "v_prediction" or "sample"), and begins with noise alone; one that cannot do the latter gives way to DDIM."""
+        from diffusers import DDIMScheduler
+
+        kind, changes = type(self.scheduler), {"prediction_type": prediction_type}
+        if zero_terminal_snr:
+            changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            kind = kind if "rescale_betas_zero_snr" in self.scheduler.config else DDIMScheduler
+        if all(self.scheduler.config.get(key) == value for key, value in changes.items()):
+            return self
+        possible = {EDM: ("epsilon", "v_prediction"), CONTINUOUS: ("v_prediction",)}.get(kind_of(self.scheduler))
+        if possible and (zero_terminal_snr or prediction_type not in possible):
+            wanted = "zero-terminal-SNR noise" if zero_terminal_snr else f"a prediction of {prediction_type}"
+            raise SceditError(
+                f"base {self.name}: its noise levels are continuous, as EDM's, and {wanted} is not for those",
+                hint="leave zero_terminal_snr and prediction out, or name another base",
+            )
+        other = copy.copy(self)
+        other._loaded = copy.copy(self._loaded)
+        with quiet():
+            other._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+        return other
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Text as the U-Net takes it: `encoder_hidden_states` (B, tokens, width), and for SDXL the pooled
+        `text_embeds` (B, width); `unet_arguments` makes them keywords of the U-Net."""
+        with quiet():
+            encoded = self._loaded.encode_prompt(
+                prompt=list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+        text = {"encoder_hidden_states": encoded[0].to(self.dtype)}
+        return text | {"text_embeds": encoded[2].to(self.dtype)} if self.family == "sdxl" else text
+
+    @property
+    def text_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of what `encode_prompts` gives for each prompt, by name."""
+        loaded = self._loaded
+        encoders = [loaded.text_encoder, loaded.text_encoder_2] if self.family == "sdxl" else [loaded.text_encoder]
+        width = sum(encoder.config.hidden_size for encoder in encoders)
+        layout = {"encoder_hidden_states": (self.dtype, (loaded.tokenizer.model_max_length, width))}
+        pooled = {"text_embeds": (self.dtype, (encoders[-1].config.projection_dim,))} if self.family == "sdxl" else {}
+        return layout | pooled
+
+    def overlong(self, prompts: Iterable[str]) -> list[str]:
+        """The prompts that have more tokens than the text encoder reads."""
+        tokenizer = self._loaded.tokenizer
+        with quiet():
+            return [text for text in prompts if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
+
+    def unet_arguments(
+        self, text: dict[str, Tensor], height: int, width: int, sizes: Tensor | None = None
+    ) -> dict:
+        """The keywords of a U-Net call for encoded prompts and pictures of `height` x `width` pixels.
+
+        Args:
+            sizes: what SDXL is told of each picture, (B, 6): original height and width, top and left of the cut,
+                height and width; by default uncropped pictures of their own size.
+        """
+        context = text["encoder_hidden_states"]
+        arguments: dict = {"encoder_hidden_states": context}
+        if "text_embeds" in text:
+            ids = [height, width, 0, 0, height, width]
+            told = context.new_tensor(ids).repeat(len(context), 1) if sizes is None else sizes.to(context)
+            arguments["added_cond_kwargs"] = {"text_embeds": text["text_embeds"], "time_ids": told}
+        if width_of_guidance := self.unet.config.time_cond_proj_dim:  # distilled with the guidance as an input
+            scales = torch.full((len(context),), self.defaults.guidance - 1)
+            told = self._loaded.get_guidance_scale_embedding(scales, embedding_dim=width_of_guidance)
+            arguments["timestep_cond"] = told.to(context)
+        return arguments
+
+    @torch.no_grad()
+    def encode_images(self, pictures: Tensor) -> Tensor:
+        """Moments (B, 2C, h, w) of the latents' distribution, float32 and unscaled, of pictures (B, 3, H, W) in
+        [0, 1]."""
+        pictures = pictures.to(self.device, torch.float32)
+        return _finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these pictures")
+
+    def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled latents (B, C, h, w) as the U-Net sees them: drawn with `generator`, without one the mean."""
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        distribution = DiagonalGaussianDistribution(moments)
+        latents = distribution.mode() if generator is None else distribution.sample(generator)
+        return scaled(latents, self.vae)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), float32 in [0, 1], of scaled latents.
+
+        Raises:
+            WorkFailed: the latents or the pictures hold values that are not numbers.
+        """
+        latents = _finite(latents.to(self.device, torch.float32), "the sampled latents")
+        pictures = self.vae.decode(unscaled(latents, self.vae)).sample
+        return (_finite(pictures, "the decoded pictures") / 2 + 0.5).clamp(0, 1)
+
+
+def load_base(
+    model: str | Path = EMBEDDED,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    vae: str | Path | None = None,
+    vae_revision: str | None = None,
+    prediction: str | None = None,
+) -> Base:
+    """Load a frozen base.
+
+    Args:
+        model: "scenes" (embedded), a diffusers folder, a hub id (`owner/name`, or `owner/name@revision`), or a single
+            file in the original layout.
+        dtype: of U-Net and text encoders; by default float32 on a CPU and for the embedded base, else bfloat16.
+        device: by default an accelerator where there is one.
+        revision: branch, tag or commit of a hub id that names none.
+        vae, vae_revision: an autoencoder of one's own: a folder, a hub id or a file.
+        prediction: "epsilon" or "v_prediction", where the files do not say what the U-Net predicts, or wrongly.
+
+    Raises:
+        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
+    """
+    device = torch.device(device) if device else best_device()
+    if dtype is None:
+        dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
+    if prediction and prediction not in PREDICTIONS:
+        raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
+    model, revision = split_revision(model, revision)
+    opened = open_pipeline(model, dtype, revision, prediction)
+    pipeline = opened.pipeline
+    check_latents(pipeline.vae, f"base {model}: its vae")
+    vae_commit = None
+    if vae:
+        vae, vae_revision = split_revision(vae, vae_revision)
+        own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
+        pipeline.register_modules(vae=own)
+    complete_inputs(pipeline)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval().to(device)
+    if model == EMBEDDED and device.type == "cpu":
+        from diffusers.models.attention_processor import AttnProcessor
+
+        # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
+        pipeline.unet.set_attn_processor(AttnProcessor())
+    family = "scenes" if model == EMBEDDED else _family(pipeline)
+    base = Base(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names)
+    _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
+    if base.defaults.resolution >= 512:
+        base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
+    return base.rescheduled(prediction) if prediction else base
+
+
+def _family(pipeline: DiffusionPipeline) -> str:
+    if hasattr(pipeline, "text_encoder_2"):
+        return "sdxl"
+    return "sd21" if pipeline.unet.config.use_linear_projection else "sd15"
+
+
+def _finite(values: Tensor, what: str) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise WorkFailed(
+            f"{what} hold values that are not numbers (NaN or Inf)",
+            hint="the weights may be damaged or the dtype too narrow: try float32 or bfloat16",
+        )
+    return values

@@ -1,0 +1,71 @@
+"""Latents as a U-Net sees them: an autoencoder's own, brought to unit size by its configuration."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scedit_cli.utils.errors import SceditError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+def scaled(latents: Tensor, vae: AutoencoderKL) -> Tensor:
+    """The latents (B, C, h, w) of the autoencoder as its U-Net takes them: less their mean, over their deviation where
+    the configuration has `latents_mean` and `latents_std`, and times `scaling_factor`."""
+    mean, deviation = _statistics(vae, latents)
+    return (latents - mean) * vae.config.scaling_factor / deviation
+
+
+def unscaled(latents: Tensor, vae: AutoencoderKL) -> Tensor:
+    """The inverse of `scaled`: latents (B, C, h, w) as the autoencoder decodes them."""
+    mean, deviation = _statistics(vae, latents)
+    return latents * deviation / vae.config.scaling_factor + mean
+
+
+def check_latents(vae: AutoencoderKL, what: str) -> None:
+    """Check that the configuration of an autoencoder, called `what`, tells how its latents are scaled.
+
+    Raises:
+        SceditError: one of the means and deviations is missing, or they are no numbers, one for each channel.
+    """
+    config = vae.config
+    means, deviations = config.get("latents_mean"), config.get("latents_std")
+    if (means is None) != (deviations is None):
+        there, lacks = ("latents_mean", "latents_std") if deviations is None else ("latents_std", "latents_mean")
+        raise SceditError(f"{what}: its configuration has {there} and no {lacks}", hint="get it anew")
+    for name, values in (("latents_mean", means), ("latents_std", deviations)):
+        if values is not None and not _are_numbers(values, config.latent_channels, positive=name == "latents_std"):
+            kind = "positive numbers" if name == "latents_std" else "numbers"
+            raise SceditError(
+                f"{what}: {name} in its configuration is {values}, not {config.latent_channels} {kind}",
+                hint="get it anew",
+            )
+    if not _are_numbers([config.scaling_factor], 1, positive=True):
+        raise SceditError(
+            f"{what}: scaling_factor in its configuration is {config.scaling_factor}, no positive number",
+            hint="get it anew",
+        )
+
+
+def _statistics(vae: AutoencoderKL, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and deviation of the latents, each a number or (C, 1, 1)."""
+    config = vae.config
+    mean: Tensor | float = config.get("shift_factor") or 0.0
+    if config.get("latents_mean") is None:
+        return mean, 1.0
+    means, deviations = (torch.tensor(config[name]).view(-1, 1, 1).to(like) for name in ("latents_mean", "latents_std"))
+    return means + mean, deviations
+
+
+def _are_numbers(values: object, count: int, positive: bool) -> bool:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in values)
+        and not (positive and min(values) <= 0)
+    )

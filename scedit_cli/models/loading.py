@@ -1,0 +1,242 @@
+"""Where pipelines come from: the embedded one, a folder, a file, or the model hub. Never pickles or remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from scedit_cli.models.names import check_model, no_pipeline
+from scedit_cli.models.noise_levels import check_scheduler
+from scedit_cli.models.parts import HALF, check_weights, load_part, preferred, variants_in
+from scedit_cli.models.single_file import open_original, title_of
+from scedit_cli.models.unet_inputs import check_texts, check_unet
+from scedit_cli.utils.errors import SceditError, WorkFailed, not_loaded
+from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.hub import download_pipeline
+from scedit_cli.utils.io import expanded, read_json
+from scedit_cli.utils.names import EMBEDDED
+from scedit_cli.utils.quieting import Shared, no_warnings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+_EMBEDDED_FOLDER = Path(__file__).parents[1] / "scenes" / "world" / "base"
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_LIBRARIES = ("diffusers", "transformers")
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+# The classes of a folder's parts that are known here.
+_CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": _CLIP, "text_encoder_2": _CLIP[1:]}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pipeline on the CPU, its autoencoder in float32 and the rest in the precision that was asked for.
+
+    Attributes:
+        commit: the hub commit of its files, None for others.
+        names: by which it goes: that which was asked for, and those that its files tell.
+        is_guessed: whether what the U-Net predicts is a guess.
+    """
+
+    pipeline: DiffusionPipeline
+    names: tuple[str, ...]
+    commit: str | None = None
+    is_guessed: bool = False
+
+
+def open_pipeline(
+    model: str | Path, dtype: torch.dtype, revision: str | None = None, prediction: str | None = None
+) -> Opened:
+    """Load a pipeline whose every weight has its place, and whose U-Net takes what it is given here.
+
+    Args:
+        prediction: "epsilon" or "v_prediction", by which a single file's configuration is chosen.
+
+    Raises:
+        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is none that can be
+            tuned.
+        WorkFailed: the embedded pipeline is missing.
+    """
+    path = expanded(model)
+    if revision and (model == EMBEDDED or path.exists()):
+        raise SceditError(f"base {model}: it has no revision {revision}, it is not on the hub", hint="leave it out")
+    if model == EMBEDDED:
+        if not _EMBEDDED_FOLDER.is_dir():
+            raise WorkFailed(f"the embedded base is missing: {_EMBEDDED_FOLDER}", hint="install scedit anew")
+        return Opened(_load_folder(_EMBEDDED_FOLDER, EMBEDDED, dtype), (EMBEDDED,))
+    if path.is_dir():
+        return Opened(_load_folder(path, str(model), dtype), _names(path))
+    if path.exists():
+        with quiet():
+            pipeline, is_guessed = open_original(path, dtype, prediction)
+        return Opened(_checked(pipeline, str(model)), (path.stem, title_of(path)), is_guessed=is_guessed)
+    check_model(model)
+    folder, commit = download_pipeline(
+        str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: best_variant(files, dtype)
+    )
+    return Opened(_load_folder(folder, str(model), dtype), (str(model), *_names(folder)), commit)
+
+
+def scheduler_in(model: str | Path) -> SchedulerMixin | None:
+    """Return the scheduler of the embedded pipeline or of a folder, without its weights; None where there is none."""
+    import diffusers
+
+    folder = _EMBEDDED_FOLDER if model == EMBEDDED else expanded(model)
+    if not folder.is_dir():
+        return None
+    kind = getattr(diffusers, _read_index(folder, str(model))["scheduler"], None)
+    try:
+        with quiet():
+            return kind and kind.from_pretrained(folder / "scheduler", local_files_only=True)
+    except Exception:  # what is wrong with it is told where the whole pipeline is loaded
+        return None
+
+
+@contextmanager
+def _quieted() -> Iterator[None]:
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (of_diffusers, of_transformers)]
+    try:
+        for log, _, _ in before:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        with no_warnings:
+            yield
+    finally:
+        for log, verbosity, bars in before:
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()
+
+
+_QUIET = Shared(_quieted)
+
+
+def quiet() -> Shared:
+    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+    return _QUIET
+
+
+def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    if "text_encoder_2" in _read_index(folder, name):
+        kind, options = StableDiffusionXLPipeline, {"add_watermarker": False}
+        kinds["text_encoder_2"] = CLIPTextModelWithProjection
+    else:
+        kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
+    _check_files(folder, name, dtype)
+    try:
+        unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        check_unet(unet, name, vae.get("latent_channels", 4))
+        with quiet():
+            models = {}
+            for part, model in kinds.items():
+                precision = torch.float32 if part == "vae" else dtype
+                models[part] = load_part(folder / part, model, precision, f"base {name}: weights of its {part}")
+            unused = {"feature_extractor": None, "image_encoder": None}
+            pipeline = kind.from_pretrained(folder, local_files_only=True, **models, **unused, **options)
+    except SceditError:
+        raise
+    except Exception as error:  # the libraries raise whatever odd weights and configurations lead them to
+        hint = "whole pipelines with .safetensors weights are read; pickled .bin weights are not"
+        raise not_loaded(error, f"base {name}: its pipeline cannot be loaded", hint) from error
+    return _checked(pipeline, name)
+
+
+def _check_files(folder: Path, name: str, dtype: torch.dtype) -> None:
+    """Raises SceditError where a file that is read was not downloaded, or a tokenizer has no vocabulary: the library
+    then makes one of its own, to which every letter is unknown."""
+    for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
+        inside = folder / part
+        for file in sorted(inside.glob("[!.]*.*")):
+            if file.suffix in (".json", ".txt"):
+                check_fetched(file, f"base {name}: {part}/{file.name}")
+        check_weights(inside, torch.float32 if part == "vae" else dtype, f"base {name}: {part}/")
+        if part.startswith("tokenizer") and inside.is_dir() and not (inside / "tokenizer.json").is_file():
+            for vocabulary in ("vocab.json", "merges.txt"):
+                if not (inside / vocabulary).is_file():
+                    raise SceditError(
+                        f"base {name}: {part}/{vocabulary} is missing", "get it anew, with its .json and .txt files"
+                    )
+
+
+def _checked(pipeline: DiffusionPipeline, name: str) -> DiffusionPipeline:
+    check_texts(pipeline, name)
+    check_scheduler(pipeline.scheduler, name)
+    return pipeline
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    """The names of a base in a folder: the folder's, or the model's of the hub whose commit it holds, and those of
+    what it was made from."""
+    place = folder.absolute()
+    names = [place.parents[1].name if place.parent.name == "snapshots" else place.name]
+    for file in ("model_index.json", "unet/config.json"):
+        origin = read_json((folder / file).read_text(encoding="utf-8")).get("_name_or_path")
+        names += [origin] if isinstance(origin, str) else []
+    return tuple(names)
+
+
+def _read_index(folder: Path, name: str) -> dict[str, str]:
+    """The class of each part of the pipeline, once it is sure that it has those which a base needs."""
+    try:
+        index = read_json((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1]}
+    except FileNotFoundError:
+        raise no_pipeline(name) from None
+    except (ValueError, LookupError, AttributeError) as error:
+        raise SceditError(f"base {name}: model_index.json is damaged: {error}", hint="get the folder anew") from error
+    kind = index.get("_class_name")
+    libraries = {part: value[0] for part, value in index.items() if isinstance(value, list) and value[1]}
+    if foreign := {part: library for part, library in libraries.items() if library not in _LIBRARIES}:
+        part, library = next(iter(foreign.items()))
+        if part in _PARTS or part == "text_encoder_2":
+            raise SceditError(
+                f"base {name}: its {part} comes with code of its own ({library}), which is never run",
+                hint="name a pipeline made of diffusers' and transformers' own classes",
+            )
+    if parts.get("unet") != "UNet2DConditionModel":
+        model = next((parts[part] for part in ("unet", "transformer", "prior") if part in parts), "model of its own")
+        raise SceditError(
+            f"base {name}: a {kind} with a {model}, which has no U-Net skips to edit",
+            hint="bases of the SD1.5, SD2.1 and SDXL families can be tuned",
+        )
+    if "text_encoder_2" in parts and "text_encoder" not in parts:
+        raise SceditError(
+            f"base {name}: an SDXL refiner (a {kind} with text_encoder_2 alone), which goes on with images of SDXL's",
+            hint="name an SDXL base, or a finetune of it",
+        )
+    if missing := [part for part in _PARTS if part not in parts]:
+        raise SceditError(
+            f"base {name}: a {kind} without {' and '.join(missing)}", hint="name a whole text-to-image pipeline"
+        )
+    for part, known in _CLASSES.items():
+        if part in parts and parts[part] not in known:
+            raise SceditError(
+                f"base {name}: its {part} is a {parts[part]}, not a {known[0]}",
+                hint="bases of the SD1.5, SD2.1 and SDXL families can be tuned",
+            )
+    return parts
+
+
+def best_variant(files: list[str], dtype: torch.dtype) -> str | None:
+    """The variant of a hub model's files to download: "fp16" where no more is asked for, else the plain ones, else what
+    a part has alone ("bf16", "non_ema"), where no other part has both: of a part that lacks the variant, the library
+    takes the plain ones."""
+    named = [file.partition("/") for file in files]
+    parts = {part: variants_in(name for of, _, name in named if of == part) for part in (*_PARTS, "text_encoder_2")}
+    if dtype == torch.float16 and HALF in parts["unet"]:
+        return HALF
+    alone = [each for each in parts.values() if each and None not in each]
+    shared = set.intersection(*alone) if alone else set()
+    return preferred(shared.difference(*(each for each in parts.values() if None in each)))

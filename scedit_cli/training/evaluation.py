@@ -1,0 +1,152 @@
+"""How good tuners and the base are, in numbers: measured on scenes that nothing has been trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scedit_cli import conditions
+from scedit_cli.core.attach import Attachment, attach
+from scedit_cli.core.tuners import SCTuner, Tuner
+from scedit_cli.data.scenes import SCENE_KINDS, Example
+from scedit_cli.inference.sampler import sample, to_hints, to_pictures, to_tensor
+from scedit_cli.models.base import Base
+from scedit_cli.scenes.captions import named_objects
+from scedit_cli.scenes.reader import load_reader
+from scedit_cli.training.datasets import OnStep, held_out_scenes, part_of
+from scedit_cli.utils.errors import SceditError
+
+
+@dataclass(frozen=True)
+class Score:
+    """The control that a tuner gives over one condition.
+
+    `with_`, `without` and `reconstruction` are mean consistencies in [0, 1] over `scenes` pictures: generated with the
+    tuners, without any, and real ones through the autoencoder. `score` is (with - without) / (reconstruction -
+    without), None where there is nothing to reach.
+    """
+
+    with_: float
+    without: float
+    reconstruction: float
+    score: float | None
+    scenes: int
+
+
+@dataclass(frozen=True)
+class StyleScore:
+    """How well an SC-Tuner carries the world into another look, as shares of `scenes` pictures: `nearer` lie nearer to
+    renders in that look than to plain ones; `objects` of the objects that the captions name are there."""
+
+    nearer: float
+    objects: float
+    scenes: int
+
+
+def control_scores(
+    base: Base,
+    tuners: Sequence[Tuner],
+    scales: Sequence[float] | None = None,
+    *,
+    scenes: int = 128,
+    seed: int = 0,
+    batch_size: int = 32,
+    on_step: OnStep | None = None,
+) -> dict[str, Score]:
+    """The control scores of all conditions that `tuners` take, attached together, on the embedded base.
+
+    Pictures with and without the tuners have the same captions and noise, and the base's default steps and guidance.
+
+    Args:
+        scales: α of each tuner, 1 by default.
+        scenes: how many held-out ones, from the one numbered `seed` on.
+        on_step: called with (denoising steps, of how many).
+
+    Raises:
+        SceditError: a condition that scenes do not have, or tuners that cannot be attached together.
+    """
+    kinds = [tuner.condition for tuner in tuners if tuner.condition]
+    if unknown := [kind for kind in kinds if kind not in SCENE_KINDS]:
+        raise SceditError(
+            f"scenes have no {unknown[0]} conditions to score", hint=f"they have {', '.join(SCENE_KINDS)}"
+        )
+    shown = held_out_scenes(scenes, seed, kinds, base.defaults.resolution)
+    hints = {kind: to_hints(kind, [each.conditions[kind] for each in shown]) for kind in kinds}
+    with attach(base.unet, [tuner.to(base.device) for tuner in tuners], scales) as edits:
+        with_ = _sampled(base, shown, batch_size, part_of(on_step, 0, 2), edits, hints)
+    without = _sampled(base, shown, batch_size, part_of(on_step, 1, 2))
+    real = _through_the_autoencoder(base, shown, batch_size)
+    scores = {}
+    for kind in kinds:
+        wanted = [each.conditions[kind] for each in shown]
+        annotator = conditions.scene_annotator(kind)
+        values = [
+            conditions.consistencies(kind, pictures, wanted, annotator, str(base.device))
+            for pictures in (with_, without, real)
+        ]
+        scores[kind] = Score(*(sum(each) / scenes for each in values), conditions.control_score(*values), scenes)
+    return scores
+
+
+def style_score(
+    base: Base,
+    tuner: SCTuner,
+    look: str = "pastel",
+    scale: float = 1.0,
+    *,
+    scenes: int = 128,
+    seed: int = 0,
+    batch_size: int = 32,
+    on_step: OnStep | None = None,
+) -> StyleScore:
+    """How well `tuner` draws held-out scenes in `look`, by the embedded reader. A picture is nearer to the look whose
+    renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks."""
+    size = base.defaults.resolution
+    plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
+    with attach(base.unet, tuner.to(base.device), [scale]) as edits:
+        pictures = to_tensor(_sampled(base, plain, batch_size, on_step, edits))
+    renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]
+    made, *looks = (load_reader().read(each).features for each in (pictures, *renders))
+    deviation = torch.cat(looks).std(0).clamp(min=1e-6)
+    from_plain, from_styled = (((made - each.mean(0)) / deviation).norm(dim=1) for each in looks)
+    nearer = (from_styled < from_plain).double().mean().item()
+    return StyleScore(nearer, named_share([each.text for each in plain], pictures), scenes)
+
+
+def _sampled(
+    base: Base,
+    shown: Sequence[Example],
+    batch_size: int,
+    on_step: OnStep | None,
+    edits: Attachment | None = None,
+    hints: dict[str, Tensor] | None = None,
+) -> list[Image.Image]:
+    return sample(
+        base,
+        [each.text for each in shown],
+        attachment=edits,
+        hints=hints,
+        seeds=range(len(shown)),
+        batch_size=batch_size,
+        on_step=on_step,
+    )
+
+
+def _through_the_autoencoder(base: Base, shown: Sequence[Example], batch_size: int) -> list[Image.Image]:
+    pictures = []
+    for batch in to_tensor([each.image for each in shown]).split(batch_size):
+        pictures += to_pictures(base.decode(base.latents_from(base.encode_images(batch))))
+    return pictures
+
+
+def named_share(captions: Sequence[str], pictures: Tensor) -> float:
+    """The share of the (colour, shape) objects named by `captions` that the embedded reader finds in `pictures`
+    (B, 3, H, W) in [0, 1], one per caption."""
+    named = [set(named_objects(caption)) for caption in captions]
+    found = load_reader().read(pictures).objects()
+    return sum(len(n & f) for n, f in zip(named, found, strict=True)) / sum(map(len, named))
+

@@ -1,0 +1,136 @@
+"""The memory that a run will need, known before its first step: the trainer makes one on fake tensors."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scedit_cli.data.cache import Cache
+from scedit_cli.data.loader import Batch, load_batch
+from scedit_cli.models.base import Base
+from scedit_cli.models.loading import quiet
+from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.training import builders
+from scedit_cli.training.distributed import Processes
+from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
+from scedit_cli.training.optimizers import make_optimizer
+from scedit_cli.training.trainer import Trainer
+from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.process_memory import resident
+
+
+def peak_of_run(
+    recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes(), streams: bool = False
+) -> dict[str, int]:
+    """Bytes at the peak of a training step in one of `processes` by category: weights, gradients, optimizer,
+    activations, and others: on a CPU what else the process holds, on a card the encoders where a run `streams`.
+
+    The trainer makes the step that it will make, on pictures of the largest size in `cache`, and nothing is computed.
+    On an accelerator this is what PyTorch allocates; kernels' workspaces and the driver's own memory come on top.
+
+    Raises:
+        SceditError: it cannot be told, and why.
+    """
+    if recipe.base.quantize != "none":
+        raise SceditError(f"not estimated where the base's weights are {recipe.base.quantize}")
+    if processes.shards_base:
+        raise SceditError("not estimated where each process has a part of the base")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    on_card = base.device.type != "cpu"
+    unreal, options = _without_weights(base), _one_part(recipe.train, processes.count)
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            tuner = builders.fresh_tuner(recipe, unreal)
+        batch = _largest_batch(cache, options.batch_size)
+        shapes = [weight.shape for weight in tuner.parameters()]
+        state = {shape: _state_bytes(recipe.train, shape, base.device) for shape in set(shapes)}
+        fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveStorages("activations")
+        with fake:
+            for part in (unreal.unet, tuner):
+                part.to_empty(device="cpu")
+        with Trainer(unreal, tuner, cache, options, recipe.data, pictures=[0]) as trainer, fake, live:
+            live.own("weights", _tensors(unreal.unet, tuner))
+            live.own_gradients(tuner.parameters())
+            with live.labelled("optimizer"):
+                kept = [torch.empty(state[shape], dtype=torch.uint8) for shape in shapes]
+            if options.batch_size * processes.count < recipe.train.batch_size:  # the gradients of the parts before
+                with live.labelled("gradients"):
+                    for weight in tuner.parameters():
+                        weight.grad = torch.zeros_like(weight)
+            live.forget_peak()
+            try:
+                with CudaAutocast() if on_card else nullcontext():
+                    trainer.backward(_faked(batch))
+            except RuntimeError as error:  # an operation of an unusual base that fake tensors do not know
+                raise SceditError(f"not estimated: {reason(error)}") from error
+            del kept
+    peak = dict(live.at_peak)
+    if recipe.train.ema_decay:
+        peak["weights"] += sum(weight.nbytes for weight in tuner.parameters())
+    if not on_card:
+        peak["others"] = max(0, resident() - peak["weights"])  # the weights are there already
+    elif streams:
+        parts = [part for part in base.pipeline().components.values() if isinstance(part, nn.Module)]
+        peak["others"] = sum(each.nbytes for part in parts if part is not base.unet for each in _tensors(part))
+    return peak
+
+
+def _without_weights(base: Base) -> Base:
+    """A base like this one whose U-Net is on the meta device."""
+    with quiet(), torch.device("meta"):
+        unet = type(base.unet).from_config(base.unet.config).to(base.dtype)
+    unet.requires_grad_(False).eval()
+    unet.set_attn_processor(dict(base.unet.attn_processors))
+    if base.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
+        unet.to(memory_format=torch.channels_last)
+    unreal = copy.copy(base)
+    unreal._loaded = copy.copy(base._loaded)
+    with quiet():
+        unreal._loaded.register_modules(unet=unet)
+    return unreal
+
+
+def _one_part(options: TrainSection, processes: int) -> TrainSection:
+    """The options of a step on what a process takes at once, without what cannot do with fake tensors: a compiler,
+    fp16's scaler, averages and most optimizers look at values."""
+    share = -(-options.batch_size // processes)
+    changes = {"batch_size": min(options.micro_batch_size or share, share), "micro_batch_size": 0, "compile": False}
+    changes |= {"optimizer": "adamw", "optimizer_options": {}, "ema_decay": 0.0}
+    if options.precision == "fp16":
+        changes["precision"] = "bf16"
+    return options.model_copy(update=changes)
+
+
+def _largest_batch(cache: Cache, count: int) -> Batch:
+    """`count` pictures of the largest size, some of them more than once where there are fewer."""
+    sides = torch.tensor(cache.bucket_sizes)
+    largest = (cache.buckets == sides.prod(dim=1).argmax()).nonzero().flatten().tolist()
+    return load_batch(cache, 0, [largest[place % len(largest)] for place in range(count)])
+
+
+def _state_bytes(options: TrainSection, shape: torch.Size, device: torch.device) -> int:
+    """Bytes that the optimizer keeps for weights of `shape`: those of a real one after a step."""
+    weight = nn.Parameter(torch.ones(shape, device=device))
+    weight.grad = torch.ones_like(weight)
+    optimizer = make_optimizer([weight], options, device)
+    optimizer.step()
+    return sum(each.nbytes for each in optimizer.state[weight].values() if isinstance(each, Tensor))
+
+
+def _faked(batch: Batch) -> Batch:
+    def fake(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: fake(each) for name, each in value.items()}
+        return torch.empty_like(value) if isinstance(value, Tensor) else value
+
+    return Batch(**{field.name: fake(getattr(batch, field.name)) for field in fields(batch)})
+
+
+def _tensors(*parts: nn.Module) -> list[Tensor]:
+    return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]

@@ -1,0 +1,152 @@
+"""Run folders: where a run goes, what it holds, and that one process at a time works on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.io import discard, expanded
+from scedit_cli.utils.locks import check_free, held, is_mine
+
+RUNS = Path("runs")
+_LOCK = ".lock"
+_ANOTHER = "name another folder with --out"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, which need not exist yet, and the names of what is in it."""
+
+    folder: Path
+
+    @property
+    def tuner(self) -> Path:
+        return self.folder / "tuner.safetensors"
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.toml"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        return self.folder / "loss.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "README.md"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        return self.folder / "wandb"
+
+    @property
+    def _parts(self) -> tuple[Path, ...]:
+        files = self.tuner, self.recipe, self.log, self.curve, self.card
+        return *files, self.samples, self.checkpoints, self.tensorboard, self.wandb
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run, or some of one."""
+        return bool(self._there)
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether what is there by a run's names is of somebody else, such as a project's README.md. A run has its log
+        before anything else, and until everything else is removed; it has its recipe, unless a person removed that."""
+        has_log = self.log.exists() and (self.recipe.exists() or self._there == [self.log])
+        return self.is_begun and not has_log and not any(self.checkpoints.glob("step-*/manifest.json"))
+
+    @property
+    def _there(self) -> list[Path]:
+        return [part for part in self._parts if part.exists()]
+
+    def clear(self) -> None:
+        """Removes the run, and nothing else that is in the folder. Checkpoints go first: of a run that is half
+        removed, none is resumed; and the log goes last, so that it is known as a run."""
+        first, last = [self.checkpoints], [self.recipe, self.log]
+        for part in (*first, *(part for part in self._parts if part not in first + last), *last):
+            discard(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+    def check_own(self) -> None:
+        """
+        Raises:
+            SceditError: what is there by a run's names is not a run's.
+        """
+        if self.is_strange:
+            names = ", ".join(part.name for part in self._there)
+            raise SceditError(f"{self.folder} is no run's folder, and holds {names}", hint=_ANOTHER)
+
+    def check_claim(self) -> None:
+        """
+        Raises:
+            WorkFailed: the folder that this process has claimed is not there any more, or another process's now.
+        """
+        if not is_mine(self.folder / _LOCK):
+            raise WorkFailed(
+                f"{self.folder} is gone, or another process has taken it over", hint="see whether its disk is there"
+            )
+
+
+def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrite: bool = False) -> Run:
+    """The run that a recipe called `name` goes to: `out`, else the next free one of runs/NAME, runs/NAME-2, ….
+
+    With `resume` it is the last of them, with `overwrite` the first.
+
+    Raises:
+        SceditError: `out` is a file, or holds a run (whose process the sentence names, if it lives) and neither
+            `resume` nor `overwrite` says what to do with it; or what the folder holds is no run's.
+    """
+    if resume and overwrite:
+        raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
+    if out is not None:
+        run = Run(expanded(out))
+        if run.folder.exists() and not run.folder.is_dir():
+            raise SceditError(f"--out {out} is a file", hint="name a folder")
+        run.check_own()
+        if run.is_begun and not (resume or overwrite):
+            check_free(run.folder / _LOCK, run.folder, _ANOTHER)
+            raise SceditError(
+                f"--out {out} already holds a run",
+                hint="name another folder, go on with it by --resume, or replace it by --overwrite",
+            )
+        return run
+    numbered = re.compile(rf"{re.escape(name)}(?:-([2-9]|[1-9]\d+))?")
+    folders = RUNS.iterdir() if RUNS.is_dir() else ()
+    last = max((int(found[1] or 1) for folder in folders if (found := numbered.fullmatch(folder.name))), default=0)
+    number = 1 if overwrite else max(last, 1) if resume else last + 1
+    run = Run(RUNS / (f"{name}-{number}" if number > 1 else name))
+    run.check_own()
+    return run
+
+
+@contextmanager
+def claimed(run: Run) -> Iterator[Run]:
+    """The run for this process alone: makes its folder with a lock in it, which names this process.
+
+    Afterwards the lock is gone, and so are the folders made for it if nothing came to be in them.
+
+    Raises:
+        SceditError: another process works on the run, or the folder cannot be made.
+    """
+    with held(run.folder / _LOCK, run.folder, _ANOTHER):
+        yield run

@@ -1,0 +1,153 @@
+"""Models from the hub: pinned to the commit they have now, offline from the cache, and every failure a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scedit_cli.utils.errors import SceditError, reason
+
+_TIMEOUT = 10.0  # seconds until an offline machine is told so
+_CONFIG = "config.json"
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")  # also refs/pr/1
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether the name is one that a model or dataset of the hub may have, as "owner/name"."""
+    return bool(_ID.fullmatch(str(name)))
+
+
+def split_revision(name: str | Path, revision: str | None = None) -> tuple[str, str | None]:
+    """The parts of `owner/name@revision`, which names a model of the hub everywhere; any other name is whole, as that
+    of a file or folder which is there. `revision` is one that was said apart, as recipes do.
+
+    Raises:
+        SceditError: two revisions.
+    """
+    repository, _, pinned = str(name).partition("@")
+    named = is_hub_id(repository) and _REVISION.fullmatch(pinned) and not str(name).endswith(".safetensors")
+    if not named or Path(name).exists():
+        return str(name), revision
+    if revision:
+        raise SceditError(f"{name} and the revision {revision}: one model, two revisions", hint="leave one out")
+    return repository, pinned
+
+
+def download_pipeline(
+    repository: str,
+    revision: str | None,
+    check_index: Callable[[Path], object],
+    variant_of: Callable[[list[str]], str | None],
+) -> tuple[Path, str]:
+    """The folder of a pipeline at the commit that `revision` means now, and that commit; offline, from the cache.
+
+    Args:
+        check_index: is called with the folder that holds model_index.json alone, before gigabytes travel.
+        variant_of: the variant to take, such as "fp16", of the file names there are.
+
+    Raises:
+        SceditError: no such model or revision, no access to it, no pipeline, or the hub is out of reach.
+    """
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
+
+    with _told(repository, revision):
+        commit, files = _commit(repository, revision)
+        is_offline = files is None
+        index = Path(hf_hub_download(repository, "model_index.json", revision=commit, local_files_only=is_offline))
+        check_index(index.parent)
+        if files is None:
+            files = [file.relative_to(index.parent).as_posix() for file in index.parent.rglob("*.safetensors")]
+        options = {"local_files_only": is_offline, "use_safetensors": True, "variant": variant_of(files)}
+        folder = Path(DiffusionPipeline.download(repository, revision=commit, **options))
+    return folder, folder.name
+
+
+def download_configs(repository: str, revision: str | None) -> Path:
+    """The folder of a pipeline with its configuration files alone. Raises as `download_pipeline`."""
+    from huggingface_hub import snapshot_download
+
+    with _told(repository, revision):
+        commit, files = _commit(repository, revision)
+        wanted = ["model_index.json", "*/*config.json"]
+        return Path(
+            snapshot_download(repository, revision=commit, allow_patterns=wanted, local_files_only=files is None)
+        )
+
+
+def download_autoencoder(repository: str, revision: str | None) -> tuple[Path, str]:
+    """The folder of an autoencoder, at the root of the model or in its `vae`, and its commit. Raises as
+    `download_pipeline`."""
+    from huggingface_hub import snapshot_download
+
+    with _told(repository, revision):
+        commit, files = _commit(repository, revision)
+        inside = "vae/" if files and _CONFIG not in files else ""
+        wanted = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
+        folder = snapshot_download(
+            repository,
+            revision=commit,
+            allow_patterns=[f"{inside}{_CONFIG}", f"{inside}*.safetensors"] if files else wanted,
+            local_files_only=files is None,
+        )
+    return Path(folder), Path(folder).name
+
+
+def _commit(repository: str, revision: str | None) -> tuple[str | None, list[str] | None]:
+    """The commit of a revision and the names of its files; where the hub is out of reach, the revision and None."""
+    from huggingface_hub import HfApi
+    from huggingface_hub import errors as hub
+
+    try:
+        info = HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT)
+    except hub.HfHubHTTPError:  # the hub has answered
+        raise
+    except (hub.HTTPError, OSError):
+        return revision, None
+    return info.sha, [file.rfilename for file in info.siblings]
+
+
+@contextmanager
+def _told(repository: str, revision: str | None) -> Iterator[None]:
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except hub.GatedRepoError as error:
+        raise SceditError(
+            f"base {repository}: its owner has to grant access", hint="ask for it on the hub, then `hf auth login`"
+        ) from error
+    except hub.RevisionNotFoundError as error:
+        raise SceditError(
+            f"base {repository}: no revision {revision!r} on the hub",
+            hint=f"check what stands behind {repository}@, or base.revision in the recipe",
+        ) from error
+    except hub.RepositoryNotFoundError as error:
+        raise SceditError(
+            f"base {repository}: neither a folder here nor a model on the hub",
+            hint="check the spelling; a private model needs `hf auth login`",
+        ) from error
+    except hub.LocalEntryNotFoundError as error:
+        raise _unreachable(repository) from error
+    except hub.EntryNotFoundError as error:
+        raise SceditError(
+            f"base {repository}: no diffusers pipeline, it has no model_index.json",
+            hint="name a model in diffusers' layout",
+        ) from error
+    except hub.HFValidationError as error:
+        raise SceditError(
+            f"base {repository[:100]}: neither a folder here nor the name of a model: {reason(error)}",
+            hint='name a diffusers folder, a single file, a hub id, or "scenes"',
+        ) from error
+    except (hub.HTTPError, OSError) as error:
+        raise _unreachable(repository) from error
+
+
+def _unreachable(repository: str) -> SceditError:
+    return SceditError(
+        f"base {repository}: no such folder here, and the model hub cannot be reached",
+        hint="check the spelling, go online once, or name a local diffusers folder",
+    )

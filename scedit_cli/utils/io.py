@@ -1,0 +1,330 @@
+"""Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed.
+
+What a killed process has left half-written is removed by the next one that writes in the same folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.utils.errors import SceditError, WorkFailed
+
+_AT_ONCE = 256  # files of a folder that wait to be flushed: a folder may hold many thousands
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
+_LONGEST_NAME = 255  # bytes, on all usual file systems
+_PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # what a process of this number, on this machine, is writing
+_AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
+_own: set[str] = set()  # what this process is writing
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path`, its `~` or `~somebody` as that user's home folder.
+
+    Raises:
+        SceditError: nobody knows of such a folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise SceditError(f"{path}: {user} is nobody's home folder here", hint="write the whole path") from None
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
+    """Writes `data` (text as UTF-8) to `path`, replacing what is there in one step; returns the path.
+
+    Raises:
+        WorkFailed: the disk is full or broken.
+        SceditError: the place cannot be written to.
+    """
+    path = Path(path)
+    with whole(path) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Writes `data` to `path` unless something is there; False where it is, even if it appeared this very moment.
+
+    Raises:
+        WorkFailed, SceditError: as `write_whole`.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        return False
+    with _beside(path) as part:
+        part.write_bytes(data)
+        return _renamed(part, path)
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, with the same suffix; what the body writes there becomes `path`.
+
+    If the body raises, `path` is left as it was and nothing stays behind.
+
+    Args:
+        replace: what is there goes; otherwise it stays, even if it appeared this very moment.
+
+    Raises:
+        SceditError: something is there, and is not to be replaced.
+    """
+    path = Path(path)
+    with _beside(path) as part:
+        yield part
+        if replace:
+            _flush(part)
+            os.replace(part, path)
+            _flush(path.parent)
+        elif not _renamed(part, path):
+            raise SceditError(f"{path} exists already", hint="name another file, or add --overwrite")
+
+
+def _renamed(part: Path, path: Path) -> bool:
+    """Whether `part`, flushed, became `path`; not where something is there."""
+    _flush(part)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError:  # this file system may have no links
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(part)) from None
+        # The name is ours now, and empty for the moment that renaming takes: a rename that spares others' files is not
+        # to be had everywhere.
+        try:
+            os.replace(part, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    _flush(path.parent)
+    return True
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str], replace: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary folder, which becomes `path` when the body is done. A link is followed.
+
+    Args:
+        replace: a folder that is there goes when the new one is complete. Whoever is killed at that moment leaves none.
+
+    Raises:
+        SceditError: `path` exists and holds something.
+    """
+    path = Path(path)
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises at loops, in older Pythons
+    if path.is_file() or (path.is_dir() and not replace and any(path.iterdir())):
+        raise SceditError(f"{path} exists already", hint="name another place, or remove it first")
+    with _beside(path) as part:
+        new = part / "new"
+        new.mkdir(parents=True)
+        yield new
+        every = chain(new.rglob("*"), (new,))
+        with ThreadPoolExecutor(16) as pool:  # flushes wait for the disk, not for each other
+            while some := list(islice(every, _AT_ONCE)):
+                list(pool.map(_flush, some))
+        if replace and path.exists():
+            os.replace(path, part / "old")
+        try:
+            os.replace(new, path)
+        except OSError:
+            with suppress(OSError):
+                os.replace(part / "old", path)
+            raise
+        _flush(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Removes a folder in one step: it is gone, or it is there as it was.
+
+    Raises:
+        WorkFailed, SceditError: it cannot be removed.
+    """
+    with _beside(path) as part:
+        os.replace(path, part)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Sees that a file can be written to `path`, before work that it is to hold; its folder is made.
+
+    Raises:
+        WorkFailed, SceditError: as `write_whole`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise SceditError(f"{path} is a folder", hint="name a file")
+    with _beside(path) as part:
+        part.write_bytes(b" ")  # a full disk still takes an empty file
+
+
+def check_writable(path: str | os.PathLike[str], option: str) -> None:
+    """Checks that a file could be made at `path`, or in it where it is a folder; neither it nor its folders need be
+    there. What is made to find out is gone again.
+
+    Raises:
+        SceditError: it cannot, as where one of its folders is a file; names `option`.
+    """
+    path = Path(path).absolute()
+    folder = next(each for each in (path, *path.parents) if each.is_dir() or (each != path and os.path.lexists(each)))
+    probe = folder / f".{os.getpid()}-{_machine()}~{secrets.token_hex(4)}"
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        if error.errno not in _FULL | _BROKEN:  # which may be otherwise once there is something to write
+            raise SceditError(
+                f"{option} {path} could not be written: {error.strerror}", hint="name a place you can write to"
+            ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that live no more were writing or removing in `folder`. Of another machine's, nobody
+    knows; theirs is removed when it is a week old."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (found := _PART.fullmatch(entry.name)) and _is_left(int(found[1]), found[2], entry):
+                _remove(Path(entry.path))
+
+
+def as_json(document: Any) -> str:
+    """`document` as text. JSON has no NaN and no infinity: they become null. Paths become strings."""
+    return json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n"
+
+
+def read_json(text: str | bytes) -> Any:
+    """The value of a JSON text that may be anybody's.
+
+    Raises:
+        ValueError: it is no JSON, or none that can be read: nested too deeply, or with a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yields a name in the folder of `path`, which is made, for what is not to stay; errors with it become sentences.
+    It has the suffix of `path`, and is no longer than names may be."""
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # which stand for bytes that are no text
+        raise SceditError(f"{ascii(str(path))} is no text in UTF-8", hint="name a place whose name is")
+    mark, name = f".{os.getpid()}-{_machine()}~", path.name
+    if len(os.fsencode(mark + name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix[:16]
+    part = path.with_name(mark + name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, path, path.parent) from error
+    _sweep_once(path.parent)
+    _own.add(part.name)
+    try:
+        yield part
+    except OSError as error:
+        raise _explained(error, path, part) from error
+    finally:
+        _remove(part)
+        _own.discard(part.name)
+
+
+@lru_cache(maxsize=1024)
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def _is_left(process: int, machine: str, entry: os.DirEntry[str]) -> bool:
+    """Whether the process that was writing this lives no more. Numbers are given again, so its start counts too."""
+    import psutil
+
+    changed = entry.stat(follow_symlinks=False).st_mtime
+    if machine != _machine():
+        return time.time() > changed + _A_WEEK
+    if process == os.getpid():
+        return entry.name not in _own
+    try:
+        return psutil.Process(process).create_time() > changed + _AN_HOUR
+    except psutil.NoSuchProcess:
+        return True
+
+
+@cache
+def _machine() -> str:
+    """A digest of what process numbers hold for: this host, or the container on it."""
+    try:
+        numbers = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        numbers = 0
+    return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:6]
+
+
+def _remove(part: Path) -> None:
+    """What cannot be removed stays for the next `sweep`: it must not hide what the work came to."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Errors in writing `path` become sentences, for a file that grows and cannot appear whole."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, path, path) from error
+
+
+def _explained(error: OSError, path: Path, part: Path) -> Exception:
+    """The sentence for an error in writing `path`; an error about any other file passes through unchanged."""
+    said = f"{path} could not be written: {error.strerror}"
+    if error.errno in _FULL:
+        return WorkFailed(said, hint="make room on the disk and try again")
+    if error.errno in _BROKEN:
+        return WorkFailed(said, hint="see to the disk, or to the connection to it, and try again")
+    about = {str(name) for name in (error.filename, error.filename2) if name is not None}
+    if any(name == str(part) or name.startswith(f"{part}{os.sep}") for name in about):
+        if error.errno == errno.ENOENT:  # it was there a moment ago
+            return WorkFailed(f"{path.parent} is gone", hint="see whether its disk is still there, and try again")
+        return SceditError(said, hint="name a place you can write to")
+    return error

@@ -1,0 +1,3 @@
+"""The version of scedit."""
+
+__version__ = "0.1.0"
