@@ -13,7 +13,7 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.data import formats
-from scedit_cli.data.images import open_picture
+from scedit_cli.data.images import open_image
 from scedit_cli.data.sources import open_source
 from scedit_cli.data.uris import open_place
 from scedit_cli.generation import web_ui
@@ -56,7 +56,7 @@ def a_heic_picture(folder: Path) -> None:
     formats.heif_formats.cache_clear()
     (folder / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
     try:
-        open_picture(folder / "a.heic")
+        open_image(folder / "a.heic")
     finally:
         formats.heif_formats.cache_clear()
 

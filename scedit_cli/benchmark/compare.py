@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
-from scedit_cli.benchmark.config import Figures, Setting
+from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.estimate import estimate, peak
 from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.matmul_rate import wake_libraries
@@ -35,7 +35,7 @@ class Costs:
         sweep: (method, batch, estimated peak in bytes), by method and batch.
     """
 
-    setting: Setting
+    setting: BenchConfig
     results: list[Figures]
     matrix_rate: float | None = None
     sweep: list[tuple[str, int, int]] = field(default_factory=list)
@@ -68,12 +68,12 @@ class Further:
 
 def measure_all(
     methods: Sequence[str],
-    wanted: Setting,
+    wanted: BenchConfig,
     rounds: int,
     further: Further,
     device: str | None = None,
     *,
-    check: Callable[[Setting], None],
+    check: Callable[[BenchConfig], None],
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> tuple[Costs, Costs | None]:
@@ -93,11 +93,11 @@ def measure_all(
 
 def estimate_all(
     methods: Sequence[str],
-    wanted: Setting,
+    wanted: BenchConfig,
     device: str | None,
     further: Further,
     *,
-    check: Callable[[Setting], None],
+    check: Callable[[BenchConfig], None],
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> Costs:
@@ -123,11 +123,11 @@ def estimate_all(
 
 def measured(
     methods: Sequence[str],
-    wanted: Setting,
+    wanted: BenchConfig,
     rounds: int = 1,
     device: str | None = None,
     *,
-    check: Callable[[Setting], None],
+    check: Callable[[BenchConfig], None],
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> Costs:
@@ -171,7 +171,7 @@ def measured(
 def estimated(
     methods: Sequence[str],
     base: Architecture,
-    setting: Setting,
+    setting: BenchConfig,
     device: str,
     libraries: int = 0,
     *,
@@ -256,7 +256,7 @@ def largest_batch(peak_of: Callable[[int], int], room: int) -> int:
     return fits
 
 
-def _together(method: str, answers: Sequence[Measured], setting: Setting, rate: float) -> Figures:
+def _together(method: str, answers: Sequence[Measured], setting: BenchConfig, rate: float) -> Figures:
     """One method's figures over all rounds: the highest peak, and the speed of all steps."""
     if not answers:
         return Figures(method)
@@ -265,6 +265,6 @@ def _together(method: str, answers: Sequence[Measured], setting: Setting, rate: 
     return with_speed(highest, [each.seconds for each in answers], setting.batch, rate, busy)
 
 
-def _peak(method: str, base: Architecture, batch: int, setting: Setting, device: str) -> int:
+def _peak(method: str, base: Architecture, batch: int, setting: BenchConfig, device: str) -> int:
     options = options_for(setting, base)
     return sum(peak(method, base, batch, setting.resolution, setting.dtype, device=device, options=options).values())

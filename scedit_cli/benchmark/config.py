@@ -19,7 +19,7 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchConfig:
     """What is measured on. In a request, None leaves a value to the base and the machine; in an answer all are known.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.config import Figures
-from scedit_cli.benchmark.methods import METHODS, Inputs, Options, Trainee, prepared
+from scedit_cli.benchmark.methods import METHODS, Inputs, Options, TrainableMethod, prepared
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.models.base import DTYPES
 from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
@@ -134,7 +134,13 @@ def peak(
 
 
 def _train(
-    trainee: Trainee, inputs: Inputs, noise: Tensor, base: Architecture, dtype: str, device: str, live: LiveStorages
+    trainee: TrainableMethod,
+    inputs: Inputs,
+    noise: Tensor,
+    base: Architecture,
+    dtype: str,
+    device: str,
+    live: LiveStorages,
 ) -> None:
     optimizer = new_optimizer(trainee)
     with live.labelled("optimizer"):  # its moments, which come with its first step

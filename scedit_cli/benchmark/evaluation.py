@@ -10,12 +10,12 @@ import torch
 
 from scedit_cli import conditions
 from scedit_cli.benchmark.frechet import frechet_distance
-from scedit_cli.benchmark.methods import Inputs, Trainee
-from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.benchmark.methods import Inputs, TrainableMethod
+from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.data.cache import Cache, cache_latents_and_text
 from scedit_cli.data.scenes import Example
-from scedit_cli.inference.sampler import sample, to_pictures, to_tensor
+from scedit_cli.inference.sampler import sample, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.training.datasets import OnStep, held_out_scenes, rendered_scenes
@@ -43,7 +43,7 @@ class Limits:
     reconstruction: list[float]
 
 
-class Exam:
+class Evaluation:
     """Scenes that nothing has learned from, and the questions asked about them.
 
     Args:
@@ -52,7 +52,7 @@ class Exam:
         kept: where `limits` are found again.
     """
 
-    def __init__(self, base: Base, scenes: int, kept: Kept) -> None:
+    def __init__(self, base: Base, scenes: int, kept: ResultCache) -> None:
         self._base, self._kept, self.fingerprint = base, kept, base.fingerprint
         size = base.defaults.resolution
         self.plain = held_out_scenes(scenes, 0, [CONDITION], size)
@@ -77,7 +77,7 @@ class Exam:
         found = Limits(
             (-10 * error.log10()).mean().item(),
             named_share(self.texts, to_tensor(drawn)),
-            *(conditions.consistencies(CONDITION, each, self._wanted) for each in (drawn, to_pictures(through))),
+            *(conditions.consistencies(CONDITION, each, self._wanted) for each in (drawn, to_images(through))),
         )
         self._kept.keep("base", about, asdict(found))
         return found
@@ -87,7 +87,7 @@ class Exam:
         look, kinds = ("plain", [CONDITION]) if controlled else (LOOK, [])
         return cache_latents_and_text(rendered_scenes(pictures, 0, look, kinds, on_step), base, kinds)
 
-    def judge(self, base: Base, trainee: Trainee) -> dict[str, Any]:
+    def judge(self, base: Base, trainee: TrainableMethod) -> dict[str, Any]:
         """A trained method's `loss`, `score`, `objects` and `frechet`, as `quality.Outcome` has them."""
         shown = self.plain if trainee.takes_hint else self._styled
         hinted = {"attachment": trainee.hinted, "hints": {"hint": self._hints}} if trainee.takes_hint else {}
@@ -106,7 +106,7 @@ class Exam:
         }
 
     @torch.no_grad()
-    def _loss(self, base: Base, trainee: Trainee, shown: list[Example]) -> float:
+    def _loss(self, base: Base, trainee: TrainableMethod, shown: list[Example]) -> float:
         """Over the same noise levels, one for each scene, and the same noise for every method."""
         shown = shown[:_LOSS_SCENES]
         count, size = len(shown), base.defaults.resolution

@@ -6,14 +6,14 @@ import os
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from scedit_cli.benchmark.config import Setting
+from scedit_cli.benchmark.config import BenchConfig
 from scedit_cli.benchmark.measure import Measured, OnStep, measure
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.quieting import quiet_imports
 from scedit_cli.utils.workers import serve_parent, starting
 
 
-def measure_apart(method: str, wanted: Setting, on_step: OnStep, device: str | None = None) -> Measured:
+def measure_apart(method: str, wanted: BenchConfig, on_step: OnStep, device: str | None = None) -> Measured:
     """`measure` in a process of its own, so that no method inherits another's memory.
 
     Raises:
@@ -47,7 +47,7 @@ def measure_apart(method: str, wanted: Setting, on_step: OnStep, device: str | N
         receiver.close()
 
 
-def _work(sender: Connection, method: str, wanted: Setting, device: str | None) -> None:
+def _work(sender: Connection, method: str, wanted: BenchConfig, device: str | None) -> None:
     """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
     serve_parent()
     os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from scedit_cli.benchmark.architecture import architecture
-from scedit_cli.benchmark.config import Setting
-from scedit_cli.benchmark.evaluation import CONDITION, Exam
+from scedit_cli.benchmark.config import BenchConfig
+from scedit_cli.benchmark.evaluation import CONDITION, Evaluation
 from scedit_cli.benchmark.measure import options_for
-from scedit_cli.benchmark.methods import Inputs, Trainee, prepared
+from scedit_cli.benchmark.methods import Inputs, TrainableMethod, prepared
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.data.loader import Batch, batches
 from scedit_cli.data.sampler import StatefulSampler
@@ -30,13 +30,13 @@ class Training:
     """A method on a fresh embedded base; each call of `step` makes a training step."""
 
     base: Base
-    trainee: Trainee
+    trainee: TrainableMethod
     step: Callable[[], None]
 
 
 @contextmanager
 def training(
-    method: str, exam: Exam, setting: Setting, pictures: int, seed: int, rate: float
+    method: str, exam: Evaluation, setting: BenchConfig, pictures: int, seed: int, rate: float
 ) -> Iterator[Training]:
     """`method` on `setting.batch` of `pictures` rendered scenes a step, by AdamW at the learning rate `rate`."""
     base = load_base(EMBEDDED, device=exam.device)
@@ -65,7 +65,7 @@ def training(
 
 
 def _loss_of_batch(
-    base: Base, trainee: Trainee, batch: Batch, empty: dict[str, Tensor], generator: torch.Generator
+    base: Base, trainee: TrainableMethod, batch: Batch, empty: dict[str, Tensor], generator: torch.Generator
 ) -> Tensor:
     latents = base.latents_from(batch.moments, generator)
     noise = torch.randn(latents.shape, generator=generator)

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
-from scedit_cli.benchmark.config import Figures, Setting, device_name
+from scedit_cli.benchmark.config import BenchConfig, Figures, device_name
 from scedit_cli.benchmark.estimate import count, peak, shares
 from scedit_cli.benchmark.matmul_rate import matrix_rate, wake_libraries
-from scedit_cli.benchmark.methods import Options, Trainee, prepared
+from scedit_cli.benchmark.methods import Options, TrainableMethod, prepared
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.benchmark.timing import synchronise
 from scedit_cli.inference.sampler import check_size
@@ -40,7 +40,7 @@ class Measured:
     """One method's figures in one process, the setting they hold for, the seconds of each timed step, the device's rate
     of matrix products in operations a second, and on a CPU the processor time of each timed step."""
 
-    setting: Setting
+    setting: BenchConfig
     figures: Figures
     seconds: tuple[float, ...]
     matrix_rate: float
@@ -48,7 +48,7 @@ class Measured:
 
 
 @tf32(True)  # as training does
-def measure(method: str, wanted: Setting, on_step: OnStep, device: str | None = None) -> Measured:
+def measure(method: str, wanted: BenchConfig, on_step: OnStep, device: str | None = None) -> Measured:
     """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
     (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory; but in
     PyTorch's usual memory layout, all methods alike.
@@ -143,7 +143,7 @@ def with_speed(
     )
 
 
-def settled(wanted: Setting, base: Architecture, device: torch.device) -> Setting:
+def settled(wanted: BenchConfig, base: Architecture, device: torch.device) -> BenchConfig:
     """The setting with the base's own choices, on `device`, where nothing was asked for.
 
     Raises:
@@ -161,7 +161,7 @@ def settled(wanted: Setting, base: Architecture, device: torch.device) -> Settin
     )
 
 
-def options_for(setting: Setting, base: Architecture) -> Options:
+def options_for(setting: BenchConfig, base: Architecture) -> Options:
     """The methods' sizes. Hint encoders are the paper's on SD1.5 and SD2.1, and as in its authors' recipes on SDXL; the
     embedded base is a fifth as wide as SD1.5, and a CSC-Tuner's hint encoder and ControlNet's are of a quarter of their
     width there."""
@@ -188,7 +188,7 @@ def _quartiles(seconds: list[float]) -> tuple[float, float, float]:
     return upper, median, lower
 
 
-def _size_of(trainee: Trainee) -> int:
+def _size_of(trainee: TrainableMethod) -> int:
     with tempfile.TemporaryDirectory(prefix="scedit-bench-") as folder:
         file = Path(folder) / "weights.safetensors"
         trainee.save(file)

@@ -74,7 +74,7 @@ class Unhinted:
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainableMethod:
     """One method on one U-Net.
 
     Attributes:
@@ -112,12 +112,12 @@ class Method:
     """`make` sets a frozen U-Net up; what it enters into the stack ends with the method. `plain` names the method
     that does the same without the memory-lean differentiation of `core.frozen`."""
 
-    make: Callable[[UNet2DConditionModel, Options, ExitStack], Trainee]
+    make: Callable[[UNet2DConditionModel, Options, ExitStack], TrainableMethod]
     plain: str
 
 
 @contextmanager
-def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = None) -> Iterator[Trainee]:
+def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = None) -> Iterator[TrainableMethod]:
     """`unet` set up for one of METHODS within. Some of them change its weights, so every method wants a U-Net of its
     own; one on the meta device will do for counting."""
     unet.requires_grad_(False)
@@ -128,22 +128,22 @@ def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = 
         yield trainee
 
 
-def _sc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> Trainee:
+def _sc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> TrainableMethod:
     return _tuned(unet, SCTuner.for_unet(unet, options.down_ratio), stack, memory)
 
 
-def _csc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str, kernel: int) -> Trainee:
+def _csc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str, kernel: int) -> TrainableMethod:
     sizes = {"down_ratio": options.down_ratio, "hint_channels": options.hint_channels, "hint_width": options.hint_width}
     tuner = CSCTuner.for_unet(unet, "hint", hint_kernel=kernel, **sizes)
     return _tuned(unet, tuner, stack, memory)
 
 
-def _tuned(unet: UNet2DConditionModel, tuner: Tuner, stack: ExitStack, memory: str) -> Trainee:
+def _tuned(unet: UNet2DConditionModel, tuner: Tuner, stack: ExitStack, memory: str) -> TrainableMethod:
     edits = stack.enter_context(attach(unet, tuner, memory=memory))
-    return Trainee(unet, (unet, tuner), partial(save_tuner, tuner), edits, isinstance(tuner, CSCTuner))
+    return TrainableMethod(unet, (unet, tuner), partial(save_tuner, tuner), edits, isinstance(tuner, CSCTuner))
 
 
-def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> Trainee:
+def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> TrainableMethod:
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
@@ -151,43 +151,43 @@ def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory
     unet.add_adapter(LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets))
     cast_training_params(unet, torch.float32)
     _lean(unet, stack, memory)
-    return Trainee(unet, (unet,), partial(peers.save_trained, unet))
+    return TrainableMethod(unet, (unet,), partial(peers.save_trained, unet))
 
 
-def _full(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> Trainee:
+def _full(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> TrainableMethod:
     unet.float().requires_grad_(True)
-    return Trainee(unet, (unet,), partial(peers.save_trained, unet))
+    return TrainableMethod(unet, (unet,), partial(peers.save_trained, unet))
 
 
 def _beside(
     unet: UNet2DConditionModel,
     options: Options,
     stack: ExitStack,
-    make: Callable[[UNet2DConditionModel, Options], peers.Beside],
+    make: Callable[[UNet2DConditionModel, Options], peers.SideNetwork],
     memory: str = "plain",
-) -> Trainee:
+) -> TrainableMethod:
     beside = make(unet, options)
     _lean(unet, stack, memory)
     handle = unet.register_forward_pre_hook(beside, with_kwargs=True)
     stack.callback(handle.remove)
     adapter = beside.adapter
-    return Trainee(unet, (unet, adapter), partial(peers.save_trained, adapter), beside, takes_hint=True)
+    return TrainableMethod(unet, (unet, adapter), partial(peers.save_trained, adapter), beside, takes_hint=True)
 
 
-def _controlnet(unet: UNet2DConditionModel, options: Options) -> peers.Beside:
+def _controlnet(unet: UNet2DConditionModel, options: Options) -> peers.SideNetwork:
     return peers.controlnet(unet, options.controlnet_width)
 
 
-def _t2i_adapter(unet: UNet2DConditionModel, options: Options) -> peers.Beside:
+def _t2i_adapter(unet: UNet2DConditionModel, options: Options) -> peers.SideNetwork:
     return peers.t2i_adapter(unet)
 
 
-def _controlnet_xs(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> Trainee:
+def _controlnet_xs(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> TrainableMethod:
     fused = peers.controlnet_xs(unet)
     hinted = peers.Fused()
     handle = fused.register_forward_pre_hook(hinted, with_kwargs=True)
     stack.callback(handle.remove)
-    return Trainee(fused, (fused,), partial(peers.save_trained, fused), hinted, takes_hint=True)
+    return TrainableMethod(fused, (fused,), partial(peers.save_trained, fused), hinted, takes_hint=True)
 
 
 def _lean(unet: UNet2DConditionModel, stack: ExitStack, memory: str) -> None:

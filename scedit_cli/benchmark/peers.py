@@ -46,7 +46,7 @@ class Fused:
         return {"controlnet_cond": hint}
 
 
-class Beside(Fused):
+class SideNetwork(Fused):
     """An adapter whose features are added to the U-Net's.
 
     Args:
@@ -63,9 +63,9 @@ class Beside(Fused):
         return self._features(self.adapter, sample, timestep, hint, kwargs)
 
 
-def controlnet(unet: UNet2DConditionModel, width: float = 1.0) -> Beside:
+def controlnet(unet: UNet2DConditionModel, width: float = 1.0) -> SideNetwork:
     """ControlNet (arXiv 2302.05543): a trained copy of the encoder; `width` as for `controlnet_model`."""
-    return Beside(controlnet_model(unet, width).float().requires_grad_(True), _controlnet_features)
+    return SideNetwork(controlnet_model(unet, width).float().requires_grad_(True), _controlnet_features)
 
 
 def controlnet_model(unet: UNet2DConditionModel, width: float = 1.0) -> ControlNetModel:
@@ -89,7 +89,7 @@ def controlnet_model(unet: UNet2DConditionModel, width: float = 1.0) -> ControlN
     return made.to(unet.device)
 
 
-def t2i_adapter(unet: UNet2DConditionModel) -> Beside:
+def t2i_adapter(unet: UNet2DConditionModel) -> SideNetwork:
     """T2I-Adapter (arXiv 2302.08453), full-size. The kind for SDXL wherever the first level has no attention: such a
     level is given its feature after its downsampling."""
     from diffusers import T2IAdapter
@@ -99,7 +99,7 @@ def t2i_adapter(unet: UNet2DConditionModel) -> Beside:
     kind = {"adapter_type": "full_adapter_xl", "downscale_factor": 16} if late else {"adapter_type": "full_adapter"}
     with torch.device("meta" if unet.device.type == "meta" else "cpu"):
         adapter = T2IAdapter(in_channels=3, channels=widths + widths[-1:] if late else widths, **kind)
-    return Beside(adapter.to(unet.device).requires_grad_(True), _t2i_features)
+    return SideNetwork(adapter.to(unet.device).requires_grad_(True), _t2i_features)
 
 
 def controlnet_xs(unet: UNet2DConditionModel) -> UNetControlNetXSModel:

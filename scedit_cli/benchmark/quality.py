@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from scedit_cli.benchmark.architecture import architecture
-from scedit_cli.benchmark.config import Setting, processor_name
+from scedit_cli.benchmark.config import BenchConfig, processor_name
 from scedit_cli.benchmark.estimate import peak
-from scedit_cli.benchmark.evaluation import Exam
+from scedit_cli.benchmark.evaluation import Evaluation
 from scedit_cli.benchmark.learning import training
 from scedit_cli.benchmark.measure import kind_of, options_for
 from scedit_cli.benchmark.methods import prepared
-from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.timing import timed
 from scedit_cli.models.loading import EMBEDDED
 
@@ -56,7 +56,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchmarkResult:
     """One training of a method, judged on held-out scenes.
 
     Attributes:
@@ -88,12 +88,12 @@ class Comparison:
         kept: where finished trainings are found again.
     """
 
-    setting: Setting
+    setting: BenchConfig
     budget: Budget
     seeds: int
     rates: Mapping[str, float]
-    exam: Exam
-    kept: Kept
+    exam: Evaluation
+    kept: ResultCache
 
     def of(self, methods: Sequence[str], on_step: OnStep) -> dict[str, Summary]:
         """What `summed_up` gives, as "METHOD, same steps" and "METHOD, same seconds", with the method's learning rate,
@@ -115,7 +115,7 @@ class Comparison:
             self.kept.keep("paces", about, known)
         return known
 
-    def _outcomes(self, method: str, pace: float, on_step: OnStep) -> list[Outcome]:
+    def _outcomes(self, method: str, pace: float, on_step: OnStep) -> list[BenchmarkResult]:
         """Of all seeds, judged after the budget's steps and after its seconds."""
         stops = self.budget.stops(pace)
         rate, outcomes = rate_of(method, self.rates), []
@@ -130,7 +130,7 @@ class Comparison:
             for stop, figures in run:
                 self.kept.keep(name, about | {"steps": stop}, figures)
                 found[stop] = figures
-            outcomes += [Outcome(way, stop, stop * pace, **found[stop]) for way, stop in stops.items()]
+            outcomes += [BenchmarkResult(way, stop, stop * pace, **found[stop]) for way, stop in stops.items()]
         return outcomes
 
     def _about(self) -> dict[str, Any]:
@@ -155,15 +155,15 @@ def rate_of(method: str, rates: Mapping[str, float] | None = None) -> float:
 
 def trained(
     method: str,
-    exam: Exam,
-    setting: Setting,
+    exam: Evaluation,
+    setting: BenchConfig,
     pictures: int,
     seed: int,
     rate: float,
     stops: Sequence[int],
     on_step: OnStep,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Trains a method; yields each of `stops`, numbers of steps, with what `Exam.judge` says there."""
+    """Trains a method; yields each of `stops`, numbers of steps, with what `Evaluation.judge` says there."""
     if not stops:
         return
     with training(method, exam, setting, pictures, seed, rate) as run:
@@ -175,7 +175,7 @@ def trained(
 
 
 def paces(
-    methods: Sequence[str], exam: Exam, setting: Setting, pictures: int, on_step: OnStep
+    methods: Sequence[str], exam: Evaluation, setting: BenchConfig, pictures: int, on_step: OnStep
 ) -> dict[str, float]:
     """The seconds of a training step of each method, by `clock.timed`: the median of a few, taken in turns, so that a
     slow minute of the machine meets all methods."""
@@ -194,7 +194,7 @@ def paces(
     return {method: statistics.median(each) for method, each in seconds.items()}
 
 
-def parameters_of(method: str, setting: Setting) -> int:
+def parameters_of(method: str, setting: BenchConfig) -> int:
     """How many a method trains on the embedded base.
 
     Raises:
@@ -205,7 +205,7 @@ def parameters_of(method: str, setting: Setting) -> int:
         return trainee.count
 
 
-def peak_of(method: str, setting: Setting, device: torch.device) -> int:
+def peak_of(method: str, setting: BenchConfig, device: torch.device) -> int:
     """Estimated bytes of a training step of the method on the embedded base, libraries apart."""
     base = architecture(EMBEDDED)
     options = options_for(setting, base)
@@ -213,7 +213,7 @@ def peak_of(method: str, setting: Setting, device: torch.device) -> int:
     return sum(peaks.values())
 
 
-def summed_up(outcomes: Sequence[Outcome]) -> Summary:
+def summed_up(outcomes: Sequence[BenchmarkResult]) -> Summary:
     """Means over seeds, and with two or more `NAME_deviation`, their standard deviation."""
     summary: Summary = {}
     for name in ("steps", "seconds", "loss", "score", "objects", "frechet"):

@@ -11,7 +11,7 @@ from scedit_cli.utils.io import as_json, expanded, write_whole
 from scedit_cli.utils.version import __version__
 
 
-class Kept:
+class ResultCache:
     """Values by name and by what they were made from, one JSON file each: `NAME-DIGEST.json`.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from scedit_cli.benchmark.compare import Costs
-from scedit_cli.benchmark.config import Setting, environment
+from scedit_cli.benchmark.config import BenchConfig, environment
 from scedit_cli.benchmark.report import (
     Table,
     as_csv,
@@ -61,7 +61,7 @@ class BenchResult:
     unwritten: SceditError | OSError | None = None
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> BenchConfig:
         return self.costs.setting
 
     def document(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class BenchResult:
         return [each for each in (self.costs, self.estimate) if each and each.results]
 
 
-def facts(setting: Setting) -> str:
+def facts(setting: BenchConfig) -> str:
     """The setting in a line."""
     batch = f", batch {setting.batch}" if setting.batch else ""
     size, compiled = f"{setting.resolution}×{setting.resolution}", ", compiled" if setting.compiled else ""

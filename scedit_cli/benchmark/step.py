@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scedit_cli.benchmark.architecture import Architecture
-from scedit_cli.benchmark.methods import Inputs, Trainee
+from scedit_cli.benchmark.methods import Inputs, TrainableMethod
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.core.tuners import HINT_SCALE
 
@@ -36,7 +36,7 @@ def random_batch(
     return Inputs(latents, timesteps, hint, text), noise
 
 
-def loss_of(trainee: Trainee, inputs: Inputs, noise: Tensor, base: Architecture) -> Tensor:
+def loss_of(trainee: TrainableMethod, inputs: Inputs, noise: Tensor, base: Architecture) -> Tensor:
     """The mean noise-prediction loss of a batch of clean latents with `noise` on them."""
     alphas = base.alphas.to(inputs.latents.device)
     noisy = replace(inputs, latents=add_noise(inputs.latents, noise, inputs.timesteps, alphas))
@@ -45,7 +45,7 @@ def loss_of(trainee: Trainee, inputs: Inputs, noise: Tensor, base: Architecture)
     return noise_prediction_loss(answer, *wanted, inputs.timesteps, alphas, base.prediction_type).mean()
 
 
-def new_optimizer(trainee: Trainee, rate: float = LEARNING_RATE) -> torch.optim.Optimizer:
+def new_optimizer(trainee: TrainableMethod, rate: float = LEARNING_RATE) -> torch.optim.Optimizer:
     weights = trainee.weights
     fused = weights[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(weights, lr=rate, fused=fused)

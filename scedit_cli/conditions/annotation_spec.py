@@ -19,7 +19,7 @@ _SEEDS = 2**32 - 1  # the largest
 
 
 @dataclass(frozen=True)
-class Order:
+class AnnotationSpec:
     """A kind of condition picture to be made.
 
     Attributes:
@@ -53,14 +53,14 @@ class Order:
         """The annotator, ready to make condition pictures."""
         return self.annotator.load(settings, self.weights, device)
 
-    def with_drawn_seed(self) -> Order:
+    def with_drawn_seed(self) -> AnnotationSpec:
         """The order with the annotator's own `seed`, where it has one and none was given, among what is drawn."""
         given = {name for name, *_ in (*self.values, *self.ranges)}
         if "seed" not in self.annotator.parameters.model_fields or "seed" in given:
             return self
         return replace(self, ranges=(*self.ranges, ("seed", 0, _SEEDS)))
 
-    def drawn(self, picture: str) -> Order:
+    def drawn(self, picture: str) -> AnnotationSpec:
         """The order for the picture of this name, its `settings` fixed."""
         return replace(self, values=tuple(self.settings(picture).model_dump().items()), ranges=())
 
@@ -70,7 +70,7 @@ class Order:
         return float(generator.uniform(low, high))
 
 
-def orders_of(
+def make_specs(
     kinds: Sequence[str],
     params: Iterable[str] = (),
     *,
@@ -78,7 +78,7 @@ def orders_of(
     weights: Path | None = None,
     seed: int = 0,
     option: str = "--param",
-) -> list[Order]:
+) -> list[AnnotationSpec]:
     """An order for each kind.
 
     Args:
@@ -96,7 +96,7 @@ def orders_of(
     if annotator and not having:
         found[0].annotator(annotator)  # tells what it has
     return [
-        order_of(kind.annotator(annotator if kind.name in having else None), given[kind.name], weights, seed)
+        make_spec(kind.annotator(annotator if kind.name in having else None), given[kind.name], weights, seed)
         for kind in found
     ]
 
@@ -129,9 +129,9 @@ def _parameter(text: str, kinds: list[str], option: str) -> tuple[str, str, str]
     return kind, name, value.strip()
 
 
-def order_of(
+def make_spec(
     annotator: Annotator, given: Mapping[str, str], weights: Path | None = None, seed: int = 0
-) -> Order:
+) -> AnnotationSpec:
     """An order by `annotator`, of values by the names of its parameters, LOW..HIGH for what is drawn.
 
     Raises:
@@ -151,7 +151,7 @@ def order_of(
     for end in (1, 2):  # tells what is unknown or out of range before the first picture is opened
         whole = {name: bounds[end - 1] for name, *bounds in ranges}
         annotator.settings(**values, **whole)
-    return Order(kind, annotator.name, tuple(values.items()), tuple(ranges), weights, seed)
+    return AnnotationSpec(kind, annotator.name, tuple(values.items()), tuple(ranges), weights, seed)
 
 
 def _number(kind: str, name: str, text: str, end: str) -> float:

@@ -8,6 +8,6 @@ import numpy as np
 from PIL import Image
 
 
-def chance(picture: Image.Image, seed: int) -> np.random.Generator:
+def image_rng(picture: Image.Image, seed: int) -> np.random.Generator:
     """The same for the same pixels and `seed` (0 or more)."""
     return np.random.default_rng((seed, zlib.crc32(picture.tobytes())))

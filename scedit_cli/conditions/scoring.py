@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.conditions.consistency.measure import Figures, Measure
 from scedit_cli.conditions.registry import Annotator, all_kinds, find
 from scedit_cli.utils.errors import SceditError
@@ -73,14 +73,14 @@ def measured(
 
 
 def measured_by(
-    makers: Sequence[Order],
+    makers: Sequence[AnnotationSpec],
     pictures: Sequence[Image.Image],
     conditions: Sequence[Image.Image],
     device: str = "cpu",
 ) -> list[Figures]:
     """`measured` of each picture with the condition at its place, which the order at its place has made: one that
     draws nothing. Raises as `measured`."""
-    alike: dict[Order, list[int]] = defaultdict(list)
+    alike: dict[AnnotationSpec, list[int]] = defaultdict(list)
     for place, maker in enumerate(makers):
         alike[maker].append(place)
     figures: list[Figures] = [{} for _ in makers]

@@ -23,9 +23,9 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.conditions.registry import Make, Parameters, find
-from scedit_cli.data.images import identified, open_picture
+from scedit_cli.data.images import identified, open_image
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import read_json, whole
 from scedit_cli.utils.workers import serve_parent, starting
@@ -75,7 +75,7 @@ class _Opened:
 
 def annotate_all(
     tasks: Sequence[Task],
-    orders: Sequence[Order],
+    orders: Sequence[AnnotationSpec],
     *,
     device: str = "cpu",
     overwrite: bool = False,
@@ -115,7 +115,7 @@ def annotate_all(
     return done
 
 
-def annotate_chunk(tasks: Sequence[Task], orders: Sequence[Order], overwrite: bool = False) -> list[Outcome]:
+def annotate_chunk(tasks: Sequence[Task], orders: Sequence[AnnotationSpec], overwrite: bool = False) -> list[Outcome]:
     """`annotate_all` for a few pictures, here and now, on the CPU."""
     opened = [_open(task, orders, overwrite) for task in tasks]
     for save in _make(opened, orders, "cpu"):
@@ -124,7 +124,7 @@ def annotate_chunk(tasks: Sequence[Task], orders: Sequence[Order], overwrite: bo
 
 
 def _pooled(
-    chunks: list[Sequence[Task]], orders: Sequence[Order], overwrite: bool, processes: int
+    chunks: list[Sequence[Task]], orders: Sequence[AnnotationSpec], overwrite: bool, processes: int
 ) -> Iterator[list[Outcome]]:
     threads = max(1, (os.cpu_count() or 1) // processes)
     # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
@@ -147,7 +147,7 @@ def _pooled(
 
 
 def _stream(
-    chunks: list[Sequence[Task]], orders: Sequence[Order], device: str, overwrite: bool
+    chunks: list[Sequence[Task]], orders: Sequence[AnnotationSpec], device: str, overwrite: bool
 ) -> Iterator[list[Outcome]]:
     """Threads open the next batches and save the last one while the device computes."""
     ahead: deque[list[Future[_Opened]]] = deque()
@@ -168,7 +168,7 @@ def _stream(
             saving = opened, saves
 
 
-def _open(task: Task, orders: Sequence[Order], overwrite: bool) -> _Opened:
+def _open(task: Task, orders: Sequence[AnnotationSpec], overwrite: bool) -> _Opened:
     opened = _Opened(Outcome(task.name))
     try:
         digest = digest_of(task.picture)
@@ -183,14 +183,14 @@ def _open(task: Task, orders: Sequence[Order], overwrite: bool) -> _Opened:
             if there is None:
                 opened.outcome.foreign.append(order.kind)
         if opened.todo:
-            opened.picture = open_picture(task.picture)
+            opened.picture = open_image(task.picture)
     except SceditError as error:
         opened.todo = {}
         opened.outcome.failed = {"picture": error.message}
     return opened
 
 
-def _make(opened: Sequence[_Opened], orders: Sequence[Order], device: str) -> list[Callable[[], None]]:
+def _make(opened: Sequence[_Opened], orders: Sequence[AnnotationSpec], device: str) -> list[Callable[[], None]]:
     """Makes what is to be made, each order's pictures of equal settings together; returns what saves it."""
     saves: list[Callable[[], None]] = []
     for order in orders:
@@ -240,7 +240,7 @@ def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
     return {name: "; ".join(told) for name, told in reasons.items()}
 
 
-def record_of(order: Order, settings: Parameters, digest: str) -> dict[str, Any]:
+def record_of(order: AnnotationSpec, settings: Parameters, digest: str) -> dict[str, Any]:
     """What a condition picture tells of itself; equal records mean equal pictures."""
     return {
         "kind": order.kind,
@@ -263,7 +263,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def recorded_maker(path: Path, kind: str) -> Order | None:
+def recorded_maker(path: Path, kind: str) -> AnnotationSpec | None:
     """How the condition picture of `kind` at `path` says that it was made; None where it does not, or by nobody that
     there is."""
     record = read_record(path) or {}
@@ -274,7 +274,7 @@ def recorded_maker(path: Path, kind: str) -> Order | None:
         settings = annotator.settings(**record["parameters"]).model_dump()
     except (SceditError, KeyError, TypeError):  # by another version, or changed by hand
         return None
-    return Order(kind, annotator.name, tuple(settings.items()))
+    return AnnotationSpec(kind, annotator.name, tuple(settings.items()))
 
 
 def save_condition(picture: Image.Image, place: Path, record: dict[str, Any], replace: bool = True) -> None:

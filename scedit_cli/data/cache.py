@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from scedit_cli.conditions import channels_of
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.dataset import Dataset, Size
 from scedit_cli.data.digests import digests
 from scedit_cli.data.hints import Hints, MadeHints, read_photograph
-from scedit_cli.data.tensor_store import Layout, Store
+from scedit_cli.data.tensor_store import Layout, TensorStore
 from scedit_cli.models.base import Base
 from scedit_cli.models.fingerprint import own_weights
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
@@ -43,8 +43,8 @@ class Cache:
         zeroes_dropped_text: whether a caption that is dropped becomes zeros, and not the empty prompt.
     """
 
-    latents: Store
-    text: Store
+    latents: TensorStore
+    text: TensorStore
     pictures: tuple[str, ...]  # keys into `latents`
     captions: tuple[str, ...]  # keys into `text`
     empty: str  # key into `text` of the empty prompt
@@ -91,7 +91,7 @@ def cache_latents_and_text(
     base: Base,
     kinds: Sequence[str] = (),
     on_step: OnStep | None = None,
-    orders: Sequence[Order] = (),
+    orders: Sequence[AnnotationSpec] = (),
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> Cache:
@@ -152,7 +152,7 @@ def cache_latents(
     on_step: OnStep | None = None,
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
-) -> tuple[Store, list[str]]:
+) -> tuple[TensorStore, list[str]]:
     """Where the pictures' "moments" (2C, h, w) are, float32, and under which keys. Raises as
     `cache_latents_and_text`."""
     folder = dataset.path / "cache"
@@ -196,7 +196,7 @@ def cache_text(
     on_step: OnStep | None = None,
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
-) -> tuple[Store, list[str]]:
+) -> tuple[TensorStore, list[str]]:
     """Where the encoded captions and the empty prompt are, by the names of `Base.encode_prompts`, and under which key
     each picture's is."""
     texts, expected = {_text_key(text): text for text in _distinct(dataset)}, base.text_layout
@@ -219,7 +219,7 @@ def text_in_other_precision(dataset: Dataset, base: Base) -> torch.dtype | None:
     """The precision in which text is cached, where that is not the one of `base`, and none is cached for `base`."""
     mine, empty = _folder(dataset, "text", _text_settings(base)), _text_key("")
     for folder in sorted(mine.parent.glob("text-*")) if not mine.exists() else ():
-        store = Store(folder, lambda key, layout: layout.keys() == base.text_layout.keys())
+        store = TensorStore(folder, lambda key, layout: layout.keys() == base.text_layout.keys())
         dtypes = set() if store.missing([empty]) else {values.dtype for values in store.get([empty]).values()}
         if others := dtypes - {base.dtype}:
             return others.pop()
@@ -246,11 +246,11 @@ def _filled(
     on_step: OnStep | None,
     share: tuple[int, int],
     wait: Wait | None,
-) -> Store:
+) -> TensorStore:
     """The store of these settings with an entry for each key: this process encodes its share of those missing."""
     number, processes = share
     folder = _folder(dataset, name, settings)
-    store = Store(folder, fits)
+    store = TensorStore(folder, fits)
     # Shares are of all keys, not of those missing: a process that comes later finds fewer of them missing.
     mine = store.missing(list(dict.fromkeys(keys))[number::processes])
     done = len(keys) - len(mine)
@@ -265,7 +265,7 @@ def _filled(
     if wait:
         wait()
     if processes > 1:
-        store = Store(folder, fits)
+        store = TensorStore(folder, fits)
     if lost := store.missing(keys):
         raise WorkFailed(
             f"{folder} lacks {len(lost)} of {len(keys)} entries", hint="start again: what is there is kept"

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.images import picture_size
+from scedit_cli.data.images import image_size
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import read_json, write_whole
 
@@ -63,7 +63,7 @@ class Dataset:
     def sizes(self) -> tuple[Size, ...]:
         """Width and height in pixels of each picture, from its line or else from the file."""
         with ThreadPoolExecutor(4) as pool:
-            return tuple(pool.map(lambda item: item.size or picture_size(item.image), self.items))
+            return tuple(pool.map(lambda item: item.size or image_size(item.image), self.items))
 
     @cached_property
     def buckets(self) -> tuple[Size, ...]:
@@ -93,7 +93,7 @@ class Dataset:
                 )
         paths = [item.conditions[kind] for item in self.items]
         with ThreadPoolExecutor(4) as pool:
-            for item, size, other in zip(self.items, self.sizes, pool.map(picture_size, paths), strict=True):
+            for item, size, other in zip(self.items, self.sizes, pool.map(image_size, paths), strict=True):
                 if other != size:
                     raise SceditError(
                         f"{self._at(item)}: {kind}{_COLUMN} {item.conditions[kind].name} is {_by(other)} pixels, "

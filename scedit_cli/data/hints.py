@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from scedit_cli.conditions import channels_of, find
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.arrays import planes, stacked, unit
-from scedit_cli.data.images import decode, open_picture, reading
+from scedit_cli.data.images import decode, open_image, reading
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image
 
@@ -79,7 +79,7 @@ class MadeHints:
         order: by an annotator that needs no weights.
     """
 
-    def __init__(self, pictures: Sequence[Path], size: tuple[int, int], order: Order) -> None:
+    def __init__(self, pictures: Sequence[Path], size: tuple[int, int], order: AnnotationSpec) -> None:
         self.order = order.with_drawn_seed()
         self._pictures = Hints(pictures, size, read=read_photograph)
 
@@ -93,7 +93,7 @@ class MadeHints:
         return stacked([made_hint(self.order, *each) for each in zip(names, pictures, strict=True)])
 
 
-def made_hint(order: Order, name: str, picture: np.ndarray) -> Tensor:
+def made_hint(order: AnnotationSpec, name: str, picture: np.ndarray) -> Tensor:
     """What `order` makes of a picture, uint8 (H, W, 3), with the settings that `name` draws: float32 (C, H, W) in
     [0, 1]."""
     [made] = order.load(order.settings(name))([Image.fromarray(picture)])
@@ -115,10 +115,10 @@ def read_photograph(path: Path) -> Tensor:
     Raises:
         SceditError: no readable picture is there.
     """
-    return planes(np.asarray(open_picture(path)))
+    return planes(np.asarray(open_image(path)))
 
 
-def open_condition_picture(path: Path, kind: str) -> Image.Image:
+def open_condition_image(path: Path, kind: str) -> Image.Image:
     """A dataset's condition picture in mode RGB, or RGBA where the kind's alpha counts.
 
     Raises:

@@ -22,7 +22,7 @@ from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
 from scedit_cli.data.formats import ANIMATED, suffix_of, unread
 from scedit_cli.data.hints import check_levels
-from scedit_cli.data.images import decode, reading, save_picture, upright_size
+from scedit_cli.data.images import decode, reading, save_image, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
 from scedit_cli.utils.errors import NotInstalled, SceditError
@@ -114,7 +114,7 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     ours = row_of(name, made.text, kinds)
     files = (ours["file_name"], *(ours[column_of(kind)] for kind in kinds))
     for file, picture in zip(files, (made.picture, *made.conditions.values()), strict=True):
-        save_picture(picture, folder / file)
+        save_image(picture, folder / file)
     row = made.more | ours | {
         "width": how.size[0],
         "height": how.size[1],
@@ -126,7 +126,7 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     return Taken(row, files, kinds, how.size, signature(made.picture), made.caption_from, made.really)
 
 
-class Intake:
+class Importer:
     """Takes a source's pictures into a dataset folder, row by row: memory does not grow with their content.
 
     Attributes:

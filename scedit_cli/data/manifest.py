@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.formats import is_picture, is_shard, suffix_of
-from scedit_cli.data.images import save_picture
+from scedit_cli.data.images import save_image
 from scedit_cli.data.overview import overview
 from scedit_cli.data.report import Report
 from scedit_cli.data.shards import shard_places
@@ -28,14 +28,14 @@ _READ = (*CAPTIONS, ".arrow")  # of a folder, beside pictures, tables and shards
 
 
 @dataclass(frozen=True)
-class Origin:
+class Manifest:
     """`asked` is what `prepare` was called with, "source" among it; `files` is a digest of the files that it reads."""
 
     asked: dict[str, Any]
     files: str
 
     @classmethod
-    def of(cls, asked: dict[str, Any], places: Iterable[str | Path], out: Path) -> Origin:
+    def of(cls, asked: dict[str, Any], places: Iterable[str | Path], out: Path) -> Manifest:
         """
         Args:
             places: of pictures; what is no file, folder or pattern of this machine counts by its name alone.
@@ -73,7 +73,7 @@ class Origin:
         sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
         name = Path(self.asked["source"]).name
         heading = f"{name}: {report.pictures:,} pictures, {sizes}, {report.coverage:.0%} with a caption"
-        save_picture(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
+        save_image(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
 
     def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
         """Writes the report of a folder that is not made to a file beside it, which the returned error names."""

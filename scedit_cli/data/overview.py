@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from scedit_cli.data.dataset import METADATA, condition_name
-from scedit_cli.data.hints import open_condition_picture
-from scedit_cli.data.images import open_picture, picture_size
+from scedit_cli.data.hints import open_condition_image
+from scedit_cli.data.images import image_size, open_image
 
 _ROWS = 12  # pictures shown
 _LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: sides of a cell, between cells, a caption's width
@@ -23,7 +23,7 @@ def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> I
     """Up to twelve of the `pictures` of the dataset folder `path`, evenly apart: each with its conditions of `kinds`,
     its caption and its size, under `heading`."""
     rows = _evenly(path / METADATA, pictures)
-    sides = [max(picture_size(path / row["file_name"])) for row in rows]
+    sides = [max(image_size(path / row["file_name"])) for row in rows]
     cell = min(_MOST, max(_LEAST, *sides))
     font, small = ImageFont.load_default(17), ImageFont.load_default(14)
     left = [_GAP + column * (cell + _GAP) for column in range(2 + len(kinds))]
@@ -40,10 +40,10 @@ def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> I
     for number, row in enumerate(rows):
         column, line = divmod(number, lines)
         x, y = column * wide, top + line * (cell + _GAP)
-        picture = open_picture(path / row["file_name"])
+        picture = open_image(path / row["file_name"])
         size = f"{picture.width}x{picture.height}"
         files = [(path / condition_name(kind, row["file_name"]), kind) for kind in kinds]
-        shown = [picture, *(open_condition_picture(*each).convert("RGB") for each in files)]
+        shown = [picture, *(open_condition_image(*each).convert("RGB") for each in files)]
         for at, picture in zip(left[:-1], shown, strict=True):
             picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
             sheet.paste(picture, (x + at + (cell - picture.width) // 2, y + (cell - picture.height) // 2))

@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.dataset import row_of, write_rows
-from scedit_cli.data.images import save_picture
+from scedit_cli.data.images import save_image
 from scedit_cli.scenes import PICTURE_SIZE
 from scedit_cli.scenes.captions import caption
 from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
@@ -41,7 +41,7 @@ class Example:
     image: Image.Image
     text: str
     conditions: dict[str, Image.Image]
-    makers: dict[str, Order] = field(default_factory=dict)
+    makers: dict[str, AnnotationSpec] = field(default_factory=dict)
 
 
 def example(seed: int, kinds: Sequence[str] = SCENE_KINDS, size: int = PICTURE_SIZE, look: str = "plain") -> Example:
@@ -128,8 +128,8 @@ def _write_chunk(
     rows = []
     for index in indices:
         made, name = example(seed + index, kinds, size, look), f"{index:06d}.png"
-        save_picture(made.image, folder / "images" / name)
+        save_image(made.image, folder / "images" / name)
         for kind, picture in made.conditions.items():
-            save_picture(picture, folder / "conditions" / kind / name)
+            save_image(picture, folder / "conditions" / kind / name)
         rows.append(row_of(name, made.text, kinds))
     return rows

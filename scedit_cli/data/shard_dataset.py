@@ -26,7 +26,7 @@ _LOOKED_AT = 16  # samples that tell which conditions the shards hold
 
 
 @dataclass(frozen=True)
-class Streamed:
+class ShardDataset:
     """Shards whose samples become pictures of one size, with their conditions of `kinds`.
 
     Attributes:
@@ -97,7 +97,7 @@ class Streamed:
             write_rows(part, rows)
             (part / FIRST).write_text(json.dumps(first))
 
-    def without_first(self, folder: Path, count: int) -> Streamed:
+    def without_first(self, folder: Path, count: int) -> ShardDataset:
         """This without the first `count` pictures in `folder`, as `write_first` has written it.
 
         Raises:
@@ -159,7 +159,7 @@ def open_streamed(
     columns: Mapping[str, str] | None = None,
     upscale: bool = False,
     on_step: Callable[[int, int], None] | None = None,
-) -> Streamed:
+) -> ShardDataset:
     """The shards that `place` names, as for `shard_places`.
 
     Raises:
@@ -170,4 +170,4 @@ def open_streamed(
     if not known:
         raise SceditError(f"data.path: {place} holds no samples", hint="scedit prepare --shards writes shards")
     places, counts = zip(*known, strict=True)
-    return Streamed(places, counts, size, kinds, dict(columns or {}), upscale, (0,) * len(places))
+    return ShardDataset(places, counts, size, kinds, dict(columns or {}), upscale, (0,) * len(places))

@@ -17,7 +17,7 @@ class Turn:
     skip: int
 
 
-class Lanes:
+class ShardSchedule:
     """Shards dealt to `lanes` readers, shuffled and dealt anew in each epoch, in which every shard has one reader.
 
     Shards hold unlike numbers of samples, so lanes go through their epochs at their own pace. A lane's sequence is a

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.cache import PIXELS_AT_ONCE
 from scedit_cli.data.hints import made_hint
 from scedit_cli.data.importing import Cut, Rejected
 from scedit_cli.data.loader import Batch
 from scedit_cli.data.sampler import check_state, part_of
-from scedit_cli.data.shard_dataset import Streamed
-from scedit_cli.data.shard_schedule import Lanes, Turn
+from scedit_cli.data.shard_dataset import ShardDataset
+from scedit_cli.data.shard_schedule import ShardSchedule, Turn
 from scedit_cli.data.shards import Sample, read_samples
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError
@@ -74,21 +74,21 @@ class Stream:
 
     def __init__(
         self,
-        data: Streamed,
+        data: ShardDataset,
         batch_size: int,
         seed: int = 0,
         *,
         shuffle: int = 1000,
         unusable: float = 0.5,
         share: tuple[int, int] = (0, 1),
-        orders: Sequence[Order] = (),
+        orders: Sequence[AnnotationSpec] = (),
         workers: int = 4,
         on_fault: Callable[[str], None] | None = None,
     ) -> None:
         self.data, self.batch_size, self.seed, self.step = data, batch_size, seed, 0
         self.count = sum(data.left)
         self.places = part_of(range(batch_size), *share)
-        self.lanes = Lanes(data.left, batch_size, seed)
+        self.lanes = ShardSchedule(data.left, batch_size, seed)
         self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
         self.unusable, self.orders = unusable, tuple(orders)
         self._workers, self._tell = workers, on_fault or (lambda sentence: None)

@@ -23,7 +23,7 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Layout = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]  # type and shape of an entry's tensors, by name
 
 
-class Store:
+class TensorStore:
     """The entries of a folder: under each key, tensors by name. Files that are torn count as not there.
 
     Args:
@@ -85,7 +85,7 @@ class Store:
 class Writer:
     """Adds entries to a store; the last shard is written when the `with` block ends, by an exception too."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TensorStore) -> None:
         self._store = store
         self._waiting: dict[str, Tensor] = {}
         self._bytes = 0

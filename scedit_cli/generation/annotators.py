@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import Order, order_of, parameters_of
+from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_spec, parameters_of
 from scedit_cli.conditions.registry import Annotator
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.annotation import recorded_maker
@@ -16,9 +16,9 @@ from scedit_cli.recipe import settings_of_made
 from scedit_cli.utils.errors import SceditError
 
 
-def maker_of(
+def annotation_for(
     condition: Condition, given: Mapping[str, str], taker: Tuner | None, base: str, weights: Path | None = None
-) -> Order | None:
+) -> AnnotationSpec | None:
     """How `condition` was made, or is to be made of its photo; None for a kind that nothing makes.
 
     Settings are those `given`; the others are what the condition picture's file says of itself, else what the recipe
@@ -38,7 +38,7 @@ def maker_of(
     else:
         annotator = conditions.find(kind).annotator(conditions.scene_annotator(kind) if base == EMBEDDED else None)
         values = _taught(annotator, taker)
-    order = order_of(annotator, values | given, weights)
+    order = make_spec(annotator, values | given, weights)
     if order.ranges:
         name, low, high = order.ranges[0]
         raise SceditError(
@@ -51,6 +51,6 @@ def _taught(annotator: Annotator, taker: Tuner | None) -> dict[str, str]:
     """The settings in the recipe of the tuner; those that it drew for each picture are nobody's."""
     params = settings_of_made(taker.metadata.get("recipe", "")) if taker else []
     try:
-        return dict(order_of(annotator, parameters_of([annotator.kind], params)[annotator.kind]).values)
+        return dict(make_spec(annotator, parameters_of([annotator.kind], params)[annotator.kind]).values)
     except SceditError:
         return {}

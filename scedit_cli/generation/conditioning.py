@@ -15,10 +15,10 @@ from scedit_cli import conditions
 from scedit_cli.conditions.annotation_spec import parameters_of
 from scedit_cli.conditions.naming import check_one_of_each, check_scorable
 from scedit_cli.data.images import open_mask
-from scedit_cli.generation.annotators import maker_of
+from scedit_cli.generation.annotators import annotation_for
 from scedit_cli.generation.config import Request
-from scedit_cli.generation.image_jobs import Order
-from scedit_cli.generation.init_image import Canvas
+from scedit_cli.generation.image_jobs import ImageJob
+from scedit_cli.generation.init_image import InitImage
 from scedit_cli.generation.provenance import condition_text, digests, sha256
 from scedit_cli.inference.controls import (
     Condition,
@@ -41,8 +41,8 @@ _Key = tuple[Path, str | None, bool]
 
 
 @dataclass(eq=False)
-class Steering:
-    """Made by `Steering.of` from files alone; `fit` brings it to a base.
+class Conditioning:
+    """Made by `Conditioning.of` from files alone; `fit` brings it to a base.
 
     Attributes:
         placed: the tuners to attach, in this order.
@@ -52,7 +52,7 @@ class Steering:
 
     request: Request
     placed: list[PlacedTuner]
-    canvas: Canvas | None
+    canvas: InitImage | None
     device: str
     _specs: list[tuple[ConditionSpec, ...]]
     start: Start | None = None
@@ -63,8 +63,8 @@ class Steering:
 
     @classmethod
     def of(
-        cls, request: Request, orders: Sequence[Order], base: str, scored: bool = False, device: str = "cpu"
-    ) -> Steering:
+        cls, request: Request, orders: Sequence[ImageJob], base: str, scored: bool = False, device: str = "cpu"
+    ) -> Conditioning:
         """Opens all pictures and tuners, and checks that they belong together, and where they are to be `scored` that
         there are conditions which something measures.
 
@@ -80,7 +80,7 @@ class Steering:
             check_one_of_each((spec.file, opened[_key(spec)].kind) for spec in specs)
         if scored:
             check_scorable({each.spec.file: each.kind for each in opened.values()})
-        canvas = Canvas.of(request) if request.image is not None else None
+        canvas = InitImage.of(request) if request.image is not None else None
         masks = {name: open_named(file, "--mask", open_mask) for name, file in request.mask_files.items()}
         placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
         opened = _made(opened, placed, request, base, device if scored else None)
@@ -132,10 +132,10 @@ class Steering:
             self.start = self.canvas.start(next(iter(self._sizes.values())), rule, request.strength)
         return list(dict.fromkeys(notes))
 
-    def size(self, order: Order) -> Size:
+    def size(self, order: ImageJob) -> Size:
         return self._sizes[order.conditions]
 
-    def scales(self, order: Order) -> tuple[float, ...]:
+    def scales(self, order: ImageJob) -> tuple[float, ...]:
         """α of every placed tuner; 0 where the order does not give its condition."""
         given = {self._conditions[_key(spec)].kind: spec.scale for spec in order.conditions}
         scales = []
@@ -149,18 +149,18 @@ class Steering:
                 scales.append(0.0)
         return tuple(scales)
 
-    def spans(self, order: Order) -> tuple[tuple[float, float], ...]:
+    def spans(self, order: ImageJob) -> tuple[tuple[float, float], ...]:
         """Between which fractions of the steps each placed tuner acts."""
         given = {self._conditions[_key(spec)].kind: (spec.start, spec.end) for spec in order.conditions}
         return tuple(given.get(each.tuner.condition, (0.0, 1.0)) for each in self.placed)
 
-    def regions(self, order: Order) -> list[Tensor | None]:
+    def regions(self, order: ImageJob) -> list[Tensor | None]:
         """Where each placed tuner acts, as `Attachment.set_regions` takes it."""
         size, rule = self.size(order), self.request.resize or "crop"
         shown = {name: to_tensor([resized(mask, size, rule)])[:, :1] for name, mask in self._masks.items()}
         return [shown.get(each.name) for each in self.placed]
 
-    def shown(self, order: Order) -> dict[str, Image.Image]:
+    def shown(self, order: ImageJob) -> dict[str, Image.Image]:
         """The order's condition pictures by kind, as the tuners see them."""
         size = self.size(order)
         shown = {}
@@ -171,7 +171,7 @@ class Steering:
             shown[condition.kind] = self._shown[key]
         return shown
 
-    def hints(self, orders: Sequence[Order]) -> dict[str, Tensor]:
+    def hints(self, orders: Sequence[ImageJob]) -> dict[str, Tensor]:
         """The hints of a batch: one for all where its orders share the picture, else one each."""
         shown = [self.shown(order) for order in orders]
         scales = zip(self.placed, self.scales(orders[0]), strict=True)
@@ -182,7 +182,9 @@ class Steering:
             hints[kind] = to_hints(kind, pictures[:1] if same else pictures)
         return hints
 
-    def measured(self, orders: Sequence[Order], pictures: Sequence[Image.Image]) -> list[dict[str, dict[str, float]]]:
+    def measured(
+        self, orders: Sequence[ImageJob], pictures: Sequence[Image.Image]
+    ) -> list[dict[str, dict[str, float]]]:
         """By kind, how each picture follows each of its conditions: its `consistency`, and figures beside it."""
         makers = [
             (n, self._conditions[_key(spec)].maker)
@@ -200,7 +202,7 @@ class Steering:
             scores[n][maker.kind] = each
         return scores
 
-    def settings(self, order: Order) -> dict[str, Any]:
+    def settings(self, order: ImageJob) -> dict[str, Any]:
         """What of this a picture's file keeps, in a request's words, with absolute paths."""
         request = self.request
         named = [(self._conditions[_key(spec)].kind, spec) for spec in order.conditions]
@@ -249,7 +251,7 @@ def _made(
     takers = {each.tuner.condition: each.tuner for each in placed}
     weights = expanded(request.weights) if request.weights is not None else None
     made = {
-        key: replace(each, maker=maker_of(each, given[each.kind], takers.get(each.kind), base, weights))
+        key: replace(each, maker=annotation_for(each, given[each.kind], takers.get(each.kind), base, weights))
         for key, each in opened.items()
     }
     if scored_on:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from scedit_cli.generation.image_jobs import Order
+from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.inference.sampler import grid
 
 _ACROSS = 8  # pictures side by side
 
 
 def sheet(
-    orders: Sequence[Order], pictures: Sequence[Image.Image], shown: Sequence[Mapping[str, Image.Image]]
+    orders: Sequence[ImageJob], pictures: Sequence[Image.Image], shown: Sequence[Mapping[str, Image.Image]]
 ) -> Image.Image:
     """A row for every label that the orders have, or several where its pictures are many; to the left the condition
     pictures of the row's first order, unless they are those of the row above."""

@@ -24,7 +24,7 @@ _KEYS = ("prompt", "seed", "negative", "conditions", "scales")
 
 
 @dataclass(frozen=True)
-class Line:
+class PromptLine:
     """A prompt and what its line in the prompts file says beside it; `conditions` that are None are left out."""
 
     prompt: str
@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Order:
+class ImageJob:
     """One picture to make.
 
     Attributes:
@@ -53,13 +53,13 @@ class Order:
     column: str = ""
 
 
-def orders_for(request: Request) -> list[Order]:
+def jobs_of(request: Request) -> list[ImageJob]:
     """All pictures of a request, prompt by prompt, seed by seed, the last sweep turning fastest.
 
     Raises:
         SceditError: seeds, conditions, sweeps or a prompts file that say nothing sensible.
     """
-    lines = [Line(prompt) for prompt in request.prompts]
+    lines = [PromptLine(prompt) for prompt in request.prompts]
     if request.prompts_file is not None:
         lines += read_lines(expanded(request.prompts_file))
     given = [_with_kind(parse_condition(text)) for text in request.conds]
@@ -67,7 +67,7 @@ def orders_for(request: Request) -> list[Order]:
     seeds = _seeds(request)
     sweeps = request.scale_sweeps
     orders = []
-    for line in lines or [Line("")]:
+    for line in lines or [PromptLine("")]:
         specs = tuple(_merged(given, line.conditions))
         for seed in line.seeds or seeds:
             for values in itertools.product(*(values for _, values in sweeps)):
@@ -76,7 +76,7 @@ def orders_for(request: Request) -> list[Order]:
                 one_seed = len(line.seeds or seeds) == 1
                 row = [line.prompt, *([] if one_seed or not sweeps else [f"seed {seed}"]), *said[:-1]]
                 orders.append(
-                    Order(
+                    ImageJob(
                         line.prompt,
                         (request.negative or "") if line.negative is None else line.negative,
                         seed,
@@ -89,7 +89,7 @@ def orders_for(request: Request) -> list[Order]:
     return orders
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[PromptLine]:
     """The prompts of a text file, one a line, of a .jsonl file, or of a .csv or .tsv with a column of them; empty lines
     are passed over. Paths in a .jsonl file count from its folder.
 
@@ -114,15 +114,15 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def _read_text(text: str, of_objects: bool, path: Path) -> list[Line]:
+def _read_text(text: str, of_objects: bool, path: Path) -> list[PromptLine]:
     # Of the marks that Unicode counts as ends of lines, only those that editors write; the others are part of a prompt.
     numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not of_objects:
-        return [Line(line) for _, line in numbered]
+        return [PromptLine(line) for _, line in numbered]
     return [_read_object(line, f"--prompts {path}, line {number}", path.parent) for number, line in numbered]
 
 
-def _read_table(text: str, separators: str, where: str) -> list[Line]:
+def _read_table(text: str, separators: str, where: str) -> list[PromptLine]:
     between = max(separators, key=text.partition("\n")[0].count)
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=between))
@@ -133,7 +133,7 @@ def _read_table(text: str, separators: str, where: str) -> list[Line]:
     if prompt is None:
         raise SceditError(f"{where} has no prompts in a column prompt", f"it has {', '.join(columns) or 'no rows'}")
     return [
-        Line(
+        PromptLine(
             row[prompt].strip(),
             row.get(negative) or None,
             parse_seeds(row[seed], f"{where}, row {number}: seed") if row.get(seed) else None,
@@ -143,7 +143,7 @@ def _read_table(text: str, separators: str, where: str) -> list[Line]:
     ]
 
 
-def _read_object(text: str, where: str, folder: Path) -> Line:
+def _read_object(text: str, where: str, folder: Path) -> PromptLine:
     try:
         said = read_json(text)
     except ValueError as error:
@@ -161,7 +161,7 @@ def _read_object(text: str, where: str, folder: Path) -> Line:
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise SceditError(f"{where}: scales: {name} is {scale!r}", hint="give a number")
     seeds = ",".join(map(str, seed)) if isinstance(seed, list) else str(seed)
-    return Line(
+    return PromptLine(
         said.get("prompt", ""),
         said.get("negative"),
         None if seed is None else parse_seeds(seeds, f"{where}: seed"),

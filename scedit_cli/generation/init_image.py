@@ -20,7 +20,7 @@ _STRENGTH = 0.6  # of image-to-image; within a mask everything is drawn anew
 
 
 @dataclass(frozen=True)
-class Canvas:
+class InitImage:
     """An RGB picture and, of mode L and its size, a mask that is 255 where it is drawn anew and 0 elsewhere; None for
     everywhere."""
 
@@ -29,7 +29,7 @@ class Canvas:
     outpainted: bool = False
 
     @classmethod
-    def of(cls, request: Request) -> Canvas:
+    def of(cls, request: Request) -> InitImage:
         """Opens the picture and its mask, and adds the margins.
 
         Raises:
@@ -57,7 +57,7 @@ class Canvas:
     def size(self) -> Size:
         return self.picture.size
 
-    def extended(self, left: int, top: int, right: int, bottom: int) -> Canvas:
+    def extended(self, left: int, top: int, right: int, bottom: int) -> InitImage:
         """With margins to draw; until then the picture's edge goes on in them."""
         around = ((top, bottom), (left, right))
         mask = np.zeros(self.picture.size[::-1], np.uint8) if self.mask is None else np.asarray(self.mask)
@@ -68,7 +68,7 @@ class Canvas:
             outpainted=True,
         )
 
-    def grown_to(self, multiple: int) -> Canvas:
+    def grown_to(self, multiple: int) -> InitImage:
         """An outpainted canvas grows to the right and below until its sides are multiples; another is what it is."""
         right, below = (-side % multiple for side in self.size)
         return self.extended(0, 0, right, below) if self.outpainted and (right or below) else self

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from scedit_cli.core.attach import attach
-from scedit_cli.generation.conditioning import Steering
+from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import Request
-from scedit_cli.generation.image_jobs import Order
+from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.inference.denoising import check_sampling
 from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import DTYPES, Base
@@ -26,10 +26,10 @@ _BATCH = 8
 _SWITCHES = ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile")
 
 
-class Run:
+class ImageRunner:
     """The base with its tuners attached, for as long as it is entered."""
 
-    def __init__(self, request: Request, base: Base, steering: Steering) -> None:
+    def __init__(self, request: Request, base: Base, steering: Conditioning) -> None:
         self.request, self.base, self.steering = request, base, steering
         self.steps = request.steps or base.defaults.steps
         self.guidance = request.guided(base.defaults.guidance)
@@ -38,7 +38,7 @@ class Run:
         self._device = accelerator(request.device) if request.offload else base.device
         self._attachment = None
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> ImageRunner:
         base, placed = self.base, self.steering.placed
         if self.request.vae_slicing:
             base.vae.enable_slicing()
@@ -57,7 +57,7 @@ class Run:
         if self.request.compile:
             self.base.unet._compiled_call_impl = None
 
-    def batches(self, orders: Sequence[Order]) -> list[list[int]]:
+    def batches(self, orders: Sequence[ImageJob]) -> list[list[int]]:
         """Places in `orders` of those that can be drawn together: they differ in prompts, seeds and condition pictures
         alone."""
         groups: dict[Any, list[int]] = {}
@@ -69,7 +69,7 @@ class Run:
         most = self.request.batch_size or _BATCH
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
-    def draw(self, orders: Sequence[Order], on_step: Callable[[int, int], None] | None = None) -> list[Image.Image]:
+    def draw(self, orders: Sequence[ImageJob], on_step: Callable[[int, int], None] | None = None) -> list[Image.Image]:
         """The pictures of a batch; `on_step` is called with (denoising steps done, of how many)."""
         first, steering = orders[0], self.steering
         width, height = steering.size(first)
@@ -96,7 +96,7 @@ class Run:
             on_step=on_step,
         )
 
-    def facts(self, order: Order) -> dict[str, Any]:
+    def facts(self, order: ImageJob) -> dict[str, Any]:
         """What a name's template may show."""
         width, height = self.steering.size(order)
         return {
@@ -113,7 +113,7 @@ class Run:
             "time": time.strftime("%H-%M-%S"),
         }
 
-    def settings(self, order: Order, batch: list[int] | None = None) -> dict[str, Any]:
+    def settings(self, order: ImageJob, batch: list[int] | None = None) -> dict[str, Any]:
         """What the file keeps: `request_from` reads it back."""
         request, base, guidance = self.request, self.base, self.guidance
         width, height = self.steering.size(order)

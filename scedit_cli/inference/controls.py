@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.conditions.naming import told_kind, untold_kind
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.source import locate_pinned
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.hints import open_given_condition
-from scedit_cli.data.images import open_picture
+from scedit_cli.data.images import open_image
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.utils.errors import SceditError
@@ -36,7 +36,7 @@ class Condition:
     spec: ConditionSpec
     kind: str
     picture: Image.Image
-    maker: Order | None = None
+    maker: AnnotationSpec | None = None
 
     def shown_at(self, size: Size, rule: str, device: str = "cpu") -> Image.Image:
         """The condition picture at `size`; a photo is resized first, and annotated then, on the device of this name.
@@ -95,11 +95,11 @@ def open_condition(spec: ConditionSpec) -> Condition:
     if (kind := told_kind(spec)) is None:
         open_named(spec.file, spec.option)  # a file that is not there is told first
         raise untold_kind(spec)
-    read = open_picture if spec.photo else partial(open_given_condition, kind=kind)
+    read = open_image if spec.photo else partial(open_given_condition, kind=kind)
     return Condition(spec, kind, open_named(spec.file, spec.option, read))
 
 
-def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = open_picture) -> Image.Image:
+def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = open_image) -> Image.Image:
     """The picture at `path` by `read`, a photograph unless told otherwise; errors name the option that it was given
     with."""
     try:

@@ -121,7 +121,7 @@ def sample(
                 drawn = base.decode(latents)
             if start and start.redraw is not None:
                 drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.picture.to(drawn))
-            pictures += to_pictures(drawn)
+            pictures += to_images(drawn)
     finally:
         if attachment:
             attachment.scales = full_scales
@@ -150,7 +150,7 @@ def check_size(base: Base, height: int, width: int, what: str) -> None:
         )
 
 
-def to_pictures(pictures: Tensor) -> list[Image.Image]:
+def to_images(pictures: Tensor) -> list[Image.Image]:
     """RGB pictures of (B, 3, H, W) floats in [0, 1]."""
     levels = (pictures * 255).round().to("cpu", torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).contiguous()]

@@ -13,10 +13,10 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
-from scedit_cli.conditions.annotation_spec import Order, orders_of
+from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
 from scedit_cli.data.annotation import Outcome, Task, annotate_all, digest_of, failures, made, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
-from scedit_cli.data.images import open_picture, save_picture
+from scedit_cli.data.images import open_image, save_image
 from scedit_cli.data.licences import check_licences, record_licences
 from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.utils.devices import best_device
@@ -117,7 +117,7 @@ def annotate(
     if not names:
         raise SceditError("no kind of condition is named", hint=f"choose one of {', '.join(conditions.KINDS)}")
     weights = expanded(weights) if weights else None
-    orders = orders_of(names, params, annotator=annotator, weights=weights, seed=seed)
+    orders = make_specs(names, params, annotator=annotator, weights=weights, seed=seed)
     _check_options(src, out, sheet, preview)
     for order in orders:
         (licences.accept if accept_license else licences.require)(order.annotator)
@@ -135,7 +135,7 @@ def annotate(
 @dataclass(frozen=True)
 class _Work:
     src: Path
-    orders: list[Order]
+    orders: list[AnnotationSpec]
     overwrite: bool
     device: str | None
     processes: int | None
@@ -199,7 +199,7 @@ def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str,
             _check_place(place, work.overwrite, option)
     if out and sheet and out.resolve() == sheet.resolve():
         raise SceditError(f"--out and --sheet are both {out}", hint="name two places")
-    picture = open_picture(src)
+    picture = open_image(src)
     found = work.make(src.name, picture)
     if out:
         [order] = orders
@@ -229,7 +229,7 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
     failed: dict[str, str] = {}
     for number, name in enumerate(names, 1):
         try:
-            picture = open_picture(work.src / name)
+            picture = open_image(work.src / name)
             rows[name] = [picture, *work.make(name, picture)]
         except SceditError as error:
             failed[name] = error.message
@@ -242,7 +242,11 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
 
 
 def _draw(
-    place: Path, replace: bool, rows: list[list[Image.Image]], orders: Sequence[Order], labels: list[str] | None = None
+    place: Path,
+    replace: bool,
+    rows: list[list[Image.Image]],
+    orders: Sequence[AnnotationSpec],
+    labels: list[str] | None = None,
 ) -> None:
     from scedit_cli.inference.sampler import grid
 
@@ -254,7 +258,7 @@ def _draw(
         [row], parts = shown, [slice(at, at + _ABREAST) for at in range(0, len(headings), _ABREAST)]
         sheet = _below_each_other([grid([row[part]], headings[part]) for part in parts])
     with whole(place, replace) as part:
-        save_picture(sheet, part)
+        save_image(sheet, part)
 
 
 def _below_each_other(strips: list[Image.Image]) -> Image.Image:
@@ -328,7 +332,7 @@ def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     return outcomes
 
 
-def _task(src: Path, name: str, orders: Sequence[Order]) -> Task:
+def _task(src: Path, name: str, orders: Sequence[AnnotationSpec]) -> Task:
     return Task(name, src / name, tuple(src / condition_name(order.kind, name) for order in orders))
 
 

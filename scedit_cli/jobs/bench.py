@@ -12,15 +12,15 @@ from scedit_cli.benchmark import compare, quality
 from scedit_cli.benchmark.architecture import architecture, architecture_of
 from scedit_cli.benchmark.baseline import check_comparable, read_baseline, same_machine, worse
 from scedit_cli.benchmark.compare import Costs, Further
-from scedit_cli.benchmark.config import Setting
+from scedit_cli.benchmark.config import BenchConfig
 from scedit_cli.benchmark.document import read_result
-from scedit_cli.benchmark.evaluation import Exam
+from scedit_cli.benchmark.evaluation import Evaluation
 from scedit_cli.benchmark.measure import settled
 from scedit_cli.benchmark.modes import BASE, read_size, read_tolerance
 from scedit_cli.benchmark.plot import draw
 from scedit_cli.benchmark.quality_plot import draw_quality, is_drawn
 from scedit_cli.benchmark.report import quality_facts
-from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
@@ -127,12 +127,12 @@ def bench(
         if place:
             check_place(place)
 
-    def check_baseline(setting: Setting) -> None:
+    def check_baseline(setting: BenchConfig) -> None:
         if before:
             check_comparable(Path(baseline), before, BenchResult(Costs(setting, [])).document())
 
     sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
-    wanted = Setting(base or "", batch, resolution, dtype, None, *sizes)
+    wanted = BenchConfig(base or "", batch, resolution, dtype, None, *sizes)
     if shown:
         check_baseline(shown.setting)
         result = shown
@@ -140,7 +140,7 @@ def bench(
         result = _score(wanted, device, prediction, tuners, scenes or 128, check_baseline, tell)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
-        of = seeds or 3, scenes or 128, learning_rates or {}, Kept(keep)
+        of = seeds or 3, scenes or 128, learning_rates or {}, ResultCache(keep)
         result = _train(chosen, wanted, device, budget, *of, check_baseline, tell)
     elif mode == "--sampling":
         result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, tell)
@@ -153,7 +153,8 @@ def bench(
             result = BenchResult(compare.estimate_all(chosen, wanted, device, further, check=check_baseline, **watch))
         else:
             wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
-            result = BenchResult(*compare.measure_all(chosen, wanted, rounds or 1, further, device, check=check_baseline, **watch))
+            watch["check"] = check_baseline
+            result = BenchResult(*compare.measure_all(chosen, wanted, rounds or 1, further, device, **watch))
     if before:
         document = result.document()
         if not same_machine(before, document):
@@ -192,7 +193,7 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
     return plot
 
 
-def _sample(wanted: Setting, device: str | None, tell: OnEvent) -> BenchResult:
+def _sample(wanted: BenchConfig, device: str | None, tell: OnEvent) -> BenchResult:
     place = torch.device(device or best_device())
     shape = architecture(wanted.base or EMBEDDED)
     wanted = replace(wanted, base=shape.name, resolution=wanted.resolution or 256, dtype=wanted.dtype or "fp32")
@@ -204,7 +205,7 @@ def _sample(wanted: Setting, device: str | None, tell: OnEvent) -> BenchResult:
 
 
 def _skips(
-    wanted: Setting,
+    wanted: BenchConfig,
     device: str | None,
     prediction: str | None,
     scenes: int | None,
@@ -235,7 +236,7 @@ def _skips(
 
 def _load(
     model: str,
-    wanted: Setting,
+    wanted: BenchConfig,
     device: str | None,
     prediction: str | None,
     placed: Sequence[PlacedTuner],
@@ -258,14 +259,14 @@ def _budget(steps: int | None, seconds: float | None, batch: int | None) -> qual
 
 def _train(
     methods: Sequence[str],
-    wanted: Setting,
+    wanted: BenchConfig,
     device: str | None,
     budget: quality.Budget,
     seeds: int,
     scenes: int,
     rates: Mapping[str, float],
-    kept: Kept,
-    check: Callable[[Setting], None],
+    kept: ResultCache,
+    check: Callable[[BenchConfig], None],
     tell: OnEvent,
 ) -> BenchResult:
     """Quality beside cost: the embedded base's own, then that of each method."""
@@ -282,7 +283,7 @@ def _train(
             able.append(method)
         except (RuntimeError, ValueError) as error:
             tell(Note(f"{method} cannot be had on the embedded base: {error}"))
-    exam = Exam(base, scenes, kept)
+    exam = Evaluation(base, scenes, kept)
     own = exam.limits
     found = {BASE: {"psnr": own.psnr, "objects": own.objects, "scenes": scenes}}
     tell(Progress("the base itself", 1, 1))
@@ -294,12 +295,12 @@ def _train(
 
 
 def _score(
-    wanted: Setting,
+    wanted: BenchConfig,
     device: str | None,
     prediction: str | None,
     tuners: Sequence[str],
     scenes: int,
-    check: Callable[[Setting], None],
+    check: Callable[[BenchConfig], None],
     tell: OnEvent,
 ) -> BenchResult:
     from scedit_cli.benchmark.tuner_scores import scores_of

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from scedit_cli import scenes
-from scedit_cli.generation.conditioning import Steering
+from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import Request
 from scedit_cli.generation.filenames import Names
 from scedit_cli.generation.grid import sheet
-from scedit_cli.generation.image_jobs import orders_for
+from scedit_cli.generation.image_jobs import jobs_of
 from scedit_cli.generation.provenance import encoded, request_from
-from scedit_cli.generation.runner import Run, accelerator
+from scedit_cli.generation.runner import ImageRunner, accelerator
 from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.generation.web_ui import open_page, page, slots_for
 from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed, taught
@@ -122,7 +122,7 @@ def generate(
         if request.said():
             kept = kept | {"batch": None}
         request = request.over(again)
-    orders = orders_for(request)
+    orders = jobs_of(request)
     texts = dict.fromkeys(each for order in orders for each in (order.prompt, order.negative))
     if request.weighted:
         for text in texts:
@@ -131,7 +131,7 @@ def generate(
         tell(Note(told))
     names = Names(expanded(out or "pictures"), template, overwrite)
     device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
-    steering = Steering.of(request, orders, request.base or EMBEDDED, score, device)
+    steering = Conditioning.of(request, orders, request.base or EMBEDDED, score, device)
 
     if loaded is None:
         _check_sampler(request, steering.placed)
@@ -154,7 +154,7 @@ def generate(
             tell(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
     for text in steering.fit(base):
         tell(Note(text))
-    run = Run(request, base, steering)
+    run = ImageRunner(request, base, steering)
     batches = run.batches(orders)
     place, size = kept.get("batch") or (0, 1)
     first = names.first_number()

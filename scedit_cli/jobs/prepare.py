@@ -14,9 +14,9 @@ from typing import Any
 from scedit_cli.data.buckets import Size, bucket, exactly
 from scedit_cli.data.cache import cache_latents, cache_text
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.data.importing import Intake
+from scedit_cli.data.importing import Importer
 from scedit_cli.data.licences import write_licences
-from scedit_cli.data.manifest import Origin, forget_refused, located
+from scedit_cli.data.manifest import Manifest, forget_refused, located
 from scedit_cli.data.report import Report
 from scedit_cli.data.scenes import SCENE_KINDS, write_scenes
 from scedit_cli.data.shards import write_shards
@@ -165,7 +165,7 @@ def prepare(
 
         def make() -> tuple[int, list[str], Report | None]:
             places = () if src is None else (located(src), *asked["conditions"].values())
-            origin = Origin.of(asked, places, out)
+            origin = Manifest.of(asked, places, out)
             if (cache or shards) and not is_there and origin.has_made(out):
                 tell(Note(f"{out} is prepared already, by the same call"))
             elif not is_there and scenes is not None:
@@ -205,10 +205,13 @@ def _take(
     drop_duplicates: bool,
     strict: bool,
     captionless: float,
-    origin: Origin,
+    origin: Manifest,
     tell: OnEvent,
 ) -> tuple[int, list[str], Report]:
-    intake = Intake(sizes, drop_duplicates, lambda *step: tell(Progress("prepare", *step[:2], {"pictures/s": step[2]})))
+    def on_step(done: int, total: int, speed: float) -> None:
+        tell(Progress("prepare", done, total, {"pictures/s": speed}))
+
+    intake = Importer(sizes, drop_duplicates, on_step)
     report = intake.report
     with whole_folder(out) as folder:
         intake.run(source, folder)
@@ -241,7 +244,7 @@ def _render(
     look: str,
     held_out: bool,
     size: int,
-    origin: Origin,
+    origin: Manifest,
     tell: OnEvent,
 ) -> tuple[int, list[str], Report]:
     if seed + scenes > HELD_OUT_SEED:

@@ -26,7 +26,7 @@ from scedit_cli.training.loop import Loop, Told
 from scedit_cli.training.memory import peak_of_run
 from scedit_cli.training.model_card import check_hub, upload, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
-from scedit_cli.training.run_folder import Run, choose_run, claimed
+from scedit_cli.training.run_folder import RunFolder, choose_run, claimed
 from scedit_cli.training.signals import terminable
 from scedit_cli.training.trackers import check_trackers
 from scedit_cli.training.trainer import Trainer
@@ -153,7 +153,7 @@ def train(
 
 def _train(
     recipe: Recipe,
-    run: Run,
+    run: RunFolder,
     processes: Processes,
     told: Told,
     resume: bool,

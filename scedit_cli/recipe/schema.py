@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from scedit_cli.recipe.validation_errors import mistake, sentences
+from scedit_cli.recipe.validation_errors import invalid, sentences
 from scedit_cli.utils.errors import SceditError, shortened
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
@@ -45,7 +45,7 @@ class BaseSection(_Section):
     @model_validator(mode="after")
     def _revisions_are_of_something(self) -> BaseSection:
         if self.vae_revision and not self.vae:
-            raise mistake("base.vae_revision", "a revision of nothing; name the autoencoder with base.vae")
+            raise invalid("base.vae_revision", "a revision of nothing; name the autoencoder with base.vae")
         return self
 
 
@@ -70,17 +70,17 @@ class TunerSection(_Section):
     @classmethod
     def _true_is_not_1(cls, value: Any) -> Any:
         if isinstance(value, bool):  # equal to 1, even strictly
-            raise mistake("tuner.hint_kernel", f"{str(value).lower()} is none of 1, 3, 5, 7")
+            raise invalid("tuner.hint_kernel", f"{str(value).lower()} is none of 1, 3, 5, 7")
         return value
 
     @model_validator(mode="after")
     def _hints_belong_to_csc(self) -> TunerSection:
         if self.kind == "csc" and self.condition is None:
-            raise mistake("tuner.condition", 'missing; a csc tuner needs one, such as "canny"')
+            raise invalid("tuner.condition", 'missing; a csc tuner needs one, such as "canny"')
         if self.kind == "sc":
             for key in ("condition", "hint_kernel", "hint_channels", "hint_width"):
                 if getattr(self, key) != type(self).model_fields[key].default:
-                    raise mistake(f"tuner.{key}", 'an sc tuner takes no hint; leave it out, or set tuner.kind = "csc"')
+                    raise invalid(f"tuner.{key}", 'an sc tuner takes no hint; leave it out, or set tuner.kind = "csc"')
         return self
 
 
@@ -122,14 +122,14 @@ class DataSection(_Section):
     @model_validator(mode="after")
     def _held_out_scenes_stay_unseen(self) -> DataSection:
         if self.path is None and self.seed + self.scenes > _HELD_OUT:
-            raise mistake("data.seed", f"scenes from {_HELD_OUT} on are for measuring; take a smaller seed")
+            raise invalid("data.seed", f"scenes from {_HELD_OUT} on are for measuring; take a smaller seed")
         return self
 
     @model_validator(mode="after")
     def _columns_are_named(self) -> DataSection:
         for column in self.columns:
             if not all(column.partition("=")):
-                raise mistake("data.columns", f'{column} names nothing; write them as ["image=jpg", "text=caption"]')
+                raise invalid("data.columns", f'{column} names nothing; write them as ["image=jpg", "text=caption"]')
         return self
 
 
@@ -208,19 +208,19 @@ class TrainSection(_Section):
     @model_validator(mode="after")
     def _options_agree(self) -> TrainSection:
         if self.timestep_range[0] >= self.timestep_range[1]:
-            raise mistake("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
+            raise invalid("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
         if self.zero_terminal_snr and self.prediction == "epsilon":
-            raise mistake("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+            raise invalid("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
         if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
-            raise mistake("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
+            raise invalid("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
         for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
             if option in self.optimizer_options:
-                raise mistake("train.optimizer_options", f"{option} is what train.{key} sets")
+                raise invalid("train.optimizer_options", f"{option} is what train.{key} sets")
         if self.optimizer == "schedule-free":
             if self.schedule != "constant":
-                raise mistake("train.schedule", 'schedule-free needs none; leave it "constant"')
+                raise invalid("train.schedule", 'schedule-free needs none; leave it "constant"')
             if self.ema_decay:
-                raise mistake("train.ema_decay", "schedule-free averages the weights itself; leave it 0")
+                raise invalid("train.ema_decay", "schedule-free averages the weights itself; leave it 0")
         return self
 
 
@@ -298,26 +298,26 @@ class Recipe(_Section):
     def _scenes_need_the_embedded_base(self) -> Recipe:
         if self.base.model != "scenes" and self.data.path is None:
             said = shortened(self.base.model)
-            raise mistake("data.path", f"missing; the base {said} needs a dataset folder to learn from")
+            raise invalid("data.path", f"missing; the base {said} needs a dataset folder to learn from")
         return self
 
     @model_validator(mode="after")
     def _hints_are_dropped_where_there_are_some(self) -> Recipe:
         if self.data.hint_dropout and self.tuner.kind == "sc":
-            raise mistake("data.hint_dropout", "an sc tuner takes no hint; leave it 0")
+            raise invalid("data.hint_dropout", "an sc tuner takes no hint; leave it 0")
         if self.data.masked_loss and self.data.path is None:
-            raise mistake("data.masked_loss", "rendered scenes have no masks; name a dataset folder with data.path")
+            raise invalid("data.masked_loss", "rendered scenes have no masks; name a dataset folder with data.path")
         return self
 
     @model_validator(mode="after")
     def _what_is_made_is_taken(self) -> Recipe:
         if self.data.make and self.tuner.kind == "sc":
-            raise mistake("data.make", "an sc tuner takes no hint; leave it out")
+            raise invalid("data.make", "an sc tuner takes no hint; leave it out")
         for kind in self.data.make:
             if kind != self.tuner.condition:
-                raise mistake("data.make", f"{kind} is made for nobody; the tuner takes {self.tuner.condition}")
+                raise invalid("data.make", f"{kind} is made for nobody; the tuner takes {self.tuner.condition}")
         if self.data.params and not self.data.make:
-            raise mistake("data.params", 'settings of nothing; say what is made, as in data.make = ["canny"]')
+            raise invalid("data.params", 'settings of nothing; say what is made, as in data.make = ["canny"]')
         return self
 
     @property

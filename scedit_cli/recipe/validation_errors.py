@@ -17,7 +17,7 @@ _OPTION = 3  # parts of the name of an optimizer's option; behind them pydantic 
 _INPUT = re.compile("^(Input|String|List|Dictionary) should")
 
 
-def mistake(key: str, what: str) -> PydanticCustomError:
+def invalid(key: str, what: str) -> PydanticCustomError:
     """For a validator to raise: `what` is wrong with `key`."""
     return PydanticCustomError("mistake", "{key}: {what}", {"key": key, "what": what})
 

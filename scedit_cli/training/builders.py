@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 
 from scedit_cli.conditions import channels_of, is_quick
-from scedit_cli.conditions.annotation_spec import Order, orders_of
+from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.scenes import Example
-from scedit_cli.data.shard_dataset import Streamed, has_condition, open_streamed
+from scedit_cli.data.shard_dataset import ShardDataset, has_condition, open_streamed
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.inference.denoising import Guidance, check_sampling
@@ -66,13 +66,13 @@ def _has(data: DataSection, kind: str) -> bool:
     return kind in columns or has_condition(data.path, kind, columns)
 
 
-def orders(recipe: Recipe) -> list[Order]:
+def orders(recipe: Recipe) -> list[AnnotationSpec]:
     """For those that are made while training.
 
     Raises:
         SceditError: one that needs weights, an unknown one, or settings that cannot be.
     """
-    made = orders_of(recipe.data.make, recipe.data.params, seed=recipe.train.seed, option="data.params:")
+    made = make_specs(recipe.data.make, recipe.data.params, seed=recipe.train.seed, option="data.params:")
     for order in made:
         if order.annotator.weights:
             raise SceditError(
@@ -167,7 +167,7 @@ def _older(read: Callable[[], T]) -> T | None:
         return None
 
 
-def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Streamed | None:
+def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> ShardDataset | None:
     """The shards to learn from; None where the recipe names none.
 
     Raises:
@@ -193,7 +193,7 @@ def columns_of(data: DataSection) -> dict[str, str]:
 
 
 def open_stream(
-    recipe: Recipe, shards: Streamed, processes: Processes, on_fault: Callable[[str], None] | None = None
+    recipe: Recipe, shards: ShardDataset, processes: Processes, on_fault: Callable[[str], None] | None = None
 ) -> Stream:
     """The batches of pictures out of `shards`, of which this process gets its part."""
     return Stream(
@@ -210,7 +210,7 @@ def open_stream(
 
 
 def find_dataset(
-    recipe: Recipe, base: Base, on_step: OnStep | None = None, shards: Streamed | None = None
+    recipe: Recipe, base: Base, on_step: OnStep | None = None, shards: ShardDataset | None = None
 ) -> Dataset:
     """The pictures to learn from, rendered where the recipe names no dataset folder; of `shards` the first ones alone,
     to show and to measure with.

@@ -14,9 +14,9 @@ from scedit_cli.conditions.kinds import canny, color
 from scedit_cli.data import scenes
 from scedit_cli.data.annotation import recorded_maker
 from scedit_cli.data.dataset import Dataset, open_dataset
-from scedit_cli.data.hints import open_condition_picture
-from scedit_cli.data.images import open_picture
-from scedit_cli.data.shard_dataset import FIRST, Streamed
+from scedit_cli.data.hints import open_condition_image
+from scedit_cli.data.images import open_image
+from scedit_cli.data.shard_dataset import FIRST, ShardDataset
 from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import Base
 from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene
@@ -60,7 +60,7 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_s
     return open_dataset(folder)
 
 
-def first_of(shards: Streamed, count: int) -> Dataset:
+def first_of(shards: ShardDataset, count: int) -> Dataset:
     """The first `count` pictures of `shards`, kept for the next run.
 
     Raises:
@@ -95,9 +95,9 @@ def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[s
     shown = []
     for item in alike[:count]:
         files = {kind: item.conditions[kind] for kind in kinds}
-        pictures = {kind: open_condition_picture(file, kind) for kind, file in files.items()}
+        pictures = {kind: open_condition_image(file, kind) for kind, file in files.items()}
         makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
-        shown.append(scenes.Example(open_picture(item.image), item.text, pictures, makers))
+        shown.append(scenes.Example(open_image(item.image), item.text, pictures, makers))
     return shown
 
 

@@ -13,7 +13,7 @@ from scedit_cli import conditions
 from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.data.scenes import SCENE_KINDS, Example
-from scedit_cli.inference.sampler import sample, to_hints, to_pictures, to_tensor
+from scedit_cli.inference.sampler import sample, to_hints, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.scenes.captions import named_objects
 from scedit_cli.scenes.reader import load_reader
@@ -139,7 +139,7 @@ def _sampled(
 def _through_the_autoencoder(base: Base, shown: Sequence[Example], batch_size: int) -> list[Image.Image]:
     pictures = []
     for batch in to_tensor([each.image for each in shown]).split(batch_size):
-        pictures += to_pictures(base.decode(base.latents_from(base.encode_images(batch))))
+        pictures += to_images(base.decode(base.latents_from(base.encode_images(batch))))
     return pictures
 
 

@@ -20,8 +20,8 @@ from scedit_cli.training.distributed import Processes, memory
 from scedit_cli.training.log import as_lines, draw_curve, read_log
 from scedit_cli.training.preflight import duration
 from scedit_cli.training.resume_compat import check_changes
-from scedit_cli.training.run_folder import Run
-from scedit_cli.training.sample_grids import Previews
+from scedit_cli.training.run_folder import RunFolder
+from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.training.signals import undisturbed
 from scedit_cli.training.trackers import Trackers
 from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
@@ -51,7 +51,7 @@ class Loop:
     def __init__(
         self,
         recipe: Recipe,
-        run: Run,
+        run: RunFolder,
         dataset: Dataset,
         trainer: Trainer,
         told: Told,
@@ -71,7 +71,7 @@ class Loop:
         self._skipped_in_a_row = 0
         self._unseen: list[Step] = []  # whose losses have not been looked at
         self._saved = 0  # step of the last checkpoint
-        self._previews: Previews | None = None
+        self._previews: SampleGrids | None = None
 
     @property
     def images_per_second(self) -> float | None:
@@ -321,7 +321,7 @@ class Loop:
     def _draw_samples(self, trackers: Trackers | None) -> None:
         base, recipe, step = self.trainer.base, self.recipe, self.trainer.step
         move_idle_parts(base, base.device)
-        self._previews = self._previews or Previews(base, builders.examples(recipe, self.dataset), recipe.samples)
+        self._previews = self._previews or SampleGrids(base, builders.examples(recipe, self.dataset), recipe.samples)
         with self.trainer.finished():
             grid = self._previews.draw(self.trainer.edits, self.told.stage("samples"))
         self._leave_idle()

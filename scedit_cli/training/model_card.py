@@ -10,7 +10,7 @@ from pathlib import Path
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.recipe import Recipe
-from scedit_cli.training.run_folder import Run
+from scedit_cli.training.run_folder import RunFolder
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.io import write_whole
 from scedit_cli.utils.markdown import block, plain, span
@@ -31,7 +31,7 @@ _OWN = ("run", "tuner")  # facts that tell of this machine's folders
 _UPLOADED = ["tuner.safetensors", "recipe.toml", "README.md", "log.jsonl", "loss.png", "samples/*"]
 
 
-def write_card(run: Run, recipe: Recipe, base: Base, facts: Mapping[str, str], score: float | None) -> None:
+def write_card(run: RunFolder, recipe: Recipe, base: Base, facts: Mapping[str, str], score: float | None) -> None:
     """Writes the run's README.md, as the hub reads it: how the tuner is used, how it was made and what it does.
 
     The licence is the one that the base was published under, to which a tuner of it is bound; "other" where its name
@@ -115,7 +115,7 @@ def check_hub(repository: str) -> None:
         ) from error
 
 
-def upload(run: Run, repository: str) -> str:
+def upload(run: RunFolder, repository: str) -> str:
     """Uploads what others need of the run; returns the repository's address.
 
     Raises:

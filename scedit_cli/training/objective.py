@@ -16,7 +16,7 @@ from scedit_cli.recipe import TrainSection
 from scedit_cli.training.schedules import draw_timesteps
 
 
-class Draws:
+class StepRandomness:
     """What is random in a step, for the pictures at `places` of its batch of `batch_size`.
 
     Drawn on the CPU from the seed, the step and a picture's place alone, so that a picture gets the same noise
@@ -53,7 +53,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Question:
+class NoisyBatch:
     """Noisy latents (B, C, h, w) and what is known of them, on the base's device.
 
     Attributes:
@@ -77,7 +77,7 @@ class Objective:
         self.prediction_type, self.alphas = levels.prediction_type, levels.alphas_on(base.device)
         self._times, self._sign, self._sigma_data = levels.times, levels.sign, levels.sigma_data
 
-    def ask(self, latents: Tensor, draws: Draws) -> Question:
+    def ask(self, latents: Tensor, draws: StepRandomness) -> NoisyBatch:
         """Latents (B, C, h, w) on the CPU with the noise of `draws`."""
         noise = draws.normal(latents.shape[1:])
         timesteps = draws.timesteps(len(self.alphas), self.options)
@@ -88,15 +88,15 @@ class Objective:
             seen = noise + self.options.input_perturbation * draws.normal(latents.shape[1:])
         return self.noised(latents, noise, timesteps, seen)
 
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, seen: Tensor | None = None) -> Question:
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, seen: Tensor | None = None) -> NoisyBatch:
         """The question with this noise, or with that `seen` in its place, which the answer does not know of; of
         tensors on the CPU."""
         given = latents / self._sigma_data, noise, timesteps, noise if seen is None else seen, self._times[timesteps]
         latents, noise, timesteps, seen, times = (sent(each, self.alphas.device) for each in given)
-        return Question(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps, times)
+        return NoisyBatch(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps, times)
 
     def losses(
-        self, answer: Tensor, asked: Question, weights: Tensor | None = None, mask: Tensor | None = None
+        self, answer: Tensor, asked: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """The loss of each picture, (B,), as the recipe weighs it; times `weights` (B,), under `mask` (B, 1, h, w)."""
         if self.options.loss_weighting == "min-snr":
@@ -105,7 +105,7 @@ class Objective:
         return self.plain_losses(answer, asked, weights, mask)
 
     def plain_losses(
-        self, answer: Tensor, asked: Question, weights: Tensor | None = None, mask: Tensor | None = None
+        self, answer: Tensor, asked: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """The mean squared error of each picture, (B,), whatever the recipe's weighting by noise level."""
         known = asked.noise, asked.latents, asked.timesteps, self.alphas, self.prediction_type

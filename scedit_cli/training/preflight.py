@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.data.shard_dataset import Streamed
+from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
@@ -123,7 +123,7 @@ def look_ahead(
     pictures: int,
     held_out: int,
     processes: Processes,
-    shards: Streamed | None = None,
+    shards: ShardDataset | None = None,
     scarce: int = 0,
 ) -> Preflight:
     """What `recipe` comes to with `pictures` to learn from, out of a dataset folder or `shards`; of `scarce` sizes

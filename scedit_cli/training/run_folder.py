@@ -18,7 +18,7 @@ _ANOTHER = "name another folder with --out"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run's folder, which need not exist yet, and the names of what is in it."""
 
     folder: Path
@@ -107,7 +107,7 @@ class Run:
             )
 
 
-def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrite: bool = False) -> Run:
+def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """The run that a recipe called `name` goes to: `out`, else the next free one of runs/NAME, runs/NAME-2, ….
 
     With `resume` it is the last of them, with `overwrite` the first.
@@ -119,7 +119,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
     if resume and overwrite:
         raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
     if out is not None:
-        run = Run(expanded(out))
+        run = RunFolder(expanded(out))
         if run.folder.exists() and not run.folder.is_dir():
             raise SceditError(f"--out {out} is a file", hint="name a folder")
         run.check_own()
@@ -134,13 +134,13 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
     folders = RUNS.iterdir() if RUNS.is_dir() else ()
     last = max((int(found[1] or 1) for folder in folders if (found := numbered.fullmatch(folder.name))), default=0)
     number = 1 if overwrite else max(last, 1) if resume else last + 1
-    run = Run(RUNS / (f"{name}-{number}" if number > 1 else name))
+    run = RunFolder(RUNS / (f"{name}-{number}" if number > 1 else name))
     run.check_own()
     return run
 
 
 @contextmanager
-def claimed(run: Run) -> Iterator[Run]:
+def claimed(run: RunFolder) -> Iterator[RunFolder]:
     """The run for this process alone: makes its folder with a lock in it, which names this process.
 
     Afterwards the lock is gone, and so are the folders made for it if nothing came to be in them.

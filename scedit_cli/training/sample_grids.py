@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import Order
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.core.attach import Attachment
 from scedit_cli.data.scenes import Example
-from scedit_cli.inference.sampler import grid, sample, to_hints, to_pictures, to_tensor
+from scedit_cli.inference.sampler import grid, sample, to_hints, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.recipe import SamplesSection
 from scedit_cli.training.datasets import OnStep, part_of
 
 
 @dataclass
-class Previews:
+class SampleGrids:
     """Draws a grid of `examples`, all of one size: condition | without the tuner | with it | reference."""
 
     base: Base
@@ -51,7 +51,7 @@ class Previews:
         if not self.options.score or kind not in conditions.measured_kinds():
             return None
         annotator = conditions.scene_annotator(kind) if self.base.family == "scenes" else None
-        usual = Order(kind, conditions.find(kind).annotator(annotator).name)
+        usual = AnnotationSpec(kind, conditions.find(kind).annotator(annotator).name)
         makers = [shown.makers.get(kind, usual) for shown in self.examples]
         if any(maker.annotator.weights for maker in makers):
             return None
@@ -62,7 +62,7 @@ class Previews:
 
         if self._bounds is None:
             moments = [self.base.encode_images(to_tensor([shown.image])) for shown in self.examples]
-            real = [to_pictures(self.base.decode(self.base.latents_from(each)))[0] for each in moments]
+            real = [to_images(self.base.decode(self.base.latents_from(each)))[0] for each in moments]
             self._bounds = follows(self._without), follows(real)
         return conditions.control_score(follows(pictures), *self._bounds)
 

@@ -24,7 +24,7 @@ from scedit_cli.recipe import DataSection, TrainSection
 from scedit_cli.training.average import average_of, averaged_weights
 from scedit_cli.training.checkpoints import Checkpoint
 from scedit_cli.training.distributed import Processes, apart
-from scedit_cli.training.objective import Draws, Objective, Question
+from scedit_cli.training.objective import NoisyBatch, Objective, StepRandomness
 from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
 from scedit_cli.training.schedules import learning_rate_factor
 from scedit_cli.training.signals import undisturbed
@@ -194,7 +194,7 @@ class Trainer:
                 losses[of_part.start : of_part.stop] = each.detach()
         return losses
 
-    def answer(self, batch: Batch, asked: Question, text: dict[str, Tensor]) -> Tensor:
+    def answer(self, batch: Batch, asked: NoisyBatch, text: dict[str, Tensor]) -> Tensor:
         """What the U-Net says to noisy latents of `batch`, with the tuner's edits; all on the base's device."""
         self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
         height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
@@ -272,7 +272,7 @@ class Trainer:
         return batch.encoded(self.base) if isinstance(batch, Raw) else batch
 
     def _losses(self, batch: Batch, places: range) -> Tensor:
-        draws = Draws(self.options.seed, self.step, places, self.options.batch_size)
+        draws = StepRandomness(self.options.seed, self.step, places, self.options.batch_size)
         asked = self.objective.ask(self.base.latents_from(batch.moments, draws.of_pictures), draws)
         batch = batch.on(self.device)
         without_text = sent(draws.happens(self._data.caption_dropout), self.device)

@@ -11,9 +11,9 @@ from PIL import Image
 from scedit_cli import SceditError
 from scedit_cli.benchmark import compare
 from scedit_cli.benchmark.architecture import architecture
-from scedit_cli.benchmark.baseline import read_tolerance
 from scedit_cli.benchmark.compare import Costs, largest_batch
-from scedit_cli.benchmark.config import Figures, Setting
+from scedit_cli.benchmark.config import BenchConfig, Figures
+from scedit_cli.benchmark.modes import read_tolerance
 from scedit_cli.benchmark.plot import draw
 from scedit_cli.benchmark.quality_plot import draw_quality
 from scedit_cli.benchmark.report import (
@@ -28,7 +28,7 @@ from scedit_cli.benchmark.report import (
 from scedit_cli.models.base import load_base
 from tests import tiny
 
-SETTING = Setting("mine", 2, 64, "fp32", "cpu")
+SETTING = BenchConfig("mine", 2, 64, "fp32", "cpu")
 
 
 def figures(method: str, **changes: object) -> Figures:

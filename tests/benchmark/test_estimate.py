@@ -12,7 +12,7 @@ import torch
 
 from scedit_cli import SceditError
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
-from scedit_cli.benchmark.config import Setting
+from scedit_cli.benchmark.config import BenchConfig
 from scedit_cli.benchmark.estimate import count, estimate, peak
 from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.measure import measure, options_for
@@ -46,7 +46,7 @@ def test_parameters_and_operations_are_the_golden_ones(base, method):
     parameters, flops = (json.loads((Path(GOLDEN) / f"{name}.json").read_text()) for name in ("parameters", "flops"))
     *names, step = KNOWN[method]
     shape = architecture(base)
-    work = count(method, shape, 1, shape.resolution, options_for(Setting(base), shape))
+    work = count(method, shape, 1, shape.resolution, options_for(BenchConfig(base), shape))
     assert work.trainable_parameters == parameters[base][names[base == "sdxl"]]
     assert work.base_parameters == parameters[base]["unet"]
     assert work.controlnet_parameters == parameters[base]["controlnet"]
@@ -66,7 +66,7 @@ def test_parameters_and_operations_are_the_golden_ones(base, method):
 def test_operations_of_other_sizes_are_the_golden_ones(method, size, step):
     flops = json.loads((Path(GOLDEN) / "flops.json").read_text())["sd15"]
     shape = architecture("sd15")
-    found = count(method, shape, 1, 512, options_for(Setting("sd15", **size), shape)).flops
+    found = count(method, shape, 1, 512, options_for(BenchConfig("sd15", **size), shape)).flops
     assert found == pytest.approx(flops[f"step_{step}"], rel=0.005)
 
 
@@ -75,11 +75,11 @@ def test_operations_of_other_sizes_are_the_golden_ones(method, size, step):
 def test_every_methods_parameters_are_the_golden_ones(base):
     parameters = json.loads((Path(GOLDEN) / "parameters.json").read_text())[base]
     shape = architecture(base)
-    options = options_for(Setting(base), shape)
+    options = options_for(BenchConfig(base), shape)
     for method, names in (KNOWN | OTHERS).items():
         with prepared(method, shape.on_meta(), options) as trainee:
             assert trainee.count == parameters[names[base == "sdxl"]], method
-    options = options_for(Setting(base, lora_feed_forward=True), shape)
+    options = options_for(BenchConfig(base, lora_feed_forward=True), shape)
     with prepared("lora", shape.on_meta(), options) as trainee:
         assert trainee.count == parameters["lora_attn_ff_r64"]
 
@@ -141,7 +141,7 @@ def test_a_real_steps_resident_memory_is_predicted(tmp_path):
     command = f"bench --estimate --base scenes --methods sc,controlnet --out {out} --quiet --csv"
     subprocess.run([sys.executable, "-m", "scedit_cli", *command.split()], check=True, capture_output=True)
     for told in json.loads(out.read_text())["results"]:
-        measured = measure_apart(told["method"], Setting("scenes", steps=1), lambda *_: None).figures
+        measured = measure_apart(told["method"], BenchConfig("scenes", steps=1), lambda *_: None).figures
         assert told["peak_memory"] == pytest.approx(measured.peak_memory, rel=0.12)
         own, predicted = (
             peak - each["libraries"]
@@ -180,7 +180,7 @@ def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(checkpoint, monke
 
 
 def test_a_single_file_is_measured(checkpoint):
-    found = measure("sc", Setting(checkpoint, batch=1, steps=1), lambda *_: None)
+    found = measure("sc", BenchConfig(checkpoint, batch=1, steps=1), lambda *_: None)
     assert found.setting.resolution == 64 and found.figures.images_per_second > 0
     weights = tiny.unet("sd15").num_parameters() + found.figures.trainable_parameters
     assert found.figures.memory["weights"] == 4 * weights

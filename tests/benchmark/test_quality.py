@@ -9,8 +9,8 @@ from PIL import Image
 
 from scedit_cli.benchmark import quality, skips
 from scedit_cli.benchmark.frechet import frechet_distance
-from scedit_cli.benchmark.quality import Budget, Outcome, rate_of, summed_up
-from scedit_cli.benchmark.result_cache import Kept
+from scedit_cli.benchmark.quality import BenchmarkResult, Budget, rate_of, summed_up
+from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
 from scedit_cli.jobs.bench import bench
@@ -39,7 +39,8 @@ def test_rates_are_those_of_the_kind_unless_chosen():
 
 
 def test_outcomes_are_summed_up_over_seeds():
-    outcomes = [Outcome("steps", 4, 1.0, 0.1, None, 0.5, 10.0), Outcome("steps", 4, 3.0, 0.3, None, 0.7, 14.0)]
+    rows = (1.0, 0.1, None, 0.5, 10.0), (3.0, 0.3, None, 0.7, 14.0)
+    outcomes = [BenchmarkResult("steps", 4, *row) for row in rows]
     found = summed_up(outcomes)
     assert found["seconds"] == 2.0 and found["score"] is None and found["frechet"] == 12.0
     assert found["loss_deviation"] == pytest.approx(0.1 * 2**0.5) and "steps_deviation" not in found
@@ -100,15 +101,16 @@ def test_a_training_is_the_same_again(tmp_path, small):
 
 
 def test_what_is_kept_is_found_for_the_same_alone(tmp_path):
-    kept = Kept(tmp_path)
+    kept = ResultCache(tmp_path)
     kept.keep("sc-seed0", {"rate": 0.1}, {"loss": 1.5})
-    assert kept.find("sc-seed0", {"rate": 0.1}) == {"loss": 1.5} == Kept(str(tmp_path)).find("sc-seed0", {"rate": 0.1})
+    for each in (kept, ResultCache(str(tmp_path))):
+        assert each.find("sc-seed0", {"rate": 0.1}) == {"loss": 1.5}
     assert kept.find("sc-seed0", {"rate": 0.2}) is None is kept.find("sc-seed1", {"rate": 0.1})
     (file,) = tmp_path.iterdir()
     file.write_text("{")
     assert kept.find("sc-seed0", {"rate": 0.1}) is None
-    Kept(None).keep("sc-seed0", {}, 1)
-    assert Kept(None).find("sc-seed0", {}) is None
+    ResultCache(None).keep("sc-seed0", {}, 1)
+    assert ResultCache(None).find("sc-seed0", {}) is None
 
 
 @pytest.mark.parametrize("skip", [0, 4, 11])

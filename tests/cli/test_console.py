@@ -96,12 +96,12 @@ def test_markdown_escapes_what_renderers_interpret():
 
 def test_figures_take_no_text_for_a_formula(tmp_path):
     from scedit_cli.benchmark.compare import Costs
-    from scedit_cli.benchmark.config import Figures, Setting
+    from scedit_cli.benchmark.config import BenchConfig, Figures
     from scedit_cli.benchmark.plot import draw
 
     figures = [Figures(name, trainable_parameters=1, peak_memory=1) for name in ("$x^2$", "$")]
-    draw(tmp_path / "plot.svg", [Costs(Setting("$y_1$", 1, 64, "fp32", "cpu"), figures)])
+    draw(tmp_path / "plot.svg", [Costs(BenchConfig("$y_1$", 1, 64, "fp32", "cpu"), figures)])
     svg = (tmp_path / "plot.svg").read_text("utf-8")
     assert "$x^2$" in svg and "$y_1$" in svg and sys.getsizeof(svg) > 1000
-    draw(tmp_path / "again.svg", [Costs(Setting("$y_1$", 1, 64, "fp32", "cpu"), figures)])
+    draw(tmp_path / "again.svg", [Costs(BenchConfig("$y_1$", 1, 64, "fp32", "cpu"), figures)])
     assert (tmp_path / "again.svg").read_text("utf-8") == svg

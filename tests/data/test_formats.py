@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from scedit_cli.data import formats
-from scedit_cli.data.images import open_picture, picture_size
+from scedit_cli.data.images import image_size, open_image
 from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.data.sources import open_source
 from scedit_cli.jobs.prepare import prepare
@@ -91,7 +91,7 @@ def test_formats_that_are_not_read_are_named(place, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", UNREAD)
-@pytest.mark.parametrize("reader", [open_picture, picture_size])
+@pytest.mark.parametrize("reader", [open_image, image_size])
 def test_by_itself_one_is_refused_too(reader, suffix, tmp_path):
     (tmp_path / f"a{suffix}").write_bytes(TIFF.getvalue())
     with pytest.raises(SceditError, match=UNREAD[suffix]):
@@ -175,12 +175,12 @@ def test_with_pi_heif_they_are_read(place, tmp_path):
     result = prepare(place(tmp_path, files), tmp_path / "out", size=64)
     assert (result.pictures, result.report.rejected) == (2, [])
     (tmp_path / "a.heic").write_bytes(TURNED)
-    made = np.asarray(open_picture(tmp_path / "a.heic"))
-    assert made.shape[:2] == picture_size(tmp_path / "a.heic")[::-1] == (128, 64)
+    made = np.asarray(open_image(tmp_path / "a.heic"))
+    assert made.shape[:2] == image_size(tmp_path / "a.heic")[::-1] == (128, 64)
     assert made[4, 4, 0] > 240 and made[-4, 4, 0] < 16
     (tmp_path / "torn.heic").write_bytes(TURNED[:-100])
     with pytest.raises(SceditError, match=r"torn\.heic is no readable picture"):
-        open_picture(tmp_path / "torn.heic")
+        open_image(tmp_path / "torn.heic")
 
 
 @pytest.mark.parametrize("suffix", [".TXT", ".Txt", ".CAPTION", ".txt"])
@@ -220,4 +220,4 @@ def test_pictures_outside_of_images_are_named(tmp_path):
 def test_an_icon_of_any_size_is_itself(tmp_path, side, bitmap):
     drawn = Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8))
     drawn.save(tmp_path / "a.ico", sizes=[(side, side)], bitmap_format=bitmap)
-    assert np.array_equal(open_picture(tmp_path / "a.ico"), drawn)
+    assert np.array_equal(open_image(tmp_path / "a.ico"), drawn)

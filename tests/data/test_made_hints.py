@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import orders_of
-from scedit_cli.data.hints import Hints, MadeHints, open_condition_picture
+from scedit_cli.conditions.annotation_spec import make_specs
+from scedit_cli.data.hints import Hints, MadeHints, open_condition_image
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def pictures(tmp_path):
 
 
 def made(pictures, kind: str, *params: str, seed: int = 0) -> MadeHints:
-    return MadeHints(pictures, (64, 48), orders_of([kind], params, seed=seed)[0])
+    return MadeHints(pictures, (64, 48), make_specs([kind], params, seed=seed)[0])
 
 
 @pytest.mark.parametrize("kind", ["canny", "color", "gray", "blur"])
@@ -61,5 +61,5 @@ def test_a_condition_with_alpha_is_read_with_it(pictures, tmp_path):
     holed.save(tmp_path / "holed.png")
     expected = torch.from_numpy(np.array(holed)).permute(2, 0, 1)
     assert torch.equal(Hints([tmp_path / "holed.png"], (64, 48), channels=4)[[0]][0], expected)
-    assert open_condition_picture(tmp_path / "holed.png", "inpaint").mode == "RGBA"
-    assert open_condition_picture(tmp_path / "holed.png", "canny").mode == "RGB"
+    assert open_condition_image(tmp_path / "holed.png", "inpaint").mode == "RGBA"
+    assert open_condition_image(tmp_path / "holed.png", "canny").mode == "RGB"

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.shard_dataset import open_streamed
-from scedit_cli.data.shard_schedule import Lanes
+from scedit_cli.data.shard_schedule import ShardSchedule
 from scedit_cli.data.stream import Stream
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
@@ -81,7 +81,7 @@ def test_a_block_is_shuffled_and_nothing_is_lost(shards):
         return sum(numbers(stream(shards, 1, **options), 64), [])
 
     plain, shuffled = drawn(shuffle=0, seed=3), drawn(shuffle=64, seed=3)
-    first = [range(sum(COUNTS[:shard]), sum(COUNTS[: shard + 1])) for shard in Lanes(COUNTS, 1, 3).dealt(0, 0)]
+    first = [range(sum(COUNTS[:shard]), sum(COUNTS[: shard + 1])) for shard in ShardSchedule(COUNTS, 1, 3).dealt(0, 0)]
     assert plain[:20] == [number for shard in first for number in shard]
     assert sorted(plain[20:40]) == list(range(20)) and plain[20:40] != plain[:20]
     assert shuffled != plain and sorted(shuffled) == sorted(plain)
@@ -90,7 +90,7 @@ def test_a_block_is_shuffled_and_nothing_is_lost(shards):
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5, 8])
 def test_every_shard_has_one_reader_in_an_epoch(lanes):
-    made = Lanes(COUNTS, lanes, seed=0)
+    made = ShardSchedule(COUNTS, lanes, seed=0)
     assert made.count == min(lanes, 5)
     for epoch in range(4):
         dealt = [shard for lane in range(made.count) for shard in made.dealt(lane, epoch)]
@@ -191,13 +191,13 @@ def test_conditions_are_made_of_the_pictures(shards):
     Image.fromarray(noise).save(buffer, "PNG")
     write(shards / "000.tar", {"a": {"png": buffer.getvalue(), "txt": b"noise"}})
     only = shards / "000.tar"
-    made = stream(only, 1, kinds=(), orders=orders_of(["canny"], ["low=10..900", "high=950"]))
+    made = stream(only, 1, kinds=(), orders=make_specs(["canny"], ["low=10..900", "high=950"]))
     one, other = islice(made.batches(), 2)
     wanted = conditions.annotate("canny", Image.fromarray(one.pixels[0].permute(1, 2, 0).numpy()))
     assert one.hints["canny"].shape == (1, 3, 48, 64) and not torch.equal(one.hints["canny"], other.hints["canny"])
-    plain = next(stream(only, 1, kinds=(), orders=orders_of(["canny"])).batches())
+    plain = next(stream(only, 1, kinds=(), orders=make_specs(["canny"])).batches())
     assert np.array_equal(plain.hints["canny"][0, 0].numpy() * 255, np.asarray(wanted.convert("L")))
-    holes = next(stream(only, 1, kinds=(), orders=orders_of(["inpaint"])).batches())
+    holes = next(stream(only, 1, kinds=(), orders=make_specs(["inpaint"])).batches())
     assert holes.hints["inpaint"].shape == (1, 4, 48, 64)
 
 

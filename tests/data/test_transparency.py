@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.buckets import exactly
 from scedit_cli.data.cache import cache_latents
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.hints import Hints, MadeHints, read_uint8
-from scedit_cli.data.images import open_mask, open_picture
+from scedit_cli.data.images import open_image, open_mask
 from scedit_cli.data.importing import Rejected, take
 from scedit_cli.data.overview import overview
 from scedit_cli.data.shard_dataset import open_streamed
@@ -147,8 +147,8 @@ def test_a_masks_soft_values_stay_until_it_is_cut():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_photograph_is_laid_on_white(tmp_path, drawn, way):
     file = written(tmp_path, way, drawn, 0)
-    assert np.array_equal(np.asarray(open_picture(file)), np.dstack([np.where(drawn, 0, 255)] * 3))
-    [order] = orders_of(["gray"])
+    assert np.array_equal(np.asarray(open_image(file)), np.dstack([np.where(drawn, 0, 255)] * 3))
+    [order] = make_specs(["gray"])
     made = MadeHints([file], (SIDE, SIDE), order).batch([0], 1)[0]
     assert torch.equal(made, torch.from_numpy(~drawn).float().expand(3, -1, -1))
     assert np.array_equal(np.asarray(conditions.annotate("gray", Image.open(file))), np.where(drawn, 0, 255))

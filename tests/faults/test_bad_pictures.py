@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.annotation import Task, annotate_chunk
 from scedit_cli.data.buckets import bucket
 from scedit_cli.data.hints import read_uint8
@@ -36,7 +36,7 @@ def prepared(file: Path, folder: Path) -> None:
 
 
 def annotated(file: Path, folder: Path) -> None:
-    [outcome] = annotate_chunk([Task("photo", file, (folder / "canny.png",))], orders_of(["canny"]), overwrite=True)
+    [outcome] = annotate_chunk([Task("photo", file, (folder / "canny.png",))], make_specs(["canny"]), overwrite=True)
     if outcome.failed:
         raise SceditError(" ".join(outcome.failed.values()))
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.data.annotation import record_of, save_condition
-from scedit_cli.generation.annotators import maker_of
+from scedit_cli.generation.annotators import annotation_for
 from scedit_cli.inference.controls import Condition
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import ConditionSpec
@@ -22,7 +22,7 @@ def condition(tmp_path):
     def make(kind: str, *params: str, annotator: str | None = None, photo: bool = False) -> Condition:
         place, picture = tmp_path / f"{kind}.png", Image.new("RGB", (64, 64))
         if params or annotator:
-            [order] = orders_of([kind], params, annotator=annotator)
+            [order] = make_specs([kind], params, annotator=annotator)
             save_condition(picture, place, record_of(order, order.settings("x"), "digest"))
         else:
             picture.save(place)
@@ -41,7 +41,7 @@ LOWER = taught('[data]\nmake = ["canny"]\nparams = ["canny.low=50", "high=120..2
 
 
 def settings(condition: Condition, given: dict[str, str], taker: SCTuner | None) -> tuple[float, float]:
-    made = maker_of(condition, given, taker, "somewhere").settings("x")
+    made = annotation_for(condition, given, taker, "somewhere").settings("x")
     return made.low, made.high
 
 
@@ -55,10 +55,10 @@ def test_the_first_that_tells_decides(condition):
 
 
 def test_a_condition_picture_names_its_annotator(condition):
-    assert maker_of(condition("depth"), {}, None, "somewhere").by == "depth-anything"
-    assert maker_of(condition("depth"), {}, None, "scenes").by == "scene"
-    assert maker_of(condition("depth", annotator="midas"), {}, None, "scenes").by == "midas"
-    assert maker_of(condition("depth", annotator="scene"), {}, None, "somewhere").by == "scene"
+    assert annotation_for(condition("depth"), {}, None, "somewhere").by == "depth-anything"
+    assert annotation_for(condition("depth"), {}, None, "scenes").by == "scene"
+    assert annotation_for(condition("depth", annotator="midas"), {}, None, "scenes").by == "midas"
+    assert annotation_for(condition("depth", annotator="scene"), {}, None, "somewhere").by == "scene"
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_recipes_that_say_nothing(condition, recipe):
 
 
 def test_what_cannot_be_is_told(condition):
-    assert maker_of(Condition(ConditionSpec("x.png"), "mine", None), {}, None, "scenes") is None
+    assert annotation_for(Condition(ConditionSpec("x.png"), "mine", None), {}, None, "scenes") is None
     with pytest.raises(SceditError, match="no parameter 'lo'"):
-        maker_of(condition("canny"), {"lo": "3"}, None, "scenes")
+        annotation_for(condition("canny"), {"lo": "3"}, None, "scenes")
     with pytest.raises(SceditError, match="--param canny.low=5..9: one picture has nothing to draw from"):
-        maker_of(condition("canny"), {"low": "5..9"}, None, "scenes")
+        annotation_for(condition("canny"), {"low": "5..9"}, None, "scenes")
 
 
 def test_a_record_of_every_annotator_is_read_back(condition):
     for kind in conditions.KINDS:
         for annotator in conditions.annotators(kind):
-            maker = maker_of(condition(kind, annotator=annotator.name), {}, None, "somewhere")
+            maker = annotation_for(condition(kind, annotator=annotator.name), {}, None, "somewhere")
             assert (maker.by, maker.settings("x")) == (annotator.name, annotator.settings())

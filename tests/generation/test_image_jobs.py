@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from scedit_cli.generation.config import Request
-from scedit_cli.generation.image_jobs import orders_for
+from scedit_cli.generation.image_jobs import jobs_of
 from scedit_cli.utils.errors import SceditError
 
 
 def _orders(**said):
-    return orders_for(Request(**said))
+    return jobs_of(Request(**said))
 
 
 def test_every_prompt_with_every_seed_and_scale():

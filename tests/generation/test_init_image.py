@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from scedit_cli.generation.config import Request
-from scedit_cli.generation.init_image import Canvas
+from scedit_cli.generation.init_image import InitImage
 from scedit_cli.utils.errors import SceditError
 
 
-def canvas(folder, levels: np.ndarray) -> Canvas:
+def canvas(folder, levels: np.ndarray) -> InitImage:
     Image.fromarray(levels).save(folder / "mask.png")
     Image.new("RGB", levels.shape[::-1]).save(folder / "photo.png")
-    return Canvas.of(Request(image=f"{folder}/photo.png", inpaint=f"{folder}/mask.png"))
+    return InitImage.of(Request(image=f"{folder}/photo.png", inpaint=f"{folder}/mask.png"))
 
 
 @pytest.mark.parametrize("black", [0, 3, 127])

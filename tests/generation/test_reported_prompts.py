@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scedit_cli.generation.config import Request
-from scedit_cli.generation.image_jobs import Line, orders_for, read_lines
+from scedit_cli.generation.image_jobs import PromptLine, jobs_of, read_lines
 from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import parse_seeds
@@ -30,19 +30,20 @@ def test_what_is_no_seed(seed):
 
 
 def test_counting_on_ends_at_the_largest_seed():
-    orders = orders_for(Request(seed=LARGEST - 1, num=2))
+    orders = jobs_of(Request(seed=LARGEST - 1, num=2))
     assert [order.seed for order in orders] == [LARGEST - 1, LARGEST]
     with pytest.raises(SceditError, match="the largest seed is"):
-        orders_for(Request(seed=LARGEST, num=2))
+        jobs_of(Request(seed=LARGEST, num=2))
 
 
 # webui#2255 (styles.csv), webui#3095: prompts in a column of a table.
 @pytest.mark.parametrize(("name", "text", "lines"), [
     ("styles.csv", '\ufeffname,prompt,negative_prompt\nFilm,"a still, of film",drawing\n,,\nPlain,a cube,\n',
-     [Line("a still, of film", "drawing"), Line("a cube")]),
-    ("excel.csv", "Prompt;Seed\na cube, red;7\na cone;1-2\n", [Line("a cube, red", None, (7,)), Line("a cone", None, (1, 2))]),
-    ("parti.tsv", "Prompt\tCategory\tNote\na cube, red\tAbstract\tx\n", [Line("a cube, red")]),
-    ("coco.CSV", "image_id,caption\n1,a dog\n", [Line("a dog")]),
+     [PromptLine("a still, of film", "drawing"), PromptLine("a cube")]),
+    ("excel.csv", "Prompt;Seed\na cube, red;7\na cone;1-2\n",
+     [PromptLine("a cube, red", None, (7,)), PromptLine("a cone", None, (1, 2))]),
+    ("parti.tsv", "Prompt\tCategory\tNote\na cube, red\tAbstract\tx\n", [PromptLine("a cube, red")]),
+    ("coco.CSV", "image_id,caption\n1,a dog\n", [PromptLine("a dog")]),
 ])  # fmt: skip
 def test_prompts_in_a_table(tmp_path, name, text, lines):
     (tmp_path / name).write_text(text, encoding="utf-8")
@@ -65,7 +66,8 @@ def test_tables_and_files_without_prompts(tmp_path, name, text, message):
 
 # diffusers#2431, compel#16, miner-release#11, sd-scripts#256, webui#1446 and #5699.
 @pytest.mark.parametrize(("prompt", "found"), [
-    ("a (red:1.3) cube", "(red:1.3)"), ("<lora:style:0.8> a cube", "<lora:style:0.8>"), ("a cube --n bad --w 512", "--n"),
+    ("a (red:1.3) cube", "(red:1.3)"), ("<lora:style:0.8> a cube", "<lora:style:0.8>"),
+    ("a cube --n bad --w 512", "--n"),
     ('--prompt "a cube" --seed 5', "--prompt"), ("masterpiece BREAK a cube", "BREAK"), ("a cat AND a dog", "AND"),
     ("a {red|blue} cube", "{red|blue}"), ("a __color__ cube", "__color__"), ("embedding:bad, a cube", "embedding:bad"),
     ("a [red:blue:0.5] cube", "[red:blue:0.5]"), ("a cube --ar 16:9", "--ar"),
@@ -83,7 +85,8 @@ def test_compels_own_weights_are_told_where_nothing_reads_them():
 
 
 @pytest.mark.parametrize("prompt", [
-    "", "a red cube", "a cube (red) and a cone", "rock-and-roll -- live", "SALT AND PEPPER", "at 10:30", "f(x)", "a_b__c",
+    "", "a red cube", "a cube (red) and a cone", "rock-and-roll -- live", "SALT AND PEPPER", "at 10:30", "f(x)",
+    "a_b__c",
     "[red] cube", "e-mail --", "a: b", "16:9",
 ])  # fmt: skip
 def test_plain_words_are_not(prompt):

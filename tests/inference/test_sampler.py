@@ -10,7 +10,7 @@ from PIL import Image
 from scedit_cli.core.attach import attach
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.inference.denoising import Guidance
-from scedit_cli.inference.sampler import grid, sample, to_pictures, to_tensor
+from scedit_cli.inference.sampler import grid, sample, to_images, to_tensor
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
@@ -165,7 +165,7 @@ def test_sides_that_the_unet_cannot_halve(sd15, height, width):
 
 def test_pictures_and_tensors_are_inverses():
     levels = torch.arange(2 * 3 * 8 * 16, dtype=torch.float32).remainder(256).reshape(2, 3, 8, 16)
-    pictures = to_pictures(levels / 255)
+    pictures = to_images(levels / 255)
     assert pictures[0].size == (16, 8)
     assert torch.equal(to_tensor(pictures) * 255, levels)
 

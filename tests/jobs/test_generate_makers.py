@@ -10,7 +10,7 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions import annotate
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import save_tuner
@@ -64,7 +64,7 @@ def test_a_tuners_recipe_tells_what_it_was_taught(generate, files, base, tmp_pat
 
 
 def test_an_annotators_weights_may_lie_here(generate, base, tmp_path):
-    [order] = orders_of(["lineart"])
+    [order] = make_specs(["lineart"])
     weights = save_weights(order.annotator, tmp_path / "weights")
     tuner = CSCTuner.for_unet(base.unet, condition="lineart", hint_channels=8)
     save_tuner(tuner, tmp_path / "lineart.safetensors", {"base_fingerprint": base.fingerprint})

@@ -90,7 +90,8 @@ def test_plain_fp8_files_are_read_as_their_values(checkpoint):
     assert all(map(torch.equal, found, expected))
 
 
-# stable-diffusion.cpp#1898, ComfyUI#13239, LTX-2#172: without their scales such weights are hundreds of times too large.
+# stable-diffusion.cpp#1898, ComfyUI#13239, LTX-2#172: without their scales such weights are hundreds of times too
+# large.
 @pytest.mark.parametrize("name", [
     "scaled_fp8", "model.diffusion_model.time_embed.0.scale_weight", "model.diffusion_model.time_embed.0.weight_scale",
     "model.diffusion_model.time_embed.0.comfy_quant", "model.diffusion_model.time_embed.0.weight.absmax",

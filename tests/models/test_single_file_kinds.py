@@ -106,8 +106,9 @@ def test_a_file_that_needs_more_than_its_family_is_told_as_what_it_is(checkpoint
 def test_a_file_whose_unet_takes_more_than_latents(checkpoint, family, channels):
     file = checkpoint(family)
     put_unet(file, tiny.unet(family, in_channels=channels))
+    told = f"base {file}: its U-Net takes {channels} channels, where latents have 4"
     for load in (load_base, lambda place: architecture(str(place))):  # which reads no weights
-        with pytest.raises(SceditError, match=f"base {file}: its U-Net takes {channels} channels, where latents have 4"):
+        with pytest.raises(SceditError, match=told):
             load(file)
 
 

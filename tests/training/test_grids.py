@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.annotation import digest_of, record_of, save_condition
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.recipe import Recipe
@@ -22,7 +22,7 @@ PICTURES = 3
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Photos whose edges at 20/60 are others than those at 100/200, and are their canny conditions."""
-    [order] = orders_of(["canny"], ["low=20", "high=60"])
+    [order] = make_specs(["canny"], ["low=20", "high=60"])
     (tmp_path / "images").mkdir()
     for number in range(PICTURES):
         noise = np.random.default_rng(number).integers(90, 160, (64, 64, 3), dtype=np.uint8)
@@ -56,7 +56,7 @@ def followed(base, monkeypatch) -> Callable[[Recipe], list[float]]:
         drawn, seen = [each.image for each in shown], []
         monkeypatch.setattr(sample_grids, "sample", lambda *args, **options: drawn)
         monkeypatch.setattr(sample_grids.conditions, "control_score", lambda with_, *bounds: seen.append(with_))
-        sample_grids.Previews(base, shown, wanted.samples).draw(SimpleNamespace(scales=1.0))
+        sample_grids.SampleGrids(base, shown, wanted.samples).draw(SimpleNamespace(scales=1.0))
         return seen[0]
 
     return measure
@@ -79,7 +79,7 @@ def test_conditions_of_a_network_that_weighs_are_not_scored(base, folder, monkey
     write_rows(folder, [row_of(f"{number}.png", "", ("depth",)) for number in range(PICTURES)])
     shown = builders.examples(recipe(folder, "depth"), open_dataset(folder))
     monkeypatch.setattr(sample_grids, "sample", lambda *args, **options: [each.image for each in shown])
-    drawn = sample_grids.Previews(base, shown, recipe(folder).samples)
+    drawn = sample_grids.SampleGrids(base, shown, recipe(folder).samples)
     drawn.draw(SimpleNamespace(scales=1.0))
     assert {each.makers["depth"].by for each in shown} == {"midas"} and drawn.score is None
 

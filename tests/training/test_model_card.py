@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
 from scedit_cli.training.model_card import _LICENCES, check_hub, upload, write_card
-from scedit_cli.training.run_folder import Run
+from scedit_cli.training.run_folder import RunFolder
 from scedit_cli.utils.errors import SceditError, WorkFailed
 
 RECIPE = Recipe.from_dict(
@@ -18,7 +18,7 @@ RECIPE = Recipe.from_dict(
 
 
 def test_the_card_says_what_the_hub_asks_for(base, tmp_path):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     run.samples.mkdir()
     for step in (200, 400):
         (run.samples / f"step-{step:06d}.png").touch()
@@ -44,7 +44,7 @@ def test_the_card_says_what_the_hub_asks_for(base, tmp_path):
     ],
 )
 def test_the_licence_is_that_of_a_base_known_by_name(base, tmp_path, name, licence):
-    write_card(Run(tmp_path), RECIPE, replace(base, name=name), {}, None)
+    write_card(RunFolder(tmp_path), RECIPE, replace(base, name=name), {}, None)
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.license == licence and data.base_model == (None if name == "scenes" else name)
 
@@ -56,7 +56,7 @@ def test_every_built_in_base_is_known_by_name():
 def test_a_card_shows_no_folders_of_this_machine(base, tmp_path):
     mine = {"model": base.name, "vae": "/home/me/vae"}
     recipe = Recipe.from_dict({"base": mine, "tuner": {"kind": "sc"}, "data": {"path": "/home/me/cats"}})
-    write_card(Run(tmp_path), recipe, base, {}, None)
+    write_card(RunFolder(tmp_path), recipe, base, {}, None)
     card = ModelCard.load(tmp_path / "README.md")
     folder = Path(base.name)
     assert str(folder.parent) not in card.content and "/home/me" not in card.content
@@ -66,7 +66,7 @@ def test_a_card_shows_no_folders_of_this_machine(base, tmp_path):
 
 def test_a_card_without_score_and_samples(base, tmp_path):
     style = Recipe.from_dict({"tuner": {"kind": "sc"}})
-    write_card(Run(tmp_path), style, base, {}, None)
+    write_card(RunFolder(tmp_path), style, base, {}, None)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.pipeline_tag == "text-to-image" and not card.data.eval_results
     assert "samples/" not in card.content and "--cond" not in card.content
@@ -94,13 +94,13 @@ def hub(monkeypatch):
 
 
 def test_uploading_takes_what_others_need(hub, tmp_path):
-    assert upload(Run(tmp_path), "me/canny") == "https://hub/me/canny"
+    assert upload(RunFolder(tmp_path), "me/canny") == "https://hub/me/canny"
     assert hub["repo_id"] == "me/canny" and hub["folder_path"] == tmp_path
     assert {"tuner.safetensors", "README.md", "recipe.toml"} <= set(hub["allow_patterns"])
     for gone in (ConnectionError("no route"), huggingface_hub.errors.HTTPError("no route")):
         hub["error"] = gone
         with pytest.raises(WorkFailed, match="could not be uploaded to me/canny: no route"):
-            upload(Run(tmp_path), "me/canny")
+            upload(RunFolder(tmp_path), "me/canny")
 
 
 def test_who_cannot_upload_is_told_before_training(hub, monkeypatch):

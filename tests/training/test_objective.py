@@ -18,15 +18,15 @@ from scedit_cli.core.objective import add_noise
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, TrainSection
 from scedit_cli.training import builders
-from scedit_cli.training.objective import Draws, Objective
+from scedit_cli.training.objective import Objective, StepRandomness
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
 LATENTS = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def draws(places=range(6)) -> Draws:
-    return Draws(7, 3, places, 6)
+def draws(places=range(6)) -> StepRandomness:
+    return StepRandomness(7, 3, places, 6)
 
 
 def test_a_picture_draws_the_same_in_any_company(base):
@@ -36,7 +36,7 @@ def test_a_picture_draws_the_same_in_any_company(base):
     for name in ("noisy", "latents", "noise", "timesteps"):
         assert torch.equal(getattr(asked, name), getattr(whole, name)[2:5]), name
     assert torch.equal(draws().happens(0.5)[2:5], draws(part).happens(0.5))
-    other = Objective(base, options).ask(LATENTS, Draws(7, 4, range(6), 6))
+    other = Objective(base, options).ask(LATENTS, StepRandomness(7, 4, range(6), 6))
     assert not torch.equal(other.noise, whole.noise)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scedit_cli.training.run_folder import Run, choose_run, claimed
+from scedit_cli.training.run_folder import RunFolder, choose_run, claimed
 from scedit_cli.utils.errors import SceditError
 
 
@@ -80,7 +80,7 @@ def test_a_folder_of_somebody_else_is_left_alone(names, options):
 
 def test_a_run_is_known_as_one_until_it_is_gone(monkeypatch):
     """Killed at any moment of being removed, it can be overwritten again."""
-    run = Run(Path("run"))
+    run = RunFolder(Path("run"))
     begin("run")
     for name in ("README.md", "tuner.safetensors", "samples/a.png", "checkpoints/step-000002/manifest.json"):
         Path("run", name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def test_a_run_is_known_as_one_until_it_is_gone(monkeypatch):
 
 
 def test_a_claim_that_came_to_nothing_leaves_nothing():
-    with claimed(Run(Path("a/b/run"))) as run:
+    with claimed(RunFolder(Path("a/b/run"))) as run:
         assert json.loads((run.folder / ".lock").read_text())["pid"] == os.getpid()
     assert not Path("a").exists()
     with claimed(run):
@@ -101,7 +101,7 @@ def test_a_claim_that_came_to_nothing_leaves_nothing():
 
 
 def test_the_second_who_claims_a_run_is_told_who_holds_it():
-    run = Run(Path("run"))
+    run = RunFolder(Path("run"))
     with claimed(run), pytest.raises(SceditError, match=f"in use by process {os.getpid()}"), claimed(run):
         pass
     assert not run.folder.exists()
@@ -117,22 +117,22 @@ def test_the_lock_of_a_process_that_is_gone_is_stale():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     lock(pid=gone.pid)
-    with claimed(Run(Path("run"))):
+    with claimed(RunFolder(Path("run"))):
         assert json.loads(Path("run/.lock").read_text())["pid"] == os.getpid()
 
 
 def test_the_lock_of_an_earlier_process_of_the_same_number_is_stale():
     lock(started=psutil.Process().create_time() - 3600)
-    with claimed(Run(Path("run"))):
+    with claimed(RunFolder(Path("run"))):
         pass
 
 
 def test_locks_that_cannot_be_judged_are_respected():
     lock(host="elsewhere")
-    with pytest.raises(SceditError, match="on elsewhere"), claimed(Run(Path("run"))):
+    with pytest.raises(SceditError, match="on elsewhere"), claimed(RunFolder(Path("run"))):
         pass
     Path("run/.lock").write_text("")
-    with pytest.raises(SceditError, match="another process") as refused, claimed(Run(Path("run"))):
+    with pytest.raises(SceditError, match="another process") as refused, claimed(RunFolder(Path("run"))):
         pass
     assert ".lock" in refused.value.hint
 
@@ -141,5 +141,5 @@ def test_clearing_takes_the_run_alone():
     begin("run")
     Path("run/checkpoints/step-000001").mkdir(parents=True)
     Path("run/mine.txt").touch()
-    Run(Path("run")).clear()
+    RunFolder(Path("run")).clear()
     assert [path.name for path in Path("run").iterdir()] == ["mine.txt"]

@@ -18,7 +18,7 @@ from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.importing import Rejected
 from scedit_cli.data.scenes import write_scenes
-from scedit_cli.data.shard_dataset import Streamed, open_streamed
+from scedit_cli.data.shard_dataset import ShardDataset, open_streamed
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.jobs import train as job
@@ -103,9 +103,9 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
 
 
 def test_a_stream_that_breaks_off_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):
-    wanted, cut, cuts = recipe(train={"checkpoint_every": 0}), Streamed.cut, iter(range(1000))
+    wanted, cut, cuts = recipe(train={"checkpoint_every": 0}), ShardDataset.cut, iter(range(1000))
     broken = Rejected("unreadable", "the network is gone")
-    monkeypatch.setattr(Streamed, "cut", lambda data, sample: cut(data, sample) if next(cuts) < 22 else broken)
+    monkeypatch.setattr(ShardDataset, "cut", lambda data, sample: cut(data, sample) if next(cuts) < 22 else broken)
     with pytest.raises(SceditError, match="samples cannot be used; the last: .*the network is gone"):
         job.train(wanted, out=tmp_path / "run")
     monkeypatch.undo()

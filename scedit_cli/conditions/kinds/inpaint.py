@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from scedit_cli.conditions.consistency.structure import KEPT_PART
 from scedit_cli.conditions.inpaint_masks import HOLES, with_hole
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
-from scedit_cli.conditions.rng import chance
+from scedit_cli.conditions.rng import image_rng
 
 
 class Holes(Parameters):
@@ -35,7 +35,7 @@ def holed(parameters: Holes, weights: Path | None = None, device: str = "cpu") -
     """Mode RGBA."""
 
     def one(picture: Image.Image) -> Image.Image:
-        rng = chance(picture, parameters.seed)
+        rng = image_rng(picture, parameters.seed)
         shape = rng.choice(list(HOLES)) if parameters.mask == "random" else parameters.mask
         return with_hole(picture, HOLES[shape](np.asarray(picture), parameters.least, parameters.most, rng))
 

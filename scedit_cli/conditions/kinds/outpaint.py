@@ -12,7 +12,7 @@ from pydantic import Field
 from scedit_cli.conditions.consistency.structure import KEPT_PART
 from scedit_cli.conditions.inpaint_masks import with_hole
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
-from scedit_cli.conditions.rng import chance
+from scedit_cli.conditions.rng import image_rng
 
 _SIDES = ("left", "right", "top", "bottom")
 
@@ -30,7 +30,7 @@ def bordered(parameters: Border, weights: Path | None = None, device: str = "cpu
     """Mode RGBA."""
 
     def one(picture: Image.Image) -> Image.Image:
-        left, right, top, bottom = (_shares(parameters, chance(picture, parameters.seed))[side] for side in _SIDES)
+        left, right, top, bottom = (_shares(parameters, image_rng(picture, parameters.seed))[side] for side in _SIDES)
         wide, high = picture.size
         hole = np.ones((high, wide), bool)
         hole[round(top * high) : high - round(bottom * high), round(left * wide) : wide - round(right * wide)] = False

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from scedit_cli.conditions.consistency.structure import LIKENESS
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
-from scedit_cli.conditions.rng import chance
+from scedit_cli.conditions.rng import image_rng
 
 
 class Wear(Parameters):
@@ -31,7 +31,7 @@ def worn(parameters: Wear, weights: Path | None = None, device: str = "cpu") -> 
     def one(picture: Image.Image) -> Image.Image:
         small = picture.resize([max(round(side / parameters.factor), 1) for side in picture.size], Image.Resampling.BOX)
         if parameters.noise:
-            noise = chance(picture, parameters.seed).normal(0, parameters.noise, (*small.size[::-1], 3))
+            noise = image_rng(picture, parameters.seed).normal(0, parameters.noise, (*small.size[::-1], 3))
             small = Image.fromarray(np.clip(np.rint(np.asarray(small) + noise), 0, 255).astype(np.uint8))
         if parameters.quality < 100:
             file = io.BytesIO()

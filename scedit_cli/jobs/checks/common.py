@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from scedit_cli.data.images import picture_size
+from scedit_cli.data.images import image_size
 from scedit_cli.utils.errors import SceditError, not_installed
 
 
 def check_image(path: Path, option: str) -> None:
     """Raises SceditError where no image is at `path`, by its file's header alone."""
     try:
-        picture_size(path)
+        image_size(path)
     except SceditError as error:
         raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
 

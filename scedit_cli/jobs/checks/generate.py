@@ -10,7 +10,7 @@ from scedit_cli.conditions.annotation_spec import parameters_of
 from scedit_cli.conditions.naming import check_one_of_each, check_scorable, told_kind, untold_kind
 from scedit_cli.generation.config import Request, option_of
 from scedit_cli.generation.filenames import Names
-from scedit_cli.generation.image_jobs import Order, orders_for
+from scedit_cli.generation.image_jobs import ImageJob, jobs_of
 from scedit_cli.generation.provenance import check_files, request_from
 from scedit_cli.jobs.checks.common import check_folder, check_image, check_library
 from scedit_cli.jobs.checks.tuners import header_of, known_conditions
@@ -42,7 +42,7 @@ def check(
         request = request.over(again)
         check_files(expanded(from_file), kept["files"], request)
     request.check()
-    orders = orders_for(request)
+    orders = jobs_of(request)
     place = expanded(out or "pictures")
     names = Names(place, template, overwrite)
     names.check(len(orders), grid)
@@ -93,7 +93,7 @@ def _check_files(request: Request) -> None:
         check_folder(expanded(request.weights), "--weights")
 
 
-def _check_conditions(request: Request, orders: Sequence[Order], score: bool) -> None:
+def _check_conditions(request: Request, orders: Sequence[ImageJob], score: bool) -> None:
     kinds: dict[ConditionSpec, str] = {}
     for spec in dict.fromkeys(spec for order in orders for spec in order.conditions):
         kind = told_kind(spec)

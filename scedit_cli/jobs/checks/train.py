@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.dataset import column_of, read_rows
 from scedit_cli.data.scenes import SCENE_KINDS
 from scedit_cli.data.shards import shard_places
@@ -44,7 +44,7 @@ def check(
     _check_libraries(recipe)
     if push_to_hub:
         _check_name(push_to_hub)
-    orders_of(recipe.data.make, recipe.data.params, option="data.params:")
+    make_specs(recipe.data.make, recipe.data.params, option="data.params:")
     _check_data(recipe)
 
 

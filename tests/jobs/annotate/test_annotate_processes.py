@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from scedit_cli.conditions.annotation_spec import orders_of
+from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.data import annotation
 from scedit_cli.data.annotation import Outcome
@@ -165,7 +165,7 @@ def test_ranks_of_a_launcher_meet(folder, rows):
 
 
 def test_a_networks_depth_in_batches_is_that_of_single_pictures(folder, tmp_path):
-    [depth] = orders_of(["depth"])
+    [depth] = make_specs(["depth"])
     weights = save_weights(depth.annotator, tmp_path / "weights")
     options = {"params": ["bits=16"], "weights": weights}
     annotate(folder, "depth", device="cpu:0", batch_size=2, **options)  # any device but "cpu" gets batches

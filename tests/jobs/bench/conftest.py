@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from scedit_cli.benchmark import compare
-from scedit_cli.benchmark.config import Figures, Setting
+from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.jobs.bench import bench
 
-SETTING = Setting("mine", 1, 64, "fp32", "cpu", steps=10)
+SETTING = BenchConfig("mine", 1, 64, "fp32", "cpu", steps=10)
 
 
 def figures(method: str) -> Figures:

@@ -13,7 +13,7 @@ from PIL import Image
 import scedit_cli
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.benchmark import compare, estimate, evaluation, isolation
-from scedit_cli.benchmark.config import Figures, Setting
+from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.modes import DEFAULT_METHODS
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note, Progress
@@ -88,7 +88,7 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(isolation, "_work", _die)
     with pytest.raises(WorkFailed, match="measured sc ended with code 7"):
-        isolation.measure_apart("sc", Setting("scenes", steps=1), lambda *_: None)
+        isolation.measure_apart("sc", BenchConfig("scenes", steps=1), lambda *_: None)
 
 
 def _die(*_: object) -> None:
@@ -110,7 +110,7 @@ def test_bare_bench_measures_the_embedded_base_and_estimates_sd15(faked, monkeyp
 def test_options_reach_the_measurement(faked):
     wanted = {"batch": 3, "resolution": 128, "dtype": "bf16", "lora_rank": 8, "lora_feed_forward": True}
     bench(base="mine", methods=["lora", "sc"], steps=7, compiled=True, down_ratio=0.5, **wanted)
-    setting = Setting("mine", 3, 128, "bf16", None, 8, True, 0.5, 7, True)
+    setting = BenchConfig("mine", 3, 128, "bf16", None, 8, True, 0.5, 7, True)
     assert faked["calls"] == [("lora", setting), ("sc", setting)]
 
 
@@ -244,7 +244,7 @@ def test_the_bases_own_quality():
 
 
 def test_what_is_not_a_number_is_null_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation.Exam, "limits", evaluation.Limits(math.nan, math.inf, [], []))
+    monkeypatch.setattr(evaluation.Evaluation, "limits", evaluation.Limits(math.nan, math.inf, [], []))
     bench(quality=True, methods=["base"], scenes=1, out=tmp_path / "quality.json")
     found = json.loads((tmp_path / "quality.json").read_text())["quality"]["base"]
     assert found == {"psnr": None, "objects": None, "scenes": 1}

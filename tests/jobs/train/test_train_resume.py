@@ -14,7 +14,7 @@ from scedit_cli.jobs import train as job
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
-from scedit_cli.training.sample_grids import Previews
+from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import assert_same_end, files_in, log_of
@@ -140,7 +140,7 @@ def test_samples_that_fail_lose_no_step(recipe, tmp_path, monkeypatch):
         raise WorkFailed("memory ran out while sampling", "make fewer pictures at once, or smaller ones")
 
     wanted = recipe(samples={"every": 3, "count": 1, "steps": 1})
-    monkeypatch.setattr(Previews, "draw", draw)
+    monkeypatch.setattr(SampleGrids, "draw", draw)
     with pytest.raises(WorkFailed, match="memory ran out while sampling") as failed:
         job.train(wanted, out=tmp_path / "run")
     assert "--resume goes on from step 3" in failed.value.hint
