@@ -1,4 +1,4 @@
-"""The command line: six commands that translate options into one job's call each and show what it gives."""
+"""The command line: six commands, each of which translates its options into one job's call and shows the result."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ for command in (prepare, annotate, train, generate, merge, bench):
 
 
 def main() -> None:
-    """The program `scedit`."""
+    """Run the program `scedit`."""
     try:
         app()
-    except KeyboardInterrupt as stop:  # while the commands are put together
+    except KeyboardInterrupt as stop:  # Ctrl-C came while Typer built the commands
         sys.exit(failed(stop, sys.argv))

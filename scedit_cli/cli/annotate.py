@@ -1,4 +1,4 @@
-"""`scedit annotate`."""
+"""The command `scedit annotate`."""
 
 from __future__ import annotations
 
@@ -13,39 +13,56 @@ from scedit_cli.utils.errors import SceditError
 
 
 def annotate(
-    src: Annotated[Path | None, typer.Argument(help="A dataset folder, or one picture.", show_default=False)] = None,
-    cond: Annotated[list[str], typer.Option("--cond", metavar="KIND", help="Kind of condition; repeatable.")] = [],
+    src: Annotated[Path | None, typer.Argument(help="A dataset folder, or one image.", show_default=False)] = None,
+    cond: Annotated[
+        list[str], typer.Option("--cond", metavar="KIND", help="Kinds of condition, such as canny,depth; repeatable.")
+    ] = [],
     annotator: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who makes the kinds that have it (--list).")
+        str | None,
+        typer.Option(metavar="NAME", help="Annotator for the kinds that have it; by default a kind's first (--list)."),
     ] = None,
     param: Annotated[
         list[str],
-        typer.Option(metavar="[KIND.]NAME=VALUE", help="A setting; LOW..HIGH draws it for each picture; repeatable."),
+        typer.Option(
+            metavar="[KIND.]NAME=VALUE",
+            help="Annotator setting, such as canny.low=50; LOW..HIGH draws a value for each image; repeatable.",
+        ),
     ] = [],
-    seed: Annotated[int, typer.Option(min=0, help="Of settings that are drawn.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="The condition picture to write, for one picture.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a picture of several kinds side by side.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the settings that LOW..HIGH draws.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Condition image (.png) to write, of one image.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Grid (.png) to write, of one image beside its condition images.")
+    ] = None,
     preview: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only show N pictures of a folder on a sheet.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only write a grid of a folder's first N images and their conditions."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A local copy of the annotator's weights, where no hub is.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with local copies of the annotators' weights; by default the hub's."),
     ] = None,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept a licence that forbids commercial use.")
+        bool, typer.Option("--accept-license", help="Accept weights' licences that forbid commercial use.")
     ] = False,
     device: Device = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="On the CPU.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures an accelerator takes at once.")] = 8,
-    list_: Annotated[bool, typer.Option("--list", help="Show every kind, who makes it, and licences.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on the CPU, at most 8; by default one per processor.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images that an accelerator annotates at once.")] = 8,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show every kind, its annotators and their licences, and exit.")
+    ] = False,
     overwrite: Overwrite = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Turn pictures into condition pictures: edges, depth, segmentation, palettes, poses and more (--list).
+    """Turn images into condition images: edges, depth, segmentation, palettes, poses and more (--list).
 
-    What is there already, of the same picture and settings, is kept. Under `accelerate launch` the pictures are shared.
+    Condition images made from the same image with the same settings are kept. `accelerate launch` divides the images
+    among its processes.
 
     \b
     Examples:

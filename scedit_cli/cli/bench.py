@@ -1,4 +1,4 @@
-"""`scedit bench`."""
+"""The command `scedit bench`."""
 
 from __future__ import annotations
 
@@ -16,109 +16,133 @@ _COST, _QUALITY, _SKIPS, _CI = "Costs", "Quality", "Skips", "For scripts"
 
 def bench(
     methods: Annotated[
-        str, typer.Option(metavar="sc,lora,...", help="What to compare; by default sc,csc,lora,full,controlnet.")
+        str, typer.Option(metavar="sc,lora,...", help="Methods to compare; by default sc,csc,lora,full,controlnet.")
     ] = "",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="scenes, sd15, sd21, sdxl (random weights), a folder, file or hub id\\[@revision]"),
+        typer.Option(
+            "--base",
+            help="scenes, a folder, file or hub id\\[@revision], or sd15, sd21, sdxl with random weights; by default "
+            "sd15 on an accelerator, else scenes.",
+        ),
     ] = None,
     prediction: Annotated[
         str | None,
-        typer.Option(metavar="epsilon|v_prediction", help="What --base predicts, for --skips and --tuner."),
+        typer.Option(
+            metavar="epsilon|v_prediction",
+            help="What --base predicts, for --skips and --tuner; by default as its files say.",
+        ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a training step.")] = None,
-    resolution: Annotated[int | None, typer.Option(min=8, help="Side of the pictures in pixels.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the frozen base: fp32, bf16 or fp16.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images in a training step; 8, or 1 for a large base on a CPU.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="Side of the images in pixels; by default the base's.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Precision of the frozen base: fp32, bf16 or fp16; bf16 for a large base on an accelerator."),
+    ] = None,
     device: Device = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps: to time, or under --quality to train.")
+        int | None,
+        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9); --quality: to train; --skips: of the sampler."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="The picture; by default bench.png, quality.png or skips.png, with --json none.")
+        Path | None,
+        typer.Option(help="Figure to write; by default bench.png, quality.png or skips.png, with --json none."),
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="No arithmetic: exact parameters and FLOPs, predicted memory.",
+        bool, typer.Option("--estimate", help="Train nothing: exact parameters and FLOPs, predicted memory.",
                            rich_help_panel=_COST)
     ] = False,
     fits: Annotated[
-        str | None, typer.Option(metavar="12GiB", help="Tell the largest batch that fits this memory.",
+        str | None, typer.Option(metavar="12GiB", help="Report the largest batch that fits into this memory.",
                                  rich_help_panel=_COST)
     ] = None,
     batches: Annotated[
-        str, typer.Option(metavar="1,4,16", help="Estimate peak memory at these batch sizes.", rich_help_panel=_COST)
+        str, typer.Option(metavar="1,4,16", help="Batch sizes to estimate peak memory at.", rich_help_panel=_COST)
     ] = "",
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="How often each method is measured, in turns.", rich_help_panel=_COST)
+        int | None,
+        typer.Option(min=1, help="How often each method is measured, in turns; 1 by default.", rich_help_panel=_COST),
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Measure with torch.compile.", rich_help_panel=_COST)
+        bool, typer.Option("--compile", help="Compile the models with torch.compile.", rich_help_panel=_COST)
     ] = False,
-    lora_rank: Annotated[int | None, typer.Option(min=1, help="r of LoRA; 64.", rich_help_panel=_COST)] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank r of LoRA; 64 by default.", rich_help_panel=_COST)
+    ] = None,
     lora_feed_forward: Annotated[
-        bool, typer.Option("--lora-feed-forward", help="LoRA on feed-forward layers too.", rich_help_panel=_COST)
+        bool, typer.Option("--lora-feed-forward", help="Adapt feed-forward layers by LoRA too.", rich_help_panel=_COST)
     ] = False,
     down_ratio: Annotated[
-        float | None, typer.Option(help="Hidden width of tuners, as a share of a skip's channels; 1.",
+        float | None, typer.Option(help="Hidden width of tuners, as a share of a skip's channels; 1 by default.",
                                    rich_help_panel=_COST)
     ] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Control scores of --tuner; or train --methods on the embedded world.",
+        bool, typer.Option("--quality", help="Score --tuner; without it, train --methods on the embedded world.",
                            rich_help_panel=_QUALITY)
     ] = False,
     tuner: Tuners = [],
     scenes: Annotated[
-        int | None, typer.Option(min=1, help="Held-out scenes to draw; 128.", rich_help_panel=_QUALITY)
+        int | None,
+        typer.Option(min=1, help="Held-out scenes to draw; 128, under --skips 16, or 4 off the embedded base.",
+                     rich_help_panel=_QUALITY),
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Training time of every method, on a CPU the processor's; 75.",
+        typer.Option(min=0.1, help="Training time of every method, on a CPU processor time; 75 by default.",
                      rich_help_panel=_QUALITY),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trainings of every method; 3.", rich_help_panel=_QUALITY)
+        int | None, typer.Option(min=1, help="Seeds to train each method with; 3 by default.", rich_help_panel=_QUALITY)
     ] = None,
     learning_rate: Annotated[
-        list[str], typer.Option(metavar="METHOD=RATE", help="Instead of the method's own; repeatable.",
+        list[str], typer.Option(metavar="METHOD=RATE", help="Learning rate, such as sc=0.003; repeatable.",
                                 rich_help_panel=_QUALITY)
     ] = [],
     keep: Annotated[
-        Path | None, typer.Option(help="Keep each finished training in this folder; the same command goes on there.",
+        Path | None, typer.Option(help="Folder for finished trainings, from which the same command resumes.",
                                   rich_help_panel=_QUALITY)
     ] = None,
     sampling: Annotated[
-        bool, typer.Option("--sampling", help="Time a step of sampling instead.", rich_help_panel=_COST)
+        bool, typer.Option("--sampling", help="Time a sampling step instead of training steps.", rich_help_panel=_COST)
     ] = False,
     show: Annotated[
-        Path | None, typer.Option(help="Show an earlier --json document; nothing is measured.", rich_help_panel=_CI)
+        Path | None, typer.Option(help="Show an earlier --json document instead of measuring.", rich_help_panel=_CI)
     ] = None,
     skips: Annotated[
-        bool, typer.Option("--skips", help="What each skip connection carries.", rich_help_panel=_SKIPS)
+        bool, typer.Option("--skips", help="Measure what each skip connection carries.", rich_help_panel=_SKIPS)
     ] = False,
     skip_scale: Annotated[
-        float | None, typer.Option(help="Factor that rescales a skip; 0.5.", rich_help_panel=_SKIPS)
+        float | None, typer.Option(help="Factor that rescales a skip; 0.5 by default.", rich_help_panel=_SKIPS)
     ] = None,
     skip_noise: Annotated[
-        float | None, typer.Option(min=0, help="Noise in units of a skip's deviation; 1.", rich_help_panel=_SKIPS)
+        float | None,
+        typer.Option(min=0, help="Noise in standard deviations of a skip; 1 by default.", rich_help_panel=_SKIPS),
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="An earlier --json document; exit code 1 if worse.", rich_help_panel=_CI)
+        Path | None, typer.Option(help="Earlier --json document; a worse result exits with 1.", rich_help_panel=_CI)
     ] = None,
     tolerance: Annotated[
         str | None,
-        typer.Option(help="How much worse than --baseline is the same, such as 0.1; 5%.", rich_help_panel=_CI),
+        typer.Option(
+            help="Share by which a figure may fall behind --baseline, such as 0.1; 5% by default.", rich_help_panel=_CI
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also write the JSON document here.", rich_help_panel=_CI)
+        Path | None, typer.Option("--out", help="File to write the JSON document to as well.", rich_help_panel=_CI)
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Tables as Markdown on stdout.", rich_help_panel=_CI)
+        bool, typer.Option("--markdown", help="Print the tables as Markdown.", rich_help_panel=_CI)
     ] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Results as CSV on stdout.", rich_help_panel=_CI)] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the results as CSV.", rich_help_panel=_CI)] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare training methods by cost and quality, score tuners, or see what skips carry.
+    """Compare training methods by cost and quality, score tuners, or measure what skips carry.
 
     \b
     Examples:
@@ -149,7 +173,7 @@ def bench(
             "learning_rates": _rates(learning_rate), "keep": keep, "show": show, "plot": plot, "baseline": baseline,
             "tolerance": tolerance, "out": out,
         }  # fmt: skip
-        checks.check(options)  # before PyTorch is imported
+        checks.check(options)  # refuses bad options before the slow import of PyTorch
         options["device"] = device if estimate or show else device_here(device)
         from scedit_cli.jobs import bench as job
 

@@ -1,4 +1,4 @@
-"""What a person or a program sees of a running job: progress and notes on stderr, the result on stdout."""
+"""The display of a running job: progress and notes on stderr, the result on stdout."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from scedit_cli.jobs.progress import Note
     from scedit_cli.jobs.progress import Progress as Step
 
-_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
-_WIDTH_OF_A_PIPE = 200  # in columns: a table for a pipe or a file has no terminal to fit
+_SECONDS_BETWEEN_LINES = 10.0  # progress lines replace the bar where stderr is no terminal
+_WIDTH_OF_A_PIPE = 200  # in columns, for tables that have no terminal to fit into
 
 
 class Screen:
-    """Shows one job. Inside its `with` block it draws the events that it is called with; `result`, `table` or `fail`
-    end it. What it shows is `Text`, of which rich takes nothing for markup, emoji codes or links.
+    """The display of one job: inside its `with` block it draws the events that it is called with, and `result`, `table`
+    or `fail` end it. It prints `Text`, in which rich interprets no markup, emoji codes or links.
 
     Args:
-        as_json: stdout carries one JSON document and nothing else.
-        quiet: no progress, no notes and no summary; errors and the JSON document remain.
-        debug: tracebacks and the libraries' warnings are shown.
+        as_json: whether stdout carries one JSON document and nothing else.
+        quiet: whether progress, notes and summary are hidden; errors and the JSON document remain.
+        debug: whether tracebacks and the libraries' warnings are shown.
     """
 
     def __init__(self, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
@@ -65,7 +65,7 @@ class Screen:
             self._stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             self._stack.enter_context(quiet_imports())
-        if self.as_json:  # a library that prints would spoil the document
+        if self.as_json:  # a library that prints would break the document
             self._stack.enter_context(redirect_stdout(sys.stderr))
         if self.err.is_terminal and not self.quiet:
             self._stack.enter_context(self._bars)
@@ -75,7 +75,7 @@ class Screen:
         self._stack.close()
 
     def __call__(self, event: Step | Note) -> None:
-        """Draws an event; the jobs' `on_event`."""
+        """Draw an event; this is the jobs' `on_event`."""
         if self.quiet:
             return
         if not hasattr(event, "stage"):
@@ -86,7 +86,7 @@ class Screen:
             self._say(event)
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
-        """Shows a job's result: `document` under --json, else the rows of `summary`."""
+        """Show a job's result: `document` under --json, else the rows of `summary`."""
         if self.as_json:
             self._write(document)
         elif not self.quiet:
@@ -96,7 +96,7 @@ class Screen:
                     self.out.print(Text.assemble((_seen(name.ljust(width)), "bold"), "  ", _seen_in_line(value)))
 
     def table(self, document: dict[str, Any], header: Sequence[str], rows: list[list[str]], texts: int = 1) -> None:
-        """Shows a result of many rows: the first `texts` columns are text, the others are figures."""
+        """Show a result of many rows, whose first `texts` columns are text and the others figures."""
         if self.as_json:
             self._write(document)
         elif not self.quiet:
@@ -110,7 +110,7 @@ class Screen:
                 self.out.print(table, soft_wrap=False)
 
     def text(self, document: dict[str, Any], text: str) -> None:
-        """Shows a result that is a text of its own."""
+        """Show a result that is a text, even under --quiet; under --json, show `document`."""
         if self.as_json:
             self._write(document)
         else:
@@ -118,12 +118,12 @@ class Screen:
                 self.out.print(Text(_harmless(text.rstrip())))
 
     def warn(self, text: str) -> None:
-        """Shows a sentence that even --quiet does not hide."""
+        """Show a sentence on stderr, even under --quiet."""
         self._tell(Text(_seen(text)))
 
     def fail(self, error: Exception) -> int:
-        """Shows why the job was not done, as a sentence and what to do; returns the exit code. Where stdout takes no
-        document, as on a full disk, the sentence goes to stderr."""
+        """Show why the job failed and what to do about it; return the exit code. Where stdout takes no document, as on
+        a full disk, the sentence goes to stderr."""
         if self.debug:
             self._tell(Text(_harmless("".join(traceback.format_exception(error)))))
         message, hint, code = _explained(error)
@@ -142,7 +142,7 @@ class Screen:
             sys.stdout.flush()
 
     def _tell(self, text: Text) -> None:
-        """Writes to stderr; what cannot be told, because its disk is full, stops no work."""
+        """Write to stderr; a failure to write, as on a full disk, does not stop the work."""
         with suppress(OSError):
             self.err.print(text)
 
@@ -156,7 +156,7 @@ class Screen:
         self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
 
     def _begins(self, step: Step) -> bool:
-        """Whether a stage begins with this event, for the first time or again."""
+        """Return whether a stage begins with this event, for the first time or again."""
         _, first = self._began.get(step.stage, (0.0, step.step))
         if step.step <= first:
             self._began[step.stage] = (time.monotonic(), step.step)
@@ -177,7 +177,7 @@ class Screen:
 
 @contextmanager
 def _to_stdout() -> Iterator[None]:
-    """Within, what stdout does not take ends in a sentence; a reader who has read enough is nobody to complain to."""
+    """Turn a failure to write to stdout into WorkFailed; a reader that closes the pipe early is no failure."""
     try:
         yield
     except BrokenPipeError:
@@ -187,13 +187,13 @@ def _to_stdout() -> Iterator[None]:
 
 
 def _harmless(text: str) -> str:
-    """`text` with whatever would steer the terminal, or cannot be encoded, written out: names and metadata come from
-    strangers."""
+    """Return `text` with control and unencodable characters escaped: names and metadata come from strangers and could
+    steer the terminal."""
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
 
 
 def _seen(text: str) -> str:
-    """`text` to print as it stands; its further lines are set in, so that none looks like one of the program's own."""
+    """Return `text` escaped, with its further lines indented so that none looks like one of the program's own."""
     return re.sub(r"\n\s*", "\n  ", _harmless(text))
 
 
@@ -214,10 +214,10 @@ def _bars(console: Console) -> Progress:
 
 
 def _explained(error: Exception) -> tuple[str, str | None, int]:
-    """The sentence, the hint and the exit code for an exception."""
+    """Return the sentence, the hint and the exit code for an exception."""
     if isinstance(error, SceditError):
         return error.message, error.hint, error.exit_code
-    if hasattr(error, "format_message"):  # Typer's usage errors, whose class has no public name in all its releases
+    if hasattr(error, "format_message"):  # Typer's usage errors, whose class is not public in every release
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scedit"
         message = re.sub(r"\s*\n\s*", " ", error.format_message()).strip()
@@ -232,5 +232,5 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
 
 
 def _figures(step: Step) -> list[str]:
-    """Such as ["loss 0.08312", "images/s 31.2"]."""
+    """Return the event's values as texts, such as ["loss 0.08312", "images/s 31.2"]."""
     return [f"{name} {value:{'.0f' if abs(value) >= 1000 else '.4g'}}" for name, value in step.values.items()]

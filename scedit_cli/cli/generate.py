@@ -1,4 +1,4 @@
-"""`scedit generate`."""
+"""The command `scedit generate`."""
 
 from __future__ import annotations
 
@@ -17,72 +17,88 @@ _START, _OUTPUT, _MEMORY, _PAGE = "A picture to start from", "Output", "Memory a
 
 def generate(
     prompt: Annotated[
-        list[str], typer.Option("--prompt", "-p", help="What to draw; repeatable.", rich_help_panel=_PROMPTS)
+        list[str], typer.Option("--prompt", "-p", help="Text of an image; repeatable.", rich_help_panel=_PROMPTS)
     ] = [],
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", metavar="FILE", help="Prompts, one a line, .jsonl or .csv.", rich_help_panel=_PROMPTS
+            "--prompts", metavar="FILE", help="File of prompts: one per line, .jsonl or .csv.",
+            rich_help_panel=_PROMPTS,
         ),
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What not to draw.", rich_help_panel=_PROMPTS)] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Negative prompt: what the image should not show.", rich_help_panel=_PROMPTS)
+    ] = None,
     weighted: Annotated[
-        bool, typer.Option("--weighted", help="Prompts of any length, weighted: (red)1.3.", rich_help_panel=_PROMPTS)
+        bool,
+        typer.Option("--weighted", help="Read prompts of any length with weights: (red)1.3.", rich_help_panel=_PROMPTS),
     ] = False,
     seed: Annotated[
-        str | None, typer.Option(metavar="N|N,N|N-N", help="A seed, several, or a range.", rich_help_panel=_PROMPTS)
+        str | None,
+        typer.Option(metavar="N|N,N|N-N", help="Seeds: 7, 1,2,3 or 1-8; 0 by default.", rich_help_panel=_PROMPTS),
     ] = None,
     num: Annotated[
-        int | None, typer.Option("--num", "-n", min=1, help="Seeds to count on from --seed.", rich_help_panel=_PROMPTS)
+        int | None,
+        typer.Option(
+            "--num", "-n", min=1, help="Images per prompt, with seeds counting from --seed; 1 by default.",
+            rich_help_panel=_PROMPTS,
+        ),
     ] = None,
     cond: Annotated[
         list[str],
         typer.Option(
-            "--cond", metavar="[KIND=]FILE[:SCALE[:START-END]]", help="A condition picture; repeatable.",
-            rich_help_panel=_STEERING,
+            "--cond", metavar="[KIND=]FILE[:SCALE[:START-END]]",
+            help="Condition image, such as canny=edges.png:0.8:0-0.6; repeatable.", rich_help_panel=_STEERING,
         ),
     ] = [],
     cond_from: Annotated[
         list[str],
         typer.Option(
-            "--cond-from", metavar="KIND=PHOTO[:SCALE[:START-END]]", help="A photo to annotate first; repeatable.",
+            "--cond-from", metavar="KIND=PHOTO[:SCALE[:START-END]]",
+            help="Photograph to make a condition image of, such as canny=photo.png; repeatable.",
             rich_help_panel=_STEERING,
         ),
     ] = [],
     param: Annotated[
         list[str],
         typer.Option(
-            "--param", metavar="[KIND.]NAME=VALUE", help="A setting of who annotates, as in annotate; repeatable.",
+            "--param", metavar="[KIND.]NAME=VALUE", help="Annotator setting, such as canny.low=50; repeatable.",
             rich_help_panel=_STEERING,
         ),
     ] = [],
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Local copies of annotators' weights.", rich_help_panel=_STEERING),
+        typer.Option(
+            metavar="DIR", help="Folder with local copies of annotators' weights.", rich_help_panel=_STEERING
+        ),
     ] = None,
     tuner: Tuners = [],
     mask: Annotated[
         list[str],
         typer.Option(
-            "--mask", metavar="NAME=FILE", help="White where that condition rules; repeatable.",
+            "--mask", metavar="NAME=FILE",
+            help="Mask, such as canny=left.png, white where that condition or SC-Tuner acts; repeatable.",
             rich_help_panel=_STEERING,
         ),
     ] = [],
     scale: Annotated[
         list[str],
-        typer.Option("--scale", metavar="NAME=SCALE", help="Another scale; repeatable.", rich_help_panel=_STEERING),
+        typer.Option(
+            "--scale", metavar="NAME=SCALE", help="Scale of a condition or SC-Tuner, such as canny=0.6; repeatable.",
+            rich_help_panel=_STEERING,
+        ),
     ] = [],
     sweep: Annotated[
         list[str],
         typer.Option(
-            "--sweep", metavar="NAME=SCALE,SCALE", help="A picture for every scale; repeatable.",
-            rich_help_panel=_STEERING,
+            "--sweep", metavar="NAME=SCALE,SCALE", help="Make an image for every scale, such as canny=0,0.5,1; "
+            "repeatable.", rich_help_panel=_STEERING,
         ),
     ] = [],
     resize: Annotated[
         str | None,
         typer.Option(
-            metavar="crop|fit|stretch", help="How pictures of another size are fitted; else crop.",
+            metavar="crop|fit|stretch", help="How images of another size are fitted; crop by default.",
             rich_help_panel=_STEERING,
         ),
     ] = None,
@@ -95,96 +111,145 @@ def generate(
     ] = None,
     any_base: Annotated[
         bool,
-        typer.Option("--any-base", help="Take tuners of other bases that have the same skips.",
+        typer.Option("--any-base", help="Allow tuners of other bases that have the same skips.",
                      rich_help_panel=_SAMPLER),
     ] = False,
     prediction: Annotated[
         str | None,
         typer.Option(
-            metavar="epsilon|v_prediction", help="What the base predicts, where its files do not tell.",
+            metavar="epsilon|v_prediction", help="What the base predicts; by default as its files say.",
             rich_help_panel=_SAMPLER,
         ),
     ] = None,
     vae: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Another autoencoder: a folder, hub id or file.", rich_help_panel=_SAMPLER),
+        typer.Option(metavar="MODEL", help="Other autoencoder: a folder, hub id or file.", rich_help_panel=_SAMPLER),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.", rich_help_panel=_SAMPLER)] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampler steps; by default the base's.", rich_help_panel=_SAMPLER)
+    ] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, help="Classifier-free guidance; up to 1 is none.", rich_help_panel=_SAMPLER)
+        float | None,
+        typer.Option(
+            min=0, help="Classifier-free guidance; 1 or less is none; by default the base's.", rich_help_panel=_SAMPLER
+        ),
     ] = None,
     guidance_rescale: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of guidance's excess contrast.", rich_help_panel=_SAMPLER)
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of guidance's excess contrast to remove, against overexposure; 0 by default.",
+            rich_help_panel=_SAMPLER,
+        ),
     ] = None,
     guidance_span: Annotated[
-        str | None, typer.Option(metavar="START-END", help="Steps that are guided.", rich_help_panel=_SAMPLER)
+        str | None,
+        typer.Option(
+            metavar="START-END", help="Share of the steps that are guided, such as 0.2-0.8; 0-1 by default.",
+            rich_help_panel=_SAMPLER,
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME[:KEY=VALUE,...]", help="As in diffusers, A1111 or ComfyUI.", rich_help_panel=_SAMPLER
+            metavar="NAME[:KEY=VALUE,...]",
+            help="Sampler as diffusers, A1111 or ComfyUI name it, such as euler; by default the base's.",
+            rich_help_panel=_SAMPLER,
         ),
     ] = None,
-    width: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
-    height: Annotated[int | None, typer.Option(min=8, help="In pixels.", rich_help_panel=_SAMPLER)] = None,
-    image: Annotated[Path | None, typer.Option(help="The picture.", rich_help_panel=_START)] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            min=8, help="In pixels; by default that of --image, the first --cond or the base.", rich_help_panel=_SAMPLER
+        ),
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(min=8, help="In pixels; by default as for --width.", rich_help_panel=_SAMPLER)
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to start from.", rich_help_panel=_START)] = None,
     strength: Annotated[
-        float | None, typer.Option(help="How much is drawn anew: 0.6; with a mask 1.", rich_help_panel=_START)
+        float | None,
+        typer.Option(
+            help="Share of the steps that redraw --image, above 0, at most 1; 0.6 by default, with a mask 1.",
+            rich_help_panel=_START,
+        ),
     ] = None,
     inpaint: Annotated[
-        Path | None, typer.Option(metavar="MASK", help="White where it is drawn anew.", rich_help_panel=_START)
+        Path | None,
+        typer.Option(metavar="MASK", help="Mask, white where --image is drawn again.", rich_help_panel=_START),
     ] = None,
     outpaint: Annotated[
         str | None,
-        typer.Option(metavar="PIXELS|L,T,R,B", help="Margins to draw around it.", rich_help_panel=_START),
+        typer.Option(
+            metavar="PIXELS|L,T,R,B", help="Margins to draw around --image, such as 64.", rich_help_panel=_START
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="A picture's name (.png), else a folder.", rich_help_panel=_OUTPUT)
+        Path | None,
+        typer.Option("--out", help="Image file (.png) or folder; by default pictures.", rich_help_panel=_OUTPUT),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help='Names in the folder, such as "{prompt}-{seed}".', rich_help_panel=_OUTPUT),
+        typer.Option(
+            help='File names in the folder, such as "{prompt}-{seed}"; numbers by default.', rich_help_panel=_OUTPUT
+        ),
     ] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Also write one picture of them all.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--grid", help="Also write one labelled grid of all images.", rich_help_panel=_OUTPUT)
     ] = False,
     score: Annotated[
         bool,
-        typer.Option("--score", help="Measure how well pictures follow their conditions.", rich_help_panel=_OUTPUT),
+        typer.Option("--score", help="Measure how well images follow their conditions.", rich_help_panel=_OUTPUT),
     ] = False,
     from_file: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PICTURE", help="Make this picture again.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            "--from", metavar="PICTURE", help="Make this generated image again, with other options changed.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
     overwrite: Overwrite = False,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Pictures at once; 8.", rich_help_panel=_MEMORY)
+        int | None, typer.Option("--batch", min=1, help="Images made at once; 8 by default.", rich_help_panel=_MEMORY)
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="fp32|bf16|fp16", help="Of the base.", rich_help_panel=_MEMORY)
+        str | None,
+        typer.Option(
+            metavar="fp32|bf16|fp16", help="Precision; fp32 on a CPU and for scenes, else bf16.",
+            rich_help_panel=_MEMORY,
+        ),
     ] = None,
     device: Device = None,
     vae_slicing: Annotated[
-        bool, typer.Option("--vae-slicing", help="Decode one at a time.", rich_help_panel=_MEMORY)
+        bool, typer.Option("--vae-slicing", help="Decode images one at a time.", rich_help_panel=_MEMORY)
     ] = False,
-    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode by tiles.", rich_help_panel=_MEMORY)] = False,
+    vae_tiling: Annotated[
+        bool, typer.Option("--vae-tiling", help="Decode images tile by tile.", rich_help_panel=_MEMORY)
+    ] = False,
     offload: Annotated[
-        bool, typer.Option("--offload", help="Models wait on the CPU.", rich_help_panel=_MEMORY)
+        bool,
+        typer.Option("--offload", help="Keep models on the CPU while they do not run.", rich_help_panel=_MEMORY),
     ] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the U-Net.", rich_help_panel=_MEMORY)] = False,
-    ui: Annotated[bool, typer.Option("--ui", help="Serve a page instead.", rich_help_panel=_PAGE)] = False,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Serve a page in the browser instead.", rich_help_panel=_PAGE)
+    ] = False,
     host: Annotated[
         str | None,
-        typer.Option(help="Who may reach the page: 127.0.0.1, this machine alone, or 0.0.0.0.", rich_help_panel=_PAGE),
+        typer.Option(
+            help="Address to serve at: 127.0.0.1 (the default) for this machine alone, 0.0.0.0 for all.",
+            rich_help_panel=_PAGE,
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Else a free one.", rich_help_panel=_PAGE)] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; by default a free one.", rich_help_panel=_PAGE)
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make pictures from prompts, condition pictures and tuners.
+    """Generate images from prompts, condition images and tuners.
 
-    With no --tuner, the embedded base's own tuner of the condition's kind is used.
+    Without --tuner, the embedded base's shipped tuner of the condition's kind is used.
 
     \b
     Examples:
@@ -214,7 +279,7 @@ def generate(
             unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
             if given := [option for option, value in unused.items() if value]:
                 raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
-            checks.check_page(request, out)  # before PyTorch is imported
+            checks.check_page(request, out)  # refuses bad options before the slow import of PyTorch
             from scedit_cli.jobs import generate as job
 
             job.serve(request, out=out, host=host or "127.0.0.1", port=port, on_event=screen)
@@ -223,7 +288,7 @@ def generate(
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
         options = {"from_file": from_file, "out": out, "template": name, "grid": grid, "score": score}
         options |= {"overwrite": overwrite}
-        checks.check(request, **options)  # before PyTorch is imported
+        checks.check(request, **options)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import generate as job
 
         result = job.generate(request, **options, on_event=screen)

@@ -1,4 +1,4 @@
-"""How every command ends: in one sentence and an exit code."""
+"""The end of every command: one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _IS_WINDOWS = sys.platform == "win32"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. Jobs see what they see at Ctrl-C, and save their state alike."""
+    """SIGTERM as an exception. Jobs handle it as they handle Ctrl-C, and save their state."""
 
 
 class Program(TyperGroup):
-    """The group of commands. Whatever goes wrong ends in one sentence and an exit code: 1 the work failed, 2 bad
-    input or usage, 130 Ctrl-C, 143 SIGTERM; the traceback is for --debug alone."""
+    """The group of commands. Every failure ends in one sentence and an exit code: 1 the work failed, 2 bad input or
+    usage, 130 Ctrl-C, 143 SIGTERM. Only --debug shows the traceback."""
 
     def main(self, args: list[str] | None = None, **extra: Any) -> None:
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
         for name in ("stdout", "stderr"):
-            if (stream := getattr(sys, name)) is None:  # it was closed when the program began
+            if (stream := getattr(sys, name)) is None:  # the stream was closed before the program began
                 setattr(sys, name, open(os.devnull, "w"))
-            elif isinstance(stream, io.TextIOWrapper):  # names of files may hold what a terminal cannot show
+            elif isinstance(stream, io.TextIOWrapper):  # file names may hold characters that a terminal cannot show
                 stream.reconfigure(errors="backslashreplace")
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:
@@ -60,8 +60,8 @@ class Program(TyperGroup):
 
 
 def _interruption(error: BaseException, heard: list[KeyboardInterrupt]) -> KeyboardInterrupt | None:
-    """The Ctrl-C or SIGTERM that `error` is, or that a library has taken for a failure of its own, be it without a word
-    of what has been `heard`. What fails while the state is saved because of one is a failure."""
+    """Return the Ctrl-C or SIGTERM behind `error`: a signal already `heard`, or one in the chain of causes, since
+    libraries turn it into failures of their own. WorkFailed, raised while the state is saved, remains a failure."""
     if isinstance(error, (WorkFailed, typer.Exit)):
         return None
     if heard:
@@ -83,16 +83,16 @@ def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError
 
 
 def failed(error: Exception | KeyboardInterrupt, args: list[str]) -> int:
-    """Tells why the program ends, where no command is there to do it; returns the exit code."""
+    """Show why the program ends where no command has a screen to do it; return the exit code."""
     told = _stopped(error) if isinstance(error, KeyboardInterrupt) else stray_words(error, args) or error
-    # Looked up in the arguments: an error in parsing them comes before any option is known.
+    # An error in parsing the arguments comes before any option is known, so the arguments are searched.
     return screen_for("--json" in args, debug="--debug" in args).fail(told)
 
 
 @contextmanager
 def _stoppable() -> Iterator[list[KeyboardInterrupt]]:
-    """Ctrl-C and SIGTERM raise what they are here, and are listed; SIGTERM ends forked workers quietly. Ctrl-C stays
-    what it is where it is not Python's own, as in a job in the background, which ignores it."""
+    """Raise KeyboardInterrupt at Ctrl-C and Terminated at SIGTERM, and list them; SIGTERM ends forked workers quietly.
+    A handler of Ctrl-C that is not Python's own stays, as in a background job, which ignores Ctrl-C."""
     heard: list[KeyboardInterrupt] = []
     if threading.current_thread() is not threading.main_thread():
         yield heard
@@ -117,13 +117,13 @@ def _stoppable() -> Iterator[list[KeyboardInterrupt]]:
 
 @contextmanager
 def _ended_by_the_second() -> Iterator[None]:
-    """Within, a second Ctrl-C or SIGTERM ends the process at once, in whatever call it is: a thread hears it. Launchers
-    pass signals on, so that two may be one there; under them the second is heard as the first."""
+    """End the process at once at a second Ctrl-C or SIGTERM: a thread listens, so that no call delays it. Launchers
+    pass signals on, so that one may arrive twice; under them the second is handled as the first."""
     if threading.current_thread() is not threading.main_thread() or "WORLD_SIZE" in os.environ:
         yield
         return
     heard, tell = socket.socketpair()
-    tell.setblocking(False)  # as the wakeup descriptor has to be
+    tell.setblocking(False)  # signal.set_wakeup_fd requires a non-blocking descriptor
     before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_end_at_the_second, args=(heard,), name="second signal", daemon=True).start()
     try:
@@ -139,6 +139,6 @@ def _end_at_the_second(heard: socket.socket) -> None:
         for number in numbers:
             count += number in (signal.SIGINT, signal.SIGTERM)
             if count == 2:
-                os.write(2, b"\x1b[?25h\nstopped at once\n" if os.isatty(2) else b"stopped at once\n")  # with a cursor
+                os.write(2, b"\x1b[?25h\nstopped at once\n" if os.isatty(2) else b"stopped at once\n")  # cursor on
                 os._exit(128 + number)
     heard.close()

@@ -1,4 +1,4 @@
-"""`scedit merge`."""
+"""The command `scedit merge`."""
 
 from __future__ import annotations
 
@@ -17,42 +17,49 @@ def merge(
         list[str],
         typer.Argument(
             metavar="[KIND=]FILE[:SCALE]...",
-            help="The tuners to put together. KIND names the condition of another program's CSC-Tuner.",
+            help="Tuners to merge, such as canny.safetensors:0.7. KIND names the condition of another program's file.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The tuner file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Tuner file to write; for another program also a folder.")],
     average: Annotated[
-        bool, typer.Option("--average", help="The mean of tuners of one condition; scales are weights. Not exact.")
+        bool,
+        typer.Option("--average", help="Average tuners of one condition, with the scales as weights; not exact."),
     ] = False,
     take: Annotated[
-        list[str], typer.Option("--take", metavar="KIND", help='Use only these of a bundle; "sc" is the SC-Tuner.')
+        list[str],
+        typer.Option("--take", metavar="KIND", help='Use only these tuners, such as canny,sc ("sc": the SC-Tuner).'),
     ] = [],
-    drop: Annotated[list[str], typer.Option("--drop", metavar="KIND", help="Use all but these of a bundle.")] = [],
+    drop: Annotated[
+        list[str], typer.Option("--drop", metavar="KIND", help="Use all tuners but these, such as color.")
+    ] = [],
     rescale: Annotated[
-        list[str], typer.Option("--rescale", metavar="KIND=SCALE", help="Another scale for a tuner of a bundle.")
+        list[str],
+        typer.Option("--rescale", metavar="KIND=SCALE", help="Scale of a tuner, such as canny=0.8, for the file's."),
     ] = [],
     rank: Annotated[
-        int | None, typer.Option("--rank", help="At most so many hidden units a skip for an SC-Tuner; not exact.")
+        int | None, typer.Option("--rank", help="Most hidden units per skip of the SC-Tuner; not exact.")
     ] = None,
     activations: Annotated[
         str | None,
-        typer.Option("--activations", metavar="BASE", help="Fit --rank on what this base's skips hold while it draws."),
+        typer.Option("--activations", metavar="BASE", help="Base whose skips --rank is fitted on, such as scenes."),
     ] = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16, fp32 or fp64.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Precision: fp16, bf16, fp32 or fp64; by default the tuners' own.")
+    ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Whose file: scedit, scepter, ms-swift or scedit-pytorch.")
+        str, typer.Option("--format", help="Format: scedit, scepter, ms-swift or scedit-pytorch.")
     ] = "scedit",
     up_blocks: Annotated[
         str | None,
-        typer.Option("--up-blocks", metavar="N,N,...", help="How many skips each up block takes, for other programs."),
+        typer.Option("--up-blocks", metavar="N,N,...", help="Skips that each up block takes, such as 3,3,3,3."),
     ] = None,
     overwrite: Overwrite = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Put several tuners into one file, exactly; or one into another form.
+    """Merge several tuners into one file, exactly, or write one in another format.
 
     \b
     Examples:
@@ -78,7 +85,7 @@ def merge(
             "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
             "overwrite": overwrite,
         }
-        checks.check(tuners, **options)  # before PyTorch is imported
+        checks.check(tuners, **options)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import merge as job
 
         options["device"] = device_here(device)
@@ -87,7 +94,7 @@ def merge(
 
 
 def _scale(text: str) -> tuple[str, float]:
-    """ "canny=0.5" -> ("canny", 0.5)."""
+    """Parse "canny=0.5" to ("canny", 0.5)."""
     kind, _, scale = text.partition("=")
     try:
         return kind, float(scale)

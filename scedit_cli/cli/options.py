@@ -1,4 +1,4 @@
-"""Options that several commands share, and what reads their texts."""
+"""Options that several commands share, and the parsing of their texts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from scedit_cli.utils.errors import SceditError
 if TYPE_CHECKING:
     from scedit_cli.cli.console import Screen
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout, everything else to stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
-Tuners = Annotated[list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="A tuner; repeatable.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Tuners = Annotated[
+    list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="Tuner, such as style.safetensors:0.6; repeatable.")
+]
 BaseModel = Annotated[
     str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id\\[@revision] or file.')
 ]
@@ -29,7 +31,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device", metavar="cpu|cuda|cuda:N|mps", callback=check_name,
-        help="The device that computes; by default the accelerator, else the CPU.",
+        help="Device that computes; by default the accelerator, else the CPU.",
     ),
 ]  # fmt: skip
 
@@ -42,8 +44,8 @@ def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) 
 
 @contextmanager
 def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
-    """The screen of a job that several processes do together, as torchrun starts them: the first one speaks for all,
-    and what ends another is a line on stderr."""
+    """Open the screen of a job that torchrun may have started in several processes: the first one shows the progress of
+    all, and an error that ends another is a line on stderr."""
     rank = os.environ.get("RANK", "0")
     with screen_for(as_json, quiet or rank != "0", debug) as screen:
         try:
@@ -56,5 +58,5 @@ def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]
 
 
 def parts(*texts: str) -> list[str]:
-    """ "a,b" and "c" -> ["a", "b", "c"]."""
+    """Split "a,b" and "c" to ["a", "b", "c"]."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]

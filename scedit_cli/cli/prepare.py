@@ -1,4 +1,4 @@
-"""`scedit prepare`."""
+"""The command `scedit prepare`."""
 
 from __future__ import annotations
 
@@ -12,65 +12,80 @@ from scedit_cli.utils.devices import device_here
 
 
 def prepare(
-    out: Annotated[Path, typer.Option("--out", help="The dataset folder to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Dataset folder to write.")],
     src: Annotated[
         str | None,
         typer.Argument(
-            help="Pictures: a folder, .zip, table, .tar shards, or a Hugging Face dataset; left out with --scenes, and "
-            "to cache or shard what --out holds."
+            help="Images: a folder, .zip, table, .tar shards, or a Hugging Face dataset. Leave it out with --scenes, "
+            "or to cache or shard the dataset in --out."
         ),
     ] = None,
     conditions: Annotated[
-        list[str], typer.Option("--cond", metavar="KIND=FOLDER", help="Condition pictures, paired by stem.")
+        list[str],
+        typer.Option("--cond", metavar="KIND=FOLDER", help="Condition images, such as depth=maps, paired by stem."),
     ] = [],  # noqa: B006
     columns: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME=COLUMN", help="What a table or shard calls its image, text or condition; by commas."
+            metavar="NAME=COLUMN",
+            help="Columns of a table or shard that hold image, text or a condition, such as image=photo,text=prompt.",
         ),
     ] = [],  # noqa: B006
     split: Annotated[
         str | None,
-        typer.Option(help="Of a Hugging Face dataset, or of folders called train, validation, test; train by default."),
+        typer.Option(
+            help="Split of a Hugging Face dataset, or of folders called train, validation, test; train by default."
+        ),
     ] = None,
-    subset: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Subset of a Hugging Face dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face dataset.")] = None,
     size: Annotated[
-        int | None, typer.Option(min=8, help="Side in pixels; pictures of other shapes get as many pixels.")
+        int | None,
+        typer.Option(
+            min=8, help="Side in pixels, 512, for scenes 128; images keep their shapes, with about as many pixels."
+        ),
     ] = None,
-    square: Annotated[bool, typer.Option("--square", help="Cut all pictures to squares of --size.")] = False,
-    upscale: Annotated[bool, typer.Option("--upscale", help="Make smaller pictures larger.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Any picture worth a look is an error.")] = False,
+    square: Annotated[bool, typer.Option("--square", help="Cut all images to squares of --size.")] = False,
+    upscale: Annotated[bool, typer.Option("--upscale", help="Enlarge images that are smaller than --size.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where the report lists any image by name.")
+    ] = False,
     allow_captionless: Annotated[
-        bool, typer.Option("--allow-captionless", help="Allow more than 1 % of the pictures without a caption.")
+        bool, typer.Option("--allow-captionless", help="Allow more than 1 % of the images without a caption.")
     ] = False,
     drop_duplicates: Annotated[
-        bool, typer.Option("--drop-duplicates", help="Leave out pictures that look like an earlier one.")
+        bool, typer.Option("--drop-duplicates", help="Leave out images that look like an earlier one.")
     ] = False,
     scenes: Annotated[int | None, typer.Option(min=1, help="Render this many scenes of the embedded world.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 0,
-    look: Annotated[str, typer.Option(help="How scenes are drawn: plain or pastel.")] = "plain",
+    look: Annotated[str, typer.Option(help="Look of the scenes: plain or pastel.")] = "plain",
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Allow the scenes that are kept for measuring.")
+        bool, typer.Option("--held-out", help="Allow the scenes that are reserved for evaluation.")
     ] = False,
-    cache: Annotated[str, typer.Option(metavar="latents,text", help="Encode once, now, what training needs.")] = "",
+    cache: Annotated[
+        str, typer.Option(metavar="latents,text", help="Encode latents or text now, for training.")
+    ] = "",
     base: BaseModel = "scenes",
-    vae: Annotated[str | None, typer.Option(help="An autoencoder of your own for --cache.")] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Other autoencoder for --cache: a folder, hub id or file.")
+    ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="bf16|fp32|fp16", help="Of the text that --cache encodes; a recipe's, bf16 by default."),
+        typer.Option(
+            metavar="bf16|fp32|fp16", help="Precision of --cache text: the recipe's train.precision; bf16 by default."
+        ),
     ] = None,
     device: Device = None,
     shards: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N pictures.")
+        int | None, typer.Option(min=1, metavar="N", help="Also write WebDataset shards of N images.")
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a dataset folder: pictures, captions and condition pictures, all checked and brought to size.
+    """Make a dataset folder of images, captions and condition images, all checked and resized.
 
-    Under `accelerate launch` what --cache encodes is shared.
+    `accelerate launch` divides the encoding of --cache among its processes.
 
     \b
     Examples:
@@ -94,7 +109,7 @@ def prepare(
             "base": base, "vae": vae, "precision": precision, "device": device,
             "shards": shards,
         }  # fmt: skip
-        checks.check(src, out, **options)  # before PyTorch is imported
+        checks.check(src, out, **options)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import prepare as job
 
         options["device"] = device_here(device)

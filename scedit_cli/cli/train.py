@@ -1,4 +1,4 @@
-"""`scedit train`."""
+"""The command `scedit train`."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="A TOML file, else a built-in recipe's name.")
+        str | None, typer.Option("--recipe", "-r", help="TOML file, or name of a built-in recipe.")
     ] = None,
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable.")] = [],
-    out: Annotated[Path | None, typer.Option("--out", help="The run's folder; by default a new one in runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as train.steps=200; repeatable.")
+    ] = [],
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; by default a new one in runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's last checkpoint.")] = False,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained, and stop before the first step.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe, every default filled in.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe with all defaults.")] = False,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="KEY", help="Explain a key (train.steps), a section, or all.")
     ] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the result to the hub.")
+        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Hub repository to upload the result to.")
     ] = None,
     device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a tuner by a recipe; `--list` shows those that are built in.
+    """Train a tuner from a recipe; `--list` shows the built-in recipes.
 
     \b
     Examples:
@@ -64,7 +68,7 @@ def train(
         from scedit_cli.jobs.checks import train as checks
 
         options = {"out": out, "resume": resume, "overwrite": overwrite, "push_to_hub": push_to_hub}
-        checks.check(loaded, **options)  # before PyTorch is imported
+        checks.check(loaded, **options)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import train as job
 
         result = job.train(loaded, **options, dry_run=dry_run, device=device_here(device), on_event=screen)

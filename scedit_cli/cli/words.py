@@ -1,4 +1,4 @@
-"""Words on the command line that no option takes, and the option that was probably meant."""
+"""Words on the command line that no option takes, and the option that was probably meant for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePath
 from scedit_cli.utils.errors import SceditError
 
 _STRAY = re.compile(r"unexpected extra argument\S* \((.*)\)", re.DOTALL)
-_MEANT = {  # the options of each command by the suffix of the word; "" is for every other word
+_MEANT = {  # command -> suffix of the word -> option; "" stands for every other word
     "train": {"": "--recipe"},
     "generate": {
         **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "--cond canny="),
@@ -24,7 +24,7 @@ _MEANT = {  # the options of each command by the suffix of the word; "" is for e
 
 
 def stray_words(error: BaseException, args: Sequence[str]) -> SceditError | None:
-    """Return the sentence for a usage error that is about words without an option, None for every other error."""
+    """Return the error with the probable option for a usage error about stray words, None for every other error."""
     context = getattr(error, "ctx", None)
     found = _STRAY.search(str(getattr(error, "message", "")))
     options = _MEANT.get(context.info_name) if context and found else None
