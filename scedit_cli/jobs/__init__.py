@@ -1,1 +1,1 @@
-"""One module per subcommand, each one function callable from Python."""
+"""The jobs: a module for each subcommand, with a function that is callable from Python."""

@@ -1,4 +1,4 @@
-"""`scedit annotate`: condition pictures for a dataset folder, or for one picture."""
+"""The job `scedit annotate`: condition images of a dataset folder, or of one image."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from scedit_cli.utils.io import check_writable, expanded, whole
 from scedit_cli.utils.locks import alone
 from scedit_cli.utils.transparency import in_8_bits
 
-_BATCH, _ABREAST = 8, 5  # pictures that an accelerator takes at once; that are in a row of one picture's sheet
+_BATCH, _ABREAST = 8, 5  # images per batch on an accelerator; columns of one image's sheet
 
 
 @dataclass(frozen=True)
 class AnnotateResult:
-    """`written` condition pictures were made, `skipped` were there already, `failed` are (file, reason); `sheet` shows
-    pictures and conditions side by side, where one was asked for. `is_first` is False in every process but the first
-    of those that shared the work."""
+    """The outcome: `written` condition images were made, `skipped` existed already, `failed` are (file, reason);
+    `sheet`, if any, shows images and conditions side by side. `is_first` is False in all processes that shared the
+    work but the first."""
 
     out: Path | None
     kind: str
@@ -46,7 +46,7 @@ class AnnotateResult:
     is_first: bool = True
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json writes."""
         return {
             "out": str(self.out) if self.out else None,
             "sheet": str(self.sheet) if self.sheet else None,
@@ -59,7 +59,7 @@ class AnnotateResult:
         }
 
     def summary(self) -> list[tuple[str, str]]:
-        """The rows that a person reads."""
+        """Return the rows (name, value) that a person reads."""
         rows = [("out", str(self.out)), (self.kind, f"{self.written} written, {self.skipped} there already")]
         rows = rows if self.out else []
         rows += [("sheet", str(self.sheet))] if self.sheet else []
@@ -84,31 +84,32 @@ def annotate(
     batch_size: int = _BATCH,
     on_event: OnEvent | None = None,
 ) -> AnnotateResult:
-    """Make condition pictures.
+    """Make condition images.
 
-    Of a dataset folder every picture gets one of each kind, and the metadata their columns. What is there and was made
-    of the same picture with the same settings is kept, so that a stopped run goes on where it was; so is what somebody
-    else has put there. A picture that cannot be read is named and the others go on. Processes that `accelerate launch`
-    has started share the pictures.
+    In a dataset folder, every image gets a condition image of each kind, and the metadata their columns. Condition
+    images that were made from the same image with the same settings are kept, so that a stopped run resumes; so are
+    those from elsewhere. An image that cannot be read is listed, and the others are annotated. Processes that
+    `accelerate launch` has started share the images.
 
     Args:
-        src: a dataset folder, or a picture.
+        src: a dataset folder, or an image.
         kinds: one kind or several.
-        out: the condition picture of a single picture, for one kind.
-        annotator: for the kinds that have it; by default each kind's first.
-        params: its settings, `[KIND.]NAME=VALUE` such as "canny.low=50"; LOW..HIGH draws a number for each picture.
-        seed: of these draws.
+        out: the condition image of a single image, for one kind.
+        annotator: the annotator of the kinds that have it; by default each kind's first.
+        params: annotator settings, `[KIND.]NAME=VALUE` such as "canny.low=50"; LOW..HIGH draws a value for each image.
+        seed: the seed of these draws.
         weights: a folder with local copies of the annotators' weights.
-        accept_license: accept, once and for all, licences of weights that forbid commercial use.
-        sheet: a picture to write that shows picture and conditions side by side.
-        preview: make a sheet of so many pictures of a folder, and nothing else; by default NAME-preview.png beside it.
-        overwrite: replace condition pictures, and a named sheet, that are there.
-        device: PyTorch's name of the one that annotators with weights run on; by default the accelerator, if any.
-        processes: on the CPU; by default as many as there are processors, at most 8.
-        batch_size: pictures that an accelerator takes at once.
+        accept_license: whether to accept, permanently, licences of weights that forbid commercial use.
+        sheet: an image file to write that shows the image and its conditions side by side.
+        preview: the number of a folder's images to show on a sheet, without writing anything else; `sheet` is then
+            NAME-preview.png beside the folder by default.
+        overwrite: whether to replace existing condition images and a named sheet.
+        device: PyTorch's name of the device for annotators with weights; by default the accelerator, if any.
+        processes: the number of processes on the CPU, at most 8; by default one per processor.
+        batch_size: images per batch on an accelerator.
 
     Raises:
-        SceditError: bad input; a folder of which no picture could be read is one too.
+        SceditError: the input is bad, or no image of a folder can be annotated.
         WorkFailed: memory or disk ran out.
     """
     started = time.monotonic()
@@ -143,18 +144,18 @@ class _Work:
     on_event: OnEvent | None
 
     def place(self, number: int = 0) -> str:
-        """Where annotators with weights compute: on the device that is named, else on the machine's accelerator of this
-        number, if it has one."""
+        """Return the device of annotators with weights: the named one, else the machine's accelerator of this number,
+        if it has one, else "cpu"."""
         if self.device or not any(order.annotator.weights for order in self.orders):
             return self.device or "cpu"
         best = best_device().type
         return best if best in ("cpu", "mps") else f"{best}:{number}"
 
     def make(self, name: str, picture: Image.Image) -> list[Image.Image]:
-        """One picture's conditions, here and now.
+        """Return one image's conditions, made in this process.
 
         Raises:
-            SceditError: an annotator cannot do it.
+            SceditError: an annotator cannot annotate the image.
         """
         device, found = self.place(), []
         for order in self.orders:
@@ -219,8 +220,8 @@ def _check_place(place: Path, overwrite: bool, option: str) -> None:
 
 
 def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
-    """The first pictures of a folder beside their conditions; nothing else is written. A sheet that is not named
-    replaces the last one."""
+    """Write a sheet of a folder's first `count` images beside their conditions. A sheet at the default place replaces
+    the previous one."""
     if sheet:
         _check_place(sheet, work.overwrite, "--sheet")
     place = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
@@ -281,7 +282,7 @@ def _folder(work: _Work) -> dict[str, Any]:
     if failed and not written and not skipped:
         raise _nothing_read(work.src, failed)
     if share.is_first:
-        with alone(work.src):  # another process may have entered a column meanwhile
+        with alone(work.src):  # another process may have added a column meanwhile
             rows = [row for _, row in read_rows(work.src)]
             _enter(rows, outcomes, [order.kind for order in work.orders])
             write_rows(work.src, rows)
@@ -304,7 +305,7 @@ def _check_places(src: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
-    """What has weights on the accelerator, if there is one, and the rest in processes on the CPU."""
+    """Annotate on the accelerator, if any, by annotators that run there, and by the others in processes on the CPU."""
     began = time.monotonic()
     device = work.place(share.local_index)
     heavy = [order for order in work.orders if device != "cpu" and order.annotator.runs_on(device)]
@@ -337,7 +338,8 @@ def _task(src: Path, name: str, orders: Sequence[AnnotationSpec]) -> Task:
 
 
 def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
-    """The columns of what is there now. What was made but not entered when a run was stopped is whole, and there."""
+    """Add to `rows` the columns of all existing condition images, also of those that a stopped run made but did not
+    add."""
     there = {(outcome.name, kind) for outcome in outcomes for kind in (*outcome.written, *outcome.skipped)}
     for row in rows:
         name = row["file_name"]

@@ -1,4 +1,4 @@
-"""`scedit bench`: what training methods cost and give, side by side; what tuners are worth; what skips carry."""
+"""The job `scedit bench`: cost and quality of training methods, scores of tuners, and effects of skips."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from scedit_cli.utils.errors import SceditError, WorkFailed
 from scedit_cli.utils.io import as_json, check_place, expanded, whole, write_whole
 from scedit_cli.utils.specs import parse_tuner
 
-_STEPS, _SAMPLING_STEPS = 10, 9  # that are timed
-_BATCHES = (1, 16)  # and the one measured
+_STEPS, _SAMPLING_STEPS = 10, 9  # timed by default
+_BATCHES = (1, 16)  # at which peak memory is estimated besides the measured batch
 
 
 def bench(
@@ -72,47 +72,46 @@ def bench(
     out: str | Path | None = None,
     on_event: OnEvent | None = None,
 ) -> BenchResult:
-    """Compare training methods on a base by what their steps cost, each in a process of its own; or, as told by
-    `estimate`, `sampling`, `skips`, `quality` or `quality` with `tuners`, something else. An option that would do
-    nothing is refused, and so is a place that cannot be written to; where that comes out in the end alone, `unwritten`
-    of the result says so.
+    """Compare training methods on a base by the cost of their steps, each method in its own process; or make the
+    measurement that `estimate`, `sampling`, `skips` or `quality` (also with `tuners`) selects. An option that would
+    do nothing is refused, and so is a place that cannot be written to; a failure to write the finished result becomes
+    its `unwritten`.
 
     Args:
         base: "sd15", "sd21" or "sdxl" with random weights, or as for `load_base`. By default sd15 on an accelerator;
             without one the embedded base is measured, and sd15 estimated beside it. `estimate` takes sd15.
-        prediction: under `skips` and of `tuners`, as for `load_base`.
-        methods: of METHODS; by default DEFAULT_METHODS. One that fails has no figures, and a note says why.
-        batch, resolution: pictures in a step and their side in pixels.
-        dtype: of the frozen base: fp32, bf16 or fp16.
-        device: by default the accelerator where there is one. Of an estimate "cuda" or "cpu", be they here or not;
-            "cpu" by default for the embedded base.
-        steps: how many training steps are timed (10); under `quality` how many every method is trained for; under
-            `sampling` how many of its steps are timed (9); under `skips` those of the sampler.
+        prediction: under `skips` and for `tuners`, as for `load_base`.
+        methods: names from METHODS; by default DEFAULT_METHODS. A method that fails has no figures; a note says why.
+        batch, resolution: images in a step, and their side in pixels.
+        dtype: the precision of the frozen base: fp32, bf16 or fp16.
+        device: by default the accelerator where there is one. For an estimate "cuda" or "cpu", whether this machine
+            has it or not; "cpu" by default for the embedded base.
+        steps: the number of training steps that are timed (10); under `quality` that every method is trained for;
+            under `sampling` the number of sampling steps that are timed (9); under `skips` the sampler's steps.
         rounds: how often each method is measured, in turns.
-        compiled: by `torch.compile`.
+        compiled: whether the models are compiled by `torch.compile`.
         lora_rank, lora_feed_forward: r of LoRA, and whether it is also on the feed-forward layers.
-        down_ratio: of SC- and CSC-Tuners, 1.0.
-        fits: a memory such as "12GiB": tells the largest batch that each method fits into it.
-        batches: those at which peak memory is estimated, for the plot.
-        estimate: no step is made: exact parameters and operations, predicted memory.
-        sampling: what tuners and a ControlNet add to a step of sampling, at 256 pixels in fp32 unless told otherwise.
-        skips: what each skip connection carries.
-        skip_scale, skip_noise: how skips are rescaled, and noised in units of their deviation.
-        quality: with `tuners` (`FILE[:SCALE]`) their scores over held-out scenes, attached together. Without, the
-            embedded base's own figures, and those of `methods` trained on it; the method "base" alone trains none.
-        scenes: how many held-out scenes are drawn: 128, under `skips` 16, or 4 off the embedded base.
-        seconds, seeds, learning_rates: of the trainings under `quality`: the time that every method gets, of the
-            processor on a CPU (75, beside 400 steps, where neither is given), how many seeds (3), and the methods' own
-            learning rates.
-        keep: a folder for each finished training under `quality`; a benchmark that was stopped goes on from there.
-        show: an earlier document, which is the result: nothing is measured.
-        plot: a picture of the result.
-        baseline: an earlier document; `worse` of the result says what fell behind it.
-        tolerance: the share of a baseline's figure by which it may be missed, such as "5%", or 0.05, which is usual.
+        down_ratio: hidden width of SC- and CSC-Tuners as a share of the channels; 1.0 by default.
+        fits: a memory size such as "12GiB", for which the largest batch of each method is reported.
+        batches: the batch sizes at which peak memory is estimated, for the plot.
+        estimate: report exact parameters and operations and predicted memory; no step is made.
+        sampling: time what tuners and a ControlNet add to a sampling step, at 256 pixels in fp32 by default.
+        skips: measure what each skip connection carries.
+        skip_scale, skip_noise: the factor of skips, and their noise in units of their standard deviation.
+        quality: with `tuners` (`FILE[:SCALE]`), measure their scores over held-out scenes, attached together. Without,
+            measure the embedded base and `methods` trained on it; the method "base" alone trains none.
+        scenes: the number of held-out scenes: 128, under `skips` 16, or 4 off the embedded base.
+        seconds, seeds, learning_rates: for the trainings under `quality`, the time of every method, on a CPU processor
+            time (75, with 400 steps, where neither is given), the number of seeds (3), and learning rates by method.
+        keep: a folder for finished trainings under `quality`, from which a stopped benchmark resumes.
+        show: an earlier document that is the result; nothing is measured.
+        plot: the file of a figure of the result.
+        baseline: an earlier document; the result's `worse` lists the figures that fell behind it.
+        tolerance: the share by which a figure may fall behind the baseline's, such as "5%" or 0.05 (the default).
         out: a file for the document.
 
     Raises:
-        SceditError: settings that cannot be, or that change nothing.
+        SceditError: an option is invalid or would do nothing.
         WorkFailed: no method could be measured.
     """
     mode, chosen = check({name: value for name, value in locals().items() if name != "on_event"})
@@ -164,7 +163,8 @@ def bench(
 
 
 def _written(result: BenchResult, plot: str | Path | None, out: str | Path | None) -> BenchResult:
-    """`result` with its picture, once both are on the disk; an error of that is no reason to lose the figures."""
+    """Write figure and document, and return `result` with the figure's path. An error of writing becomes `unwritten`,
+    so that the measurements are not lost."""
     failed = None
     if plot:
         try:
@@ -180,7 +180,7 @@ def _written(result: BenchResult, plot: str | Path | None, out: str | Path | Non
 
 
 def _drawn(result: BenchResult, plot: Path) -> Path | None:
-    """The picture; None where there is nothing to be seen."""
+    """Draw the figure and return `plot`, or None where the result has nothing to draw."""
     if result.grid:
         with whole(plot) as part:
             result.grid.save(part)
@@ -250,7 +250,7 @@ def _load(
 
 
 def _budget(steps: int | None, seconds: float | None, batch: int | None) -> quality.Budget:
-    """Both ways at their defaults, or what is asked for."""
+    """Return the budget: the given `steps` and `seconds`, or the defaults of both where neither is given."""
     usual = quality.Budget()
     if not (steps or seconds):
         steps, seconds = usual.steps, usual.seconds
@@ -269,7 +269,7 @@ def _train(
     check: Callable[[BenchConfig], None],
     tell: OnEvent,
 ) -> BenchResult:
-    """Quality beside cost: the embedded base's own, then that of each method."""
+    """Measure the quality of the embedded base itself, then of each method trained on it."""
     if scenes < 2 and set(methods) - {BASE}:
         raise SceditError("--scenes 1: methods are judged over two scenes at least", hint="128 are usual")
     base = load_base(EMBEDDED, device=device)

@@ -1,4 +1,4 @@
-"""Pictures from prompts, condition pictures and tuners, written with all that is needed to make them again."""
+"""The job `scedit generate`: images from prompts, condition images and tuners, written with their settings."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from scedit_cli.utils.specs import parse_tuner
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A picture as written. `scores` are its consistencies in [0, 1] by condition, and `measures` the figures beside
-    each, in their own units, both empty unless asked for; `scales` are the α that were set by name."""
+    """A written image. `scores` are its consistencies in [0, 1] by condition, and `measures` further figures of each
+    condition, in their own units, both empty without `score`; `scales` are the α that were set by name."""
 
     path: Path
     seed: int
@@ -51,8 +51,8 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was written, on which base and device, and how many seconds it took; `conditions` are the condition pictures
-    of the first one as its tuners saw them."""
+    """The written images, with base, device and duration in seconds; `conditions` are the condition images of the first
+    image, by kind, as its tuners saw them."""
 
     images: list[GeneratedImage]
     grid: Path | None
@@ -62,7 +62,7 @@ class GenerateResult:
     conditions: dict[str, Image.Image] = field(default_factory=dict)
 
     def document(self) -> dict:
-        """What --json writes."""
+        """Return the document that --json writes."""
         return {
             "images": [asdict(image) | {"path": str(image.path)} for image in self.images],
             "grid": str(self.grid) if self.grid else None,
@@ -72,7 +72,7 @@ class GenerateResult:
         }
 
     def summary(self) -> list[tuple[str, str]]:
-        """What a person reads: a row per file."""
+        """Return the rows (file, facts) that a person reads."""
         rows = []
         for image in self.images:
             scales = [f"{name} at {scale:g}" for name, scale in image.scales.items()]
@@ -94,21 +94,21 @@ def generate(
     loaded: Base | None = None,
     on_event: OnEvent | None = None,
 ) -> GenerateResult:
-    """Generate pictures and write them, batch by batch.
+    """Generate images and write them, batch by batch.
 
     Args:
-        request: what to make.
-        from_file: a picture that this made before: it is made again, with what `request` says changed.
-        out: a picture's name (further pictures are numbered after it), or a folder; by default the folder "pictures".
-        template: of names in the folder, of the fields in `naming.FIELDS`; by default the next free numbers.
-        grid: also write one labelled picture of them all.
-        score: measure each picture's consistency with each condition.
-        overwrite: replace the pictures that `out` and `template` name.
+        request: the images to make.
+        from_file: an image that this function wrote; it is made again, with the changes that `request` states.
+        out: an image file (further images are numbered after it), or a folder; by default the folder "pictures".
+        template: the file names in the folder, with fields of `filenames.FIELDS`; by default the next free numbers.
+        grid: also write one labelled grid of all images.
+        score: measure each image's consistency with each of its conditions.
+        overwrite: replace existing images that `out` and `template` name.
         loaded: the base, where it is loaded already.
 
     Raises:
-        SceditError: bad input; nothing is written then.
-        WorkFailed: the sampled latents are not numbers, or memory or disk ran out.
+        SceditError: the input is bad; nothing is written then.
+        WorkFailed: the sampled latents are not finite, or memory or disk ran out.
     """
     check(
         request, from_file=from_file, out=out, template=template, grid=grid, score=score, overwrite=overwrite
@@ -164,7 +164,7 @@ def generate(
     taken: set[Path] = set()
     with run:
         for number, batch in enumerate(batches):
-            # Repeated alone, a picture takes the place in a batch that it had: sums of other batches round otherwise.
+            # An image that is made again takes its old place in a batch, since sums in other batches round differently.
             fill = [orders[i] for i in batch] if size == 1 else [orders[batch[0]]] * size
             drawn = run.draw(fill, partial(_step_done, tell, number, len(batches)))
             drawn = drawn if size == 1 else drawn[place : place + 1]
@@ -198,17 +198,17 @@ def serve(
     stop: threading.Event | None = None,
     on_event: OnEvent | None = None,
 ) -> None:
-    """Serve a page in the browser that generates, until it is interrupted or `stop` is set.
+    """Serve a page in the browser that generates images, until it is interrupted or `stop` is set.
 
     Args:
-        request: the base, and what else holds for every picture; its tuners are offered, and on the embedded base the
+        request: the base and other settings of every image; the page offers its tuners, and on the embedded base the
             shipped ones.
-        out: the folder of the pictures; by default "pictures".
-        host, port: where it listens; by default on loopback, at a free port.
+        out: the folder of the images; by default "pictures".
+        host, port: the address of the page; by default loopback, at a free port.
 
     Raises:
-        SceditError: `request` says what the page asks for itself, gradio is not installed, a tuner is for another
-            base, or the port is taken.
+        SceditError: `request` sets a field of the page, gradio is not installed, a tuner is for another base, or the
+            port is taken.
     """
     check_page(request, out)
     tell = on_event or (lambda event: None)
@@ -243,8 +243,8 @@ def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -
 
 
 def _check_sampler(request: Request, placed: Sequence[PlacedTuner]) -> None:
-    """Raise SceditError for a sampler's name, settings and steps that the base's scheduler alone refuses, before any
-    weights are loaded. Where `--prediction` or a tuner changes that scheduler, the loaded base tells."""
+    """Raise SceditError for a sampler's name, settings or steps that do not suit the base's scheduler, before its
+    weights are loaded. Where `--prediction` or a tuner changes that scheduler, the loaded base is checked later."""
     scheduler = scheduler_in(request.base or EMBEDDED)
     if scheduler is None or not (request.scheduler or request.steps):
         return
@@ -260,7 +260,7 @@ def _load(request: Request, placed: Sequence[PlacedTuner]) -> Base:
     dtype, device = DTYPES.get(request.dtype), request.device
     if request.offload:
         accelerator(request.device)
-        dtype, device = dtype or torch.bfloat16, "cpu"  # in the precision that it will have on the accelerator
+        dtype, device = dtype or torch.bfloat16, "cpu"  # the precision that the base will have on the accelerator
     return load_base(
         as_trained(request.base or EMBEDDED, placed),
         vae=request.vae,

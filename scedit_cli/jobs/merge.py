@@ -1,4 +1,4 @@
-"""`scedit merge`: several tuners in one file, exactly, and read back to prove it; or one tuner in another form."""
+"""The job `scedit merge`: several tuners in one file, exactly, read back to prove it; or one in another format."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
 from scedit_cli.utils.io import whole, whole_folder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
-_EXACT = 1e-4  # of the largest edit: beyond what the order of a float32 sum changes
-_PICTURES = 16  # that a base draws to see what its skips hold
+_EXACT = 1e-4  # share of the largest edit; the order of a float32 sum changes less
+_PICTURES = 16  # images that a base draws to record its skip features
 
 
 @dataclass(frozen=True)
 class MergedTuner:
-    """A tuner that went into the merged file: where it came from and its α there."""
+    """A tuner that went into the merged file: its source file and its α in the result."""
 
     file: str
     kind: str
@@ -45,8 +45,8 @@ class MergedTuner:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What `rank` did: on what the fit was made ("weights", or a base by name), and the relative error of the edit
-    on features that the fit did not see, of each skip in encoder order."""
+    """The effect of `rank`: `on` names what the fit was made on ("the weights", or a base), and `errors` are the
+    relative errors of the edit on features that the fit did not see, for each skip in encoder order."""
 
     rank: int
     on: str
@@ -59,9 +59,9 @@ class Compressed:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The file or folder as written; `max_difference` is the largest absolute difference between its edits and the
-    sum (with `average`, the weighted mean) of the separate tuners' edits, on random features and hints, and
-    `relative_difference` the norm of the difference as a share of that sum's."""
+    """The written file or folder. `max_difference` is the largest absolute difference between its edits and the sum
+    (with `average`, the weighted mean) of the separate tuners' edits on random features and hints, and
+    `relative_difference` the norm of that difference as a share of the sum's."""
 
     out: Path
     kind: str
@@ -73,7 +73,7 @@ class MergeResult:
     compressed: Compressed | None = None
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json writes."""
         return {
             "out": str(self.out),
             "kind": self.kind,
@@ -86,7 +86,7 @@ class MergeResult:
         }
 
     def summary(self) -> list[tuple[str, str]]:
-        """The rows that a person reads."""
+        """Return the rows (name, value) that a person reads."""
         what = {"sc": "an SC-Tuner", "csc": "a CSC-Tuner", "bundle": "a bundle"}[self.kind]
         whose = "" if self.format == "scedit" else f" for {self.format}"
         rows = [("averaged" if self.average else "merged", f"{self.out}, {what}{whose}")]
@@ -121,28 +121,28 @@ def merge(
     """Merge tuner files into one that gives the same edits. SC-Tuners become one SC-Tuner; with CSC-Tuners among
     them, the result is a bundle with a tuner for each condition and at most one SC-Tuner.
 
-    What was written is read back and compared with the separate tuners before it appears; the largest difference is
+    The written file is read back and compared with the separate tuners before it appears; the largest difference is
     kept in its metadata as `merge.max_difference`.
 
     Args:
         tuners: `[KIND=]FILE[:SCALE]`; a scale multiplies the scales that a bundle has already, and the kinds,
             separated by commas, name the conditions of another program's CSC-Tuners.
         out: the tuner file, ending in .safetensors. In another program's format also a .bin file, or a folder.
-        average: the weighted mean of tuners of one condition and shape, with the scales as weights; not exact.
-        take, drop: conditions, or "sc" for SC-Tuners: use these only, or all but these.
-        rescale: α by condition, or "sc" for the only SC-Tuner, instead of what the files say.
-        rank: at most so many hidden units a skip for the SC-Tuner; not exact.
-        activations: a base whose skip features `rank` is fitted on; by default the weights alone decide.
-        device: where that base draws; by default an accelerator where there is one.
-        dtype: one of DTYPES; by default what the tuners compute in.
+        average: take the weighted mean of tuners of one condition and shape, with the scales as weights; not exact.
+        take, drop: conditions to use, or to leave out; "sc" stands for SC-Tuners.
+        rescale: α by condition, or "sc" for the only SC-Tuner, in place of the files' values.
+        rank: the most hidden units per skip of the SC-Tuner; not exact.
+        activations: a base whose skip features `rank` is fitted on; by default the fit uses the weights alone.
+        device: the device of that base; by default an accelerator where there is one.
+        dtype: one of DTYPES; by default the tuners' own.
         format: "scedit", or one of FORMATS.
-        up_blocks: how many skips each up block of the base takes, where a format asks for it and nobody said.
+        up_blocks: the number of skips that each up block of the base takes, where a format needs it and the tuners do
+            not state it.
         overwrite: replace `out` where it is a file.
 
     Raises:
-        SceditError: a file that is missing or no tuner, tuners that do not go together, options that do not, or an
-            `out` that exists.
-        WorkFailed: what was read back gives other edits, or memory or disk ran out.
+        SceditError: a file is missing or no tuner, the tuners or the options do not go together, or `out` exists.
+        WorkFailed: the file that was read back gives other edits, or memory or disk ran out.
     """
     tell = on_event or (lambda event: None)
     out = Path(out)
@@ -191,7 +191,8 @@ def _write(
     overwrite: bool,
     tell: OnEvent,
 ) -> Difference:
-    """Writes `merged` and reads it back; the difference of its edits from those of `parts`, added to its metadata."""
+    """Write `merged`, read it back, and return the difference of its edits from those of `parts`, which its metadata
+    states too."""
     exported = None if format == "scedit" else export(merged, format)
     folder = exported is not None and is_folder(out)
     expected = _parts(_rounded(merged, dtype))
@@ -207,7 +208,7 @@ def _write(
         read = _read_back(place, exported, [tuner.condition for tuner, _ in expected if tuner.condition])
         _check_alike(expected, read)
         difference = _check_alike(parts, read) if exact else difference_of(parts, read)
-        # Again, now that the difference is known; the title would else be the temporary file's.
+        # The file is written again with the difference, and with a title that is not the temporary file's name.
         found = {
             "merge.max_difference": f"{difference.largest:.3g}",
             "merge.relative_difference": f"{difference.relative:.3g}",
@@ -224,17 +225,17 @@ def _read_back(place: Path, exported: Export | None, conditions: list[str]) -> l
     files = exported.located(place)
     if len(files) == 1:
         return _parts(load_tuner(files[0], conditions))
-    # A tuner each; the SC-Tuner, which takes no hint, comes first.
+    # Each file holds one tuner; the SC-Tuner, which takes no hint, comes first.
     names = [[]] * (len(files) - len(conditions)) + [[condition] for condition in conditions]
     return [part for file, name in zip(files, names, strict=True) for part in _parts(load_tuner(file, name))]
 
 
 def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> Difference:
-    """The difference of their edits.
+    """Return the difference of their edits.
 
     Raises:
-        SceditError: a scale makes the edits too large to be numbers.
-        WorkFailed: the difference is more than rounding explains.
+        SceditError: a scale makes the edits overflow float32.
+        WorkFailed: the difference is larger than rounding explains.
     """
     difference = difference_of(expected, read)
     if not math.isfinite(difference.edit):
@@ -248,10 +249,10 @@ def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> Diff
 
 
 def _rounded(merged: Tuner | Bundle, dtype: torch.dtype | None) -> Tuner | Bundle:
-    """What a file of that dtype will give back.
+    """Return `merged` as a file of this dtype will give it back.
 
     Raises:
-        SceditError: a value that the dtype does not hold, or that a scale made too large.
+        SceditError: a value overflows the dtype.
     """
     rounded = copy.deepcopy(merged)
     if dtype:
@@ -272,7 +273,7 @@ def _compressed(
     placed: Sequence[PlacedTuner],
     tell: OnEvent,
 ) -> tuple[Tuner | Bundle, Compressed]:
-    """`merged` with its SC-Tuner compressed, and how well that went."""
+    """Return `merged` with its SC-Tuner compressed, and the errors of the compression."""
     sc, others = (merged.tuners[0], merged) if isinstance(merged, Bundle) else (merged, None)
     if not isinstance(sc, SCTuner):
         raise SceditError("--rank compresses an SC-Tuner, and there is none here", hint="leave --rank out")

@@ -15,15 +15,16 @@ from scedit_cli.utils.specs import check_chosen, parse_ingredient
 def gathered(
     texts: Sequence[str], take: Sequence[str], drop: Sequence[str], rescale: Mapping[str, float]
 ) -> list[PlacedTuner]:
-    """The tuners of `[KIND=]FILE[:SCALE]` texts, bundles taken apart.
+    """Return the tuners of `[KIND=]FILE[:SCALE]` texts, with bundles taken apart.
 
     Args:
         texts: kinds, separated by commas, name the conditions of another program's CSC-Tuners in order.
-        take, drop: the conditions to use, or to leave out; "sc" is the SC-Tuners.
-        rescale: α by condition, or of the only SC-Tuner as "sc", instead of what the files say.
+        take, drop: the conditions to use, or to leave out; "sc" stands for SC-Tuners.
+        rescale: α by condition, or of the only SC-Tuner as "sc", in place of the files' values.
 
     Raises:
-        SceditError: a file that is missing or no tuner, a name that none of them has, or nothing that is left.
+        SceditError: a file is missing, no tuner or holds values that are not finite, a name is of no tuner, or of
+            several to rescale, or no tuner is left.
     """
     placed = [each for text in texts for each in _loaded(text)]
     for each in placed:
@@ -45,14 +46,14 @@ def gathered(
 
 
 def check_together(placed: Sequence[PlacedTuner], averaged: bool = False) -> list[str]:
-    """Checks that tuners go into one file: for one base, of one size, and with a condition each; those to be averaged,
-    of one condition and shape.
+    """Check that tuners go into one file: all for one base, of one size, and for different conditions; to be averaged,
+    for one condition and of one shape.
 
     Returns:
-        The files that do not say what base they are for, where others do.
+        The files that do not name their base, where others do.
 
     Raises:
-        SceditError: they do not, naming their files.
+        SceditError: two of the tuners, named in the message, do not go together, or weights of a mean add up to 0.
     """
     first = placed[0]
     takers: dict[str | None, PlacedTuner] = {}

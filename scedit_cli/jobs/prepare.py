@@ -1,4 +1,4 @@
-"""`scedit prepare`: a dataset folder from pictures wherever they are, or from scenes of the embedded world."""
+"""The job `scedit prepare`: a dataset folder from images of any source, or from scenes of the embedded world."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import whole_folder
 from scedit_cli.utils.locks import held
 
-_CAPTIONLESS = 0.01  # share of the kept pictures that may be without a caption
+_CAPTIONLESS = 0.01  # share of the kept images that may lack a caption
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """A dataset folder as written. `report` is None where the folder was there and only cached or sharded; `is_first`
-    is False in every process but the first of those that shared the work."""
+    """The written dataset folder. `report` is None where the folder existed and was only cached or sharded; `is_first`
+    is False in all processes that shared the work but the first."""
 
     out: Path
     pictures: int
@@ -48,7 +48,7 @@ class PrepareResult:
     is_first: bool = True
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json writes."""
         found = (self.report or Report()).document()
         return found | {
             "out": str(self.out),
@@ -59,7 +59,7 @@ class PrepareResult:
         }
 
     def summary(self) -> list[tuple[str, str]]:
-        """The rows that a person reads."""
+        """Return the rows (name, value) that a person reads."""
         rows = [("dataset", str(self.out)), ("pictures", f"{self.pictures} in {self.seconds:.1f} s")]
         rows.append(("conditions", ", ".join(self.conditions) or "none yet: scedit annotate makes them"))
         if self.shards:
@@ -69,7 +69,7 @@ class PrepareResult:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """How large pictures become: see `prepare`."""
+    """The rule by which images are resized, as `prepare` describes it."""
 
     side: int
     multiple: int
@@ -111,34 +111,34 @@ def prepare(
 ) -> PrepareResult:
     """Write a dataset folder, which appears when it is complete, with `report.json` and the sheet `overview.png`.
 
-    With neither `src` nor `scenes`, the dataset folder `out` is there already and only gets what `cache` and `shards`
-    ask for; what an earlier, stopped run has encoded is kept. So it is where the same call has made the folder, and was
-    stopped after that. An option that would do nothing is refused. Of the processes that `accelerate launch` has
-    started, the first makes the folder, and all share what is to be encoded.
+    With neither `src` nor `scenes`, the dataset folder `out` exists already and only gets the `cache` and `shards`;
+    latents and text that a stopped run has encoded are kept. The same holds where the same call has made the folder
+    and was stopped after that. An option that would do nothing is refused. Of the processes that `accelerate launch`
+    has started, the first makes the folder, and all share the encoding.
 
     Args:
         src, conditions, columns, split, subset, revision: as for `data.sources.open_source`.
         out: the dataset folder, new or empty.
-        scenes: how many scenes of the embedded world to render instead, with all conditions.
-        seed: of the first scene.
-        look: how scenes are drawn: "plain" or "pastel".
-        held_out: allow scenes that are kept for measuring.
-        size: side in pixels, a multiple of 64 (with `cache`, of what the base needs); by default 128 for scenes, 512
-            for pictures, which come to buckets of about `size`² pixels in their own shape, never larger than they are.
-        square: all pictures to `size` x `size`; smaller ones are rejected.
-        upscale: make smaller pictures larger.
-        strict: whatever the report would list by name is an error.
-        allow_captionless: more than 1 % of the pictures may have no caption; theirs is empty.
-        drop_duplicates: leave out pictures that repeat an earlier one to the eye.
-        cache: "latents" and "text" are encoded at once, by `base` and `vae`.
-        precision: of the text encoders: what `train.precision` will be, for which alone the cached text serves; by
-            default, that of a recipe which does not name it.
-        device: that encodes; by default an accelerator where there is one.
-        shards: also write WebDataset shards of so many pictures into `shards/`.
+        scenes: the number of scenes of the embedded world to render instead, with all conditions.
+        seed: the seed of the first scene.
+        look: the look of the scenes: "plain" or "pastel".
+        held_out: allow scenes that are reserved for evaluation.
+        size: side in pixels, a multiple of 64 (with `cache`, of the base's multiple); by default 128 for scenes, 512
+            for images, which go into buckets of about `size`² pixels in their own shape, enlarged only by `upscale`.
+        square: crop all images to `size` x `size`; smaller images are rejected.
+        upscale: enlarge smaller images.
+        strict: fail where the report would list any image by name.
+        allow_captionless: allow more than 1 % of the images to have no caption; their caption is empty.
+        drop_duplicates: leave out images that look like an earlier one.
+        cache: "latents" and "text", which are encoded by `base` and `vae`.
+        precision: the precision of the text encoders. Training uses the cached text only where `train.precision` is
+            the same; by default, a recipe's default.
+        device: the device that encodes; by default an accelerator where there is one.
+        shards: the number of images per WebDataset shard, which are also written into `shards/`.
 
     Raises:
-        SceditError: bad input, or another process prepares `out`; nothing is written then. Or what was found in the
-            source is too bad: then its report alone is written, to `<out>.report.json`.
+        SceditError: the input is bad, or another process prepares `out`; nothing is written then. Or the source has
+            too many faults: then only its report is written, to `<out>.report.json`.
         WorkFailed: memory or disk ran out.
     """
     check(**{name: value for name, value in locals().items() if name != "on_event"})
@@ -156,7 +156,7 @@ def prepare(
     processes = Processes.join(device)
     tell = (on_event if processes.is_first else None) or (lambda event: None)
     try:
-        # A wrong base is told before the work.
+        # A wrong base is reported before the work begins.
         frozen = load_base(base, dtype=DTYPES[precision], device=device, vae=vae) if cache else None
         multiple = frozen.multiple if frozen else MULTIPLE
         size = usual_size(src) if size is None else size
@@ -192,7 +192,8 @@ def prepare(
 
 
 def _lock(out: Path) -> Path:
-    """Beside the folder, which is not there before it is complete; one, by whatever name the folder is called."""
+    """Return the lock file, which lies beside the folder, since that does not exist before it is complete. All names
+    of one folder share the lock."""
     place = Path(os.path.realpath(out))
     digest = hashlib.sha256(os.fsencode(place.name)).hexdigest()[:12]
     return place.parent / f".scedit-{digest}.lock"

@@ -1,4 +1,4 @@
-"""What jobs tell their caller while they work. A job never prints: it calls `on_event` with one of these."""
+"""The events by which jobs report to their caller. A job never prints: it calls `on_event` with an event."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """`step` of `total` units of the stage are done, `step` counting from 1; `values` are figures worth watching now,
-    by name, such as {"loss": 0.12, "images/s": 31.0}."""
+    """The progress of a stage: `step` (counting from 1) of `total` units are done; `values` are current figures by
+    name, such as {"loss": 0.12, "images/s": 31.0}."""
 
     stage: str
     step: int
@@ -19,7 +19,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that the user should read: a sentence."""
+    """A sentence that the user should read."""
 
     text: str
 

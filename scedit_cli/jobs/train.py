@@ -1,4 +1,4 @@
-"""`scedit train`: a tuner from a recipe, in a run folder that can be resumed at any moment."""
+"""The job `scedit train`: a tuner from a recipe, in a run folder that can be resumed at any moment."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from scedit_cli.utils.errors import SceditError
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. `seconds` are those of the whole command; `images_per_second` counts its training steps
-    alone, and is None where it made none; `waiting_share` of their time they waited for data. `validation_loss` is the
-    last one measured on held-out pictures, and `skipped` the number of steps that fp16 left out."""
+    """The result of a run. `seconds` is the time of the whole command; `images_per_second` counts its training steps
+    alone, and is None without any; `waiting_share` is the share of their time that they waited for data.
+    `validation_loss` is the last loss on held-out images, and `skipped` the number of steps that fp16 left out."""
 
     run: Path
     tuner: Path
@@ -58,7 +58,7 @@ class TrainResult:
         return self.score.score if self.score else None
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json writes."""
         return {
             "run": str(self.run),
             "tuner": str(self.tuner),
@@ -78,7 +78,7 @@ class TrainResult:
         }
 
     def summary(self) -> list[tuple[str, str]]:
-        """The rows that a person reads."""
+        """Return the rows (name, value) that a person reads."""
         speed = f", {self.images_per_second:.1f} images/s" if self.images_per_second else ""
         if self.waiting_share is not None:
             speed += f", {self.waiting_share:.1%} of the time waiting for data"
@@ -118,21 +118,22 @@ def train(
 ) -> TrainResult | Preflight | None:
     """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
 
-    Ctrl-C and SIGTERM end it after the step in hand, with a checkpoint from which `resume` goes on bit for bit (on a
-    CPU); what they raise, KeyboardInterrupt or SystemExit(143), passes through. The first process alone writes and
-    calls `on_event`, and only there is something returned.
+    Ctrl-C and SIGTERM end it after the current step, with a checkpoint from which `resume` continues bit for bit (on a
+    CPU); the exception that they raise, KeyboardInterrupt or SystemExit(143), passes through. Only the first process
+    writes, calls `on_event` and returns a result; the others return None.
 
     Args:
         out: the run's folder; by default the next free one of runs/NAME, runs/NAME-2, ….
-        resume: go on from the newest whole checkpoint of `out`, or of the recipe's last run; without one, from step 0.
+        resume: continue from the newest whole checkpoint of `out`, or of the recipe's last run; without one, from
+            step 0.
         overwrite: replace the run that `out` holds.
-        dry_run: stop before the first step; what has been encoded remains, and the preflight is returned.
+        dry_run: stop before the first step and return the preflight; encoded latents and text remain.
         push_to_hub: a hub repository ("user/name") to upload tuner, recipe, card and samples to.
-        device: that trains; by default an accelerator where there is one.
+        device: the device that trains; by default an accelerator where there is one.
 
     Raises:
-        SceditError: bad input; nothing is written then.
-        WorkFailed: the loss is not a number any more, memory or disk ran out, or another process died.
+        SceditError: the input is bad; nothing is written then.
+        WorkFailed: the loss is no longer finite, memory or disk ran out, or another process died.
     """
     check(recipe, out=out, resume=resume, overwrite=overwrite, push_to_hub=push_to_hub)
     processes = Processes.join(device)
@@ -145,7 +146,7 @@ def train(
             run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
             if not dry_run:
                 processes.by_first(lambda: stack.enter_context(claimed(run)))
-            note_by_all = _told(on_event).note  # each reads its own part of the shards
+            note_by_all = _told(on_event).note  # every process reads its own part of the shards and notes its faults
             return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, device, note_by_all)
     finally:
         processes.leave()
@@ -266,5 +267,5 @@ def _with_memory(
 def _score(recipe: Recipe, base: Base, tuner: Tuner, told: Told) -> Score | None:
     scenes, kind = recipe.score.scenes, tuner.condition
     if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED or recipe.data.path:
-        return None  # rendered scenes tell nothing about what was learned from images of one's own
+        return None  # rendered scenes do not show what a tuner learned from the user's images
     return control_scores(base, [tuner], scenes=scenes, on_step=told.stage("control score"))[kind]

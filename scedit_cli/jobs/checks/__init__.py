@@ -1,2 +1,2 @@
-"""What each command checks before anything heavy is imported or loaded, a module for each: mistakes that need no
-weights are told at once."""
+"""The checks of each command before anything heavy is imported or loaded, a module per command, so that mistakes
+that show without weights are reported at once."""

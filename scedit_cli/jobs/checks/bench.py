@@ -1,4 +1,4 @@
-"""What `scedit bench` checks first."""
+"""The first checks of `scedit bench`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OF_PIXELS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def check(options: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """What the `options` of `jobs.bench` ask for, as `mode_of` and `known_methods` say it.
+    """Check the `options` of `jobs.bench`; return their mode (see `mode_of`) and methods (see `known_methods`).
 
     Raises:
-        SceditError: what can be told without weights.
+        SceditError: a fault that shows without weights.
     """
     given = {name: value for name, value in options.items() if value or (value == 0 and value is not False)}
     mode = mode_of(given)

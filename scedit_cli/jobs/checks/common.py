@@ -10,7 +10,7 @@ from scedit_cli.utils.errors import SceditError, not_installed
 
 
 def check_image(path: Path, option: str) -> None:
-    """Raises SceditError where no image is at `path`, by its file's header alone."""
+    """Raise SceditError unless `path` is an image, by its file's header alone; the message names `option`."""
     try:
         image_size(path)
     except SceditError as error:
@@ -18,13 +18,13 @@ def check_image(path: Path, option: str) -> None:
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Raises SceditError where `path` is no folder."""
+    """Raise SceditError unless `path` is a folder; the message names `option`."""
     if not path.is_dir():
         what = "is no folder" if path.exists() else "does not exist"
         raise SceditError(f"{option}: {path} {what}", hint="name a folder that is there")
 
 
 def check_library(what: str, library: str, extra: str, otherwise: str = "") -> None:
-    """Raises SceditError where `what` needs a library that is not installed, as `not_installed` has it."""
+    """Raise the error of `not_installed` where the `library` that `what` needs is not installed."""
     if find_spec(library) is None:
         raise not_installed(what, library, extra, otherwise)

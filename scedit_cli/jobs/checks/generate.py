@@ -1,4 +1,4 @@
-"""What `scedit generate` checks first."""
+"""The first checks of `scedit generate`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check(
     score: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Raises SceditError for what can be told without weights."""
+    """Raise SceditError for every fault that shows without weights."""
     if from_file is not None:
         again, kept = request_from(expanded(from_file))
         request = request.over(again)
@@ -53,7 +53,7 @@ def check(
 
 
 def check_page(request: Request, out: str | Path | None = None) -> None:
-    """Raises SceditError for what can be told of `--ui` without weights, and for what the page asks for itself."""
+    """Raise SceditError for every fault of `--ui` that shows without weights, and for options that the page sets."""
     names = Names(expanded(out or "pictures"), None, False)
     if names.is_file:
         raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
@@ -110,7 +110,7 @@ def _check_conditions(request: Request, orders: Sequence[ImageJob], score: bool)
 
 
 def _check_tuners(request: Request, kinds: Mapping[ConditionSpec, str]) -> None:
-    """Whether each condition has a tuner, and each tuner its condition."""
+    """Raise SceditError unless each condition has a tuner, and each tuner its condition."""
     headers = {name: header_of(name) for name in request.tuner_names}
     for name, header in headers.items():
         if header.conditions and not {None, *kinds.values()} & set(header.conditions):

@@ -1,4 +1,4 @@
-"""What `scedit merge` checks first."""
+"""The first checks of `scedit merge`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(
     up_blocks: Sequence[int] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Raises SceditError for what can be told without weights."""
+    """Raise SceditError for every fault that shows without weights."""
     _check_options(rank, activations, device, dtype, format, up_blocks)
     _check_place(Path(out), format, overwrite)
     check_writable(out, "--out")

@@ -1,4 +1,4 @@
-"""What `scedit prepare` checks first."""
+"""The first checks of `scedit prepare`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_PICTURES = (
     "drop_duplicates",
 )  # fmt: skip
 _OF_SCENES = ("seed", "look", "held_out")
-_IDLE = {  # options that do nothing, and what to do about them
+_IDLE = {  # case -> options that do nothing in it, and the reason in a hint
     "with --scenes": (_OF_PICTURES, "it is for pictures"),
     "with pictures": (_OF_SCENES, "it belongs to --scenes"),
     "for a dataset that is there": ((*_OF_PICTURES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
@@ -58,7 +58,7 @@ def check(
     device: str | None = None,
     shards: int | None = None,
 ) -> None:
-    """Raises SceditError for what can be told without weights."""
+    """Raise SceditError for every fault that shows without weights."""
     given = {name for name, value in locals().items() if value and value != check.__kwdefaults__.get(name)}
     is_there = is_made(src, out, scenes, cache, shards)
     if (src is None) == (scenes is None) and not is_there:
@@ -93,7 +93,7 @@ def check(
 def is_made(
     src: object, out: str | Path, scenes: int | None, cache: Sequence[str], shards: int | None
 ) -> bool:
-    """Whether `out` is a dataset folder that only gets caches or shards."""
+    """Return whether `out` is an existing dataset folder that only gets caches or shards."""
     return src is None and scenes is None and bool(cache or shards) and _is_dataset(Path(out))
 
 
@@ -102,7 +102,7 @@ def _is_dataset(place: Path) -> bool:
 
 
 def usual_size(src: object) -> int:
-    """The side that images get unless told otherwise."""
+    """Return the side in pixels that images get by default."""
     return PICTURE_SIZE if src is None else _PHOTO_SIZE
 
 
@@ -113,7 +113,7 @@ def check_size(size: int, multiple: int) -> None:
 
 
 def _check_idle(given: set[str], ways: Sequence[str]) -> None:
-    """Raises SceditError for options that would do nothing."""
+    """Raise SceditError for options that would do nothing."""
     for way in ways:
         idle, hint = _IDLE[way]
         for name in filter(given.__contains__, idle):

@@ -1,4 +1,4 @@
-"""What `scedit train` checks first."""
+"""The first checks of `scedit train`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scedit_cli.training.run_folder import choose_run
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.io import check_writable
 
-# Of a recipe's values: the library that each needs, and the extra that installs it.
+# Values of a recipe's keys: the library that they need, and the extra that installs it.
 _OPTIMIZERS = {
     "adamw-8bit": ("bitsandbytes", "8bit"),
     "prodigy": ("prodigyopt", "prodigy"),
@@ -35,7 +35,7 @@ def check(
     overwrite: bool = False,
     push_to_hub: str | None = None,
 ) -> None:
-    """Raises SceditError for what can be told without weights."""
+    """Raise SceditError for every fault that shows without weights."""
     run = choose_run(recipe.name, out, resume, overwrite)
     check_writable(run.folder, "--out")
     check_model(recipe.base.model)
@@ -69,7 +69,7 @@ def _check_name(repository: str) -> None:
 
 
 def _check_data(recipe: Recipe) -> None:
-    """The dataset folder, or what is rendered: whether it is there, and has or can get the tuner's condition."""
+    """Raise SceditError unless the data exists, or is rendered, and has or can get the tuner's condition."""
     kind, path = recipe.tuner.condition, recipe.data.path
     read = kind is not None and kind not in recipe.data.make
     if path is None:
@@ -79,7 +79,7 @@ def _check_data(recipe: Recipe) -> None:
                 hint=f"choose one of {', '.join(SCENE_KINDS)}, or name a dataset folder with data.path",
             )
     elif is_shards(path):
-        shard_places(path)  # says which is missing
+        shard_places(path)  # raises SceditError that names a missing shard
     else:
         folder = Path(path)
         try:
@@ -95,5 +95,5 @@ def _check_data(recipe: Recipe) -> None:
 
 
 def _is_made_quickly(kind: str) -> bool:
-    """Whether a condition can be made while training, without a network."""
+    """Return whether a condition can be made while training, without a network's weights."""
     return kind in conditions.KINDS and not conditions.find(kind).annotator().weights

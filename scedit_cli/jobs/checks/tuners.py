@@ -1,4 +1,4 @@
-"""Tuner files by their headers alone."""
+"""Checks of tuner files by their headers alone."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from scedit_cli.utils.io import read_json
 
 @dataclass(frozen=True)
 class Header:
-    """What a tuner file holds.
+    """The contents of a tuner file, as its header states them.
 
     Attributes:
-        conditions: of its tuners in order, None for an SC-Tuner; itself None where the file does not tell.
+        conditions: the conditions of its tuners in order, None for an SC-Tuner; None if the file does not state them.
     """
 
     conditions: tuple[str | None, ...] | None = None
 
 
 def header_of(name: str) -> Header:
-    """The header of a tuner's file or folder, or of a shipped one; of one on the hub nothing is known.
+    """Return the header of a tuner's file or folder, or of a shipped tuner; it is empty for a tuner on the hub.
 
     Raises:
-        SceditError: nothing is there, or it is no tuner.
+        SceditError: the file does not exist, or is no tuner.
     """
     path = scenes.tuner_place(name)
     if not path.exists() and is_hub_id(split_revision(path)[0]):
@@ -44,7 +44,7 @@ def header_of(name: str) -> Header:
 
 
 def _conditions(facts: Mapping[str, Any]) -> tuple[str | None, ...] | None:
-    """None where the metadata is damaged, which is told when the file is loaded."""
+    """Return None where the metadata is damaged, which is reported when the file is loaded."""
     try:
         parts = read_json(facts["tuners"]) if facts.get("kind") == "bundle" else [{"metadata": facts}]
         return tuple(part["metadata"].get("condition") for part in parts)
@@ -53,6 +53,6 @@ def _conditions(facts: Mapping[str, Any]) -> tuple[str | None, ...] | None:
 
 
 def known_conditions(headers: Sequence[Header]) -> set[str | None] | None:
-    """All conditions of these files; None where one does not tell."""
+    """Return all conditions of these files, or None where a file does not state them."""
     found = [header.conditions for header in headers]
     return None if None in found else {each for conditions in found for each in conditions}
