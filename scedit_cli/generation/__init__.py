@@ -1,1 +1,1 @@
-"""What `scedit generate` is asked for, in which order pictures are made, and how they are named and kept."""
+"""Image generation: the request, the jobs that it makes, conditioning, file names and provenance of the images."""

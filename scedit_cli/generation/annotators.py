@@ -1,4 +1,4 @@
-"""By whom and with which settings a condition is made: of a photo, and of a generated picture to compare the two."""
+"""The annotator and settings that make a condition of a photograph, or of a generated image to compare the two."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from scedit_cli.utils.errors import SceditError
 def annotation_for(
     condition: Condition, given: Mapping[str, str], taker: Tuner | None, base: str, weights: Path | None = None
 ) -> AnnotationSpec | None:
-    """How `condition` was made, or is to be made of its photo; None for a kind that nothing makes.
+    """Return how `condition` was made, or is to be made of its photograph; None for a kind without annotators.
 
-    Settings are those `given`; the others are what the condition picture's file says of itself, else what the recipe
-    of `taker`, the tuner that takes it, made of the pictures it learned from, else the annotator's defaults. The
-    annotator is the one that the condition picture names, else on the embedded base the base's own reader where the
-    kind has it, else the kind's first.
+    The `given` settings come first; the others are those recorded in the condition image's file, else those in the
+    recipe of `taker`, the tuner that takes it, else the annotator's defaults. The annotator is the one that the
+    condition image's file records, else on the embedded base the base's own reader where the kind has it, else the
+    kind's first.
 
     Raises:
-        SceditError: an unknown setting or a value that cannot be, among those given.
+        SceditError: a given setting is unknown, invalid or a range.
     """
     kind = condition.kind
     if kind not in conditions.KINDS:
@@ -48,7 +48,7 @@ def annotation_for(
 
 
 def _taught(annotator: Annotator, taker: Tuner | None) -> dict[str, str]:
-    """The settings in the recipe of the tuner; those that it drew for each picture are nobody's."""
+    """Return the settings in the tuner's recipe, without those that it drew for each image."""
     params = settings_of_made(taker.metadata.get("recipe", "")) if taker else []
     try:
         return dict(make_spec(annotator, parameters_of([annotator.kind], params)[annotator.kind]).values)

@@ -1,4 +1,4 @@
-"""What steers each picture of a run: its conditions at their size, the tuners and where and when they act."""
+"""The conditioning of each image: its condition images at their size, and where and when the tuners act."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _Key = tuple[Path, str | None, bool]
 
 @dataclass(eq=False)
 class Conditioning:
-    """Made by `Conditioning.of` from files alone; `fit` brings it to a base.
+    """The conditioning of a request's images. `Conditioning.of` makes it from files alone; `fit` adapts it to a base.
 
     Attributes:
         placed: the tuners to attach, in this order.
-        device: PyTorch's name of the one that annotators compute on.
-        start: the picture to start from, once fitted.
+        device: PyTorch's name of the device of annotators.
+        start: the image to start from; set by `fit`.
     """
 
     request: Request
@@ -65,11 +65,12 @@ class Conditioning:
     def of(
         cls, request: Request, orders: Sequence[ImageJob], base: str, scored: bool = False, device: str = "cpu"
     ) -> Conditioning:
-        """Opens all pictures and tuners, and checks that they belong together, and where they are to be `scored` that
-        there are conditions which something measures.
+        """Open all images and tuners, and check that they match, and, where images are `scored`, that there are
+        conditions to measure.
 
         Raises:
-            SceditError: a file that cannot be opened, conditions and tuners that do not match, or a name that is none.
+            SceditError: a file cannot be opened, conditions and tuners do not match, or a name is of no tuner, or of
+                several.
         """
         opened: dict[_Key, Condition] = {}
         groups = list(dict.fromkeys(order.conditions for order in orders))
@@ -101,10 +102,10 @@ class Conditioning:
         return cls(request, placed, canvas, device, groups, None, opened, masks)
 
     def fit(self, base: Base) -> list[str]:
-        """Settles every picture's size; returns a sentence for each file that is resized.
+        """Choose every image's size; return a sentence for each file that is resized.
 
         Raises:
-            SceditError: a size that the base cannot draw.
+            SceditError: the base cannot draw a size.
         """
         request, notes = self.request, []
         rule = request.resize or "crop"
@@ -136,7 +137,7 @@ class Conditioning:
         return self._sizes[order.conditions]
 
     def scales(self, order: ImageJob) -> tuple[float, ...]:
-        """α of every placed tuner; 0 where the order does not give its condition."""
+        """Return α of every placed tuner; 0 where `order` has no such condition."""
         given = {self._conditions[_key(spec)].kind: spec.scale for spec in order.conditions}
         scales = []
         for each in self.placed:
@@ -150,18 +151,18 @@ class Conditioning:
         return tuple(scales)
 
     def spans(self, order: ImageJob) -> tuple[tuple[float, float], ...]:
-        """Between which fractions of the steps each placed tuner acts."""
+        """Return between which fractions of the steps each placed tuner acts, as (start, end) in [0, 1]."""
         given = {self._conditions[_key(spec)].kind: (spec.start, spec.end) for spec in order.conditions}
         return tuple(given.get(each.tuner.condition, (0.0, 1.0)) for each in self.placed)
 
     def regions(self, order: ImageJob) -> list[Tensor | None]:
-        """Where each placed tuner acts, as `Attachment.set_regions` takes it."""
+        """Return the region where each placed tuner acts, for `Attachment.set_regions`."""
         size, rule = self.size(order), self.request.resize or "crop"
         shown = {name: to_tensor([resized(mask, size, rule)])[:, :1] for name, mask in self._masks.items()}
         return [shown.get(each.name) for each in self.placed]
 
     def shown(self, order: ImageJob) -> dict[str, Image.Image]:
-        """The order's condition pictures by kind, as the tuners see them."""
+        """Return the condition images of `order` by kind, as the tuners see them."""
         size = self.size(order)
         shown = {}
         for spec in order.conditions:
@@ -172,7 +173,7 @@ class Conditioning:
         return shown
 
     def hints(self, orders: Sequence[ImageJob]) -> dict[str, Tensor]:
-        """The hints of a batch: one for all where its orders share the picture, else one each."""
+        """Return the hints of a batch by kind: one if `orders` share the condition image, else one per order."""
         shown = [self.shown(order) for order in orders]
         scales = zip(self.placed, self.scales(orders[0]), strict=True)
         hints = {}
@@ -185,7 +186,7 @@ class Conditioning:
     def measured(
         self, orders: Sequence[ImageJob], pictures: Sequence[Image.Image]
     ) -> list[dict[str, dict[str, float]]]:
-        """By kind, how each picture follows each of its conditions: its `consistency`, and figures beside it."""
+        """Return for each image, by kind, its `consistency` with that condition and further figures."""
         makers = [
             (n, self._conditions[_key(spec)].maker)
             for n, order in enumerate(orders[: len(pictures)])
@@ -203,7 +204,7 @@ class Conditioning:
         return scores
 
     def settings(self, order: ImageJob) -> dict[str, Any]:
-        """What of this a picture's file keeps, in a request's words, with absolute paths."""
+        """Return the settings that an image's file records, as fields of a request with absolute paths."""
         request = self.request
         named = [(self._conditions[_key(spec)].kind, spec) for spec in order.conditions]
         tuners: list[PlacedTuner] = []
@@ -234,10 +235,10 @@ class Conditioning:
 def _made(
     opened: Mapping[_Key, Condition], placed: Sequence[PlacedTuner], request: Request, base: str, scored_on: str | None
 ) -> dict[_Key, Condition]:
-    """The conditions, each with its maker; what is needed to measure is loaded onto the device `scored_on`, if any.
+    """Return the conditions with their makers. With a device `scored_on`, also load the models that measure onto it.
 
     Raises:
-        SceditError: a setting that cannot be, or one without effect.
+        SceditError: a setting is invalid or has no effect.
     """
     kinds = list(dict.fromkeys(condition.kind for condition in opened.values()))
     photos = {condition.kind for condition in opened.values() if condition.spec.photo}

@@ -1,4 +1,4 @@
-"""What is asked for: the options of `scedit generate` that decide what a picture looks like."""
+"""The request for images: the options of `scedit generate` that decide what an image looks like."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scedit_cli.utils.specs import parse_condition, parse_margins, parse_named, 
 if TYPE_CHECKING:
     from scedit_cli.inference.denoising import Guidance
 
-# The least that each number may be; the least of a strength is above 0.
+# The least value of each number; the least strength is above 0, and so is not listed.
 _LEAST = {
     "num": 1, "steps": 1, "guidance": 0, "guidance_rescale": 0, "batch_size": 1, "width": 8, "height": 8,
 }  # fmt: skip
@@ -30,41 +30,41 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What was said, in the command line's words; None and empty are what was not.
+    """A request for images, in the command line's words; None or an empty value stands for an option that is not given.
 
     Attributes:
-        prompts: each gets a picture per seed; one empty prompt by default.
-        prompts_file: more prompts, one a line, in the column `prompt` of a .csv or .tsv, or with the suffix .jsonl one
-            object a line: `prompt`, `seed`, `negative`, `conditions` (kind -> `FILE[:SCALE[:START-END]]`, null leaves
-            one out), `scales` (name -> α).
+        prompts: the prompts, with an image per seed; one empty prompt by default.
+        prompts_file: more prompts: one per line, in the column `prompt` of a .csv or .tsv, or in a .jsonl one object
+            per line: `prompt`, `seed`, `negative`, `conditions` (kind -> `FILE[:SCALE[:START-END]]`; null leaves the
+            condition out), `scales` (name -> α).
+        negative: the negative prompt.
         seed: `7`, `1,2,3` or `1-8`; 0 by default.
-        num: pictures per prompt, a single seed counting on.
-        conds: condition pictures, `[KIND=]FILE[:SCALE[:START-END]]`; left out, the kind is told by the name of the
-            file or its folder.
-        conds_from: `KIND=PHOTO[:SCALE[:START-END]]`, photos that are made into condition pictures first.
-        params: `[KIND.]NAME=VALUE`, settings of those who make conditions of photos, and of the pictures to measure.
-        weights: a folder with local copies of their weights.
-        masks: `NAME=FILE`, pictures that are white where the condition (or the SC-Tuner of that name) rules.
+        num: images per prompt, with seeds counting from a single `seed`.
+        conds: condition images, `[KIND=]FILE[:SCALE[:START-END]]`; without KIND, the name of the file or its folder
+            gives the kind.
+        conds_from: photographs of which condition images are made first, `KIND=PHOTO[:SCALE[:START-END]]`.
+        params: settings of the annotators that make or measure conditions, `[KIND.]NAME=VALUE`.
+        weights: a folder with local copies of the annotators' weights.
+        masks: images that are white where the condition (or the SC-Tuner of that name) acts, `NAME=FILE`.
         tuners: `FILE[:SCALE]`, or the name of a shipped tuner. On the embedded base, a condition that none of them
             takes gets the shipped tuner of its kind.
-        scales: `NAME=SCALE`, α of the condition (or the SC-Tuner of that name) in place of the one given with it.
-        sweeps: `NAME=SCALE,SCALE,...`: a picture for every scale in place of the one given.
-        base, vae, prediction, device: as for `load_base`. Of a base on the hub that names no revision, the tuners' own
-            is taken where they were trained on it.
-        any_base: tuners may have been trained on other weights than the base's, if its skips are the same.
-        dtype: one of PRECISIONS; the base's default otherwise.
+        scales: α of a condition (or of the SC-Tuner of that name) in place of the one given with it, `NAME=SCALE`.
+        sweeps: scales in place of the one given, with an image for each, `NAME=SCALE,SCALE,...`.
+        base, vae, prediction, device: as for `load_base`. For a base on the hub without a revision, the revision that
+            the tuners were trained on is used.
+        any_base: whether tuners may have been trained on other weights than the base's, if its skips are the same.
+        dtype: one of PRECISIONS; by default the base's.
         steps, guidance, scheduler: by default the base's; `scheduler` as for `scheduler_like`.
-        guidance_rescale: in [0, 1].
-        guidance_span: `START-END`, between which fractions of the steps guidance acts.
-        width, height: in pixels; by default those of the picture to start from, of the first condition, or the base's.
-        resize: how pictures of another size are brought to it, one of RESIZE_RULES, "crop" by default.
-        image: a picture to start from, and `strength` in (0, 1], how much of it is drawn anew: 0.6 by default, with a
-            mask 1.
-        inpaint: a mask of `image`'s size, white where it is drawn anew.
+        guidance_rescale: the share of guidance's excess contrast that is removed, in [0, 1].
+        guidance_span: the fractions of the steps between which guidance acts, `START-END`.
+        width, height: in pixels; by default those of `image`, of the first condition, or the base's.
+        resize: how images of another size are fitted, one of RESIZE_RULES; "crop" by default.
+        image, strength: an image to start from, and how much of it is redrawn, in (0, 1]: 0.6, with a mask 1.
+        inpaint: a mask of `image`'s size, white where it is redrawn.
         outpaint: pixels to add around `image`, `64` or `LEFT,TOP,RIGHT,BOTTOM`.
-        weighted: prompts are in compel's syntax, of any length.
+        weighted: whether prompts are in compel's syntax, of any length.
         vae_slicing, vae_tiling, offload, compile: less memory, and speed, as in diffusers.
-        batch_size: pictures at once, 8 by default.
+        batch_size: images per batch; 8 by default.
     """
 
     prompts: Sequence[str] = ()
@@ -106,7 +106,7 @@ class Request:
     batch_size: int | None = None
 
     def said(self) -> dict[str, Any]:
-        """The fields that say something."""
+        """Return the given fields by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: value for name, value in values.items()
@@ -114,7 +114,7 @@ class Request:
         }  # fmt: skip
 
     def words(self) -> list[str]:
-        """The options of `scedit generate` that say the same."""
+        """Return the same request as arguments of `scedit generate`."""
         words: list[str] = []
         for name, value in self.said().items():
             option = option_of(name)
@@ -123,14 +123,14 @@ class Request:
         return words
 
     def over(self, other: Request) -> Request:
-        """`other`, with what this one says instead of what that one says."""
+        """Return `other` with this request's given fields in place of its own."""
         said = self.said()
         if "prompts_file" in said:
             said.setdefault("prompts", ())
         return replace(other, **said)
 
     def check(self) -> None:
-        """Raises SceditError for a value that cannot be, or one that would have no effect."""
+        """Raise SceditError for an invalid value, or one that would have no effect."""
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value < 2**31:
@@ -189,7 +189,7 @@ class Request:
 
     @cached_property
     def picture_files(self) -> list[Path]:
-        """Every file but its tuners': conditions and photos, masks, the picture to start from, an autoencoder."""
+        """All files but the tuners': conditions and photographs, masks, the image to start from, an autoencoder."""
         steering = [parse_condition(text) for text in self.conds]
         steering += [parse_condition(text, "--cond-from") for text in self.conds_from]
         others = [expanded(file) for file in (self.image, self.inpaint, self.vae) if file is not None]
@@ -203,5 +203,5 @@ class Request:
 
 
 def option_of(field: str) -> str:
-    """The option of `scedit generate` that sets a field of a request."""
+    """Return the option of `scedit generate` that sets this field of a request."""
     return _OPTIONS.get(field, f"--{field.replace('_', '-')}")

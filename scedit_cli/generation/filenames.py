@@ -1,4 +1,4 @@
-"""Where pictures go: names by template, and nothing is ever overwritten unasked."""
+"""The file names of images: by template, and never of an existing file without `overwrite`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".ti
 FIELDS = tuple("number prompt seed sweep base scheduler steps guidance width height date time".split())
 _NUMBERS = ("number", "seed", "steps", "guidance", "width", "height")
 _NUMBERED = re.compile(r"(\d+)(?:-grid)?\.\w+")
-_LONGEST = 80  # characters of a field: file systems take 255 bytes a name
+_LONGEST = 80  # characters of a field, since file systems limit names to 255 bytes
 
 
 @dataclass(frozen=True)
 class Names:
-    """The places of a run's pictures.
+    """The files of a run's images.
 
     Args:
-        out: a picture's file (further pictures are numbered after it), or a folder.
-        template: names within the folder, with FIELDS in braces; by default the next free numbers.
-        overwrite: replace what stands there.
+        out: an image file (further images are numbered after it), or a folder.
+        template: the file names in the folder, with FIELDS in braces; by default the next free numbers.
+        overwrite: whether existing files are replaced.
     """
 
     out: Path
@@ -40,7 +40,7 @@ class Names:
         return self.out.suffix.lower() in FORMATS and not self.out.is_dir()
 
     def check(self, count: int, with_grid: bool) -> None:
-        """Raises SceditError where a file stands in the way, or the template cannot be."""
+        """Raise SceditError where a file is in the way, or the template is invalid."""
         if self.template is not None:
             if self.is_file:
                 raise SceditError(f"--name {self.template}: --out {self.out} is a name already", hint="give a folder")
@@ -55,14 +55,14 @@ class Names:
             raise SceditError(f"--out {self.out} {what}", hint)
 
     def first_number(self) -> int:
-        """The next free number in the folder; 1 for a file."""
+        """Return the next free number in the folder; 1 where `out` is a file."""
         if self.is_file or not self.out.is_dir():
             return 1
         names = [_NUMBERED.fullmatch(file.name) for file in self.out.iterdir()]
         return 1 + max((int(name[1]) for name in names if name), default=0)
 
     def places(self, first: int, facts: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """A file for each picture, from what is known of it: FIELDS but for the number, which counts from `first`."""
+        """Return a file for each image from its `facts`: FIELDS without the number, which counts from `first`."""
         if self.is_file:
             return self._numbered(len(facts))
         template = self.template or "{number:04d}"
@@ -72,8 +72,8 @@ class Names:
         return self.out.with_stem(f"{self.out.stem}-grid") if self.is_file else self.out / f"{first:04d}-grid.png"
 
     def write(self, place: Path, data: bytes, taken: set[Path]) -> Path:
-        """Where it was written: `place`, or the next name that is free. What this run wrote itself, `taken`, is never
-        replaced."""
+        """Write `data` and return its file: `place`, or the next free name. Files that this run wrote, `taken`, are
+        never replaced."""
         if self.overwrite and place not in taken:
             return write_whole(place, data)
         candidate, number = place, 2
@@ -107,5 +107,5 @@ def _filled(template: str, facts: Mapping[str, Any]) -> Path:
 
 
 def _safe(text: str) -> str:
-    """Words of a prompt as part of a file's name."""
+    """Return words of a prompt as a part of a file name."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-.")[:_LONGEST].rstrip("-.") or "empty"

@@ -1,4 +1,4 @@
-"""The labelled grid of a run's pictures: prompts by seeds, or by the scales of a sweep."""
+"""The labelled grid of a run's images: prompts by seeds, or by the scales of a sweep."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image
 from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.inference.sampler import grid
 
-_ACROSS = 8  # pictures side by side
+_ACROSS = 8  # images side by side
 
 
 def sheet(
     orders: Sequence[ImageJob], pictures: Sequence[Image.Image], shown: Sequence[Mapping[str, Image.Image]]
 ) -> Image.Image:
-    """A row for every label that the orders have, or several where its pictures are many; to the left the condition
-    pictures of the row's first order, unless they are those of the row above."""
+    """Draw a row for every row label of `orders`, or several rows where its images are many. On the left are the
+    condition images of the row's first order, unless they are those of the row above."""
     rows: dict[str, list[int]] = {}
     for i, order in enumerate(orders):
         rows.setdefault(order.row, []).append(i)

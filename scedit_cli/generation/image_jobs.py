@@ -1,4 +1,4 @@
-"""Which pictures are made: every prompt with every seed and every scale of a sweep."""
+"""The images to make: every prompt with every seed and every scale of a sweep."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded, read_json
 from scedit_cli.utils.specs import LARGEST_SEED, ConditionSpec, parse_condition, parse_seeds
 
-_SEPARATORS = {".csv": ",;", ".tsv": "\t"}  # of tables; where the comma is for decimals, programs write semicolons
+_SEPARATORS = {".csv": ",;", ".tsv": "\t"}  # of tables; in locales with a decimal comma, programs write semicolons
 _UNREAD = (".json", ".yaml", ".yml", ".toml", ".xlsx", ".parquet")
-_COLUMNS = ("prompt", "prompts", "caption", "text"), ("negative", "negative_prompt"), ("seed",)  # as tables call them
+_COLUMNS = ("prompt", "prompts", "caption", "text"), ("negative", "negative_prompt"), ("seed",)  # of tables
 _KEYS = ("prompt", "seed", "negative", "conditions", "scales")
 
 
 @dataclass(frozen=True)
 class PromptLine:
-    """A prompt and what its line in the prompts file says beside it; `conditions` that are None are left out."""
+    """A prompt with the other fields of its line in the prompts file; None in `conditions` leaves a condition out."""
 
     prompt: str
     negative: str | None = None
@@ -36,11 +36,11 @@ class PromptLine:
 
 @dataclass(frozen=True)
 class ImageJob:
-    """One picture to make.
+    """One image to make.
 
     Attributes:
-        conditions: that steer it.
-        scales: by the name of a condition or SC-Tuner, α in place of the one given.
+        conditions: the conditions of the image.
+        scales: α in place of the one given, by the name of a condition or SC-Tuner.
         row, column: the labels of its place in a grid.
     """
 
@@ -54,10 +54,10 @@ class ImageJob:
 
 
 def jobs_of(request: Request) -> list[ImageJob]:
-    """All pictures of a request, prompt by prompt, seed by seed, the last sweep turning fastest.
+    """Return all image jobs of a request, prompt by prompt, seed by seed, with the last sweep varying fastest.
 
     Raises:
-        SceditError: seeds, conditions, sweeps or a prompts file that say nothing sensible.
+        SceditError: seeds, conditions, sweeps or the prompts file are invalid.
     """
     lines = [PromptLine(prompt) for prompt in request.prompts]
     if request.prompts_file is not None:
@@ -90,11 +90,11 @@ def jobs_of(request: Request) -> list[ImageJob]:
 
 
 def read_lines(path: Path) -> list[PromptLine]:
-    """The prompts of a text file, one a line, of a .jsonl file, or of a .csv or .tsv with a column of them; empty lines
-    are passed over. Paths in a .jsonl file count from its folder.
+    """Read the prompts of a text file, one per line, of a .jsonl file, or of a .csv or .tsv with a column of prompts.
+    Empty lines are skipped. Paths in a .jsonl file are relative to its folder.
 
     Raises:
-        SceditError: no such file, no prompts, or a line that is no such object; the message names the line.
+        SceditError: the file does not exist or has no prompts, or a line, which the message names, is invalid.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -115,7 +115,7 @@ def read_lines(path: Path) -> list[PromptLine]:
 
 
 def _read_text(text: str, of_objects: bool, path: Path) -> list[PromptLine]:
-    # Of the marks that Unicode counts as ends of lines, only those that editors write; the others are part of a prompt.
+    # str.splitlines would also split at rare Unicode line ends, which editors do not write and prompts may hold.
     numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not of_objects:
         return [PromptLine(line) for _, line in numbered]
@@ -196,6 +196,6 @@ def _seeds(request: Request) -> tuple[int, ...]:
 
 
 def _merged(given: list[ConditionSpec], own: Mapping[str, ConditionSpec | None]) -> list[ConditionSpec]:
-    """The line's own conditions in place of the given ones of their kinds."""
+    """Return the given conditions, with a line's `own` in place of those of their kinds."""
     kept = [spec for spec in given if spec.kind not in own]
     return kept + [spec for spec in own.values() if spec is not None]

@@ -1,4 +1,4 @@
-"""The picture to start from: redrawn as a whole, within a mask, or beyond its edges."""
+"""The image to start from: redrawn as a whole, within a mask, or beyond its edges."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.transparency import cut_mask
 
-_STRENGTH = 0.6  # of image-to-image; within a mask everything is drawn anew
+_STRENGTH = 0.6  # of image-to-image; within a mask everything is redrawn
 
 
 @dataclass(frozen=True)
 class InitImage:
-    """An RGB picture and, of mode L and its size, a mask that is 255 where it is drawn anew and 0 elsewhere; None for
-    everywhere."""
+    """An RGB image with its mask: mode L, of the same size, 255 where the image is redrawn and 0 elsewhere; without a
+    mask, all of it is redrawn."""
 
     picture: Image.Image
     mask: Image.Image | None = None
@@ -30,10 +30,10 @@ class InitImage:
 
     @classmethod
     def of(cls, request: Request) -> InitImage:
-        """Opens the picture and its mask, and adds the margins.
+        """Open the image and its mask, and add the margins.
 
         Raises:
-            SceditError: no such pictures, a mask of another size, or one that keeps everything.
+            SceditError: image or mask cannot be read, or the mask has another size or keeps everything.
         """
         picture = open_named(expanded(request.image), "--image")
         mask = None
@@ -58,7 +58,7 @@ class InitImage:
         return self.picture.size
 
     def extended(self, left: int, top: int, right: int, bottom: int) -> InitImage:
-        """With margins to draw; until then the picture's edge goes on in them."""
+        """Return the image with margins to draw, which repeat the image's edge until then."""
         around = ((top, bottom), (left, right))
         mask = np.zeros(self.picture.size[::-1], np.uint8) if self.mask is None else np.asarray(self.mask)
         return replace(
@@ -69,7 +69,7 @@ class InitImage:
         )
 
     def grown_to(self, multiple: int) -> InitImage:
-        """An outpainted canvas grows to the right and below until its sides are multiples; another is what it is."""
+        """Return an outpainted image extended right and below until its sides are multiples; others are unchanged."""
         right, below = (-side % multiple for side in self.size)
         return self.extended(0, 0, right, below) if self.outpainted and (right or below) else self
 
@@ -83,4 +83,4 @@ class InitImage:
                 f"--inpaint: nothing of the mask lies within {size[0]}x{size[1]} pixels of the picture",
                 hint="--resize fit keeps the whole picture",
             )
-        return Start(picture, strength or 1.0, (shares > 0).float())  # a pixel that holds some of it is drawn anew
+        return Start(picture, strength or 1.0, (shares > 0).float())  # a pixel is redrawn where the mask touches it

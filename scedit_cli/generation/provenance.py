@@ -1,4 +1,4 @@
-"""A picture's file holds all that is needed to make the picture again."""
+"""The provenance of generated images: each file holds the settings that make its image again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TYPES = {field: kind for kind, names in {
 
 
 def encoded(picture: Image.Image, suffix: str, settings: dict[str, Any]) -> bytes:
-    """A picture file with its settings inside: a PNG's text chunk `scedit`, else the EXIF image description."""
+    """Encode an image file with its settings in a PNG's text chunk `scedit`, else in the EXIF image description."""
     text = json.dumps(settings)
     if suffix.lower() == ".png":
         info = PngInfo()
@@ -52,10 +52,10 @@ def encoded(picture: Image.Image, suffix: str, settings: dict[str, Any]) -> byte
 
 
 def settings_in(path: Path) -> dict[str, Any]:
-    """The settings that a picture's file holds.
+    """Return the settings that an image's file holds.
 
     Raises:
-        SceditError: no picture is there, or one that `scedit generate` did not make.
+        SceditError: the file does not exist, or is no image that `scedit generate` wrote, or its settings are invalid.
     """
     try:
         with identified(path) as picture:
@@ -67,7 +67,7 @@ def settings_in(path: Path) -> dict[str, Any]:
         raise SceditError(f"--from {path} does not exist", hint="check the path") from None
     except MemoryError:
         raise
-    except Exception as error:  # the decoders raise whatever a damaged file leads them to
+    except Exception as error:  # decoders raise many types of errors for damaged files
         raise SceditError(
             f"--from {path}: it does not say how it was made",
             hint="name a picture that scedit generate wrote, not a copy that another program saved",
@@ -91,10 +91,11 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
-    """The request for the one picture at `path`, and all its settings. The device is another machine's matter.
+    """Return the request that makes the image at `path` again, and all its settings. The request leaves the device
+    open, since another machine may not have it.
 
     Raises:
-        SceditError: as `settings_in`.
+        SceditError: as for `settings_in`.
     """
     settings = settings_in(path)
     ours = [name for name in _TYPES if name not in ("prompt", "device")]
@@ -108,10 +109,10 @@ def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
 
 
 def check_files(path: Path, files: Mapping[str, str], request: Request) -> None:
-    """Checks that the `files` which went into the picture at `path` are what they were, those that `request` names.
+    """Check that those `files` (name -> SHA-256) of the image at `path` which `request` uses are unchanged.
 
     Raises:
-        SceditError: one is gone or another one now.
+        SceditError: a file is gone or has other content.
     """
     pictures, hint = list(map(str, request.picture_files)), "put it back, or name another in its place"
     for name, digest in files.items():
@@ -127,12 +128,12 @@ def check_files(path: Path, files: Mapping[str, str], request: Request) -> None:
 
 
 def _place(name: str) -> str:
-    """Where a shipped tuner's file lies here; what else a picture was made with is named by its place."""
+    """Return the path of a shipped tuner's file; any other file is named by its path."""
     return str(scenes.TUNERS / f"{name}.safetensors") if Path(name).name == name else name
 
 
 def digests(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 by absolute path."""
+    """Return the SHA-256 of the files that exist, by absolute path."""
     return {str(file.absolute()): sha256(file) for file in files if file.is_file()}
 
 
@@ -148,6 +149,6 @@ def _sha256(file: Path, modified: int, size: int) -> str:
 
 
 def condition_text(spec: ConditionSpec, kind: str) -> str:
-    """What `parse_condition` reads as this condition again, from anywhere."""
+    """Return the text that `parse_condition` reads as this condition, from any working directory."""
     start, end = (format(Decimal(repr(each)), "f") for each in (spec.start, spec.end))
     return f"{kind}={spec.file.absolute()}:{spec.scale!r}:{start}-{end}"

@@ -1,4 +1,4 @@
-"""The drawing of a request's pictures, batch by batch on the base with its tuners, and what each file keeps of it."""
+"""The runner that draws a request's images, batch by batch, and gives the settings that their files record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SWITCHES = ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "co
 
 
 class ImageRunner:
-    """The base with its tuners attached, for as long as it is entered."""
+    """A base that draws a request's images; its tuners are attached within the `with` block."""
 
     def __init__(self, request: Request, base: Base, steering: Conditioning) -> None:
         self.request, self.base, self.steering = request, base, steering
@@ -45,7 +45,7 @@ class ImageRunner:
         if self.request.vae_tiling:
             base.vae.enable_tiling()
         if placed:
-            # In the base's precision: what a tuner adds is rounded to it anyway.
+            # The tuners take the base's precision, since their edits are rounded to it anyway.
             self._attachment = attach(base.unet, [each.tuner.to(self._device, base.dtype) for each in placed])
         if self.request.compile:
             base.unet.compile()
@@ -58,11 +58,11 @@ class ImageRunner:
             self.base.unet._compiled_call_impl = None
 
     def batches(self, orders: Sequence[ImageJob]) -> list[list[int]]:
-        """Places in `orders` of those that can be drawn together: they differ in prompts, seeds and condition pictures
-        alone."""
+        """Return batches of indices into `orders` that can be drawn together, as they differ only in prompts, seeds and
+        condition images."""
         groups: dict[Any, list[int]] = {}
         for i, order in enumerate(orders):
-            # Weighted prompts differ in length, and a picture must not depend on what it is padded to.
+            # Weighted prompts differ in length, and an image must not depend on the padding of its prompt.
             text = (order.prompt, order.negative) if self.request.weighted else None
             key = (self.steering.size(order), self.steering.scales(order), self.steering.spans(order), text)
             groups.setdefault(key, []).append(i)
@@ -70,7 +70,7 @@ class ImageRunner:
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
     def draw(self, orders: Sequence[ImageJob], on_step: Callable[[int, int], None] | None = None) -> list[Image.Image]:
-        """The pictures of a batch; `on_step` is called with (denoising steps done, of how many)."""
+        """Draw the images of a batch; `on_step` is called with (denoising steps done, of how many)."""
         first, steering = orders[0], self.steering
         width, height = steering.size(first)
         if self._attachment:
@@ -97,7 +97,7 @@ class ImageRunner:
         )
 
     def facts(self, order: ImageJob) -> dict[str, Any]:
-        """What a name's template may show."""
+        """Return the fields of a file name's template."""
         width, height = self.steering.size(order)
         return {
             "prompt": order.prompt,
@@ -114,7 +114,7 @@ class ImageRunner:
         }
 
     def settings(self, order: ImageJob, batch: list[int] | None = None) -> dict[str, Any]:
-        """What the file keeps: `request_from` reads it back."""
+        """Return the settings that the image's file records and `request_from` reads back."""
         request, base, guidance = self.request, self.base, self.guidance
         width, height = self.steering.size(order)
         return {
@@ -144,7 +144,7 @@ class ImageRunner:
 
 
 def accelerator(name: str | None = None) -> torch.device:
-    """The one to offload from: that called `name`, else the machine's; `SceditError` where there is none."""
+    """Return the accelerator to offload from: `name`, else the machine's; raise SceditError where there is none."""
     if name == "cpu":
         raise SceditError("--offload: on --device cpu there is nothing to offload from", hint="leave one of them out")
     device = torch.device(name) if name else torch.accelerator.current_accelerator(check_available=True)
@@ -154,6 +154,6 @@ def accelerator(name: str | None = None) -> torch.device:
 
 
 def _from_anywhere(name: str) -> str:
-    """The name of a model; where it is a path, the absolute one."""
+    """Return the name of a model, which is absolute where it is a path."""
     local = expanded(name)
     return str(local.absolute()) if local.exists() else name

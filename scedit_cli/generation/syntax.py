@@ -1,11 +1,11 @@
-"""What prompts of other programs hold beside words, and is read as words here."""
+"""Syntax in prompts for other programs, which is read as plain words here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 
-# By what finds it: what to do instead. Of A1111's web UI, ComfyUI, kohya's scripts and Midjourney.
+# Pattern -> advice, for the syntax of A1111's web UI, ComfyUI, kohya's scripts and Midjourney.
 _OTHERS = {
     re.compile(r"<(?:lora|lyco|hypernet):[^>]*>"): "it loads nothing; --tuner FILE:SCALE attaches a tuner",
     re.compile(r"\([^()]*:\s*[\d.]+\s*\)"): "with --weighted, weights are written (red)1.3",
@@ -19,10 +19,10 @@ _COMPEL = re.compile(r"\([^()]*\)\d*\.\d+")
 
 
 def foreign_syntax(prompts: Iterable[str], weighted: bool) -> Iterator[str]:
-    """A sentence for each kind of syntax that some of the prompts hold and that is not read.
+    """Yield a sentence for each kind of syntax in the prompts that is not read.
 
     Args:
-        weighted: whether compel's weights are.
+        weighted: whether compel's weights are read.
     """
     prompts = list(prompts)
     others = _OTHERS if weighted else _OTHERS | {_COMPEL: "--weighted reads weights"}

@@ -1,4 +1,4 @@
-"""A page in the browser: choose tuners, drop conditions and photos, and see them beside the result."""
+"""The page in the browser: choose tuners, drop condition images and photographs, and see them beside the result."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     import gradio
 
 Draw = Callable[[Request, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
-_HEIGHT = 440  # of what is shown side by side, in pixels
+_HEIGHT = 440  # of the images side by side, in pixels
 _STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
-_INPUTS = "inputs"  # the folder beside the pictures that keeps what was dropped, for the command line
+_INPUTS = "inputs"  # folder beside the images that keeps dropped files, for the command line
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A tuner that the page offers: the text that names its file, and the kind of condition that it takes, None for an
-    SC-Tuner; `scale` is what its slider begins with."""
+    """A tuner that the page offers, with the text that names its file and the kind of condition that it takes (None for
+    an SC-Tuner); `scale` is the initial value of its slider."""
 
     file: str
     name: str
@@ -43,10 +43,10 @@ class Slot:
 
 
 def slots_for(tuners: Sequence[str], base: Base, any_base: bool = False) -> list[Slot]:
-    """What the page offers of these tuner files, bundles taken apart; `any_base` as for `check_base`.
+    """Return the slots of these tuner files, with bundles taken apart; `any_base` as for `check_base`.
 
     Raises:
-        SceditError: a file that is no tuner for this base.
+        SceditError: a file is no tuner for this base.
     """
     slots = []
     for text in tuners:
@@ -60,13 +60,14 @@ def slots_for(tuners: Sequence[str], base: Base, any_base: bool = False) -> list
 def request_for(
     given: Request, slots: Sequence[Slot], values: Sequence[Any], chosen: Sequence[str], out: Path, **said: Any
 ) -> Request:
-    """What the page's controls say, in the command line's words.
+    """Return the request that the page's controls make.
 
     Args:
-        given: what holds for every picture.
-        values: of each slot's controls: dropped file or None, whether it is a photo, scale, start, end.
+        given: the request with the settings of every image.
+        slots: the tuners that the page offers.
+        values: the values of each slot's controls: dropped file or None, whether it is a photograph, scale, start, end.
         chosen: the tuner files that are ticked.
-        out: the folder of the pictures; what was dropped is kept in its folder "inputs".
+        out: the folder of the images; dropped files are kept in its folder "inputs".
         said: the page's other fields of a request.
     """
     conds, photos, scales, tuners = [], [], [], {file: file for file in chosen}
@@ -89,7 +90,7 @@ def command_line(request: Request, out: Path) -> str:
 
 
 def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Draw) -> gradio.Blocks:
-    """The page, not served yet.
+    """Return the page, not served yet.
 
     Raises:
         SceditError: gradio is not installed.
@@ -147,7 +148,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
                 request = request_for(given, slots, taken, ticked, out, **said)
                 path, conditions = draw(request, lambda done, total: progress((done, total), unit="steps"))
             except SceditError as error:
-                raise gr.Error(html.escape(str(error)), print_exception=False) from error  # it shows HTML
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error  # shown as HTML
             return [(image, kind) for kind, image in conditions.items()], str(path), command_line(request, out)
 
         inputs = [prompt, negative, chosen, seed, steps, guidance, *controls]
@@ -156,10 +157,10 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
 
 
 def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> str:
-    """Serves the page in the background and returns its address; `blocks.close()` ends it.
+    """Serve the page in the background and return its address; `blocks.close()` ends it.
 
     Raises:
-        SceditError: the port is taken, or the host is none of this machine's.
+        SceditError: the port is taken, or the host is no address of this machine.
     """
     gr = _gradio()
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -172,7 +173,7 @@ def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> 
             share=False,
             inbrowser=False,
             allowed_paths=[str(out.absolute())],
-            theme=theme,  # the default one asks the network for its letters
+            theme=theme,  # gradio's default theme loads its fonts from the network
             css=_STYLE,
         )
     except (OSError, ValueError) as error:
@@ -181,7 +182,7 @@ def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> 
 
 
 def _controls(gr: Any, slot: Slot, number: int) -> list[Any]:
-    """Of one slot: the dropped file, whether it is a photo, scale, start and end."""
+    """Return a slot's controls: the dropped file, whether it is a photograph, scale, start and end."""
     takes = slot.condition is not None
     with gr.Row(visible=takes):
         file = gr.Image(
@@ -198,7 +199,7 @@ def _controls(gr: Any, slot: Slot, number: int) -> list[Any]:
 
 
 def _kept(file: Path, out: Path) -> Path:
-    """What was dropped, kept under a name of its own: the browser's copy does not last."""
+    """Copy a dropped file to a lasting name in `out`, since the browser's copy does not last; return the copy."""
     kept = out / _INPUTS / f"{file.stem}-{sha256(file)[:8]}{file.suffix}"
     write_new(kept, file.read_bytes())
     return kept
