@@ -1,1 +1,1 @@
-"""Sampling a base with tuners."""
+"""Sampling of a base with tuners: controls, denoising, and the images that come out."""

@@ -1,4 +1,4 @@
-"""What steers a generation: condition pictures and tuners, opened, matched and checked against a base."""
+"""The controls of a generation: condition images and tuners, opened, matched and checked against a base."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True)
 class Condition:
-    """A picture that steers: the RGB condition picture itself, or a photo that `maker` makes into one."""
+    """A condition image, or a photograph of which `maker` makes one."""
 
     spec: ConditionSpec
     kind: str
@@ -39,10 +39,11 @@ class Condition:
     maker: AnnotationSpec | None = None
 
     def shown_at(self, size: Size, rule: str, device: str = "cpu") -> Image.Image:
-        """The condition picture at `size`; a photo is resized first, and annotated then, on the device of this name.
+        """Return the condition image at `size`, by one of RESIZE_RULES; a photograph is resized and then annotated on
+        `device`.
 
         Raises:
-            SceditError: the annotator's weights are not there, or their licence is not accepted.
+            SceditError: the annotator's weights are missing, or their licence is not accepted.
             WorkFailed: the hub cannot be reached.
         """
         if not self.spec.photo:
@@ -57,9 +58,16 @@ class Condition:
 
 @dataclass(frozen=True)
 class PlacedTuner:
-    """A tuner as it will be attached: what it was asked for by, its α within its file (1 but in bundles), the factor
-    that was asked for, whether it is one of a bundle's, the file, and the name by which that is found again wherever
-    scedit is installed and run: a shipped tuner's own, `owner/name@commit` of the hub, else the absolute path."""
+    """A tuner as it will be attached.
+
+    Attributes:
+        file: the name that it was requested by.
+        own_scale, factor: its α within its file, 1 outside bundles, and the requested factor of it.
+        bundled: whether it comes from a bundle of several tuners.
+        path: the tuner's file.
+        lasting: a name that finds the file from any working directory and installation: a shipped tuner's name,
+            `owner/name@commit` on the hub, else the absolute path.
+    """
 
     tuner: Tuner
     file: str
@@ -75,33 +83,33 @@ class PlacedTuner:
 
     @property
     def name(self) -> str:
-        """What --mask, --scale and --sweep call it: its condition, or for an SC-Tuner what its file is called."""
+        """The name for --mask, --scale and --sweep: its condition, or for an SC-Tuner its file's (see `called`)."""
         return self.tuner.condition or called(self.file)
 
 
 def called(file: str) -> str:
-    """What a tuner's file is called: its name without suffix, or its folder's where a run has named it "tuner"."""
+    """Return the name of a tuner's file without suffix, or its folder's name where a run has named the file "tuner"."""
     path = expanded(split_revision(file)[0]).absolute()
     return (path.stem == "tuner" and path.parent.name) or path.stem
 
 
 def open_condition(spec: ConditionSpec) -> Condition:
-    """Opens a condition picture, or the photo to make it from. A condition picture's kind is told by its own or its
-    folder's name where the spec names none.
+    """Open a condition image, or the photograph to make it of. Without a kind in `spec`, the name of a condition image
+    or of its folder gives the kind.
 
     Raises:
-        SceditError: no kind, one that nothing makes from a photo, no such file, or no picture.
+        SceditError: the kind is unknown, no annotator makes it of a photograph, or the file is missing or no image.
     """
     if (kind := told_kind(spec)) is None:
-        open_named(spec.file, spec.option)  # a file that is not there is told first
+        open_named(spec.file, spec.option)  # a missing file is reported first
         raise untold_kind(spec)
     read = open_image if spec.photo else partial(open_given_condition, kind=kind)
     return Condition(spec, kind, open_named(spec.file, spec.option, read))
 
 
 def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = open_image) -> Image.Image:
-    """The picture at `path` by `read`, a photograph unless told otherwise; errors name the option that it was given
-    with."""
+    """Return the image at `path` as `read` opens it, by default as a photograph; errors name the `option` that gave the
+    path."""
     try:
         return read(path)
     except SceditError as error:
@@ -111,11 +119,11 @@ def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = op
 def resized(
     picture: Image.Image, size: Size, rule: str, by: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """`picture` at `size`, by one of RESIZE_RULES: "crop" fills it and cuts what stands over, "fit" keeps the whole
-    picture between black bars, "stretch" changes its proportions."""
+    """Return `picture` at `size`, by one of RESIZE_RULES: "crop" fills the size and crops the rest, "fit" keeps the
+    whole image between black bars, "stretch" changes its proportions."""
     if picture.size == size:
         return picture
-    if picture.mode.startswith("I;16"):  # Pillow resizes floats, but not these
+    if picture.mode.startswith("I;16"):  # Pillow resizes floats, but not 16-bit integers
         levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, by)
         return Image.fromarray(np.asarray(levels).round().clip(0, 65535).astype(np.uint16))
     if rule == "stretch":
@@ -124,11 +132,12 @@ def resized(
 
 
 def size_for(picture: Size | None, width: int | None, height: int | None, base: Base, shrink: bool = False) -> Size:
-    """The size to generate: what was asked for, missing sides by the proportions of the `picture` that leads, in the
-    multiples that the base takes; without a picture the base's own size.
+    """Return the size to generate: `width` and `height` where given. A missing side follows from the proportions of
+    `picture`, in the base's multiple; without `picture`, it is the base's own.
 
     Args:
-        shrink: a picture of more pixels than the base draws by default is brought down to as many.
+        picture: the size of the image that determines the proportions, if any.
+        shrink: whether an image of more pixels than the base draws by default is reduced to as many.
     """
     own, multiple = base.defaults.resolution, base.multiple
     if picture is None:
@@ -147,11 +156,11 @@ def _floored(side: float, multiple: int) -> int:
 
 
 def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], base: str) -> list[PlacedTuner]:
-    """Loads the tuners that the conditions call for. On the embedded base, a condition that no named tuner takes gets
-    the shipped tuner of its kind; of a bundle, those whose condition is not given are left out.
+    """Load the tuners for the conditions in `steering`. On the embedded base, a condition that no named tuner takes
+    gets the shipped tuner of its kind. A bundle's tuners without a given condition are left out.
 
     Raises:
-        SceditError: a tuner without its condition, a condition without its tuner, or two tuners for one.
+        SceditError: a tuner has no condition, a condition has no tuner, or two tuners take one condition.
     """
     placed = [each for spec in tuners for each in load_placed(spec)]
     _name_foreign(placed, steering)
@@ -166,7 +175,7 @@ def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], bas
 
 
 def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
-    """The tuners of one file, a bundle's one by one; a bare name is a shipped tuner's."""
+    """Load the tuners of one file, a bundle's one by one; the bare name of a shipped tuner loads that."""
     given = scenes.tuner_place(spec.name)
     path, pinned = locate_pinned(given)
     lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
@@ -181,7 +190,7 @@ def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
 
 
 def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
-    """`model`, and where it is the hub's base that tuners were trained on, its commit of then if they agree on one."""
+    """Return `model`, with the commit that its tuners were trained on where it is on the hub and they agree on one."""
     if not is_hub_id(model) or expanded(model).exists():
         return model
     facts = [each.tuner.metadata for each in placed if each.tuner.metadata.get("base") == model]
@@ -192,17 +201,17 @@ def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
 def check_base(
     placed: PlacedTuner, base: Base, option: str = "--base", any_base: bool | None = None
 ) -> str | None:
-    """Checks that a tuner was trained for this base, which `option` named.
+    """Check that a tuner was trained for this base, which `option` named.
 
     Args:
-        any_base: whether one that was trained on other weights with the same skips may act on it; None where nothing
-            can be said of that.
+        any_base: whether a tuner that was trained on other weights with the same skips is allowed; None where the
+            command has no such option.
 
     Returns:
-        A sentence that tells so, where one does.
+        A sentence that warns of such a tuner, else None.
 
     Raises:
-        SceditError: it was trained for another base.
+        SceditError: the tuner was trained for another base.
     """
     facts = placed.tuner.metadata
     name, trained_on = facts.get("base"), facts.get("base_fingerprint")
@@ -222,16 +231,16 @@ def check_base(
 
 
 def taught(tuner: Tuner) -> tuple[str, bool] | None:
-    """What a tuner learned to predict, and whether from noise alone; None where its file does not tell."""
+    """Return the prediction type that a tuner was trained with, and whether with zero terminal SNR; None if unknown."""
     prediction = tuner.metadata.get("prediction_type")
     return (prediction, tuner.metadata.get("zero_terminal_snr") == "true") if prediction else None
 
 
 def check_taught_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, bool] | None:
-    """How all tuners that tell were taught; None where none does.
+    """Return the prediction type and zero terminal SNR that the tuners were trained with; None if no file states them.
 
     Raises:
-        SceditError: two of them were taught differently.
+        SceditError: two tuners were trained differently.
     """
     files: dict[tuple[str, bool], str] = {}
     for each in placed:
@@ -247,11 +256,11 @@ def check_taught_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, b
 
 
 def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
-    """The base, sampled as its tuners were taught where that is not how it was made: by what its U-Net predicts, and
-    from noise alone. Tuners that do not tell follow.
+    """Return the base with the prediction type and zero terminal SNR that its tuners were trained with, where their
+    files state them.
 
     Raises:
-        SceditError: two of them were taught differently.
+        SceditError: two tuners were trained differently.
     """
     hint = "leave one out, or train them with the same train.prediction and train.zero_terminal_snr"
     way = check_taught_alike(placed, hint)
@@ -259,14 +268,14 @@ def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
 
 
 def doubt(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | None:
-    """A sentence where what the base predicts is a guess, and no tuner tells."""
+    """Return a warning where the base's prediction type is a guess that no tuner settles, else None."""
     if not base.is_guessed or any(taught(each.tuner) for each in placed):
         return None
     return f"{base.doubt}: --prediction epsilon takes it for the other"
 
 
 def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:
-    """Files of other programs do not name their condition: they take, in order, those that no other tuner takes."""
+    """Give other programs' tuners, which do not state their condition, those that no other tuner takes, in order."""
     named = {each.tuner.condition for each in placed if "format" in each.tuner.metadata}
     free = iter([condition.kind for condition in steering if condition.kind not in named])
     for each in placed:

@@ -1,4 +1,4 @@
-"""From noise to latents through diffusers' own pipelines: from text alone, from a picture, or within a mask."""
+"""Denoising of latents through diffusers' own pipelines: from text alone, from an image, or within a mask."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _PER_GUIDANCE = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "ma
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (arXiv 2207.12598): how strong, how much of its excess contrast is taken back
-    (`rescale`, arXiv 2305.08891), and between which fractions of the steps it acts (arXiv 2404.07724)."""
+    """Classifier-free guidance (arXiv 2207.12598): its `scale`, the share of its excess contrast that is removed
+    (`rescale`, arXiv 2305.08891), and the fractions of the steps between which it acts (arXiv 2404.07724)."""
 
     scale: float
     rescale: float = 0.0
@@ -39,12 +39,12 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Start:
-    """A picture to start from.
+    """An image to start from.
 
     Attributes:
-        picture: (1, 3, H, W) in [0, 1].
-        strength: how much of it is noised away, in (0, 1]; that share of the steps is taken.
-        redraw: (1, 1, H, W) in [0, 1], where the picture is drawn anew; None draws all of it.
+        picture: the image, (1, 3, H, W) in [0, 1].
+        strength: the share of it that becomes noise, in (0, 1]; the same share of the steps is made.
+        redraw: a mask of the part that is redrawn, (1, 1, H, W) in [0, 1]; None redraws all of it.
     """
 
     picture: Tensor
@@ -53,21 +53,21 @@ class Start:
 
     @property
     def redrawn(self) -> Tensor | None:
-        """`redraw` as bool: cut at 0.5, as diffusers does."""
+        """The mask `redraw` as bool, cut at 0.5 as in diffusers."""
         return None if self.redraw is None else self.redraw >= 0.5
 
 
 class Denoiser:
-    """One pipeline for many batches.
+    """A pipeline that denoises many batches.
 
     Args:
         base: the frozen base.
         scheduler: as for `Base.pipeline`.
-        start: a picture to start from; without one, pictures are drawn from text alone.
-        offload: an accelerator that each model visits only while it runs.
+        start: an image to start from; without one, images are drawn from text alone.
+        offload: an accelerator that holds each model only while it runs.
 
     Raises:
-        SceditError: the base cannot be sampled so.
+        SceditError: the base cannot be sampled with these options.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Denoiser:
         self._given = self._start_arguments() if start else {}
 
     def encode(self, prompt: str, negative: str, weighted: bool = False) -> dict[str, Tensor]:
-        """The pipeline's keywords for one prompt and its negative, a batch of one. `weighted` prompts are read by
-        compel: of any length, with weights. An empty negative is the pipeline's own: zeros for most SDXL bases, as
-        captions dropped in training are, else the encoded empty prompt.
+        """Return the pipeline's keywords for one prompt and its negative, a batch of one. compel reads `weighted`
+        prompts, which may have any length and weights. An empty negative becomes the pipeline's own: zeros for most
+        SDXL bases, as for captions dropped in training, else the encoded empty prompt.
 
         Raises:
             SceditError: compel is not installed.
@@ -112,13 +112,13 @@ class Denoiser:
         before_step: Callable[[float], None],
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """Scaled latents, one per generator.
+        """Return scaled latents, (B, C, h, w), one per generator.
 
         Args:
-            text: as `encode` gives it, stacked to the batch.
-            before_step: called with the share of the steps that is done before each call of the U-Net. Samplers of
-                second order call it twice a step.
-            on_step: called with (calls done, of how many) after each.
+            text: the keywords of `encode`, stacked to the batch.
+            before_step: called with the completed share of the steps before each call of the U-Net; second-order
+                samplers make two calls per step.
+            on_step: called with (calls done, of how many) after each call.
         """
         pipeline = self.pipeline
         order = pipeline.scheduler.order
@@ -139,7 +139,7 @@ class Denoiser:
             "generator": list(generators),
             "num_inference_steps": steps,
             "guidance_scale": guidance.at(0.0),
-            "output_type": "latent",  # the pipeline would decode in its own precision, and forget a VAE's shift
+            "output_type": "latent",  # the pipeline would decode in its own precision, without a VAE's shift
             "callback_on_step_end": after_step,
             "callback_on_step_end_tensor_inputs": [n for n in _PER_GUIDANCE if n in pipeline._callback_tensor_inputs],
         }
@@ -152,19 +152,19 @@ class Denoiser:
             return pipeline(**given, **text)[0]
 
     def _start_arguments(self) -> dict[str, Any]:
-        """The pipeline's keywords for the picture to start from: latents, encoded in float32 once."""
+        """Return the pipeline's keywords for the image to start from: its latents, encoded once in float32."""
         start, base = self.start, self.base
         given: dict[str, Any] = {"image": self._encoded(start.picture), "strength": start.strength}
         if start.redraw is not None:
-            # A latent stands for a square of pixels; all those are redrawn that hold a pixel of the mask.
+            # A latent stands for a square of pixels, which is redrawn where the mask has any pixel in it.
             side = self.pipeline.vae_scale_factor
             drawn = F.interpolate(F.max_pool2d(start.redrawn.float(), side), scale_factor=side)
             given["mask_image"] = drawn
             if base.unet.config.in_channels != base.vae.config.latent_channels:
-                start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets learned with gray there
+                start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets were trained with gray there
                 given["masked_image_latents"] = self._encoded(start_picture)
             else:
-                given["masked_image_latents"] = torch.zeros_like(given["image"])  # unused, and so not encoded
+                given["masked_image_latents"] = torch.zeros_like(given["image"])  # unused, so nothing is encoded
         return given
 
     def _encoded(self, picture: Tensor) -> Tensor:
@@ -178,8 +178,8 @@ class Denoiser:
 def check_sampling(
     base: Base, steps: int, guidance: Guidance, scheduler: str | None = None, start: Start | None = None
 ) -> None:
-    """Raises SceditError for a sampler that this base cannot have, and for steps or a guidance that cannot be with it
-    or from this start."""
+    """Raise SceditError for a sampler that does not suit this base, and for steps or a guidance that do not suit
+    both or the image to start from."""
     if start and int(steps * start.strength) < 1:
         raise SceditError(f"strength {start.strength:g} of {steps} steps is no step at all", "raise one of the two")
     check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
@@ -192,11 +192,11 @@ def check_sampling(
 
 @contextmanager
 def rescaled(pipeline: DiffusionPipeline, share: float) -> Iterator[None]:
-    """Within, a `share` of guidance's excess contrast is taken back (arXiv 2305.08891, section 3.4), also by those
+    """Remove a `share` of guidance's excess contrast within the context (arXiv 2305.08891, section 3.4), also in
     pipelines that have no argument for it.
 
-    It is done in what the U-Net answers: with and without the prompt alike it becomes the answer that was guided and
-    rescaled, which the pipeline's own guidance then leaves as it is.
+    A hook replaces both outputs of the U-Net, with and without the prompt, by the guided and rescaled output, which the
+    pipeline's own guidance then leaves unchanged.
     """
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
@@ -215,7 +215,7 @@ def rescaled(pipeline: DiffusionPipeline, share: float) -> Iterator[None]:
 
 
 class _Switch:
-    """Turns classifier-free guidance on and off between steps; while it is off, the batch is half as large."""
+    """A switch of classifier-free guidance between steps; without guidance, the batch is half as large."""
 
     def __init__(self, guidance: Guidance, text: dict[str, Tensor]) -> None:
         self._guidance = guidance
@@ -259,13 +259,13 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
 
 
 def _read_by_compel(pipeline: DiffusionPipeline, prompt: str, negative: str) -> dict[str, Tensor]:
-    conjunctions = [parsed(text) for text in (prompt, negative)]  # which says so where compel is not installed
+    conjunctions = [parsed(text) for text in (prompt, negative)]  # raises SceditError where compel is not installed
     from compel import CompelForSD, CompelForSDXL
 
     xl = hasattr(pipeline, "text_encoder_2")
     read = (CompelForSDXL if xl else CompelForSD)(pipeline, device=str(pipeline._execution_device))
     readers = [read.compel_1, read.compel_2] if xl else [read.compel]
-    readers[-1].requires_pooled = False  # its own are of the literal text, and with them and() cannot have weights
+    readers[-1].requires_pooled = False  # compel pools the literal text, and with pooling refuses weights of and()
     both = torch.cat([reader([prompt, negative]) for reader in readers], dim=-1)
     text = dict(zip(("prompt_embeds", "negative_prompt_embeds"), both.chunk(2), strict=True))
     if xl:

@@ -1,4 +1,4 @@
-"""Pictures from a base, tuners, prompts and hints; and the labelled grids that show them."""
+"""The sampling of images from a base, tuners, prompts and hints, and labelled grids of images."""
 
 from __future__ import annotations
 
@@ -44,28 +44,30 @@ def sample(
     offload: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """One picture per prompt and seed, through the diffusers pipeline's own call.
+    """Sample one image per prompt and seed, through the diffusers pipeline's own call.
 
-    Noise is drawn on the CPU by a generator per picture, so that a seed means the same picture at any batch size and
-    on any device. Hints are encoded once per picture, not once per step.
+    Noise is drawn on the CPU by a generator per image, so that a seed gives the same image at any batch size and on any
+    device. Hints are encoded once per image, not once per step.
 
     Args:
-        prompts, seeds: of equal length.
-        attachment: the tuners on `base.unet`; its scales are what they were afterwards.
+        base: the frozen base.
+        prompts, seeds: sequences of equal length.
+        attachment: the tuners on `base.unet`; its scales are restored afterwards.
         hints: condition -> (N, C, H, W) in [0, 1], one per prompt, or (1, C, H, W) for all of them; C is the tuner's
-            `in_channels`: 3, or 4 where alpha counts.
+            `in_channels`: 3, or 4 for a condition with alpha.
         steps, guidance, height, width: by default the base's. Guidance of 1 or less means none.
-        negative: what not to draw, for all or one per prompt.
-        scheduler: a class of diffusers by name, and its settings; by default the base's own.
-        spans: per attached tuner, between which fractions of the steps it acts, as (start, end) in [0, 1].
-        start: a picture to start from; what lies outside its mask stays as it is, pixel by pixel.
-        weighted: prompts are of any length and have weights, in compel's syntax.
-        offload: an accelerator that each model visits only while it runs; the base is to be loaded on the CPU then.
+        negative: the negative prompt, for all or one per prompt.
+        batch_size: the most images per batch.
+        scheduler: the name of a class of diffusers, and its settings; by default the base's own.
+        spans: the fractions of the steps between which each attached tuner acts, as (start, end) in [0, 1].
+        start: an image to start from; pixels outside its mask stay exactly as they are.
+        weighted: whether prompts are in compel's syntax, of any length and with weights.
+        offload: an accelerator that holds each model only while it runs; the base must then be loaded on the CPU.
         on_step: called with (denoising steps done, of how many) over all batches.
 
     Raises:
-        SceditError: a size, scheduler or base that cannot be sampled.
-        WorkFailed: the latents came out as NaN.
+        SceditError: the size or scheduler does not suit the base, or the base cannot be sampled.
+        WorkFailed: the latents or images are not finite, or memory ran out.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds")
@@ -130,7 +132,7 @@ def sample(
 
 
 def _batches(lengths: Sequence[int], most: int) -> Iterator[slice]:
-    """Runs of at most `most` prompts that are equally many tokens long: padding one would change its picture."""
+    """Yield slices of at most `most` prompts of equal token count, since padding a prompt would change its image."""
     at = 0
     while at < len(lengths):
         end = at
@@ -141,7 +143,7 @@ def _batches(lengths: Sequence[int], most: int) -> Iterator[slice]:
 
 
 def check_size(base: Base, height: int, width: int, what: str) -> None:
-    """Raises SceditError where `what` has sides that the base's U-Net cannot halve all the way down."""
+    """Raise SceditError where `what` has sides in pixels that the base's U-Net cannot halve at every level."""
     if height % base.multiple or width % base.multiple or min(height, width) <= 0:
         near = [max(1, round(side / base.multiple)) * base.multiple for side in (width, height)]
         raise SceditError(
@@ -151,21 +153,21 @@ def check_size(base: Base, height: int, width: int, what: str) -> None:
 
 
 def to_images(pictures: Tensor) -> list[Image.Image]:
-    """RGB pictures of (B, 3, H, W) floats in [0, 1]."""
+    """Return RGB images of (B, 3, H, W) floats in [0, 1]."""
     levels = (pictures * 255).round().to("cpu", torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).contiguous()]
 
 
 def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
-    """(B, 3, H, W) floats in [0, 1] of RGB pictures of one size."""
+    """Return (B, 3, H, W) floats in [0, 1] of images of one size, as RGB."""
     import numpy as np
 
     return torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures])).permute(0, 3, 1, 2) / 255
 
 
 def to_hints(kind: str, pictures: Sequence[Image.Image]) -> Tensor:
-    """(B, C, H, W) floats in [0, 1] of condition pictures of one size, as a tuner of this kind takes them: three
-    channels, or four where the kind's alpha counts. A kind that nothing makes has three."""
+    """Return (B, C, H, W) floats in [0, 1] of condition images of one size, as a tuner of this kind takes them. C is 3,
+    or 4 where the kind uses alpha; a kind without annotators has 3."""
     known = conditions.find(kind) if kind in conditions.KINDS else conditions.Kind(kind, ())
     return torch.stack([torch.tensor(known.hint(picture)) for picture in pictures])
 
@@ -175,9 +177,9 @@ def grid(
     columns: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """One picture of many, on white, with a heading over each column and a label to the left of each row.
+    """Draw images in a grid on white, with a heading over each column and a label to the left of each row.
 
-    Pictures smaller than 256 pixels are shown at a whole multiple of their size; None leaves a cell empty. Rows may
+    Images smaller than 256 pixels are shown at a whole multiple of their size; None leaves a cell empty. Rows may
     differ in length.
     """
     shown = [[None if picture is None else _enlarged(picture) for picture in row] for row in rows]
@@ -218,7 +220,7 @@ def _enlarged(picture: Image.Image) -> Image.Image:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken between words; a longer word stands alone."""
+    """Break `text` between words into lines of at most `width` pixels; a longer word gets a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

@@ -1,4 +1,4 @@
-"""What compel's syntax of weighted prompts means beyond the text's tokens."""
+"""Weighted prompts in compel's syntax: their parsing, and their pooled embeddings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 def parsed(prompt: str) -> Conjunction:
-    """A weighted prompt as compel reads it.
+    """Parse a weighted prompt by compel.
 
     Raises:
-        SceditError: compel is not installed, the prompt is none in its syntax, or says what no base here can do.
+        SceditError: compel is not installed, or the prompt is not in its syntax, has no words, has weights that add up
+            to 0, or uses swap() or withLora().
     """
     try:
         from compel import Compel
@@ -25,7 +26,7 @@ def parsed(prompt: str) -> Conjunction:
         raise not_installed("a weighted prompt", "compel", "prompts") from error
     try:
         conjunction = Compel.parse_prompt_string(prompt)
-    except Exception as error:  # its own, its parser's, and those of numbers that are none
+    except Exception as error:  # compel's own errors, its parser's, and those of malformed numbers
         raise SceditError(
             f"prompt {prompt!r}: it is not in compel's syntax: {reason(error)}",
             hint="write a \\ before brackets that are text, or leave --weighted out",
@@ -44,9 +45,9 @@ def parsed(prompt: str) -> Conjunction:
 
 
 def pooled(conjunction: Conjunction, encoder: EmbeddingsProvider) -> Tensor:
-    """The pooled embedding (1, width) of a weighted prompt, which has no tokens that could be weighted: that of its
-    words alone. compel's is that of the literal text, with brackets and numbers. Of several prompts, `blend()` and
-    `and()`, it is the mean by their weights."""
+    """Return the pooled embedding (1, width) of a weighted prompt's words alone, since a pooled embedding has no tokens
+    to weight. compel would pool the literal text, with brackets and numbers. Several prompts, from `blend()` or
+    `and()`, give the mean by their weights."""
     vectors = [_of_part(part, encoder) for part in conjunction.prompts]
     return _mean(vectors, conjunction.weights)
 
