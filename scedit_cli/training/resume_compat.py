@@ -1,4 +1,4 @@
-"""Which keys of a recipe may change when a run is resumed."""
+"""The keys of a recipe that may, or may not, change when a run is resumed."""
 
 from __future__ import annotations
 
