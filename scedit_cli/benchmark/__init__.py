@@ -1,1 +1,1 @@
-"""What training methods cost, side by side on one base: each measured in a process of its own."""
+"""The benchmark of training methods: cost, quality, sampling and skips, measured on one base."""

@@ -1,4 +1,4 @@
-"""The U-Nets to compare methods on, by their configurations: no weights are needed to know what a step costs."""
+"""The U-Nets to compare methods on, by their configurations: the cost of a step does not depend on the weights."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from scedit_cli.utils.names import EMBEDDED, PUBLIC
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-_TOKENS = 77  # CLIP's
-_MOST_TOKENS = 10_000  # what is more stands for no limit
+_TOKENS = 77  # CLIP's text length
+_MOST_TOKENS = 10_000  # A larger number means no limit.
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A U-Net and how it is trained.
+    """A U-Net and the way it is trained.
 
     Attributes:
-        name: what was asked for: one of PUBLIC, "scenes", a folder, file or hub id.
+        name: the name given by the user: one of PUBLIC, "scenes", a folder, file or hub id.
         config: the U-Net's configuration.
         alphas: ᾱ of the noise schedule, (T,).
         prediction_type: "epsilon" or "v_prediction".
-        tokens: length of an encoded text.
+        tokens: the length of an encoded text.
     """
 
     name: str
@@ -50,15 +50,15 @@ class Architecture:
 
     @cached_property
     def multiple(self) -> int:
-        """Sides of pictures are multiples of this many pixels."""
+        """The number of pixels that the sides of images must be a multiple of."""
         return HINT_SCALE * max(survey(self.on_meta()).strides)
 
     @property
     def resolution(self) -> int:
-        """The side in pixels that it was made for.
+        """The side in pixels of the images that the U-Net was made for.
 
         Raises:
-            SceditError: its configuration does not tell.
+            SceditError: the configuration does not contain it.
         """
         size = self.config["sample_size"]
         sizes = size if isinstance(size, list | tuple) else [size]
@@ -71,23 +71,23 @@ class Architecture:
 
     @property
     def pooled(self) -> int:
-        """Width of the pooled text that an SDXL U-Net takes; 0 for others."""
+        """The width of the pooled text that an SDXL U-Net takes; 0 for others."""
         if self.config.get("addition_embed_type") != "text_time":
             return 0
         return self.config["projection_class_embeddings_input_dim"] - 6 * self.config["addition_time_embed_dim"]
 
     def on_meta(self, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-        """The U-Net without weights."""
+        """Return the U-Net without weights."""
         return self._random("meta", dtype)
 
     def unet(self, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:
-        """The U-Net, frozen, with its weights; random ones for PUBLIC."""
+        """Return the frozen U-Net with its weights; those of PUBLIC are random."""
         if self.name in PUBLIC:
             return self._random(device, dtype).requires_grad_(False).eval()
         return load_base(self.name, dtype=dtype, device=device).unet
 
     def match_attention(self, model: Any, device: str) -> None:
-        """Gives a model that trains on `device` ("cpu" or "cuda") the kind of attention that the base has there."""
+        """Give `model` the kind of attention that the base has when training on `device` ("cpu" or "cuda")."""
         if self.name == EMBEDDED and device == "cpu":
             from diffusers.models.attention_processor import AttnProcessor
 
@@ -102,24 +102,24 @@ class Architecture:
 
 
 def architecture(model: str) -> Architecture:
-    """By configuration files alone: of a public family, the embedded base, a diffusers folder, a single file (whose
-    header tells) or a model of the hub.
+    """Return the architecture of a public family, the embedded base, a diffusers folder, a single file or a hub model.
+    Only configuration files (and a single file's header) are read.
 
     Raises:
-        SceditError: nothing is there, or it is no pipeline with a U-Net.
+        SceditError: `model` does not exist, or is not a pipeline with a U-Net.
     """
     try:
         return _described(model)
     except (SceditError, MemoryError):
         raise
-    except Exception as error:  # diffusers raises whatever odd configurations lead it to
+    except Exception as error:  # Odd configurations raise many kinds of errors in diffusers.
         raise SceditError(
             f"base {model}: its configuration cannot be read: {reason(error)}", hint="get it anew"
         ) from error
 
 
 def architecture_of(base: Base) -> Architecture:
-    """Of a base that is loaded."""
+    """Return the architecture of a loaded base."""
     levels = base.noise_levels
     return Architecture(base.name, dict(base.unet.config), levels.alphas.float(), levels.prediction_type)
 
@@ -134,14 +134,14 @@ def _described(model: str) -> Architecture:
         folder = download_configs(*split_revision(model))
     files = folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"
     if not all(file.is_file() for file in files):
-        return replace(architecture_of(load_base(model)), name=model)  # which says what is missing
+        return replace(architecture_of(load_base(model)), name=model)  # load_base names missing files
     about = folder / "tokenizer" / "tokenizer_config.json"
     tokens = _json(about).get("model_max_length", _TOKENS) if about.is_file() else _TOKENS
     return _made(model, *map(_json, files), tokens)
 
 
 def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: int = _TOKENS) -> Architecture:
-    """Of the configurations of a U-Net and a scheduler."""
+    """Return the architecture for the configurations of a U-Net and a scheduler."""
     import diffusers
 
     if unet["_class_name"] != "UNet2DConditionModel":

@@ -1,4 +1,4 @@
-"""What got worse since an earlier benchmark."""
+"""The comparison of a benchmark with an earlier one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from scedit_cli.benchmark.document import read_result
 from scedit_cli.utils.errors import SceditError
 
-_EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # the same on every machine
+_EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # equal on every machine
 _MEASURED = ("peak_memory", "images_per_second")
 _MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
 _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
@@ -21,10 +21,10 @@ Document = dict[str, Any]
 
 
 def read_baseline(path: Path, methods: Sequence[str]) -> Document:
-    """A document that `bench --json` wrote, which has one of `methods`, or scores where there are none.
+    """Read a document written by `bench --json` that has one of `methods`, or has scores where `methods` is empty.
 
     Raises:
-        SceditError: it is no such document, or has nothing to compare.
+        SceditError: the file is not such a document, or has no figures to compare.
     """
     document = read_result(path, "--baseline").document()
     known = {result["method"] for result in document["results"]}
@@ -39,7 +39,7 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
 
 
 def check_comparable(path: Path, baseline: Document, document: Document) -> None:
-    """Raises SceditError where the baseline was measured with other settings."""
+    """Raise SceditError if the baseline was measured with another configuration."""
     for name in (*_SETTINGS, *_HOW):
         if baseline[name] != document[name]:
             raise SceditError(
@@ -49,8 +49,8 @@ def check_comparable(path: Path, baseline: Document, document: Document) -> None
 
 
 def same_machine(baseline: Document, document: Document) -> bool:
-    """Whether memory and speed can be compared: one device, and on it one kind of processor and as many threads. The
-    platform may differ: it changes with every update of the same machine."""
+    """Return whether memory and speed can be compared: the device, the kind of processor and the number of threads
+    agree. The platform may differ, as every update of a machine changes it."""
     if baseline["device"] != document["device"] or str(document["device"]).endswith("(estimated)"):
         return baseline["device"] == document["device"]
     about = (each["environment"] for each in (baseline, document))
@@ -59,8 +59,8 @@ def same_machine(baseline: Document, document: Document) -> bool:
 
 
 def worse(baseline: Document, document: Document, tolerance: float) -> list[str]:
-    """A sentence for each figure that got worse by more than `tolerance`, a share of the baseline's figure. Memory
-    and speed count on the same machine only, and speed only where even the faster quartile of steps is too slow."""
+    """Return a sentence for each figure that got worse by more than `tolerance`, a share of the baseline's figure.
+    Memory and speed count on the same machine only, and speed only if even the faster quartile of steps is too slow."""
     fields = _EXACT + (_MEASURED if same_machine(baseline, document) else ())
     now = {result["method"]: result for result in document["results"]}
     sentences = []

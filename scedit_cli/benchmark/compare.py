@@ -1,4 +1,4 @@
-"""Methods compared in what they cost: measured in rounds, or estimated; over batch sizes, and within a memory."""
+"""The costs of methods: measured in rounds or estimated, over batch sizes, and within a limit of memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.process_memory import resident
 
-OnProgress = Callable[[str, int, int], None]  # (what, done, of how many)
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 OnNote = Callable[[str], None]
 
-# A card's memory that no tensor gets: the driver's context and the libraries' workspaces. An assumption.
+# Memory of a card outside all tensors, for the driver's context and the libraries' workspaces: an assumption.
 CONTEXT = 768 * 2**20
-_BESIDE_BATCH = 4  # of what is estimated beside the embedded base
+_BESIDE_BATCH = 4  # of the estimate beside the embedded base
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Figures of methods and the setting they hold for.
+    """The figures of methods and the configuration that they hold for.
 
     Attributes:
-        matrix_rate: the device's measured rate of matrix products, operations a second; None where estimated.
+        matrix_rate: the measured rate of matrix products in operations a second; None where estimated.
         sweep: (method, batch, estimated peak in bytes), by method and batch.
     """
 
@@ -43,18 +43,18 @@ class Costs:
 
 @dataclass(frozen=True)
 class Further:
-    """What is asked beside the figures of a step.
+    """Optional estimates beside the figures of a step.
 
     Attributes:
-        limit: a memory in bytes, for the largest batch of each method that fits it; None: not asked.
-        batches: those at which peak memory is estimated, beside the setting's own.
+        limit: bytes of memory, for which each method's largest batch is estimated; None for no such estimate.
+        batches: batch sizes at which peak memory is estimated, besides the configuration's own.
     """
 
     limit: int | None = None
     batches: tuple[int, ...] = ()
 
     def answered(self, costs: Costs, device: str, on_progress: OnProgress) -> Costs:
-        """`costs` with the answers."""
+        """Return `costs` with these estimates added."""
         if not (self.limit or self.batches):
             return costs
         base = architecture(costs.setting.base)
@@ -77,8 +77,8 @@ def measure_all(
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> tuple[Costs, Costs | None]:
-    """`measured` on the base asked for; without one on sd15 where there is an accelerator, else on the embedded base,
-    with an estimate of sd15 beside it."""
+    """Measure the methods on the base that `wanted` names. Without one, measure sd15 where there is an accelerator,
+    else the embedded base with an estimate of sd15 beside it."""
     here = kind_of(torch.device(device or best_device()))
     watch = {"on_progress": on_progress, "on_note": on_note}
     name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
@@ -101,11 +101,11 @@ def estimate_all(
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> Costs:
-    """`estimated` on the base asked for, else sd15; for a card, the embedded base for a CPU, unless `device` says
-    otherwise.
+    """Estimate the methods on the base that `wanted` names, else sd15. The estimate is for a card, or for a CPU on the
+    embedded base, unless `device` is given.
 
     Raises:
-        SceditError: another device than "cpu" or "cuda", or a setting that cannot be.
+        SceditError: `device` is not "cpu" or "cuda", or the configuration is invalid.
     """
     if device not in (None, "cpu", "cuda"):
         raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
@@ -131,14 +131,14 @@ def measured(
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> Costs:
-    """Measures each method `rounds` times in a process of its own, one process at a time; a round goes through all
-    methods, so that a slow minute of the machine meets them all. A method that fails has no figures, and a note.
+    """Measure each method `rounds` times, one process at a time and a new one for each measurement. A round goes
+    through all methods, so that a slow minute of the machine affects all. A method that fails gets a note only.
 
     Args:
-        check: called with the setting as soon as it is known.
+        check: a function called with the configuration as soon as it is known.
 
     Raises:
-        SceditError: a base or a setting that cannot be.
+        SceditError: the base or the configuration is invalid.
         WorkFailed: no method could be measured.
     """
     found: dict[str, list[Measured]] = {method: [] for method in methods}
@@ -160,7 +160,7 @@ def measured(
             found[method].append(answer)
             if setting is None:
                 setting = answer.setting
-                check(setting)  # at the first method: the rest may take long
+                check(setting)  # checked at the first method, since the rest may take long
     if setting is None:
         raise next(iter(failures.values()))
     rate = max(each.matrix_rate for answers in found.values() for each in answers)
@@ -178,7 +178,7 @@ def estimated(
     on_progress: OnProgress,
     on_note: OnNote,
 ) -> Costs:
-    """Estimates each method on `device`, "cuda" or "cpu". A method that the U-Net cannot have has no figures.
+    """Estimate each method on `device`, "cuda" or "cpu". A method that the U-Net cannot have gets no figures.
 
     Raises:
         WorkFailed: no method could be estimated.
@@ -203,7 +203,7 @@ def estimated(
 def swept(
     costs: Costs, base: Architecture, batches: Sequence[int], device: str, on_progress: OnProgress
 ) -> list[tuple[str, int, int]]:
-    """The estimated peak of each method that has figures at each batch, on top of what its libraries take."""
+    """Return the estimated peak of each method that has figures at each batch, the libraries' memory included."""
     able = [each for each in costs.results if each.trainable_parameters is not None]
     sweep, total = [], len(able) * len(batches)
     for figures in able:
@@ -218,7 +218,7 @@ def swept(
 
 
 def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progress: OnProgress) -> Costs:
-    """The results with the largest batch whose estimated peak, and on a card CONTEXT, fit into `limit` bytes."""
+    """Return the results with the largest batch whose estimated peak, on a card plus CONTEXT, fits `limit` bytes."""
     results = []
     for done, figures in enumerate(costs.results, start=1):
         if figures.trainable_parameters is not None:
@@ -233,9 +233,9 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progre
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:
-    """The largest batch whose peak is at most `room`; 0 where not even one picture fits.
+    """Return the largest batch whose peak is at most `room` bytes; 0 where not even one image fits.
 
-    A peak is all but linear in the batch, so that false position needs few looks at it.
+    A peak is almost linear in the batch, so that false position needs few evaluations.
     """
     peaks = {1: peak_of(1)}
     if peaks[1] > room:
@@ -257,7 +257,7 @@ def largest_batch(peak_of: Callable[[int], int], room: int) -> int:
 
 
 def _together(method: str, answers: Sequence[Measured], setting: BenchConfig, rate: float) -> Figures:
-    """One method's figures over all rounds: the highest peak, and the speed of all steps."""
+    """Combine one method's figures over all rounds: the highest peak, and the speed of all steps."""
     if not answers:
         return Figures(method)
     highest = max((each.figures for each in answers), key=lambda figures: figures.peak_memory)

@@ -1,4 +1,4 @@
-"""What methods are compared on: the request, the machine, and the figures that come out."""
+"""The configuration of a benchmark, the machine, and the figures that result."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured on. In a request, None leaves a value to the base and the machine; in an answer all are known.
+    """The configuration of a benchmark. In a request, None leaves a value to base and machine; a result has all values.
 
     Attributes:
-        batch, resolution: pictures in a step, and their side in pixels.
-        dtype: of the frozen weights, one of `base.DTYPES`.
-        device: where it ran; "cpu (estimated)" and "cuda (estimated)" where nothing did.
+        batch, resolution: the number of images in a step, and their side in pixels.
+        dtype: the type of the frozen weights, one of `base.DTYPES`.
+        device: the device measured on; "cpu (estimated)" or "cuda (estimated)" if estimated.
         lora_rank: r of LoRA.
-        lora_feed_forward: LoRA also on the feed-forward layers, not on attention alone.
-        down_ratio: hidden width of SC- and CSC-Tuners as a share of a skip's channels.
-        steps: how many are timed (of training, a round; under --sampling of sampling), or under --skips sampled;
-            None where none is.
-        compiled: whether the U-Net was, by `torch.compile`.
+        lora_feed_forward: whether LoRA is also on the feed-forward layers, not on attention alone.
+        down_ratio: the hidden width of SC- and CSC-Tuners as a share of a skip's channels.
+        steps: the number of timed steps (of training per round; of sampling under --sampling), or of denoising steps
+            under --skips; None where there are none.
+        compiled: whether the U-Net was compiled by `torch.compile`.
     """
 
     base: str
@@ -48,27 +48,27 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Figures:
-    """One method's figures; None is what was not measured, or does not exist.
+    """The figures of one method; None means not measured, or not applicable.
 
     Attributes:
-        trainable_parameters: and their share of the U-Net's and of a ControlNet's.
-        flops_per_step: floating-point operations of one forward and backward pass over the batch, those of the model
-            alone: what a memory-lean method computes a second time is not counted.
-        peak_memory: bytes; on an accelerator the most PyTorch had allocated, on a CPU the most that was resident, with
-            the libraries. An estimate where nothing was measured.
-        peak_reserved: bytes that PyTorch held of the accelerator, allocated or not.
-        memory: bytes of the peak by category: weights, gradients, optimizer, activations (what else the step
-            holds), and libraries on a CPU. Where measured, gradients are as large as they get, which need not be at
-            the peak; where estimated, all are what they are at the peak.
+        trainable_parameters: their number; the next fields are its shares of the U-Net's and of a ControlNet's.
+        flops_per_step: floating-point operations of the model in one forward and backward pass over the batch, without
+            those that a memory-lean method computes a second time.
+        peak_memory: bytes; on an accelerator the most that PyTorch had allocated, on a CPU the most that was resident,
+            libraries included. An estimate where nothing was measured.
+        peak_reserved: bytes of the accelerator that PyTorch held, allocated or not.
+        memory: bytes of the peak by category: weights, gradients, optimizer, activations (the rest of the step), and
+            libraries on a CPU. Measured gradients are their largest size, which may occur outside the peak; estimated
+            categories are all taken at the peak.
         estimated_peak_memory: bytes, by `estimate`.
-        images_per_second, steps_per_second: at the median step.
-        images_per_second_quartiles: at the slower and the faster quartile of steps.
+        images_per_second, steps_per_second: the speed at the median step.
+        images_per_second_quartiles: the speed at the slower and at the faster quartile of steps.
         rounds: images per second at the median step of each round.
-        share_of_matrix_rate: `flops_per_step` a second over the device's measured rate of matrix products.
+        share_of_matrix_rate: `flops_per_step` per second over the device's measured rate of matrix products.
         file_size: bytes of the trained weights as saved.
-        largest_batch: of those that fit the memory asked about; 0 if none does.
-        processor_seconds_per_step: processor time of the median step over all threads, which other programs on the
-            machine disturb less than the clock; on a CPU alone.
+        largest_batch: the largest batch that fits the given memory; 0 if none does.
+        processor_seconds_per_step: processor time of the median step over all threads, on a CPU only; other programs
+            disturb it less than the clock.
     """
 
     method: str
@@ -94,7 +94,7 @@ class Figures:
 
 
 def environment() -> dict[str, str | int]:
-    """The versions and the machine that figures depend on, and the time in UTC."""
+    """Return the versions and the machine that figures depend on, and the time in UTC."""
     libraries = {name: version(name) for name in ("torch", "diffusers", "peft")}
     card = {"cuda": str(torch.version.cuda)} if torch.cuda.is_available() else {}
     if card and _DRIVER.is_file():
@@ -112,14 +112,15 @@ def environment() -> dict[str, str | int]:
 
 
 def device_name(device: torch.device) -> str:
-    """Such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+    """Return a device's name, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def processor_name() -> str:
-    """Such as "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"; the kind alone, as "x86_64", where no more is told."""
+    """Return the processor's name, such as "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"; where it is unknown, the
+    architecture, such as "x86_64"."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", _PROCESSORS.read_text("utf-8", "replace"), re.MULTILINE)
-    except OSError:  # on Linux alone
+    except OSError:  # The file exists on Linux only.
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()

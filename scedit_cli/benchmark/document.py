@@ -1,4 +1,4 @@
-"""A benchmark's document, as --json writes it, read again."""
+"""The reader of a benchmark's document, as written by --json."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class _Document(_Costs):
 
 
 def read_result(path: Path, option: str) -> BenchResult:
-    """What a document that `bench --json` wrote tells; `option` names it in sentences.
+    """Read a document written by `bench --json`; `option` names it in messages.
 
     Raises:
-        SceditError: it is no such document; names the field.
+        SceditError: the file is not such a document; the message names the field.
     """
     values = read_values(path, option)
     try:

@@ -1,4 +1,4 @@
-"""What a training step costs, known without making it: fake tensors go through real code, and no arithmetic is done."""
+"""The estimated cost of a training step: fake tensors pass through the real code without any arithmetic."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from scedit_cli.training.preflight import controlnet_parameters
 
 @dataclass(frozen=True)
 class Work:
-    """What does not depend on the machine.
+    """The part of the cost that does not depend on the machine.
 
     Attributes:
-        trainable_parameters, base_parameters: of the method and of the U-Net.
-        controlnet_parameters: of the base's ControlNet; None where it can have none.
-        flops: of one forward and backward pass over the batch, without what a memory-lean method computes twice.
+        trainable_parameters, base_parameters: the numbers for the method and for the U-Net.
+        controlnet_parameters: the number for the base's ControlNet; None where it can have none.
+        flops: operations of one forward and backward pass over the batch, without recomputation by memory-lean methods.
     """
 
     trainable_parameters: int
@@ -47,23 +47,23 @@ def estimate(
     libraries: int = 0,
     options: Options | None = None,
 ) -> Figures:
-    """The exact parameters and floating-point operations of a training step and its predicted peak of memory.
+    """Return the exact parameters and floating-point operations of a training step and its predicted peak memory.
 
-    A step is made on fake tensors whose storages are followed. On an accelerator the prediction is what PyTorch
-    has allocated; kernels' workspaces and the driver's own memory (about half a GiB) come on top. The file is counted
-    without its header.
+    A step runs on fake tensors whose storages are followed. On an accelerator the prediction is the memory that PyTorch
+    allocates; kernels' workspaces and the driver's memory (about half a GiB) come on top. The file's header is not
+    counted.
 
     Args:
         method: one of METHODS.
-        base: an architecture, or what `architecture` takes.
-        batch, resolution: pictures in a step and their side in pixels, by default the base's own.
-        dtype: of the frozen weights, one of DTYPES.
-        device: "cuda" or "cpu", whose rules of autocast and attention hold.
+        base: an architecture, or a name that `architecture` takes.
+        batch, resolution: the number of images in a step and their side in pixels, by default the base's own.
+        dtype: the type of the frozen weights, one of DTYPES.
+        device: "cuda" or "cpu", which decides autocast and attention.
         libraries: bytes that are resident before any model is; they count on a CPU.
 
     Raises:
-        SceditError: a base that cannot be.
-        ValueError, RuntimeError: a method that the U-Net cannot have.
+        SceditError: the base is invalid.
+        ValueError, RuntimeError: the U-Net cannot have the method.
     """
     base = architecture(base) if isinstance(base, str) else base
     resolution = resolution or base.resolution
@@ -85,7 +85,7 @@ def estimate(
 
 
 def count(method: str, base: Architecture, batch: int, resolution: int, options: Options | None = None) -> Work:
-    """Parameters and operations, counted on the meta device."""
+    """Count parameters and operations on the meta device."""
     unet, options = base.on_meta(), options or Options()
     total, of_controlnet = unet.num_parameters(), controlnet_parameters(unet, options.controlnet_width)
     inputs, noise = random_batch(base, batch, resolution, torch.float32, "meta")
@@ -96,7 +96,7 @@ def count(method: str, base: Architecture, batch: int, resolution: int, options:
 
 
 def shares(work: Work) -> dict[str, Any]:
-    """The fields of `Figures` that say how much is trained."""
+    """Return the fields of `Figures` about the share that is trained."""
     of = work.controlnet_parameters
     return {
         "trainable_parameters": work.trainable_parameters,
@@ -115,8 +115,8 @@ def peak(
     device: str = "cuda",
     options: Options | None = None,
 ) -> dict[str, int]:
-    """Bytes at the peak of a step, once the optimizer has its moments, by category: weights, gradients, optimizer,
-    activations."""
+    """Return the bytes at the peak of a step by category (weights, gradients, optimizer, activations), once the
+    optimizer has its moments."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     unet = base.on_meta(DTYPES[dtype])
@@ -143,13 +143,13 @@ def _train(
     live: LiveStorages,
 ) -> None:
     optimizer = new_optimizer(trainee)
-    with live.labelled("optimizer"):  # its moments, which come with its first step
+    with live.labelled("optimizer"):  # the moments, made by the first step
         for weight in trainee.weights:
             weight.grad = torch.empty_like(weight)
         optimizer.step()
         optimizer.zero_grad()
     live.forget_peak()
-    with CudaAutocast() if device == "cuda" else nullcontext():  # in the backward pass too, where some is run again
+    with CudaAutocast() if device == "cuda" else nullcontext():  # also in the backward pass, where parts are recomputed
         with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
             loss = loss_of(trainee, inputs, noise, base)
         loss.backward()

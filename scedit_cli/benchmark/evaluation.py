@@ -1,4 +1,4 @@
-"""Held-out scenes of the embedded world that judge what a method has learned."""
+"""The evaluation of trained methods on held-out scenes of the embedded world."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from scedit_cli.scenes.reader import load_reader
 from scedit_cli.training.datasets import OnStep, held_out_scenes, rendered_scenes
 from scedit_cli.training.evaluation import named_share
 
-CONDITION, LOOK = "canny", "pastel"  # what is learned by methods that take a hint, and by those that take none
+CONDITION, LOOK = "canny", "pastel"  # the tasks of methods with a hint, and of those without
 _LOSS_SCENES = 64
-_AT_ONCE = 32  # pictures
+_AT_ONCE = 32  # images
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far the embedded base gets by itself, over the scenes of an exam.
+    """The limits of the embedded base without training, over the scenes of an evaluation.
 
     Attributes:
-        psnr: of pictures through the autoencoder, the mean in dB.
+        psnr: the mean PSNR in dB of images passed through the autoencoder.
         objects: the share of the objects named by the captions that the base draws.
-        without: consistency with CONDITION of the pictures that the base draws from the captions alone.
-        reconstruction: the same of the scenes through the autoencoder.
+        without: the consistencies with CONDITION of the images that the base draws from the captions alone.
+        reconstruction: the consistencies of the scenes passed through the autoencoder.
     """
 
     psnr: float
@@ -44,12 +44,12 @@ class Limits:
 
 
 class Evaluation:
-    """Scenes that nothing has learned from, and the questions asked about them.
+    """Held-out scenes and the measures taken on them.
 
     Args:
-        base: the embedded base as it is.
-        scenes: how many are drawn.
-        kept: where `limits` are found again.
+        base: the unmodified embedded base.
+        scenes: the number of scenes.
+        kept: the cache of `limits`.
     """
 
     def __init__(self, base: Base, scenes: int, kept: ResultCache) -> None:
@@ -83,12 +83,12 @@ class Evaluation:
         return found
 
     def data(self, base: Base, controlled: bool, pictures: int, on_step: OnStep | None = None) -> Cache:
-        """What a method learns from, scenes in the plain look with their CONDITION, or in LOOK."""
+        """Return the training data of a method: plain scenes with CONDITION if `controlled`, else scenes in LOOK."""
         look, kinds = ("plain", [CONDITION]) if controlled else (LOOK, [])
         return cache_latents_and_text(rendered_scenes(pictures, 0, look, kinds, on_step), base, kinds)
 
     def judge(self, base: Base, trainee: TrainableMethod) -> dict[str, Any]:
-        """A trained method's `loss`, `score`, `objects` and `frechet`, as `quality.Outcome` has them."""
+        """Return a trained method's `loss`, `score`, `objects` and `frechet`, as in `quality.BenchmarkResult`."""
         shown = self.plain if trainee.takes_hint else self._styled
         hinted = {"attachment": trainee.hinted, "hints": {"hint": self._hints}} if trainee.takes_hint else {}
         drawn = sample(base, self.texts, seeds=range(len(self.texts)), batch_size=_AT_ONCE, **hinted)
@@ -107,7 +107,7 @@ class Evaluation:
 
     @torch.no_grad()
     def _loss(self, base: Base, trainee: TrainableMethod, shown: list[Example]) -> float:
-        """Over the same noise levels, one for each scene, and the same noise for every method."""
+        """Return the loss at fixed noise levels, one for each scene, with the same noise for every method."""
         shown = shown[:_LOSS_SCENES]
         count, size = len(shown), base.defaults.resolution
         latents = base.latents_from(base.encode_images(to_tensor([each.image for each in shown])))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def frechet_distance(made: Tensor, real: Tensor) -> float:
-    """‖μ₁ - μ₂‖² + Tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) of two sets (N, F) of features, each feature in units of its deviation over
-    `real`. It depends on N: compare distances over equally many pictures."""
+    """Return ‖μ₁ - μ₂‖² + Tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) of two sets (N, F) of features, each feature in units of its
+    deviation over `real`. It depends on N: compare distances over equally many images only."""
     scale = real.double().std(0).clamp(min=1e-6)
     made, real = made.double() / scale, real.double() / scale
     between = (made.mean(0) - real.mean(0)).square().sum()
@@ -19,5 +19,5 @@ def frechet_distance(made: Tensor, real: Tensor) -> float:
 
 
 def _root(features: Tensor) -> Tensor:
-    """R (at most F, F) with RᵀR the covariance of the features."""
+    """Return R (at most F, F) with RᵀR the covariance of the features."""
     return torch.linalg.qr(features - features.mean(0), mode="r").R / (len(features) - 1) ** 0.5

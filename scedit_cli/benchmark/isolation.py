@@ -1,4 +1,4 @@
-"""Measuring in a process of its own, so that no method inherits another's memory."""
+"""Measurement in a process of its own, so that no method inherits another's memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scedit_cli.utils.workers import serve_parent, starting
 
 
 def measure_apart(method: str, wanted: BenchConfig, on_step: OnStep, device: str | None = None) -> Measured:
-    """`measure` in a process of its own, so that no method inherits another's memory.
+    """Run `measure` in a process of its own, so that no method inherits another's memory.
 
     Raises:
-        SceditError: a base or a setting that cannot be.
-        WorkFailed: the method could not be measured; out of memory, mostly.
+        SceditError: the base or the configuration is invalid.
+        WorkFailed: the method could not be measured, mostly for lack of memory.
     """
     spawn = get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
@@ -48,15 +48,15 @@ def measure_apart(method: str, wanted: BenchConfig, on_step: OnStep, device: str
 
 
 def _work(sender: Connection, method: str, wanted: BenchConfig, device: str | None) -> None:
-    """The process of `measure_apart`: sends ("step", (done, of how many)), then "result" or "error"."""
+    """Measure in the new process: send ("step", (done, total)), then "result" or "error"."""
     serve_parent()
-    os.dup2(2, 1)  # the parent's stdout may have to carry one JSON document and nothing else
+    os.dup2(2, 1)  # The parent's stdout may have to carry one JSON document only.
     try:
         with quiet_imports():
             result = measure(method, wanted, lambda *done: sender.send(("step", done)), device)
     except SceditError as error:
         sender.send(("error", error))
-    except Exception as error:  # of whatever library the method is made of
+    except Exception as error:  # Each method's library has its own errors.
         sender.send(("error", WorkFailed(f"{method} could not be measured: {reason(error)}")))
     else:
         sender.send(("result", result))

@@ -1,4 +1,4 @@
-"""Training a method on the embedded world, a step at a time."""
+"""The training of a method on the embedded world, one step at a time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from scedit_cli.models.base import Base, load_base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.training.schedules import draw_timesteps
 
-_WARM_UP = 50  # steps over which the learning rate rises
-_DROPPED = 0.1  # share of captions left empty
+_WARM_UP = 50  # steps in which the learning rate rises
+_DROPPED = 0.1  # the share of captions left empty
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Training:
 def training(
     method: str, exam: Evaluation, setting: BenchConfig, pictures: int, seed: int, rate: float
 ) -> Iterator[Training]:
-    """`method` on `setting.batch` of `pictures` rendered scenes a step, by AdamW at the learning rate `rate`."""
+    """Train `method` by AdamW at the learning rate `rate`, with `setting.batch` of `pictures` scenes in a step."""
     base = load_base(EMBEDDED, device=exam.device)
     torch.manual_seed(seed)
     with prepared(method, base.unet, options_for(setting, architecture(EMBEDDED))) as trainee:
@@ -51,7 +51,7 @@ def training(
             nonlocal done
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (done + 1) / _WARM_UP)
-            noise = torch.Generator().manual_seed(1_000_003 * seed + done)  # the same for every method
+            noise = torch.Generator().manual_seed(1_000_003 * seed + done)  # equal for every method
             _loss_of_batch(base, trainee, next(source), cache.dropped_text, noise).backward()
             torch.nn.utils.clip_grad_norm_(trainee.weights, 1.0)
             optimizer.step()

@@ -1,4 +1,4 @@
-"""How fast the device multiplies matrices, measured: what a training step's speed is a share of."""
+"""The measured rate of matrix products of a device, to which the speed of a training step is compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 0.5
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of large square products in `dtype`; the best of many."""
+    """Return the floating-point operations per second of large square products in `dtype`, the best of many."""
     side = _SIDES.get(device.type, 2048)
     one, two = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best, began = float("inf"), time.perf_counter()
@@ -27,8 +27,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def wake_libraries(device: torch.device) -> None:
-    """Makes a small training step, so that what the libraries load at first use is there, and counts alike for all
-    methods."""
+    """Make a small training step, so that memory loaded by the libraries at first use counts alike for all methods."""
     import diffusers.models.controlnets.controlnet  # noqa: F401
     import peft  # noqa: F401
 

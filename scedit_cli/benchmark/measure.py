@@ -1,4 +1,4 @@
-"""What one training method costs on one base: real training steps on random latents."""
+"""The measured cost of a training method on a base: real training steps on random latents."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from scedit_cli.utils.errors import memory_told
 from scedit_cli.utils.process_memory import Memory
 
 _GIB = 2**30
-_WARM_UP = 2  # steps that are not timed: the first ones allocate
+_WARM_UP = 2  # untimed steps: the first ones allocate
 
 OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One method's figures in one process, the setting they hold for, the seconds of each timed step, the device's rate
-    of matrix products in operations a second, and on a CPU the processor time of each timed step."""
+    """One method's figures in one process, the configuration that they hold for, the seconds of each timed step, the
+    rate of matrix products in operations a second, and on a CPU the processor time of each timed step."""
 
     setting: BenchConfig
     figures: Figures
@@ -47,20 +47,20 @@ class Measured:
     processor_seconds: tuple[float, ...] = ()
 
 
-@tf32(True)  # as training does
+@tf32(True)  # as in training
 def measure(method: str, wanted: BenchConfig, on_step: OnStep, device: str | None = None) -> Measured:
-    """Trains by `method` for a few steps as it would be trained for real: latents and text embeddings from a cache
-    (random here), the noise objective, AdamW on float32 weights, no autoencoder and no text encoder in memory; but in
-    PyTorch's usual memory layout, all methods alike.
+    """Train by `method` for a few steps and measure them. As in real training, latents and text embeddings come from a
+    cache (random here), the objective is noise prediction, AdamW updates float32 weights, and no autoencoder or text
+    encoder is in memory. All methods use PyTorch's default memory layout.
 
     Args:
         method: one of METHODS.
-        wanted: None within it are chosen by the base; its `steps` are timed, after a warm-up.
-        on_step: called with (steps done, of how many), the warm-up among them.
+        wanted: the configuration, whose None values the base chooses; its `steps` are timed, after a warm-up.
+        on_step: a function called with (steps done, total), warm-up included.
         device: by default the accelerator where there is one.
 
     Raises:
-        SceditError: a base or a setting that cannot be.
+        SceditError: the base or the configuration is invalid.
         WorkFailed: memory ran out.
     """
     device = torch.device(device_here(device) or best_device())
@@ -116,7 +116,7 @@ def measure(method: str, wanted: BenchConfig, on_step: OnStep, device: str | Non
         peak_memory=highest,
         peak_reserved=reserved,
         memory=kept | {"activations": max(0, highest - held)},
-        estimated_peak_memory=None if used.compiled else sum(guess.values()),  # a compiler keeps what it likes
+        estimated_peak_memory=None if used.compiled else sum(guess.values()),  # unknown for a compiler
         file_size=size,
     )
     timed, busy = tuple(seconds[_WARM_UP:]), tuple(processor[_WARM_UP:]) if device.type == "cpu" else ()
@@ -130,7 +130,7 @@ def with_speed(
     matrix_rate: float,
     processor_seconds: Sequence[float] = (),
 ) -> Figures:
-    """The figures with the speed of the timed steps of some rounds, in seconds each."""
+    """Return the figures with the speed of the timed steps of some rounds, in seconds per step."""
     slow, median, fast = _quartiles([second for each in rounds for second in each])
     return replace(
         figures,
@@ -144,10 +144,10 @@ def with_speed(
 
 
 def settled(wanted: BenchConfig, base: Architecture, device: torch.device) -> BenchConfig:
-    """The setting with the base's own choices, on `device`, where nothing was asked for.
+    """Return the configuration for `device`, with None values replaced by the base's choices.
 
     Raises:
-        SceditError: a resolution that the base cannot take.
+        SceditError: the base cannot take the resolution.
     """
     resolution = wanted.resolution or base.resolution
     check_size(base, resolution, resolution, "--resolution")
@@ -162,9 +162,9 @@ def settled(wanted: BenchConfig, base: Architecture, device: torch.device) -> Be
 
 
 def options_for(setting: BenchConfig, base: Architecture) -> Options:
-    """The methods' sizes. Hint encoders are the paper's on SD1.5 and SD2.1, and as in its authors' recipes on SDXL; the
-    embedded base is a fifth as wide as SD1.5, and a CSC-Tuner's hint encoder and ControlNet's are of a quarter of their
-    width there."""
+    """Return the methods' sizes. Hint encoders are the paper's on SD1.5 and SD2.1, and those of its authors' recipes on
+    SDXL. The embedded base is a fifth as wide as SD1.5; there the hint encoders of CSC-Tuner and ControlNet have a
+    quarter of their width."""
     sizes = {"hint_channels": 320, "hint_width": 2.0} if base.pooled else {}
     if base.name == EMBEDDED:
         sizes = {"hint_channels": 64, "hint_width": 0.25, "controlnet_width": 0.25}
@@ -172,7 +172,7 @@ def options_for(setting: BenchConfig, base: Architecture) -> Options:
 
 
 def kind_of(device: torch.device) -> str:
-    """Whose rules hold on it: "cpu" or "cuda"."""
+    """Return the device whose rules of autocast and attention hold: "cpu" or "cuda"."""
     return "cpu" if device.type == "cpu" else "cuda"
 
 
@@ -181,7 +181,7 @@ def _bytes(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def _quartiles(seconds: list[float]) -> tuple[float, float, float]:
-    """Of the times of some steps: the upper one, the median and the lower one."""
+    """Return the upper quartile, the median and the lower quartile of the times of steps."""
     if len(seconds) == 1:
         return seconds[0], seconds[0], seconds[0]
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")

@@ -1,4 +1,4 @@
-"""The training methods that are compared, each as what it trains on a U-Net, which then is simply called."""
+"""The training methods that are compared; each prepares a U-Net, which is then called as usual."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 
 @dataclass(frozen=True)
 class Options:
-    """Sizes of the methods: of LoRA, of the tuners, of a CSC-Tuner's hint encoder (the paper's by default), and of
-    ControlNet's, as a share of its usual width."""
+    """The sizes of the methods: LoRA, tuners, a CSC-Tuner's hint encoder (by default the paper's), and ControlNet's
+    hint encoder as a share of its usual width."""
 
     lora_rank: int = 64
     lora_feed_forward: bool = False
@@ -40,12 +40,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as training from caches sees it.
+    """A training batch as read from caches.
 
     Attributes:
-        latents: noisy ones, (B, C, h, w).
+        latents: noisy latents, (B, C, h, w).
         timesteps: (B,) integers.
-        hint: (B, 3, 8h, 8w) in [0, 1]; methods that take none leave it.
+        hint: (B, 3, 8h, 8w) in [0, 1]; methods without a hint ignore it.
         text: the U-Net's keywords for the prompts.
     """
 
@@ -56,7 +56,7 @@ class Inputs:
 
 
 class Hinted(Protocol):
-    """What `sampling.sample` asks of tuners, and every method gives."""
+    """The interface that `sampling.sample` needs of tuners, and that every method has."""
 
     scales: Any
 
@@ -65,12 +65,12 @@ class Hinted(Protocol):
 
 @dataclass
 class Unhinted:
-    """A method without a hint, as `Hinted`."""
+    """The `Hinted` interface of a method without a hint."""
 
     scales: tuple[float, ...] = ()
 
     def set_hints(self, hints: Any) -> None:
-        """There is nobody to give them to."""
+        """Ignore the hints."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class TrainableMethod:
     """One method on one U-Net.
 
     Attributes:
-        unet: what is called to predict the noise.
+        unet: the module called to predict the noise.
         parts: every module whose weights are in memory.
-        save: writes the trained weights to a .safetensors file.
-        hinted: takes the hints.
-        takes_hint: whether the method is controlled by them.
+        save: a function that writes the trained weights to a .safetensors file.
+        hinted: the object that takes the hints.
+        takes_hint: whether the method is controlled by hints.
     """
 
     unet: nn.Module
@@ -93,7 +93,7 @@ class TrainableMethod:
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """What is trained, in float32."""
+        """The trained weights, in float32."""
         return [weight for part in self.parts for weight in part.parameters() if weight.requires_grad]
 
     @property
@@ -101,7 +101,7 @@ class TrainableMethod:
         return sum(weight.numel() for weight in self.weights)
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """The U-Net's answer to a batch."""
+        """Return the U-Net's output for a batch."""
         if self.takes_hint:
             self.hinted.set_hints(inputs.hint)
         return self.unet(inputs.latents, inputs.timesteps, **inputs.text).sample
@@ -109,8 +109,8 @@ class TrainableMethod:
 
 @dataclass(frozen=True)
 class Method:
-    """`make` sets a frozen U-Net up; what it enters into the stack ends with the method. `plain` names the method
-    that does the same without the memory-lean differentiation of `core.frozen`."""
+    """A method: `make` prepares a frozen U-Net; contexts that it enters into the stack end with the method. `plain`
+    names the method that does the same without the memory-lean differentiation of `core.frozen`."""
 
     make: Callable[[UNet2DConditionModel, Options, ExitStack], TrainableMethod]
     plain: str
@@ -118,8 +118,8 @@ class Method:
 
 @contextmanager
 def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = None) -> Iterator[TrainableMethod]:
-    """`unet` set up for one of METHODS within. Some of them change its weights, so every method wants a U-Net of its
-    own; one on the meta device will do for counting."""
+    """Prepare `unet` for one of METHODS within the block. Some methods change its weights, so each needs its own U-Net;
+    one on the meta device is enough for counting."""
     unet.requires_grad_(False)
     with ExitStack() as stack:
         trainee = METHODS[method].make(unet, options or Options(), stack)

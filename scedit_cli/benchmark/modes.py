@@ -1,4 +1,4 @@
-"""What `bench` is asked, and which options belong to which question."""
+"""The modes of `bench`, and the options of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METHODS = (
     "lora-lean", "full", "controlnet", "controlnet-lean", "t2i-adapter", "controlnet-xs",
 )  # fmt: skip
 DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
-BASE = "base"  # as a method of --quality: the embedded base's own figures
+BASE = "base"  # a method of --quality: the figures of the embedded base itself
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
@@ -31,10 +31,10 @@ _NAMES = {"compiled": "--compile", "tuners": "--tuner", "learning_rates": "--lea
 
 
 def mode_of(given: Mapping[str, Any]) -> str:
-    """The question that the options ask; "" where methods are to be measured.
+    """Return the mode that the options choose; "" measures the costs of methods.
 
     Raises:
-        SceditError: two questions, or an option that would do nothing.
+        SceditError: two modes are chosen, or an option has no effect.
     """
     if len(asked := [f"--{name}" for name in _QUESTIONS if name in given]) > 1:
         raise SceditError(f"{' and '.join(asked)} are two questions", hint="run bench once for each")
@@ -54,7 +54,7 @@ def mode_of(given: Mapping[str, Any]) -> str:
 
 
 def check_use(given: Mapping[str, Any], methods: Sequence[str], mode: str) -> None:
-    """Raises SceditError where an option is for methods that are not among these, or for what is not asked."""
+    """Raise SceditError if an option belongs to methods that are not among these, or to another mode."""
     uses = {
         ("tolerance",): ("baseline" in given, "--baseline"),
         ("lora_rank", "lora_feed_forward"): (_has(methods, "lora"), "--methods lora"),
@@ -74,7 +74,7 @@ def _has(methods: Sequence[str], *kinds: str) -> bool:
 
 
 def known_methods(methods: Sequence[str], mode: str) -> list[str]:
-    """`methods`, by default DEFAULT_METHODS, each once; none where the question is not about them."""
+    """Return `methods` without duplicates, by default DEFAULT_METHODS; none in a mode that compares no methods."""
     if "methods" not in _MODES[mode].split():
         return []
     known = [BASE, *METHODS] if mode == "--quality" else list(METHODS)
@@ -87,10 +87,10 @@ def known_methods(methods: Sequence[str], mode: str) -> list[str]:
 
 
 def read_tolerance(text: str) -> float:
-    """ "0.05" and "5%" -> 0.05.
+    """Return the share that "0.05" or "5%" means.
 
     Raises:
-        SceditError: no share of a figure.
+        SceditError: `text` is not such a share.
     """
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:
@@ -103,21 +103,21 @@ def read_tolerance(text: str) -> float:
 
 
 def read_size(text: str) -> int:
-    """Bytes of "12GiB", "12GB" or a plain number.
+    """Return the bytes that "12GiB", "12GB" or a plain number means.
 
     Raises:
-        SceditError: no size of a memory.
+        SceditError: `text` is not a plausible size of memory.
     """
     found = _SIZE.fullmatch(text.strip())
     number, prefix, binary = found.groups() if found else ("0", None, None)
     size = int(float(number) * (1024 if binary else 1000) ** "_KMGT".index(prefix or "_"))
-    if size < 2**20:  # a number without a unit, such as 12
+    if size < 2**20:  # probably a number whose unit is missing, such as 12
         raise SceditError(f"--fits {text}: no size of a memory", hint="write it as 12GiB")
     return size
 
 
 def check_rates(rates: Iterable[str], methods: Sequence[str]) -> None:
-    """Raises SceditError for a learning rate of what is no method, or none of these."""
+    """Raise SceditError if a learning rate is for an unknown method or for one that is not among these."""
     if unknown := [name for name in rates if name not in METHODS]:
         raise SceditError(f"--learning-rate {unknown[0]}: no method", hint=f"choose of {', '.join(METHODS)}")
     if idle := [name for name in rates if not any(f"{method}-".startswith(f"{name}-") for method in methods)]:

@@ -1,4 +1,4 @@
-"""The control networks of diffusers as adapters beside a U-Net: it is called as always, and a hook adds their part."""
+"""diffusers' control networks as adapters beside a U-Net, which is called as usual while a hook adds their features."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from scedit_cli.utils.errors import reason
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel, UNetControlNetXSModel
 
-_XS_RATIO = 0.1  # of the base's widths (ControlNet-XS, arXiv 2312.06573), but of so many channels at least:
+_XS_RATIO = 0.1  # as a share of the base's widths (ControlNet-XS, arXiv 2312.06573), but at least:
 _XS_CHANNELS = 4
 
 
 class Fused:
-    """Forward pre-hook on a U-Net that takes the hint itself. Gives the hint on; a batch that is a multiple of the
-    hints, as in classifier-free guidance, repeats them as a whole."""
+    """A forward pre-hook for a U-Net that takes the hint itself. For a batch that is a multiple of the hints, as in
+    classifier-free guidance, the hints are repeated as a whole."""
 
     def __init__(self) -> None:
         self.hint: Tensor | None = None
         self.scales: tuple[float, ...] = ()
 
     def set_hints(self, hints: dict[str, Tensor] | Tensor | None) -> None:
-        """(B, 3, H, W) in [0, 1], or one such by any name; None: the U-Net is called without."""
+        """Set the hints, (B, 3, H, W) in [0, 1], or a dict of one such tensor; None calls the U-Net without."""
         self.hint = next(iter(hints.values()), None) if isinstance(hints, dict) else hints
 
     def __call__(self, unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if self.hint is None:
             return None
         (sample, timestep), rest = args[:2], args[2:]
-        if rest:  # adapters take the text by name
+        if rest:  # Adapters take the text by name.
             args, kwargs = (sample, timestep), kwargs | dict(zip(("encoder_hidden_states",), rest, strict=True))
         hint = self.hint.to(sample.device)
         hint = hint.repeat(len(sample) // len(hint), 1, 1, 1)
         return args, kwargs | self.added(sample, timestep, hint, kwargs)
 
     def added(self, sample: Tensor, timestep: Tensor, hint: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The keywords that the U-Net is called with beside its own."""
+        """Return the keywords to add to the U-Net's own."""
         return {"controlnet_cond": hint}
 
 
@@ -50,8 +50,8 @@ class SideNetwork(Fused):
     """An adapter whose features are added to the U-Net's.
 
     Args:
-        adapter: float32, on the U-Net's device.
-        features: the U-Net's keywords from (adapter, sample, timestep, hint, the U-Net's own keywords).
+        adapter: the module, float32, on the U-Net's device.
+        features: a function of (adapter, sample, timestep, hint, the U-Net's own keywords) that gives more keywords.
     """
 
     def __init__(self, adapter: nn.Module, features: Callable[..., dict[str, Any]]) -> None:
@@ -64,18 +64,18 @@ class SideNetwork(Fused):
 
 
 def controlnet(unet: UNet2DConditionModel, width: float = 1.0) -> SideNetwork:
-    """ControlNet (arXiv 2302.05543): a trained copy of the encoder; `width` as for `controlnet_model`."""
+    """Return ControlNet (arXiv 2302.05543), a trained copy of the encoder; `width` as for `controlnet_model`."""
     return SideNetwork(controlnet_model(unet, width).float().requires_grad_(True), _controlnet_features)
 
 
 def controlnet_model(unet: UNet2DConditionModel, width: float = 1.0) -> ControlNetModel:
-    """The ControlNet that starts as a copy of the U-Net's encoder, on its device, with its kind of attention.
+    """Return a ControlNet initialised as a copy of the U-Net's encoder, on its device, with its kind of attention.
 
     Args:
-        width: of the convolutions that the hint goes through first, as a share of ControlNet's own.
+        width: the width of the hint's convolutions, as a share of ControlNet's own.
 
     Raises:
-        ValueError: diffusers has none for such a U-Net.
+        ValueError: diffusers has no ControlNet for this U-Net.
     """
     from diffusers import ControlNetModel
 
@@ -90,8 +90,8 @@ def controlnet_model(unet: UNet2DConditionModel, width: float = 1.0) -> ControlN
 
 
 def t2i_adapter(unet: UNet2DConditionModel) -> SideNetwork:
-    """T2I-Adapter (arXiv 2302.08453), full-size. The kind for SDXL wherever the first level has no attention: such a
-    level is given its feature after its downsampling."""
+    """Return the full-size T2I-Adapter (arXiv 2302.08453). It is the kind for SDXL if the first level has no attention,
+    since such a level receives its feature after its downsampling."""
     from diffusers import T2IAdapter
 
     widths = list(unet.config.block_out_channels)
@@ -103,10 +103,10 @@ def t2i_adapter(unet: UNet2DConditionModel) -> SideNetwork:
 
 
 def controlnet_xs(unet: UNet2DConditionModel) -> UNetControlNetXSModel:
-    """ControlNet-XS (arXiv 2312.06573) fused with the U-Net, whose own weights stay frozen and as precise as they are.
+    """Return ControlNet-XS (arXiv 2312.06573) fused with the U-Net, whose own weights stay frozen and keep their dtype.
 
     Raises:
-        ValueError, RuntimeError: the U-Net has not the two resnets a level that diffusers' implementation assumes.
+        ValueError, RuntimeError: the U-Net lacks the two resnets per level that diffusers' implementation assumes.
     """
     from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 
@@ -125,7 +125,7 @@ def controlnet_xs(unet: UNet2DConditionModel) -> UNetControlNetXSModel:
 
 
 def save_trained(module: nn.Module, path: Path) -> None:
-    """Writes the weights of `module` that learn."""
+    """Write the trained weights of `module`."""
     from safetensors.torch import save_file
 
     learns = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}

@@ -1,4 +1,4 @@
-"""A benchmark as a picture: memory, speed and parameters of the methods, and memory against batch size."""
+"""The plot of a benchmark: memory, speed and parameters of the methods, and memory against batch size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MIB, _GIB = 2**20, 2**30
 
 
 def check_plot(path: Path, option: str = "--plot") -> None:
-    """Raises SceditError where `path` does not end as a picture that can be drawn."""
+    """Raise SceditError if the suffix of `path` is not that of an image format that can be drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     suffixes = sorted(FigureCanvasAgg.get_supported_filetypes())
@@ -35,11 +35,11 @@ def check_plot(path: Path, option: str = "--plot") -> None:
 
 
 def draw(path: Path, costs: Sequence[Costs]) -> None:
-    """Writes a row of panels for each of `costs`: peak memory by category, speed (where measured), parameters, and
-    memory against batch size (where swept). SCEdit's methods have their own colour.
+    """Draw a row of panels for each of `costs`: peak memory by category, speed (if measured), parameters, and memory
+    against batch size (if swept). SCEdit's methods have their own colour.
 
     Raises:
-        SceditError: the place cannot be written to.
+        SceditError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -53,14 +53,14 @@ def draw(path: Path, costs: Sequence[Costs]) -> None:
 
 
 def letter_by_letter() -> AbstractContextManager[None]:
-    """Within, names that hold dollar signs are no formulas to texts that are made."""
+    """Draw the dollar signs of names as they are within the block, not as formulas."""
     from matplotlib import rc_context
 
     return rc_context({"text.parse_math": False})
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure whole, without the time and the random names that some formats keep."""
+    """Write a figure whole, without the time and the random names that some formats contain."""
     from matplotlib import rc_context
 
     buffer, format = io.BytesIO(), path.suffix.lower().removeprefix(".")
@@ -75,14 +75,14 @@ def is_ours(method: str) -> bool:
 
 
 def bars(axes: Axes, names: Sequence[str], values: Sequence[float], title: str, note: str = "") -> None:
-    """Horizontal bars with their figures behind them, the first on top."""
+    """Draw horizontal bars labelled with their figures, the first on top."""
     axes.barh(range(len(names)), values, color=[OURS if is_ours(name) else PEERS for name in names], height=0.68)
     label(axes, names, values, [f"{value:.3g}" for value in values])
     style(axes, title, note)
 
 
 def label(axes: Axes, names: Sequence[str], ends: Sequence[float], texts: Sequence[str]) -> None:
-    """Names the bars, and writes a figure behind each, with room for it."""
+    """Name the bars, and write a figure behind each, with enough room."""
     for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
         axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)
     axes.set_yticks(range(len(names)), names)
@@ -129,12 +129,12 @@ def _draw_row(row: Figure, costs: Costs) -> None:
 
 
 def _memory(axes: Axes, costs: Costs) -> None:
-    """The peak by category: what lies before the last part is there at every step's end."""
+    """Draw the peak by category; all but the last part are held at the end of every step."""
     shown = _able(costs)
     names, left = [each.method for each in shown], [0.0] * len(shown)
     seen = []
     for part, color in _PARTS.items():
-        # Where measured, gradients may be as large only after the peak; they are drawn where they are part of it.
+        # Measured gradients may reach their size only after the peak, so that only estimated ones are drawn.
         sizes = [each.memory.get(part, 0) / _MIB for each in shown]
         if part == "gradients" and costs.matrix_rate is not None or not any(sizes):
             continue

@@ -1,4 +1,4 @@
-"""What methods give for what they cost: each trained on the embedded world for the same steps and the same seconds."""
+"""The quality of methods for their cost: each is trained on the embedded world for the same steps or seconds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.timing import timed
 from scedit_cli.models.loading import EMBEDDED
 
-# Of AdamW, after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet distance or
-# control score; an SC-Tuner's next was 4 % better still. ControlNet-XS was not swept: the embedded base cannot have it.
+# Learning rates of AdamW after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet
+# distance or control score; an SC-Tuner's next rate was 4 % better still. ControlNet-XS was not swept, since the
+# embedded base cannot have it.
 RATES = {
     "sc": 9e-3,
     "csc": 9e-3,
@@ -33,7 +34,7 @@ RATES = {
     "t2i-adapter": 1.5e-3,
     "controlnet-xs": 1.5e-3,
 }
-_UNTIMED, _TIMED = 2, 9  # steps of each method, by which its seconds a step are known
+_UNTIMED, _TIMED = 2, 9  # steps of each method, to measure its seconds per step
 
 OnStep = Callable[[str, int, int], None]
 Summary = dict[str, float | int | None]
@@ -41,8 +42,8 @@ Summary = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Budget:
-    """Training that every method gets: a number of steps, and apart from that as many steps as take `seconds` at the
-    method's pace; None: not that way. At `batch` pictures a step, out of `pictures` rendered ones."""
+    """The training budget of every method: a number of steps, and separately as many steps as take `seconds` at the
+    method's pace; None skips one of them. A step takes `batch` of the `pictures` rendered images."""
 
     steps: int | None = 400
     seconds: float | None = 75.0
@@ -50,22 +51,22 @@ class Budget:
     pictures: int = 1024
 
     def stops(self, pace: float) -> dict[str, int]:
-        """The steps of each way, for a method that takes `pace` seconds a step, on a CPU the processor's."""
+        """Return the steps of each budget, for a method that takes `pace` seconds a step (processor time on a CPU)."""
         steps = {"steps": self.steps, "seconds": self.seconds and max(1, round(self.seconds / pace))}
         return {way: count for way, count in steps.items() if count}
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """One training of a method, judged on held-out scenes.
+    """One training of a method, evaluated on held-out scenes.
 
     Attributes:
-        budget: "steps" or "seconds", whichever is the same for all methods here.
-        seconds: that the steps take at the method's pace; on a CPU the processor's, over all threads.
-        loss: denoising loss on held-out scenes, with the same noise for all.
+        budget: "steps" or "seconds", the one that is equal for all methods.
+        seconds: the time of the steps at the method's pace; on a CPU processor time, over all threads.
+        loss: the denoising loss on held-out scenes, with the same noise for all.
         score: the control score; None for a method without a hint.
-        objects: the share of the objects named by the captions that is there.
-        frechet: distance of the pictures from renders of the same captions, in the reader's features.
+        objects: the share of the objects named by the captions that is present.
+        frechet: the distance of the images from renders of the same captions, in the reader's features.
     """
 
     budget: str
@@ -79,13 +80,13 @@ class BenchmarkResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods trained alike and judged alike.
+    """A comparison of methods that are trained and evaluated alike.
 
     Attributes:
-        setting: the embedded base's.
-        seeds: every method is trained from the seeds 0, 1, …, so many times.
+        setting: the configuration on the embedded base.
+        seeds: the number of trainings of every method, from the seeds 0, 1, ….
         rates: learning rates by method, instead of RATES.
-        kept: where finished trainings are found again.
+        kept: the cache of finished trainings.
     """
 
     setting: BenchConfig
@@ -96,8 +97,8 @@ class Comparison:
     kept: ResultCache
 
     def of(self, methods: Sequence[str], on_step: OnStep) -> dict[str, Summary]:
-        """What `summed_up` gives, as "METHOD, same steps" and "METHOD, same seconds", with the method's learning rate,
-        parameters, seconds a step, and the estimated peak of a step's memory without libraries."""
+        """Return the summaries of `summed_up` as "METHOD, same steps" and "METHOD, same seconds", with the method's
+        learning rate, parameters, seconds per step, and the estimated peak memory of a step without libraries."""
         paces, found = self._paces(methods, on_step), {}
         for method in methods:
             outcomes = self._outcomes(method, paces[method], on_step)
@@ -116,7 +117,7 @@ class Comparison:
         return known
 
     def _outcomes(self, method: str, pace: float, on_step: OnStep) -> list[BenchmarkResult]:
-        """Of all seeds, judged after the budget's steps and after its seconds."""
+        """Return the results of all seeds, after the budget's steps and after its seconds."""
         stops = self.budget.stops(pace)
         rate, outcomes = rate_of(method, self.rates), []
         for seed in range(self.seeds):
@@ -134,7 +135,7 @@ class Comparison:
         return outcomes
 
     def _about(self) -> dict[str, Any]:
-        """What every training depends on."""
+        """Return the values that every training depends on."""
         return asdict(self.setting) | {"pictures": self.budget.pictures, "base_fingerprint": self.exam.fingerprint}
 
     def _facts(self, method: str) -> Summary:
@@ -148,7 +149,7 @@ class Comparison:
 
 
 def rate_of(method: str, rates: Mapping[str, float] | None = None) -> float:
-    """The learning rate of a method: its own, else that of its kind ("sc-plain" is an "sc")."""
+    """Return the learning rate of a method: its own, else that of its kind ("sc-plain" is an "sc")."""
     known = {**RATES, **(rates or {})}
     return known[max((name for name in known if method == name or method.startswith(f"{name}-")), key=len)]
 
@@ -163,7 +164,7 @@ def trained(
     stops: Sequence[int],
     on_step: OnStep,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Trains a method; yields each of `stops`, numbers of steps, with what `Evaluation.judge` says there."""
+    """Train a method; at each number of steps in `stops`, yield it with the result of `Evaluation.judge`."""
     if not stops:
         return
     with training(method, exam, setting, pictures, seed, rate) as run:
@@ -177,8 +178,8 @@ def trained(
 def paces(
     methods: Sequence[str], exam: Evaluation, setting: BenchConfig, pictures: int, on_step: OnStep
 ) -> dict[str, float]:
-    """The seconds of a training step of each method, by `clock.timed`: the median of a few, taken in turns, so that a
-    slow minute of the machine meets all methods."""
+    """Return the seconds of a training step of each method, by `timing.timed`: the median of a few steps, taken in
+    turns, so that a slow minute of the machine affects all methods."""
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     with ExitStack() as stack:
         runs = {
@@ -195,10 +196,10 @@ def paces(
 
 
 def parameters_of(method: str, setting: BenchConfig) -> int:
-    """How many a method trains on the embedded base.
+    """Return the number of parameters that a method trains on the embedded base.
 
     Raises:
-        ValueError, RuntimeError: the embedded base cannot have it.
+        ValueError, RuntimeError: the embedded base cannot have the method.
     """
     shape = architecture(EMBEDDED)
     with prepared(method, shape.on_meta(), options_for(setting, shape)) as trainee:
@@ -206,7 +207,7 @@ def parameters_of(method: str, setting: BenchConfig) -> int:
 
 
 def peak_of(method: str, setting: BenchConfig, device: torch.device) -> int:
-    """Estimated bytes of a training step of the method on the embedded base, libraries apart."""
+    """Return the estimated peak bytes of a training step of the method on the embedded base, without libraries."""
     base = architecture(EMBEDDED)
     options = options_for(setting, base)
     peaks = peak(method, base, setting.batch, base.resolution, "fp32", device=kind_of(device), options=options)
@@ -214,7 +215,7 @@ def peak_of(method: str, setting: BenchConfig, device: torch.device) -> int:
 
 
 def summed_up(outcomes: Sequence[BenchmarkResult]) -> Summary:
-    """Means over seeds, and with two or more `NAME_deviation`, their standard deviation."""
+    """Return means over seeds, and for two or more seeds their standard deviations as `NAME_deviation`."""
     summary: Summary = {}
     for name in ("steps", "seconds", "loss", "score", "objects", "frechet"):
         values = [asdict(each)[name] for each in outcomes]

@@ -1,4 +1,4 @@
-"""Cost against quality: what the methods reach, and the memory that their steps take."""
+"""The plot of quality against cost: the methods' results, and the memory of their steps."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _QUALITIES = {
 
 
 def is_drawn(quality: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether there are methods among them, which alone are drawn."""
+    """Return whether there are methods among the entries; only methods are drawn."""
     return bool(_trained(quality))
 
 
 def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Writes a row of panels for the methods that take no hint, and one for those that do; names are "METHOD, BUDGET".
+    """Draw a row of panels for the methods without a hint, and one for those with; names are "METHOD, BUDGET".
 
     Raises:
-        SceditError: the place cannot be written to.
+        SceditError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -61,13 +61,13 @@ def draw_quality(path: Path, quality: Mapping[str, Mapping[str, Any]], title: st
 
 
 def _trained(quality: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """By method and budget."""
+    """Return the figures by (method, budget)."""
     named = {tuple(name.split(", ")): each for name, each in quality.items() if set(_QUALITIES) <= each.keys()}
     return {name: each for name, each in named.items() if name[1:] and name[1] in _BUDGETS}
 
 
 def _draw_panel(axes: Axes, group: Mapping[tuple[str, str], Mapping[str, Any]], name: str) -> None:
-    last = dict(group.keys())  # method -> its last budget, whose point carries the name
+    last = dict(group.keys())  # method -> its last budget, whose point is labelled
     for (method, budget), each in group.items():
         color = OURS if is_ours(method) else PEERS
         memory = each["estimated_peak_memory"] / _MIB

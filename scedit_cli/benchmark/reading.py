@@ -1,4 +1,4 @@
-"""A benchmark's document as it stands in its file."""
+"""The reader of a benchmark's JSON file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HINT = "scedit bench --json > FILE makes one"
 
 
 def read_values(path: Path, option: str) -> Any:
-    """The JSON in the file at `path`, which `option` names.
+    """Return the JSON in the file at `path`; `option` names it in messages.
 
     Raises:
-        SceditError: no such file, or none that holds JSON.
+        SceditError: the file does not exist, or does not hold JSON.
     """
     try:
         return read_json(path.read_bytes())

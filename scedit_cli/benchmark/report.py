@@ -1,4 +1,4 @@
-"""Figures as rows that people read, and as Markdown and CSV."""
+"""The figures as tables, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scedit_cli.utils.markdown import plain
 Table = tuple[list[str], list[list[str]]]
 
 _MIB = 2**20
-_LEARNED = {  # column: figure, unit, form
+_LEARNED = {  # column: (figure, unit, format)
     "steps": ("steps", 1, ",.0f"),
     "seconds": ("seconds", 1, ",.0f"),
     "rate": ("learning_rate", 1, ".2g"),
@@ -32,15 +32,15 @@ _COMPARED = (
 
 
 def reference_of(method: str, results: Sequence[Figures]) -> Figures | None:
-    """The SCEdit method that `method` is compared with, where it was measured: a CSC-Tuner for those that take a hint,
-    an SC-Tuner for the others, memory-lean if both are there."""
+    """Return the SCEdit method that `method` is compared with, if measured: a CSC-Tuner for methods with a hint, else
+    an SC-Tuner; memory-lean if both are there."""
     able = {each.method: each for each in results if each.trainable_parameters is not None}
     names = ("csc", "csc-plain") if method.startswith(_CONTROLLED) else ("sc", "sc-plain")
     return next((able[name] for name in (*names, "sc", "sc-plain") if name in able), None)
 
 
 def ratios(figures: Figures, results: Sequence[Figures]) -> dict[str, Any]:
-    """How many times SCEdit's each figure is, and `to`: which method's."""
+    """Return each figure's ratio to SCEdit's, and `to`, the method that it is compared with."""
     reference = reference_of(figures.method, results)
     if reference is None or figures.trainable_parameters is None:
         return {}
@@ -53,7 +53,7 @@ def ratios(figures: Figures, results: Sequence[Figures]) -> dict[str, Any]:
 
 
 def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
-    """Behind a figure stands its ratio to SCEdit's."""
+    """Return the table of costs; each figure is followed by its ratio to SCEdit's."""
     columns = {
         "method": lambda each: each.method,
         "parameters": lambda each: _figure(each, "trainable_parameters", 1e6, ".3g", results, " M"),
@@ -78,7 +78,7 @@ def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
 
 
 def sweep_table(sweep: Sequence[tuple[str, int, int]]) -> Table:
-    """The estimated peak of memory in MiB, a row for each method and a column for each batch."""
+    """Return the estimated peak memory in MiB, with a row for each method and a column for each batch."""
     peaks = {(method, batch): f"{bytes_ / _MIB:,.0f}" for method, batch, bytes_ in sweep}
     batches = sorted({batch for _, batch, _ in sweep})
     methods = dict.fromkeys(method for method, _, _ in sweep)
@@ -87,7 +87,7 @@ def sweep_table(sweep: Sequence[tuple[str, int, int]]) -> Table:
 
 
 def quality_table(quality: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Scores, or what methods have learned beside what it cost; behind a mean over seeds stands its deviation."""
+    """Return the table of scores, or of quality and cost; a mean over seeds is followed by its deviation."""
     if any("learning_rate" in each for each in quality.values()):
         columns = _LEARNED
     else:
@@ -98,20 +98,20 @@ def quality_table(quality: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def quality_facts(quality: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many scenes and seeds the figures are means over."""
+    """Return how many scenes and seeds the figures are means over."""
     last = list(quality.values())[-1]
     counts = {name: last[name] for name in ("seeds", "scenes") if name in last}
     return ", ".join(f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items())
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown; the first column is text, the others are figures."""
+    """Return a table in GitHub's Markdown; the first column is text, the others are figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *([plain(text), *figures] for text, *figures in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_csv(documents: Sequence[dict[str, Any]]) -> str:
-    """A line per result with the JSON's names and plain numbers; nested fields as `name.key`, a list's as `name.0`."""
+    """Return a CSV line per result, with the JSON's names and plain numbers; nested fields are `name.key`, `name.0`."""
     lines = [_flat(document) for document in documents]
     names = list(dict.fromkeys(name for line in lines for name in line))
     buffer = io.StringIO()
@@ -129,7 +129,7 @@ def _learned(figures: Mapping[str, Any], name: str, unit: float, form: str) -> s
 
 
 def shown(value: Any) -> str:
-    """A figure of a skip."""
+    """Format a figure of a skip."""
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

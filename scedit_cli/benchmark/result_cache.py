@@ -1,4 +1,4 @@
-"""Results that took long, each in a file of its own, so that a benchmark that was stopped goes on."""
+"""A cache of results that took long, one file each, so that a stopped benchmark can resume."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scedit_cli.utils.version import __version__
 
 
 class ResultCache:
-    """Values by name and by what they were made from, one JSON file each: `NAME-DIGEST.json`.
+    """Values by name and inputs, one JSON file each: `NAME-DIGEST.json`.
 
     Args:
-        folder: where they lie; None: nothing is kept.
+        folder: the folder of the files; None caches nothing.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self._folder = None if folder is None else expanded(folder)
 
     def find(self, name: str, about: dict[str, Any]) -> Any | None:
-        """The value that was kept with the same name, `about` and version of scedit; None where there is none."""
+        """Return the value stored with the same name, `about` and version of scedit, or None where there is none."""
         if self._folder is None:
             return None
         try:
@@ -32,7 +32,7 @@ class ResultCache:
             return None
 
     def keep(self, name: str, about: dict[str, Any], value: Any) -> None:
-        """Writes the value.
+        """Store the value.
 
         Raises:
             SceditError, WorkFailed: the folder cannot be written to.

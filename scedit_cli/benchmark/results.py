@@ -1,4 +1,4 @@
-"""What a benchmark found, as a document for programs and as tables for people."""
+"""The result of a benchmark, as a document for programs and as tables for users."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ from scedit_cli.utils.markdown import plain
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Costs of methods, times of sampling steps, scores of tuners or methods, or effects of skips, and what they were
-    measured on.
+    """Costs of methods, times of sampling steps, scores of tuners or methods, or effects of skips, with the
+    configuration that they hold for.
 
     Attributes:
-        costs: what was measured, or estimated where nothing was to be measured; without results where something else
-            was looked at.
-        estimate: another base, estimated beside the one measured.
-        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}, a lone
-            SC-Tuner as "style" {nearer, objects, scenes}, the embedded base as "base" {psnr, objects, scenes}, and a
-            method as "METHOD, same steps" and "METHOD, same seconds" what `quality.summed_up` gives.
+        costs: the measured costs, or the estimated ones where none were to be measured; empty results in other modes.
+        estimate: the estimate of another base beside the one measured.
+        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}; a single
+            SC-Tuner, as "style", {nearer, objects, scenes}; the embedded base, as "base", {psnr, objects, scenes}; and
+            a method, as "METHOD, same steps" and "METHOD, same seconds", the figures of `quality.summed_up`.
         skips: the effects of every change of every skip.
-        sampling: what tuners add to a step of sampling.
+        sampling: the cost that tuners add to a step of sampling.
         environment: the machine and the versions.
-        plot: the picture that was drawn.
-        worse: sentences, one for each figure that fell behind the baseline.
-        grid: the pictures of changed skips.
-        unwritten: why a file could not be written in the end; the figures are here all the same.
+        plot: the path of the plot.
+        worse: sentences, one for each figure that got worse than the baseline.
+        grid: the images of changed skips.
+        unwritten: the reason why a file could not be written; the figures are complete all the same.
     """
 
     costs: Costs
@@ -65,7 +64,7 @@ class BenchResult:
         return self.costs.setting
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json writes."""
         return {
             **_costs(self.costs),
             "quality": self.quality,
@@ -78,7 +77,7 @@ class BenchResult:
         }
 
     def tables(self) -> list[tuple[str, Table]]:
-        """The tables that a person reads, each with its title."""
+        """Return the tables shown to the user, each with its title."""
         tables = []
         for each in self._all():
             tables.append((facts(each.setting), cost_table(each.results, each.matrix_rate is None)))
@@ -96,11 +95,11 @@ class BenchResult:
         return tables
 
     def markdown(self) -> str:
-        """The tables in Markdown."""
+        """Return the tables in Markdown."""
         return "\n".join(f"{plain(title)}\n\n{as_markdown(*table)}".lstrip() for title, table in self.tables())
 
     def csv(self) -> str:
-        """A line for each row of the tables, with the JSON's names and plain numbers."""
+        """Return a line of CSV for each row of the tables, with the JSON's names and plain numbers."""
         return as_csv(self._records())
 
     def _records(self) -> list[dict[str, Any]]:
@@ -118,7 +117,7 @@ class BenchResult:
 
 
 def facts(setting: BenchConfig) -> str:
-    """The setting in a line."""
+    """Return the configuration in one line."""
     batch = f", batch {setting.batch}" if setting.batch else ""
     size, compiled = f"{setting.resolution}×{setting.resolution}", ", compiled" if setting.compiled else ""
     return f"{setting.base} on {setting.device}, {size}{batch}, {setting.dtype}{compiled}"

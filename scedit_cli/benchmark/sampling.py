@@ -1,4 +1,4 @@
-"""What tuners add to a step of sampling: the U-Net's call with and without them, and with a ControlNet beside it."""
+"""The cost that tuners add to a step of sampling: the U-Net is timed with and without them, and with a ControlNet."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class StepTime:
-    """How long a step takes.
+    """The time of a sampling step.
 
     Attributes:
-        seconds: of the median step, a guided batch of two; on a CPU its processor time, which other programs on the
-            machine disturb less than the clock.
-        ratio: to the bare base, the median over the rounds; `ratio_quartiles` say how far rounds differ.
-        once: seconds for what is done once per picture: the hints.
+        seconds: the time of the median step with a guided batch of two; on a CPU processor time, which other programs
+            on the machine disturb less than the clock.
+        ratio: the median ratio to the base alone, over the rounds; `ratio_quartiles` are its quartiles.
+        once: seconds of the work done once per image, the encoding of hints.
     """
 
     name: str
@@ -54,15 +54,15 @@ class StepTime:
 def step_times(
     base: Architecture, resolution: int, dtype: str, rounds: int, device: torch.device, on_step: OnStep
 ) -> list[StepTime]:
-    """Times a step of the bare base, with an SC-Tuner, one and three CSC-Tuners, and a ControlNet, in turn in every
-    round, so that what slows the machine slows all of them.
+    """Time a step of the base alone, with an SC-Tuner, with one and three CSC-Tuners, and with a ControlNet. They take
+    turns in every round, so that a slow minute of the machine affects all of them.
 
     Args:
-        base: its weights may be random, which take as long as trained ones.
-        resolution: side of the picture in pixels.
-        dtype: of everything: fp32, bf16 or fp16.
-        device: that computes.
-        on_step: called with (steps done, of how many).
+        base: the architecture; random weights take as long as trained ones.
+        resolution: the side of the image in pixels.
+        dtype: the type of all weights: fp32, bf16 or fp16.
+        device: the device to compute on.
+        on_step: a function called with (steps done, total).
     """
     precision = DTYPES[dtype]
     unet = base.unet(precision, device)
@@ -91,7 +91,7 @@ def step_times(
 
 
 def _encode(edits: Attachment | None, hint: Tensor, sample: Tensor) -> None:
-    """What the first step of a picture does beside its own work: later steps find the hints encoded."""
+    """Encode the hints, as only the first step of an image does."""
     if edits:
         edits.set_hints({tuner.condition: hint for tuner in edits.tuners if tuner.condition})
         edits._begin(sample)
@@ -100,7 +100,7 @@ def _encode(edits: Attachment | None, hint: Tensor, sample: Tensor) -> None:
 def _variants(
     unet: UNet2DConditionModel, inputs: Inputs, hint: Tensor, precision: torch.dtype
 ) -> dict[str, tuple[Callable[[], Any], Step]]:
-    """By name, what is entered around the step, and the step."""
+    """Return by name the context around the step, and the step."""
     given = inputs.latents, inputs.timesteps
 
     def plain() -> Tensor:

@@ -1,5 +1,5 @@
-"""What each skip connection carries: removed, rescaled and noised in turn, after the motivation of SCEdit (section 3,
-figure 2 of arXiv 2312.11392)."""
+"""The study of skip connections: each is removed, rescaled and noised in turn, after the motivation of SCEdit (section
+3, figure 2 of arXiv 2312.11392)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SkipEffect:
-    """What a change of one skip does to pictures of the same prompts and noise.
+    """The effect of a change of one skip on images of the same prompts and noise.
 
     Attributes:
-        skip: in encoder order; 0 is conv_in's output.
-        channels, stride: of the skip; its side is the latents' over the stride.
+        skip: the number of the skip in encoder order; 0 is conv_in's output.
+        channels, stride: those of the skip; its side is the latents' side divided by the stride.
         change: a name of `changes`.
-        picture_change: root mean square difference of the pixels, which lie in [0, 1].
-        objects: the share of the objects named by the prompts that is there, and `objects_before` without the change;
-            None off the embedded base, which alone has a reader.
+        picture_change: the root mean square difference of the pixels, which lie in [0, 1].
+        objects: the share of the objects named by the prompts that is present, `objects_before` the same without the
+            change; None except on the embedded base, which alone has a reader.
     """
 
     skip: int
@@ -51,8 +51,8 @@ class SkipEffect:
 
 
 def changes(scale: float = 0.5, noise: float = 1.0) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A skip removed, multiplied by `scale`, and with Gaussian noise of `noise` times its own deviation on it, each
-    picture's for itself. Skips are (B, C, H, W)."""
+    """Return the changes by name: the skip is removed, multiplied by `scale`, or gets Gaussian noise of `noise` times
+    its own deviation (per image). Skips are (B, C, H, W)."""
     generator = torch.Generator()
 
     def noised(skip: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def changes(scale: float = 0.5, noise: float = 1.0) -> dict[str, Callable[[Tenso
 
 @contextmanager
 def changed(unet: nn.Module, skip: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within, the decoder sees skip number `skip` (encoder order) as `change` makes it."""
+    """Apply `change` to skip number `skip` (encoder order) before the decoder reads it, within the block."""
     block, resnet = survey(unet).sites[-1 - skip]
 
     def edit(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -90,13 +90,13 @@ def study_skips(
     batch_size: int = 16,
     on_step: OnStep | None = None,
 ) -> tuple[list[SkipEffect], Image.Image]:
-    """The effects of every change of every skip on `count` pictures, and a grid: a column per skip, a row per change,
-    the untouched picture first.
+    """Return the effects of every change of every skip on `count` images, and a grid with a column per skip and a row
+    per change, the unchanged image first.
 
     Args:
         scale, noise: as for `changes`.
-        resolution, steps: of the pictures; the base's by default.
-        on_step: called with (pictures made, of how many).
+        resolution, steps: those of the images; the base's by default.
+        on_step: a function called with (images done, total).
     """
     prompts = _prompts(base, count)
     skips, kinds = survey(base.unet), changes(scale, noise)

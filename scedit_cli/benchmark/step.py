@@ -18,7 +18,7 @@ LEARNING_RATE = 1e-5
 def random_batch(
     base: Architecture, batch: int, resolution: int, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[Inputs, Tensor]:
-    """Inputs as a cache gives them, with clean latents, and the noise to be predicted; all random."""
+    """Return random inputs as from a cache, with clean latents, and the noise to be predicted."""
     draw = torch.Generator().manual_seed(0) if str(device) != "meta" else None
     side = resolution // HINT_SCALE
     home = "meta" if draw is None else "cpu"
@@ -37,7 +37,7 @@ def random_batch(
 
 
 def loss_of(trainee: TrainableMethod, inputs: Inputs, noise: Tensor, base: Architecture) -> Tensor:
-    """The mean noise-prediction loss of a batch of clean latents with `noise` on them."""
+    """Return the mean noise-prediction loss of a batch of clean latents with `noise` added."""
     alphas = base.alphas.to(inputs.latents.device)
     noisy = replace(inputs, latents=add_noise(inputs.latents, noise, inputs.timesteps, alphas))
     answer = trainee.predict(noisy)

@@ -1,4 +1,4 @@
-"""How long things take on a device."""
+"""The time of work on a device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """The seconds that `work` takes: on a CPU its processor time over all threads, which other programs on the machine
-    disturb less than the clock; on an accelerator from idle to idle."""
+    """Return the seconds that `work` takes: on a CPU its processor time over all threads, which other programs on the
+    machine disturb less than the clock; on an accelerator the time from idle to idle."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     synchronise(device)
     began = clock()
@@ -20,6 +20,6 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""What tuners are worth, as `bench --quality --tuner` tells it."""
+"""The scores of tuners, as shown by `bench --quality --tuner`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from scedit_cli.utils.errors import SceditError
 def scores_of(
     base: Base, tuners: Sequence[Tuner], scales: Sequence[float], scenes: int, on_step: Callable[[int, int], None]
 ) -> dict[str, dict[str, Any]]:
-    """The control scores of tuners attached together, by condition; of a lone SC-Tuner its style, as "style".
+    """Return the control scores of tuners attached together, by condition; for a single SC-Tuner its score as "style".
 
     Raises:
-        SceditError: several SC-Tuners, or a condition that scenes do not have.
+        SceditError: there are several SC-Tuners, or a condition that scenes do not have.
     """
     if any(tuner.condition for tuner in tuners):
         scores = control_scores(base, tuners, scales, scenes=scenes, on_step=on_step)

@@ -1,4 +1,4 @@
-"""Recipes: the TOML files that say what to train, on what, and how. Unknown keys and bad values are told all at once.
+"""Recipes: TOML files that describe a training run. All unknown keys and bad values are reported at once.
 
 >>> recipe = load_recipe("canny.toml", ["train.steps=200"])
 >>> recipe.train.steps

@@ -1,4 +1,4 @@
-"""What the keys of a recipe mean, told from the schema."""
+"""The explanation of recipe keys, made from the schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", d
 
 @dataclass(frozen=True)
 class Explanation:
-    """One key: its name `section.key`, the values that it takes, its default as TOML has it, and its meaning."""
+    """The explanation of one key: its name `section.key`, its allowed values, its default in TOML and its meaning."""
 
     key: str
     takes: str
@@ -48,7 +48,7 @@ def explain(name: str) -> list[Explanation]:
 
 
 def reference() -> str:
-    """All keys as Markdown, a table for each section."""
+    """Return all keys as Markdown, with a table for each section."""
     lines: list[str] = []
     for section, field in Recipe.model_fields.items():
         lines += [f"## [{section}]", "", cleandoc(_section(field).__doc__), "", "| key | takes | default | meaning |"]
@@ -72,7 +72,7 @@ def _section(field: FieldInfo) -> Any:
 
 
 def _default(field: FieldInfo) -> str:
-    """As a recipe writes it; empty where the key is left out by default, or has to be given."""
+    """Return the default in TOML, or "" where the key is left out by default or is required."""
     import tomlkit
 
     if field.is_required() or field.default is None:
@@ -81,7 +81,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _takes(annotation: Any, metadata: Any = ()) -> str:
-    """Such as "number > 0, ≤ 8" or "one of lean, plain"."""
+    """Return the allowed values as text, such as "number > 0, ≤ 8" or "one of lean, plain"."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         constraints = [each for info in inner[1:] for each in getattr(info, "metadata", [info])]

@@ -1,10 +1,10 @@
-"""From a TOML file and the changes on a command line to a recipe."""
+"""The reading of a recipe from a TOML file and the command line's changes."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from os.path import exists, isdir, isfile  # pathlib's raise at names that are too long
+from os.path import exists, isdir, isfile  # pathlib's versions raise errors at names that are too long
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,19 @@ from scedit_cli.recipe.validation_errors import guess
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import expanded
 
-_SHOWN = 80  # letters of what somebody wrote
+_SHOWN = 80  # longest quotation of a user's text in a message
 
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads the file `name`, else the built-in recipe of that name ("canny.toml" or "canny").
+    """Return the recipe in the file `name`, else the built-in recipe of that name ("canny.toml" or "canny").
 
-    A recipe that says `extends = "other.toml"` above its sections takes over every key of that recipe which it does not
-    give itself; a file beside it is meant, else a built-in one. `overrides` are "section.key=value", the value in
-    TOML's syntax or, failing that, plain text. Relative paths in a recipe are those of the working folder; the recipe
-    returned holds them absolute.
+    `extends = "other.toml"` above a recipe's sections inherits every key of the other recipe that it does not set
+    itself; the name is that of a file beside it, else of a built-in recipe. `overrides` are "section.key=value", where
+    the value is TOML or, failing that, plain text. Relative paths, those of the working folder, become absolute.
 
     Raises:
-        SceditError: no such recipe, no TOML, recipes that extend each other, or mistakes in it, all of them told at
-            once.
+        SceditError: the recipe does not exist, is not TOML, is part of a circle of `extends`, or has mistakes, all of
+            which the message lists.
     """
     path = _find(name)
     values = _read(path)
@@ -36,13 +35,13 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for section, key in (("base", "model"), ("base", "vae"), ("data", "path")):
         _make_absolute(values.get(section), key)
     recipe = Recipe.from_dict(values, source=str(name))
-    # runs/canny/recipe.toml, the recipe of an earlier run, is called canny.
+    # runs/canny/recipe.toml, the recipe of an earlier run, has the name canny.
     recipe._name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
     return recipe
 
 
 def settings_of_made(text: str) -> list[str]:
-    """`data.params` of a recipe's text, such as a tuner's file keeps; none where it says nothing or cannot be read."""
+    """Return `data.params` in the text of a recipe, such as a tuner's file contains, or [] if it cannot be read."""
     try:
         params = tomllib.loads(text)["data"]["params"]
     except (tomllib.TOMLDecodeError, RecursionError, KeyError, TypeError):
@@ -51,9 +50,9 @@ def settings_of_made(text: str) -> list[str]:
 
 
 def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of the recipe at `path`, with those of the recipes that it extends; `heirs` are those that extend it."""
+    """Return the keys of the recipe at `path` and of those that it extends; `heirs` are the recipes that extend it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors write a byte order mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
     except OSError as error:
@@ -109,18 +108,18 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """`text` read as a TOML value; what TOML does not read, or reads as a date, is taken as it stands."""
+    """Return `text` read as a TOML value; dates, and text that is not TOML, are returned as text."""
     try:
         read = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):  # the latter of brackets in brackets in brackets
+    except (tomllib.TOMLDecodeError, RecursionError):  # RecursionError: deeply nested brackets
         return text
     value = read.pop("value")
     return value if not read and isinstance(value, bool | int | float | str | list) else text
 
 
 def _make_absolute(section: Any, key: str) -> None:
-    """A path that exists, or a pattern in a folder that does, becomes absolute, so that the resolved recipe runs from
-    any folder; hub ids and URLs stay."""
+    """Make a path that exists, or a pattern in an existing folder, absolute, so that the resolved recipe runs from any
+    folder. Hub ids and URLs stay unchanged."""
     value = section.get(key) if isinstance(section, dict) else None
     if not isinstance(value, str) or not value or (key, value) == ("model", "scenes"):  # the embedded base
         return

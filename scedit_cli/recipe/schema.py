@@ -1,4 +1,4 @@
-"""The sections of a recipe: every key with its kind, range and default."""
+"""The sections of a recipe: every key with its type, range and default."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scedit_cli.recipe.validation_errors import invalid, sentences
 from scedit_cli.utils.errors import SceditError, shortened
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
-_POLYNOMIAL_END = 1e-7  # diffusers'
-_LARGEST = 2**63 - 1  # TOML's and PyTorch's largest integer
+_POLYNOMIAL_END = 1e-7  # diffusers' value
+_LARGEST = 2**63 - 1  # the largest integer of TOML and PyTorch
 
 Seed = Annotated[int, Field(ge=0, le=_LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -38,9 +38,9 @@ class BaseSection(_Section):
     vae_revision: str | None = None
     """Branch, tag or commit of the autoencoder's hub id."""
     prediction: Literal["epsilon", "v_prediction"] | None = None
-    """What the base's U-Net predicts, where its files do not say or are wrong."""
+    """Prediction type of the base's U-Net, where its files lack it or are wrong."""
     quantize: Literal["none", "int8", "fp8"] = "none"
-    """How the frozen weights are held; int8 and fp8 need torchao."""
+    """Storage of the frozen weights; int8 and fp8 need torchao."""
 
     @model_validator(mode="after")
     def _revisions_are_of_something(self) -> BaseSection:
@@ -50,12 +50,12 @@ class BaseSection(_Section):
 
 
 class TunerSection(_Section):
-    """What is trained; the sizes are those of SCEdit's sections 3.2 and 3.3."""
+    """The tuner that is trained; its sizes are those of SCEdit's sections 3.2 and 3.3."""
 
     kind: Literal["sc", "csc"]
     """csc: controlled by a condition image; sc: by the prompt alone."""
     condition: str | None = Field(None, pattern=r"^[a-z][a-z0-9_-]*$")
-    """Kind of the condition image, such as canny; csc alone takes it."""
+    """Kind of the condition image, such as canny; only csc takes it."""
     down_ratio: float = Field(1.0, gt=0, le=8)
     """Hidden width of each tuner, as a share of its skip's channels."""
     hint_kernel: Literal[1, 3, 5, 7] = 1
@@ -85,8 +85,8 @@ class TunerSection(_Section):
 
 
 class DataSection(_Section):
-    """Pictures to learn from: a dataset folder, shards that are streamed, or scenes rendered for the run. A picture's
-    loss counts as much as its `weight` says: a column of the metadata, or a key of a sample's .json."""
+    """The images to train on: a dataset folder, streamed shards, or scenes rendered for the run. The loss of an image
+    is multiplied by its `weight`, a column of the metadata or a key of a sample's .json."""
 
     path: str | None = Field(None, min_length=1)
     """A dataset folder as `scedit prepare` writes it, or WebDataset shards; without it, scenes are rendered."""
@@ -95,29 +95,29 @@ class DataSection(_Section):
     seed: Seed = 0
     """Seed of the first rendered scene."""
     look: Literal["plain", "pastel"] = "plain"
-    """How scenes are drawn."""
+    """Style in which scenes are drawn."""
     caption_dropout: Share = 0.1
     """Share of captions left empty at each step, which classifier-free guidance needs."""
     hint_dropout: Share = 0.0
-    """Share of hints left black at each step; csc alone takes it."""
+    """Share of hints set to black at each step; only csc takes it."""
     make: list[str] = []
-    """Kinds of condition made of the images while training instead of read, such as `["canny"]`."""
+    """Kinds of condition made from the images while training instead of read, such as `["canny"]`."""
     params: list[str] = []
-    """Settings of what is made, such as `["canny.low=50..150"]`; ranges are drawn again for every image and step."""
+    """Settings for `make`, such as `["canny.low=50..150"]`; ranges are drawn again for every image and step."""
     masked_loss: bool = False
     """Weigh each image's loss pixel by pixel with its `mask` image: white counts, black does not."""
     size: list[Annotated[int, Field(ge=8, le=8192)]] | None = Field(None, min_length=2, max_length=2)
-    """Width and height that streamed images are cut to; without it, the base's own."""
+    """Width and height that streamed images are cut to; by default the base's own."""
     columns: list[str] = []
     """Names of image, text and condition in streamed samples, such as `["image=jpg", "text=caption"]`."""
     upscale: bool = False
     """Enlarge streamed images that are smaller than `size` instead of leaving them out."""
     shuffle: int = Field(1000, ge=0, le=1_000_000)
-    """Number of streamed samples shuffled together; 0 shuffles the order of the shards alone."""
+    """Number of streamed samples shuffled together; 0 shuffles only the order of the shards."""
     unusable: Share = 0.5
-    """Share of streamed samples that may be left out, small or unreadable, before the run ends."""
+    """Share of streamed samples that may be left out as too small or unreadable; above it the run ends."""
     workers: int = Field(4, ge=1, le=256)
-    """Threads of a process that read and resize streamed images."""
+    """Threads per process that read and resize streamed images."""
 
     @model_validator(mode="after")
     def _held_out_scenes_stay_unseen(self) -> DataSection:
@@ -137,47 +137,47 @@ class TrainSection(_Section):
     """The optimisation of the noise-prediction loss."""
 
     steps: int = Field(600, ge=1, le=10_000_000)
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch_size: int = Field(16, ge=1, le=65536)
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     micro_batch_size: int = Field(0, ge=0, le=4096)
-    """Images at once in a process, while gradients add up, which saves memory; 0: its whole share."""
+    """Images computed at once in a process, while gradients add up to save memory; 0: its whole share."""
     optimizer: Literal["adamw", "adamw-8bit", "prodigy", "schedule-free", "adafactor"] = "adamw"
-    """The optimizer."""
+    """Optimizer of the tuner's weights."""
     optimizer_options: dict[str, bool | int | float | str | list[float]] = {}
     """Further arguments of the optimizer, such as `{betas = [0.9, 0.99]}`."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Peak learning rate; prodigy wants 1.0."""
+    """Peak learning rate; use 1.0 with prodigy."""
     weight_decay: Share = 0.01
     """Weight decay of the optimizer."""
     warmup: int = Field(0, ge=0, le=1_000_000)
     """Steps of linear rise to the learning rate."""
     schedule: Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"] = "constant"
-    """Learning rate after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     schedule_cycles: int = Field(1, ge=1, le=1000)
-    """Restarts of cosine-restarts."""
+    """Number of cycles of cosine-restarts."""
     schedule_power: float = Field(1.0, gt=0, le=10)
-    """Power of polynomial."""
+    """Exponent of polynomial."""
     seed: Seed = 0
     """Seed of weights, order, noise and dropout."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Number format of the frozen base; take fp32 where a CPU lacks bfloat16. The tuner is always fp32."""
     memory: Literal["plain", "lean", "checkpoint"] = "lean"
-    """What is kept for the backward pass: everything (plain), what it needs (lean), or the least (checkpoint)."""
+    """Tensors kept for the backward pass: all (plain), those it needs (lean), or the fewest (checkpoint)."""
     recompute: Literal["transformer", "layer", "fine"] = "layer"
     """Parts that memory = "checkpoint" computes again, from the coarsest to the finest."""
     tf32: bool = True
-    """Let an accelerator multiply float32 as TF32."""
+    """Let an accelerator multiply float32 matrices as TF32."""
     channels_last: bool = True
     """Keep images channels-last in memory; no value changes."""
     compile: bool = False
     """Compile the U-Net with torch.compile: slow to start, then faster."""
     prediction: Literal["base", "epsilon", "v_prediction", "sample"] = "base"
-    """What the U-Net learns to predict; base: what it does already."""
+    """Prediction type that the U-Net learns; base: the base's own."""
     zero_terminal_snr: bool = False
-    """Make the noisiest timestep noise alone; it needs v_prediction or sample."""
+    """Make the noisiest timestep pure noise; this needs v_prediction or sample."""
     loss_weighting: Literal["none", "min-snr"] = "none"
-    """Weight of each timestep's loss."""
+    """Weighting of the loss by timestep."""
     snr_gamma: float = Field(5.0, gt=0, le=1000)
     """γ of min-snr (arXiv 2303.09556)."""
     noise_offset: float = Field(0.0, ge=0, le=1)
@@ -187,21 +187,21 @@ class TrainSection(_Section):
     timesteps: Literal["uniform", "logit-normal", "shifted"] = "uniform"
     """Distribution of the timesteps; shifted prefers the noisier ones."""
     timestep_range: list[Share] = Field([0.0, 1.0], min_length=2, max_length=2)
-    """Part of the timesteps that is drawn from; 0 is clean, 1 is noise."""
+    """Range of timesteps to draw from, where 0 is clean and 1 is noise."""
     timestep_mean: float = Field(0.0, ge=-10, le=10)
-    """Mean of logit-normal; above 0: noisier."""
+    """Mean of logit-normal; above 0 prefers noisier timesteps."""
     timestep_deviation: float = Field(1.0, gt=0, le=10)
     """Standard deviation of logit-normal."""
     timestep_shift: float = Field(3.0, gt=0, le=100)
-    """s of shifted, t' = s·t / (1 + (s − 1)·t) for t in [0, 1]; above 1: noisier."""
+    """The s of shifted, t' = s·t / (1 + (s − 1)·t) for t in [0, 1]; above 1 prefers noisier timesteps."""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Norm that gradients are clipped to; 0: they are not clipped."""
+    """Norm that gradients are clipped to; 0: no clipping."""
     max_skipped: int = Field(20, ge=0)
-    """Steps in a row that fp16 may skip for values that are not finite, before the run ends."""
+    """Steps in a row that fp16 may skip for values that are not finite; above it the run ends."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights, such as 0.9999, which the first steps warm up to; 0: no average."""
+    """Decay of the moving average of the weights, such as 0.9999, reached by a warm-up; 0: no average."""
     checkpoint_every: int = Field(200, ge=0)
-    """Steps between checkpoints; 0: one at the end."""
+    """Steps between checkpoints; 0: only one, at the end."""
     log_every: int = Field(1, ge=1)
     """Steps between lines of log.jsonl."""
 
@@ -225,14 +225,14 @@ class TrainSection(_Section):
 
 
 class CheckpointsSection(_Section):
-    """What a run can go on from."""
+    """The checkpoints that a run can resume from."""
 
     keep: int = Field(2, ge=1, le=1000)
     """Number of the newest checkpoints to keep."""
 
 
 class SamplesSection(_Section):
-    """The fixed-seed picture grids drawn while training."""
+    """The sample grids drawn while training, with fixed seeds."""
 
     every: int = Field(200, ge=0)
     """Steps between sample grids; 0: none."""
@@ -245,17 +245,16 @@ class SamplesSection(_Section):
     guidance: float = Field(4.0, ge=0, le=100)
     """Classifier-free guidance scale."""
     score: bool = True
-    """Measure the control score of each grid, where its annotator needs no weights."""
+    """Measure the control score of each grid, if its annotator needs no weights."""
     prompts: list[str] | None = Field(None, min_length=1)
-    """Prompts of the grid; without them, the images' own captions."""
+    """Prompts of the grid; by default the images' own captions."""
 
 
 class ValidationSection(_Section):
-    """The loss on pictures that are held out, at fixed noise and timesteps: comparable between steps and runs."""
+    """The loss on held-out images at fixed noise and timesteps, comparable between steps and runs."""
 
     pictures: int | None = Field(None, ge=0, le=1_000_000)
-    """Number of images held out of training for a loss that runs can be compared by; 0: none; without it, a tenth of
-    the images, at most 32."""
+    """Number of images held out of training for validation; 0: none; by default a tenth of the images, at most 32."""
     every: int = Field(200, ge=1)
     """Steps between validations."""
     timesteps: int = Field(4, ge=1, le=1000)
@@ -265,7 +264,7 @@ class ValidationSection(_Section):
 
 
 class TrackingSection(_Section):
-    """Where the figures go beside log.jsonl, through accelerate's trackers."""
+    """The trackers that receive the figures beside log.jsonl, through accelerate."""
 
     to: list[Literal["tensorboard", "wandb"]] = []
     """Trackers that receive the figures beside log.jsonl."""
@@ -274,14 +273,14 @@ class TrackingSection(_Section):
 
 
 class ScoreSection(_Section):
-    """The control score at the end of a run on the embedded base that learns from rendered scenes."""
+    """The control score at the end of a run on the embedded base that trains on rendered scenes."""
 
     scenes: int = Field(32, ge=0, le=100_000)
     """Number of held-out scenes for the control score at the end; 0: no score."""
 
 
 class Recipe(_Section):
-    """A whole recipe, checked. `name` is its file's stem, after which runs are called."""
+    """A whole, checked recipe. `name` is its file's stem, after which runs are named."""
 
     base: BaseSection = BaseSection()
     tuner: TunerSection
@@ -326,10 +325,10 @@ class Recipe(_Section):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> Recipe:
-        """Checks `values`, section -> key -> value. `source` names the recipe in messages.
+        """Return the recipe with `values`, section -> key -> value. `source` names the recipe in messages.
 
         Raises:
-            SceditError: every unknown key and bad value, in one message.
+            SceditError: there are unknown keys or bad values; one message lists all of them.
         """
         try:
             return cls.model_validate(values)
@@ -342,9 +341,9 @@ class Recipe(_Section):
         raise SceditError(message, hint="scedit train --explain SECTION.KEY says what a key takes")
 
     def to_toml(self) -> str:
-        """The recipe with every default filled in, as text that load_recipe reads back to the same values."""
+        """Return the recipe with all defaults as TOML text, which load_recipe reads back to the same values."""
         text = tomlkit.dumps(self.model_dump(exclude_none=True))
-        # Written as TOML has it, what a terminal would not show comes through a screen as it is.
+        # Unprintable characters become TOML escapes, so that they survive copying from a terminal.
         return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08X}" for each in text)
 
 

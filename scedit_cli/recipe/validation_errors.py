@@ -1,4 +1,4 @@
-"""Mistakes in a recipe, as sentences that name the key and guess what was meant."""
+"""Mistakes in a recipe, as sentences that name the key and suggest the intended one."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from scedit_cli.utils.errors import shortened
 
-_LONGEST = 80  # letters of what somebody wrote
-_OPTION = 3  # parts of the name of an optimizer's option; behind them pydantic says as which kind it was read
+_LONGEST = 80  # longest quotation of a user's text
+_OPTION = 3  # parts of the name of an optimizer's option; pydantic appends the type that it tried
 _INPUT = re.compile("^(Input|String|List|Dictionary) should")
 
 
 def invalid(key: str, what: str) -> PydanticCustomError:
-    """For a validator to raise: `what` is wrong with `key`."""
+    """Return an error for a validator to raise: `what` is wrong with `key`."""
     return PydanticCustomError("mistake", "{key}: {what}", {"key": key, "what": what})
 
 
 def sentences(recipe: type[BaseModel], details: Iterable[ErrorDetails]) -> list[str]:
-    """Pydantic's errors about a `recipe`, each as a line "section.key: what is wrong". Of a value that may be of
-    several kinds, it tells one for each kind; here they are one."""
+    """Return pydantic's errors about a `recipe`, each as a line "section.key: what is wrong". For a value of several
+    allowed types pydantic gives one error per type; they are joined into one."""
     alike: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for detail in details:
         alike.setdefault(detail["loc"][:_OPTION], []).append(detail)
@@ -55,7 +55,7 @@ def _sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
 
 
 def guess(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean …?" where something known is close, else nothing."""
+    """Return "; did you mean …?" with the closest known word, or "" where none is close."""
     close = get_close_matches(word[:_LONGEST], list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -66,12 +66,12 @@ def _annotation(recipe: type[BaseModel], location: tuple[int | str, ...]) -> Any
 
 
 def _choices(annotation: Any) -> tuple:
-    """The values of a Literal, or of the Literal inside a list's type."""
+    """Return the values of a Literal, or of the Literal inside a list's type."""
     return get_args(annotation) if get_origin(annotation) is Literal else _choices(get_args(annotation)[0])
 
 
 def _guess_key(recipe: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """A like key of the same section, else of any other; a like section for a section."""
+    """Suggest a similar key of the same section or the same key of another one, or for a section a similar section."""
     if len(location) == 1:
         return guess(str(location[0]), recipe.model_fields)
     section, key = map(str, location[:2])

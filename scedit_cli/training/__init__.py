@@ -1,1 +1,1 @@
-"""What a training run is made of: its folder, data, steps, checkpoints, preview pictures and scores."""
+"""The parts of a training run: folder, datasets, steps, checkpoints, sample grids and scores."""

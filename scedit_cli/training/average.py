@@ -1,4 +1,4 @@
-"""The moving average of a tuner's weights, kept by diffusers' EMAModel as its own training scripts keep theirs."""
+"""The moving average of a tuner's weights, by diffusers' EMAModel, as in diffusers' own training scripts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def average_of(tuner: Tuner, decay: float, steps: int = 0) -> EMAModel:
-    """Return an average that holds the tuner's weights, and into which `steps` steps have gone.
+    """Return an average that holds the tuner's weights and has had `steps` updates.
 
-    The decay warms up: step n counts from 0 and decays by min(`decay`, (1 + n) / (10 + n)), the first one by 0, so that
-    what the weights were before training never counts.
+    The decay warms up: update n, counted from 0, decays by min(`decay`, (1 + n) / (10 + n)) and the first one by 0, so
+    that the weights before training never count.
     """
     from diffusers.training_utils import EMAModel
 
@@ -26,6 +26,6 @@ def average_of(tuner: Tuner, decay: float, steps: int = 0) -> EMAModel:
 
 
 def averaged_weights(average: EMAModel, tuner: Tuner) -> dict[str, Tensor]:
-    """The averaged weights by their names in `tuner`."""
+    """Return the averaged weights by their names in `tuner`."""
     names = [name for name, _ in tuner.named_parameters()]
     return dict(zip(names, average.shadow_params, strict=True))

@@ -1,4 +1,4 @@
-"""From a recipe to the things that it names."""
+"""The objects that a recipe names: base, tuner, dataset, stream and examples."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from scedit_cli.utils.errors import SceditError, not_installed
 
 T = TypeVar("T")
 
-_QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's
+_QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's names
 
 
 def kinds(recipe: Recipe) -> list[str]:
-    """The conditions that the tuner takes: one, or none for an SC-Tuner."""
+    """Return the conditions that the tuner takes: one, or none for an SC-Tuner."""
     return [recipe.tuner.condition] if recipe.tuner.condition else []
 
 
 def kinds_read(recipe: Recipe) -> list[str]:
-    """Those of which the dataset has pictures."""
+    """Return the conditions whose images the dataset has to hold."""
     return [kind for kind in kinds(recipe) if kind not in recipe.data.make]
 
 
 def made_where_missing(recipe: Recipe) -> Recipe:
-    """The recipe with its condition in `data.make` where the data has none of it, and no network is needed to make it.
+    """Return the recipe with its condition added to `data.make` where the data lacks it and making it needs no network.
 
     Raises:
-        SceditError: no such dataset folder or shard.
+        SceditError: the dataset folder or a shard does not exist.
     """
     data = recipe.data
     missing = [kind for kind in kinds_read(recipe) if data.path and is_quick(kind) and not _has(data, kind)]
@@ -59,7 +59,7 @@ def made_where_missing(recipe: Recipe) -> Recipe:
 
 
 def _has(data: DataSection, kind: str) -> bool:
-    """Whether some picture has a condition of `kind`, among the first ones of shards."""
+    """Return whether any image has a condition of `kind`; of shards only the first samples are read."""
     if not is_shards(data.path):
         return any(kind in item.conditions for item in open_dataset(data.path).items)
     columns = columns_of(data)
@@ -67,10 +67,10 @@ def _has(data: DataSection, kind: str) -> bool:
 
 
 def orders(recipe: Recipe) -> list[AnnotationSpec]:
-    """For those that are made while training.
+    """Return the annotation specs of the conditions that are made while training.
 
     Raises:
-        SceditError: one that needs weights, an unknown one, or settings that cannot be.
+        SceditError: a condition needs annotator weights or is unknown, or its settings are invalid.
     """
     made = make_specs(recipe.data.make, recipe.data.params, seed=recipe.train.seed, option="data.params:")
     for order in made:
@@ -83,10 +83,10 @@ def orders(recipe: Recipe) -> list[AnnotationSpec]:
 
 
 def open_base(recipe: Recipe, device: str | None = None) -> Base:
-    """The base, in the precision to train in, on `device`; by default an accelerator where there is one.
+    """Return the base in the training precision on `device`, by default an accelerator where there is one.
 
     Raises:
-        SceditError: it cannot be loaded, or cannot be tuned.
+        SceditError: the base cannot be loaded, or cannot be tuned.
     """
     base = load_base(
         recipe.base.model,
@@ -108,8 +108,7 @@ def open_base(recipe: Recipe, device: str | None = None) -> Base:
 
 
 def _check_weights(base: Base) -> None:
-    """Raises SceditError where a weight of the base is no number: the losses that it spoils would be blamed on images.
-    """
+    """Raise SceditError if a weight of the base is not finite, since its bad losses would be blamed on images."""
     for part, model in base.pipeline().components.items():
         for name, weight in model.named_parameters() if isinstance(model, torch.nn.Module) else ():
             if not weight.isfinite().all():
@@ -120,7 +119,7 @@ def _check_weights(base: Base) -> None:
 
 
 def _check_samples(base: Base, samples: SamplesSection) -> None:
-    """Raises SceditError for grids that this base could not draw, before hours of training for them."""
+    """Check that the base can draw the sample grids, before hours of training; raise SceditError otherwise."""
     try:
         check_sampling(base, samples.steps, Guidance(samples.guidance))
     except SceditError as error:
@@ -129,17 +128,17 @@ def _check_samples(base: Base, samples: SamplesSection) -> None:
 
 @contextmanager
 def tf32(is_wanted: bool) -> Iterator[None]:
-    """Within, accelerators that can multiply float32 matrices in TF32 do, or do not.
+    """Switch TF32 products of float32 matrices on or off within the block, on accelerators that support it.
 
-    PyTorch has an older and a newer way to set this, and refuses to read the older where the two disagree. They go on
-    agreeing here, unless they disagreed before; then the newer is set alone.
+    PyTorch has an older and a newer API for this, and refuses to read the older one where the two disagree. Both are
+    set to agree here, unless they disagreed before; then only the newer one is set.
     """
     cudnn = torch.backends.cudnn
     newer = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul)
     before = [each.fp32_precision for each in newer]
     of_products, of_cudnn = _older(torch.get_float32_matmul_precision), _older(lambda: cudnn.allow_tf32)
     if is_wanted and of_products == "highest":
-        torch.backends.cuda.matmul.allow_tf32 = True  # the CPU's products stay what they are
+        torch.backends.cuda.matmul.allow_tf32 = True  # The CPU's products stay unchanged.
     elif of_products and not is_wanted:
         torch.set_float32_matmul_precision("highest")
     if of_cudnn is not None:
@@ -155,7 +154,7 @@ def tf32(is_wanted: bool) -> Iterator[None]:
         if of_cudnn is not None:
             cudnn.allow_tf32 = of_cudnn
         for each, precision in zip(newer, before, strict=True):
-            each.fp32_precision = "none"  # so that what came from a wider setting goes on following that
+            each.fp32_precision = "none"  # The setting follows a wider one again, if it came from there.
             if each.fp32_precision != precision:
                 each.fp32_precision = precision
 
@@ -163,16 +162,16 @@ def tf32(is_wanted: bool) -> Iterator[None]:
 def _older(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except RuntimeError:  # it disagrees with the newer settings
+    except RuntimeError:  # It disagrees with the newer settings.
         return None
 
 
 def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> ShardDataset | None:
-    """The shards to learn from; None where the recipe names none.
+    """Return the shards to train on, or None where the recipe names none.
 
     Raises:
-        SceditError: one is missing or damaged, or nobody knows how many samples it holds; or there are none, and the
-            recipe says how to read them.
+        SceditError: a shard is missing or damaged, or its number of samples is unknown; or the recipe has options for
+            shards but names none.
     """
     data = recipe.data
     if not data.path or not is_shards(data.path):
@@ -188,14 +187,14 @@ def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Sh
 
 
 def columns_of(data: DataSection) -> dict[str, str]:
-    """What a streamed sample's files are called, by what they are."""
+    """Return the file names of a streamed sample's parts, by part."""
     return dict(column.split("=", 1) for column in data.columns)
 
 
 def open_stream(
     recipe: Recipe, shards: ShardDataset, processes: Processes, on_fault: Callable[[str], None] | None = None
 ) -> Stream:
-    """The batches of pictures out of `shards`, of which this process gets its part."""
+    """Return the batches of `shards`, of which this process gets its share."""
     return Stream(
         shards,
         recipe.train.batch_size,
@@ -212,11 +211,11 @@ def open_stream(
 def find_dataset(
     recipe: Recipe, base: Base, on_step: OnStep | None = None, shards: ShardDataset | None = None
 ) -> Dataset:
-    """The pictures to learn from, rendered where the recipe names no dataset folder; of `shards` the first ones alone,
-    to show and to measure with.
+    """Return the images to train on, rendered where the recipe names no dataset folder; of `shards` only the first
+    ones, which are used for samples and validation.
 
     Raises:
-        SceditError: no such folder or condition, or pictures that `base` cannot learn.
+        SceditError: the folder or a condition does not exist, or `base` cannot train on the images.
     """
     data, wanted = recipe.data, kinds_read(recipe)
     if shards:
@@ -231,12 +230,12 @@ def find_dataset(
 
 
 def cached_kinds(recipe: Recipe) -> list[str]:
-    """The kinds of picture that a step reads beside the latents."""
+    """Return the kinds of images that a step reads beside the latents."""
     return [*kinds_read(recipe), *([MASK] if recipe.data.masked_loss else [])]
 
 
 def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
-    """The tuner before its first step, the same for the same `train.seed`."""
+    """Return the tuner before its first step, fixed by `train.seed`."""
     options = recipe.tuner
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
@@ -256,7 +255,7 @@ def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
 
 
 def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
-    """What the grids show: held-out scenes, or the first pictures of a dataset folder."""
+    """Return the examples of the sample grids: held-out scenes, or the first images of a dataset folder."""
     samples, data = recipe.samples, recipe.data
     if data.path:
         shown = first_pictures(dataset, samples.count, kinds_read(recipe))
@@ -271,7 +270,7 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
 
 
 def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
-    """What the tuner file says about how it was made."""
+    """Return the metadata of the tuner file about how the tuner was made."""
     known = {
         "base": base.name,
         "base_revision": base.revision,
@@ -292,7 +291,7 @@ def _layout(recipe: Recipe) -> torch.memory_format:
 
 
 def _taught(base: Base, options: TrainSection) -> Base:
-    """The base with a scheduler that tells what the U-Net is to learn, so that training and samples agree."""
+    """Return the base with a scheduler of the trained prediction type, so that training and samples agree."""
     prediction = base.prediction_type if options.prediction == "base" else options.prediction
     if options.zero_terminal_snr and prediction == "epsilon":
         raise SceditError(
@@ -303,10 +302,10 @@ def _taught(base: Base, options: TrainSection) -> Base:
 
 
 def _quantize(base: Base, how: str) -> None:
-    """Holds the weights of the U-Net's linear layers in eight bits."""
+    """Store the weights of the U-Net's linear layers in eight bits."""
     try:
         from torchao import quantization
     except ImportError as error:
         raise not_installed(f"base.quantize {how}", "torchao", "quantize") from error
-    _ = base.fingerprint  # of the weights as they were
+    _ = base.fingerprint  # computed now, from the original weights
     quantization.quantize_(base.unet, getattr(quantization, _QUANTIZED[how])())

@@ -1,4 +1,4 @@
-"""Checkpoints: folders `step-000200` of safetensors and JSON, each whole, each with the sums that prove it."""
+"""Checkpoints: folders `step-000200` of safetensors and JSON, written whole and verified by checksums."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: `tensors` by file and name, and a `state` of numbers and texts."""
+    """The content of a checkpoint: `tensors` by file and name, and a `state` of JSON values."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -31,19 +31,19 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Writes `folder`/step-NUMBER, flushed to the disk before it gets its name, and only then removes older ones but
-    for `keep` in all. Those of later steps belong to a run that has been given up, and go too.
+    """Write `folder`/step-NUMBER, flushed to disk before it gets its name, then remove all but the newest `keep`.
+    Checkpoints of later steps belong to an abandoned run and are removed too.
 
     Raises:
         WorkFailed: the disk is full.
-        SceditError: the place cannot be written to.
+        SceditError: the folder cannot be written to.
     """
     path = folder / f"step-{checkpoint.step:06d}"
     files = {f"{name}.safetensors": save(tensors) for name, tensors in checkpoint.tensors.items()}
     files[_STATE] = json.dumps({"step": checkpoint.step} | checkpoint.state, indent=2).encode()
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[_MANIFEST] = json.dumps({"format": _FORMAT, "sha256": sums}, indent=2).encode()
-    if path.exists():  # a torn one, or one of a run that has been given up
+    if path.exists():  # damaged, or from an abandoned run
         discard(path)
     with whole_folder(path) as part:
         for name, data in files.items():
@@ -56,15 +56,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
 
 
 def prune(folder: Path, step: int, keep: int = 2) -> None:
-    """Removes the checkpoints up to `step` but for the newest `keep`."""
+    """Remove the checkpoints up to `step` except the newest `keep`."""
     steps = {number: path for number, path in _all(folder).items() if number <= step}
     for number in sorted(steps)[:-keep]:
         discard(steps[number])
 
 
 def newest_checkpoint(folder: Path, needed: Sequence[str] = ()) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint in `folder` that is whole, and whose state and tensors have the `needed` names, and a
-    sentence about each newer one of which that is not so. What a killed process was writing there is removed."""
+    """Return the newest whole checkpoint in `folder` whose state and tensors have the `needed` names, and a sentence
+    about each newer one that was passed over. Remains of a killed process's write are removed."""
     sweep(folder)
     torn = []
     for _, path in sorted(_all(folder).items(), reverse=True):
@@ -84,7 +84,7 @@ def _all(folder: Path) -> dict[int, Path]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in this folder. What is not as it was written raises whatever it leads the readers to."""
+    """Read and verify the checkpoint in this folder; damage raises any of the readers' errors, such as ValueError."""
     manifest = read_json((path / _MANIFEST).read_text("utf-8"))
     if manifest["format"] != _FORMAT:
         raise ValueError(f"its format is {manifest['format']}, not {_FORMAT}")

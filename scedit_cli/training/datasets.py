@@ -1,4 +1,4 @@
-"""What a run learns from and is shown with: a dataset folder, or scenes rendered once and kept for the next run."""
+"""The images that a run trains on and shows: a dataset folder, or scenes rendered once and cached for later runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import discard, expanded
 
 OnStep = Callable[[int, int], None]
-_READING = 2  # raised when samples are read otherwise than those that earlier versions have kept
+_READING = 2  # raised when samples are read differently from those cached by earlier versions
 
 
 def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
-    """Raises SceditError where pictures or condition pictures are missing or of sizes that `base` cannot learn."""
+    """Raise SceditError if images or condition images are missing or have sizes that `base` cannot train on."""
     for width, height in dataset.buckets:
         check_size(base, height, width, f"{dataset.path}: a picture")
     for kind in kinds:
@@ -36,7 +36,7 @@ def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
 
 
 def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_step: OnStep | None = None) -> Dataset:
-    """The dataset of the scenes `seed`, `seed + 1`, …, from the cache where an earlier run has rendered them.
+    """Return the dataset of the `count` scenes from number `seed` on, rendered unless the cache already holds it.
 
     Raises:
         SceditError: the cache folder cannot be written to; SCEDIT_CACHE names another.
@@ -48,36 +48,36 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_s
         dataset = open_dataset(folder)
         if len(dataset) == count:
             return dataset
-    except SceditError:  # not there, or somebody has taken files out of it
+    except SceditError:  # the folder is missing, or files were removed from it
         pass
     try:
-        if was_there:  # what appears meanwhile is another run's, and whole
+        if was_there:  # a folder that appeared since comes whole from another run
             discard(folder)
         scenes.write_scenes(folder, count, seed, look, kinds=kinds, on_step=on_step)
     except (OSError, SceditError):
-        if not (folder / "metadata.jsonl").is_file():  # else another run has been quicker with the same scenes
+        if not (folder / "metadata.jsonl").is_file():  # otherwise another run finished the same scenes first
             raise
     return open_dataset(folder)
 
 
 def first_of(shards: ShardDataset, count: int) -> Dataset:
-    """The first `count` pictures of `shards`, kept for the next run.
+    """Return the first `count` images of `shards`, cached for later runs.
 
     Raises:
-        SceditError: none can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
+        SceditError: no image can be used, or the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
-    # Tar files are padded: shards that are written again may have the names, sizes and counts of those before.
+    # Tar files are padded: rewritten shards may keep their names, sizes and counts, so the time of writing counts too.
     version = hashlib.sha256(json.dumps([shards.fingerprint, shards.written, count, _READING]).encode()).hexdigest()
     folder = cache_folder() / "streams" / version[:32]
     if was_there := folder.exists():
-        with suppress(SceditError):  # somebody has taken files out of it
+        with suppress(SceditError):  # files were removed from the folder
             return open_dataset(folder)
     try:
-        if was_there:  # what appears meanwhile is another run's, and whole
+        if was_there:  # a folder that appeared since comes whole from another run
             discard(folder)
         shards.write_first(folder, count)
     except (OSError, SceditError):
-        if not (folder / FIRST).is_file():  # else another run has been quicker with the same shards
+        if not (folder / FIRST).is_file():  # otherwise another run finished the same shards first
             raise
     return open_dataset(folder)
 
@@ -85,12 +85,12 @@ def first_of(shards: ShardDataset, count: int) -> Dataset:
 def held_out_scenes(
     count: int, seed: int, kinds: Sequence[str], size: int, look: str = "plain"
 ) -> list[scenes.Example]:
-    """`count` scenes at `size` x `size` pixels that no run learns from, counted from `seed`."""
+    """Return `count` scenes of `size` x `size` pixels, counted from `seed`, that no run trains on."""
     return [scenes.example(HELD_OUT_SEED + seed + number, kinds, size, look) for number in range(count)]
 
 
 def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
-    """The first `count` pictures of a dataset folder that have its most frequent size, or as many as there are."""
+    """Return the first `count` images (or all, if fewer) that have the most frequent size of a dataset folder."""
     alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
     shown = []
     for item in alike[:count]:
@@ -102,12 +102,12 @@ def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[s
 
 
 def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
-    """An `on_step` for part number `part` of `parts` equally long ones, which tells the whole of them."""
+    """Return an `on_step` for part number `part` of `parts` equally long ones that reports progress over all."""
     return on_step and (lambda done, total: on_step(part * total + done, parts * total))
 
 
 def cache_folder() -> Path:
-    """$SCEDIT_CACHE, else `scedit` in the user's cache folder."""
+    """Return the cache folder: $SCEDIT_CACHE, else `scedit` in the user's cache folder."""
     if own := os.environ.get("SCEDIT_CACHE"):
         return expanded(own)
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "scedit"
@@ -115,7 +115,7 @@ def cache_folder() -> Path:
 
 @cache
 def _renderer() -> str:
-    """A digest of the code that makes scenes, so that changing it renders them anew."""
+    """Return a digest of the code that makes scenes: when the code changes, scenes are rendered again."""
     files = [Path(module.__file__) for module in (captions, encodings, layout, render, scene, scenes, canny, color)]
     digest = hashlib.sha256()
     for file in files:

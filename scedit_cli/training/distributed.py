@@ -20,28 +20,28 @@ from scedit_cli.utils.errors import SceditError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=2)  # how long one process may draw samples or encode while the others wait
+_PATIENCE = timedelta(hours=2)  # the longest that one process may draw samples or encode while the others wait
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, `index` of `count` in all and `local_index` on its machine. Alone, everything below is free."""
+    """This process: `index` of `count` in all, and `local_index` on its machine. Alone, every method is free."""
 
     index: int = 0
     count: int = 1
     local_index: int = 0
-    on_cpu: torch.distributed.ProcessGroup | None = None  # by which they meet without waiting for an accelerator
+    on_cpu: torch.distributed.ProcessGroup | None = None  # for meetings that do not wait for an accelerator
 
     @classmethod
     def join(cls, device: str | None = None) -> Processes:
-        """Meets the other processes that the launcher has started, if it has, to compute on `device`; by default on
+        """Join the other processes of the launcher, if there are any, to compute on `device`, by default on
         accelerators where there are any."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
 
-        # Told by accelerate's FSDP, transformers would load weights in the first process alone and wait for a broadcast
-        # of whole models. Here every process needs its text encoders, and `shard` spreads the U-Net.
+        # With accelerate's FSDP variable, transformers would load weights in the first process alone and wait for a
+        # broadcast of whole models. Here every process needs its text encoders, and `shard` spreads the U-Net.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=_PATIENCE)
         on_cpu = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
@@ -56,11 +56,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes the files and messages."""
         return self.index == 0
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """What `work` gives in the first process, for all of them. Where it raises there, the others leave quietly."""
+        """Return, in all processes, the result of `work` in the first one. If it raises there, the others exit."""
         if self.count == 1:
             return work()
         outcome: list = [None, None]
@@ -78,7 +78,7 @@ class Processes:
         return outcome[0]
 
     def first_on_machine_first(self, work: Callable[[], T]) -> T:
-        """What `work` gives in each process, done on every machine by one process before the others begin."""
+        """Return the result of `work` in each process; on every machine one process runs it before the others."""
         if self.count == 1:
             return work()
         if self.local_index:
@@ -91,8 +91,8 @@ class Processes:
 
     @contextmanager
     def meeting(self) -> Iterator[Callable[[], None]]:
-        """Gives a function that returns when all processes have called it. An error within, of any of them, ends it in
-        all of them: each calls it equally often."""
+        """Give a function that returns when all processes have called it. An error of one process within the block ends
+        the block in all of them; all must call the function equally often."""
         failed = False
 
         def meet(own: SceditError | None = None) -> None:
@@ -114,12 +114,12 @@ class Processes:
             raise
 
     def share_of(self, folder: Path) -> tuple[int, int]:
-        """(number, of how many) of this process among those that see `folder`: all, or those of its machine."""
+        """Return (index, count) of this process among those that see `folder`: all, or those of its machine."""
         if self.count == 1:
             return 0, 1
         token = folder / f".seen-by-{self.by_first(lambda: uuid4().hex)}"
         if self.is_first:
-            with suppress(OSError):  # a folder that nobody can write to has all that is needed
+            with suppress(OSError):  # A folder that cannot be written to already holds all that is needed.
                 token.touch()
         torch.distributed.barrier()
         seen: list[bool] = [False] * self.count
@@ -131,25 +131,25 @@ class Processes:
         return self.local_index, int(os.environ["LOCAL_WORLD_SIZE"])
 
     def agreed(self, number: int) -> int:
-        """The highest of the `number`s that all processes have come here with."""
+        """Return the highest of all processes' `number`s."""
         highest = torch.tensor(number)
         if self.count > 1:
             torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, self.on_cpu)
         return int(highest)
 
     def has_lost_one(self, error: Exception) -> bool:
-        """Whether the error tells that another process is gone; the libraries below tell it in their own words."""
+        """Return whether the error, by its type or message, means that another process is lost."""
         told = isinstance(error, torch.distributed.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE)
         return self.count > 1 and bool(told)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes of `values`, which may be overwritten."""
+        """Return the sum of `values` over all processes; `values` may be overwritten."""
         if self.count > 1:
             torch.distributed.all_reduce(values, group=self.on_cpu if values.device.type == "cpu" else None)
         return values
 
     def together(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module`, whose backward gives every process the mean of all gradients."""
+        """Wrap `module` so that its backward pass gives every process the mean of all gradients."""
         if self.count == 1:
             return module
         places = [torch.cuda.current_device()] if device.type == "cuda" else None
@@ -159,16 +159,16 @@ class Processes:
 
     @property
     def shards_base(self) -> bool:
-        """Whether the launcher wants the frozen weights spread over the processes (`accelerate launch --use_fsdp`).
-        Then none of them can call the U-Net without the others."""
+        """Whether the launcher spreads the frozen weights over the processes (`accelerate launch --use_fsdp`). All
+        processes then have to call the U-Net together."""
         return self.count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
     def shard(self, unet: nn.Module) -> None:
-        """Leaves in each process its part of the weights of `unet`; a block gathers its own when it is called. How, is
-        told by accelerate's FSDP2 configuration.
+        """Leave each process its part of the weights of `unet`; a block gathers its weights when it is called. The
+        options are those of accelerate's FSDP2 configuration.
 
         Raises:
-            SceditError: the configuration is of another version of FSDP, or offloads.
+            SceditError: the configuration is for another version of FSDP, or offloads.
         """
         from accelerate.utils import FullyShardedDataParallelPlugin
         from torch.distributed.device_mesh import init_device_mesh
@@ -183,16 +183,17 @@ class Processes:
             )
         mesh = init_device_mesh(next(unet.parameters()).device.type, (self.count,))
         options = {"mesh": mesh, "reshard_after_forward": plugin.reshard_after_forward}
-        unet.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+        unet.to(memory_format=torch.contiguous_format)  # FSDP accepts no other format.
         for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             if block is not None:
                 fully_shard(block, **options)
         fully_shard(unet, **options)
 
     def check_batch(self, batch_size: int) -> None:
-        """
+        """Check that every process gets an image of each batch.
+
         Raises:
-            SceditError: there are fewer pictures in a batch than there are processes.
+            SceditError: a batch has fewer images than there are processes.
         """
         if batch_size < self.count:
             raise SceditError(
@@ -202,14 +203,14 @@ class Processes:
 
 
 def apart(module: nn.Module, is_last: bool):
-    """A context in which backward gathers gradients in this process alone, unless `is_last`."""
+    """Return a context in which backward accumulates gradients in this process alone, unless `is_last`."""
     return nullcontext() if is_last or not hasattr(module, "no_sync") else module.no_sync()
 
 
 def memory(device: torch.device) -> int:
-    """Bytes: the most that an accelerator has held, or what this process holds on a CPU."""
+    """Return bytes of memory: the peak of an accelerator, or the present use of this process on a CPU."""
     if device.type == "cpu":
         return psutil.Process().memory_info().rss
-    if device.type == "mps":  # which keeps no peak
+    if device.type == "mps":  # MPS keeps no peak.
         return torch.mps.driver_allocated_memory()
     return torch.accelerator.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""How good tuners and the base are, in numbers: measured on scenes that nothing has been trained on."""
+"""Control scores and style scores, measured on held-out scenes that no run trains on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from scedit_cli.utils.errors import SceditError
 
 @dataclass(frozen=True)
 class Score:
-    """The control that a tuner gives over one condition.
+    """The control that a tuner has over one condition.
 
-    `with_`, `without` and `reconstruction` are mean consistencies in [0, 1] over `scenes` pictures: generated with the
-    tuners, without any, and real ones through the autoencoder. `score` is (with - without) / (reconstruction -
-    without), None where there is nothing to reach.
+    `with_`, `without` and `reconstruction` are mean consistencies in [0, 1] over `scenes` images: generated with the
+    tuners, generated without them, and reference images passed through the autoencoder. `score` is (with - without) /
+    (reconstruction - without), or None where `reconstruction` is not above `without`.
     """
 
     with_: float
@@ -39,8 +39,8 @@ class Score:
 
 @dataclass(frozen=True)
 class StyleScore:
-    """How well an SC-Tuner carries the world into another look, as shares of `scenes` pictures: `nearer` lie nearer to
-    renders in that look than to plain ones; `objects` of the objects that the captions name are there."""
+    """The quality of an SC-Tuner's style, as shares of `scenes` images: `nearer` is the share nearer to renders in that
+    look than to plain renders, `objects` the share of the objects named by the captions that is present."""
 
     nearer: float
     objects: float
@@ -57,17 +57,17 @@ def control_scores(
     batch_size: int = 32,
     on_step: OnStep | None = None,
 ) -> dict[str, Score]:
-    """The control scores of all conditions that `tuners` take, attached together, on the embedded base.
+    """Return the control score of every condition of `tuners`, which are attached together, on the embedded base.
 
-    Pictures with and without the tuners have the same captions and noise, and the base's default steps and guidance.
+    Images with and without the tuners have the same captions and noise, and the base's default steps and guidance.
 
     Args:
-        scales: α of each tuner, 1 by default.
-        scenes: how many held-out ones, from the one numbered `seed` on.
-        on_step: called with (denoising steps, of how many).
+        scales: the α of each tuner, 1 by default.
+        scenes: the number of held-out scenes; the first one has the number `seed`.
+        on_step: a function called with (denoising steps done, their total).
 
     Raises:
-        SceditError: a condition that scenes do not have, or tuners that cannot be attached together.
+        SceditError: scenes lack one of the conditions, or the tuners cannot be attached together.
     """
     kinds = [tuner.condition for tuner in tuners if tuner.condition]
     if unknown := [kind for kind in kinds if kind not in SCENE_KINDS]:
@@ -103,8 +103,8 @@ def style_score(
     batch_size: int = 32,
     on_step: OnStep | None = None,
 ) -> StyleScore:
-    """How well `tuner` draws held-out scenes in `look`, by the embedded reader. A picture is nearer to the look whose
-    renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks."""
+    """Return how well `tuner` draws held-out scenes in `look`, by the embedded reader. An image is nearer to the look
+    whose renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks."""
     size = base.defaults.resolution
     plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
     with attach(base.unet, tuner.to(base.device), [scale]) as edits:
@@ -144,8 +144,8 @@ def _through_the_autoencoder(base: Base, shown: Sequence[Example], batch_size: i
 
 
 def named_share(captions: Sequence[str], pictures: Tensor) -> float:
-    """The share of the (colour, shape) objects named by `captions` that the embedded reader finds in `pictures`
-    (B, 3, H, W) in [0, 1], one per caption."""
+    """Return the share of the (colour, shape) objects named by `captions` that the embedded reader recognises in
+    `pictures` (B, 3, H, W) in [0, 1], one image per caption."""
     named = [set(named_objects(caption)) for caption in captions]
     found = load_reader().read(pictures).objects()
     return sum(len(n & f) for n, f in zip(named, found, strict=True)) / sum(map(len, named))

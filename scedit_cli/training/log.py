@@ -1,4 +1,4 @@
-"""The log of a run, a line of JSON per logged step, and the picture of its loss."""
+"""The log of a run, one line of JSON per logged step, and the plot of its loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RAW, _SMOOTH, _HELD_OUT = "#9db4d6", "#1f4e9c", "#c8553d"
 
 
 def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
-    """The log's lines, those after step `until` left out, and a last one that was cut off too."""
+    """Return the log's lines up to step `until`, without a last line that was cut off."""
     lines = []
     for text in path.read_text("utf-8").split("\n") if path.exists() else ():
         try:
@@ -33,13 +33,13 @@ def read_log(path: Path, until: int | None = None) -> list[dict[str, Any]]:
 
 
 def recent_loss(path: Path, count: int = 50) -> float | None:
-    """The mean of the last `count` losses logged, None where there are none."""
+    """Return the mean of the last `count` logged losses, or None where there are none."""
     losses = [line["loss"] for line in read_log(path) if line["loss"] is not None][-count:]
     return sum(losses) / len(losses) if losses else None
 
 
 def last_value(path: Path, name: str) -> Any:
-    """What the log's last line that has `name` says of it, None where none has."""
+    """Return the value of `name` in the last line of the log that has it, or None where no line has it."""
     values = [line[name] for line in read_log(path) if name in line]
     return values[-1] if values else None
 
@@ -49,11 +49,11 @@ def as_lines(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
-    """Writes the loss over the steps of a log's lines as a picture, the values faint and their trend strong, and over
-    it the loss on held-out pictures, where they have one. Without a loss nothing is drawn."""
+    """Plot the loss of a log's lines over the steps: the values faint, their trend strong, and the loss on held-out
+    images where it was measured. Without any loss no file is written."""
     import numpy as np
 
-    # On its first import matplotlib looks at all fonts there are, and says so in the middle of the progress.
+    # On its first import matplotlib scans all fonts and logs that in the middle of the progress line.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,24 +72,24 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
         axes.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=1.5, marker="o", label="held-out pictures")
         axes.legend(frameon=False)
         raw = np.concatenate([raw, [loss for _, loss in held_out]])
-    low, high = np.percentile(raw, (0.5, 99.5))  # a few outliers must not flatten the curve
+    low, high = np.percentile(raw, (0.5, 99.5))  # A few outliers must not flatten the curve.
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(0, max(steps))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.set_title(title, loc="left", fontsize=11, parse_math=False)  # names may hold dollar signs
+    axes.set_title(title, loc="left", fontsize=11, parse_math=False)  # Names may hold dollar signs.
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_whole(path, buffer.getvalue())
     del figure, axes
-    gc.collect()  # a figure refers to itself: memory would grow from save to save until Python looked by itself
+    gc.collect()  # A figure refers to itself, so memory would grow with every save until Python's own collection.
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """The trend of `values` (N,): their mean under a Hann window of a twelfth of their number, which lags nowhere."""
+    """Return the trend of `values` (N,) without lag: their mean under a centred Hann window about a twelfth as long."""
     import numpy as np
 
     half = max(1, len(values) // 24)

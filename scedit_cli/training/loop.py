@@ -1,4 +1,4 @@
-"""The loop around the training steps: what is logged, kept, shown and measured after which of them."""
+"""The loop around the training steps: logging, checkpoints, sample grids and validation."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from scedit_cli.training.validation import HeldOut
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import explained, write_whole
 
-_NAMED = 8  # pictures in a sentence
-_WARM = 5  # steps after which the time that is left can be told
+_NAMED = 8  # images named in a message
+_WARM = 5  # steps after which the remaining time can be estimated
 
 
 @dataclass(frozen=True)
 class Told:
-    """How the loop speaks: `progress(stage, step, total, values)` and `note(sentence)`."""
+    """The reporter of the loop: `progress(stage, step, total, values)` and `note(sentence)`."""
 
     progress: Callable[[str, int, int, dict[str, float]], None]
     note: Callable[[str], None]
 
     def stage(self, name: str) -> Callable[[int, int], None]:
-        """An `on_step` that tells of this stage."""
+        """Return an `on_step` that reports the progress of this stage."""
         return lambda done, total: self.progress(name, done, total, {})
 
 
 class Loop:
-    """Makes the steps of `recipe` with `trainer`, and writes the run's folder where this process is the first one."""
+    """The training loop: makes the steps of `recipe` with `trainer`; the first process writes the run's folder."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Loop:
         self.recipe, self.run, self.dataset, self.trainer, self.told = recipe, run, dataset, trainer, told
         self.held_out, self.processes = held_out, processes
         self._estimated_memory = estimated_memory  # bytes at the peak
-        self.began = 0  # step
-        self.seconds = 0.0  # of training, those of earlier sessions included
+        self.began = 0  # the step at which this session began
+        self.seconds = 0.0  # training time, including earlier sessions
         self.seconds_before = 0.0
-        self.waited = 0.0  # seconds of this session's in which no data was there
+        self.waited = 0.0  # seconds of this session spent waiting for data
         self.last_loss: float | None = None
-        self.skipped = 0  # steps, by fp16
+        self.skipped = 0  # steps skipped by fp16
         self._skipped_in_a_row = 0
-        self._unseen: list[Step] = []  # whose losses have not been looked at
+        self._unseen: list[Step] = []  # steps whose losses have not been checked
         self._saved = 0  # step of the last checkpoint
         self._previews: SampleGrids | None = None
 
@@ -80,12 +80,16 @@ class Loop:
 
     @property
     def waiting_share(self) -> float | None:
-        """The share of this session's time in which steps waited for data."""
+        """The share of this session's time spent waiting for data, in [0, 1]."""
         spent = self.seconds - self.seconds_before
         return self.waited / spent if spent else None
 
     def restore(self) -> int | None:
-        """Goes back to the newest whole checkpoint; returns its step, None where there is none."""
+        """Restore the newest whole checkpoint and return its step, or None where there is none.
+
+        Raises:
+            SceditError: the run is past `train.steps`, or the recipe changes keys that may not change.
+        """
         needed = (*Trainer.NEEDED, "seconds", "skipped")
         checkpoint, torn = self.processes.by_first(lambda: newest_checkpoint(self.run.checkpoints, needed))
         for sentence in torn:
@@ -103,7 +107,7 @@ class Loop:
         if self.recipe.train.ema_decay and "averaged" not in checkpoint.state:
             self.told.note("the moving average in this checkpoint had no warm-up: a new one begins with its weights")
         self.trainer.restore(checkpoint)
-        if self.processes.is_first:  # which a run that was killed after its last save has not done
+        if self.processes.is_first:  # A run killed after its last save has not pruned.
             prune(self.run.checkpoints, checkpoint.step, self.recipe.checkpoints.keep)
         self.began = self._saved = checkpoint.step
         self.seconds = self.seconds_before = checkpoint.state["seconds"]
@@ -112,16 +116,15 @@ class Loop:
         return checkpoint.step
 
     def run_steps(self) -> None:
-        """Makes the steps that are missing. Interrupted between two of them, or left alone by another process, it
-        leaves a checkpoint.
+        """Make the remaining steps. If interrupted between two steps, or if another process is lost, save a checkpoint.
 
         Raises:
-            WorkFailed: the loss is not a number any more, memory or disk ran out, or another process is gone.
+            WorkFailed: the loss is NaN or infinite, memory or disk ran out, or another process was lost.
         """
         if not self.processes.is_first:
             return self._make_steps(None, None)
         step = self.trainer.step
-        write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))  # first: by it a run is known
+        write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))  # first, as it identifies a run
         write_whole(self.run.recipe, self.recipe.to_toml())
         if self._scores.exists():
             shown = step if self._grid.exists() else step - 1
@@ -139,15 +142,15 @@ class Loop:
         self._leave_idle()
         try:
             if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
-                self._draw_what_is_due(trackers)  # which a run that was killed after its checkpoint has not done
+                self._draw_what_is_due(trackers)  # A run killed after its checkpoint has not drawn.
             while self.trainer.step < steps:
-                with undisturbed(self.processes.agreed):  # one that left alone would have the others wait for it
+                with undisturbed(self.processes.agreed):  # A process that left alone would make the others wait for it.
                     self._advance(log, trackers)
                     self._save_what_is_due()
                 self._draw_what_is_due(trackers)
         except WorkFailed:
             raise
-        except (KeyboardInterrupt, SystemExit, SceditError):  # the last, of data that cannot be read any more
+        except (KeyboardInterrupt, SystemExit, SceditError):  # SceditError: data became unreadable.
             self._rescue()
             raise
         except (RuntimeError, MemoryError, OSError) as error:
@@ -186,7 +189,7 @@ class Loop:
         self._tell_step()
 
     def _save_what_is_due(self) -> None:
-        """A checkpoint, where the recipe wants one after this step."""
+        """Save a checkpoint if one is due after this step."""
         if self._is_due(self.recipe.train.checkpoint_every):
             self._look()
             self._check_weights()
@@ -194,12 +197,12 @@ class Loop:
             self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
-        """A grid, where the recipe wants one after this step."""
+        """Draw a sample grid if one is due after this step."""
         is_drawing = self.processes.is_first or self.processes.shards_base
         if is_drawing and self.recipe.samples.every and self._is_due(self.recipe.samples.every):
             try:
                 self._draw_samples(trackers)
-            except WorkFailed as failure:  # the steps before it were fine
+            except WorkFailed as failure:  # the training steps before it are valid
                 self._rescue()
                 hints = failure.hint, f"--resume goes on from step {self._saved}"
                 raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
@@ -209,10 +212,10 @@ class Loop:
         return step == self.recipe.train.steps or every > 0 and step % every == 0
 
     def _look(self) -> None:
-        """Waits for the losses and gradients of the steps since the last look, of all processes.
+        """Check the losses and gradients of all processes since the last check; this waits for the device.
 
         Raises:
-            WorkFailed: one is not a number, and fp16's scaling has not skipped it.
+            WorkFailed: a loss or gradient is NaN or infinite in a step that fp16's scaling did not skip.
         """
         if not self._unseen:
             return
@@ -234,9 +237,10 @@ class Loop:
         self._unseen.clear()
 
     def _check_weights(self) -> None:
-        """
+        """Check that all weights are finite: gradients that are not clipped are not checked earlier.
+
         Raises:
-            WorkFailed: not all are numbers: gradients that are not clipped are looked at no earlier.
+            WorkFailed: a weight is NaN or infinite.
         """
         if not self.trainer.is_finite:
             raise WorkFailed(
@@ -272,7 +276,7 @@ class Loop:
             self.told.note(f"about {duration(seconds * (steps - step))} to go, {seconds:.3g} s a step")
 
     def _save(self) -> None:
-        """Writes a checkpoint, by the first process."""
+        """Save a checkpoint, in the first process only."""
         if self.processes.is_first:
             self.run.check_claim()
             checkpoint = self.trainer.checkpoint()
@@ -281,7 +285,7 @@ class Loop:
         self._saved = self.trainer.step
 
     def _rescue(self) -> None:
-        """A checkpoint outside its time, unless weights or losses are lost; no other process need be there."""
+        """Save an unscheduled checkpoint unless weights or losses are not finite; no other process is needed."""
         if self.trainer.is_whole and self._saved < self.trainer.step:
             with undisturbed():
                 seen = all(step.is_skipped or step.losses.isfinite().all() for step in self._unseen)
@@ -311,7 +315,7 @@ class Loop:
 
     @property
     def _grid(self) -> Path:
-        """The samples after the step that was made last."""
+        """The path of the sample grid after the current step."""
         return self.run.samples / f"step-{self.trainer.step:06d}.png"
 
     @property
@@ -336,11 +340,11 @@ class Loop:
             trackers.log({"control_score": score}, step)
         buffer = io.BytesIO()
         grid.save(buffer, "PNG")
-        write_whole(self._grid, buffer.getvalue())  # at last: where it is, the score is too
+        write_whole(self._grid, buffer.getvalue())  # The grid is written last: where it exists, its score does too.
         trackers.show("samples", grid, step)
 
     def _leave_idle(self) -> None:
-        if not self.trainer.stream:  # whose pictures and captions are encoded at each step
+        if not self.trainer.stream:  # A stream's images and captions are encoded at each step.
             move_idle_parts(self.trainer.base, "cpu")
 
     def _draw_curve(self) -> None:

@@ -1,4 +1,4 @@
-"""The memory that a run will need, known before its first step: the trainer makes one on fake tensors."""
+"""The forecast of a run's memory before its first step: the trainer makes one step on fake tensors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from scedit_cli.utils.process_memory import resident
 def peak_of_run(
     recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes(), streams: bool = False
 ) -> dict[str, int]:
-    """Bytes at the peak of a training step in one of `processes` by category: weights, gradients, optimizer,
-    activations, and others: on a CPU what else the process holds, on a card the encoders where a run `streams`.
+    """Return the bytes at the peak of a training step in one of `processes`, by category: weights, gradients,
+    optimizer, activations, and others (on a CPU the rest of the process, on a card the encoders where a run `streams`).
 
-    The trainer makes the step that it will make, on pictures of the largest size in `cache`, and nothing is computed.
-    On an accelerator this is what PyTorch allocates; kernels' workspaces and the driver's own memory come on top.
+    The trainer makes its usual step on images of the largest size in `cache`, with fake tensors. On an accelerator the
+    result is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
 
     Raises:
-        SceditError: it cannot be told, and why.
+        SceditError: no estimate is possible; the message says why.
     """
     if recipe.base.quantize != "none":
         raise SceditError(f"not estimated where the base's weights are {recipe.base.quantize}")
@@ -59,7 +59,7 @@ def peak_of_run(
             live.own_gradients(tuner.parameters())
             with live.labelled("optimizer"):
                 kept = [torch.empty(state[shape], dtype=torch.uint8) for shape in shapes]
-            if options.batch_size * processes.count < recipe.train.batch_size:  # the gradients of the parts before
+            if options.batch_size * processes.count < recipe.train.batch_size:  # the gradients of earlier parts
                 with live.labelled("gradients"):
                     for weight in tuner.parameters():
                         weight.grad = torch.zeros_like(weight)
@@ -67,14 +67,14 @@ def peak_of_run(
             try:
                 with CudaAutocast() if on_card else nullcontext():
                     trainer.backward(_faked(batch))
-            except RuntimeError as error:  # an operation of an unusual base that fake tensors do not know
+            except RuntimeError as error:  # Fake tensors lack an operation of an unusual base.
                 raise SceditError(f"not estimated: {reason(error)}") from error
             del kept
     peak = dict(live.at_peak)
     if recipe.train.ema_decay:
         peak["weights"] += sum(weight.nbytes for weight in tuner.parameters())
     if not on_card:
-        peak["others"] = max(0, resident() - peak["weights"])  # the weights are there already
+        peak["others"] = max(0, resident() - peak["weights"])  # The weights are resident already.
     elif streams:
         parts = [part for part in base.pipeline().components.values() if isinstance(part, nn.Module)]
         peak["others"] = sum(each.nbytes for part in parts if part is not base.unet for each in _tensors(part))
@@ -82,7 +82,7 @@ def peak_of_run(
 
 
 def _without_weights(base: Base) -> Base:
-    """A base like this one whose U-Net is on the meta device."""
+    """Return a base like this one whose U-Net is on the meta device."""
     with quiet(), torch.device("meta"):
         unet = type(base.unet).from_config(base.unet.config).to(base.dtype)
     unet.requires_grad_(False).eval()
@@ -97,8 +97,8 @@ def _without_weights(base: Base) -> Base:
 
 
 def _one_part(options: TrainSection, processes: int) -> TrainSection:
-    """The options of a step on what a process takes at once, without what cannot do with fake tensors: a compiler,
-    fp16's scaler, averages and most optimizers look at values."""
+    """Return the options of a step on the images that a process takes at once, without the parts that need real values:
+    the compiler, fp16's scaler, averages and most optimizers."""
     share = -(-options.batch_size // processes)
     changes = {"batch_size": min(options.micro_batch_size or share, share), "micro_batch_size": 0, "compile": False}
     changes |= {"optimizer": "adamw", "optimizer_options": {}, "ema_decay": 0.0}
@@ -108,14 +108,14 @@ def _one_part(options: TrainSection, processes: int) -> TrainSection:
 
 
 def _largest_batch(cache: Cache, count: int) -> Batch:
-    """`count` pictures of the largest size, some of them more than once where there are fewer."""
+    """Return `count` images of the largest size, repeated where there are fewer."""
     sides = torch.tensor(cache.bucket_sizes)
     largest = (cache.buckets == sides.prod(dim=1).argmax()).nonzero().flatten().tolist()
     return load_batch(cache, 0, [largest[place % len(largest)] for place in range(count)])
 
 
 def _state_bytes(options: TrainSection, shape: torch.Size, device: torch.device) -> int:
-    """Bytes that the optimizer keeps for weights of `shape`: those of a real one after a step."""
+    """Return the bytes of the optimizer's state for weights of `shape`, measured after one real step."""
     weight = nn.Parameter(torch.ones(shape, device=device))
     weight.grad = torch.ones_like(weight)
     optimizer = make_optimizer([weight], options, device)

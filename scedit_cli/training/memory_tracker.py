@@ -1,5 +1,5 @@
-"""The memory that tensors hold while a program runs, followed storage by storage. Works with fake tensors, which take
-no memory, so that a training step can be weighed on any machine."""
+"""A tracker of the memory that tensors hold while a program runs. It works with fake tensors, which take no memory, so
+that a training step can be measured on any machine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveStorages(TorchDispatchMode):
-    """Follows every storage that an operation makes while the mode is on, until it is freed; views share theirs.
+    """A mode that follows every storage made by an operation until it is freed; views share their storage.
 
-    What kernels allocate for themselves is not seen, nor what an allocator rounds up. Enter it after a FakeTensorMode.
-    The backward pass is seen where it runs on the thread that calls it, as it does on a CPU and with fake CPU tensors.
+    Memory that kernels allocate for themselves and an allocator's rounding are not counted. Enter it after a
+    FakeTensorMode. The backward pass is counted if it runs on the calling thread, as on CPUs and with fake tensors.
 
     >>> with LiveStorages() as live:
     ...     live.own("parameters", model.parameters())
@@ -30,11 +30,11 @@ class LiveStorages(TorchDispatchMode):
     >>> live.peak, live.at_peak["activations"]
 
     Args:
-        label: the category of what is made outside any `labelled` block.
+        label: the category of storages made outside any `labelled` block.
 
     Attributes:
-        now: bytes held, by category.
-        at_peak: bytes by category when most was held.
+        now: bytes held now, by category.
+        at_peak: bytes held at the peak, by category.
         peak: the most bytes ever held.
     """
 
@@ -45,7 +45,7 @@ class LiveStorages(TorchDispatchMode):
         self.peak = 0
         self._label = label
         self._held = 0
-        self._known: dict[int, tuple[weakref.ref, str, int]] = {}  # by the storage's id: itself, category, bytes
+        self._known: dict[int, tuple[weakref.ref, str, int]] = {}  # storage's id -> reference, category, bytes
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -55,18 +55,18 @@ class LiveStorages(TorchDispatchMode):
         return result
 
     def own(self, label: str, tensors: Iterable[Tensor]) -> None:
-        """Puts the storages of `tensors` into the category `label`, those not met before too."""
+        """Put the storages of `tensors` into the category `label`, including storages that were not followed before."""
         for tensor in tensors:
             self._meet(tensor, label)
 
     def own_gradients(self, parameters: Iterable[nn.Parameter], label: str = "gradients") -> None:
-        """Puts each parameter's gradient into the category `label` as soon as it is there."""
+        """Put each parameter's gradient into the category `label` as soon as it is computed."""
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(lambda each: self.own(label, [each.grad]))
 
     @contextmanager
     def labelled(self, label: str) -> Iterator[None]:
-        """Within, new storages belong to the category `label`."""
+        """Put the storages made within the block into the category `label`."""
         before, self._label = self._label, label
         try:
             yield
@@ -74,7 +74,7 @@ class LiveStorages(TorchDispatchMode):
             self._label = before
 
     def forget_peak(self) -> None:
-        """The peak counts from here on."""
+        """Restart the measurement of the peak from the bytes held now."""
         self.peak, self.at_peak = self._held, +self.now
 
     def _meet(self, tensor: Tensor, label: str | None = None) -> None:
@@ -85,7 +85,7 @@ class LiveStorages(TorchDispatchMode):
         known = self._known.get(key)
         if known is None:
             self._enter(key, weakref.ref(storage, lambda _: self._leave(key)), label or self._label, size)
-        elif (label or known[1], size) != known[1:]:  # another category, or resized in place
+        elif (label or known[1], size) != known[1:]:  # its category changed, or it was resized in place
             self._leave(key)
             self._enter(key, known[0], label or known[1], size)
 
@@ -93,7 +93,7 @@ class LiveStorages(TorchDispatchMode):
         self._known[key] = reference, label, size
         self.now[label] += size
         self._held += size
-        if self._held >= self.peak:  # equal after a change of category: the later one is the better known
+        if self._held >= self.peak:  # equal after a change of category, where the later categories are the better ones
             self.forget_peak()
 
     def _leave(self, key: int) -> None:
@@ -103,8 +103,8 @@ class LiveStorages(TorchDispatchMode):
 
 
 class CudaAutocast(TorchFunctionMode):
-    """CUDA's autocast lifts some operations to float32 that a CPU's leaves as they are; those that a U-Net and its
-    loss have, for tensors on a (fake) CPU."""
+    """A mode in which CPU autocast runs in float32 the operations of a U-Net and its loss that CUDA's autocast runs in
+    float32 and the CPU's does not. It is meant for (fake) CPU tensors."""
 
     _LIFTED = frozenset({F.group_norm, F.layer_norm, F.interpolate, F.mse_loss, torch.sum, torch.pow})
 

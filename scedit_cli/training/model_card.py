@@ -1,4 +1,4 @@
-"""The model card of a run, and its way to the hub."""
+"""The model card of a run, and its upload to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.io import write_whole
 from scedit_cli.utils.markdown import block, plain, span
 
-_LICENCES = {  # of those bases whose name tells; what shares their shape may be under another
+_LICENCES = {  # by the base's name; a base of the same shape may have another licence
     EMBEDDED: "apache-2.0",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
@@ -27,15 +27,15 @@ _LICENCES = {  # of those bases whose name tells; what shares their shape may be
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
     "segmind/SSD-1B": "apache-2.0",
 }
-_OWN = ("run", "tuner")  # facts that tell of this machine's folders
+_OWN = ("run", "tuner")  # facts that name folders of this machine
 _UPLOADED = ["tuner.safetensors", "recipe.toml", "README.md", "log.jsonl", "loss.png", "samples/*"]
 
 
 def write_card(run: RunFolder, recipe: Recipe, base: Base, facts: Mapping[str, str], score: float | None) -> None:
-    """Writes the run's README.md, as the hub reads it: how the tuner is used, how it was made and what it does.
+    """Write the run's README.md for the hub: how the tuner is used, how it was made and how well it works.
 
-    The licence is the one that the base was published under, to which a tuner of it is bound; "other" where its name
-    does not tell. Of what lies on this machine, nothing but its own name is shown.
+    The licence is that of the base, which binds its tuners, or "other" where the base's name is not known. Of paths on
+    this machine only the last part is shown.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -76,7 +76,7 @@ def write_card(run: RunFolder, recipe: Recipe, base: Base, facts: Mapping[str, s
 
 
 def _shown(recipe: Recipe) -> Recipe:
-    """The recipe with the paths in it shortened to names."""
+    """Return the recipe with its paths shortened to names."""
     base, data = recipe.base, recipe.data
     named = {
         "base": base.model_copy(update={"model": _name(base.model), "vae": _name(base.vae)}),
@@ -86,15 +86,16 @@ def _shown(recipe: Recipe) -> Recipe:
 
 
 def _name(place: str | None) -> str | None:
-    """Of a path its last part; a hub id or a URL as it is."""
+    """Return the last part of a path; return a hub id or a URL unchanged."""
     is_path = place is not None and (place.startswith(("/", ".", "~")) or exists(place))
     return Path(place).name if is_path else place
 
 
 def check_hub(repository: str) -> None:
-    """
+    """Check that the user can upload to the hub.
+
     Raises:
-        SceditError: the hub cannot be reached, nobody is logged in to it, or `repository` is no name of one.
+        SceditError: the hub cannot be reached, no user is logged in, or `repository` is not a valid repository name.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
@@ -116,10 +117,10 @@ def check_hub(repository: str) -> None:
 
 
 def upload(run: RunFolder, repository: str) -> str:
-    """Uploads what others need of the run; returns the repository's address.
+    """Upload the files of the run that other users need, and return the repository's address.
 
     Raises:
-        WorkFailed: the hub did not take it.
+        WorkFailed: the upload failed.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError

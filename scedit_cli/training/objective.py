@@ -1,4 +1,4 @@
-"""What one step asks of the U-Net: latents with noise at drawn timesteps, and the loss of its answer."""
+"""The objective of a training step: noisy latents at random timesteps, and the loss of the U-Net's output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from scedit_cli.training.schedules import draw_timesteps
 
 
 class StepRandomness:
-    """What is random in a step, for the pictures at `places` of its batch of `batch_size`.
+    """The random values of a step, for the images at `places` of its batch of `batch_size`.
 
-    Drawn on the CPU from the seed, the step and a picture's place alone, so that a picture gets the same noise
-    whichever process and part it falls to.
+    They are drawn on the CPU from the seed, the step and an image's place alone, so that an image gets the same noise
+    in any process and any part of the batch.
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], batch_size: int) -> None:
@@ -30,11 +30,11 @@ class StepRandomness:
         self._batch_size = batch_size
 
     def happens(self, share: float) -> Tensor:
-        """Which of the pictures are among this share of all, (B,) bool."""
+        """Return a random choice of images, (B,) bool, each with probability `share`."""
         return torch.rand(self._batch_size, generator=self._of_step)[self._places] < share
 
     def timesteps(self, total: int, options: TrainSection) -> Tensor:
-        """Timesteps in [0, total), (B,)."""
+        """Return timesteps in [0, total), (B,)."""
         drawn = draw_timesteps(
             options.timesteps,
             self._batch_size,
@@ -48,17 +48,17 @@ class StepRandomness:
         return drawn[self._places]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal values, (B, *shape)."""
+        """Return standard normal values, (B, *shape)."""
         return torch.stack([torch.randn(shape, generator=generator) for generator in self.of_pictures])
 
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """Noisy latents (B, C, h, w) and what is known of them, on the base's device.
+    """Noisy latents (B, C, h, w) with the latents, noise and timesteps behind them, on the base's device.
 
     Attributes:
-        timesteps: the noise levels by number, (B,) integers.
-        times: what the U-Net is told of them, (B,).
+        timesteps: the noise levels as integers, (B,).
+        times: the noise levels as passed to the U-Net, (B,).
     """
 
     noisy: Tensor
@@ -69,7 +69,7 @@ class NoisyBatch:
 
 
 class Objective:
-    """The noise-prediction loss that a recipe describes, on a base that it has been opened for."""
+    """The noise-prediction loss that a recipe describes, for the base that was opened for this recipe."""
 
     def __init__(self, base: Base, options: TrainSection) -> None:
         self.options = options
@@ -78,7 +78,7 @@ class Objective:
         self._times, self._sign, self._sigma_data = levels.times, levels.sign, levels.sigma_data
 
     def ask(self, latents: Tensor, draws: StepRandomness) -> NoisyBatch:
-        """Latents (B, C, h, w) on the CPU with the noise of `draws`."""
+        """Return the latents (B, C, h, w), on the CPU, with the noise of `draws`."""
         noise = draws.normal(latents.shape[1:])
         timesteps = draws.timesteps(len(self.alphas), self.options)
         if self.options.noise_offset:  # https://www.crosslabs.org/blog/diffusion-with-offset-noise
@@ -89,8 +89,8 @@ class Objective:
         return self.noised(latents, noise, timesteps, seen)
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, seen: Tensor | None = None) -> NoisyBatch:
-        """The question with this noise, or with that `seen` in its place, which the answer does not know of; of
-        tensors on the CPU."""
+        """Return the noisy latents for this noise. Where `seen` is given, it is added to the latents in place of
+        `noise`, which remains the target. All arguments are on the CPU."""
         given = latents / self._sigma_data, noise, timesteps, noise if seen is None else seen, self._times[timesteps]
         latents, noise, timesteps, seen, times = (sent(each, self.alphas.device) for each in given)
         return NoisyBatch(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps, times)
@@ -98,7 +98,7 @@ class Objective:
     def losses(
         self, answer: Tensor, asked: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of each picture, (B,), as the recipe weighs it; times `weights` (B,), under `mask` (B, 1, h, w)."""
+        """Return the recipe's loss of each image, (B,), times `weights` (B,) and under `mask` (B, 1, h, w)."""
         if self.options.loss_weighting == "min-snr":
             by_noise = min_snr_weights(asked.timesteps, self.alphas, self.prediction_type, self.options.snr_gamma)
             weights = by_noise if weights is None else weights.to(by_noise) * by_noise
@@ -107,16 +107,16 @@ class Objective:
     def plain_losses(
         self, answer: Tensor, asked: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """The mean squared error of each picture, (B,), whatever the recipe's weighting by noise level."""
+        """Return the mean squared error of each image, (B,), without the recipe's weighting by noise level."""
         known = asked.noise, asked.latents, asked.timesteps, self.alphas, self.prediction_type
         return noise_prediction_loss(self._sign * answer, *known, weights, mask)
 
 
 def generator_of(*numbers: int) -> torch.Generator:
-    """A generator on the CPU whose sequence these numbers tell.
+    """Return a generator on the CPU that these numbers determine.
 
-    Zeros at their end do not count: a step shares its sequence with place 0, which spends it on the small deviation of
-    an autoencoder's latents. Anything else would change every run, and those that are resumed halfway.
+    Zeros at their end do not count: a step shares its sequence with place 0, which uses it for the small deviation of
+    an autoencoder's latents. A change of this would change every run, also in the middle of resumed ones.
     """
     mixed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))

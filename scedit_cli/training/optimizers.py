@@ -1,4 +1,4 @@
-"""Optimizers by name, from the libraries that keep them, and their state as tensors and JSON."""
+"""Optimizers by name, and their state as tensors and JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scedit_cli.recipe import TrainSection
 from scedit_cli.utils.errors import SceditError, not_installed
 
-# name -> module, class, the extra that installs it
+# name -> (module, class, the extra that installs it)
 _WHERE = {
     "adamw": ("torch.optim", "AdamW", None),
     "adamw-8bit": ("bitsandbytes.optim", "AdamW8bit", "8bit"),
@@ -25,10 +25,10 @@ _FUSED_ON = ("cpu", "cuda")
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, device: torch.device):
-    """The optimizer that a recipe names, ready for a step.
+    """Return the optimizer that a recipe names, in training mode.
 
     Raises:
-        SceditError: its library is not installed, or it knows no such option.
+        SceditError: its library is not installed, or it has no such option.
     """
     module, name, extra = _WHERE[options.optimizer]
     try:
@@ -39,7 +39,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, de
     if options.optimizer == "adamw":
         given["fused"] = device.type in _FUSED_ON
     try:
-        with redirect_stdout(None):  # some greet their user
+        with redirect_stdout(None):  # Some print a greeting.
             optimizer = kind(parameters, **given | options.optimizer_options)
     except (TypeError, ValueError, AttributeError) as error:
         raise SceditError(
@@ -52,12 +52,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, de
 
 
 def has_two_modes(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the weights to use differ from those that are trained, as schedule-free's do."""
+    """Return whether the final weights differ from those being trained, as in schedule-free optimizers."""
     return hasattr(optimizer, "eval")
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors by name, and the rest as what JSON can say, which names them."""
+    """Return the optimizer's state as tensors by name, and as JSON values that refer to those names."""
     tensors: dict[str, Tensor] = {}
     return tensors, _taken_apart(optimizer.state_dict(), "", tensors)
 
@@ -65,13 +65,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any], options: TrainSection
 ) -> None:
-    """Goes on from what `optimizer_state` gave; learning rate and weight decay remain those of `options`."""
+    """Restore the state from `optimizer_state`; learning rate and weight decay remain those of `options`."""
     whole = _put_together(plain, tensors)
     whole["state"] = {int(index): each for index, each in whole["state"].items()}
     for group in whole["param_groups"]:
         group |= {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     optimizer.load_state_dict(whole)
-    for parameter, state in optimizer.state.items():  # the fused step wants its memory laid out alike
+    for parameter, state in optimizer.state.items():  # The fused step needs the parameter's memory layout.
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,4 +1,4 @@
-"""What a run is about to do, told before its first step."""
+"""A summary of a run before its first step."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preflight:
-    """A run before its first step.
+    """The facts of a run that are known before its first step.
 
     Attributes:
-        of_controlnet, of_full: `trainable_parameters` as shares of a ControlNet's for this base and of its U-Net's;
-            the first is None where the base can have no ControlNet.
-        epochs: passes over the `pictures` to learn from.
-        seconds_per_step: measured after warm-up, in a dry run alone.
-        estimated_peak_memory: bytes at the peak of a step; None where they cannot be told, for the reason
-            `not_estimated`.
-        memory_here: bytes that the device has in all.
-        shards: how many the pictures are streamed from, cut to `size`; 0 and None for a dataset folder.
+        of_controlnet, of_full: `trainable_parameters` as shares of the parameters of a ControlNet for this base and of
+            the U-Net; the first is None where the base can have no ControlNet.
+        epochs: passes over the `pictures` to train on.
+        seconds_per_step: the time of a step after warm-up; measured in a dry run only.
+        estimated_peak_memory: bytes at the peak of a step, or None for the reason in `not_estimated`.
+        memory_here: bytes of memory of the device in all.
+        shards: the number of shards streamed from, whose images are cut to `size`; 0 and None for a dataset folder.
         warmup: steps in which the learning rate rises.
-        scarce_sizes: how many sizes of picture have fewer pictures than a batch, which shows some of them repeatedly.
+        scarce_sizes: the number of image sizes with fewer images than a batch, which therefore repeats some.
     """
 
     base: str
@@ -64,7 +63,7 @@ class Preflight:
     warmup: int = 0
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json writes."""
         return asdict(self) | {"estimated_seconds": self.estimated_seconds}
 
     @property
@@ -72,7 +71,7 @@ class Preflight:
         return None if self.seconds_per_step is None else self.seconds_per_step * self.steps
 
     def summary(self) -> list[tuple[str, str]]:
-        """The rows that a person reads."""
+        """Return the (name, text) rows shown to the user."""
         beside = f"{self.of_full:.2%} of full fine-tuning"
         if self.of_controlnet is not None:
             beside = f"{self.of_controlnet:.2%} of a ControlNet's, {beside}"
@@ -97,7 +96,7 @@ class Preflight:
         return rows
 
     def _repetition(self) -> str:
-        """A clause where pictures come several times in a batch."""
+        """Return a clause about images that occur several times in a batch, or ""."""
         fewer = f"fewer than a batch of {self.batch_size}"
         again = "comes several times in a batch, each time with another noise"
         if self.pictures < self.batch_size:
@@ -126,8 +125,8 @@ def look_ahead(
     shards: ShardDataset | None = None,
     scarce: int = 0,
 ) -> Preflight:
-    """What `recipe` comes to with `pictures` to learn from, out of a dataset folder or `shards`; of `scarce` sizes
-    there are fewer than a batch takes."""
+    """Return the facts of a run of `recipe` on `pictures` images of a dataset folder or `shards`; `scarce` of their
+    sizes have fewer images than a batch."""
     options = recipe.train
     parameters = sum(each.numel() for each in tuner.parameters())
     controlnet = controlnet_parameters(base.unet)
@@ -157,25 +156,25 @@ def look_ahead(
 
 
 def scarce_sizes(buckets: Sequence[int], batch_size: int) -> int:
-    """How many of the buckets of these pictures have fewer than `batch_size`."""
+    """Return the number of buckets among those of the images that have fewer than `batch_size` images."""
     return sum(count < batch_size for count in Counter(buckets).values())
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes of memory that a CUDA card or a CPU's machine has in all."""
+    """Return the bytes of memory of a CUDA card, or of the machine for a CPU."""
     if device.type == "cpu":
         return psutil.virtual_memory().total
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def hint_channels(width: float = 1.0) -> tuple[int, ...]:
-    """Of the convolutions that ControlNet's hint goes through first, at a share of their usual width."""
+    """Return the channels of the convolutions that encode ControlNet's hint, `width` times their usual number."""
     return tuple(round(width * each) for each in (16, 32, 96, 256))
 
 
 def controlnet_parameters(unet: UNet2DConditionModel, width: float = 1.0) -> int | None:
-    """How many parameters a ControlNet for this U-Net has, its hint's convolutions `width` of their usual width; None
-    where diffusers cannot make one."""
+    """Return the number of parameters of a ControlNet for this U-Net, whose hint convolutions have `width` times their
+    usual width; None where diffusers cannot make one."""
     from diffusers import ControlNetModel
 
     try:
@@ -187,7 +186,7 @@ def controlnet_parameters(unet: UNet2DConditionModel, width: float = 1.0) -> int
 
 
 def duration(seconds: float) -> str:
-    """As a person says it: "40 s", "12 min", "3.5 h"."""
+    """Return a duration as text: "40 s", "12 min", "3.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What a recipe may change while a run is on its way."""
+"""The keys of a recipe that may, or may not, change when a run is resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.utils.errors import SceditError
 
-# With another of these it would be another run. The base and the pictures are known by what is in them, not by name.
+# A change of these keys makes a different run. Base and images are identified by their content, not by their names.
 _FIXED = {
     *("tuner.kind", "tuner.condition", "tuner.down_ratio"),
     *("tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"),
@@ -17,7 +17,7 @@ _FIXED = {
     *("train.prediction", "train.zero_terminal_snr"),
     *("base.prediction", "validation.pictures", "validation.seed"),
 }
-# No step's outcome depends on them.
+# These do not affect the result of any step.
 _FREE_SECTIONS = ("checkpoints", "samples", "tracking", "score", "validation")
 _FREE = {
     *("base.model", "base.revision", "base.vae", "base.vae_revision", "data.path"),
@@ -27,15 +27,15 @@ _FREE = {
 
 
 def check_changes(begun_with: Path, recipe: Recipe) -> str | None:
-    """A sentence about what `recipe` changes in the learning of a run whose own recipe is the file `begun_with`; None
-    where it changes nothing, or the file is gone.
+    """Return a sentence about the changes in `recipe` that affect the training of a run begun with the recipe in the
+    file `begun_with`; None where there are none, or the file is missing.
 
     Raises:
-        SceditError: it changes what cannot change on the way; every such key is named.
+        SceditError: keys that may not change differ; the message names all of them.
     """
     try:
         before = load_recipe(begun_with)
-    except SceditError:  # removed, or written by another version: the checkpoint itself is checked in any case
+    except SceditError:  # removed, or from another version: the checkpoint itself is checked in any case
         return None
     changes = list(_changes(before, recipe))
     if refused := [sentence for key, sentence in changes if key in _FIXED]:
@@ -48,7 +48,7 @@ def check_changes(begun_with: Path, recipe: Recipe) -> str | None:
 
 
 def _changes(before: Recipe, now: Recipe) -> Iterator[tuple[str, str]]:
-    """Each key whose value differs, and a sentence about it."""
+    """Yield each key whose value differs, with a sentence about it."""
     old, new = before.model_dump(), now.model_dump()
     for section, values in new.items():
         for key, value in values.items():

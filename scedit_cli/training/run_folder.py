@@ -1,4 +1,4 @@
-"""Run folders: where a run goes, what it holds, and that one process at a time works on it."""
+"""Run folders: their names, their files, and the lock that lets one process at a time work on a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANOTHER = "name another folder with --out"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, which need not exist yet, and the names of what is in it."""
+    """The folder of a run, which need not exist yet, and the paths of the files in it."""
 
     folder: Path
 
@@ -66,13 +66,13 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the folder holds a run, or some of one."""
+        """Whether the folder holds a run or a part of one."""
         return bool(self._there)
 
     @property
     def is_strange(self) -> bool:
-        """Whether what is there by a run's names is of somebody else, such as a project's README.md. A run has its log
-        before anything else, and until everything else is removed; it has its recipe, unless a person removed that."""
+        """Whether files with a run's names belong to something else, such as a project's README.md. A run writes its
+        log first and removes it last; it also has its recipe, unless the user removed that."""
         has_log = self.log.exists() and (self.recipe.exists() or self._there == [self.log])
         return self.is_begun and not has_log and not any(self.checkpoints.glob("step-*/manifest.json"))
 
@@ -81,25 +81,27 @@ class RunFolder:
         return [part for part in self._parts if part.exists()]
 
     def clear(self) -> None:
-        """Removes the run, and nothing else that is in the folder. Checkpoints go first: of a run that is half
-        removed, none is resumed; and the log goes last, so that it is known as a run."""
+        """Remove the run's files and nothing else. Checkpoints go first, so that a half-removed run is never resumed;
+        the log goes last, so that the folder is still recognised as a run."""
         first, last = [self.checkpoints], [self.recipe, self.log]
         for part in (*first, *(part for part in self._parts if part not in first + last), *last):
             discard(part) if part.is_dir() else part.unlink(missing_ok=True)
 
     def check_own(self) -> None:
-        """
+        """Check that the folder holds a run or none of a run's files.
+
         Raises:
-            SceditError: what is there by a run's names is not a run's.
+            SceditError: files with a run's names are not those of a run.
         """
         if self.is_strange:
             names = ", ".join(part.name for part in self._there)
             raise SceditError(f"{self.folder} is no run's folder, and holds {names}", hint=_ANOTHER)
 
     def check_claim(self) -> None:
-        """
+        """Check that this process still holds the folder's lock.
+
         Raises:
-            WorkFailed: the folder that this process has claimed is not there any more, or another process's now.
+            WorkFailed: the folder is gone, or another process holds it now.
         """
         if not is_mine(self.folder / _LOCK):
             raise WorkFailed(
@@ -108,13 +110,13 @@ class RunFolder:
 
 
 def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrite: bool = False) -> RunFolder:
-    """The run that a recipe called `name` goes to: `out`, else the next free one of runs/NAME, runs/NAME-2, ….
+    """Return the run of a recipe called `name`: `out`, else the next free one of runs/NAME, runs/NAME-2, ….
 
-    With `resume` it is the last of them, with `overwrite` the first.
+    With `resume` it is the last existing one, with `overwrite` the first.
 
     Raises:
-        SceditError: `out` is a file, or holds a run (whose process the sentence names, if it lives) and neither
-            `resume` nor `overwrite` says what to do with it; or what the folder holds is no run's.
+        SceditError: `out` is a file, or already holds a run and neither `resume` nor `overwrite` is given (the message
+            names the process that works on it, if there is one); or the folder's files are not those of a run.
     """
     if resume and overwrite:
         raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
@@ -141,9 +143,9 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
 
 @contextmanager
 def claimed(run: RunFolder) -> Iterator[RunFolder]:
-    """The run for this process alone: makes its folder with a lock in it, which names this process.
+    """Hold the run for this process alone, by a lock file in its folder that names this process.
 
-    Afterwards the lock is gone, and so are the folders made for it if nothing came to be in them.
+    Afterwards the lock is removed, and so are the folders made for it, if they are empty.
 
     Raises:
         SceditError: another process works on the run, or the folder cannot be made.

@@ -1,4 +1,4 @@
-"""The picture grids of a run: the same captions, conditions and seeds every time, so that only the tuner changes."""
+"""The sample grids of a run: captions, conditions and seeds stay the same, so that only the tuner changes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from scedit_cli.training.datasets import OnStep, part_of
 
 @dataclass
 class SampleGrids:
-    """Draws a grid of `examples`, all of one size: condition | without the tuner | with it | reference."""
+    """A drawer of grids of `examples`, all of one size: condition | without the tuner | with it | reference."""
 
     base: Base
     examples: Sequence[Example]
     options: SamplesSection
-    score: float | None = None  # the control score of the grid drawn last, where it can be measured
+    score: float | None = None  # the control score of the last grid, if it can be measured
     _without: list[Image.Image] | None = None
-    _bounds: tuple[list[float], list[float]] | None = None  # consistencies without the tuner, and of what is real
+    _bounds: tuple[list[float], list[float]] | None = None  # consistencies without the tuner, and of the references
 
     def draw(self, edits: Attachment, on_step: OnStep | None = None) -> Image.Image:
-        """The grid with the one tuner of `edits` as it is now; `on_step` is called with (denoising steps, of how
-        many)."""
+        """Return the grid with the one tuner of `edits` as it is now; `on_step` takes (denoising steps done, total)."""
         parts = 2 if self._without is None else 1
         if self._without is None:
             edits.scales = 0.0
@@ -72,7 +71,7 @@ class SampleGrids:
         return [given[number % len(given)] for number in range(len(self.examples))]
 
     def _sample(self, edits: Attachment, on_step: OnStep | None) -> list[Image.Image]:
-        """A picture for each example."""
+        """Generate an image for each example."""
         width, height = self.examples[0].image.size
         return sample(
             self.base,

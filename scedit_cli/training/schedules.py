@@ -1,4 +1,4 @@
-"""How fast to learn at which step, and at which noise levels."""
+"""The learning rate by step, and the distribution of timesteps."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_NAMES = {"constant": "constant_with_warmup", "cosine-restarts": "cosine_with_restarts"}  # others are diffusers' own
+_NAMES = {"constant": "constant_with_warmup", "cosine-restarts": "cosine_with_restarts"}  # where diffusers differs
 
 
 def learning_rate_factor(
     schedule: str, steps: int, warmup: int, cycles: int = 1, power: float = 1.0, learning_rate: float = 1.0
 ) -> Callable[[int], float]:
-    """What the learning rate is multiplied with, as a function of the step, counted from 0: diffusers' schedules,
-    begun one step in, so that the first step learns something too.
+    """Return the factor of the learning rate as a function of the step, counted from 0: diffusers' schedules, shifted
+    by one step so that the first step has a learning rate above 0.
 
     Args:
         schedule: "constant", "linear", "cosine", "cosine-restarts" or "polynomial".
-        warmup: steps in which it first rises to 1, in equal parts.
-        cycles: of cosine-restarts.
-        power: of polynomial, which ends at 1e-7 of no unit: it has to know the `learning_rate`.
+        warmup: the number of steps in which the factor first rises linearly to 1.
+        cycles: the number of cycles of cosine-restarts.
+        power: the exponent of polynomial. Its learning rate ends at an absolute 1e-7, so that it needs `learning_rate`.
     """
     from diffusers.optimization import get_scheduler
 
@@ -47,13 +47,13 @@ def draw_timesteps(
     deviation: float = 1.0,
     between: Sequence[float] = (0.0, 1.0),
 ) -> Tensor:
-    """`count` timesteps in [0, total), where higher is noisier; int64, (count,).
+    """Return `count` timesteps in [0, total), where higher is noisier; int64, (count,).
 
     Args:
-        how: "uniform"; "logit-normal", the sigmoid of a normal variable of this `mean` and `deviation`, most in the
-            middle (Esser et al. 2024, arXiv 2403.03206, section 3.1); or "shifted", t' = s·t / (1 + (s - 1)·t) of a
-            uniform t in [0, 1) (the same paper's equation 23), which a `shift` s above 1 makes noisier.
-        between: the part of the timesteps that is drawn from, as shares of `total`.
+        how: "uniform"; "logit-normal", the sigmoid of a normal variable with this `mean` and `deviation`, most often
+            near the middle (Esser et al. 2024, arXiv 2403.03206, section 3.1); or "shifted", t' = s·t / (1 + (s - 1)·t)
+            of a uniform t in [0, 1) (equation 23 of the same paper), noisier for a `shift` s above 1.
+        between: the range of timesteps to draw from, as shares of `total`.
     """
     if how == "logit-normal":
         normal = torch.randn(count, generator=generator, dtype=torch.float64)

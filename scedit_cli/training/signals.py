@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: heard between steps, never inside one."""
+"""Ctrl-C and SIGTERM while training: handled between steps, never inside one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within, SIGTERM raises SystemExit(143) instead of ending the process on the spot. A caller that has given it a
-    handler of its own keeps that one."""
+    """Make SIGTERM raise SystemExit(143) within the block instead of ending the process at once. A handler that the
+    caller has set stays in place."""
     if not _hears_signals() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -30,8 +30,8 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def undisturbed(agreed: Callable[[int], int] = int) -> Iterator[None]:
-    """A signal that comes within is heard when the body is done; the next one at once. Which one, if any, is `agreed`
-    on by processes that work together: all of them give the number of theirs, or 0."""
+    """Delay a signal until the end of the block; a second signal acts at once. Processes that work together agree on
+    the signal by `agreed`: each passes the number of its own, or 0, and all handle the number returned."""
     if not _hears_signals():
         yield
         return
@@ -54,7 +54,7 @@ def undisturbed(agreed: Callable[[int], int] = int) -> Iterator[None]:
         give_back()
     number = agreed(came[0] if came else 0)
     if number and callable(handler := handlers[number]):
-        handler(number, None)  # not raised again, which whoever counts signals would take for a second one
+        handler(number, None)  # Raising it again would count as a second signal.
     elif number:
         signal.raise_signal(number)
 

@@ -13,7 +13,7 @@ from scedit_cli.utils.errors import not_installed
 
 
 def check_trackers(recipe: Recipe) -> None:
-    """Raises SceditError where a tracker that the recipe names is not installed."""
+    """Check that the trackers of the recipe are installed; raise SceditError otherwise."""
     from accelerate.tracking import get_available_trackers
 
     here = [str(getattr(kind, "value", kind)) for kind in get_available_trackers()]
@@ -23,8 +23,7 @@ def check_trackers(recipe: Recipe) -> None:
 
 
 class Trackers:
-    """The trackers that a recipe names, none by default. TensorBoard writes into `folder`, Weights & Biases beside
-    it."""
+    """The trackers that a recipe names. TensorBoard writes into `folder`, Weights & Biases beside it."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -54,6 +53,6 @@ class Trackers:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every key of the recipe as "section.key"; what is no number, switch or text, as text."""
+    """Return all recipe values by "section.key"; values other than numbers, booleans and strings become strings."""
     values = {f"{s}.{key}": each for s, section in recipe.model_dump().items() for key, each in section.items()}
     return {key: each if isinstance(each, bool | int | float | str) else str(each) for key, each in values.items()}

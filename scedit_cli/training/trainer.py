@@ -1,4 +1,4 @@
-"""The training steps of one tuner on a frozen base, and the state from which they go on bit for bit."""
+"""The training steps of one tuner on a frozen base, and the state from which training resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from scedit_cli.training.signals import undisturbed
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import luminance
 
-MASK = "mask"  # the kind of picture that says where the loss counts
+MASK = "mask"  # the kind of image that weights the loss by position
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that was made, the first being number 1.
+    """A finished step; the first one has number 1.
 
     Attributes:
-        losses: (B,) of the whole batch, 0 where other processes have them, on the base's device: looking waits for it.
-        indices: the pictures of this process, and `places`, where they are in the batch.
-        gradient_norm: before clipping, None where gradients are not clipped.
-        is_skipped: fp16 found values that are not finite, and the weights stayed what they were.
-        waited: seconds in which no data was there.
+        losses: (B,) for the whole batch, 0 where another process has the image, on the base's device (reading waits).
+        indices: the dataset indices of this process's images; `places` are their places in the batch.
+        gradient_norm: the norm before clipping, None where gradients are not clipped.
+        is_skipped: whether fp16 met values that are not finite and left the weights unchanged.
+        waited: seconds spent waiting for data.
     """
 
     number: int
@@ -57,19 +57,19 @@ class Step:
 
 
 class Trainer:
-    """Trains `tuner`, which stays attached to the base until `close`, or the end of a `with` block.
+    """A trainer of `tuner`, which stays attached to the base until `close` or the end of a `with` block.
 
-    Everything random in step k is drawn on the CPU from the seed and k, so that its state is the weights, the
-    optimizer's state and the number of steps made, for any number of processes. A batch has pictures of one size.
+    Everything random in step k is drawn on the CPU from the seed and k. The state is therefore the weights, the
+    optimizer's state and the number of steps, for any number of processes. All images of a batch have one size.
 
     Args:
-        base: frozen, in the precision to train in. Only its U-Net is called.
-        tuner: float32, on the base's device.
-        cache: the data; it holds hints of the tuner's condition, and masks where the loss is masked.
-        options: of the optimisation.
-        data: what is dropped and masked.
-        pictures: the indices of `cache` to learn from; all by default.
-        stream: pictures to learn from instead, which are encoded when their step comes.
+        base: the frozen base, in the precision to train in. Only its U-Net is called.
+        tuner: the tuner, float32, on the base's device.
+        cache: the data, with hints of the tuner's condition, and masks where the loss is masked.
+        options: the options of the optimisation.
+        data: the options of dropout and masking.
+        pictures: the indices of `cache` to train on; all by default.
+        stream: images to train on instead, encoded at their step.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Trainer:
         processes.check_batch(options.batch_size)
         self.base, self.tuner, self.cache, self.options = base, tuner, cache, options
         self.objective = Objective(base, options)
-        self.device, self._dtype = base.device, base.dtype  # which a U-Net looks up in all of its modules each time
+        self.device, self._dtype = base.device, base.dtype  # The U-Net's own properties are slow to read.
         self.step = 0
-        self.is_whole = True  # whether the weights are those after `step`, and not on their way to the next
+        self.is_whole = True  # whether the weights are those after `step`, not half updated
         self.optimizer = make_optimizer(tuner.parameters(), options, base.device)
         self.average = average_of(tuner, options.ema_decay) if options.ema_decay else None
         self._data, self._processes = data, processes
-        self._pixels = base.pipeline().vae_scale_factor  # to a latent
+        self._pixels = base.pipeline().vae_scale_factor  # pixels per latent
         self._dropped_text = {name: values.to(base.device) for name, values in cache.dropped_text.items()}
         self._rate = learning_rate_factor(
             options.schedule,
@@ -110,7 +110,7 @@ class Trainer:
         else:
             self._sampler = self._sampler_of(list(range(len(cache)) if pictures is None else pictures))
             self._batches = batches(cache, self._sampler)
-        # A part of a base that is spread over processes is gathered by hooks that a lean layer would not call.
+        # The hooks that gather a part of a sharded base are not called by memory-lean layers.
         memory = "plain" if processes.shards_base else options.memory
         self._attached = ExitStack()
         self.edits = self._attached.enter_context(
@@ -118,7 +118,7 @@ class Trainer:
         )
         self._attached.enter_context(norms_in_own_precision(base.unet))
         if processes.shards_base:
-            _ = base.fingerprint  # of all of its weights
+            _ = base.fingerprint  # computed now, while all weights are here
             processes.shard(base.unet)
         self._answer = processes.together(_Answer(base, tuner), base.device)
         if options.compile:
@@ -143,17 +143,17 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Complete passes over the pictures."""
+        """The number of complete passes over the images."""
         return self._sampler.epoch
 
     @property
     def is_finite(self) -> bool:
-        """Whether all weights are numbers, the averaged ones too; looking waits for the device."""
+        """Whether all weights are finite, the averaged ones too; reading it waits for the device."""
         kept = [*self.tuner.parameters(), *(self.average.shadow_params if self.average else ())]
         return torch.stack([weights.isfinite().all() for weights in kept]).all().item()
 
     def advance(self) -> Step:
-        """Makes the next step."""
+        """Make the next step."""
         began = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - began
@@ -165,9 +165,9 @@ class Trainer:
         return Step(self.step, losses, rate, batch.indices, self._sampler.places, norm, is_skipped, waited)
 
     def rehearse(self) -> float:
-        """Seconds that forward and backward take, of a batch that is lost by it: for a dry run."""
+        """Return the seconds of one forward and backward pass, for a dry run; it uses up a batch."""
         batch, seconds = next(self._batches), []
-        for _ in range(2):  # the first one warms up
+        for _ in range(2):  # The first pass warms up.
             began = time.perf_counter()
             self.backward(self._encoded(batch)).sum().item()
             seconds.append(time.perf_counter() - began)
@@ -175,19 +175,19 @@ class Trainer:
         return seconds[-1]
 
     def backward(self, batch: Batch) -> Tensor:
-        """Adds up the gradients of the mean loss of `batch`, part by part; returns what `Step.losses` is."""
+        """Accumulate the gradients of the mean loss of `batch`, part by part; return the losses as in `Step.losses`."""
         options, places = self.options, self._sampler.places
         most = -(-options.batch_size // self._processes.count)
-        parts = -(-most // (options.micro_batch_size or most))  # alike in all processes, which a sharded base needs
+        parts = -(-most // (options.micro_batch_size or most))  # equal in all processes, as a sharded base needs
         losses = torch.zeros(options.batch_size, device=self.device)
         for part in range(parts):
             of_part = part_of(places, part, parts)
-            is_idle = not of_part  # some other process has a picture more
+            is_idle = not of_part  # another process has one image more
             of_part = of_part or places[:1]
             within = slice(of_part.start - places.start, of_part.stop - places.start)
             with apart(self._answer, is_last=part == parts - 1):
                 each = self._losses(_cut(batch, within), of_part)
-                # Of what each process has here, the mean over the processes is taken.
+                # The gradients of all processes are averaged, hence the factor.
                 mean = each.sum() * (0.0 if is_idle else self._processes.count / options.batch_size)
                 self._scaler.scale(mean).backward()
             if not is_idle:
@@ -195,7 +195,7 @@ class Trainer:
         return losses
 
     def answer(self, batch: Batch, asked: NoisyBatch, text: dict[str, Tensor]) -> Tensor:
-        """What the U-Net says to noisy latents of `batch`, with the tuner's edits; all on the base's device."""
+        """Return the U-Net's output for noisy latents of `batch` with the tuner's edits; all on the base's device."""
         self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
         height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
         arguments = self.base.unet_arguments(text, height, width, batch.sizes)
@@ -203,10 +203,10 @@ class Trainer:
 
     @contextmanager
     def finished(self) -> Iterator[Tuner]:
-        """The tuner, within with the weights to use: averaged ones, if an average is kept."""
+        """Give the tuner its final weights within the block: the averaged ones, if there is an average."""
         own = {name: value.clone() for name, value in self.tuner.state_dict().items()}
         try:
-            with undisturbed():  # nobody may find weights that are half of these and half of those
+            with undisturbed():  # An interrupt must not leave a mixture of both weights.
                 if has_two_modes(self.optimizer):
                     self.optimizer.eval()
                 elif self.average:
@@ -219,7 +219,7 @@ class Trainer:
                 self.tuner.load_state_dict(own)
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that `restore` needs."""
+        """Return the state that `restore` needs."""
         tensors, plain = optimizer_state(self.optimizer)
         weights = {"tuner": self.tuner.state_dict()}
         if self.average:
@@ -238,13 +238,13 @@ class Trainer:
         } | ({"averaged": self.average.optimization_step} if self.average else {})
         return Checkpoint(self.step, files | {"optimizer": tensors}, state)
 
-    NEEDED = ("base_fingerprint", "condition", "sampler", "optimizer", "scaler", "tuner")  # of a checkpoint
+    NEEDED = ("base_fingerprint", "condition", "sampler", "optimizer", "scaler", "tuner")  # in a checkpoint
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on after `checkpoint`; to be called before the first step.
+        """Continue from `checkpoint`; call it before the first step.
 
         Raises:
-            SceditError: it is of another base, tuner, optimizer, dataset, batch size or seed.
+            SceditError: the checkpoint has another base, tuner, optimizer, dataset, batch size or seed.
         """
         state: dict[str, Any] = checkpoint.state
         if state["base_fingerprint"] != self.base.fingerprint:
@@ -256,7 +256,7 @@ class Trainer:
         if state["optimizer"]["name"] != self.options.optimizer:
             raise _changed(f"its train.optimizer is {state['optimizer']['name']}, not {self.options.optimizer}")
         try:
-            if self.average:  # one of a checkpoint without "averaged" had no warm-up: a new one takes its place
+            if self.average:  # An average without "averaged" had no warm-up: a new one replaces it.
                 self.tuner.load_state_dict(checkpoint.tensors["average" if "averaged" in state else "tuner"])
                 self.average = average_of(self.tuner, self.options.ema_decay, state.get("averaged", 0))
             self.tuner.load_state_dict(checkpoint.tensors["tuner"])
@@ -287,7 +287,7 @@ class Trainer:
         return self.objective.losses(self.answer(batch, asked, text), asked, batch.weights, mask)
 
     def _update(self) -> tuple[float, Tensor | None, bool]:
-        """The optimizer's step on the gradients at hand: its learning rate, their norm, and whether it was skipped."""
+        """Update the weights by the gradients; return learning rate, gradient norm and whether the step was skipped."""
         options, norm = self.options, None
         rate = options.learning_rate * self._rate(self.step)
         for group in self.optimizer.param_groups:
@@ -306,7 +306,7 @@ class Trainer:
 
 
 class _Answer(nn.Module):
-    """The U-Net's answer as a function of the tuner's weights, which are all that it owns: DDP looks no further."""
+    """The U-Net's output as a module that owns the tuner's weights only, since DDP synchronises what a module owns."""
 
     def __init__(self, base: Base, tuner: Tuner) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ class _Answer(nn.Module):
 
 
 def move_idle_parts(base: Base, device: torch.device | str) -> None:
-    """Moves the autoencoder and the text encoders, which no training step calls, out of or into the way."""
+    """Move the autoencoder and the text encoders, which no training step calls, to `device`."""
     for part in base.pipeline().components.values():
         if isinstance(part, nn.Module) and part is not base.unet:
             part.to(device)
@@ -338,7 +338,7 @@ def _cut_each(value: Any, within: slice) -> Any:
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """`one` where a picture is chosen (B,), `other` (B, ...) elsewhere."""
+    """Return `one` for the images chosen (B,), and `other` (B, ...) for the rest."""
     return torch.where(chosen.view(-1, *[1] * (other.dim() - 1)), one, other)
 
 

@@ -1,4 +1,4 @@
-"""The loss on pictures that no step learns from, at fixed noise and timesteps."""
+"""The loss on images that no step trains on, at fixed noise and timesteps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from scedit_cli.training.objective import generator_of
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.utils.errors import SceditError
 
-_MOST_HELD_OUT = 32  # unless the recipe says otherwise
+_MOST_HELD_OUT = 32  # unless the recipe sets a number
 
 
 def held_out_count(count: int, options: ValidationSection) -> int:
-    """How many of `count` pictures are held out: as many as the recipe says, else a tenth, at most 32."""
+    """Return how many of `count` images are held out: the recipe's number, else a tenth, at most 32."""
     return min(count // 10, _MOST_HELD_OUT) if options.pictures is None else options.pictures
 
 
 def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]:
-    """The pictures to learn from and those held out, of `count`; the same for the same `options`.
+    """Return the indices of the images to train on and of those held out, of `count`; fixed by `options`.
 
     Raises:
-        SceditError: none would be left to learn from.
+        SceditError: no image would be left to train on.
     """
     held_out = held_out_count(count, options)
     if held_out >= count:
@@ -42,11 +42,11 @@ def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]
 
 
 class HeldOut:
-    """Measures a tuner on `pictures` of the trainer's data.
+    """The measurement of a tuner on the held-out `pictures` of the trainer's data.
 
-    Every picture has the mean of its latents' distribution, a noise of its own and `options.timesteps` timesteps spread
-    evenly; the loss is the plain squared error, whatever the recipe weighs and drops: it differs between two steps, or
-    two runs on one base and the same pictures, by the weights alone.
+    Every image has the mean of its latents' distribution, its own fixed noise and `options.timesteps` evenly spread
+    timesteps. The loss is the plain squared error, without the recipe's weighting and dropout. Between two steps, or
+    two runs on one base and the same images, it therefore differs by the weights alone.
     """
 
     def __init__(self, pictures: Sequence[int], options: ValidationSection, processes: Processes) -> None:
@@ -54,10 +54,10 @@ class HeldOut:
 
     @torch.no_grad()
     def loss(self, trainer: Trainer) -> float:
-        """The mean over pictures and timesteps, with the tuner's finished weights; called by all processes at once."""
+        """Return the mean over images and timesteps with the tuner's final weights; all processes call it together."""
         total = len(trainer.objective.alphas)
         sum_ = torch.zeros(1, dtype=torch.float64)
-        processes = Processes() if self._processes.shards_base else self._processes  # all call the U-Net alike
+        processes = Processes() if self._processes.shards_base else self._processes  # a sharded U-Net: equal work
         own = part_of(range(len(self.pictures)), processes.index, processes.count)
         options = trainer.options
         at_once = options.micro_batch_size or -(-options.batch_size // processes.count)
@@ -77,7 +77,7 @@ class HeldOut:
 
 
 def _of_one_size(pictures: Sequence[int], cache: Cache, at_once: int) -> Iterator[list[int]]:
-    """All of `pictures`, at most `at_once` of one size at a time."""
+    """Yield all of `pictures` in lists of one size, at most `at_once` long."""
     sizes = cache.buckets.tolist()
     for _, group in groupby(sorted(pictures, key=lambda index: sizes[index]), key=lambda index: sizes[index]):
         alike = list(group)
