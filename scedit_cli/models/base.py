@@ -210,7 +210,7 @@ class Base:
         return layout | pooled
 
     def overlong(self, prompts: Iterable[str]) -> list[str]:
-        """The prompts that have more tokens than the text encoder reads."""
+        """Return the prompts that have more tokens than the text encoder reads."""
         tokenizer = self._loaded.tokenizer
         with quiet():
             return [text for text in prompts if len(tokenizer(text).input_ids) > tokenizer.model_max_length]

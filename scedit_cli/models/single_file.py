@@ -29,7 +29,7 @@ PREDICTIONS = tuple(sorted(set(_PREDICTIONS.values())))
 # Keys that only quantised files have: their weights, integers or 8-bit floats, are to be multiplied by such scales.
 _QUANTISED = re.compile(r"scaled_fp8|.+\.(scale_weight|weight_scale(_2)?|comfy_quant|absmax|quant_map|quant_state\..+)")
 _SD21_BASE = {"sample_size": 64}  # the releases that predict noise are for 512 pixels
-# What SD2.1's releases predict, by their names in `modelspec`.
+# The prediction types of SD2.1's releases, by their names in `modelspec`.
 _ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
 _CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
 # The settings of EDM's preconditioning with which Playground v2.5 and CosXL were trained and are sampled.

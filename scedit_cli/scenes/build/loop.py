@@ -43,7 +43,7 @@ def train(
         average, start = state["average"], state["step"]
     began, smooth = time.monotonic(), None
     for step in range(start, steps):
-        torch.manual_seed(first + step)  # so that a resumed stage draws what an uninterrupted one would
+        torch.manual_seed(first + step)  # so that a resumed stage draws the same numbers as an uninterrupted one
         factor = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * factor
