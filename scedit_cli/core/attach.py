@@ -1,4 +1,4 @@
-"""Tuners on a U-Net: forward pre-hooks that edit the skips on their way into each up block."""
+"""Attaching of tuners to a U-Net, by forward pre-hooks that edit the skips on their way into each up block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def attach(
     memory: str = "plain",
     recompute: str = "layer",
 ) -> Attachment:
-    """Puts tuners on `unet` until the attachment is detached or its `with` block ends.
+    """Attach tuners to `unet` until the attachment is detached or its `with` block ends.
 
     Every skip x becomes x + Σ α·edit(x), each edit computed from the untouched x. Nothing of the U-Net is replaced:
     its class, state dict and `save_pretrained` stay as they are, and detaching leaves it as it was. Attach before
@@ -38,15 +38,15 @@ def attach(
     Args:
         unet: a diffusers U-Net.
         tuners: one tuner or bundle, or several; a bundle's tuners count one by one.
-        scales: α of each tuner, any real numbers; a bundle's own, else 1, where left out.
-        memory: what is kept for the backward pass, one of MEMORY: "plain" as PyTorch does; "lean" only what the
-            gradients of tuners on frozen layers need, for a few per cent of a step's time; "checkpoint" less still, by
-            running parts of the decoder again. Values and gradients are the same.
-        recompute: which parts "checkpoint" runs again, see `core.recompute.segments`.
+        scales: α of each tuner, any real numbers; by default a bundle's own, else 1.
+        memory: one of MEMORY. For the backward pass, "plain" keeps the tensors that PyTorch keeps; "lean" only those
+            that the gradients of tuners on frozen layers need, for a few per cent of a step's time; "checkpoint" fewer
+            still, by running parts of the decoder again. Values and gradients are the same.
+        recompute: the parts that "checkpoint" runs again, see `core.recompute.segments`.
 
     Raises:
-        SceditError: a tuner is made for other skips, the U-Net has tuners already or is compiled, or such an option
-            does not exist.
+        SceditError: a tuner is made for other skips, the U-Net has tuners already or is compiled, or an option is not
+            known.
     """
     if memory not in MEMORY:
         raise SceditError(f"memory is {memory!r}", hint=f"choose one of {', '.join(MEMORY)}")
@@ -81,7 +81,7 @@ def attach(
 
 
 def attached(unet: nn.Module) -> Attachment | None:
-    """The attachment that `unet` carries, if any; a deep-copied or unpickled U-Net carries its own."""
+    """Return the attachment of `unet`, or None; a deep-copied or unpickled U-Net has its own."""
     for hook in unet._forward_pre_hooks.values():
         if isinstance(hook, _BeforeUNet):
             return hook.attachment
@@ -89,7 +89,7 @@ def attached(unet: nn.Module) -> Attachment | None:
 
 
 class Attachment:
-    """Tuners on one U-Net; made by `attach`.
+    """The tuners on one U-Net, as `attach` returns them.
 
     Attributes:
         tuners: the attached tuners, bundles taken apart.
@@ -110,7 +110,7 @@ class Attachment:
         self._hints: dict[int, Tensor] = {}  # by the tuner's place in `tuners`
         self._features: dict[int, list[Tensor]] = {}  # encoded hints that do not change from call to call
         self._regions: dict[int, Region] = {}  # by the tuner's place; the others act everywhere
-        # What the running call sums up.
+        # The edits that the running call sums up, None outside a call.
         self._active: list[tuple[Tuner, float, list[Tensor] | None, Region | None]] | None = None
         self._handles = [unet.register_forward_pre_hook(_BeforeUNet(self), with_kwargs=True)]
         last = len(skips.channels)
@@ -121,7 +121,7 @@ class Attachment:
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """α of each tuner; may be set while attached, with any real numbers. All 0 restores the base exactly."""
+        """The α of each tuner; may be set while attached, to any real numbers. All 0 restores the base exactly."""
         return self._scales
 
     @scales.setter
@@ -129,16 +129,16 @@ class Attachment:
         self._scales = checked_scales(scales, len(self.tuners))
 
     def set_hints(self, hints: Hints) -> None:
-        """Gives the CSC-Tuners their hints, until they are set again; None takes them away.
+        """Set the hints of the CSC-Tuners, until they are set again; None removes them.
 
         Where gradients are recorded for the hint encoder, a hint is encoded at every U-Net call; otherwise at the
         first one only, so set the hints again after changing a tuner's weights.
 
         Args:
-            hints: by condition, or a list in the order of the CSC-Tuners, or the tensor itself for a single one.
-                Each is (B, C, H, W) float in [0, 1], C the tuner's `in_channels` (3, or 4 where alpha counts), H and
-                W those of the picture (8 times the latents). A U-Net batch may be a multiple of B: classifier-free
-                guidance then repeats the hints as a whole.
+            hints: a mapping by condition, a list in the order of the CSC-Tuners, or the tensor itself for a single one.
+                A hint is (B, C, H, W) float in [0, 1], with C the tuner's `in_channels` (3, or 4 with alpha) and H and
+                W the image's (8 times the latents'). A U-Net batch may be a multiple of B: classifier-free guidance
+                then repeats the hints as a whole.
 
         Raises:
             SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.
@@ -153,15 +153,15 @@ class Attachment:
         self._require_hints()
 
     def set_regions(self, regions: Mapping[str, Tensor] | Sequence[Tensor | None] | None) -> None:
-        """Limits tuners to parts of the picture, until regions are set again; None lets all act everywhere.
+        """Limit tuners to parts of the image, until regions are set again; None lets all act everywhere.
 
         Args:
-            regions: by condition, or a list with one per attached tuner (None: everywhere). Each is (B, 1, H, W) float
-                in [0, 1]: 1 where the tuner acts fully, 0 where it leaves the base as it is. A U-Net batch may be a
-                multiple of B.
+            regions: a mapping by condition, or a list with one region per attached tuner (None: everywhere). A region
+                is (B, 1, H, W) float in [0, 1]: 1 where the tuner acts fully, 0 where it leaves the base as it is. A
+                U-Net batch may be a multiple of B.
 
         Raises:
-            SceditError: a region of an unknown condition, another number of them, or no such tensor.
+            SceditError: a condition is unknown, the list has another length, or a region is no such tensor.
         """
         if isinstance(regions, Mapping):
             names = [tuner.condition for tuner in self.tuners]
@@ -177,7 +177,7 @@ class Attachment:
         self._regions = {i: Region(weights) for i, weights in enumerate(regions) if weights is not None}
 
     def detach(self) -> None:
-        """Takes the tuners off; the U-Net is what it was. Again is harmless."""
+        """Detach the tuners, which leaves the U-Net exactly as it was; calling this twice is harmless."""
         for handle in self._handles:
             handle.remove()
         if self._lean:
@@ -191,7 +191,7 @@ class Attachment:
         self.detach()
 
     def _places(self, hints: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> dict[int, Tensor]:
-        """Which tuner gets which hint."""
+        """Return the hints by their tuner's place in `tuners`."""
         takers = {i: tuner.condition for i, tuner in enumerate(self.tuners) if isinstance(tuner, CSCTuner)}
         names = list(takers.values())
         known = ", ".join(names) or "none: no CSC-Tuner is attached"
@@ -231,7 +231,7 @@ class Attachment:
                 )
 
     def _begin(self, sample: Tensor) -> None:
-        """Readies the call of the U-Net on `sample` (B, C, h, w): which tuners are active, and their features."""
+        """Prepare the U-Net's call on `sample` (B, C, h, w): collect the active tuners with their features."""
         self._require_hints()
         active = []
         for i, (tuner, scale) in enumerate(zip(self.tuners, self._scales, strict=True)):
@@ -247,7 +247,7 @@ class Attachment:
         self._active = active
 
     def _encode(self, i: int, sample: Tensor) -> list[Tensor]:
-        """The hint features of tuner `i`, of `sample`'s batch or of batch one."""
+        """Return the hint features of tuner `i`, with the batch of `sample` or a batch of one."""
         tuner, hint = self.tuners[i], self._hints[i]
         batch, (height, width) = sample.shape[0], sample.shape[-2:]
         wanted = (HINT_SCALE * height, HINT_SCALE * width)
@@ -273,7 +273,7 @@ class Attachment:
         return features if tiles == 1 or hint.shape[0] == 1 else [each.repeat(tiles, 1, 1, 1) for each in features]
 
     def _edit(self, skip: Tensor, index: int) -> Tensor:
-        """Skip `index` (encoder order) with all edits added, in its own dtype.
+        """Return skip `index` (encoder order) with all edits added, in its own dtype.
 
         The edits are summed negated from 0 and subtracted: 0 - (±0) is +0 and x - (+0) is x in every bit, whereas
         -0 + 0 would turn a skip's -0 into +0.
@@ -289,7 +289,7 @@ class Attachment:
 
 
 class _BeforeUNet:
-    """Forward pre-hook on the U-Net. A class of the module, so that it can be pickled and deep-copied."""
+    """The forward pre-hook on the U-Net: a class, not a closure, so that it can be pickled and deep-copied."""
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -299,7 +299,7 @@ class _BeforeUNet:
 
 
 class _BeforeUpBlock:
-    """Forward pre-hook on an up block, whose skips are those from `first` on in encoder order."""
+    """The forward pre-hook on an up block, whose skips are those from `first` on in encoder order."""
 
     def __init__(self, attachment: Attachment, first: int) -> None:
         self.attachment = attachment
@@ -313,17 +313,17 @@ class _BeforeUpBlock:
             return None
         skips = kwargs["res_hidden_states_tuple"]
         edited = tuple(attachment._edit(skip, self.first + j) for j, skip in enumerate(skips))
-        if self.first == 0:  # the last block: let go of the features and their graph
+        if self.first == 0:  # the last block is reached: free the features and their graph
             attachment._active = None
         return args, kwargs | {"res_hidden_states_tuple": edited}
 
 
 class _SeenByCompiler:
-    """Makes torch.compile see that `block` has a hook now, until `remove`.
+    """A mark that makes torch.compile notice the new hook on `block`, until `remove`.
 
-    Code compiled where there was no hook would run on without it: the compiler does not look whether any have come
-    since, only whether those that it saw have gone. It does look whether a module has a `forward` of its own, so the
-    block gets its class's as an attribute. Only code for such a block is compiled again, of whichever U-Net it was.
+    Code compiled without the hook would ignore it: the compiler checks whether the hooks that it saw are gone, but not
+    whether others were added. It does check whether a module has a `forward` of its own, so the block gets its class's
+    as an attribute. Only code for such blocks is compiled again, in any U-Net.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -331,11 +331,11 @@ class _SeenByCompiler:
         self._shown = None
         if "forward" not in vars(block):
             self._shown = block.forward = block.forward
-        elif "torch._dynamo" in sys.modules:  # accelerate's hooks put theirs there: all that is compiled has to go
+        elif "torch._dynamo" in sys.modules:  # accelerate's hooks set `forward` too, so all compiled code is discarded
             torch.compiler.reset()
 
     def remove(self) -> None:
-        if self._shown and vars(self._block).get("forward") is self._shown:  # and not what has come around it since
+        if self._shown and vars(self._block).get("forward") is self._shown:  # not a wrapper set since
             del self._block.forward
 
 

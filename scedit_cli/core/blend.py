@@ -1,4 +1,4 @@
-"""Merging of tuners into one file: exactly, by concatenation; or not, by averaging their weights."""
+"""Merging of tuners into one: exactly, by concatenation, or approximately, by averaging their weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _SHARED = ("base", "base_fingerprint", "base_vae", "base_vae_revision", "predict
 
 
 def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner | Bundle:
-    """Merges tuners with their scales α into one that gives the same edits.
+    """Merge tuners with their scales α into one that gives the same edits.
 
-    SC-Tuners become one: the maps' hidden units side by side, α folded into the up-projection, so that
-    Σ α_i·T_i(x) = T(x). CSC-Tuners depend on their own hints and stay themselves, in a bundle that keeps their α;
-    bundles are taken apart first. The result is on the first tuner's device.
+    SC-Tuners become one: their maps' hidden units are put side by side and α is folded into the up-projection, so that
+    Σ α_i·T_i(x) = T(x). CSC-Tuners depend on their own hints and stay separate, in a bundle that keeps their α.
+    Bundles are taken apart first. The merged SC-Tuner is on the first SC-Tuner's device.
 
     Returns:
-        An SCTuner if there are only SC-Tuners, the CSCTuner itself if there is nothing else and its α is 1, otherwise
-        a Bundle, its SC-Tuner (if any) first.
+        An SCTuner if there are only SC-Tuners, the CSCTuner itself if it is alone and its α is 1, otherwise a Bundle,
+        its SC-Tuner (if any) first.
 
     Raises:
-        SceditError: nothing to merge, tuners for different skips, one condition twice, or a scale that is no number.
+        SceditError: there is nothing to merge, the tuners have different skips, two take one condition, or a scale is
+            no number.
     """
     flat = _flat(tuners)
     plain = [(tuner, scale) for tuner, scale in flat if not isinstance(tuner, CSCTuner)]
@@ -44,13 +45,13 @@ def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner | Bundle:
 
 @torch.no_grad()
 def average(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner:
-    """The weighted mean of tuners of one condition and shape, Σ w_i·θ_i / Σ w_i over every parameter θ.
+    """Return the weighted mean of tuners of one condition and shape, Σ w_i·θ_i / Σ w_i over every parameter θ.
 
     This is not exact: a map of mean weights is not the mean of the maps. Tuners that were trained from one start, or
-    one from the other, lie close enough together for it; others often give less than each alone.
+    one from the other, lie close enough together for it; others are often worse averaged than alone.
 
     Raises:
-        SceditError: fewer than two tuners, tuners of different shapes or conditions, or weights that add up to 0.
+        SceditError: there are fewer than two tuners, their shapes or conditions differ, or their weights add up to 0.
     """
     flat = _flat(tuners)
     first = flat[0][0]
@@ -74,7 +75,7 @@ def average(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner:
 
 
 def _flat(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> list[tuple[Tuner, float]]:
-    """Bundles taken apart, their own scales multiplied by the one given."""
+    """Take bundles apart and multiply their own scales by the given one."""
     if not tuners:
         raise SceditError("there is nothing to merge", hint="give at least one tuner")
     scales = checked_scales([scale for _, scale in tuners], len(tuners))
@@ -111,7 +112,7 @@ def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def _agreed(tuners: Sequence[Tuner]) -> dict[str, str]:
-    """The facts about the base that all tuners state alike which state any; all facts of a single tuner."""
+    """Return a single tuner's metadata; of several, the facts about the base on which all that state any agree."""
     if len(tuners) == 1:
         return dict(tuners[0].metadata)
     facts = {}

@@ -1,4 +1,4 @@
-"""Several tuners as one thing, and the scales they are summed with."""
+"""Bundles of several tuners, and the scales with which their edits are summed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.utils.errors import SceditError
 
-_WRAPPED = ("_orig_mod", "module")  # what wrappers call the module inside
+_WRAPPED = ("_orig_mod", "module")  # the wrappers' attributes that hold the wrapped module
 
 
 class Bundle(nn.Module):
-    """Several tuners that belong together, each with its scale α; attaches like one tuner.
+    """Several tuners that belong together, with their scales α; it can be attached like one tuner.
 
     Args:
         tuners: SC- and CSC-Tuners for the same skips, at most one per condition.
@@ -34,11 +34,10 @@ class Bundle(nn.Module):
 
 
 def unwrapped(tuner: nn.Module) -> Tuner | Bundle:
-    """The tuner itself, out of what torch.compile or DistributedDataParallel has wrapped around it: the names of a
-    wrapper's weights are not the tuner's.
+    """Return the tuner itself, without wrappers of torch.compile or DistributedDataParallel, which rename the weights.
 
     Raises:
-        SceditError: it is no tuner.
+        SceditError: there is no tuner inside.
     """
     while not isinstance(tuner, (Tuner, Bundle)):
         inside = next((each for name in _WRAPPED if (each := getattr(tuner, name, None)) is not None), None)
@@ -49,7 +48,7 @@ def unwrapped(tuner: nn.Module) -> Tuner | Bundle:
 
 
 def check_together(tuners: Sequence[Tuner]) -> None:
-    """Checks that tuners edit the same skips and take different conditions.
+    """Check that tuners edit the same skips and take different conditions.
 
     Raises:
         SceditError: they do not, or there are none.
@@ -74,10 +73,10 @@ def check_together(tuners: Sequence[Tuner]) -> None:
 
 
 def checked_scales(scales: Sequence[float] | float | None, count: int) -> tuple[float, ...]:
-    """`count` finite real numbers; None is all ones, one number is the scale of every tuner.
+    """Return `scales` as `count` finite numbers; None means 1 for every tuner, and one number is every tuner's scale.
 
     Raises:
-        SceditError: another number of scales, or one that is no finite real number.
+        SceditError: there are more or fewer scales, or one is no finite real number.
     """
     if scales is None:
         return (1.0,) * count

@@ -1,4 +1,4 @@
-"""Whether two lists of tuners edit alike, measured on random features and hints."""
+"""Comparison of the edits of two lists of tuners, on random features and hints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Weighted = tuple[Tuner, float]
 
 
 class Difference(NamedTuple):
-    """How far two edits are apart.
+    """The difference between two edits.
 
     Attributes:
-        largest: the largest absolute difference; NaN where an edit is none.
+        largest: the largest absolute difference; NaN where an edit is NaN.
         edit: the largest absolute edit of the first list.
         relative: the norm of the difference over all skips, as a share of that of the first list's edits.
     """
@@ -50,7 +50,7 @@ def difference_of(ones: Sequence[Weighted], others: Sequence[Weighted]) -> Diffe
 
 
 def _edits(tuners: Sequence[Weighted], skips: Sequence[Tensor], hints: dict[str, Tensor]) -> list[Tensor]:
-    """The sum of all edits of each skip."""
+    """Return the sum of all edits, for each skip."""
     sums = [torch.zeros_like(skip) for skip in skips]
     for tuner, scale in tuners:
         features = None

@@ -1,4 +1,4 @@
-"""Fewer hidden units for an SC-Tuner, by least squares on what they give."""
+"""Compression of an SC-Tuner to fewer hidden units, by least squares on its edits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import SCTuner, SkipMLP
 from scedit_cli.utils.errors import SceditError
 
-ROWS_PER_UNIT = 4  # features for each hidden unit of a map, that the fit is well determined
+ROWS_PER_UNIT = 4  # features per hidden unit of a map, so that the fit is well determined
 _FEWEST_ROWS = 4096
-_DEPENDENT = 1e-10  # of a unit's own variance: less than this is rounding
+_DEPENDENT = 1e-10  # share of a unit's own variance; a smaller remainder is rounding
 
 
 def rows_for(tuner: SCTuner) -> int:
-    """How many feature vectors of each skip a compression of `tuner` wants."""
+    """Return the number of feature vectors per skip that a compression of `tuner` needs."""
     return max(_FEWEST_ROWS, ROWS_PER_UNIT * max(tuner.hidden))
 
 
@@ -30,24 +30,24 @@ def compress(
     features: Sequence[Tensor] | None = None,
     on_skip: Callable[[int, int], None] | None = None,
 ) -> tuple[SCTuner, list[float]]:
-    """An SC-Tuner with at most `rank` hidden units a skip that gives nearly the same edits.
+    """Return an SC-Tuner with at most `rank` hidden units per skip that gives nearly the same edits.
 
-    Hidden units are taken one by one, each time the one that lessens the squared error of the edit most when all
-    those taken are refitted (orthogonal least squares, Chen et al. 1989); the up-projection is the least-squares fit.
+    Hidden units are chosen one by one: always the one that reduces the edit's squared error most when all chosen ones
+    are refitted (orthogonal least squares, Chen et al. 1989); the up-projection is the least-squares fit.
 
     Args:
-        tuner: computed with on the CPU.
+        tuner: an SC-Tuner on the CPU.
         rank: at least 1; maps that have no more units than this stay as they are.
-        features: what the skips hold, in encoder order, each (N, channels). Left out, the tuner's weights alone
-            decide: the error is that over a standard normal distribution.
-        on_skip: called with (skips done, of how many).
+        features: the skips' features in encoder order, each (N, channels). By default they are drawn from a standard
+            normal distribution.
+        on_skip: called with the number of skips done and of all skips.
 
     Returns:
-        The tuner, and for each skip the error ‖T'(x) - T(x)‖ / ‖T(x)‖ over a quarter of the features, which the fit
-        did not see.
+        The tuner, and for each skip the error ‖T'(x) - T(x)‖ / ‖T(x)‖ over the quarter of the features that the fit
+        did not use.
 
     Raises:
-        SceditError: a rank below 1, or features that are not those of the tuner's skips.
+        SceditError: the rank is below 1, or the features are not those of the tuner's skips.
     """
     if rank < 1:
         raise SceditError(f"the rank is {rank}", hint="at least one hidden unit has to stay")
@@ -76,10 +76,8 @@ def compress(
 
 @contextmanager
 def recorded(unet: nn.Module, rows: int) -> Iterator[list[Tensor]]:
-    """Collects what the skips of `unet` hold while it runs inside the `with` block: `rows` pixels of each at most,
-    drawn evenly from all calls, as (N, channels) float32 on the CPU in encoder order.
-
-    The list is filled when the block ends.
+    """Collect features of the skips of `unet` while it runs inside the block: at most `rows` pixels of each skip, drawn
+    evenly from all calls, as (N, channels) float32 on the CPU in encoder order. The list is filled when the block ends.
     """
     skips = survey(unet)
     draw = torch.Generator().manual_seed(0)
@@ -90,7 +88,7 @@ def recorded(unet: nn.Module, rows: int) -> Iterator[list[Tensor]]:
         def hook(block: nn.Module, args: tuple, kwargs: dict) -> None:
             for i, skip in enumerate(kwargs["res_hidden_states_tuple"], start=first):
                 pixels = skip.detach().movedim(1, -1).flatten(0, -2).to("cpu", torch.float32)
-                # A pixel stays while its random key is among the largest: an even draw over all that came by.
+                # A pixel stays while its random key is among the largest, which is an even draw over all pixels so far.
                 keys = torch.cat([kept[i][0], torch.rand(len(pixels), generator=draw)])
                 largest = keys.topk(min(rows, len(keys))).indices
                 kept[i] = (keys[largest], torch.cat([kept[i][1], pixels])[largest])
@@ -110,8 +108,8 @@ def recorded(unet: nn.Module, rows: int) -> Iterator[list[Tensor]]:
 
 
 def _compressed(whole: SkipMLP, rank: int, rows: Tensor) -> tuple[SkipMLP, float]:
-    """A map with at most `rank` of `whole`'s hidden units, fitted on three quarters of the rows; its error on the
-    rest."""
+    """Return a map with at most `rank` of `whole`'s hidden units, fitted on three quarters of the rows, and its error
+    on the rest."""
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))]
     seen, unseen = rows[len(rows) // 4 :], rows[: len(rows) // 4]
     down, up = whole.down.weight[:, :, 0, 0], whole.up.weight[:, :, 0, 0]
@@ -120,7 +118,7 @@ def _compressed(whole: SkipMLP, rank: int, rows: Tensor) -> tuple[SkipMLP, float
     units -= middle
     products = units.T @ units
     taken = _taken(products, products @ up.T.double(), rank)
-    # Of all units' edits, those that the taken ones span.
+    # The part of all units' edits that the chosen units span.
     fitted = torch.linalg.lstsq(products[taken][:, taken], products[taken] @ up.T.double()).solution.T
     bias = whole.up.bias.double() + up.double() @ middle - fitted @ middle[taken]
     small = SkipMLP(down.shape[1], len(taken)).to(down.dtype)
@@ -134,13 +132,13 @@ def _compressed(whole: SkipMLP, rank: int, rows: Tensor) -> tuple[SkipMLP, float
 
 
 def _taken(products: Tensor, towards: Tensor, rank: int) -> Tensor:
-    """Which units to take, in order.
+    """Choose the units to keep, in order.
 
     Args:
-        products: (units, units), the units' inner products over the rows.
-        towards: (units, channels), their inner products with the edit.
+        products: the units' inner products over the rows, (units, units).
+        towards: their inner products with the edit, (units, channels).
     """
-    own = products.diagonal().clone()  # what of each unit the taken ones do not span
+    own = products.diagonal().clone()  # the squared norm of each unit's part that the chosen units do not span
     floor = _DEPENDENT * own
     towards = towards.clone()
     factors = products.new_zeros(len(products), rank)

@@ -1,10 +1,11 @@
-"""Memory-lean differentiation through frozen layers: what is kept for the backward pass is what the input's gradient
-needs, no more (the question is studied by Bhatia and Dangel, "Lowering PyTorch's memory consumption for selective
-differentiation", arXiv 2404.12406).
+"""Memory-lean differentiation through frozen layers: only the tensors that the input's gradient needs are kept for the
+backward pass (see Bhatia and Dangel, "Lowering PyTorch's memory consumption for selective differentiation", arXiv
+2404.12406).
 
-PyTorch keeps a convolution's input even where only its weights are needed, SiLU's input although a normalisation's
-input, kept anyway, gives it again, autocast's float32 copy of what a normalisation takes, and five tensors for a gated
-feed-forward. While a U-Net is lean, its frozen layers are of the classes below, which compute the same and keep less.
+PyTorch keeps a convolution's input even where only its weights are needed; SiLU's input, although it can be computed
+from a normalisation's input, which is kept anyway; autocast's float32 copy of a normalisation's input; and five tensors
+for a gated feed-forward. While a U-Net is lean, its frozen layers have the classes below, which compute the same values
+and keep less.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from scedit_cli.core.recompute import recomputed, run_again, segments
 
 _aten = torch.ops.aten
 _PLAIN_WEIGHTS = (Tensor, nn.Parameter, FakeTensor)
-_PIECE = 32 * 2**20  # bytes of a feed-forward's widest tensor that are made at a time
+_PIECE = 32 * 2**20  # bytes of a feed-forward's widest tensor that are computed at a time
 
 
 @contextmanager
 def lean(unet: nn.Module, *, checkpoint: str | None = None) -> Iterator[None]:
-    """Within, differentiating through the frozen layers of `unet` takes less memory; values and gradients stay.
+    """Let differentiation through the frozen layers of `unet` take less memory inside the block; values and gradients
+    stay the same.
 
-    Works on any model of torch's layers and diffusers' blocks, beside trainable parts (LoRA, a ControlNet, tuners):
-    a layer counts as frozen while none of its parameters requires a gradient. What is not recognised is left alone,
-    and so are layers with weights of other kinds than torch's own (quantised ones).
-    In a compiled U-Net the compiler chooses what is kept of convolutions and normalisations.
+    This works on any model of torch's layers and diffusers' blocks, beside trainable parts (LoRA, a ControlNet,
+    tuners): a layer counts as frozen while none of its parameters requires a gradient. Layers that are not recognised
+    or have other weights than torch's own (quantised ones) are left alone. In a compiled U-Net the compiler chooses
+    which tensors of convolutions and normalisations are kept.
 
     Args:
         unet: a U-Net.
-        checkpoint: None, or which parts of the decoder keep their inputs alone and run again in the backward pass:
+        checkpoint: None, or the parts of the decoder that keep only their inputs and run again in the backward pass:
             one of `recompute.SEGMENTS`.
 
     Raises:
@@ -51,7 +53,7 @@ def lean(unet: nn.Module, *, checkpoint: str | None = None) -> Iterator[None]:
 
 
 class Swapped:
-    """The layers of `unet` as their lean classes, until `undo`. No module is replaced: each changes its class only."""
+    """The change of the layers of `unet` to their lean classes, until `undo`. No module is replaced, only its class."""
 
     def __init__(self, unet: nn.Module, checkpoint: str | None = None) -> None:
         parts = set(segments(unet, checkpoint)) if checkpoint else set()
@@ -63,14 +65,14 @@ class Swapped:
                 module.__class__ = kind
 
     def undo(self) -> None:
-        """Every layer is of its own class again. Again is harmless."""
+        """Give every layer its own class again; calling this twice is harmless."""
         while self._before:
             module, kind = self._before.pop()
             module.__class__ = kind
 
 
 class FrozenConv2d(nn.Conv2d):
-    """A convolution that keeps its weights alone."""
+    """A convolution that keeps only its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _is_plain(self, x):
@@ -79,21 +81,21 @@ class FrozenConv2d(nn.Conv2d):
 
 
 class FrozenGroupNorm(nn.GroupNorm):
-    """A normalisation that keeps its input as it came, not autocast's copy, and tells its output where it is from."""
+    """A normalisation that keeps its input itself, not autocast's copy, and marks its output as its own (`origin`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if _is_plain(self, x) else _normalised(self, x, super().forward)
 
 
 class FrozenLayerNorm(nn.LayerNorm):
-    """A normalisation that keeps its input as it came, not autocast's copy, and tells its output where it is from."""
+    """A normalisation that keeps its input itself, not autocast's copy, and marks its output as its own (`origin`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if _is_plain(self, x) else _normalised(self, x, super().forward)
 
 
 class FrozenSiLU(nn.SiLU):
-    """A SiLU that, after a normalisation, keeps that one's input, which is kept anyway."""
+    """A SiLU that, after a normalisation, keeps the normalisation's input, which is kept anyway, instead of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         origin = None if _is_plain(self, x) else _origin(x)
@@ -104,25 +106,25 @@ class FrozenSiLU(nn.SiLU):
 
 
 class FrozenFeedForward(nn.Module):
-    """diffusers' FeedForward with a GEGLU, that keeps the input of the LayerNorm before it, which is kept anyway,
-    and makes its wide tensors piece by piece."""
+    """diffusers' FeedForward with a GEGLU, which keeps the input of the LayerNorm before it, kept anyway, and computes
+    its wide tensors piece by piece."""
 
     def forward(self, x: Tensor, *unused: object, **deprecated: object) -> Tensor:
         gate, dropout, out = self.net
         if torch.compiler.is_compiling() and torch.is_grad_enabled():
             return out(dropout(run_again(gate, x)))
-        if _is_plain(self, x) or dropout.training and dropout.p or not _is_gated(self):  # it may have changed since
+        if _is_plain(self, x) or dropout.training and dropout.p or not _is_gated(self):  # it may have changed
             return out(dropout(gate(x)))
         norm, source = _origin(x) or (None, x)
         return _GatedFeedForward.apply(source, x.detach(), norm, gate.proj, out)
 
 
 def _lean_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class that `module` takes; None for one that is not known or computes in a way of its own."""
+    """Return the lean class of `module`; None if it is not known or computes in its own way."""
     kind = type(module)
-    if "forward" in vars(module):  # somebody else's, such as accelerate's hooks
+    if "forward" in vars(module):  # it was set by others, such as accelerate's hooks
         return None
-    if not all(type(each) in _PLAIN_WEIGHTS for each in module.parameters()):  # quantised ones compute by themselves
+    if not all(type(each) in _PLAIN_WEIGHTS for each in module.parameters()):  # quantised weights
         return None
     if kind is nn.Conv2d and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
         return None
@@ -132,8 +134,7 @@ def _lean_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def _is_gated(feed_forward: nn.Module) -> bool:
-    """Whether it is a GEGLU, a dropout and a linear layer, which compute as such: by nobody's hook, wrapper or adapter.
-    """
+    """Return whether it is a GEGLU, a dropout and a linear layer, without any hook, wrapper or adapter."""
     parts = list(getattr(feed_forward, "net", ()))
     if [type(part).__name__ for part in parts] != ["GEGLU", "Dropout", "Linear"]:
         return False
@@ -144,8 +145,8 @@ def _is_gated(feed_forward: nn.Module) -> bool:
 
 
 def _is_plain(layer: nn.Module, x: Tensor) -> bool:
-    """Whether PyTorch's own way is the one: no gradient is asked for, the layer learns, or a compiler looks on, whose
-    partitioner drops what the gradients don't need by itself."""
+    """Return whether the layer should run as PyTorch's own: without gradients, with trainable weights, or under a
+    compiler, whose partitioner itself drops the tensors that gradients do not need."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not x.requires_grad:
         return True
     return any(parameter.requires_grad for parameter in layer.parameters())
@@ -159,7 +160,7 @@ def _normalised(norm: nn.Module, x: Tensor, forward: Callable[[Tensor], Tensor])
 
 
 def _origin(y: Tensor) -> tuple[nn.Module, Tensor] | None:
-    """The normalisation that y is the result of, and what it was given, if neither has changed since."""
+    """Return the normalisation that computed y, and its input, if neither y nor the input has changed since."""
     norm, x, version = getattr(y, "origin", (None, None, None))
     return (norm, x) if norm is not None and y._version == 0 and x._version == version else None
 
@@ -177,7 +178,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
-        # Only its layout is read. It is as large as the gradient itself, but on a CPU nothing is written into it.
+        # Only the layout of `like` is read. It is as large as the gradient, but on a CPU nothing is written into it.
         like = ctx.like(dtype=grad.dtype)
         wanted = True, False, False
         dx, _, _ = _aten.convolution_backward(grad, like, weight.to(grad.dtype), None, *ctx.geometry, wanted)
@@ -185,7 +186,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """A normalisation in another precision than that of its input."""
+    """A normalisation that computes in another precision than its input's."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, norm: nn.Module, forward: Callable[[Tensor], Tensor]) -> Tensor:
@@ -203,7 +204,7 @@ class _Norm(torch.autograd.Function):
 
 
 class _SiLU(torch.autograd.Function):
-    """SiLU of `normed`, which is norm(x); differentiable by x."""
+    """SiLU of `normed`, which is norm(x); differentiable with respect to x."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, normed: Tensor, norm: nn.Module) -> Tensor:
@@ -220,8 +221,8 @@ class _SiLU(torch.autograd.Function):
 
 
 class _GatedFeedForward(torch.autograd.Function):
-    """out(h·GELU(g)) with (h, g) = proj(normed), where `normed` is norm(x), or x where there is no norm; differentiable
-    by x. Tensors are (..., channels)."""
+    """out(h·GELU(g)) with (h, g) = proj(normed), where `normed` is norm(x), or x without a norm; differentiable with
+    respect to x. Tensors are (..., channels)."""
 
     @staticmethod
     def forward(
@@ -261,7 +262,7 @@ class _GatedFeedForward(torch.autograd.Function):
 
 
 def _norm_again(norm: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """norm(x) in x's dtype, and the map from the gradient by it to the one by x."""
+    """Return norm(x) in x's dtype, and the function that maps its gradient to x's gradient."""
     x = x.detach().requires_grad_()
     dtype = norm.weight is not None and torch.promote_types(norm.weight.dtype, x.dtype)
     weight, bias = (None if each is None else each.to(dtype) for each in (norm.weight, norm.bias))

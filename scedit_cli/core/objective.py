@@ -11,7 +11,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = √ᾱ_t·x_0 + √(1-ᾱ_t)·ε (Ho et al. 2020, equation 4).
+    """Return x_t = √ᾱ_t·x_0 + √(1-ᾱ_t)·ε (Ho et al. 2020, equation 4).
 
     Args:
         latents: scaled latents x_0, (B, C, h, w).
@@ -24,7 +24,7 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
 
 
 def target(prediction_type: str, noise: Tensor, latents: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """What the U-Net should answer: ε ("epsilon"), √ᾱ·ε - √(1-ᾱ)·x_0 ("v_prediction") or x_0 ("sample").
+    """Return the U-Net's target: ε ("epsilon"), √ᾱ·ε - √(1-ᾱ)·x_0 ("v_prediction") or x_0 ("sample").
 
     Raises:
         SceditError: any other prediction type.
@@ -48,10 +48,10 @@ def noise_prediction_loss(
     weighting: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Squared error of each sample, averaged over its elements and times `weighting` (B,) if given; (B,).
+    """Return the loss of each sample, (B,): the mean squared error over its elements, times `weighting` (B,) if given.
 
-    With a `mask` (B, 1, h, w) of values from 0 the average is weighed by it; a sample whose mask is 0 everywhere
-    has a loss of 0. Computed in float32 at least, whatever the U-Net answers in.
+    With a non-negative `mask` (B, 1, h, w) the mean is weighted by it; a sample whose mask is 0 everywhere has a loss
+    of 0. The loss is computed in at least float32, in any dtype of the U-Net's output.
     """
     wanted = target(prediction_type, noise, latents, timesteps, alphas_cumprod)
     precision = torch.promote_types(unet_output.dtype, torch.float32)
@@ -65,11 +65,11 @@ def noise_prediction_loss(
 
 
 def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
-    """Min-SNR-γ weights (Hang et al. 2023, arXiv 2303.09556); (B,).
+    """Return the Min-SNR-γ weights (Hang et al. 2023, arXiv 2303.09556), (B,).
 
-    With SNR = ᾱ/(1-ᾱ), the loss on x_0 weighs min(SNR, γ). An error in ε counts 1/SNR of that in x_0 and one in v
-    1/(SNR + 1), so the same weighting is min(SNR, γ)/SNR and min(SNR, γ)/(SNR + 1) for them. All are finite at
-    zero terminal SNR too.
+    With SNR = ᾱ/(1-ᾱ), the squared error in x_0 has the weight min(SNR, γ). It is 1/SNR of the squared error in ε and
+    1/(SNR + 1) of that in v, so their weights are min(SNR, γ)/SNR and min(SNR, γ)/(SNR + 1). All are finite at zero
+    terminal SNR too.
     """
     _known(prediction_type)
     alpha = _in_double(alphas_cumprod.to(timesteps.device)[timesteps])
@@ -81,13 +81,13 @@ def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: 
 
 
 def _signal_and_spread(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """√ᾱ_t and √(1-ᾱ_t) as (B, 1, 1, 1), rounded to the dtype of `like` only at the end."""
+    """Return √ᾱ_t and √(1-ᾱ_t) as (B, 1, 1, 1), rounded to the dtype of `like` only at the end."""
     alpha = _in_double(alphas_cumprod.to(like.device)[timesteps]).view(-1, *[1] * (like.dim() - 1))
     return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
 
 
 def _in_double(values: Tensor) -> Tensor:
-    """In float64, but for Apple's accelerators, which have none."""
+    """Return `values` in float64, except on Apple's accelerators, which have none."""
     return values if values.device.type == "mps" else values.double()
 
 

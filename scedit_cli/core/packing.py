@@ -1,4 +1,4 @@
-"""Tensors as the bytes of a file: the same tensors and facts always give the same bytes."""
+"""Serialisation of tensors to a file's bytes: the same tensors and metadata always give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def packed(tensors: Mapping[str, Tensor], header: Mapping[str, str], dtype: torch.dtype | None = None) -> bytes:
-    """A safetensors file with sorted metadata, which the library writes in another order in each process.
+    """Return a safetensors file's bytes with `header` as sorted metadata: the library's order changes by process.
 
     Args:
-        dtype: of the tensors in the file; their own where left out.
+        dtype: of the tensors in the file; their own by default.
     """
     file = save(_plain(tensors, dtype), dict(header))
     size = int.from_bytes(file[:8], "little")
@@ -27,7 +27,7 @@ def packed(tensors: Mapping[str, Tensor], header: Mapping[str, str], dtype: torc
 
 
 def pickled(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> bytes:
-    """A file as `torch.save` writes it into memory; on the disk it would keep the file's first, temporary name."""
+    """Return a file's bytes as `torch.save` writes them to memory; on disk it would store the temporary file's name."""
     buffer = io.BytesIO()
     torch.save(_plain(tensors, dtype), buffer)
     return buffer.getvalue()

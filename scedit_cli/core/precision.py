@@ -1,4 +1,4 @@
-"""Normalisation layers of a frozen low-precision model under autocast."""
+"""The precision of normalisation layers in a frozen half-precision model under autocast."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def norms_in_own_precision(model: nn.Module) -> Iterator[None]:
-    """Within, `model`'s group and layer norms whose weights are half precision compute in that, autocast or not.
+    """Let `model`'s group and layer norms with half-precision weights compute in that precision inside the block, with
+    or without autocast.
 
-    CUDA's autocast would lift each to float32, and what is saved for backward with it: a fifth more memory for an
+    CUDA's autocast would run them in float32 and save float32 tensors for the backward pass: a fifth more memory for an
     SC-Tuner's step on SD1.5. The kernels sum in float32 all the same. Norms with float32 weights are left to autocast.
     """
     handles = []
@@ -33,7 +34,7 @@ def norms_in_own_precision(model: nn.Module) -> Iterator[None]:
 
 
 class _Away:
-    """Autocast is off between `leave` and `come_back`, the hooks before and after one layer."""
+    """The hooks before (`leave`) and after (`come_back`) one layer, between which autocast is off."""
 
     def leave(self, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (values,) = args

@@ -1,4 +1,4 @@
-"""Checkpointing of a U-Net's decoder: parts of it keep their inputs alone and run again in the backward pass."""
+"""Checkpointing of a U-Net's decoder: parts of it keep only their inputs and run again in the backward pass."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ SEGMENTS = ("transformer", "layer", "fine")
 
 
 def run_again(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """function(*inputs), of which the inputs alone are kept; the rest runs again in the backward pass, up to what that
-    needs. For functions that draw nothing at random."""
+    """Return function(*inputs), keeping only the inputs; the backward pass runs the function again as far as it needs.
+    The function must not draw random numbers."""
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def segments(unet: nn.Module, size: str) -> Iterator[nn.Module]:
-    """The parts of the decoder that run again, one at a time.
+    """Yield the parts of the decoder that run again, one at a time.
 
     Args:
         unet: a diffusers U-Net.
-        size: one of SEGMENTS: every "transformer", which costs the least time for what it saves; every "layer",
-            transformers and resnets; or the same with the blocks of a transformer one by one ("fine"), for those that
-            have several, as SDXL's.
+        size: one of SEGMENTS. "transformer": every transformer, which costs the least time for the memory saved;
+            "layer": transformers and resnets; "fine": resnets and the single blocks of transformers, for transformers
+            of several blocks, as SDXL's.
 
     Raises:
-        SceditError: another size.
+        SceditError: `size` is not in SEGMENTS.
     """
     if size not in SEGMENTS:
         raise SceditError(f"{size!r} cannot be recomputed", hint=f"choose one of {', '.join(SEGMENTS)}")
@@ -44,7 +44,7 @@ def segments(unet: nn.Module, size: str) -> Iterator[nn.Module]:
 
 @cache
 def recomputed(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of `kind` whose objects keep a forward pass's inputs alone; they can be copied and pickled."""
+    """Return the subclass of `kind` whose forward pass keeps only its inputs; its objects can be copied and pickled."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

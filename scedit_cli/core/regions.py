@@ -1,4 +1,4 @@
-"""Where in the picture a tuner acts."""
+"""Regions: the parts of the image in which a tuner acts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from scedit_cli.utils.errors import SceditError
 
 
 class Region:
-    """Weights of a tuner's edit over the picture: 1 acts fully, 0 leaves the base as it is.
+    """The weights of a tuner's edit over the image: 1 where it acts fully, 0 where the base stays as it is.
 
     Args:
-        weights: (B, 1, H, W) float in [0, 1]; any size that covers the whole picture. Every skip takes its mean over
-            the pixels that a feature stands for.
+        weights: (B, 1, H, W) float in [0, 1], of any size, covering the whole image. A skip's feature is weighted by
+            the mean over the pixels that it stands for.
 
     Raises:
         SceditError: `weights` is no such tensor.
@@ -33,7 +33,7 @@ class Region:
         self._shrunk: dict[tuple[int, int], Tensor] = {}
 
     def within(self, edit: Tensor) -> Tensor:
-        """`edit` (B', C, h, w) weighted; B' is a multiple of the region's batch.
+        """Return `edit` (B', C, h, w) weighted by the region; B' is a multiple of the region's batch.
 
         Raises:
             SceditError: the batches do not fit.

@@ -1,4 +1,4 @@
-"""Where a U-Net's skip connections are, read off its modules."""
+"""The places of a U-Net's skip connections, read off its modules."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class SkipMap:
     """The skips of one U-Net.
 
     Attributes:
-        channels: channels of each skip, in encoder order (0 = conv_in).
-        strides: how much smaller than the latents each skip is (1, 2, 4, …), in encoder order.
-        sites: where each skip is consumed, in decoder order (0 = deepest), as (up block, resnet);
-            site m consumes skip `len(channels) - 1 - m`.
+        channels: the channels of each skip, in encoder order (0 = conv_in).
+        strides: the factor by which each skip is smaller than the latents (1, 2, 4, …), in encoder order.
+        sites: the (up block, resnet) that consumes each skip, in decoder order (0 = deepest); site m consumes skip
+            `len(channels) - 1 - m`.
     """
 
     channels: tuple[int, ...]
@@ -27,15 +27,15 @@ class SkipMap:
 
     @property
     def up_blocks(self) -> tuple[int, ...]:
-        """How many skips each up block consumes, in decoder order."""
+        """The number of skips that each up block consumes, in decoder order."""
         return tuple(len(list(run)) for _, run in groupby(block for block, _ in self.sites))
 
 
 def survey(unet: nn.Module) -> SkipMap:
-    """Finds the skips of a diffusers U-Net (`conv_in`, `down_blocks`, `up_blocks`), with or without a mid block.
+    """Find the skips of a diffusers U-Net (`conv_in`, `down_blocks`, `up_blocks`), with or without a mid block.
 
-    The encoder is read for channels and strides, the decoder for what each resnet takes beside the output of the
-    one before it, and the two must agree.
+    Channels and strides are read off the encoder, and the channels that each resnet takes beside the previous one's
+    output off the decoder; the two must agree.
 
     Raises:
         SceditError: the model has no U-Net skips, or its encoder and decoder do not fit together.
@@ -63,7 +63,7 @@ def survey(unet: nn.Module) -> SkipMap:
 
 
 def in_words(channels: list[int] | tuple[int, ...]) -> str:
-    """Channels for people: (320, 320, 640) -> "320×2, 640"."""
+    """Return channels in words: (320, 320, 640) -> "320×2, 640"."""
     runs = [(value, len(list(run))) for value, run in groupby(channels)]
     return ", ".join(f"{value}×{count}" if count > 1 else str(value) for value, count in runs) or "no"
 
@@ -75,7 +75,7 @@ def _encoder(unet: nn.Module) -> tuple[list[int], list[int]]:
         for resnet in block.resnets:
             channels.append(resnet.out_channels)
             strides.append(stride)
-        # A block's downsamplers run in turn and hand over one skip, the last one's output.
+        # A block's downsamplers run one after another, and only the last one's output becomes a skip.
         if downsamplers := getattr(block, "downsamplers", None):
             stride *= 2 ** len(downsamplers)
             channels.append(downsamplers[-1].out_channels)

@@ -1,4 +1,4 @@
-"""Where a tuner's tensors come from: a file, a folder that holds one, or a hub id."""
+"""Reading of a tuner's tensors from a file, a folder that holds one, or a hub id."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 Content = TypeVar("Content")
 _MOST_TENSORS = 20_000  # the largest bases have some thousands
 _LONGEST_KEY = 250  # letters
-# What wrappers put before every name: DistributedDataParallel, torch.compile, peft, Lightning.
+# The prefixes that DistributedDataParallel, torch.compile, peft and Lightning put before every name.
 _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "state_dict.")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """The one tuner file at `path`: itself, in that folder, or in the hub's repository `owner/name[@revision]`.
+    """Return the one tuner file at `path`: the file itself, or the one in a folder or in the hub's repository
+    `owner/name[@revision]`, which is downloaded.
 
     Raises:
         SceditError: there is none, or there are several.
@@ -36,7 +37,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
 
 
 def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The file as `locate` finds it, and of one from the hub `owner/name@commit`."""
+    """Return the file that `locate` returns, and for one from the hub also `owner/name@commit`, else None."""
     place = Path(path)
     if place.is_file():
         return place, None
@@ -50,10 +51,10 @@ def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a `.safetensors` file, or of a `.bin` one, of which nothing but tensors is unpickled.
+    """Read header and tensors of a `.safetensors` file, or of a `.bin` file, from which only tensors are unpickled.
 
     Raises:
-        SceditError: the file is of another kind, damaged, or holds something else than floating-point tensors.
+        SceditError: the file is of another kind, damaged, or holds anything but floating-point tensors.
     """
     _check_file(file)
     header, tensors = ({}, _unpickled(file)) if file.suffix == ".bin" else _opened(file, "pt", _tensors)
@@ -73,7 +74,7 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
-    """Metadata and keys of a tuner file without its tensors, and without PyTorch; neither of a `.bin` one.
+    """Read metadata and keys of a tuner file without its tensors and without PyTorch; for a `.bin` file both are empty.
 
     Raises:
         SceditError: as `read`.
@@ -83,7 +84,7 @@ def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _unwrapped(names: Iterable[str]) -> list[str]:
-    """The tensors' own names, where a module was saved with what was wrapped around it."""
+    """Return the tensors' own names, without the prefixes of a wrapper around the saved module."""
     names = list(names)
     while wrapper := next((w for w in _WRAPPERS if names and all(name.startswith(w) for name in names)), None):
         names = [name.removeprefix(wrapper) for name in names]
@@ -104,7 +105,7 @@ def _tensors(opened: Any) -> dict[str, Tensor]:
 
 
 def _opened(file: Path, framework: str, take: Callable[[Any], Content]) -> tuple[dict[str, str], Content]:
-    """The metadata of a safetensors file, and what `take` takes from it."""
+    """Return the metadata of a safetensors file, and the result of `take` on the opened file."""
     try:
         with safe_open(file, framework) as opened:
             count = len(opened.keys())
@@ -113,7 +114,7 @@ def _opened(file: Path, framework: str, take: Callable[[Any], Content]) -> tuple
             return opened.metadata() or {}, take(opened)
     except SceditError:
         raise
-    except Exception as error:  # safetensors and PyTorch raise whatever a header leads them to
+    except Exception as error:  # with odd headers, safetensors and PyTorch raise errors of any kind
         if is_out_of_memory(error):
             raise
         raise SceditError(
@@ -146,8 +147,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
 
 
 def _check_packing(file: Path) -> None:
-    """Raises SceditError where unpacking a zip, as PyTorch writes them without compression, would give more than is in
-    the file."""
+    """Raise SceditError if a zip would unpack to more bytes than the file has: PyTorch writes zips uncompressed."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as packed:
             if sum(entry.file_size for entry in packed.infolist()) > file.stat().st_size:
@@ -159,10 +159,10 @@ def _blown_up(file: Path) -> SceditError:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The one tuner file of a folder, or of its subfolders where it has none itself."""
+    """Return the one tuner file of a folder, or of its subfolders where it has none itself."""
     if (folder / "tuner.safetensors").is_file():
         return folder / "tuner.safetensors"
-    for depth in ("", "[!.]*/", "[!.]*/[!.]*/"):  # what is hidden may be a file that a killed process was writing
+    for depth in ("", "[!.]*/", "[!.]*/[!.]*/"):  # hidden files may be a killed process's unfinished ones
         found = sorted(file for suffix in SUFFIXES for file in folder.glob(f"{depth}[!.]*{suffix}"))
         # ms-swift and others may keep one adapter both ways.
         found = [file for file in found if file.suffix != ".bin" or file.with_suffix(".safetensors") not in found]
@@ -175,7 +175,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _download(repository: str, revision: str | None) -> Path:
-    """The folder of the repository's weights, which is called as their commit."""
+    """Download the repository's weights and return their folder, whose name is their commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

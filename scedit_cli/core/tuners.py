@@ -19,10 +19,8 @@ HINT_SCALE = 8  # the stem's three strides of 2: a hint is this many times the l
 
 
 class SkipMLP(nn.Module):
-    """T(x) = W_up·GELU(W_down·x + b_down) + b_up at every pixel; zero when fresh.
-
-    Maps (B, channels, H, W) to the same shape. GELU is the exact (erf) one.
-    """
+    """The map T(x) = W_up·GELU(W_down·x + b_down) + b_up at every pixel of (B, channels, H, W), with the exact (erf)
+    GELU; zero when new."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -35,10 +33,10 @@ class SkipMLP(nn.Module):
 
 
 class HintEncoder(nn.Module):
-    """Cascade dense convolution: a hint image becomes one feature per skip.
+    """Cascade dense convolution, which encodes a hint to one feature per skip.
 
-    A stem of seven 3×3 convolutions brings the image to the latents' size; then a chain of k×k convolutions has one
-    link per skip in encoder order, each fed by the one before, all zero when fresh.
+    A stem of seven 3×3 convolutions brings the hint to the latents' size. A chain of k×k convolutions follows, with one
+    link per skip in encoder order, each fed by the one before; all links are zero when new.
 
     Args:
         channels: channels of the skips, in encoder order.
@@ -71,12 +69,12 @@ class HintEncoder(nn.Module):
             previous = width
 
     def forward(self, hint: Tensor, strides: Sequence[int], lean: bool = False) -> list[Tensor]:
-        """Features c_i of every skip, in encoder order.
+        """Return the feature c_i of every skip, in encoder order.
 
         Args:
             hint: (B, in_channels, 8h, 8w) in [0, 1], for latents of h × w.
-            strides: how much smaller than the latents each skip is, as `survey` gives them.
-            lean: compute the SiLUs' outputs again in the backward pass instead of keeping them.
+            strides: the factor by which each skip is smaller than the latents, as `survey` gives them.
+            lean: whether the SiLUs' outputs are computed again in the backward pass instead of being kept.
         """
         convolved = partial(run_again, _after_silu) if lean else _after_silu
         first, *others = self.stem[::2]
@@ -92,14 +90,14 @@ class HintEncoder(nn.Module):
 
 
 class Tuner(nn.Module):
-    """What both tuners share: one pixel-wise map per skip, in encoder order.
+    """The common base of both tuners: one pixel-wise map per skip, in encoder order.
 
     Attributes:
         kind: "sc" or "csc".
         condition: the kind of hint it takes, None for an SC-Tuner.
         channels: channels of the skips it edits, in encoder order.
-        up_blocks: how many skips each up block of its U-Net consumes, in decoder order; None where nobody said.
-        metadata: what its file said about it (base, recipe, steps, …); empty for a fresh tuner.
+        up_blocks: the number of skips that each up block of its U-Net consumes, in decoder order; None if unknown.
+        metadata: the facts in its file's header (base, recipe, steps, …); empty for a new tuner.
     """
 
     kind: str
@@ -149,7 +147,7 @@ class SCTuner(Tuner):
 
     @classmethod
     def for_unet(cls, unet: nn.Module, down_ratio: float = 1.0) -> SCTuner:
-        """A fresh float32 tuner for `unet`, on its device; hidden widths are `int(channels · down_ratio)`."""
+        """Return a new float32 tuner for `unet`, on its device; hidden widths are `int(channels · down_ratio)`."""
         skips = survey(unet)
         with _initialised_for(unet) as device:
             tuner = cls(skips.channels, _hidden(skips.channels, down_ratio)).to(device, torch.float32)
@@ -157,7 +155,7 @@ class SCTuner(Tuner):
         return tuner
 
     def forward(self, skip: Tensor, index: int) -> Tensor:
-        """The edit T(x) of skip `index` (encoder order), in the tuner's own dtype."""
+        """Return the edit T(x) of skip `index` (encoder order), in the tuner's own dtype."""
         return self.maps[index](skip.to(self.dtype))
 
 
@@ -212,7 +210,7 @@ class CSCTuner(Tuner):
         down_ratio: float = 1.0,
         in_channels: int = 3,
     ) -> CSCTuner:
-        """A fresh float32 tuner for `unet`, on its device.
+        """Return a new float32 tuner for `unet`, on its device.
 
         The defaults are the paper's sizes; `hint_width` scales the stem (16, 32 and 96 channels at 1.0).
         """
@@ -242,7 +240,7 @@ class CSCTuner(Tuner):
         }
 
     def forward(self, skip: Tensor, index: int, feature: Tensor) -> Tensor:
-        """The edit T(x + c) + c of skip `index` (encoder order), in the tuner's own dtype.
+        """Return the edit T(x + c) + c of skip `index` (encoder order), in the tuner's own dtype.
 
         `feature` is c, with the skip's batch or a batch of one.
         """
@@ -261,8 +259,8 @@ def _after_silu(x: Tensor, convolution: nn.Conv2d, stride: int) -> Tensor:
 
 
 def _variance_kept(convolution: nn.Conv2d) -> nn.Conv2d:
-    # With PyTorch's default, what differs between two hints leaves the stem a hundred times weaker, and training
-    # would have to undo that first. He initialisation (arXiv 1502.01852) with SiLU's gain, 1 / sqrt(E[silu(z)^2]).
+    # With PyTorch's default, the difference between two hints leaves the stem a hundred times weaker, and training has
+    # to undo that first. This is He initialisation (arXiv 1502.01852) with SiLU's gain, 1 / sqrt(E[silu(z)^2]).
     fan_in = convolution.weight[0].numel()
     nn.init.normal_(convolution.weight, std=1.676 / fan_in**0.5)
     nn.init.zeros_(convolution.bias)
@@ -277,7 +275,8 @@ def _zero(convolution: nn.Conv2d) -> nn.Conv2d:
 
 @contextmanager
 def _initialised_for(unet: nn.Module) -> Iterator[torch.device]:
-    """Draws fresh weights on the CPU, so that one seed gives one tuner on every device; yields the U-Net's device."""
+    """Draw new weights on the CPU inside the block, so that a seed gives the same tuner on every device; yield the
+    U-Net's device."""
     device = next(unet.parameters()).device
     with torch.device("meta" if device.type == "meta" else "cpu"):
         yield device

@@ -1,4 +1,4 @@
-"""The tuner file: one safetensors file that can be loaded knowing nothing else, and strict loading of it."""
+"""Writing and strict loading of the tuner file, a safetensors file that describes itself completely."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from scedit_cli.utils.version import __version__
 
 FORMAT = "scedit/1"
 _KINDS = {"sc": SCTuner, "csc": CSCTuner}
-# Facts of a word or two, which other programs and the screen show.
+# Short facts, which other programs and the screen show.
 _SHORT = ("kind", "condition", "base", "base_fingerprint", "prediction_type", "zero_terminal_snr")
-_LONGEST = 1000  # letters of them: a base may be a path
-# What describes the weights themselves is always written afresh, never taken over from older metadata.
+_LONGEST = 1000  # characters of a short fact: a base may be a path
+# Facts that describe the weights themselves are always written new, never copied from older metadata.
 _OWN = {"format", "kind", "condition", "sizes", "skip_channels", "up_blocks", "tuners"}
 
 
@@ -39,19 +39,19 @@ def save_tuner(
     format: str = "scedit",
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Writes one tuner file, whole or not at all; returns its path.
+    """Write one tuner file, whole or not at all, and return its path.
 
     Args:
         tuner: an SC-Tuner, a CSC-Tuner, or a bundle with its scales; also one that torch.compile or
             DistributedDataParallel has wrapped.
-        path: ends in `.safetensors`. In another program's format it may also end in `.bin`, or be a folder.
-        metadata: more facts for the file's header, added to `tuner.metadata`: `base`, `base_fingerprint`,
-            `prediction_type`, `recipe`, `steps`, `modelspec.*`. All strings.
+        path: a `.safetensors` file; in another program's format also a `.bin` file or a folder.
+        metadata: more facts for the file's header, all strings, added to `tuner.metadata`: `base`, `base_fingerprint`,
+            `prediction_type`, `recipe`, `steps`, `modelspec.*`.
         format: "scedit", or that of another program: "scepter", "ms-swift", "scedit-pytorch".
-        dtype: of the tensors in the file; the tuner's own where left out.
+        dtype: of the tensors in the file; the tuner's own by default.
 
     Raises:
-        SceditError: another suffix, metadata that is no string, a place that cannot be written to, or a format that
+        SceditError: the suffix is another, a metadata value is no string, the path cannot be written to, or the format
             has no such tuner.
     """
     path, tuner = Path(path), unwrapped(tuner)
@@ -76,19 +76,19 @@ def save_tuner(
 
 
 def load_tuner(path: str | os.PathLike[str], condition: str | Sequence[str] | None = None) -> Tuner | Bundle:
-    """Reads a tuner, on the CPU and in float32 (float64 where the file is).
+    """Load a tuner on the CPU, in float32 (float64 if the file is).
 
     Args:
         path: a tuner file of this library, scepter, ms-swift or scedit-pytorch; a folder that holds one; or a hub id.
-        condition: what the CSC-Tuner of a foreign file takes as its hint, or one name for each of several; `hint`,
-            `hint2`, … where left out. A file of this library knows its condition, and must agree.
+        condition: the condition of a foreign file's CSC-Tuner, or one name for each of several; by default `hint`,
+            `hint2`, …. A file of this library states its condition, and must agree.
 
     Returns:
-        An SCTuner or CSCTuner with the file's facts in `.metadata`, or a Bundle of several; a Bundle also of one that
-        scepter's `configuration.json` beside the file gives another scale than 1.
+        An SCTuner or CSCTuner with the file's facts in `.metadata`, or a Bundle of several; also a Bundle of one if
+        scepter's `configuration.json` beside the file gives it another scale than 1.
 
     Raises:
-        SceditError: no such file, a file of another shape, or keys and sizes that are not exactly those expected.
+        SceditError: there is no such file, it holds no tuner, or its keys and shapes are not exactly the expected ones.
     """
     file = locate(path)
     header, tensors = read(file)
@@ -99,14 +99,14 @@ def load_tuner(path: str | os.PathLike[str], condition: str | Sequence[str] | No
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The header of a tuner file; empty for a foreign file that has none."""
+    """Read the header of a tuner file; it is empty for a foreign file that has none."""
     return read(locate(path))[0]
 
 
 def _header(tuner: Tuner | Bundle) -> dict[str, str]:
     if isinstance(tuner, Bundle):
         parts = [
-            # Sorted, since the library reads metadata in any order: the same tuners make the same file.
+            # Sorted, since the library reads metadata in any order and the same tuners shall give the same file.
             {"scale": scale, "metadata": dict(sorted((_facts(each) | _header(each)).items()))}
             for each, scale in zip(tuner.tuners, tuner.scales, strict=True)
         ]
@@ -127,7 +127,7 @@ def _facts(tuner: Tuner) -> dict[str, str]:
 
 
 def _modelspec(tuner: Tuner | Bundle, path: Path, facts: Mapping[str, str]) -> dict[str, str]:
-    """The keys that other programs show (Stability's ModelSpec 1.0.0); the caller's own win over them."""
+    """Return the keys that other programs show (Stability's ModelSpec 1.0.0); the caller's own values override them."""
     spec = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{facts.get('base', 'diffusion-unet')}/scedit-{tuner.kind}",
@@ -170,7 +170,7 @@ def _ours(file: Path, header: dict[str, str], tensors: dict[str, Tensor], names:
 
 
 def _build(header: Mapping[str, str], tensors: int) -> Tuner:
-    """The tuner that a header tells of, whose weights are among as many `tensors`."""
+    """Build the tuner that a header describes, on the meta device; the file holds `tensors` tensors in all."""
     _check_facts(header)
     about = {"condition": header["condition"]} if header["kind"] == "csc" else {}
     sizes = read_json(header["sizes"])
@@ -178,7 +178,7 @@ def _build(header: Mapping[str, str], tensors: int) -> Tuner:
         raise ValueError(f"{len(sizes['channels'])} skips of {tensors} tensors")
     if not all(type(width) is int and width > 0 for name in ("channels", "hidden") for width in sizes[name]):
         raise ValueError("a skip without channels")
-    with torch.device("meta"):  # no memory is taken before the tensors have been seen to fit
+    with torch.device("meta"):  # no memory is taken before the tensors are known to fit
         tuner = _KINDS[header["kind"]](**sizes, **about)
     if "up_blocks" in header:
         tuner.up_blocks = tuple(read_json(header["up_blocks"]))
@@ -189,7 +189,7 @@ def _build(header: Mapping[str, str], tensors: int) -> Tuner:
 
 
 def _check_facts(header: Mapping[str, str]) -> None:
-    """Raises ValueError where the metadata holds something else than texts, or a fact that is none."""
+    """Raise ValueError if the metadata holds anything but texts, or a short fact or prediction type that is invalid."""
     if not isinstance(header, Mapping):
         raise ValueError(f"the header of a part is {type(header).__name__}")
     for name, value in header.items():
@@ -215,7 +215,7 @@ def _bundled(tuners: Sequence[Tuner], scales: Sequence[float], file: Path) -> Bu
 
 
 def _filled(module: Tuner | Bundle, tensors: Mapping[str, Tensor], file: Path) -> Tuner | Bundle:
-    """`module` with exactly these tensors: nothing missing, nothing left over, every shape right."""
+    """Fill `module` with exactly these tensors: none may be missing or left over, and every shape must fit."""
     expected = module.state_dict()
     faults = [f"missing {key}" for key in expected if key not in tensors]
     faults += [f"unexpected {key}" for key in tensors if key not in expected]

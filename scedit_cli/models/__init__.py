@@ -1,1 +1,1 @@
-"""Frozen bases: what their files hold, how they are loaded, and their schedulers."""
+"""Frozen bases: their files, their loading and their schedulers."""

@@ -1,4 +1,4 @@
-"""An autoencoder of one's own in place of a base's."""
+"""Loading of an autoencoder that replaces a base's own."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 def open_autoencoder(
     model: str | Path, own: AutoencoderKL, revision: str | None = None
 ) -> tuple[AutoencoderKL, str | None]:
-    """The autoencoder in float32 on the CPU, and its commit on the hub.
+    """Return the autoencoder `model` in float32 on the CPU, and its commit on the hub (None for local files).
 
     Args:
-        model: a folder of its own or a pipeline's, a hub id of either, or a .safetensors file in diffusers' or the
-            original layout, which has the sizes and the scaling of `own`, the base's autoencoder.
+        model: the folder of an autoencoder or of a pipeline, a hub id of either, or a .safetensors file in diffusers'
+            or the original layout; a file is read with the sizes and the scaling of `own`.
+        own: the base's autoencoder.
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        SceditError: nothing is there, it is no autoencoder with a distribution of latents, or it has other latents
-            than the base.
+        SceditError: `model` does not exist, is no AutoencoderKL, or has other latents than the base.
     """
     path, commit = expanded(model), None
     check_fetched(path, f"autoencoder {model}")
@@ -61,7 +61,7 @@ def open_autoencoder(
             hint="take one that has them, or its lone .safetensors file, which is scaled as the base's own",
         )
     scale, expected = vae.config.scaling_factor, own.config.scaling_factor
-    if scale != expected and vae.config.get("latents_mean") is None:  # else its statistics bring them to unit size
+    if scale != expected and vae.config.get("latents_mean") is None:  # latents_mean and latents_std scale by themselves
         raise SceditError(
             f"autoencoder {model}: its latents are scaled by {scale}, the base's by {expected}",
             hint="take one that was made for this family of bases; if it was, set scaling_factor in its config.json",
@@ -116,7 +116,7 @@ def _from_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
 
 
 def _from_diffusers_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
-    """As from a folder with the configuration of `own`: diffusers also reads there how older versions named weights."""
+    """Load the file from a folder with `own`'s configuration, where diffusers also knows older names of weights."""
     with TemporaryDirectory() as folder, quiet():
         own.save_config(folder)
         (Path(folder) / "diffusion_pytorch_model.safetensors").symlink_to(file.absolute())

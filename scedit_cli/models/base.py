@@ -1,4 +1,4 @@
-"""Frozen pipelines to tune and sample: the embedded world's, and the families of SD1.5, SD2.1 and SDXL."""
+"""Frozen pipelines to tune and sample: the embedded world's, and those of the SD1.5, SD2.1 and SDXL families."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from scedit_cli.utils.hub import split_revision
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # a base's, by recipes' names
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of a base, by their names in recipes
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a base is sampled unless told otherwise: side in pixels, denoising steps, guidance scale."""
+    """The default sampling settings of a base: image side in pixels, denoising steps, guidance scale."""
 
     resolution: int
     steps: int
@@ -47,13 +47,13 @@ class Base:
     """A frozen text-to-image pipeline. U-Net and text encoders compute in `dtype`, the autoencoder in float32.
 
     Attributes:
-        name: what `load_base` was asked for, without a revision.
+        name: the model that `load_base` was called with, without a revision.
         family: "scenes", "sd15", "sd21" or "sdxl".
-        revision: the hub commit the weights came from, else None.
-        vae_name, vae_revision: of an autoencoder of one's own, else None.
+        revision: the hub commit of the weights, else None.
+        vae_name, vae_revision: name and hub commit of an autoencoder that replaces the base's own, else None.
         is_guessed: whether `prediction_type` is a guess: SD2.1's releases for 512 and 768 pixels predict different
-            things, and a single file of either need not tell which it is.
-        names: the last part of `name`, and those that the files of the pipeline tell.
+            quantities, and a single file need not say which release it is.
+        names: the model's names: that of its path or hub id, and those in the pipeline's files.
     """
 
     name: str
@@ -79,17 +79,17 @@ class Base:
 
     @property
     def prediction_type(self) -> str:
-        """What the U-Net predicts: "epsilon" or "v_prediction"."""
+        """The quantity that the U-Net predicts: "epsilon", "v_prediction" or "sample"."""
         return self.scheduler.config.prediction_type
 
     @property
     def doubt(self) -> str:
-        """The sentence of a base that `is_guessed`."""
+        """The note to show for a base that `is_guessed`."""
         return f"{self.name} does not say which SD2.1 it is, and is taken for that of 768 pixels, which predicts v"
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is, whatever else may have been moved away; with offloading, the accelerator."""
+        """The U-Net's device, wherever other parts may be; with offloading, the accelerator."""
         return self._loaded._execution_device if hasattr(self.unet, "_hf_hook") else self.unet.device
 
     @property
@@ -102,7 +102,7 @@ class Base:
 
     @property
     def multiple(self) -> int:
-        """Sides of pictures are multiples of this many pixels, so that no level of the U-Net has to round."""
+        """The number of pixels that image sides are multiples of, so that no level of the U-Net has to round."""
         return self._loaded.vae_scale_factor * max(self.skips.strides)
 
     @property
@@ -111,42 +111,41 @@ class Base:
         resolution = (size if isinstance(size, int) else min(size)) * self._loaded.vae_scale_factor
         if self.family == "scenes":
             return Defaults(resolution, steps=20, guidance=2.0)
-        if self.is_distilled:  # a U-Net that is told the guidance was taught scales of 3 to 15
+        if self.is_distilled:  # a U-Net with the guidance as an input was trained on scales of 3 to 15
             return Defaults(resolution, steps=4, guidance=8.0 if self.unet.config.time_cond_proj_dim else 1.0)
         return Defaults(resolution, steps=30, guidance=5.0 if self.family == "sdxl" else 7.5)
 
     @property
     def is_distilled(self) -> bool:
-        """Whether it is sampled in a few steps without guidance: LCM, TCD, turbo, Lightning."""
+        """Whether the base is sampled in a few steps without guidance, as LCM, TCD, turbo and Lightning are."""
         return is_distilled(self._loaded, self.names)
 
     @property
     def distillation_doubt(self) -> str | None:
-        """The sentence of a base that is sampled as an ordinary one and may be a distilled one."""
+        """The note to show for a base that is sampled as an ordinary one but may be a distilled one, else None."""
         why = None if self.family == EMBEDDED else distillation_doubt(self._loaded, self.names)
         return why and f"{self.name} {why}, and is sampled as an ordinary base"
 
     @property
     def noise_levels(self) -> NoiseLevels:
-        """The noise that the U-Net was trained on."""
+        """The noise levels that the U-Net was trained on."""
         return noise_levels(self.scheduler)
 
     @property
     def zeroes_dropped_text(self) -> bool:
-        """Whether guidance's other side, where no negative prompt is given, is zeros and not the empty prompt."""
+        """Whether guidance without a negative prompt contrasts with zeros instead of the empty prompt."""
         return bool(self._loaded.config.get("force_zeros_for_empty_prompt"))
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits of the U-Net's weights, the same in every precision."""
+        """The fingerprint of the U-Net's weights: 32 hex digits, the same in every precision."""
         return fingerprint(self.unet)
 
     def pipeline(self, scheduler: str | None = None) -> DiffusionPipeline:
-        """The diffusers pipeline over these very modules, with a scheduler of its own and no progress bar.
+        """Return a diffusers pipeline over the same modules, with a scheduler of its own and no progress bar.
 
         Args:
-            scheduler: a class of diffusers by name, and its settings, as for `scheduler_like`; by default the base's
-                own.
+            scheduler: a scheduler's name and settings, as for `scheduler_like`; by default the base's own.
 
         Raises:
             SceditError: no such scheduler works with this base.
@@ -158,8 +157,16 @@ class Base:
         return pipeline
 
     def rescheduled(self, prediction_type: str, zero_terminal_snr: bool = False) -> Base:
-        """This base, over the same modules, with a scheduler that takes the U-Net's answer for this ("epsilon",
-        "v_prediction" or "sample"), and begins with noise alone; one that cannot do the latter gives way to DDIM."""
+        """Return this base, over the same modules, with a scheduler for another prediction type.
+
+        Args:
+            prediction_type: the quantity that the scheduler takes the U-Net's output for: "epsilon", "v_prediction" or
+                "sample".
+            zero_terminal_snr: whether sampling starts from pure noise; a scheduler that cannot is replaced by DDIM.
+
+        Raises:
+            SceditError: the base has continuous or EDM noise levels, which do not allow the change.
+        """
         from diffusers import DDIMScheduler
 
         kind, changes = type(self.scheduler), {"prediction_type": prediction_type}
@@ -183,8 +190,8 @@ class Base:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Text as the U-Net takes it: `encoder_hidden_states` (B, tokens, width), and for SDXL the pooled
-        `text_embeds` (B, width); `unet_arguments` makes them keywords of the U-Net."""
+        """Encode prompts to `encoder_hidden_states` (B, tokens, width), and for SDXL also the pooled `text_embeds`
+        (B, width). `unet_arguments` turns them into keywords of the U-Net."""
         with quiet():
             encoded = self._loaded.encode_prompt(
                 prompt=list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
@@ -194,7 +201,7 @@ class Base:
 
     @property
     def text_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Type and shape of what `encode_prompts` gives for each prompt, by name."""
+        """The dtype and shape of each tensor that `encode_prompts` returns, for one prompt, by name."""
         loaded = self._loaded
         encoders = [loaded.text_encoder, loaded.text_encoder_2] if self.family == "sdxl" else [loaded.text_encoder]
         width = sum(encoder.config.hidden_size for encoder in encoders)
@@ -203,7 +210,7 @@ class Base:
         return layout | pooled
 
     def overlong(self, prompts: Iterable[str]) -> list[str]:
-        """The prompts that have more tokens than the text encoder reads."""
+        """Return the prompts that have more tokens than the text encoder reads."""
         tokenizer = self._loaded.tokenizer
         with quiet():
             return [text for text in prompts if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
@@ -211,11 +218,11 @@ class Base:
     def unet_arguments(
         self, text: dict[str, Tensor], height: int, width: int, sizes: Tensor | None = None
     ) -> dict:
-        """The keywords of a U-Net call for encoded prompts and pictures of `height` x `width` pixels.
+        """Return the keywords of a U-Net call for encoded prompts and images of `height` x `width` pixels.
 
         Args:
-            sizes: what SDXL is told of each picture, (B, 6): original height and width, top and left of the cut,
-                height and width; by default uncropped pictures of their own size.
+            sizes: SDXL's size inputs for each image, (B, 6): original height and width, top and left of the crop,
+                height and width; by default those of an uncropped image.
         """
         context = text["encoder_hidden_states"]
         arguments: dict = {"encoder_hidden_states": context}
@@ -231,13 +238,13 @@ class Base:
 
     @torch.no_grad()
     def encode_images(self, pictures: Tensor) -> Tensor:
-        """Moments (B, 2C, h, w) of the latents' distribution, float32 and unscaled, of pictures (B, 3, H, W) in
-        [0, 1]."""
+        """Encode images (B, 3, H, W) in [0, 1] to the moments (B, 2C, h, w) of their latents' distribution, in float32
+        and unscaled."""
         pictures = pictures.to(self.device, torch.float32)
         return _finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these pictures")
 
     def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents (B, C, h, w) as the U-Net sees them: drawn with `generator`, without one the mean."""
+        """Return scaled latents (B, C, h, w), as the U-Net takes them: drawn with `generator`, or the mean without."""
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         distribution = DiagonalGaussianDistribution(moments)
@@ -246,10 +253,10 @@ class Base:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), float32 in [0, 1], of scaled latents.
+        """Decode scaled latents to images (B, 3, H, W), float32 in [0, 1].
 
         Raises:
-            WorkFailed: the latents or the pictures hold values that are not numbers.
+            WorkFailed: the latents or the images hold NaN or Inf.
         """
         latents = _finite(latents.to(self.device, torch.float32), "the sampled latents")
         pictures = self.vae.decode(unscaled(latents, self.vae)).sample
@@ -272,13 +279,13 @@ def load_base(
         model: "scenes" (embedded), a diffusers folder, a hub id (`owner/name`, or `owner/name@revision`), or a single
             file in the original layout.
         dtype: of U-Net and text encoders; by default float32 on a CPU and for the embedded base, else bfloat16.
-        device: by default an accelerator where there is one.
+        device: the device of all parts; by default an accelerator where there is one.
         revision: branch, tag or commit of a hub id that names none.
-        vae, vae_revision: an autoencoder of one's own: a folder, a hub id or a file.
-        prediction: "epsilon" or "v_prediction", where the files do not say what the U-Net predicts, or wrongly.
+        vae, vae_revision: an autoencoder (a folder, a hub id or a file) that replaces the base's own, and its revision.
+        prediction: "epsilon" or "v_prediction", for files that do not say what the U-Net predicts, or say it wrongly.
 
     Raises:
-        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
+        SceditError: the model does not exist, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
     """
     device = torch.device(device) if device else best_device()
     if dtype is None:
@@ -301,13 +308,13 @@ def load_base(
     if model == EMBEDDED and device.type == "cpu":
         from diffusers.models.attention_processor import AttnProcessor
 
-        # Plain products: over 64 tokens, PyTorch's fused attention for CPUs is the slower one, backward most of all.
+        # Over 64 tokens, plain products are faster than PyTorch's fused attention for CPUs, above all backward.
         pipeline.unet.set_attn_processor(AttnProcessor())
     family = "scenes" if model == EMBEDDED else _family(pipeline)
     base = Base(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names)
-    _ = base.skips  # a U-Net that cannot be tuned is told here, not at the first step
+    _ = base.skips  # raises here for a U-Net that cannot be tuned, not at the first step
     if base.defaults.resolution >= 512:
-        base.vae.enable_slicing()  # one picture at a time keeps the peak of memory small
+        base.vae.enable_slicing()  # one image at a time keeps the peak of memory small
     return base.rescheduled(prediction) if prediction else base
 
 

@@ -1,4 +1,4 @@
-"""Bases that were distilled to be sampled in a few steps without guidance, and what tells them."""
+"""Recognition of bases that were distilled to be sampled in a few steps without guidance."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # which work for nothing else
-_WORDS = ("turbo", "lightning", "lcm", "tcd", "dmd")  # in the names of those whose schedulers are ordinary ones
-_HYPER = ("sd", "sdxl", "sd15", "sd1", "xl")  # after "hyper", which is a common word too
+_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # they work for distilled bases only
+_WORDS = ("turbo", "lightning", "lcm", "tcd", "dmd")  # in the names of distilled bases with ordinary schedulers
+_HYPER = ("sd", "sdxl", "sd15", "sd1", "xl")  # must follow "hyper", which is a common word too
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 def is_distilled(pipeline: DiffusionPipeline, names: Iterable[str]) -> bool:
-    """Whether a pipeline is one: by a scheduler that is for them alone, a U-Net that is told the guidance, or one of
-    its `names` together with trailing timesteps, as SDXL-Turbo and Lightning have them; other bases have those too."""
+    """Return whether a pipeline is a distilled base: its scheduler is for those only, its U-Net takes the guidance as
+    an input, or one of its `names` says so and its timesteps are trailing, as SDXL-Turbo's, Lightning's and some other
+    bases' are."""
     if type(pipeline.scheduler).__name__ in _SCHEDULERS or pipeline.unet.config.time_cond_proj_dim:
         return True
     return _is_trailing(pipeline) and named_word(names) is not None
 
 
 def distillation_doubt(pipeline: DiffusionPipeline, names: Iterable[str]) -> str | None:
-    """Why a base that is not taken for a distilled one may still be one, as the end of a sentence."""
+    """Return why a base that is not taken for a distilled one may still be one, as the end of a sentence; else None."""
     if is_distilled(pipeline, names):
         return None
     if word := named_word(names):
@@ -33,7 +34,7 @@ def distillation_doubt(pipeline: DiffusionPipeline, names: Iterable[str]) -> str
 
 
 def named_word(names: Iterable[str]) -> str | None:
-    """The word in one of the names that distilled bases are called by; "dreamshaperXL_v21TurboDPMSDE" has one."""
+    """Return the word in one of the names that marks a distilled base: "dreamshaperXL_v21TurboDPMSDE" -> "turbo"."""
     for name in names:
         words = [word.lower() for word in _WORD.findall(name)]
         for word, following in zip(words, [*words[1:], ""], strict=True):

@@ -1,4 +1,4 @@
-"""Inpainting U-Nets as text-to-image ones: told that the whole picture is to be painted."""
+"""Inpainting U-Nets used as text-to-image ones: their mask covers the whole image."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from scedit_cli.models.latents import scaled
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_SIDE = 64  # pixels of the gray picture whose latents stand for any gray one's
+_SIDE = 64  # pixels of the encoded gray image; the latent in its middle stands for gray of any size
 
 
 def complete_inputs(pipeline: DiffusionPipeline) -> None:
-    """Lets a U-Net that takes 9 channels (latents, mask, latents of the masked picture) be called with latents alone,
-    by the pipeline and in training: the mask is then all ones, and the masked picture gray, as diffusers makes it.
-    """
+    """Let a U-Net of 9 input channels (latents, mask, latents of the masked image) be called with latents alone, by the
+    pipeline and in training: the mask is then all ones and the masked image gray, as diffusers makes it."""
     if pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels:
         return
     with torch.no_grad():
         gray = scaled(pipeline.vae.encode(torch.zeros(1, 3, _SIDE, _SIDE)).latent_dist.mode(), pipeline.vae)
     middle = gray[..., gray.shape[-2] // 2, gray.shape[-1] // 2]
     pipeline.unet.register_forward_pre_hook(_Completion(middle), with_kwargs=True)
-    # The pipeline draws as many channels of noise as the U-Net takes.
+    # diffusers' pipeline would draw as many channels of noise as the U-Net takes.
     pipeline.__class__ = type(f"Whole{type(pipeline).__name__}", (_WholePicture, type(pipeline)), {})
 
 
 class _Completion:
-    """Adds mask and masked picture to a U-Net's latents; inputs that have them pass."""
+    """A forward pre-hook that adds mask and masked image to a U-Net's latents, unless the input has them already."""
 
     def __init__(self, gray: Tensor) -> None:
         self.gray = gray  # (1, C)

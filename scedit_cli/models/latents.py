@@ -1,4 +1,4 @@
-"""Latents as a U-Net sees them: an autoencoder's own, brought to unit size by its configuration."""
+"""Scaling of an autoencoder's latents to unit size, as its configuration says, for the U-Net."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 
 
 def scaled(latents: Tensor, vae: AutoencoderKL) -> Tensor:
-    """The latents (B, C, h, w) of the autoencoder as its U-Net takes them: less their mean, over their deviation where
-    the configuration has `latents_mean` and `latents_std`, and times `scaling_factor`."""
+    """Scale the autoencoder's latents (B, C, h, w) for the U-Net: (latents - mean) · `scaling_factor` / deviation, with
+    `latents_mean`, `latents_std` and `shift_factor` where the configuration has them."""
     mean, deviation = _statistics(vae, latents)
     return (latents - mean) * vae.config.scaling_factor / deviation
 
 
 def unscaled(latents: Tensor, vae: AutoencoderKL) -> Tensor:
-    """The inverse of `scaled`: latents (B, C, h, w) as the autoencoder decodes them."""
+    """Return latents (B, C, h, w) as the autoencoder decodes them; the inverse of `scaled`."""
     mean, deviation = _statistics(vae, latents)
     return latents * deviation / vae.config.scaling_factor + mean
 
 
 def check_latents(vae: AutoencoderKL, what: str) -> None:
-    """Check that the configuration of an autoencoder, called `what`, tells how its latents are scaled.
+    """Check that an autoencoder's configuration says how its latents are scaled; errors call it `what`.
 
     Raises:
-        SceditError: one of the means and deviations is missing, or they are no numbers, one for each channel.
+        SceditError: only one of latents_mean and latents_std is there, they do not hold one number per channel, or
+            scaling_factor is no positive number.
     """
     config = vae.config
     means, deviations = config.get("latents_mean"), config.get("latents_std")
@@ -53,7 +54,7 @@ def check_latents(vae: AutoencoderKL, what: str) -> None:
 
 
 def _statistics(vae: AutoencoderKL, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """Mean and deviation of the latents, each a number or (C, 1, 1)."""
+    """Return mean and deviation of the latents, each a number or (C, 1, 1)."""
     config = vae.config
     mean: Tensor | float = config.get("shift_factor") or 0.0
     if config.get("latents_mean") is None:

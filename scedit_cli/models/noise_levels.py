@@ -1,4 +1,4 @@
-"""The noise levels that a U-Net was trained on, as its scheduler tells them."""
+"""The noise levels that a U-Net was trained on, read from its scheduler."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """T noise levels, the least noise first: at each the U-Net sees √ᾱ·x_0 + √(1-ᾱ)·ε and is told a time.
+    """T noise levels, the least noise first: at each, the U-Net takes √ᾱ·x_0 + √(1-ᾱ)·ε and a time.
 
-    Schedulers with EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364, table 1) fit in: with latents over
-    σ_data and ᾱ = 1/(1 + (σ/σ_data)²), the input c_in·(x_0 + σ·ε) is the one above, the network's F is v, or -v where
-    diffusers calls what it predicts "epsilon", and a loss on F is the paper's, whose weight is 1/c_out².
+    EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364, table 1) has this form too: with latents divided by
+    σ_data and ᾱ = 1/(1 + (σ/σ_data)²), the input c_in·(x_0 + σ·ε) is the one above, and the network's output F is v, or
+    -v where diffusers calls the prediction "epsilon". A loss on F is the paper's loss, whose weight is 1/c_out².
 
     Attributes:
         alphas: ᾱ, (T,).
-        times: the time that the U-Net is told, (T,): the level's number, or ln(σ)/4.
-        prediction_type: what the U-Net predicts: "epsilon", "v_prediction" or "sample".
-        sign: 1, or -1 where the U-Net's output is the negative of it.
+        times: the U-Net's time input, (T,): the level's number, or ln(σ)/4.
+        prediction_type: the quantity that the U-Net predicts: "epsilon", "v_prediction" or "sample".
+        sign: 1, or -1 where the U-Net's output is the negative of that quantity.
         sigma_data: the deviation that the latents are divided by.
     """
 
@@ -40,16 +40,17 @@ class NoiseLevels:
     sigma_data: float = 1.0
 
     def alphas_on(self, device: torch.device) -> Tensor:
-        """ᾱ on a device; Apple's accelerators have no float64, which EDM's lowest levels need."""
+        """Return ᾱ on `device`, in float32 on Apple's accelerators: EDM's lowest levels need float64, which they lack.
+        """
         return (self.alphas.float() if device.type == "mps" else self.alphas).to(device)
 
 
 def noise_levels(scheduler: SchedulerMixin) -> NoiseLevels:
-    """The noise levels that a base's scheduler tells: as many as it has timesteps."""
+    """Return the noise levels of a base's scheduler, one per training timestep."""
     prediction_type = scheduler.config.prediction_type
     kind = kind_of(scheduler)
     if kind not in (EDM, CONTINUOUS):
-        # Not the scheduler's alphas_cumprod: where those end at 0, Euler's end at a small value instead.
+        # The scheduler's own alphas_cumprod will not do: Euler's end at a small value where they should end at 0.
         alphas = (1 - scheduler.betas).cumprod(0)
         return NoiseLevels(alphas, torch.arange(len(alphas)), prediction_type)
     whole = copy.deepcopy(scheduler)
@@ -62,10 +63,10 @@ def noise_levels(scheduler: SchedulerMixin) -> NoiseLevels:
 
 
 def check_scheduler(scheduler: SchedulerMixin, name: str) -> None:
-    """Check that the scheduler of base `name` tells noise levels to sample from and to train on.
+    """Check that the scheduler of base `name` has noise levels to sample from and to train on.
 
     Raises:
-        SceditError: it is made for flow matching or another process than those, or predicts something else.
+        SceditError: it is made for flow matching, has no betas, or has a prediction type that is not known.
     """
     kind, config = type(scheduler).__name__, scheduler.config
     prediction_type = config.get("prediction_type")

@@ -1,4 +1,4 @@
-"""The models of a pipeline's folder, each read whole: every weight there has a place, and every place a weight."""
+"""Strict loading of the models in a pipeline's folder: no weight is missing, and none is left over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.fetched import check_fetched
 
-# What CLIP's text encoders are stored with and no pipeline of ours uses.
+# Weights that CLIP's text encoders are stored with and that no pipeline here uses.
 _SPARE = re.compile(r"(position_ids|logit_scale|text_projection\.weight|visual_projection\.weight)$|^vision_model\.")
 
 HALF = "fp16"
@@ -21,11 +21,11 @@ _WEIGHTS = re.compile(
 
 
 def load_part(folder: Path, kind: type[torch.nn.Module], dtype: torch.dtype, what: str) -> torch.nn.Module:
-    """The model of class `kind` of a folder in `dtype` on the CPU; `what` says whose weights those are.
+    """Load the model of class `kind` in a folder, in `dtype` on the CPU; `what` names its weights in errors.
 
     Raises:
         SceditError: its files lack weights, or hold some that its configuration has no place for.
-        Exception: whatever else odd weights and configurations lead diffusers and transformers to.
+        Exception: any other error that diffusers and transformers raise for odd weights and configurations.
     """
     files = [file.name for file in folder.glob("*.safetensors")]
     model, told = kind.from_pretrained(
@@ -44,13 +44,13 @@ def load_part(folder: Path, kind: type[torch.nn.Module], dtype: torch.dtype, wha
 
 
 def check_weights(folder: Path, dtype: torch.dtype, where: str) -> None:
-    """Check that the weights which `load_part` would read have been downloaded; those beside them need not be.
+    """Check that the weights which `load_part` would read have been downloaded; other files need not be.
 
     Args:
-        where: what stands before a file's name in the sentence.
+        where: the text before a file's name in the error.
 
     Raises:
-        SceditError: one is a pointer or a web page.
+        SceditError: one of them is a Git LFS pointer or a web page.
     """
     files = sorted(folder.glob("*.safetensors"))
     variant = variant_of((file.name for file in files), dtype)
@@ -60,14 +60,14 @@ def check_weights(folder: Path, dtype: torch.dtype, where: str) -> None:
 
 
 def variant_of(files: Iterable[str], dtype: torch.dtype) -> str | None:
-    """"fp16" where a part's weights come in it and no more is asked for, else the plain ones, else what is there alone
-    ("bf16", "non_ema")."""
+    """Return the variant of a part's weights to load: "fp16" for float16 where the part has it, else None (the plain
+    files), and where there are no plain files the variant that there is ("bf16", "non_ema")."""
     found = variants_in(files)
     return None if None in found and not (dtype == torch.float16 and HALF in found) else preferred(found)
 
 
 def variants_in(files: Iterable[str]) -> set[str | None]:
-    """The variants that a part's weights come in, by the names of its files; None for the plain ones."""
+    """Return the variants of a part's weights, read from the names of its files; None stands for the plain files."""
     return {found["variant"] for file in files if (found := _WEIGHTS.fullmatch(file))}
 
 
@@ -76,12 +76,12 @@ def preferred(variants: Collection[str | None]) -> str | None:
 
 
 def missing(what: str) -> SceditError:
-    """The error of weights that are in no file, `what` they are of."""
+    """Return the error for weights, called `what`, that no file holds."""
     return SceditError(f"{what} are missing", hint="get it anew")
 
 
 def homeless(what: str, keys: Collection[str], place: str = "its configuration") -> SceditError:
-    """The error of weights with these names, `what` they are of, for which there is no `place`."""
+    """Return the error for weights, called `what` and with these `keys`, that have no place in `place`."""
     first, *others = sorted(keys)
     more = f" and {len(others)} more" if others else ""
     return SceditError(

@@ -1,4 +1,4 @@
-"""The names of samplers: those of diffusers, and what other programs call them."""
+"""The names of samplers, in diffusers and in other programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scedit_cli.utils.errors import SceditError, not_installed
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-# The noise that a base was trained on.
+# The kinds of noise that bases are trained on.
 BETAS, EDM, CONTINUOUS, FLOW = (
     "a schedule of betas", "EDM's noise levels", "continuous noise levels", "flow matching"
 )  # fmt: skip
-# For each, diffusers' classes without their ending "Scheduler"; one for another noise draws smears, whatever diffusers
-# says of EDMEuler, which it holds for exchangeable with all of the first.
+# For each kind, diffusers' classes without their ending "Scheduler". A sampler for another kind of noise draws smears;
+# this holds for EDMEuler too, which diffusers wrongly lists as exchangeable with all of the first kind.
 SAMPLERS = {
     BETAS: (
         "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep",
@@ -28,9 +28,9 @@ SAMPLERS = {
     CONTINUOUS: ("EulerDiscrete",),
     FLOW: ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM"),
 }  # fmt: skip
-# Of these a base can have one of its own, which is not exchanged for another.
+# A base may have one of these as its own scheduler, but no base gets one in exchange.
 NEVER_EXCHANGED = ("CosineDPMSolverMultistep", "DDIMParallel", "DDPMParallel", "IPNDM", "SASolver")
-# What A1111, ComfyUI and k-diffusion call them, in `plain` letters.
+# Their names in A1111, ComfyUI and k-diffusion, as `plain` writes them.
 CALLED = {
     BETAS: {
         "euler": "EulerDiscrete", "eulera": "EulerAncestralDiscrete", "eulerancestral": "EulerAncestralDiscrete",
@@ -56,7 +56,7 @@ _FOR_SDE = "DPMSolverSDE"
 
 
 def check_name(text: str) -> None:
-    """Raises SceditError for a `NAME[:KEY=VALUE,...]` that no base could be sampled with; imports no library."""
+    """Raise SceditError for a `NAME[:KEY=VALUE,...]` that no base could be sampled with, importing no library."""
     name = text.partition(":")[0]
     if plain(name) not in map(plain, NEVER_EXCHANGED):
         found = [find(name, kind) for kind in SAMPLERS]
@@ -66,24 +66,24 @@ def check_name(text: str) -> None:
 
 
 def kind_of(scheduler: SchedulerMixin) -> str:
-    """The key in SAMPLERS of the noise that a base with this scheduler was trained on. Its class decides before its
-    configuration, which may hold settings of the class that it was made from."""
+    """Return the kind of noise, a key of SAMPLERS, that a base with this scheduler was trained on. The class decides
+    before the configuration, which may hold settings of the class that the scheduler was made from."""
     name, config = type(scheduler).__name__.removesuffix("Scheduler"), scheduler.config
     if hasattr(scheduler, "precondition_outputs"):
         return EDM
     is_told = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
-    if name in SAMPLERS[CONTINUOUS] and is_told:  # of another prediction, diffusers' Euler is told timesteps
+    if name in SAMPLERS[CONTINUOUS] and is_told:  # with another prediction type, diffusers' Euler takes timesteps
         return CONTINUOUS
     return BETAS if "beta_start" in config or "trained_betas" in config else FLOW
 
 
 def plain(name: str) -> str:
-    """ "DPM++ 2M", "dpmpp_2m" -> "dpmpp2m"; "DDIMScheduler" -> "ddim"."""
+    """Return a name in plain letters: "DPM++ 2M", "dpmpp_2m" -> "dpmpp2m"; "DDIMScheduler" -> "ddim"."""
     return re.sub("[^a-z0-9]", "", name.lower().replace("+", "p")).removesuffix("scheduler")
 
 
 def find(name: str, kind: str) -> str | None:
-    """The class of a name with the settings that it implies, or None where this kind of base has no such sampler."""
+    """Return the class for a name, with the settings that the name implies; None if this kind of base has none."""
     letters = plain(name)
     known = {plain(each): each for each in SAMPLERS[kind]} | CALLED[kind]
     if letters in known:
@@ -95,7 +95,7 @@ def find(name: str, kind: str) -> str | None:
 
 
 def not_known(name: str, kind: str) -> SceditError:
-    """What to tell of a name that no sampler has, with a guess where one of this `kind` of base is near."""
+    """Return the error for a name that no sampler has, with a guess if a sampler for this `kind` of base is near."""
     names = {plain(each): each for each in SAMPLERS[kind]} | CALLED[kind]
     near = difflib.get_close_matches(plain(name), names, n=1, cutoff=0.7)
     guess = f"did you mean {names[near[0]].partition(':')[0]}? " if near else ""
@@ -103,6 +103,6 @@ def not_known(name: str, kind: str) -> SceditError:
 
 
 def check_installed(names: set[str]) -> None:
-    """Raises SceditError where one of these samplers needs a library that is not installed."""
+    """Raise SceditError if one of these samplers needs a library that is not installed."""
     if _FOR_SDE in names and find_spec("torchsde") is None:
         raise not_installed(f"scheduler {_FOR_SDE}", "torchsde", "sde", "choose another")

@@ -1,4 +1,4 @@
-"""Schedulers that take the place of a base's; each is tried before it is used."""
+"""Schedulers that replace a base's own, and trials of them before they are used."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
     from torch import Tensor
 
-_USUAL = (4, 20, 50)  # steps, of which each sampler can take some unless its settings are impossible
+_USUAL = (4, 20, 50)  # steps; every sampler can take one of these numbers unless its settings are impossible
 
 
 class _Steps(int):
-    """A number of steps of which diffusers' "trailing" spacing makes exactly so many timesteps.
+    """A number of steps for which diffusers' "trailing" spacing makes exactly that many timesteps.
 
-    It divides the trained timesteps by the number and counts down with `numpy.arange`. For 62 of the numbers up to
-    1000 (61 is the least) the quotient is rounded down, so that one more timestep fits, which becomes −1: a step from
-    latents that are done, which turns them into noise. Rounded up, it does not fit.
+    diffusers divides the trained timesteps by the number and counts down with `numpy.arange`. For 62 of the numbers up
+    to 1000 (the least is 61) the quotient is rounded down, so that one more timestep fits. It becomes −1, and its step
+    turns finished latents into noise. With the quotient rounded up, it does not fit.
     """
 
     def __rtruediv__(self, whole: float) -> float:
@@ -37,15 +37,15 @@ class _Steps(int):
 
 @functools.cache
 def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
-    """A class like `kind` that makes as many timesteps as it is told to, and starts with the first of them. diffusers
-    looks the first up by its value and takes the second of two that are alike: Karras' noise levels, rounded to whole
-    timesteps, then end in an index beyond the last."""
+    """Return a class like `kind` that makes exactly the given number of timesteps and starts with the first of them.
+    diffusers looks up the first timestep by its value and takes the second of two equal ones: with Karras' noise
+    levels, rounded to whole timesteps, sampling then ends at an index beyond the last."""
 
     @functools.wraps(kind.set_timesteps)
     def set_timesteps(
         self: SchedulerMixin, num_inference_steps: int | None = None, *args: Any, **more: Any
     ) -> None:
-        steps = None if num_inference_steps is None else _Steps(num_inference_steps)  # None: `more` has the timesteps
+        steps = None if num_inference_steps is None else _Steps(num_inference_steps)  # None: `more` has timesteps
         kind.set_timesteps(self, steps, *args, **more)
         if hasattr(self, "set_begin_index"):
             self.set_begin_index(0)
@@ -57,8 +57,8 @@ def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
 
 
 def _with_noise_of_the_cpu(step: Callable) -> Callable:
-    """The `step` of DPMSolverSDE, which draws its noise where the latents are and in their precision; a seed means the
-    same noise everywhere only where it is drawn on the CPU, in float32."""
+    """Wrap the `step` of DPMSolverSDE so that it draws its noise on the CPU in float32: drawn on the latents' device
+    and in their precision, the noise of a seed would not be the same everywhere."""
 
     @functools.wraps(step)
     def stepped(self: SchedulerMixin, model_output: Tensor, timestep: Any, sample: Tensor, **more: Any) -> Any:
@@ -74,12 +74,12 @@ def _with_noise_of_the_cpu(step: Callable) -> Callable:
 
 
 def scheduler_like(current: SchedulerMixin, text: str | None = None) -> SchedulerMixin:
-    """A fresh scheduler on the noise schedule of `current`.
+    """Return a new scheduler with the noise schedule of `current`.
 
     Args:
-        text: `NAME[:KEY=VALUE,...]`, a class of diffusers with or without its ending "Scheduler", or what other
-            programs call it ("DPM++ 2M Karras"), and settings of its own, such as
-            "DPMSolverMultistep:use_karras_sigmas=true"; by default one like `current`.
+        text: `NAME[:KEY=VALUE,...]`, such as "DPMSolverMultistep:use_karras_sigmas=true". NAME is a class of diffusers,
+            with or without its ending "Scheduler", or its name in other programs ("DPM++ 2M Karras"); the rest are
+            the class's own settings. By default the class of `current`.
 
     Raises:
         SceditError: no such scheduler fits, it has no such setting or takes no such value, or it needs a library that
@@ -98,11 +98,11 @@ def scheduler_like(current: SchedulerMixin, text: str | None = None) -> Schedule
 
 
 def check_steps(scheduler: SchedulerMixin, steps: int, text: str | None = None) -> None:
-    """Try a whole sampling of one latent pixel: what diffusers says of numbers of steps and settings, it says late and
-    in many ways, or not at all.
+    """Check that a scheduler works with its settings and this number of steps, by sampling one latent pixel: diffusers
+    itself reports such errors late and in many ways, or not at all.
 
     Args:
-        text: as for `scheduler_like`, for the sentence.
+        text: the scheduler as given to `scheduler_like`, for the error.
 
     Raises:
         SceditError: the scheduler cannot take so many steps, or does not work with its settings.
@@ -123,7 +123,7 @@ def check_steps(scheduler: SchedulerMixin, steps: int, text: str | None = None) 
 
 
 def _problem(scheduler: SchedulerMixin, steps: int, with_steps: bool = True) -> str | None:
-    """Why so many steps cannot be sampled, or None; by their timesteps alone, or `with_steps` from one to the next."""
+    """Return why this number of steps cannot be sampled, or None. Without `with_steps` only the timesteps are tried."""
     import torch
 
     trial = copy.deepcopy(scheduler)
@@ -169,14 +169,14 @@ def _bad_timesteps(scheduler: SchedulerMixin, steps: int) -> str | None:
 
 
 def seed_noise(scheduler: SchedulerMixin, generators: list[Any]) -> None:
-    """Let the one scheduler that draws noise without being given generators draw each image's by its seed, so that an
-    image is the same alone and in a batch."""
+    """Give each image's seed to the one scheduler that draws noise without being given generators (DPMSolverSDE), so
+    that an image is the same alone and in a batch."""
     if hasattr(scheduler, "noise_sampler_seed"):
         scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
 
 
 def _kind(current: SchedulerMixin, name: str) -> tuple[type[SchedulerMixin], str]:
-    """The class of that name which fits `current`, and the settings that its name implies."""
+    """Return the class of that name which fits `current`, and the settings that the name implies."""
     import diffusers
 
     kind = kind_of(current)
@@ -197,12 +197,12 @@ def _kind(current: SchedulerMixin, name: str) -> tuple[type[SchedulerMixin], str
 
 
 def _unclipped(kind: type[SchedulerMixin], config: Mapping[str, Any]) -> dict[str, Any]:
-    """By default DDIM and its kin cut latents to [-1, 1], where they do not end."""
+    """Return the setting that stops DDIM and its kin from clipping latents, which exceed [-1, 1]."""
     return {"clip_sample": False} if "clip_sample" in _parameters(kind) and "clip_sample" not in config else {}
 
 
 def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: Mapping[str, Any]) -> None:
-    """Raises SceditError for settings that a base's training, or an image's seed, decides."""
+    """Raise SceditError for settings that a base's training, or an image's seed, decides."""
     name = kind.__name__.removesuffix("Scheduler")
     if "noise_sampler_seed" in given:
         raise SceditError(f"scheduler {name}: the noise of an image follows its --seed", "leave noise_sampler_seed out")
@@ -218,7 +218,7 @@ def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: M
 
 
 def _settings(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
-    """ "use_karras_sigmas=true,solver_order=3" -> {"use_karras_sigmas": True, "solver_order": 3}."""
+    """Parse settings: "use_karras_sigmas=true,solver_order=3" -> {"use_karras_sigmas": True, "solver_order": 3}."""
     given = {}
     known = _parameters(kind)
     for part in filter(None, text.split(",")):
@@ -237,8 +237,8 @@ def _settings(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
 
 
 def _wanted(kind: type[SchedulerMixin], key: str, value: Any) -> str | None:
-    """What a setting's value may be, where this one may not; diffusers takes much that it does not mean: "false" for
-    true, and a ninth order for the third."""
+    """Return what a setting's value may be if `value` is wrong, else None. diffusers accepts wrong values silently: it
+    takes "false" for true, and order 9 for 3."""
     parameter = _parameters(kind)[key]
     choices = _choices(parameter.annotation)
     if choices and value is not None and value not in choices:
@@ -254,13 +254,13 @@ def _wanted(kind: type[SchedulerMixin], key: str, value: Any) -> str | None:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """`Literal["a", "b"] | None` -> ["a", "b"]."""
+    """Return the choices of an annotation: `Literal["a", "b"] | None` -> ["a", "b"]."""
     parts = typing.get_args(annotation)
     return [each for part in parts for each in ([part] if isinstance(part, str) else _choices(part))]
 
 
 def _own_settings(scheduler: SchedulerMixin) -> dict[str, Any]:
-    """Its configuration without what came from a scheduler of another class, which means nothing to it."""
+    """Return its configuration without entries of the other class that it may have been made from."""
     known = _parameters(type(scheduler))
     return {name: value for name, value in scheduler.config.items() if name in known}
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the original layout, one .safetensors file, read with the configurations in the package."""
+"""Loading of checkpoints in the original layout, one .safetensors file, with the configurations in the package."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CONFIGS = Path(__file__).parent / "configs"
 _UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 _PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 PREDICTIONS = tuple(sorted(set(_PREDICTIONS.values())))
-# Weights that are stored as whole numbers or in 8 bits, to be multiplied by a scale of their own.
+# Keys that only quantised files have: their weights, integers or 8-bit floats, are to be multiplied by such scales.
 _QUANTISED = re.compile(r"scaled_fp8|.+\.(scale_weight|weight_scale(_2)?|comfy_quant|absmax|quant_map|quant_state\..+)")
 _SD21_BASE = {"sample_size": 64}  # the releases that predict noise are for 512 pixels
-# SD2.1's releases by the names that `modelspec` has for them.
+# The prediction types of SD2.1's releases, by their names in `modelspec`.
 _ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
 _CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-# EDM's preconditioning, as Playground v2.5 and CosXL were trained and sampled with it.
+# The settings of EDM's preconditioning with which Playground v2.5 and CosXL were trained and are sampled.
 _PLAYGROUND = {
     "_class_name": "EDMDPMSolverMultistepScheduler",
     "sigma_data": 0.5,
@@ -50,17 +50,17 @@ _COSXL = {
 
 
 def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None) -> tuple[DiffusionPipeline, bool]:
-    """The pipeline of a single file of SD1.5, SD2.1 or SDXL: its autoencoder in float32, the rest in `dtype`; and
-    whether what its U-Net predicts is a guess.
+    """Load the pipeline of a single file of SD1.5, SD2.1 or SDXL, its autoencoder in float32 and the rest in `dtype`;
+    also return whether its prediction type is a guess.
 
-    The U-Net's channels, its mid block and how deep its attention is are read off the weights, so that inpainting and
+    The U-Net's channels, its mid block and the depth of its attention are read off the weights, so that inpainting and
     pruned U-Nets (SSD-1B, Vega) load too. SD2.1 is taken for a v-prediction model, as its 768-pixel release is, unless
     `prediction`, the file's own `modelspec` metadata, a marker among its weights or nine channels say otherwise.
-    Playground v2.5 and CosXL are told by the statistics and noise levels that they hold.
+    Playground v2.5 and CosXL are recognised by the statistics and noise levels in their files.
 
     Raises:
-        SceditError: a pickled or damaged file, one of another layout, one that is not whole, or one that holds weights
-            for which such a pipeline has no place.
+        SceditError: the file is pickled, damaged, incomplete or of another layout, or holds weights for which such a
+            pipeline has no place.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 
@@ -82,8 +82,8 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
             pipeline = kind.from_single_file(
                 str(file), dtype=dtype, vae=vae, tokenizer=tokenizer(pad), **parts, **options
             )
-        except Exception as error:  # diffusers raises whatever odd weights lead it to
-            if "meta tensor" in str(error):  # PyTorch's word for weights that no file has filled
+        except Exception as error:  # with odd weights, diffusers raises errors of any kind
+            if "meta tensor" in str(error):  # how PyTorch calls weights that no file has filled
                 raise missing(f"base {file}: weights that a checkpoint of {family} has") from error
             said = f"base {file}: not as a checkpoint of {family} should be"
             raise not_loaded(error, said, hint, whole=True) from error
@@ -96,7 +96,7 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
 
 
 def original_config(file: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part of a single file, "unet" or "scheduler", told by its header: no weight is read.
+    """Return the configuration of a part ("unet" or "scheduler") of a single file, reading its header but no weights.
 
     Raises:
         SceditError: as for `open_original`.
@@ -106,13 +106,13 @@ def original_config(file: Path, part: str) -> dict[str, Any]:
 
 
 def title_of(file: Path) -> str:
-    """The title of a single file by its `modelspec` metadata; empty without one."""
+    """Return the title of a single file from its `modelspec` metadata; empty without one."""
     return _metadata(file).get("modelspec.title", "")
 
 
 def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[str, dict[str, Any]], bool]:
-    """The family of a single file, by part what differs from the family's configuration, and whether what the U-Net
-    predicts is a guess."""
+    """Return the family of a single file, each part's changes to the family's configuration, and whether the prediction
+    type is a guess."""
     from safetensors import SafetensorError, safe_open
 
     if file.suffix != ".safetensors":
@@ -160,7 +160,7 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
 
 
 def _preconditioning(file: Path, edm: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """The changes that the tensors with EDM's statistics or noise levels in a file mean."""
+    """Return the changes to the configuration for a file whose tensors `edm` hold EDM's statistics or noise levels."""
     changes: dict[str, dict[str, Any]] = {}
     for first, second in (("edm_mean", "edm_std"), ("edm_vpred.sigma_min", "edm_vpred.sigma_max")):
         if (first in edm) != (second in edm):
@@ -181,8 +181,8 @@ def _preconditioning(file: Path, edm: dict[str, list[float]]) -> dict[str, dict[
 
 
 def said_prediction(file: Path) -> str | None:
-    """What a checkpoint says that its U-Net predicts: by its `modelspec` metadata, or by the empty tensors v_pred and
-    ztsnr, as finetuners mark SDXL files."""
+    """Return the prediction type that a checkpoint states, else None: in its `modelspec` metadata, or by the empty
+    tensor v_pred, with which finetuners mark SDXL files."""
     told = _metadata(file)
     said = (told.get(f"modelspec.{key}", "") for key in ("prediction_type", "predict_key"))
     by_metadata = [_PREDICTIONS[each] for each in said if each in _PREDICTIONS]
@@ -191,8 +191,8 @@ def said_prediction(file: Path) -> str | None:
 
 
 def _bare_text_encoder(file: Path, family: str, dtype: torch.dtype) -> CLIPTextModel | None:
-    """CLIP's first text encoder of early checkpoints, whose weights are called without "text_model."; None where a
-    file has the usual names."""
+    """Return CLIP's text encoder of an early checkpoint, whose weights' names lack "text_model."; None where a file has
+    the usual names."""
     from safetensors import safe_open
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -224,7 +224,7 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
-    """CLIP's tokenizer: byte pairs, 49,408 words. `pad` fills up to 77 tokens."""
+    """Return CLIP's tokenizer (byte pairs, 49,408 words), which pads texts to 77 tokens with `pad`."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -238,7 +238,7 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
 
 
 def _pruning(keys: set[str], unet: dict) -> dict[str, Any]:
-    """What the U-Net with these weights lacks of the family's configuration `unet`."""
+    """Return the changes to the family's configuration `unet` for a pruned U-Net with weights of these names."""
     changes: dict[str, Any] = {}
     if not any(key.startswith("model.diffusion_model.middle_block.") for key in keys):
         changes["mid_block_type"] = None
@@ -256,24 +256,24 @@ def _pruning(keys: set[str], unet: dict) -> dict[str, Any]:
 
 
 def _depths(keys: set[str], side: str, first: int, count: int) -> list[int]:
-    """How many transformer blocks each of `count` layers has, from block number `first` on."""
+    """Return the number of transformer blocks of each of `count` layers, from block `first` on."""
     starts = [f"model.diffusion_model.{side}_blocks.{first + layer}.1.transformer_blocks." for layer in range(count)]
     return [len({key.removeprefix(start).split(".")[0] for key in keys if key.startswith(start)}) for start in starts]
 
 
 def _one(depths: list[int]) -> int | list[int]:
-    """A level without attention still has a depth of 1 in the configurations."""
+    """Return a level's depths as configurations write them: one number if all are equal, and 1 without attention."""
     return max(1, depths[0]) if len(set(depths)) == 1 else depths
 
 
 def _config(family: str, part: str, changes: dict[str, dict]) -> dict[str, Any]:
-    """The configuration of a part: the family's with what differs, or all of another class."""
+    """Return the configuration of a part: the family's with its changes, or the changes alone for another class."""
     own = changes.get(part, {})
     return own if "_class_name" in own else json.loads((CONFIGS / family / f"{part}.json").read_text()) | own
 
 
 def _write_configs(folder: Path, family: str, pipeline: str, changes: dict[str, dict]) -> None:
-    """The family's configuration as a diffusers folder without weights."""
+    """Write the family's configuration with its changes as a diffusers folder without weights."""
     index: dict[str, str | list[str]] = {"_class_name": pipeline}
     for file in sorted((CONFIGS / family).glob("*.json")):
         part = file.stem

@@ -1,4 +1,4 @@
-"""The names of weights in the original layout: what a file is by them, and which of them a pipeline has a place for."""
+"""The names of weights in the original layout: the kind of a file, and the weights that a pipeline has no place for."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
 
-# How the text encoders' weights are called tells the family.
+# The start of the text encoders' weight names identifies the family.
 _TEXT_ENCODERS = {
     "sdxl": "conditioner.embedders.1.model.",
     "sd21": "cond_stage_model.model.",
     "sd15": "cond_stage_model.transformer.",
 }
 _PARTS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-# Weights that a whole checkpoint may hold and sampling never uses: training's leftovers, CLIP's scale and projection
-# where the family takes neither, and the last layer of SD2.1's text encoder, whose texts are those of the one before.
+# Weights that a complete checkpoint may hold and sampling never uses: training's leftovers, CLIP's scale and projection
+# where the family takes neither, and the last layer of SD2.1's text encoder, since SD2.1 takes texts before that layer.
 _SPARE = re.compile(
     r"^first_stage_model\.(loss|model_ema)\.|(^|\.)(position_ids|logit_scale|attn_mask|text_projection(\.weight)?)$"
     r"|^cond_stage_model\.model\.(transformer\.resblocks\.23|visual)\.|\.vision_model\.|\.visual_projection\.weight$"
 )
-# What other files are, by a part of one of their names.
+# Descriptions of other kinds of files, by a part of a weight's name.
 _OTHERS = {
     "joint_blocks.": "a model of Stable Diffusion 3, a transformer without skips",
     "double_blocks.": "a model of Flux's kind, a transformer without skips",
@@ -45,12 +45,12 @@ _CLASSES = "a checkpoint whose U-Net takes class_labels beside texts, as those o
 
 
 def family_of(keys: Iterable[str]) -> str | None:
-    """The family of a checkpoint with weights of these names."""
+    """Return the family of a checkpoint with weights of these names, or None."""
     return next((name for name, start in _TEXT_ENCODERS.items() if any(key.startswith(start) for key in keys)), None)
 
 
 def other_kind(keys: Iterable[str], family: str | None) -> str | None:
-    """What a file is that is no plain checkpoint of its family; None where it is one, or nothing tells."""
+    """Describe a file that is no plain checkpoint of its family; None where it is one, or cannot be recognised."""
     keys = list(keys)
     kind = next((kind for mark, kind in _OTHERS.items() if any(mark in key for key in keys)), None)
     has_labels = family in ("sd15", "sd21") and any(key.startswith(_LABELS) for key in keys)
@@ -58,7 +58,7 @@ def other_kind(keys: Iterable[str], family: str | None) -> str | None:
 
 
 def homeless_in(keys: Iterable[str], pipeline: DiffusionPipeline) -> list[str]:
-    """The names of weights in a file that no part of the pipeline which was read from it has a place for."""
+    """Return the names of a file's weights that no part of `pipeline`, which was read from it, has a place for."""
     from diffusers.loaders.single_file_utils import (
         convert_ldm_clip_checkpoint,
         convert_ldm_unet_checkpoint,
@@ -80,7 +80,7 @@ def homeless_in(keys: Iterable[str], pipeline: DiffusionPipeline) -> list[str]:
 
 
 def homeless_in_autoencoder(keys: Iterable[str], vae: AutoencoderKL) -> list[str]:
-    """As `homeless_in`, of an autoencoder's file in the original layout."""
+    """Return the same as `homeless_in`, for an autoencoder's file in the original layout."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     keys = list(keys)
@@ -93,8 +93,8 @@ def homeless_in_autoencoder(keys: Iterable[str], vae: AutoencoderKL) -> list[str
 def _placed(
     keys: list[str], model: torch.nn.Module, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
 ) -> set[str]:
-    """Which of the weights diffusers' conversion brings to a name that the model has: those of numbers in their place
-    are converted, so that no weight is read."""
+    """Return the weights that diffusers' conversion gives a name in the model. Numbers are converted in place of the
+    weights, so that none is read."""
     names = {name.removeprefix("text_model.") for name in model.state_dict()}
     converted = convert({key: torch.full((1, 1), number) for number, key in enumerate(keys)})
     return {

@@ -1,4 +1,4 @@
-"""What a U-Net is given at each call, against what it takes."""
+"""Checks that a U-Net takes the inputs that it is called with."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CLASSES = {
 
 
 def check_unet(config: Mapping[str, Any], name: str, latent_channels: int = 4) -> None:
-    """Check that a U-Net of this configuration, of base `name`, takes latents of so many channels, a time and texts,
-    and no more than inpainting U-Nets do beside: a mask and the latents of the masked image.
+    """Check that the U-Net of base `name`, by its `config`, takes latents, a time and texts, and beside them at most an
+    inpainting U-Net's inputs: a mask and the latents of the masked image.
 
     Raises:
-        SceditError: it takes an image, a class or something else beside, or predicts more than noise or velocity.
+        SceditError: it takes an image, a class or another input, or predicts more than noise or velocity.
     """
     if classes := config.get("class_embed_type") or config.get("num_class_embeds"):
         taken = _CLASSES.get(classes, "a class or a noise level, as upscalers' do")
@@ -46,10 +46,11 @@ def check_unet(config: Mapping[str, Any], name: str, latent_channels: int = 4) -
 
 
 def check_texts(pipeline: DiffusionPipeline, name: str) -> None:
-    """Check that the text encoders of base `name` make what its U-Net and its tokenizers fit.
+    """Check that the text encoders of base `name` fit its U-Net and its tokenizers.
 
     Raises:
-        SceditError: the widths of texts differ, or the U-Net takes SDXL's sizes and pooled texts without its pipeline.
+        SceditError: the U-Net takes other widths than the text encoders give, only one of U-Net and pipeline is SDXL's,
+            or a tokenizer exceeds its text encoder's length or vocabulary.
     """
     unet, is_xl = pipeline.unet.config, hasattr(pipeline, "text_encoder_2")
     encoders = [pipeline.text_encoder, pipeline.text_encoder_2] if is_xl else [pipeline.text_encoder]

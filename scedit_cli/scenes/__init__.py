@@ -1,4 +1,4 @@
-"""The embedded world: a renderer, captions, and a small latent-diffusion pipeline with tuners that know it."""
+"""The embedded world: a renderer, captions, and a small latent-diffusion pipeline with tuners trained on it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ WORLD = Path(__file__).parent / "world"
 TUNERS = WORLD / "tuners"
 PICTURE_SIZE = 128
 
-# Scenes are numbered by seed. Training sets count up from 0; these are kept for measuring.
+# Scenes are numbered by seed. Training sets count up from 0; seeds from this one on are kept for evaluation.
 HELD_OUT_SEED = 1_000_000_000
 
 
 def shipped_tuners() -> list[str]:
-    """The names of the tuners that come with the package, each its kind's."""
+    """Return the names of the tuners that come with the package; a control tuner's name is its condition's kind."""
     return sorted(file.stem for file in TUNERS.glob("*.safetensors"))
 
 
 def shipped_tuner(kind: str) -> Path:
-    """The file of the tuner for `kind` that comes with the package; `SceditError` names the kinds there are."""
+    """Return the file of the shipped tuner called `kind`; raise a SceditError that lists them if there is none."""
     path = TUNERS / f"{kind}.safetensors"
     if not path.is_file():
         raise SceditError(
@@ -32,17 +32,17 @@ def shipped_tuner(kind: str) -> Path:
 
 
 def tuner_place(name: str) -> Path:
-    """Where a tuner of this name lies; a bare name that is no file's is a shipped tuner's.
+    """Return the path of a tuner by its name; a bare name that is no file's is a shipped tuner's.
 
     Raises:
-        SceditError: no such tuner is shipped.
+        SceditError: no tuner of that bare name is shipped.
     """
     is_bare = Path(name).name == name and not Path(name).suffix and not Path(name).exists()
     return shipped_tuner(name) if is_bare else expanded(name)
 
 
 def untaken(file: Path, kind: str) -> SceditError:
-    """That no tuner takes the condition image `file`."""
+    """Return the error that no tuner takes the condition image `file`."""
     return SceditError(
         f"{file}: no tuner takes {kind} conditions",
         hint=f"name one with --tuner; those of {', '.join(shipped_tuners())} are shipped, for the embedded base only",

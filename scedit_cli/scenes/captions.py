@@ -1,4 +1,4 @@
-"""Sentences about scenes, and what a sentence names."""
+"""Captions of scenes, and the objects that a caption names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _COUNTS = ("one", "two", "three", "four")
 
 
 def caption(scene: Scene, seed: int | None = None) -> str:
-    """A true sentence about the scene, naming every object with its colour, e.g. "a red sphere and a blue cube on a
-    gray floor". `seed` chooses among the wordings; by default the scene's own."""
+    """Return a true caption of the scene that names every object with its colour, e.g. "a red sphere and a blue cube on
+    a gray floor". `seed` chooses the wording; by default it is the scene's seed."""
     rng = np.random.default_rng([scene.seed if seed is None else seed, 0xCA9710])
     things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     floor = f"{'a' if rng.random() < 0.7 else 'the'} {_floor(scene, rng)} floor"
@@ -34,7 +34,7 @@ def caption(scene: Scene, seed: int | None = None) -> str:
 
 
 def named_objects(text: str) -> list[tuple[str, str]]:
-    """The (colour, shape) pairs that a caption names, in the order of the text."""
+    """Return the (colour, shape) pairs that a caption names, in the order of the text."""
     return _NAMED.findall(text)
 
 

@@ -1,4 +1,4 @@
-"""Where the things of a scene stand, chosen by a seed."""
+"""Random scenes: the objects' places, the floor, the sky, the light and the camera of a seed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scedit_cli.scenes.scene import COLORS, FLOORS, SHAPES, SKIES, TEXTURES, Sce
 
 
 def sample_scene(seed: int) -> Scene:
-    """The scene that belongs to `seed`, the same on every machine.
+    """Return the scene of `seed`, the same on every machine.
 
-    Objects never touch on the floor; each shows at least 45 % of its outline and 1 % of the picture, so that a
-    caption naming it is true of what can be seen, while partly hidden objects do occur.
+    Objects never touch on the floor. At least 45 % of an object's outline is visible, and it covers at least 1 % of the
+    image: objects may be partly hidden, but a caption that names them is true of the image.
     """
     rng = np.random.default_rng([seed, 0x5CED17])
     count = int(rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
@@ -41,7 +41,7 @@ def _with_objects(scene: Scene, things: tuple[Thing, ...]) -> Scene:
 
 
 def _place(rng: np.random.Generator, count: int) -> tuple[Thing, ...]:
-    """`count` objects that keep apart on the floor, or nothing when they did not fit."""
+    """Return `count` objects that keep apart on the floor, or an empty tuple if they did not fit."""
     things: list[Thing] = []
     for _ in range(count):
         for _ in range(30):

@@ -1,7 +1,7 @@
-"""The embedded world's reader: a small network that tells depth, normals, shapes and colours from a scene picture.
+"""The embedded world's reader: a small network that estimates depth, normals, shapes and colours from a scene's image.
 
-It stands in for the annotators of depth and segmentation, and judges generated pictures. Trained by
-`scedit_cli.scenes.build` on rendered truths; it knows this world and no other.
+It stands in for the annotators of depth and segmentation, and scores generated images. `scedit_cli.scenes.build` trains
+it on rendered ground truth; it works for this world only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from scedit_cli.scenes.scene import COLORS, SHAPES
 
 _SHAPE_CLASSES = 2 + len(SHAPES)  # sky and floor first, as in SEG_CLASSES
 _COLOR_CLASSES = 1 + len(COLORS)  # 0: no object
-_MIN_SHARE = 0.004  # of the picture, below which a patch of colour and shape is no object
+_MIN_SHARE = 0.004  # of the image; a smaller patch of one colour and shape does not count as an object
 
 
 @dataclass(frozen=True)
 class Reading:
-    """`depth` (B, H, W) metres, inf in the sky; `normals` (B, 3, H, W) unit, camera axes; `segmentation` (B, H, W),
-    indices into SEG_CLASSES; `colors` (B, H, W), 0 or 1 + index into COLORS; `features` (B, F) for distances between
-    pictures."""
+    """The reader's estimates for a batch of images.
+
+    Attributes:
+        depth: (B, H, W) in metres, inf in the sky.
+        normals: (B, 3, H, W), unit vectors in camera axes.
+        segmentation: (B, H, W), indices into SEG_CLASSES.
+        colors: (B, H, W), 1 + an index into COLORS, or 0 for no object.
+        features: (B, F), for distances between images.
+    """
 
     depth: torch.Tensor
     normals: torch.Tensor
@@ -35,7 +41,7 @@ class Reading:
     features: torch.Tensor
 
     def objects(self) -> list[set[tuple[str, str]]]:
-        """For each picture the (colour, shape) pairs that cover at least 0.4 % of it."""
+        """Return for each image the (colour, shape) pairs that cover at least 0.4 % of it."""
         colors, shapes = list(COLORS), SHAPES
         pair = torch.where(
             (self.segmentation >= 2) & (self.colors >= 1),
@@ -58,7 +64,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Reader(nn.Module):
-    """A four-level U-Net at half the picture's resolution; (B, 3, H, W) in [0, 1], H and W multiples of 16."""
+    """A four-level U-Net at half the image's resolution, for images (B, 3, H, W) in [0, 1], H and W multiples of 16."""
 
     def __init__(self, widths: tuple[int, int, int] = (32, 48, 80)) -> None:
         super().__init__()
@@ -73,8 +79,8 @@ class Reader(nn.Module):
         self.head = nn.Conv2d(first, 4 * (1 + 3 + _SHAPE_CLASSES + _COLOR_CLASSES), 1)
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Depth (B, 1, H, W) from 0 at DEPTH_NEAR to 1 at DEPTH_FAR, normals (B, 3, H, W), shape and colour logits, and
-        the features (B, F): mean and deviation of each channel of the levels."""
+        """Return depth (B, 1, H, W) from 0 at DEPTH_NEAR to 1 at DEPTH_FAR, normals (B, 3, H, W), shape and colour
+        logits, and features (B, F): mean and deviation of every channel of the four levels."""
         one = self.level1(functional.pixel_unshuffle(2 * pictures - 1, 2))
         two = self.level2(one)
         three = self.level3(two)
@@ -88,7 +94,7 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, pictures: torch.Tensor, batch_size: int = 32) -> Reading:
-        """Reads pictures (B, 3, H, W) in [0, 1]; sides that are no multiple of 16 are padded for the reading."""
+        """Read images (B, 3, H, W) in [0, 1], in batches; sides that are no multiple of 16 are padded meanwhile."""
         parts = [self._read(batch) for batch in pictures.split(batch_size)]
         return Reading(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
@@ -110,7 +116,7 @@ class Reader(nn.Module):
 
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
-    """The shipped reader, frozen, on the CPU."""
+    """Return the shipped reader, frozen, in float32 on the CPU."""
     from safetensors.torch import load_file
 
     reader = Reader()

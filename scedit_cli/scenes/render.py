@@ -1,8 +1,8 @@
-"""Analytic ray casting of the embedded world: picture, depth, normals and segmentation of a scene.
+"""Analytic ray casting of the embedded world: image, depth, normals and segmentation of a scene.
 
-One ray a pixel finds what is there; pixels whose neighbourhood is not smooth get four more, so that edges are
-antialiased at about a third of the cost of supersampling everywhere. Rays are tested only against the objects whose
-bounding sphere they enter. Units are metres, z points up; directions are unit vectors.
+One ray is cast per pixel, and four more where the neighbourhood is not smooth, so that edges are antialiased at about a
+third of the cost of supersampling everywhere. Rays are tested only against objects whose bounding sphere they enter.
+Units are metres, z points up; directions are unit vectors.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ _INK = np.array((0.055, 0.035, 0.05), np.float32)
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a camera sees: `image` uint8 (H, W, 3) sRGB; `depth` float32 (H, W), metres along the ray's forward axis,
-    inf for the sky; `normals` float32 (H, W, 3) in camera axes (right, up, towards the viewer), 0 for the sky;
-    `segmentation` uint8 (H, W), an index into SEG_CLASSES; `instances` int8 (H, W), an index into `scene.objects`,
-    -1 where none is."""
+    """The camera's view of a scene.
+
+    Attributes:
+        image: uint8 (H, W, 3), sRGB.
+        depth: float32 (H, W), metres along the camera's forward axis, inf for the sky.
+        normals: float32 (H, W, 3) in camera axes (right, up, towards the viewer), 0 for the sky.
+        segmentation: uint8 (H, W), indices into SEG_CLASSES.
+        instances: int8 (H, W), indices into `scene.objects`, -1 for no object.
+    """
 
     image: np.ndarray
     depth: np.ndarray
@@ -37,7 +42,7 @@ class Rendering:
 
 
 def render(scene: Scene, size: int = 128, look: str = "plain") -> Rendering:
-    """Cast `scene` at `size` x `size` pixels. `look` is one of LOOKS; the geometry does not depend on it."""
+    """Render `scene` at `size` x `size` pixels. `look` is one of LOOKS; the geometry does not depend on it."""
     if look not in LOOKS:
         raise ValueError(f"look is {look!r}, expected one of {LOOKS}")
     camera = _camera(scene)
@@ -66,7 +71,7 @@ def render(scene: Scene, size: int = 128, look: str = "plain") -> Rendering:
 
 
 def visible_pixels(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each object: pixels where it is seen, and pixels it would cover if it stood alone, at `size` x `size`."""
+    """Return, at `size` x `size` pixels, the visible pixels of each object and the pixels that it would cover alone."""
     camera = _camera(scene)
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
     origin, rays = camera[0], _rays(camera, rows.ravel(), columns.ravel(), size)
@@ -81,7 +86,7 @@ def visible_pixels(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _camera(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Where the eye is, and the rows right, up and backward of the camera's axes in world coordinates."""
+    """Return the eye's position, and the camera's axes (rows: right, up, backward) in world coordinates."""
     eye = np.array(scene.eye, np.float32)
     forward = np.array(scene.target, np.float32) - eye
     forward /= np.linalg.norm(forward)
@@ -97,11 +102,11 @@ def _rays(camera: tuple[np.ndarray, np.ndarray], rows: np.ndarray, columns: np.n
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
-# --- what a ray meets -------------------------------------------------------------------------------------------
+# --- intersections ----------------------------------------------------------------------------------------------
 
 
 def _trace(scene, camera, rows, columns, size, look):
-    """Ids (-2 sky, -1 floor, else the object), forward depth, world normals and linear colour of each ray."""
+    """Return the id (-2 sky, -1 floor, else the object), forward depth, world normal and linear colour of every ray."""
     eye, axes = camera
     rays = _rays(camera, rows, columns, size)
     ids = np.full(len(rays), -2, np.int32)
@@ -126,7 +131,7 @@ def _trace(scene, camera, rows, columns, size, look):
 
 
 def _hit(thing: Thing, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Distance (N,) along each ray to the object, inf where it is missed. `origin` is (3,) or (N, 3)."""
+    """Return the distance (N,) along every ray to the object, inf where it misses. `origin` is (3,) or (N, 3)."""
     distance = np.full(len(rays), np.inf, np.float32)
     size = thing.size
     middle = np.array((thing.x, thing.y, size * _HALF_HEIGHT[thing.shape]), np.float32)
@@ -141,7 +146,7 @@ def _hit(thing: Thing, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
 
 
 def _to_local(thing: Thing, points: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Into the object's own axes: on the floor's origin, unit size, turned by its yaw."""
+    """Transform points and rays into the object's own axes: it stands at the origin, with unit size and no yaw."""
     c, s = np.float32(np.cos(thing.yaw)), np.float32(np.sin(thing.yaw))
     turn = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1)), np.float32)
     base = np.array((thing.x, thing.y, 0), np.float32)
@@ -221,7 +226,7 @@ _BOUND = {  # radius of the sphere around the middle that holds the object, per 
 
 
 def _normal(thing: Thing, points: np.ndarray) -> np.ndarray:
-    """Outward unit normals (N, 3) at points on the object's surface."""
+    """Return the outward unit normals (N, 3) at points on the object's surface."""
     local, _ = _to_local(thing, points, points)
     if thing.shape == "sphere":
         normal = local - (0, 0, 1)
@@ -257,7 +262,7 @@ def _floor_albedo(scene: Scene, points: np.ndarray) -> np.ndarray:
     c, s = np.cos(scene.floor_yaw), np.sin(scene.floor_yaw)
     u, v = points[:, 0] * c + points[:, 1] * s, points[:, 1] * c - points[:, 0] * s
     cell = np.floor(u / 1.5).astype(int) + (np.floor(v / 1.5).astype(int) if scene.texture == "checkered" else 0)
-    # Far cells are smaller than a pixel: they fade into their mean instead of flickering.
+    # Far cells are smaller than a pixel, so they fade into their mean; otherwise they would flicker.
     fade = np.exp(-np.maximum(points[:, 1] - 2, 0) / 6)
     return albedo * (1 + 0.34 * fade * (cell % 2 - 0.5))[:, None]
 
@@ -282,7 +287,8 @@ def _in_shadow(scene: Scene, points: np.ndarray, normals: np.ndarray) -> np.ndar
 
 
 def _shade_plain(scene, ids, points, normals, rays):
-    """Lambert and Blinn-Phong under a sun and a sky, with cast shadows; shiny objects also mirror the sky a little."""
+    """Shade by Lambert and Blinn-Phong under a sun and a sky, with cast shadows; shiny objects also mirror the sky a
+    little."""
     color = _sky(scene, rays)
     solid = np.flatnonzero(ids >= -1)
     ids, points, normals, rays = ids[solid], points[solid], normals[solid], rays[solid]
@@ -309,7 +315,7 @@ def _shade_plain(scene, ids, points, normals, rays):
 
 
 def _shade_pastel(scene, ids, points, normals, rays):
-    """Pale, almost flat colours on cream paper, as in a picture book; the ink lines come afterwards."""
+    """Shade in pale, almost flat colours on cream paper, as in a picture book; `_outlined` adds the ink lines."""
     color = np.broadcast_to(_PAPER, rays.shape).copy()
     solid = np.flatnonzero(ids >= -1)
     ids, normals = ids[solid], normals[solid]
@@ -322,7 +328,7 @@ def _shade_pastel(scene, ids, points, normals, rays):
 
 
 def _differs(values: np.ndarray, limit: float) -> np.ndarray:
-    """Pixels (H, W) with a neighbour to the right or below farther away than `limit` (largest channel)."""
+    """Mark the pixels (H, W) that differ by more than `limit`, in any channel, from one of their four neighbours."""
     across = np.abs(np.diff(values, axis=1)).max(-1) > limit
     below = np.abs(np.diff(values, axis=0)).max(-1) > limit
     out = np.zeros(values.shape[:2], bool)

@@ -1,4 +1,4 @@
-"""What can stand in the embedded world, and how a seed chooses it."""
+"""Scenes of the embedded world: their shapes, colours, floors and skies, and the description of one scene."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 SHAPES = ("sphere", "cube", "cylinder", "cone")
 
-# Linear-light albedos, chosen so that every pair stays apart under shading and in an 8x-smaller latent.
+# Linear-light albedos, chosen so that all pairs stay distinct under shading and in latents of an eighth of the size.
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.62, 0.03, 0.03),
     "orange": (0.85, 0.25, 0.02),
@@ -26,7 +26,7 @@ FLOORS: dict[str, tuple[float, float, float]] = {
 }
 TEXTURES = ("plain", "checkered", "striped")
 
-# Zenith and horizon of each sky.
+# The colours at the zenith and at the horizon of each sky.
 SKIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "blue": ((0.12, 0.30, 0.66), (0.62, 0.76, 0.90)),
     "evening": ((0.30, 0.22, 0.45), (0.92, 0.60, 0.40)),
@@ -38,7 +38,7 @@ _REACH = {"sphere": 1.0, "cube": 1.18, "cylinder": 0.86, "cone": 1.0}  # footpri
 
 @dataclass(frozen=True)
 class Thing:
-    """One object standing on the floor. `size` is in metres: a sphere's radius, the others scaled to look as large."""
+    """An object on the floor. `size` is in metres: a sphere's radius; other shapes are scaled to look as large."""
 
     shape: str
     color: str
@@ -50,7 +50,7 @@ class Thing:
 
     @property
     def footprint(self) -> float:
-        """Radius in metres of the circle that the object covers on the floor."""
+        """The radius in metres of the circle that the object covers on the floor."""
         return _REACH[self.shape] * self.size
 
 

@@ -1,1 +1,1 @@
-"""What every room needs: errors, files, locks, the hub, devices."""
+"""Errors, files, locks, the hub and devices, for use in every room."""

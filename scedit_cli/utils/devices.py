@@ -1,4 +1,4 @@
-"""The devices that compute: which is taken where none is named, and whether a named one is there."""
+"""The device to compute on: the default one, and checks of a named one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NAME = re.compile(r"cpu|mps|(?:cuda|xpu)(?::\d{1,4})?")
 
 
 def check_name(name: str | None) -> str | None:
-    """`name`, which is one that a device may have; PyTorch is not imported.
+    """Return `name` after checking, without PyTorch, that it has the form of a device's name.
 
     Raises:
-        SceditError: no device has such a name.
+        SceditError: it does not have that form.
     """
     if name is not None and not _NAME.fullmatch(name):
         raise SceditError(f"--device {name}: no device is called that", hint="choose cpu, cuda, cuda:1, mps or xpu")
@@ -26,11 +26,11 @@ def check_name(name: str | None) -> str | None:
 
 
 def device_here(name: str | None) -> str | None:
-    """The device called `name`, made PyTorch's current one; None where none is named. Of the processes that a launcher
-    has started, each gets the device of its own number on the machine.
+    """Make the device `name` PyTorch's current one and return its name; None for None. Every process of a launcher gets
+    the device with its own number on the machine.
 
     Raises:
-        SceditError: no device is called that, this machine has none such, or several processes were to share it.
+        SceditError: `name` is no device's name, this machine has no such device, or several processes would share it.
     """
     kind, _, number = (check_name(name) or "cpu").partition(":")
     if kind == "cpu":
@@ -60,7 +60,7 @@ def device_here(name: str | None) -> str | None:
 
 
 def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
+    """Return the accelerator where there is one, else the CPU."""
     import torch
 
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Work that the processes of one launch share, such as those of `accelerate launch` or torchrun."""
+"""Sharing of work among the processes of one launch, such as `accelerate launch` or torchrun."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)  # for the slowest; where one dies, its launcher ends them all
+_PATIENCE = timedelta(days=7)  # long enough for the slowest process; if one dies, the launcher ends them all
 
 
 @dataclass(frozen=True)
 class Share:
-    """What process `index` of `count` does; `local_index` counts those of its machine, `local_count` of them."""
+    """The share of process `index` of `count`; on its own machine it is process `local_index` of `local_count`."""
 
     index: int = 0
     count: int = 1
@@ -24,22 +24,22 @@ class Share:
 
     @classmethod
     def mine(cls) -> Share:
-        """As the launcher tells in the environment; everything where nobody has launched several."""
+        """Return this process's share, from the launcher's environment variables; all work if there is one process."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is the process that writes the files which are written once."""
         return self.index == 0
 
     def of(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item: long and short ones spread alike."""
+        """Return every `count`-th item from `index` on, which spreads long and short items evenly."""
         return items[self.index :: self.count]
 
     def gathered(self, items: list[T]) -> list[T]:
-        """The items of all processes, in each of them. Waits for the slowest."""
+        """Return the items of all processes, in every process, after waiting for the slowest."""
         return items if self.count == 1 else _gather(items)
 
 

@@ -1,4 +1,4 @@
-"""The errors that users are meant to read."""
+"""Errors that are written for users."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LONGEST = 200  # letters of others' words in a sentence
-_SENTENCE = 800  # letters that anybody reads; what strangers' files hold may be far longer
+_LONGEST = 200  # characters of a quoted text in a sentence
+_SENTENCE = 800  # characters of a sentence that is still readable; quoted contents of files may be far longer
 
 
 class SceditError(Exception):
-    """Bad input or usage: one sentence naming the file and field, and what to do about it.
+    """An error in input or usage.
 
     Args:
-        message: what is wrong, as one sentence.
-        hint: what to do, or None where the message already says it.
+        message: one sentence that says what is wrong, naming the file and field.
+        hint: advice what to do, or None where the message already says it.
     """
 
     exit_code = 2
@@ -33,28 +33,28 @@ class SceditError(Exception):
 
 
 def reason(error: BaseException, whole: bool = False) -> str:
-    """What a library's error says, its first line or the `whole` of it, as one line that fits into a sentence."""
+    """Return a library error's first line, or its `whole` text on one line, cut to fit into a sentence."""
     said = str(error).strip() or type(error).__name__
     return (" ".join(said.split()) if whole else said.splitlines()[0])[:_LONGEST]
 
 
 def shortened(text: str, letters: int = _LONGEST) -> str:
-    """What somebody else wrote, no longer than fits into a sentence."""
+    """Return a quoted text, cut to the length that fits into a sentence."""
     return text if len(text) <= letters else f"{text[:letters]}…"
 
 
 class WorkFailed(SceditError):
-    """The input was fine and the work still failed: out of memory, disk full, lost weights."""
+    """An error in the work although the input was fine: out of memory, disk full, lost weights."""
 
     exit_code = 1
 
 
 class NotInstalled(SceditError):
-    """A library is missing, which the hint says how to get."""
+    """An error about a missing library; the hint says how to install it."""
 
 
 def not_installed(what: str, library: str, extra: str, otherwise: str = "") -> NotInstalled:
-    """That `what` needs a library which an extra of this package brings; or else one does what `otherwise` says."""
+    """Return the error that `what` needs `library`, which the `extra` installs; `otherwise` is alternative advice."""
     return NotInstalled(
         f"{what} needs {library}, which is not installed",
         hint=f"python -m pip install 'scedit-cli[{extra}]'{otherwise and f', or {otherwise}'}",
@@ -68,14 +68,14 @@ _STARVED = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whatever device; libraries tell it in their own words."""
+    """Return whether memory ran out, on any device, by the words in which libraries report it."""
     said = re.search(_STARVED, str(error), re.IGNORECASE)
     return isinstance(error, MemoryError) or said is not None
 
 
 def not_loaded(error: BaseException, said: str, hint: str, whole: bool = False) -> SceditError:
-    """What is `said` of something that a library could not load, with the library's reason and what to do; or that
-    only memory lacked for it, as it does too where a damaged configuration asks for sizes that no model has."""
+    """Return the error for something that a library could not load: `said`, the library's reason and the hint. If
+    memory ran out, it is a WorkFailed; a damaged configuration with absurd sizes causes that too."""
     if is_out_of_memory(error):
         told = f"{said}: memory ran out: {reason(error, whole)}"
         return WorkFailed(told, "end other programs; if it asks for far too much, it is damaged: get it anew")
@@ -84,12 +84,12 @@ def not_loaded(error: BaseException, said: str, hint: str, whole: bool = False) 
 
 @contextmanager
 def memory_told(during: str, hint: str) -> Iterator[None]:
-    """Within, memory that runs out becomes a WorkFailed, `during` what and with what to do about it."""
+    """Turn running out of memory inside the block into a WorkFailed; `during` completes "memory ran out while …"."""
     try:
         yield
     except SceditError:
         raise
-    except Exception as error:  # each library's own kind
+    except Exception as error:  # libraries raise exceptions of their own kinds
         if not is_out_of_memory(error):
             raise
         raise WorkFailed(f"memory ran out while {during}", hint) from error

@@ -1,4 +1,4 @@
-"""Files that were not downloaded, and what stands in their place."""
+"""Recognition of pointers and web pages in place of files that were not downloaded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _STAND_INS = {
 
 
 def check_fetched(file: str | os.PathLike[str] | BinaryIO, name: str) -> None:
-    """Checks that `file` is not what stands in the place of one that was not downloaded: a clone without Git LFS has
-    pointers, and a browser's address may give a page. What cannot be read is left to others.
+    """Check that `file` is the file itself: a clone without Git LFS has pointers instead of files, and a browser's
+    address may give a web page. A file that cannot be read passes; its reader will raise the error.
 
     Raises:
-        SceditError: it is; the sentence calls it `name`.
+        SceditError: it is a pointer or a web page; the error calls it `name`.
     """
     try:
         with nullcontext(file) if hasattr(file, "seek") else open(file, "rb") as opened:

@@ -1,4 +1,4 @@
-"""Models from the hub: pinned to the commit they have now, offline from the cache, and every failure a sentence."""
+"""Downloads of models from the hub, pinned to a commit; offline from the cache, with readable errors."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from scedit_cli.utils.errors import SceditError, reason
 
-_TIMEOUT = 10.0  # seconds until an offline machine is told so
+_TIMEOUT = 10.0  # seconds until the hub counts as unreachable
 _CONFIG = "config.json"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")  # also refs/pr/1
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether the name is one that a model or dataset of the hub may have, as "owner/name"."""
+    """Return whether the name has the form of a model's or dataset's on the hub, "owner/name"."""
     return bool(_ID.fullmatch(str(name)))
 
 
 def split_revision(name: str | Path, revision: str | None = None) -> tuple[str, str | None]:
-    """The parts of `owner/name@revision`, which names a model of the hub everywhere; any other name is whole, as that
-    of a file or folder which is there. `revision` is one that was said apart, as recipes do.
+    """Split `owner/name@revision` into hub id and revision. Any other name, or that of an existing file or folder, is
+    returned whole with `revision`, which is the one given separately, as in recipes.
 
     Raises:
-        SceditError: two revisions.
+        SceditError: there are two revisions.
     """
     repository, _, pinned = str(name).partition("@")
     named = is_hub_id(repository) and _REVISION.fullmatch(pinned) and not str(name).endswith(".safetensors")
@@ -42,11 +42,12 @@ def download_pipeline(
     check_index: Callable[[Path], object],
     variant_of: Callable[[list[str]], str | None],
 ) -> tuple[Path, str]:
-    """The folder of a pipeline at the commit that `revision` means now, and that commit; offline, from the cache.
+    """Download a pipeline at the current commit of `revision` (take it from the cache when offline), and return its
+    folder and commit.
 
     Args:
-        check_index: is called with the folder that holds model_index.json alone, before gigabytes travel.
-        variant_of: the variant to take, such as "fp16", of the file names there are.
+        check_index: a check of the folder with model_index.json alone, before the large files are downloaded.
+        variant_of: a function from the file names to the variant to take, such as "fp16".
 
     Raises:
         SceditError: no such model or revision, no access to it, no pipeline, or the hub is out of reach.
@@ -67,7 +68,7 @@ def download_pipeline(
 
 
 def download_configs(repository: str, revision: str | None) -> Path:
-    """The folder of a pipeline with its configuration files alone. Raises as `download_pipeline`."""
+    """Download a pipeline's configuration files alone and return their folder. Raises as `download_pipeline`."""
     from huggingface_hub import snapshot_download
 
     with _told(repository, revision):
@@ -79,8 +80,8 @@ def download_configs(repository: str, revision: str | None) -> Path:
 
 
 def download_autoencoder(repository: str, revision: str | None) -> tuple[Path, str]:
-    """The folder of an autoencoder, at the root of the model or in its `vae`, and its commit. Raises as
-    `download_pipeline`."""
+    """Download an autoencoder, from the root of the model or from its `vae`, and return the model's folder and commit.
+    Raises as `download_pipeline`."""
     from huggingface_hub import snapshot_download
 
     with _told(repository, revision):
@@ -97,7 +98,7 @@ def download_autoencoder(repository: str, revision: str | None) -> tuple[Path, s
 
 
 def _commit(repository: str, revision: str | None) -> tuple[str | None, list[str] | None]:
-    """The commit of a revision and the names of its files; where the hub is out of reach, the revision and None."""
+    """Return a revision's commit and the names of its files; where the hub is out of reach, the revision and None."""
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
 

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed.
 
-What a killed process has left half-written is removed by the next one that writes in the same folder.
+Half-written files of a killed process are removed by the next process that writes in the same folder.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from typing import Any
 
 from scedit_cli.utils.errors import SceditError, WorkFailed
 
-_AT_ONCE = 256  # files of a folder that wait to be flushed: a folder may hold many thousands
+_AT_ONCE = 256  # files flushed at a time, since a folder may hold many thousands
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
 _LONGEST_NAME = 255  # bytes, on all usual file systems
-_PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # what a process of this number, on this machine, is writing
+_PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # the name of a file in the making: process number and machine
 _AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
-_own: set[str] = set()  # what this process is writing
+_own: set[str] = set()  # names of the files that this process is writing
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """`path`, its `~` or `~somebody` as that user's home folder.
+    """Return `path` with its `~` or `~user` replaced by that user's home folder.
 
     Raises:
-        SceditError: nobody knows of such a folder.
+        SceditError: there is no such user.
     """
     try:
         return Path(path).expanduser()
@@ -48,11 +48,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Writes `data` (text as UTF-8) to `path`, replacing what is there in one step; returns the path.
+    """Write `data` (text as UTF-8) to `path`, replacing an existing file in one step; return the path.
 
     Raises:
         WorkFailed: the disk is full or broken.
-        SceditError: the place cannot be written to.
+        SceditError: the path cannot be written to.
     """
     path = Path(path)
     with whole(path) as part:
@@ -61,7 +61,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
 
 
 def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
-    """Writes `data` to `path` unless something is there; False where it is, even if it appeared this very moment.
+    """Write `data` to `path` unless it exists, even if it appeared this very moment; return whether it was written.
 
     Raises:
         WorkFailed, SceditError: as `write_whole`.
@@ -76,15 +76,15 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
 
 @contextmanager
 def whole(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, with the same suffix; what the body writes there becomes `path`.
+    """Yield a temporary path beside `path`, with the same suffix; the file that the body writes there becomes `path`.
 
     If the body raises, `path` is left as it was and nothing stays behind.
 
     Args:
-        replace: what is there goes; otherwise it stays, even if it appeared this very moment.
+        replace: whether an existing file is replaced; if not, it stays, even if it appeared this very moment.
 
     Raises:
-        SceditError: something is there, and is not to be replaced.
+        SceditError: `path` exists, and `replace` is false.
     """
     path = Path(path)
     with _beside(path) as part:
@@ -98,7 +98,7 @@ def whole(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
 
 
 def _renamed(part: Path, path: Path) -> bool:
-    """Whether `part`, flushed, became `path`; not where something is there."""
+    """Flush `part` and rename it to `path` unless that exists; return whether it was renamed."""
     _flush(part)
     try:
         os.link(part, path)
@@ -111,8 +111,8 @@ def _renamed(part: Path, path: Path) -> bool:
             return False
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(part)) from None
-        # The name is ours now, and empty for the moment that renaming takes: a rename that spares others' files is not
-        # to be had everywhere.
+        # The name is now reserved by an empty file, until the rename: not every system has a rename that never replaces
+        # another process's file.
         try:
             os.replace(part, path)
         except BaseException:
@@ -124,16 +124,17 @@ def _renamed(part: Path, path: Path) -> bool:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str], replace: bool = False) -> Iterator[Path]:
-    """Yields an empty temporary folder, which becomes `path` when the body is done. A link is followed.
+    """Yield an empty temporary folder, which becomes `path` when the body is done. A link is followed.
 
     Args:
-        replace: a folder that is there goes when the new one is complete. Whoever is killed at that moment leaves none.
+        replace: whether an existing folder is removed once the new one is complete; a process killed at that moment
+            leaves neither at `path`.
 
     Raises:
-        SceditError: `path` exists and holds something.
+        SceditError: `path` is a file, or a folder that is not empty and not to be replaced.
     """
     path = Path(path)
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises at loops, in older Pythons
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # older Pythons' `resolve` raises on loops
     if path.is_file() or (path.is_dir() and not replace and any(path.iterdir())):
         raise SceditError(f"{path} exists already", hint="name another place, or remove it first")
     with _beside(path) as part:
@@ -156,7 +157,7 @@ def whole_folder(path: str | os.PathLike[str], replace: bool = False) -> Iterato
 
 
 def discard(path: Path) -> None:
-    """Removes a folder in one step: it is gone, or it is there as it was.
+    """Remove a folder in one step, so that it is either gone or complete.
 
     Raises:
         WorkFailed, SceditError: it cannot be removed.
@@ -166,7 +167,7 @@ def discard(path: Path) -> None:
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Sees that a file can be written to `path`, before work that it is to hold; its folder is made.
+    """Check that a file can be written to `path`, before the work whose result it will hold; create its folder.
 
     Raises:
         WorkFailed, SceditError: as `write_whole`.
@@ -179,11 +180,11 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], option: str) -> None:
-    """Checks that a file could be made at `path`, or in it where it is a folder; neither it nor its folders need be
-    there. What is made to find out is gone again.
+    """Check that a file could be created at `path`, or in it where it is a folder. Neither `path` nor its folders need
+    exist, and the check leaves nothing behind.
 
     Raises:
-        SceditError: it cannot, as where one of its folders is a file; names `option`.
+        SceditError: it could not, for example because one of its folders is a file; the error names `option`.
     """
     path = Path(path).absolute()
     folder = next(each for each in (path, *path.parents) if each.is_dir() or (each != path and os.path.lexists(each)))
@@ -194,15 +195,15 @@ def check_writable(path: str | os.PathLike[str], option: str) -> None:
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        if error.errno not in _FULL | _BROKEN:  # which may be otherwise once there is something to write
+        if error.errno not in _FULL | _BROKEN:  # a full or broken disk may work again by the time of writing
             raise SceditError(
                 f"{option} {path} could not be written: {error.strerror}", hint="name a place you can write to"
             ) from error
 
 
 def sweep(folder: Path) -> None:
-    """Removes what processes that live no more were writing or removing in `folder`. Of another machine's, nobody
-    knows; theirs is removed when it is a week old."""
+    """Remove the files and folders that ended processes were writing or removing in `folder`. Whether another machine's
+    process has ended is unknown; its files are removed when they are a week old."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if (found := _PART.fullmatch(entry.name)) and _is_left(int(found[1]), found[2], entry):
@@ -210,15 +211,15 @@ def sweep(folder: Path) -> None:
 
 
 def as_json(document: Any) -> str:
-    """`document` as text. JSON has no NaN and no infinity: they become null. Paths become strings."""
+    """Return `document` as JSON text. NaN and infinity, which JSON lacks, become null; paths become strings."""
     return json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n"
 
 
 def read_json(text: str | bytes) -> Any:
-    """The value of a JSON text that may be anybody's.
+    """Return the value of a JSON text from an untrusted source.
 
     Raises:
-        ValueError: it is no JSON, or none that can be read: nested too deeply, or with a number of thousands of digits.
+        ValueError: it is no JSON, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
         return json.loads(text)
@@ -236,9 +237,9 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yields a name in the folder of `path`, which is made, for what is not to stay; errors with it become sentences.
-    It has the suffix of `path`, and is no longer than names may be."""
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # which stand for bytes that are no text
+    """Yield a temporary path in the folder of `path`, which is created, and remove it at the end. It has the suffix of
+    `path` and a name of allowed length. An OSError about it becomes a SceditError."""
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # surrogates stand for bytes that are no text
         raise SceditError(f"{ascii(str(path))} is no text in UTF-8", hint="name a place whose name is")
     mark, name = f".{os.getpid()}-{_machine()}~", path.name
     if len(os.fsencode(mark + name)) > _LONGEST_NAME:
@@ -265,7 +266,7 @@ def _sweep_once(folder: Path) -> None:
 
 
 def _is_left(process: int, machine: str, entry: os.DirEntry[str]) -> bool:
-    """Whether the process that was writing this lives no more. Numbers are given again, so its start counts too."""
+    """Return whether the process that was writing `entry` has ended. Numbers are reused, so its start counts too."""
     import psutil
 
     changed = entry.stat(follow_symlinks=False).st_mtime
@@ -281,7 +282,7 @@ def _is_left(process: int, machine: str, entry: os.DirEntry[str]) -> bool:
 
 @cache
 def _machine() -> str:
-    """A digest of what process numbers hold for: this host, or the container on it."""
+    """Return a digest of the host, or the container on it, in which this process's number is valid."""
     try:
         numbers = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -290,7 +291,7 @@ def _machine() -> str:
 
 
 def _remove(part: Path) -> None:
-    """What cannot be removed stays for the next `sweep`: it must not hide what the work came to."""
+    """Remove `part`, or leave it for the next `sweep`: an error here must not hide the result of the work."""
     if part.is_dir() and not part.is_symlink():
         shutil.rmtree(part, ignore_errors=True)
     else:
@@ -308,7 +309,7 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Errors in writing `path` become sentences, for a file that grows and cannot appear whole."""
+    """Turn an OSError in writing `path` into a SceditError, for a file that grows and cannot appear whole."""
     try:
         yield
     except OSError as error:
@@ -316,7 +317,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _explained(error: OSError, path: Path, part: Path) -> Exception:
-    """The sentence for an error in writing `path`; an error about any other file passes through unchanged."""
+    """Return the SceditError for an OSError in writing `path`; an error about any other file is returned unchanged."""
     said = f"{path} could not be written: {error.strerror}"
     if error.errno in _FULL:
         return WorkFailed(said, hint="make room on the disk and try again")
@@ -324,7 +325,7 @@ def _explained(error: OSError, path: Path, part: Path) -> Exception:
         return WorkFailed(said, hint="see to the disk, or to the connection to it, and try again")
     about = {str(name) for name in (error.filename, error.filename2) if name is not None}
     if any(name == str(part) or name.startswith(f"{part}{os.sep}") for name in about):
-        if error.errno == errno.ENOENT:  # it was there a moment ago
+        if error.errno == errno.ENOENT:  # the folder existed a moment ago
             return WorkFailed(f"{path.parent} is gone", hint="see whether its disk is still there, and try again")
         return SceditError(said, hint="name a place you can write to")
     return error

@@ -1,4 +1,4 @@
-"""Locks: files that name the process that alone works at a place."""
+"""Locks: files that name the one process that works at a place."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import psutil
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import read_json, write_new
 
-_CLOCK = 5.0  # seconds by which a clock that is set anew may move a process's start
+_CLOCK = 5.0  # seconds by which setting the clock may move a process's start
 
 
 @contextmanager
 def held(lock: Path, place: Path, hint: str) -> Iterator[None]:
-    """`place` for this process alone, as the file `lock` tells the others, whose folder is made. Afterwards the lock is
-    gone, and so are the folders made for it if nothing came to be in them.
+    """Reserve `place` for this process inside the block, by writing the file `lock`; its folder is created. Afterwards
+    the lock is removed, and so are the folders created for it if they are empty.
 
-    The lock of a process that lives no more is taken over, if it lived on this host.
+    The lock of a process that has ended is taken over, if that process ran on this host.
 
     Raises:
-        SceditError: another process holds it, or it cannot be written; `hint` says what to do then.
+        SceditError: another process holds the lock, or it cannot be written; `hint` says what to do then.
     """
     lock = lock.absolute()
     made = [folder for folder in lock.parents if not folder.exists()]
@@ -44,14 +44,14 @@ def held(lock: Path, place: Path, hint: str) -> Iterator[None]:
         with _marked(lock):
             yield
     finally:
-        if is_mine(lock):  # somebody may have removed it by hand, and another process have taken the place
+        if is_mine(lock):  # if it was removed by hand, another process may have taken the place
             with suppress(OSError):
                 lock.unlink()
             _remove(made)
 
 
 def check_free(lock: Path, place: Path, hint: str) -> None:
-    """Raises SceditError where a process that lives holds the lock of `place`; `hint` says what else can be done."""
+    """Raise SceditError if a running process holds the lock of `place`; `hint` says what else can be done."""
     if holder := _holder(lock):
         raise SceditError(
             f"{place} is in use by {holder}", hint=f"wait for it, or {hint}; if it is surely gone, remove {lock}"
@@ -59,7 +59,7 @@ def check_free(lock: Path, place: Path, hint: str) -> None:
 
 
 def is_mine(lock: Path) -> bool:
-    """Whether this process holds the lock, still."""
+    """Return whether this process still holds the lock."""
     lock = lock.absolute()
     try:
         return lock.read_text("utf-8") == _text_of(os.getpid())
@@ -68,13 +68,13 @@ def is_mine(lock: Path) -> bool:
 
 
 def _remove(folders: list[Path]) -> None:
-    with suppress(OSError):  # the first that holds something ends it
+    with suppress(OSError):  # stops at the first folder that is not empty
         for folder in folders:
             folder.rmdir()
 
 
 def _take(lock: Path, place: Path, hint: str) -> None:
-    with alone(lock.parent):  # of several that find a stale lock, one takes it over
+    with alone(lock.parent):  # so that only one process takes over a stale lock
         while not write_new(lock, _text_of(os.getpid()).encode()):
             check_free(lock, place, hint)
             lock.unlink(missing_ok=True)
@@ -82,13 +82,13 @@ def _take(lock: Path, place: Path, hint: str) -> None:
 
 @cache
 def _text_of(pid: int) -> str:
-    """What the locks of a process say: made once, since its start is counted from a clock that may be set."""
+    """Return the text of a process's locks; cached, since the start that psutil reports changes if the clock is set."""
     return json.dumps({"pid": pid, "host": socket.gethostname(), "started": psutil.Process(pid).create_time()})
 
 
 def _holder(lock: Path) -> str | None:
-    """Who holds the lock and since when, in words; None if its process is gone. A process is its number together with
-    when it started, since numbers are given again."""
+    """Return the lock's holder and since when, in words; None if its process has ended. A process is identified by its
+    number and its start, since numbers are reused."""
     try:
         holder, since = read_json(lock.read_text("utf-8")), lock.stat().st_mtime
         pid, host, started = int(holder["pid"]), str(holder["host"]), float(holder["started"])
@@ -96,7 +96,7 @@ def _holder(lock: Path) -> str | None:
         return None
     except (ValueError, OverflowError, LookupError, TypeError):
         return "another process"
-    lives = host != socket.gethostname() or _is_flocked(lock)  # in a container, numbers are others
+    lives = host != socket.gethostname() or _is_flocked(lock)  # a container's process numbers differ
     if not lives:
         with suppress(psutil.NoSuchProcess):
             lives = abs(psutil.Process(pid).create_time() - started) < _CLOCK
@@ -106,10 +106,10 @@ def _holder(lock: Path) -> str | None:
 
 @contextmanager
 def _marked(lock: Path) -> Iterator[None]:
-    """Within, `_is_flocked`, also for processes that do not see the number of this one."""
+    """Keep the file flocked inside the block, which shows even to processes that cannot see this one's number."""
     descriptor = os.open(lock, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without such locks
+        with suppress(OSError):  # some file systems lack such locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
@@ -129,7 +129,7 @@ def _is_flocked(lock: Path) -> bool:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Within, no other process of this host is, for the same folder: it waits. For what takes a moment."""
+    """Let one process of this host at a time into the block for `folder`; the others wait. For short work only."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The memory that a process takes: an accelerator's allocations, or on a CPU what is resident."""
+"""The memory that a process takes: allocations on an accelerator, or resident memory on a CPU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _PROCESS = Path("/proc/self")
 
 
 class Memory:
-    """Measures from its making on, which wants to be before any model is there. On an accelerator this is what PyTorch
-    has allocated there; on a CPU it is the resident memory of the whole process, libraries included.
+    """A measurement of memory, to be created before any model is loaded. On an accelerator it counts PyTorch's
+    allocations; on a CPU, the resident memory of the whole process, libraries included.
 
     Attributes:
-        libraries: bytes resident at its making; 0 on an accelerator.
+        libraries: bytes resident when it was created; 0 on an accelerator.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +24,7 @@ class Memory:
         self.libraries = 0 if self._accelerator else resident()
 
     def forget(self) -> None:
-        """The peak counts from here on."""
+        """Start counting the peak from here."""
         if self._accelerator:
             torch.accelerator.empty_cache()
             torch.accelerator.reset_peak_memory_stats(self._accelerator)
@@ -32,23 +32,23 @@ class Memory:
             _forget_peak()
 
     def peak(self) -> int:
-        """The most bytes at any time since."""
+        """Return the peak in bytes since creation or the last `forget`."""
         if self._accelerator:
             return torch.accelerator.max_memory_allocated(self._accelerator)
         return _status("VmHWM") or _most_resident()
 
     def reserved(self) -> int | None:
-        """The most bytes that PyTorch held of an accelerator, allocated or not; None on a CPU."""
+        """Return the most bytes that PyTorch reserved on the accelerator, allocated or not; None on a CPU."""
         return torch.accelerator.max_memory_reserved(self._accelerator) if self._accelerator else None
 
 
 def resident() -> int:
-    """Bytes of this process that are resident now; where that is not told, the most that ever were."""
+    """Return the bytes of this process that are resident now, or the peak where the system does not report them."""
     return _status("VmRSS") or _most_resident()
 
 
 def _forget_peak() -> None:
-    """Linux only; elsewhere, or where it is forbidden, loading the base counts towards the peak."""
+    """Reset the peak. Works on Linux only; elsewhere, or where it is forbidden, loading counts towards the peak."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -56,7 +56,7 @@ def _forget_peak() -> None:
 
 
 def _status(field: str) -> int | None:
-    """A field of Linux's process status in bytes. Unlike `ru_maxrss`, it forgets what was there before exec."""
+    """Return a field of Linux's process status in bytes. Unlike `ru_maxrss`, it does not count memory before exec."""
     try:
         found = re.search(rf"^{field}:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""Libraries that talk while they are imported or loaded: what is quiet for the whole process, and for how long."""
+"""Contexts that silence warnings and log lines of libraries, for the whole process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
 
-# Loggers that warn while diffusers and torchao are imported, of what no user of this program can change.
+# While diffusers and torchao are imported, these loggers warn about things that users of scedit cannot change.
 _AT_IMPORT = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 
 class Shared:
-    """A context that belongs to the whole process, in which several threads may be at once: the first enters it and
-    the last leaves it, so that each finds what was there before any came."""
+    """A context of the whole process that several threads share: the first to come enters it and the last to go leaves
+    it, so that the state before the first is restored after the last."""
 
     def __init__(self, context: Callable[[], AbstractContextManager[object]]) -> None:
         self._context, self._lock, self._inside, self._entered = context, Lock(), 0, ExitStack()
@@ -44,7 +44,7 @@ no_warnings = Shared(_ignoring)
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Within, importing diffusers and torchao logs errors alone."""
+    """Let imports of diffusers and torchao inside the block log errors only."""
     loggers = [logging.getLogger(name) for name in _AT_IMPORT]
     for logger in loggers:
         logger.addFilter(_is_error)

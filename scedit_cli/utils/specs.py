@@ -1,4 +1,4 @@
-"""What the command line's small languages say: `[KIND=]FILE[:SCALE[:START-END]]`, `FILE[:SCALE]` and their kin."""
+"""Parsers for the command line's value syntaxes: `[KIND=]FILE[:SCALE[:START-END]]`, `FILE[:SCALE]` and their kin."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FRACTION = r"(?:\d+\.?\d*|\.\d+)"
 _SPAN = re.compile(rf"({_FRACTION})-({_FRACTION})")
 _MOST_SEEDS = 10_000
-LARGEST_SEED = 2**64 - 1  # as PyTorch takes them, and ComfyUI draws them
+LARGEST_SEED = 2**64 - 1  # the largest that PyTorch takes and ComfyUI draws
 _TAIL = re.compile(rf":{_NUMBER}(?::{_FRACTION}-{_FRACTION})?$")
 
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """A condition picture (or the photo that it is made from, by its kind's annotator): its kind where one was named,
-    its α, and between which fractions of the denoising steps it acts."""
+    """A condition image, or the photograph that its kind's annotator makes it from (`photo`), with its kind where one
+    was named, its scale α, and the fractions of the denoising steps between which it acts."""
 
     file: Path
     kind: str | None = None
@@ -36,23 +36,23 @@ class ConditionSpec:
 
     @property
     def option(self) -> str:
-        """Where it stood on the command line."""
+        """The command-line option that gave it."""
         return "--cond-from" if self.photo else "--cond"
 
 
 @dataclass(frozen=True)
 class TunerSpec:
-    """A tuner's file, folder, hub id or shipped name, and its α; None leaves a bundle its own."""
+    """A tuner's file, folder, hub id or shipped name, and its scale α; with None, a bundle keeps its own scales."""
 
     name: str
     scale: float | None = None
 
 
 def parse_condition(text: str, option: str = "--cond") -> ConditionSpec:
-    """Reads `[KIND=]FILE[:SCALE[:START-END]]`. Colons and equal signs in the name of a file that exists are its own.
+    """Parse `[KIND=]FILE[:SCALE[:START-END]]`. Colons and equal signs in an existing file's name belong to the name.
 
     Raises:
-        SceditError: a scale that is no number, or a span outside 0 to 1 or of no length.
+        SceditError: the scale is no number, or the span is empty or outside 0 to 1.
     """
     kind, rest = None, text
     if not os.path.exists(text) and (named := _KIND.fullmatch(text)):
@@ -67,20 +67,20 @@ def parse_condition(text: str, option: str = "--cond") -> ConditionSpec:
 
 
 def parse_tuner(text: str, option: str = "--tuner") -> TunerSpec:
-    """Reads `FILE[:SCALE]`.
+    """Parse `FILE[:SCALE]`.
 
     Raises:
-        SceditError: a scale that is no number.
+        SceditError: the scale is no number.
     """
     name, tail = _split(text, most=1)
     return TunerSpec(name, _scale(tail[0], f"{option} {text}") if tail else None)
 
 
 def parse_ingredient(text: str) -> tuple[list[str], TunerSpec]:
-    """Reads `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge: the kinds that it names, and the tuner.
+    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge, and return the named kinds and the tuner.
 
     Raises:
-        SceditError: a scale that is no number.
+        SceditError: the scale is no number.
     """
     if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
         return named[1].split(","), parse_tuner(named[2], "tuner")
@@ -88,7 +88,7 @@ def parse_ingredient(text: str) -> tuple[list[str], TunerSpec]:
 
 
 def check_chosen(take: Iterable[str], drop: Iterable[str], rescale: Iterable[str], names: Set[str]) -> None:
-    """Raises SceditError where the options of a merge name tuners that are not among `names`, or exclude each other."""
+    """Raise SceditError if the options of a merge name tuners that are not among `names`, or exclude each other."""
     for option, wanted in (("--take", take), ("--drop", drop), ("--rescale", rescale)):
         for name in wanted:
             if name not in names:
@@ -100,10 +100,10 @@ def check_chosen(take: Iterable[str], drop: Iterable[str], rescale: Iterable[str
 
 
 def parse_span(text: str, where: str) -> tuple[float, float]:
-    """Reads `START-END`, two fractions of the steps; `where` begins the sentence of an error.
+    """Parse `START-END`, two fractions of the steps; `where` begins the error's sentence.
 
     Raises:
-        SceditError: it is no such pair, outside 0 to 1, or of no length.
+        SceditError: it is no such pair, empty, or outside 0 to 1.
     """
     found = _SPAN.fullmatch(text)
     start, end = map(float, found.groups()) if found else (0.0, 0.0)
@@ -116,7 +116,7 @@ def parse_span(text: str, where: str) -> tuple[float, float]:
 
 
 def parse_named(text: str, option: str, example: str) -> tuple[str, str]:
-    """Reads `NAME=VALUE`, NAME being a kind of condition, a column or a tuner's name.
+    """Parse `NAME=VALUE`, with NAME a kind of condition, a column or a tuner's name.
 
     Raises:
         SceditError: it has no name or no value.
@@ -128,20 +128,20 @@ def parse_named(text: str, option: str, example: str) -> tuple[str, str]:
 
 
 def parse_sweep(text: str, option: str = "--sweep") -> tuple[str, tuple[float, ...]]:
-    """Reads `NAME=SCALE,SCALE,...`.
+    """Parse `NAME=SCALE,SCALE,...`.
 
     Raises:
-        SceditError: a scale that is no number, or none.
+        SceditError: a scale is no number, or there is none.
     """
     name, values = parse_named(text, option, "canny=0,0.5,1" if option == "--sweep" else "canny=0.5")
     return name, tuple(_scale(value.strip(), f"{option} {text}") for value in values.split(","))
 
 
 def parse_seeds(text: str, where: str = "--seed") -> tuple[int, ...]:
-    """Reads `7`, `1,2,3` or `1-8`, also together: `1-3,7`. At most 10,000, in the order given.
+    """Parse `7`, `1,2,3`, `1-8` or a mixture such as `1-3,7` into seeds in this order; a range holds at most 10,000.
 
     Raises:
-        SceditError: what is no whole number from 0 to 2⁶⁴ − 1, or a range that counts down.
+        SceditError: a seed is no whole number from 0 to 2⁶⁴ − 1, or a range counts down or is too long.
     """
     seeds: list[int] = []
     for part in str(text).split(","):
@@ -157,10 +157,10 @@ def parse_seeds(text: str, where: str = "--seed") -> tuple[int, ...]:
 
 
 def parse_margins(text: str) -> tuple[int, int, int, int]:
-    """Reads `PIXELS` for every side, or `LEFT,TOP,RIGHT,BOTTOM`.
+    """Parse `PIXELS` for every side, or `LEFT,TOP,RIGHT,BOTTOM`, into four margins in pixels.
 
     Raises:
-        SceditError: other than one or four whole numbers from 0 on, or nothing but zeros.
+        SceditError: the text is not one or four whole numbers from 0 on, or all are zero.
     """
     parts = [part.strip() for part in text.split(",")]
     sides = [int(part) for part in parts if re.fullmatch(r"\d{1,5}", part)]
@@ -173,13 +173,13 @@ def parse_margins(text: str) -> tuple[int, int, int, int]:
 
 
 def _split(text: str, most: int) -> tuple[str, list[str]]:
-    """The file's name and up to `most` fields behind it. The longest name that exists is the file's."""
+    """Return the file's name and up to `most` fields behind it; the longest existing name is taken for the file's."""
     pieces = text.rsplit(":", most)
     for fields in range(len(pieces)):
         name = ":".join(pieces[: len(pieces) - fields])
-        if name and os.path.exists(expanded(name)):  # pathlib raises where a name is too long
+        if name and os.path.exists(expanded(name)):  # pathlib would raise for a name that is too long
             return name, pieces[len(pieces) - fields :]
-    # Nothing is there: what looks like fields is taken for fields, so that the file is told by its own name.
+    # No such file exists: text that looks like fields is taken for fields, so that the error names the file alone.
     if found := _TAIL.search(text):
         name, fields = text[: found.start()], found[0][1:].split(":")
         if len(fields) <= most and name:

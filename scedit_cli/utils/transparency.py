@@ -1,4 +1,4 @@
-"""What an image's transparency means: as a photograph, a condition image or a mask. Nothing else decides it."""
+"""The meaning of transparency in photographs, condition images and masks; every other module uses these functions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def photograph(image: Image.Image) -> Image.Image:
     image = in_8_bits(image)
     if image.has_transparency_data:
         return _laid_on("white", in_rgba(image))
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies an image that is RGB already
 
 
 def condition_image(image: Image.Image, channels: int = 3, name: str = "the condition image") -> Image.Image:
-    """Return a condition image as the tuner sees it. Doing so again changes nothing.
+    """Return a condition image as the tuner takes it. Applying this twice changes nothing more.
 
     Args:
-        channels: 3: its transparency is laid on black, and an image without any is returned as it is, in its own mode.
-            4: mode RGBA, black wherever alpha is 0, whatever colours the file keeps there.
-        name: what a refusal calls it.
+        channels: 3 lays its transparency on black; an image without any is returned as it is, in its own mode.
+            4 gives mode RGBA, black wherever alpha is 0, even if the file holds other colours there.
+        name: the name of the image in errors.
 
     Raises:
-        SceditError: a drawing of which nothing is left on black.
+        SceditError: nothing is left of a drawing once it is laid on black.
     """
     if channels == 4:
         image = in_8_bits(image).convert("RGBA")
@@ -61,18 +61,18 @@ def mask_image(image: Image.Image, name: str = "the mask") -> Image.Image:
 
 
 def cut_mask(mask: Image.Image) -> Image.Image:
-    """Return a mask of mode L with 255 from 0.5 on and 0 below, as diffusers cuts one."""
+    """Return a mask of mode L cut at 0.5, as diffusers cuts it: 255 from there on, 0 below."""
     return mask.point(lambda level: 255 * (level >= _HALF))
 
 
 def luminance(pixels: Tensor) -> Tensor:
-    """Return the luma of ITU-R BT.601, which `mask_image` takes too, of RGB (B, 3, H, W) as (B, 1, H, W)."""
+    """Return the luma (ITU-R BT.601, as in `mask_image`) of RGB images (B, 3, H, W) as (B, 1, H, W)."""
     red, green, blue = pixels.split(1, dim=1)
     return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
 
 
 def in_8_bits(image: Image.Image) -> Image.Image:
-    """Return an image that Pillow converts rightly: 16-bit gray cut to 8 bits, with its transparency."""
+    """Return an image that Pillow converts correctly: 16-bit gray is cut to 8 bits, keeping its transparency."""
     scale_key(image)
     if not image.mode.startswith("I;16"):
         return image
@@ -82,8 +82,8 @@ def in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def scale_key(image: Image.Image) -> None:
-    """Bring a PNG's transparent colour (tRNS) from the file's depth, which is known until the pixels are loaded, to
-    theirs. Of 16-bit colours Pillow keeps the upper halves alone, by which they are then compared."""
+    """Convert a PNG's transparent colour (tRNS) from the file's bit depth, which is known only until the pixels are
+    loaded, to the pixels' depth. Pillow keeps the upper bytes of 16-bit colours, so these are compared."""
     key, tiles = image.info.get("transparency"), getattr(image, "tile", None)
     raw = tiles[0].args if tiles and image.format == "PNG" else None
     if key is None or raw not in ("L;2", "L;4", "RGB;16B"):
@@ -97,7 +97,7 @@ def scale_key(image: Image.Image) -> None:
 
 
 def in_rgba(image: Image.Image) -> Image.Image:
-    """Return an image in mode RGBA; one that is in it is not copied, since several large copies exceed a GiB."""
+    """Return an image in mode RGBA, without a copy if it is in it already: copies of large images exceed a GiB."""
     return image if image.mode == "RGBA" else image.convert("RGBA")
 
 

@@ -1,4 +1,4 @@
-"""Processes that work for another one."""
+"""Worker processes that leave Ctrl-C to their parent and end with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from multiprocessing import parent_process, resource_tracker
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Within, processes are started that will `serve_parent`. A terminal sends Ctrl-C to them too, and until they have
-    come to that they would tell of it: what is blocked here, they do not hear."""
-    resource_tracker.ensure_running()  # or the first start would start it, and unblock the signal again
+    """Block Ctrl-C while worker processes are started. A terminal sends it to them too, and until they reach
+    `serve_parent` they would report it; they inherit the blocking."""
+    resource_tracker.ensure_running()  # else the first start would start it, and unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -23,7 +23,7 @@ def starting() -> Iterator[None]:
 
 
 def serve_parent() -> None:
-    """In a process that was started for another: Ctrl-C is left to that one, and this one never outlives it."""
+    """Make this worker process ignore Ctrl-C, which is left to its parent, and end when its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, name="follow the parent", daemon=True).start()
 

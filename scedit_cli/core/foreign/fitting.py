@@ -1,7 +1,7 @@
-"""Sizes and places that other implementations can express.
+"""Fitting of tuners to the sizes and places that other implementations can express.
 
 They derive a map's hidden width from the skip's channels, by one ratio or one rank for all skips. A tuner of other
-widths gets idle units, whose weights are zero, up to the next widths that they can express, and gives the same.
+widths is padded to the next widths that they can express with units of zero weights, which leave its edits unchanged.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ AnyTuner = TypeVar("AnyTuner", bound=Tuner)
 
 
 def ratio_for(widths: Sequence[int], wanted: Sequence[int]) -> tuple[float, list[int]]:
-    """The shortest decimal r that makes every `int(width · r)` at least as large as wanted, and exactly as large where
-    a ratio can; and the widths that it makes."""
+    """Return the shortest decimal r that makes every `int(width · r)` at least the `wanted` one, and equal to it where
+    a ratio can, and the widths that r makes."""
     least = max(w / width for w, width in zip(wanted, widths, strict=True))
     ratios = [math.ceil(least * 10**digits) / 10**digits for digits in range(_DECIMALS)]
     made = {ratio: [int(width * ratio) for width in widths] for ratio in ratios}
     enough = [ratio for ratio in ratios if all(m >= w for m, w in zip(made[ratio], wanted, strict=True))]
-    best = min(enough, key=lambda ratio: sum(made[ratio]))  # the first, hence the shortest, of the tightest
+    best = min(enough, key=lambda ratio: sum(made[ratio]))  # the first of the least widths has the fewest digits
     return best, made[best]
 
 
 @torch.no_grad()
 def widened(tuner: AnyTuner, **sizes: Sequence[int]) -> AnyTuner:
-    """A tuner with these larger `sizes` that gives what `tuner` gives: all that is added is zero."""
+    """Return a tuner with these larger `sizes` that gives the same edits as `tuner`: the added weights are zero."""
     named = {"condition": tuner.condition} if tuner.condition else {}
     wide = type(tuner)(**(tuner.sizes | {name: list(size) for name, size in sizes.items()}), **named)
     wide.to(tuner.device, tuner.dtype)
@@ -46,11 +46,11 @@ def widened(tuner: AnyTuner, **sizes: Sequence[int]) -> AnyTuner:
 
 
 def by_up_block(tuner: Tuner) -> list[tuple[int, int]]:
-    """The (up block, resnet) that takes each skip, in decoder order: as the tuner's U-Net had it, else as the only
-    U-Net with as many resnets on every level has it whose skips have these channels.
+    """Return the (up block, resnet) that takes each skip, in decoder order: by the tuner's own `up_blocks`, else by the
+    only regular U-Net, with equally many resnets on every level, whose skips have these channels.
 
     Raises:
-        SceditError: several such U-Nets have these skips, or none; or there is another number of skips.
+        SceditError: no or several regular U-Nets have these skips, or `up_blocks` has another number of skips.
     """
     possible = {tuner.up_blocks} if tuner.up_blocks else _regular(tuner.channels)
     if len(possible) != 1:
@@ -68,8 +68,8 @@ def by_up_block(tuner: Tuner) -> list[tuple[int, int]]:
 
 
 def _regular(channels: Sequence[int]) -> set[tuple[int, ...]]:
-    """What `up_blocks` may be, if every level of the encoder has as many resnets: its skips are conv_in's, and on
-    each level those of the resnets and, but for the last, of the downsampler, all of the level's width."""
+    """Return the possible `up_blocks` if all levels of the encoder have equally many resnets. Its skips are then
+    conv_in's, and on each level the resnets' and (but for the last level) the downsampler's, in one width."""
     possible = set()
     for levels in range(1, len(channels) // 2 + 1):
         each = len(channels) // levels  # the skips of a level: resnets and one more

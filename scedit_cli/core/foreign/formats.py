@@ -1,4 +1,4 @@
-"""Other programs' formats by name, and the places that a tuner in one may be written to."""
+"""The names of other programs' formats, and the paths that a tuner in one may be written to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ FORMATS = ("scepter", "ms-swift", "scedit-pytorch")
 
 
 def is_folder(path: Path) -> bool:
-    """Whether an export to `path` is a folder: it has no suffix of a file.
+    """Return whether an export to `path` is a folder: it is one already, or has no suffix.
 
     Raises:
-        SceditError: a suffix that no tuner file has.
+        SceditError: it has a suffix that no tuner file has.
     """
     if path.suffix in (".safetensors", ".bin"):
         return False

@@ -1,4 +1,4 @@
-"""From the keys of other implementations to tuners of this library."""
+"""Conversion of other implementations' tensors to tuners of this library."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ State = dict[str, Tensor]
 def read_foreign(
     tensors: Mapping[str, Tensor], names: Sequence[str], file: Path
 ) -> tuple[list[Tuner], list[State], list[float]]:
-    """Takes a foreign file apart into tuners, the SC-Tuner first.
+    """Split a foreign file into tuners, the SC-Tuner first.
 
     Args:
-        tensors: all that the file holds.
-        names: the conditions of its CSC-Tuners in order; none for `hint`, `hint2`, ….
-        file: for error messages, and to find the `configuration.json` or `adapter_config.json` beside it.
+        tensors: all tensors of the file.
+        names: the conditions of its CSC-Tuners in order; empty for `hint`, `hint2`, ….
+        file: the file's path, for errors and for the `configuration.json` or `adapter_config.json` beside it.
 
     Returns:
-        Tuners of the right sizes, on the meta device and without their weights; the state dict and the scale of each.
+        The tuners in the right sizes, on the meta device and without their weights; their state dicts; their scales.
 
     Raises:
-        SceditError: it is no tuner, one that edits something else than skips, or one that is not whole.
+        SceditError: the file holds no tuner, one that does not edit skips, or an incomplete one.
     """
     sc, hinted, blockwise = sorted_out(tensors, file)
     if (step := next(_gaps([sc, *hinted]), None)) is not None:
@@ -60,7 +60,7 @@ def read_foreign(
 
 
 def _gaps(tuners: Sequence[Found]) -> Iterator[int]:
-    """The decoder steps that a tuner has no map for, though it has one for a later step."""
+    """Yield the decoder steps for which a tuner has no map, although it has one for a later step."""
     for found in tuners:
         before = (0, -1)
         for count, site in enumerate(sorted(found.maps)):
@@ -70,7 +70,7 @@ def _gaps(tuners: Sequence[Found]) -> Iterator[int]:
 
 
 def _shaped_like(state: Mapping[str, Tensor], condition: str | None) -> Tuner:
-    """A tuner of the sizes that the tensors have; an SC-Tuner where there is no condition."""
+    """Return a tuner with the tensors' sizes: an SC-Tuner if `condition` is None, else a CSC-Tuner."""
     count = sum(key.startswith("maps.") and key.endswith("down.weight") for key in state)
     if not count:
         raise KeyError("there is no map of a skip")
@@ -90,7 +90,7 @@ def _shaped_like(state: Mapping[str, Tensor], condition: str | None) -> Tuner:
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
-    """The shape of a convolution's weight."""
+    """Return the shape of a convolution's weight; raise KeyError if it is missing or none."""
     if key not in state:
         raise KeyError(key)
     if state[key].dim() != 4 or 0 in state[key].shape:
@@ -99,12 +99,12 @@ def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
 
 
 def _pixelwise(tensor: Tensor) -> Tensor:
-    """A linear layer's weight as that of a 1×1 convolution."""
+    """Return a linear layer's weight as that of a 1×1 convolution."""
     return tensor[:, :, None, None] if tensor.dim() == 2 else tensor
 
 
 def _scales_beside(file: Path, count: int) -> list[float]:
-    """The scales that scepter's `configuration.json` beside `file` gives its `count` CSC-Tuners; else 1."""
+    """Return the scales of `count` CSC-Tuners from scepter's `configuration.json` beside `file`, else 1 for each."""
     config = beside(file, "configuration.json")
     control = config.get("CONTROL_MODEL", config if config.get("NAME") == "CSCTuners" else None)
     if not count or control is None:

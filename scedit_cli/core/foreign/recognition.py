@@ -1,10 +1,10 @@
-"""What a file that is no tuner seems to be, and which tool takes it."""
+"""Recognition of files that are no tuners, and of the tool that takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# The first whose mark is in a key is the answer.
+# Kinds of files with their marks and tools; the first kind with a mark in a key applies.
 _KINDS = [
     (
         "a ControlNet",
@@ -54,7 +54,7 @@ _KINDS = [
 
 
 def recognised(keys: Sequence[str]) -> tuple[str, str]:
-    """What a file with such keys seems to be, with an article, and the tool that takes it."""
+    """Return the apparent kind of a file with these keys, with its article, and the tool that takes it, or advice."""
     for name, marks, tool in _KINDS:
         if any(mark in key for key in keys for mark in marks):
             return name, tool

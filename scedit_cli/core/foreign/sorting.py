@@ -1,4 +1,4 @@
-"""Which keys of other implementations' files belong to which tuner; no tensor is looked at."""
+"""Sorting of other implementations' keys by tuner, without looking at the tensors."""
 
 from __future__ import annotations
 
@@ -43,14 +43,18 @@ _EXPECTED = "expected a tuner of scedit, scepter, ms-swift or scedit-pytorch"
 
 @dataclass
 class Found:
-    """One tuner's tensors: its maps by (up block, step in it), its hint encoder's under this library's names."""
+    """The tensors of one tuner: its maps' by (up block, step in it), its hint encoder's by this library's names."""
 
     maps: dict[tuple[int, int], dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
     hint: dict[str, Any] = field(default_factory=dict)
 
 
 def sorted_out(tensors: Mapping[str, Any], file: Path) -> tuple[Found, list[Found], bool]:
-    """The SC-Tuner, the CSC-Tuners, and whether the former is kept by up block; every key has its place."""
+    """Return the SC-Tuner's tensors, the CSC-Tuners', and whether the former are stored by up block.
+
+    Raises:
+        SceditError: a key belongs to no tuner, there is no tuner or several SC-Tuners, or one does not edit skips.
+    """
     sc, hinted = Found(), defaultdict(Found)
     kept_as: set[tuple[str, str | None]] = set()  # layout and adapter name
     unknown = []
@@ -107,7 +111,7 @@ def _refuse_what_edits_no_skips(unknown: Sequence[str], layouts: set[str], file:
 
 
 def beside(file: Path, name: str) -> dict[str, Any]:
-    """The JSON object in the file of that name beside `file`; empty where there is none."""
+    """Return the JSON object in the file `name` beside `file`; empty if there is none."""
     path = file.with_name(name)
     if not path.is_file():
         return {}

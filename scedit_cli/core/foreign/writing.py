@@ -1,4 +1,4 @@
-"""From tuners of this library to the files of other implementations."""
+"""Conversion of this library's tuners to other implementations' files."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Export:
-    """A tuner as another program keeps it.
+    """A tuner in another program's format.
 
     Attributes:
         format: one of FORMATS.
-        tensors: of the single file.
-        folder: of the folder, by path in it: tensors, or an object for JSON.
-        parts: the folder's subfolders that hold one tuner each, in the bundle's order; the folder itself as "".
-        notes: what that program has to be told, in sentences.
-        file_notes: what else, where there is a single file.
-        only_in_folder: why a single file would not do, else None.
+        tensors: the single file's tensors.
+        folder: the folder's files by path: tensors, or an object for JSON.
+        parts: the folder's subfolders that hold one tuner each, in the bundle's order; the folder itself is "".
+        notes: sentences about settings that the program needs.
+        file_notes: further such sentences for a single file.
+        only_in_folder: the reason why a single file would not do, else None.
     """
 
     format: str
@@ -50,15 +50,15 @@ class Export:
     only_in_folder: str | None = None
 
     def write(self, path: Path, header: Mapping[str, str] | None = None, dtype: torch.dtype | None = None) -> None:
-        """Writes the file `path` (.safetensors, or .bin as PyTorch pickles tensors), or into the existing folder
-        `path`; each file whole or not at all.
+        """Write the file `path` (.safetensors, or .bin as PyTorch pickles tensors), or into the existing folder `path`;
+        every file appears whole or not at all.
 
         Args:
             header: facts for the header of .safetensors files.
-            dtype: of the tensors; float32 where left out.
+            dtype: of the tensors; float32 by default.
 
         Raises:
-            SceditError: a file, where only a folder can say everything.
+            SceditError: `path` is a file, and only a folder can express this tuner.
         """
         if path.is_dir():
             for name, content in self.folder.items():
@@ -75,12 +75,12 @@ class Export:
             _write(path, self.tensors, header or {}, dtype or torch.float32)
 
     def located(self, path: Path) -> list[Path]:
-        """What to load, one by one, of an export that was written to `path`."""
+        """Return the paths to load, one by one, of an export that was written to `path`."""
         return [path / part for part in self.parts] if path.is_dir() else [path]
 
 
 def export(tuner: Tuner | Bundle, format: str) -> Export:
-    """`tuner` in the layout of another program; a bundle's SC-Tuners become one, scales of SC-Tuners are folded in.
+    """Convert `tuner` to another program's format; a bundle's SC-Tuners become one, with their scales folded in.
 
     Raises:
         SceditError: that program has no such tuner, or the format is not one of FORMATS.
@@ -161,7 +161,7 @@ def _scepter_csc(tuner: CSCTuner, scale: float, number: int) -> Export:
     return Export(
         "scepter",
         tensors={f"{number}.{key}": tensor for key, tensor in bare.items()},
-        # Bare keys here: scepter's studio takes them with or without the number, its run_inference only bare ones.
+        # The keys have no number here: scepter's studio takes both forms, but its run_inference only this one.
         folder={
             f"{_STUDIO}/pytorch_model.bin": bare,
             f"{_STUDIO}/configuration.json": {"CONTROL_MODEL": control},
@@ -207,7 +207,7 @@ def _scedit_pytorch(tuner: SCTuner) -> Export:
 
 
 def _maps(tuner: Tuner, name: Callable[[int, str], str]) -> Tensors:
-    """The tuner's maps as linear layers, named by decoder step and layer ("down" or "up")."""
+    """Return the tuner's maps as linear layers, named by decoder step and layer ("down" or "up")."""
     tensors = {}
     for step, each in enumerate(reversed(tuner.maps)):
         for layer in ("down", "up"):
@@ -218,7 +218,7 @@ def _maps(tuner: Tuner, name: Callable[[int, str], str]) -> Tensors:
 
 
 def _adapter_config(tuner: SCTuner, ratio: float, modules: str, mode: str) -> dict[str, Any]:
-    """What ms-swift makes the tuner's modules from."""
+    """Return the configuration from which ms-swift builds the tuner's modules."""
     return {
         "dims": list(reversed(tuner.channels)),
         "down_ratio": ratio,

@@ -1,1 +1,1 @@
-"""The program that made the shipped world: `python -m scedit_cli.scenes.build --work DIR`."""
+"""The program that builds the shipped world: `python -m scedit_cli.scenes.build --work DIR`."""

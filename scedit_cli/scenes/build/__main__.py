@@ -1,10 +1,10 @@
-"""`python -m scedit_cli.scenes.build --work DIR`: makes the shipped world again, from nothing.
+"""Build the shipped world from scratch: `python -m scedit_cli.scenes.build --work DIR`.
 
-Every stage keeps its state in DIR and goes on where it was stopped; seeds are fixed, but the shipped weights are not
-reproduced exactly: the autoencoder's planned length and that of the U-Net's first cycle were shortened while they
-trained. The shipped world was made on two cores of a server processor with bfloat16 arithmetic and no accelerator,
-which had other work too: pictures 8 minutes, autoencoder 33, text encoder 2, reader 17 and U-Net's second cycle 94
-(on one core), U-Net's first cycle 50, tuners 32.
+Every stage keeps its state in DIR and resumes from there. Seeds are fixed, but the shipped weights are not reproduced
+exactly: the autoencoder's training and the U-Net's first cycle were shortened while they ran. The shipped world was
+made on two cores of a server processor with bfloat16 arithmetic and no accelerator, which had other work too: images 8
+minutes, autoencoder 33, text encoder 2, reader 17 and U-Net's second cycle 94 (on one core), U-Net's first cycle 50,
+tuners 32.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def save_world(
     unet: UNet2DConditionModel,
     reader: torch.nn.Module,
 ) -> None:
-    """Writes the pipeline in diffusers' layout and the reader, as float16 safetensors."""
+    """Write the pipeline in diffusers' layout and the reader, as float16 safetensors."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
@@ -69,7 +69,7 @@ def save_world(
     for path in (out / "base").glob("*/config.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)
-        if "dtype" in config:  # else transformers would compute in float16 beside a float32 U-Net
+        if "dtype" in config:  # with float16, transformers would compute in it beside a float32 U-Net
             config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / "reader.safetensors")

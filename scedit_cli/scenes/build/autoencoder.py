@@ -37,7 +37,7 @@ def train_autoencoder(work: Path, scenes: int, styled: int, steps: int = STEPS) 
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng([step, 1])
-        # Crops first, whole pictures for the last quarter, so that the normalisations end on true statistics.
+        # Crops come first and whole images in the last quarter, so that the normalisations end on true statistics.
         size, batch = (96, 8) if step < 0.75 * steps else (128, 5)
         target = torch.from_numpy(np.stack([_crop(rng, plain, pastel, size) for _ in range(batch)]))
         target = target.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -51,8 +51,8 @@ def train_autoencoder(work: Path, scenes: int, styled: int, steps: int = STEPS) 
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Absolute, squared and gradient differences of (B, 3, H, W) pictures in [-1, 1]; saturated pixels weigh more,
-    since small coloured objects are what a bottleneck this narrow loses first."""
+    """Return the loss of images (B, 3, H, W) in [-1, 1] by absolute, squared and gradient differences. Saturated pixels
+    weigh more, since a bottleneck this narrow loses small coloured objects first."""
     weight = 1 + 1.5 * (target.amax(1, keepdim=True) - target.amin(1, keepdim=True))
     difference = output - target
     loss = (weight * (difference.abs() + 2 * difference.square())).mean()

@@ -1,4 +1,4 @@
-"""What the stages share: a resumable training loop with a warm-up and cosine schedule."""
+"""The stages' common training loop: resumable, with a warm-up and a cosine schedule."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def train(
     first: int = 0,
     save_every: int = 500,
 ) -> None:
-    """Minimises `loss_at(first + step)` over the modules' parameters with AdamW, in the precision the loss chooses.
+    """Minimise `loss_at(first + step)` over the modules' parameters with AdamW, in the precision that the loss chooses.
 
-    With `ema`, the modules hold the moving average at the end. State is kept in WORK/NAME.pt every `save_every` steps,
-    from which an interrupted stage goes on.
+    With `ema`, the modules hold the moving average at the end. The state is saved in WORK/NAME.pt every `save_every`
+    steps, and an interrupted stage resumes from it.
     """
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
@@ -43,7 +43,7 @@ def train(
         average, start = state["average"], state["step"]
     began, smooth = time.monotonic(), None
     for step in range(start, steps):
-        torch.manual_seed(first + step)  # so that a resumed stage draws what an uninterrupted one would
+        torch.manual_seed(first + step)  # so that a resumed stage draws the same numbers as an uninterrupted one
         factor = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * factor

@@ -1,4 +1,4 @@
-"""Stage 1: the pictures and truths that everything else learns from."""
+"""Stage 1: the images and the ground truth that all other stages train on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CHUNK = 500
 
 
 def render_all(work: Path, scenes: int, truths: int, styled: int, processes: int = 2) -> None:
-    """Renders plain pictures of seeds 0..scenes-1 (the first `truths` of them with depth, normals, segmentation and
-    colour classes) and pastel ones of seeds 0..styled-1. Finished chunks are kept."""
+    """Render plain images of seeds 0..scenes-1 (the first `truths` of them with depth, normals, segmentation and colour
+    classes) and pastel ones of seeds 0..styled-1. Finished chunks are kept."""
     jobs = [(work, "plain", start, start < truths) for start in range(0, scenes, CHUNK)]
     jobs += [(work, "pastel", start, False) for start in range(0, styled, CHUNK)]
     jobs = [job for job in jobs if not _path(*job[:3]).exists()]
@@ -29,7 +29,8 @@ def render_all(work: Path, scenes: int, truths: int, styled: int, processes: int
 
 
 def load(work: Path, look: str, count: int, *names: str) -> list[np.ndarray]:
-    """Arrays by name (`images`, `captions`, `depth`, `normals`, `segmentation`, `colors`) of the first `count`."""
+    """Load the first `count` rows of the named arrays: `images`, `captions`, `depth`, `normals`, `segmentation`,
+    `colors`."""
     parts: list[list[np.ndarray]] = [[] for _ in names]
     for start in range(0, count, CHUNK):
         with np.load(_path(work, look, start)) as chunk:

@@ -1,4 +1,4 @@
-"""Stage 4: the reader, taught by rendered truths in both looks."""
+"""Stage 4: the reader, trained on rendered ground truth in both looks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def train_reader(work: Path, truths: int, styled: int) -> Reader:
 
 
 def _worn(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Half of the batches blurred and noised, as pictures from a small latent are."""
+    """Blur half of the batches and add noise to them, to look like images decoded from small latents."""
     if rng.random() < 0.5:
         size = int(rng.integers(48, 112))
         x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)

@@ -1,8 +1,8 @@
 """Stage 3: the tokenizer and the small CLIP text encoder.
 
-A caption of this world says a countable set of things, so the encoder learns by saying them back: at each noun the
-colour, shape, size and gloss of that object, at the end of the sentence the floor, the sky, which objects there are.
-After that it is frozen, so that its embeddings can be kept while the U-Net learns.
+A caption of this world states few facts, so the encoder is trained to predict them: at each noun the colour, shape,
+size and gloss of that object; at the end of the sentence the floor, its texture, the sky and the objects in the scene.
+Then it is frozen, so that its embeddings can be cached while the U-Net trains.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTH = 128
 
 
 def new_tokenizer(folder: Path, texts: list[str]) -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's layout: the words of `texts` are one token each, any other text still encodes."""
+    """Train a byte-pair tokenizer in CLIP's layout: a word of `texts` is one token, and other texts still encode."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
@@ -46,7 +46,8 @@ def new_tokenizer(folder: Path, texts: list[str]) -> CLIPTokenizer:
 
 
 def _complete(folder: Path, alphabet: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Every byte, alone and at a word's end, then the merges, then the two special tokens, in CLIP's order."""
+    """Return vocabulary and merges in CLIP's order: every byte, alone and at a word's end, then the merged tokens, then
+    the two special ones."""
     import json
 
     learnt = json.loads((folder / "vocab.json").read_text())
@@ -75,7 +76,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 class _Questions(torch.nn.Module):
-    """Linear answers from the encoder's states; thrown away afterwards."""
+    """Linear heads on the encoder's states, for training only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +123,8 @@ def train_text_encoder(work: Path, scenes: int) -> tuple[CLIPTokenizer, CLIPText
 
 
 def _labels(text: str) -> tuple[list[list[int]], list[int], torch.Tensor]:
-    """Per noun (colour, shape, size, gloss), of the whole (floor, texture, sky), and which objects are there."""
+    """Return a caption's labels: per noun (colour, shape, size, gloss), for the whole (floor, texture, sky), and 1 for
+    every (colour, shape) that is there, else 0."""
     colors, shapes = list(COLORS), list(SHAPES)
     there = torch.zeros(len(colors) * len(shapes))
     objects, words = [], text.replace(",", "").replace(":", "").split()
@@ -131,7 +133,7 @@ def _labels(text: str) -> tuple[list[list[int]], list[int], torch.Tensor]:
             continue
         before = words[max(0, at - 4) : at]
         adjectives = []
-        for candidate in reversed(before):  # up to the article that opens this noun phrase
+        for candidate in reversed(before):  # back to the article that opens this noun phrase
             if candidate in ("a", "an"):
                 break
             adjectives.append(candidate)

@@ -1,4 +1,4 @@
-"""Stage 6: the shipped tuners, by the recipes that everybody has, only longer and on more scenes."""
+"""Stage 6: the shipped tuners, trained by the built-in recipes with more steps and scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCENES = 3000
 
 
 def train_tuner(name: str, work: Path, out: Path) -> None:
-    """Trains the tuner of the built-in recipe `name` in WORK/runs, and writes it to OUT/tuners in float16."""
+    """Train the tuner of the built-in recipe `name` in WORK/runs, and write it to OUT/tuners in float16."""
     longer = [f"train.steps={STEPS[name]}", f"data.scenes={SCENES}"]
     recipe = load_recipe(name, [*longer, "samples.every=0", "score.scenes=0"])
     result = train(recipe, out=work / "runs" / name, resume=True, on_event=_say)

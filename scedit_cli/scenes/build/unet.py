@@ -1,4 +1,4 @@
-"""Stage 5: the latents of every picture, and the U-Net that learns to denoise them (v-prediction)."""
+"""Stage 5: the latents of every image, and the U-Net that is trained to denoise them (v-prediction)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for cla
 
 
 def new_scheduler() -> DDIMScheduler:
-    # The last step is all but pure noise (SNR 2.5e-4): brightness and colours are free at the start of sampling.
+    # The last timestep is almost pure noise (SNR 2.5e-4), so sampling starts with free brightness and colours.
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.02,
@@ -50,7 +50,7 @@ def new_unet() -> UNet2DConditionModel:
 
 @torch.no_grad()
 def moments(work: Path, vae: AutoencoderKL, scenes: int) -> torch.Tensor:
-    """The posterior's mean and log-variance (N, 8, 16, 16) of each picture, kept in WORK/moments.pt."""
+    """Return the posterior's mean and log-variance (N, 8, 16, 16) of every image, cached in WORK/moments.pt."""
     path = work / "moments.pt"
     if not path.exists():
         (images,) = pictures.load(work, "plain", scenes, "images")
@@ -68,9 +68,9 @@ def moments(work: Path, vae: AutoencoderKL, scenes: int) -> torch.Tensor:
 
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, kept: torch.Tensor) -> torch.Tensor:
-    """Folds each latent channel's mean and deviation into the 1x1 maps around the latent, so that latents are standard
-    with `scaling_factor` 1, which every diffusers pipeline understands. Returns the moments as the folded encoder gives
-    them."""
+    """Fold every latent channel's mean and deviation into the 1x1 maps around the latent, so that latents have mean 0
+    and deviation 1 with `scaling_factor` 1, which every diffusers pipeline understands; return the moments of the
+    folded encoder."""
     mean, logvar = kept.chunk(2, 1)
     shift = mean.mean((0, 2, 3))
     scale = (mean.var((0, 2, 3)) + logvar.exp().mean((0, 2, 3))).sqrt()
@@ -88,7 +88,7 @@ def normalise(vae: AutoencoderKL, kept: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def embeddings(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str]) -> torch.Tensor:
-    """Last hidden states (N, tokens, WIDTH) in float16."""
+    """Return the last hidden states of `texts`, (N, tokens, WIDTH) in float16."""
     parts = []
     for start in range(0, len(texts), 256):
         batch = texts[start : start + 256]
@@ -113,11 +113,11 @@ def train_unet(
         latents = mean[rows] + deviation[rows] * torch.randn_like(mean[rows])
         context = contexts[rows].float()
         context[torch.rand(len(rows)) < _UNCONDITIONAL] = empty.float()
-        # Stratified over the batch: each step sees every noise level, which steadies the gradient.
+        # Times are stratified over the batch: a step covers all noise levels, which makes its gradient less noisy.
         times = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * len(alphas)).long()
         alpha, sigma = (a[times].sqrt().view(-1, 1, 1, 1) for a in (alphas, 1 - alphas))
         noise = torch.randn_like(latents)
-        # So few tokens are attended to faster by plain products than by the CPU's flash kernel.
+        # For so few tokens, plain products are faster than the CPU's flash attention.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             output = unet(alpha * latents + sigma * noise, times, context).sample
         return functional.mse_loss(output.float(), alpha * noise - sigma * latents)
@@ -131,7 +131,7 @@ def train_unet(
 
 
 def _epoch(count: int, step: int) -> torch.Tensor:
-    """The rows of this step: a fresh shuffle an epoch."""
+    """Return the rows of this step's batch; every epoch has its own shuffle."""
     per_epoch = count // BATCH
     order = np.random.default_rng([step // per_epoch, 3]).permutation(count)
     at = step % per_epoch * BATCH
