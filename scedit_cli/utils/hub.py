@@ -84,7 +84,7 @@ def download_autoencoder(repository: str, revision: str | None) -> tuple[Path, s
     Raises as `download_pipeline`."""
     from huggingface_hub import snapshot_download
 
-    with _told(repository, revision):
+    with _told(repository, revision, "autoencoder"):
         commit, files = _commit(repository, revision)
         inside = "vae/" if files and _CONFIG not in files else ""
         wanted = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
@@ -112,43 +112,45 @@ def _commit(repository: str, revision: str | None) -> tuple[str | None, list[str
 
 
 @contextmanager
-def _told(repository: str, revision: str | None) -> Iterator[None]:
+def _told(repository: str, revision: str | None, what: str = "base") -> Iterator[None]:
+    """Within, errors of the hub become sentences about `what`, "base" or "autoencoder"."""
     from huggingface_hub import errors as hub
 
+    is_base = what == "base"
     try:
         yield
     except hub.GatedRepoError as error:
         raise SceditError(
-            f"base {repository}: its owner has to grant access", hint="ask for it on the hub, then `hf auth login`"
+            f"{what} {repository}: its owner has to grant access", hint="ask for it on the hub, then `hf auth login`"
         ) from error
     except hub.RevisionNotFoundError as error:
         raise SceditError(
-            f"base {repository}: no revision {revision!r} on the hub",
-            hint=f"check what stands behind {repository}@, or base.revision in the recipe",
+            f"{what} {repository}: no revision {revision!r} on the hub",
+            hint=f"check what stands behind {repository}@, or base.{'' if is_base else 'vae_'}revision in the recipe",
         ) from error
     except hub.RepositoryNotFoundError as error:
         raise SceditError(
-            f"base {repository}: neither a folder here nor a model on the hub",
+            f"{what} {repository}: neither a folder here nor a model on the hub",
             hint="check the spelling; a private model needs `hf auth login`",
         ) from error
     except hub.LocalEntryNotFoundError as error:
-        raise _unreachable(repository) from error
+        raise _unreachable(repository, what) from error
     except hub.EntryNotFoundError as error:
         raise SceditError(
-            f"base {repository}: no diffusers pipeline, it has no model_index.json",
+            f"{what} {repository}: not in diffusers' layout, it has no {'model_index' if is_base else 'config'}.json",
             hint="name a model in diffusers' layout",
         ) from error
     except hub.HFValidationError as error:
         raise SceditError(
-            f"base {repository[:100]}: neither a folder here nor the name of a model: {reason(error)}",
-            hint='name a diffusers folder, a single file, a hub id, or "scenes"',
+            f"{what} {repository[:100]}: neither a folder here nor the name of a model: {reason(error)}",
+            hint="name a diffusers folder, a single file or a hub id" + (', or "scenes"' if is_base else ""),
         ) from error
     except (hub.HTTPError, OSError) as error:
-        raise _unreachable(repository) from error
+        raise _unreachable(repository, what) from error
 
 
-def _unreachable(repository: str) -> SceditError:
+def _unreachable(repository: str, what: str) -> SceditError:
     return SceditError(
-        f"base {repository}: no such folder here, and the model hub cannot be reached",
+        f"{what} {repository}: no such folder here, and the model hub cannot be reached",
         hint="check the spelling, go online once, or name a local diffusers folder",
     )

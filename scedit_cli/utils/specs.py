@@ -138,18 +138,19 @@ def parse_sweep(text: str, option: str = "--sweep") -> tuple[str, tuple[float, .
 
 
 def parse_seeds(text: str, where: str = "--seed") -> tuple[int, ...]:
-    """Parse `7`, `1,2,3`, `1-8` or a mixture such as `1-3,7` into seeds in this order; a range holds at most 10,000.
+    """Parse `7`, `1,2,3`, `1-8` or a mixture such as `1-3,7` into at most 10,000 seeds, in this order.
 
     Raises:
-        SceditError: a seed is no whole number from 0 to 2⁶⁴ − 1, or a range counts down or is too long.
+        SceditError: a seed is no whole number from 0 to 2⁶⁴ − 1, a range counts down, or there are more.
     """
     seeds: list[int] = []
     for part in str(text).split(","):
         found = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if not first <= last < first + _MOST_SEEDS or last > LARGEST_SEED:
+        count = last - first + 1
+        if count < 1 or last > LARGEST_SEED or len(seeds) + count > _MOST_SEEDS:
             raise SceditError(
-                f"{where} is {text}",
+                f"{where} is {text}" if count < 1 or last > LARGEST_SEED else f"{where}: more than {_MOST_SEEDS} seeds",
                 hint=f"give a number from 0 to {LARGEST_SEED}, several as 1,2,3, or a range as 1-8",
             )
         seeds += range(first, last + 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import ConditionSpec, TunerSpec, parse_condition, parse_tuner
+from scedit_cli.utils.specs import ConditionSpec, TunerSpec, parse_condition, parse_seeds, parse_tuner
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,10 @@ def test_a_bad_field_is_named(tail, tmp_path, monkeypatch):
 )
 def test_fields_of_a_tuner(text, expected):
     assert parse_tuner(text) == expected
+
+
+def test_seeds_are_ten_thousand_at_most():
+    assert len(parse_seeds("1-9999,7")) == 10_000
+    for text in ("1-10001", "1-5000,1-5001", "0,1-10000"):
+        with pytest.raises(SceditError, match="--seed: more than 10000 seeds"):
+            parse_seeds(text)

@@ -17,6 +17,8 @@ def test_the_hub_out_of_reach(tmp_path, monkeypatch):
     for name in ("owner/model", "owner/model@v2"):
         with pytest.raises(SceditError, match="base owner/model: .*the model hub cannot be reached"):
             load_base(name)
+    with pytest.raises(SceditError, match="autoencoder owner/vae: .*the model hub cannot be reached"):
+        load_base("scenes", vae="owner/vae")
 
 
 @pytest.mark.parametrize(("name", "revision"), [("owner/model", "v2"), ("owner/model@v2", None)])
