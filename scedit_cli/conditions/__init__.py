@@ -1,6 +1,6 @@
-"""Condition pictures by kind: how each is made from a picture, and how well a picture follows one.
+"""Condition images by kind: their annotators, and measures of how well an image follows a condition.
 
-A kind is a file in `kinds/` that defines `KIND`; nothing else has to know of it.
+A kind is a file in `kinds/` that defines `KIND`; it needs no other registration.
 """
 
 from __future__ import annotations
@@ -40,39 +40,39 @@ def annotate(
     device: str = "cpu",
     **parameters: float | str,
 ) -> Image.Image:
-    """The condition picture of `image`, of its size. `find(kind).annotator().load` serves many pictures.
+    """Return the condition image of `image`, in the same size. For many images use `find(kind).annotator().load`.
 
     Args:
-        annotator: by default the kind's first.
+        annotator: the annotator's name; by default the kind's first.
         weights: a folder with local copies of the annotator's weights; by default they come from the hub.
-        device: PyTorch's name of the device that computes it.
+        device: PyTorch's name of the device to compute on.
         parameters: the annotator's settings.
 
     Raises:
-        SceditError: an unknown kind, annotator or parameter, or weights that are not there.
+        SceditError: the kind, annotator or a parameter is unknown, or weights are missing.
     """
     chosen = find(kind).annotator(annotator)
     return chosen.load(chosen.settings(**parameters), weights, device)([photograph(image)])[0]
 
 
 def channels_of(kind: str) -> int:
-    """Of a hint of this kind: 3, or 4 where its alpha counts. A kind that nothing makes has 3."""
+    """Return the channels of a hint of this kind: 3, or 4 where its alpha counts. An unknown kind has 3."""
     return find(kind).channels if kind in KINDS else 3
 
 
 def is_quick(kind: str) -> bool:
-    """Whether a condition of this kind can be made without a network's weights."""
+    """Return whether a condition of this kind can be made without a network's weights."""
     return kind in KINDS and not find(kind).annotator().weights
 
 
 def scene_annotator(kind: str) -> str | None:
-    """The annotator that reads pictures of the embedded world, for the kinds that have one of its own."""
+    """Return the annotator of images of the embedded world; None for kinds that have none of its own."""
     return "scene" if any(each.name == "scene" for each in annotators(kind)) else None
 
 
 def kind_of_path(path: str | os.PathLike[str]) -> str | None:
-    """The kind that a condition picture's name tells (`depth.png`, `chair-depth.png`), else its folder's
-    (`conditions/depth/0001.png`); None where neither names one, or the name several."""
+    """Return the kind in a condition image's name (`depth.png`, `chair-depth.png`), else in its folder's
+    (`conditions/depth/0001.png`); None where neither contains a kind, or the first that does contains several."""
     path = Path(path)
     for name in (path.stem, path.parent.name):
         named = _named(name.lower())
@@ -82,7 +82,7 @@ def kind_of_path(path: str | os.PathLike[str]) -> str | None:
 
 
 def _named(name: str) -> set[str]:
-    """The kinds whose names are words of `name`; of lineart and lineart-anime the longer."""
+    """Return the kinds whose names are words of `name`; "lineart-anime" does not count as "lineart" too."""
     words = f"-{'-'.join(re.findall('[a-z0-9]+', name))}-"
     named = {kind for kind in KINDS if f"-{kind}-" in words}
     return {kind for kind in named if not any(kind != other and f"-{kind}-" in f"-{other}-" for other in named)}

@@ -1,4 +1,4 @@
-"""What is to be made of pictures: kinds, by which annotators, with which settings, fixed or drawn for each picture."""
+"""Specs of condition images: the kind, the annotator and its settings, fixed or drawn for each image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SEEDS = 2**32 - 1  # the largest
 
 @dataclass(frozen=True)
 class AnnotationSpec:
-    """A kind of condition picture to be made.
+    """How to make condition images of one kind.
 
     Attributes:
-        kind: its name.
+        kind: the kind's name.
         by: the annotator's name.
-        values: settings by name, as texts or numbers.
-        ranges: settings that are drawn for each picture, evenly between two numbers.
+        values: fixed settings by name, as texts or numbers.
+        ranges: (name, low, high) of settings that are drawn uniformly for each image.
         weights: a folder with local copies of the annotator's weights; None for the hub.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
 
     kind: str
@@ -43,25 +43,25 @@ class AnnotationSpec:
         return find(self.kind).annotator(self.by)
 
     def settings(self, picture: str) -> Parameters:
-        """The settings for the picture of this name: the same for the same name and seed."""
+        """Return the settings for the image of this name: the same for the same name and seed."""
         digest = hashlib.sha256(f"{self.kind} {picture}".encode()).digest()
         generator = np.random.default_rng([self.seed, *digest])
         drawn = {name: self._drawn(generator, name, low, high) for name, low, high in self.ranges}
         return self.annotator.settings(**dict(self.values), **drawn)
 
     def load(self, settings: Parameters, device: str = "cpu") -> Make:
-        """The annotator, ready to make condition pictures."""
+        """Load the annotator as a function from images to condition images."""
         return self.annotator.load(settings, self.weights, device)
 
     def with_drawn_seed(self) -> AnnotationSpec:
-        """The order with the annotator's own `seed`, where it has one and none was given, among what is drawn."""
+        """Return this spec with the annotator's `seed`, where it has one and none is given, as a drawn setting."""
         given = {name for name, *_ in (*self.values, *self.ranges)}
         if "seed" not in self.annotator.parameters.model_fields or "seed" in given:
             return self
         return replace(self, ranges=(*self.ranges, ("seed", 0, _SEEDS)))
 
     def drawn(self, picture: str) -> AnnotationSpec:
-        """The order for the picture of this name, its `settings` fixed."""
+        """Return the spec for the image of this name, with its drawn settings fixed."""
         return replace(self, values=tuple(self.settings(picture).model_dump().items()), ranges=())
 
     def _drawn(self, generator: np.random.Generator, name: str, low: float, high: float) -> float:
@@ -79,22 +79,22 @@ def make_specs(
     seed: int = 0,
     option: str = "--param",
 ) -> list[AnnotationSpec]:
-    """An order for each kind.
+    """Return a spec for each kind.
 
     Args:
-        params: `[KIND.]NAME=VALUE`, or LOW..HIGH for a number that is drawn anew for each picture. Without a kind it
-            is meant for the only one.
-        annotator: for the kinds that have it; each of the others, and by default all, get their first.
-        option: what messages call a parameter.
+        params: `[KIND.]NAME=VALUE`, or LOW..HIGH as the value of a number that is drawn for each image. The kind may be
+            left out where there is only one.
+        annotator: the annotator of the kinds that have it; all other kinds get their first.
+        option: the option that messages name.
 
     Raises:
-        SceditError: an unknown kind, annotator or parameter, or a value that cannot be.
+        SceditError: a kind, annotator or parameter is unknown, or a value is invalid.
     """
     given = parameters_of(kinds, params, option)
     found = [find(kind) for kind in given]
     having = [kind.name for kind in found if annotator in {each.name for each in kind.annotators}]
     if annotator and not having:
-        found[0].annotator(annotator)  # tells what it has
+        found[0].annotator(annotator)  # raises an error that lists the annotators
     return [
         make_spec(kind.annotator(annotator if kind.name in having else None), given[kind.name], weights, seed)
         for kind in found
@@ -102,10 +102,10 @@ def make_specs(
 
 
 def parameters_of(kinds: Sequence[str], params: Iterable[str], option: str = "--param") -> dict[str, dict[str, str]]:
-    """The values of `[KIND.]NAME=VALUE` texts by kind and name; every one of `kinds` is there.
+    """Return the values of `[KIND.]NAME=VALUE` texts by kind and name; every one of `kinds` is a key.
 
     Raises:
-        SceditError: no such text, or one of another kind.
+        SceditError: a text has another form, or names a kind that is not in `kinds`.
     """
     given: dict[str, dict[str, str]] = {kind: {} for kind in dict.fromkeys(kinds)}
     for text in params:
@@ -132,10 +132,10 @@ def _parameter(text: str, kinds: list[str], option: str) -> tuple[str, str, str]
 def make_spec(
     annotator: Annotator, given: Mapping[str, str], weights: Path | None = None, seed: int = 0
 ) -> AnnotationSpec:
-    """An order by `annotator`, of values by the names of its parameters, LOW..HIGH for what is drawn.
+    """Return a spec of `annotator` with the values `given` by parameter, LOW..HIGH for those to be drawn.
 
     Raises:
-        SceditError: an unknown parameter, or a value that cannot be.
+        SceditError: a parameter is unknown, or a value is invalid.
     """
     kind, values, ranges = annotator.kind, {}, []
     for name, text in given.items():
@@ -148,7 +148,7 @@ def make_spec(
             ranges.append((name, low, high))
         else:
             values[name] = text
-    for end in (1, 2):  # tells what is unknown or out of range before the first picture is opened
+    for end in (1, 2):  # unknown or invalid parameters raise before the first image is opened
         whole = {name: bounds[end - 1] for name, *bounds in ranges}
         annotator.settings(**values, **whole)
     return AnnotationSpec(kind, annotator.name, tuple(values.items()), tuple(ranges), weights, seed)

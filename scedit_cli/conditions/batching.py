@@ -1,4 +1,4 @@
-"""Pictures of several sizes for networks that take one size at a time."""
+"""Batching by size, for networks that take images of one size at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 def by_size(
     make: Callable[[list[Image.Image]], Sequence[Made]],
 ) -> Callable[[Sequence[Image.Image]], list[Made]]:
-    """`make`, which takes pictures of one size, for pictures of any; what it makes comes back in their order."""
+    """Extend `make`, which takes images of one size, to images of any sizes; results keep the images' order."""
 
     def made(pictures: Sequence[Image.Image]) -> list[Made]:
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)

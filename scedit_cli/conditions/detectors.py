@@ -1,4 +1,4 @@
-"""controlnet_aux's detectors, one at a time, at ControlNet's resolution and back."""
+"""Detectors of controlnet_aux, imported one at a time and run at the resolution that ControlNets were trained with."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from scedit_cli.conditions.registry import Make, Parameters
 
 
 class Detection(Parameters):
-    """`resolution` is the picture's shorter side in pixels as the network sees it, rounded to a multiple of 64. 512 is
-    what ControlNets were trained with."""
+    """`resolution` is the shorter side in pixels of the image that the network sees, rounded to a multiple of 64.
+    ControlNets were trained with 512."""
 
     resolution: int = Field(512, ge=64, le=4096)
 
 
 @cache
 def detector(name: str) -> ModuleType:
-    """controlnet_aux's module `name`, alone.
+    """Import controlnet_aux's module `name` alone.
 
-    Importing controlnet_aux imports every one of its models, with a page of warnings. So the one module is loaded as
-    part of a private package of the same files.
+    Importing controlnet_aux itself imports all of its models, with many warnings. So the module is loaded as a part of
+    a private package with the same files.
     """
     package = ModuleType("_scedit_controlnet_aux")
     package.__path__ = list(find_spec("controlnet_aux").submodule_search_locations)
@@ -39,12 +39,12 @@ def detector(name: str) -> ModuleType:
 
 
 def detected(detect: Callable[..., np.ndarray], resolution: int, binary: bool = False) -> Make:
-    """One of controlnet_aux's detectors as a function from pictures to pictures of their sizes.
+    """Turn a detector of controlnet_aux into a function from images to condition images of the same sizes.
 
     Args:
-        detect: takes uint8 (H, W, 3) and gives uint8 (h, w, 3), both sides multiples of 64.
-        resolution: of `Detection`.
-        binary: black and white, so that resizing must not leave grays.
+        detect: takes uint8 (H, W, 3) and returns uint8 (h, w, 3), both sides multiples of 64.
+        resolution: as in `Detection`.
+        binary: whether condition images are black and white, so that grays from resizing are cut at one half.
     """
 
     def one(picture: Image.Image) -> Image.Image:
@@ -56,5 +56,5 @@ def detected(detect: Callable[..., np.ndarray], resolution: int, binary: bool = 
 
 
 def fitted(made: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A condition picture resized to `size` (width, height), unless it is of that size."""
+    """Resize a condition image to `size` (width, height) where it has another size."""
     return made if made.size == size else made.resize(size, Image.Resampling.BILINEAR)

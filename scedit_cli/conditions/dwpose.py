@@ -1,4 +1,4 @@
-"""People's keypoints by DWPose, in OpenPose's order, and their drawing."""
+"""Human keypoints by DWPose, in OpenPose's order, and their drawing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 WEIGHTS = ("yzd-v/DWPose:yolox_l.onnx", "yzd-v/DWPose:dw-ll_ucoco_384.onnx")
-_SEEN, _STRIDES = 640, (8, 16, 32)  # the side of what YOLOX is shown, in pixels, and of its grids' cells
-_SURE, _OVERLAP = 0.3, 0.45  # of a person; of two boxes, beyond which they are one person
-_SHOWN, _MARGIN = (288, 384), 1.25  # width and height of what DWPose is shown: a person's box, so much larger
+_SEEN, _STRIDES = 640, (8, 16, 32)  # pixels: the side of YOLOX's input, and of the cells of its grids
+_SURE, _OVERLAP = 0.3, 0.45  # the least confidence of a person; the overlap from which two boxes are one person
+_SHOWN, _MARGIN = (288, 384), 1.25  # width and height of DWPose's input, a person's box enlarged by the margin
 _MEAN, _DEVIATION = np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))  # as DWPose was trained
-_OPENPOSE = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # its body in COCO's order, the neck at 17
+_OPENPOSE = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # its body by COCO's places; 17 is the neck
 _BODY, _FACE, _HANDS = slice(0, 18), slice(24, 92), slice(92, 134)  # 18 to 23 are the feet, which are not drawn
 
 
 def keypoints(picture: Image.Image, weights: Path | None = None, device: str = "cpu") -> np.ndarray:
-    """(N, 134, 3) float32 for N people: x and y in pixels, and confidence. The first 18 are OpenPose's body, then 6 of
-    the feet, 68 of the face, 21 of the left and 21 of the right hand (Yang et al., ICCVW 2023).
+    """Return the keypoints of N people, float32 (N, 134, 3): x and y in pixels, and confidence. The first 18 are
+    OpenPose's body, then 6 of the feet, 68 of the face, 21 of the left and 21 of the right hand (Yang et al., ICCVW
+    2023).
 
     Raises:
-        SceditError: onnxruntime is not installed, or `weights` has none.
+        SceditError: onnxruntime is not installed, or the folder `weights` lacks the files.
         WorkFailed: the hub cannot be reached.
     """
     finder, estimator = models(weights, device)
@@ -45,9 +46,11 @@ def keypoints(picture: Image.Image, weights: Path | None = None, device: str = "
 
 
 def _found(finder: InferenceSession, pixels: np.ndarray) -> np.ndarray:
-    """(N, 4): left, top, right and bottom of the people in `pixels` (BGR), the surest first, by YOLOX (Ge et al., arXiv
-    2107.08430): for each cell of three grids where a thing's centre lies in it, the logarithm of its size, both in
-    cells, whether there is a thing, and of which class."""
+    """Return the boxes (N, 4) (left, top, right, bottom) of people in `pixels` (BGR), the most confident first.
+
+    YOLOX (Ge et al., arXiv 2107.08430) gives for each cell of three grids an object's centre in it and the logarithm of
+    its size, both in cells, the confidence that there is an object, and that of each class.
+    """
     import cv2
     import torch
     from torchvision.ops import nms
@@ -61,7 +64,7 @@ def _found(finder: InferenceSession, pixels: np.ndarray) -> np.ndarray:
     sides = [_SEEN // stride for stride in _STRIDES]
     cells = np.concatenate([np.stack(np.meshgrid(*[np.arange(side)] * 2), -1).reshape(-1, 2) for side in sides])
     strides = np.repeat(_STRIDES, [side**2 for side in sides])[:, None]
-    sureness = things[:, 4] * things[:, 5]  # a thing, and of COCO's first class, a person
+    sureness = things[:, 4] * things[:, 5]  # an object, times COCO's first class, a person
     is_sure = sureness > _SURE
     centre = ((things[:, :2] + cells) * strides)[is_sure] / ratio
     half = (np.exp(things[is_sure, 2:4]) * strides[is_sure]) / (2 * ratio)
@@ -70,13 +73,13 @@ def _found(finder: InferenceSession, pixels: np.ndarray) -> np.ndarray:
 
 
 def _estimated(estimator: InferenceSession, pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(133, 3): x, y and confidence of COCO-WholeBody's keypoints of the person in `box`, by DWPose, which gives for
-    each how much speaks for every half pixel across and down (SimCC; Li et al., arXiv 2107.03332)."""
+    """Return COCO-WholeBody's keypoints (133, 3) (x, y, confidence) of the person in `box`, by DWPose, which scores
+    every half pixel across and down for each keypoint (SimCC; Li et al., arXiv 2107.03332)."""
     import cv2
 
     shown = np.array(_SHOWN)
     centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * _MARGIN
-    size = shown * (size / shown).max()  # of the network's shape, with all of the box in it
+    size = shown * (size / shown).max()  # the network's aspect ratio, containing the whole box
     scale = _SHOWN[0] / size[0]
     move = np.column_stack([np.eye(2) * scale, shown / 2 - scale * centre])
     person = (cv2.warpAffine(pixels, move, _SHOWN, flags=cv2.INTER_LINEAR) - _MEAN) / _DEVIATION
@@ -88,7 +91,7 @@ def _estimated(estimator: InferenceSession, pixels: np.ndarray, box: np.ndarray)
 
 
 def _run(network: InferenceSession, pixels: np.ndarray) -> list[np.ndarray]:
-    """The outputs for `pixels` (H, W, 3)."""
+    """Return the network's outputs for `pixels` (H, W, 3)."""
     values = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
     return network.run(None, {network.get_inputs()[0].name: values})
 
@@ -102,13 +105,14 @@ def drawn(
     hands: bool = True,
     face: bool = True,
 ) -> np.ndarray:
-    """People as ControlNet's pose: limbs and joints in OpenPose's colours on black.
+    """Draw people as ControlNet's pose: limbs and joints in OpenPose's colours on black.
 
     Args:
-        people: (N, 134, 3), as `keypoints` gives them.
-        size: width and height of the picture that they were found in.
-        canvas: width and height of what is drawn, where joints are 8 pixels wide.
+        people: (N, 134, 3), as `keypoints` returns them.
+        size: width and height of the image in which they were detected.
+        canvas: width and height of the drawing, in which joints are 8 pixels wide.
         threshold: the least confidence of a keypoint that is drawn.
+        body, hands, face: whether these parts are drawn.
 
     Returns:
         uint8 (height, width, 3).
@@ -128,8 +132,8 @@ def drawn(
 
 
 def runs_on(device: str) -> bool:
-    """Whether onnxruntime computes on the device of this name (PyTorch's): that for CPUs, which the extra brings, does
-    not know CUDA."""
+    """Return whether onnxruntime computes on the device of this name (PyTorch's). The CPU build, which the extra
+    installs, lacks CUDA."""
     try:
         import onnxruntime
     except ImportError:
@@ -139,10 +143,10 @@ def runs_on(device: str) -> bool:
 
 @lru_cache(maxsize=1)
 def models(weights: Path | None, device: str) -> tuple[InferenceSession, InferenceSession]:
-    """The finder of people, YOLOX, and the estimator of their keypoints; loaded once.
+    """Load, once, the detector of people (YOLOX) and the estimator of their keypoints (DWPose).
 
     Raises:
-        SceditError, WorkFailed: as `keypoints`.
+        SceditError, WorkFailed: as in `keypoints`; or a file is no ONNX model.
     """
     try:
         import onnxruntime
@@ -155,5 +159,5 @@ def models(weights: Path | None, device: str) -> tuple[InferenceSession, Inferen
     finder, estimator = (str(weights_file(place, weights, WEIGHTS)) for place in WEIGHTS)
     try:
         return tuple(onnxruntime.InferenceSession(file, providers=[provider]) for file in (finder, estimator))
-    except Exception as error:  # onnxruntime's own kinds of error, for a file that is no model
+    except Exception as error:  # onnxruntime has error classes of its own for a file that is no model
         raise SceditError(f"{finder} or {estimator} is no ONNX model: {error}") from error

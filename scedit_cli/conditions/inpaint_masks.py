@@ -1,4 +1,4 @@
-"""Holes in pictures: where an inpainting tuner learns to paint."""
+"""Holes in images, the regions in which an inpainting tuner learns to paint."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from PIL import Image
 
 Hole = Callable[[np.ndarray, float, float, np.random.Generator], np.ndarray]
 
-_SEGMENTED = 128  # pixels of the shorter side, at which a picture is cut into regions
+_SEGMENTED = 128  # the shorter side in pixels at which an image is segmented
 
 
 def with_hole(picture: Image.Image, hole: np.ndarray) -> Image.Image:
-    """The picture as RGBA: black with alpha 0 in the hole (bool (H, W)), itself with alpha 255 elsewhere."""
+    """Return the image as RGBA: black with alpha 0 in the hole (bool (H, W)), unchanged with alpha 255 elsewhere."""
     pixels = np.dstack((np.asarray(picture), np.full(hole.shape, 255, np.uint8)))
     pixels[hole] = 0
     return Image.fromarray(pixels)
 
 
 def brush(pixels: np.ndarray, least: float, most: float, rng: np.random.Generator) -> np.ndarray:
-    """Strokes of a round brush that wanders, until they cover a share of the picture drawn from [least, most]
-    (free-form masks, Yu et al., ICCV 2019)."""
+    """Draw wandering strokes of a round brush until they cover a share of the image drawn from [least, most] (free-form
+    masks, Yu et al., ICCV 2019)."""
     import cv2
 
     high, wide = pixels.shape[:2]
@@ -41,8 +41,8 @@ def brush(pixels: np.ndarray, least: float, most: float, rng: np.random.Generato
 
 
 def box(pixels: np.ndarray, least: float, most: float, rng: np.random.Generator) -> np.ndarray:
-    """One rectangle whose share of the picture is drawn from [least, most], at most twice as wide as high or the other
-    way round where that fits."""
+    """Draw a rectangle whose share of the image is drawn from [least, most], with an aspect ratio within a factor of 2
+    of the image's where that fits."""
     high, wide = pixels.shape[:2]
     share, aspect = rng.uniform(least, most), np.exp(rng.uniform(-np.log(2), np.log(2)))
     across = np.clip(np.sqrt(share * aspect), share, 1)
@@ -54,8 +54,8 @@ def box(pixels: np.ndarray, least: float, most: float, rng: np.random.Generator)
 
 
 def thing(pixels: np.ndarray, least: float, most: float, rng: np.random.Generator) -> np.ndarray:
-    """Neighbouring regions of the picture's own (Felzenszwalb and Huttenlocher, IJCV 2004), so that the hole has the
-    outline of something in it; within [least, most] of the picture where the regions allow."""
+    """Join neighbouring segments of the image (Felzenszwalb and Huttenlocher, IJCV 2004), so that the hole has the
+    outline of an object in it. It takes a share in [least, most] of the image where the segments allow that."""
     import cv2
     from skimage.segmentation import felzenszwalb
 
@@ -69,7 +69,7 @@ def thing(pixels: np.ndarray, least: float, most: float, rng: np.random.Generato
 
 
 def _grown(regions: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A region, and regions that touch it, until they cover `share`."""
+    """Return a random region, grown by adjacent regions until it covers `share`."""
     import cv2
 
     hole = regions == regions.flat[rng.integers(regions.size)]

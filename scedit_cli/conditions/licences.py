@@ -1,4 +1,4 @@
-"""Licences of weights that forbid commercial use: accepted once, remembered in the user's settings."""
+"""Acceptance of weights' licences that forbid commercial use, once per user, stored in the user's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scedit_cli.utils.io import expanded, write_whole
 
 
 class Licensed(Protocol):
-    """An annotator, as far as its licence matters."""
+    """The attributes of an annotator that concern its licence."""
 
     kind: str
     name: str
@@ -23,7 +23,8 @@ class Licensed(Protocol):
 
 
 def require(annotator: Licensed) -> None:
-    """Raises SceditError where the annotator's weights forbid commercial use and nobody has accepted that yet."""
+    """Check that the annotator's weights allow commercial use, or that the user has accepted their licence; else raise
+    SceditError."""
     if annotator.commercial or _entry(annotator) in _accepted():
         return
     raise SceditError(
@@ -34,7 +35,7 @@ def require(annotator: Licensed) -> None:
 
 
 def accept(annotator: Licensed) -> None:
-    """Remembers, for this user, that the licence of the annotator's weights is accepted; nothing to do for a free one.
+    """Record that this user accepts the licence of the annotator's weights; do nothing if it allows commercial use.
 
     Raises:
         SceditError: the settings cannot be written.
@@ -67,5 +68,5 @@ def _entries() -> list[dict[str, Any]]:
 
 
 def _book() -> Path:
-    """In $XDG_CONFIG_HOME, else ~/.config."""
+    """Return the path of the accepted licences, in $XDG_CONFIG_HOME or else ~/.config."""
     return expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "scedit" / "licences.json"

@@ -1,4 +1,4 @@
-"""Every annotator there is, in a table."""
+"""The table of all annotators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scedit_cli.conditions.registry import Annotator, all_kinds
 
 @dataclass(frozen=True)
 class Listing:
-    """Every kind of condition and its annotators, each kind's default first."""
+    """The annotators of all kinds of condition, each kind's default first."""
 
     annotators: list[Annotator]
 
     header = ("kind", "annotator", "library", "weights", "licence", "commercial use")
 
     def document(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return the document that --json prints."""
         return {
             "annotators": [
                 {
@@ -34,7 +34,7 @@ class Listing:
         }
 
     def rows(self) -> list[list[str]]:
-        """What a person reads."""
+        """Return the table's rows for the terminal."""
         return [
             [
                 each.kind,
@@ -49,5 +49,5 @@ class Listing:
 
 
 def listing() -> Listing:
-    """Of all kinds."""
+    """Return the listing of all kinds."""
     return Listing([each for kind in all_kinds().values() for each in kind.annotators])

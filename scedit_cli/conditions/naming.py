@@ -1,4 +1,4 @@
-"""Which kind of condition a command line means, and whether images can be scored against it."""
+"""The kinds of condition that a command line means, and checks that images can be scored against them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scedit_cli.utils.specs import ConditionSpec
 
 
 def told_kind(spec: ConditionSpec) -> str | None:
-    """The kind that `spec` names, else the one that its file's or folder's name tells; None where neither does.
+    """Return the kind that `spec` names, else the one in its file's or folder's name; None without one.
 
     Raises:
-        SceditError: of a photo no kind is named, or one that nothing makes.
+        SceditError: `spec` is a photograph to annotate, and its kind is missing or has no annotator.
     """
     if spec.photo and spec.kind is None:
         raise SceditError(f"--cond-from {spec.file}: the kind of condition is missing", hint=f"write canny={spec.file}")
@@ -34,7 +34,7 @@ def untold_kind(spec: ConditionSpec) -> SceditError:
 
 
 def check_one_of_each(kinds: Iterable[tuple[Path, str]]) -> None:
-    """Raises SceditError where two of an image's condition images, by file and kind, are of one kind."""
+    """Check that no two of an image's condition images, (file, kind), are of one kind; else raise SceditError."""
     files: dict[str, Path] = {}
     for file, kind in kinds:
         if kind in files:
@@ -46,7 +46,7 @@ def check_one_of_each(kinds: Iterable[tuple[Path, str]]) -> None:
 
 
 def check_scorable(files: Mapping[Path, str]) -> None:
-    """Raises SceditError where images cannot be scored against these condition images, by their kinds."""
+    """Check that images can be scored against these condition images (file -> kind); else raise SceditError."""
     if not files:
         raise SceditError("--score compares pictures with conditions, and none is given", hint="add --cond FILE")
     for file, kind in files.items():

@@ -1,4 +1,4 @@
-"""Libraries that talk while they are imported or loaded."""
+"""Suppression of the output of libraries while they are imported or loaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from threading import RLock
 
 from scedit_cli.utils.quieting import no_warnings
 
-_ONE_AT_A_TIME = RLock()  # what is silenced belongs to the whole process
-_SET = "KMP_DUPLICATE_LIB_OK"  # by controlnet_aux, for its own process; what else changes is other threads' doing
+_ONE_AT_A_TIME = RLock()  # warnings, logging and stdout belong to the whole process
+_SET = "KMP_DUPLICATE_LIB_OK"  # controlnet_aux sets this variable; other changes come from other threads and stay
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Within, libraries neither warn nor print; afterwards that is as it was, and so is what they set in the
-    environment."""
+    """Suppress libraries' warnings and output within the `with` block; afterwards restore warnings, output and the
+    environment variable that controlnet_aux sets."""
     with _ONE_AT_A_TIME, no_warnings, redirect_stdout(io.StringIO()):
         before, level = os.environ.get(_SET), logging.root.manager.disable
         logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a kind of condition and an annotator are, and where they are found by name."""
+"""Kinds of condition and annotators, and their look-up by name."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ Make = Callable[[Sequence[Image.Image]], list[Image.Image]]
 
 
 class Parameters(BaseModel):
-    """An annotator's settings: every one has a default, and equal settings are equal and hash alike."""
+    """The settings of an annotator. Every setting has a default, and settings with equal values are equal and hash
+    alike."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """One way to make the condition pictures of a kind.
+    """One way to make the condition images of a kind.
 
     Attributes:
         kind: the kind of condition that it makes.
-        name: what --annotator calls it.
+        name: its name for --annotator.
         library: the library that does the work.
-        loader: what `load` calls.
+        loader: the function that `load` calls.
         weights: hub repositories ("owner/repository"), or single files in them ("owner/repository:file").
-        licence: of the weights, or of the library where there are none.
+        licence: the licence of the weights, or of the library where there are none.
         commercial: whether that licence allows commercial use.
         parameters: the model of its settings.
-        measure: how a picture is compared with what it makes, where that is not the kind's.
-        can_use: whether it computes on a device, by PyTorch's name; by default on any, where it has weights.
+        measure: its own measure of consistency; None for the kind's.
+        can_use: returns whether it computes on a device (PyTorch's name); by default it does so if it has weights.
     """
 
     kind: str
@@ -61,31 +62,31 @@ class Annotator:
     can_use: Callable[[str], bool] | None = None
 
     def runs_on(self, device: str) -> bool:
-        """Whether another device than the CPU does its work when it is loaded for that."""
+        """Return whether it computes on `device`, a device other than the CPU, when it is loaded for that."""
         return self.can_use(device) if self.can_use else bool(self.weights)
 
     def load(self, parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
-        """A function from RGB pictures to as many condition pictures of their sizes, each made for itself, whatever it
-        is batched with. Loading again with other parameters is cheap.
+        """Return a function from RGB images to as many condition images of the same sizes; the batch does not affect
+        them. Loading again with other parameters is cheap.
 
         Args:
-            parameters: from `settings`.
+            parameters: settings from `settings`.
             weights: a folder with local copies of the weights; None for the hub.
-            device: PyTorch's name of the device that computes.
+            device: PyTorch's name of the device to compute on.
 
         Raises:
-            SceditError: the weights' licence is not accepted, or they are not there.
+            SceditError: the weights' licence is not accepted, or weights are missing.
             WorkFailed: the hub cannot be reached.
         """
         licences.require(self)
-        with silent() if self.weights else nullcontext():  # what loads nothing has nothing to say
+        with silent() if self.weights else nullcontext():  # only libraries that load weights print
             return self.loader(parameters, weights, device)
 
     def settings(self, **values: Any) -> Parameters:
-        """`values` (numbers, or their texts) over the defaults.
+        """Return the default settings, overridden by `values` (numbers, or their texts).
 
         Raises:
-            SceditError: names every unknown parameter and every value that cannot be.
+            SceditError: parameters are unknown or values invalid; the message names all of them.
         """
         try:
             return self.parameters(**values)
@@ -107,14 +108,14 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of condition picture, such as canny.
+    """A kind of condition image, such as canny.
 
     Attributes:
-        name: names the dataset's folder and column, and the tuner's condition.
-        annotators: the default first.
-        measure: how well a picture follows one; None where nothing tells.
-        channels: of the hint, so a CSC-Tuner's `in_channels`: 3, or 4 where the condition picture's alpha counts.
-        labels: its colours stand for classes, so that resizing must not blend them.
+        name: the name, also of the dataset's folder and column and of the tuner's condition.
+        annotators: its annotators, the default first.
+        measure: the measure of how well an image follows a condition; None where there is none.
+        channels: the hint's channels, a CSC-Tuner's `in_channels`: 3, or 4 where the condition image's alpha counts.
+        labels: whether colours stand for classes, so that resizing must not blend them.
     """
 
     name: str
@@ -124,11 +125,11 @@ class Kind:
     labels: bool = False
 
     def hint(self, picture: Image.Image) -> np.ndarray:
-        """A condition picture as the tuner sees it: float32 (channels, H, W) in [0, 1]. 8-bit values are divided by
-        255, 16-bit ones by 65535; one gray channel is repeated; a picture without alpha is all kept.
+        """Return a condition image as the tuner sees it: float32 (channels, H, W) in [0, 1]. 8-bit values are divided
+        by 255, 16-bit ones by 65535; a gray channel is repeated; without alpha, an image counts as opaque.
 
         Raises:
-            SceditError: its transparency leaves nothing of it.
+            SceditError: the image's transparency leaves nothing of it.
         """
         picture = condition_image(picture, self.channels, f"the {self.name} condition")
         if picture.mode.startswith("I;16"):
@@ -138,7 +139,7 @@ class Kind:
         return np.broadcast_to(values, (*values.shape[:2], self.channels)).transpose(2, 0, 1)
 
     def annotator(self, name: str | None = None) -> Annotator:
-        """The annotator called `name`, by default the first.
+        """Return the annotator `name`, by default the first.
 
         Raises:
             SceditError: the kind has none of that name.
@@ -151,7 +152,7 @@ class Kind:
 
 
 def annotators(kind: str) -> tuple[Annotator, ...]:
-    """The annotators of a kind, the default first.
+    """Return the annotators of a kind, the default first.
 
     Raises:
         SceditError: no kind has that name.
@@ -160,10 +161,10 @@ def annotators(kind: str) -> tuple[Annotator, ...]:
 
 
 def find(name: str) -> Kind:
-    """The kind called `name`.
+    """Return the kind `name`.
 
     Raises:
-        SceditError: there is none.
+        SceditError: no kind has that name.
     """
     if name not in all_kinds():
         guess = difflib.get_close_matches(name, all_kinds(), n=1)
@@ -174,6 +175,6 @@ def find(name: str) -> Kind:
 
 @cache
 def all_kinds() -> dict[str, Kind]:
-    """Every kind by its name: one a file in `kinds/`, where it is called KIND."""
+    """Return all kinds by name: the constant KIND of each file in `kinds/`."""
     modules = (import_module(f"{_kinds.__name__}.{module.name}") for module in pkgutil.iter_modules(_kinds.__path__))
     return {module.KIND.name: module.KIND for module in modules}

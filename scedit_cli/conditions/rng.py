@@ -1,4 +1,4 @@
-"""Chance that a picture carries with it, so that it does not depend on order, batch or process."""
+"""Random numbers seeded by an image's content, so that they do not depend on order, batch or process."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from PIL import Image
 
 
 def image_rng(picture: Image.Image, seed: int) -> np.random.Generator:
-    """The same for the same pixels and `seed` (0 or more)."""
+    """Return a generator that depends only on the image's pixels and `seed` (at least 0)."""
     return np.random.default_rng((seed, zlib.crc32(picture.tobytes())))

@@ -1,4 +1,4 @@
-"""The embedded world's reader on pictures of any size."""
+"""The embedded world's reader for images of any size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 from scedit_cli.conditions.batching import by_size
 
-_SIDE = 128  # of the pictures that the reader learned from
+_SIDE = 128  # the side in pixels of the images that the reader was trained on
 
 
 @dataclass(frozen=True)
 class SceneReading:
-    """What the reader sees in one picture of H x W: `depth` float32 (H, W) in metres, inf for the sky; `normals`
-    float32 (H, W, 3), unit, 0 for the sky; `segmentation` uint8 (H, W), an index into SEG_CLASSES."""
+    """The reader's maps of one image of H x W: `depth` float32 (H, W) in metres, inf for the sky; `normals` float32
+    (H, W, 3), unit, 0 for the sky; `segmentation` uint8 (H, W), an index into SEG_CLASSES."""
 
     depth: np.ndarray
     normals: np.ndarray
@@ -24,8 +24,8 @@ class SceneReading:
 
 
 def read(pictures: Sequence[Image.Image]) -> list[SceneReading]:
-    """Readings of RGB pictures, in their order. A picture of another size than the reader's is resized for it (the
-    shorter side to 128), and what is seen is resized back, unblended."""
+    """Return the readings of RGB images, in their order. The reader sees an image resized to a shorter side of 128
+    pixels, and its maps are resized back without blending (nearest neighbour)."""
     return by_size(_read_alike)(pictures)
 
 

@@ -1,4 +1,4 @@
-"""How well pictures follow their conditions: each kind's own measure, on pictures annotated again."""
+"""Consistency of images with their conditions: images are annotated again and compared by their kind's measure."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from scedit_cli.utils.transparency import condition_image, photograph
 
 
 def measured_kinds() -> tuple[str, ...]:
-    """The kinds that have a measure."""
+    """Return the kinds that have a measure."""
     return tuple(name for name, kind in all_kinds().items() if kind.measure)
 
 
 def consistency(kind: str, picture: Image.Image, condition: Image.Image, annotator: str | None = None) -> float:
-    """How well `picture` follows `condition`, in [0, 1]: its own condition picture, compared by the kind's measure.
+    """Return how well `picture` follows `condition`, in [0, 1]: its own condition image is compared with it by the
+    kind's measure.
 
     Raises:
-        SceditError: a kind without a measure, an annotator that the kind has not, or pictures of two sizes.
+        SceditError: the kind has no measure or lacks the annotator, or the two images differ in size.
     """
     return consistencies(kind, [picture], [condition], annotator)[0]
 
@@ -36,7 +37,7 @@ def consistencies(
     annotator: str | None = None,
     device: str = "cpu",
 ) -> list[float]:
-    """`consistency` of each picture with the condition at its place, the quick way for many."""
+    """Return the `consistency` of each image with the condition at the same place, faster than one by one."""
     return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator, device=device)]
 
 
@@ -49,16 +50,16 @@ def measured(
     device: str = "cpu",
     **parameters: float | str,
 ) -> list[Figures]:
-    """Everything that is measured of each picture: its `consistency` with the condition at its place, in [0, 1], and
-    the kind's figures in their own units, by name.
+    """Return for each image its `consistency` (0 to 1) with the condition at the same place and the measure's other
+    figures, by name and in their own units.
 
     Args:
-        annotator: the one that made the conditions, by default the kind's first.
-        weights, device: as for `annotate`.
-        parameters: the settings that the conditions were made with.
+        annotator: the annotator that made the conditions; by default the kind's first.
+        weights, device: as in `annotate`.
+        parameters: the settings with which the conditions were made.
 
     Raises:
-        SceditError: as `consistency`.
+        SceditError: as in `consistency`.
     """
     chosen, measure = _measure(kind, annotator)
     for picture, condition in zip(pictures, conditions, strict=True):
@@ -78,8 +79,8 @@ def measured_by(
     conditions: Sequence[Image.Image],
     device: str = "cpu",
 ) -> list[Figures]:
-    """`measured` of each picture with the condition at its place, which the order at its place has made: one that
-    draws nothing. Raises as `measured`."""
+    """Return `measured` for each image with the condition and the spec at the same place. `makers` are the specs that
+    made the conditions, without ranges. Raises as `measured`."""
     alike: dict[AnnotationSpec, list[int]] = defaultdict(list)
     for place, maker in enumerate(makers):
         alike[maker].append(place)
@@ -99,10 +100,10 @@ def check_measurable(
     device: str = "cpu",
     **parameters: float | str,
 ) -> None:
-    """Loads what `measured` will need, so that what is missing is told before pictures are made.
+    """Load everything that `measured` needs, so that errors appear before images are generated.
 
     Raises:
-        SceditError: a kind without a measure, an annotator that the kind has not, or weights that are not there.
+        SceditError: the kind has no measure or lacks the annotator, or weights are missing.
         WorkFailed: the hub cannot be reached.
     """
     chosen, measure = _measure(kind, annotator)
@@ -119,9 +120,12 @@ def _measure(kind: str, annotator: str | None) -> tuple[Annotator, Measure]:
 
 
 def control_score(with_: Sequence[float], without: Sequence[float], reconstruction: Sequence[float]) -> float | None:
-    """What share of the reachable control a tuner gives: (with - without) / (reconstruction - without), each the mean
-    consistency over the same pictures. Generated with the tuner, without it, and real ones through the autoencoder,
-    which no latent model can surpass by much. None where there is nothing to reach."""
+    """Return the share of the reachable control that a tuner gives: (with - without) / (reconstruction - without).
+
+    Each term is the mean consistency over the same conditions: of images generated with the tuner, of images generated
+    without it, and of real images through the autoencoder, which no latent model surpasses by much. None where the
+    reconstruction is no better than the images without the tuner.
+    """
     means = [sum(values) / len(values) for values in (with_, without, reconstruction)]
     reachable = means[2] - means[1]
     return (means[0] - means[1]) / reachable if reachable > 0 else None

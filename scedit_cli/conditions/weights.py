@@ -1,4 +1,4 @@
-"""Annotators' weights: local copies or the hub's, loaded without running what a file may carry, and completely."""
+"""Annotators' weights, from local copies or the hub: loaded completely, and without running code from the files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-_TIMEOUT = 10.0  # seconds until an offline machine is told so
+_TIMEOUT = 10.0  # seconds after which the hub counts as unreachable
 
 
 def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) -> Path:
-    """The file that `place` ("owner/repository:file") names: in `weights`, else the hub's, downloaded once.
+    """Return the file that `place` ("owner/repository:file") names, in the folder `weights`; without that folder, the
+    hub's, downloaded once.
 
     Args:
-        among: places in the same repository that are needed together; all are told where this one is missing.
+        among: places in the same repository that are needed together; the error for a missing one names all.
 
     Raises:
         SceditError: `weights` has no such file.
@@ -44,29 +45,29 @@ def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) ->
 
 
 def state_of(place: str, weights: Path | None, among: Sequence[str] = ()) -> dict[str, Any]:
-    """What the PyTorch file at a place holds, on the CPU. Tensors and plain containers only: a pickle may carry
-    programs. Arguments and errors are those of `weights_file`.
+    """Load the PyTorch file at a place on the CPU. It may hold only tensors and plain containers, since a pickle can
+    carry code. Arguments and further errors are those of `weights_file`.
 
     Raises:
-        SceditError: it is no such file, or holds anything else.
+        SceditError: it is no such file, or holds other objects.
     """
     import torch
 
     path = weights_file(place, weights, among)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever it leads to
+    except Exception as error:  # a damaged pickle raises errors of any class
         repository, name = place.split(":")
         hint = _download(repository, [name])
         raise not_loaded(error, f"{path} holds no plain PyTorch weights", hint) from error
 
 
 def filled(network: Module, state: dict[str, Tensor], place: str, device: str) -> Module:
-    """The network with the weights `state`, every one of them, ready to be run on `device`; "module." in front of a
-    name, as data-parallel training leaves it, does not count.
+    """Return the network with the weights `state`, strictly loaded, in float32 and evaluation mode on `device`. The
+    prefix "module.", which data-parallel training adds to names, is dropped.
 
     Raises:
-        SceditError: weights are missing, too many, or of other shapes.
+        SceditError: weights are missing, unexpected, or of other shapes.
     """
     try:
         network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
@@ -84,11 +85,11 @@ def pretrained(
     unused: tuple[str, ...] = (),
     **options: Any,
 ) -> Any:
-    """What transformers' `loader` (a model's or a processor's class) loads from the local copy or the hub.
+    """Load a model or processor by its class in transformers, `loader`, from the local copy or the hub.
 
     Args:
-        device: where a model is to run; None for what is no model.
-        unused: how the names of parameters begin that the model has and does not use, so that files lack them.
+        device: the device on which a model is to run; None for a processor.
+        unused: prefixes of the parameters that the model does not use, so that files may lack them.
 
     Raises:
         SceditError: `weights` has no such model, or an incomplete one.
@@ -96,7 +97,7 @@ def pretrained(
     """
     from scedit_cli.models.loading import quiet
 
-    options = options | {"trust_remote_code": False}  # else a person at a terminal is asked whether to run it
+    options = options | {"trust_remote_code": False}  # else transformers asks the user whether to run it
     if weights is None:
         source, options = repository, options | {"local_files_only": not _answers(repository)}
     else:
@@ -106,11 +107,11 @@ def pretrained(
             if device is None:
                 return loader.from_pretrained(source, **options)
             model, found = loader.from_pretrained(source, output_loading_info=True, **options)
-    except Exception as error:  # pickles and configurations of strangers raise whatever they lead to
+    except Exception as error:  # downloaded pickles and configurations raise errors of any class
         if weights is None and isinstance(error, (OSError, ValueError)) and not is_out_of_memory(error):
             raise _unreachable(repository) from error
         raise not_loaded(error, f"{source} cannot be loaded", _download(repository), whole=True) from error
-    # transformers makes up what a file lacks; buffers follow from the configuration
+    # Transformers initialises parameters that a file lacks at random. Buffers follow from the configuration.
     lacking = [name for name, _ in model.named_parameters() if name in found["missing_keys"]]
     lacking = [name for name in lacking if not name.startswith(unused)]
     if lacking:
@@ -123,21 +124,21 @@ def pretrained(
 
 @lru_cache
 def _answers(repository: str) -> bool:
-    """Whether the hub answers. Asked first: downloads would try again for half a minute, file by file."""
+    """Return whether the hub answers. This is checked first because downloads retry for half a minute per file."""
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
 
     try:
         HfApi().model_info(repository, timeout=_TIMEOUT)
     except hub.HfHubHTTPError:
-        return True  # what it has to say, the download will hear
+        return True  # the hub answers with an error, which the download will raise
     except (hub.HTTPError, OSError):
         return False
     return True
 
 
 def _local(repository: str, name: str, weights: Path, needed: Sequence[str] = ()) -> Path:
-    """The folder that has `name`: WEIGHTS/owner/repository, WEIGHTS/repository, or WEIGHTS itself."""
+    """Return the folder that has `name`: WEIGHTS/owner/repository, WEIGHTS/repository, or WEIGHTS itself."""
     if not weights.is_dir():
         raise SceditError(f"--weights {weights} is no folder", hint=_download(repository, needed))
     for folder in (weights / repository, weights / repository.split("/")[-1], weights):

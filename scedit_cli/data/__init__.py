@@ -1,1 +1,1 @@
-"""Dataset folders, what is cached of them, and the batches that training sees."""
+"""Dataset folders, their caches, and the batches that training reads."""

@@ -1,7 +1,7 @@
-"""Condition pictures of many pictures: by a pool of processes on the CPU, in batches on an accelerator.
+"""Annotation of many images: by a pool of processes on the CPU, in batches on an accelerator.
 
-Each file says in its text chunk `scedit` of which picture and how it was made, so that what is done is known by its
-content and settings.
+The PNG text chunk `scedit` of each condition image records its source image and settings, so that a later call can tell
+which ones are up to date.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, r
 from scedit_cli.utils.io import read_json, whole
 from scedit_cli.utils.workers import serve_parent, starting
 
-_CHUNK = 8  # pictures that a process annotates before it reports
-_ALONE = 24  # so few pictures are done sooner than other processes have started
+_CHUNK = 8  # images that a process annotates before it reports
+_ALONE = 24  # images, at most, that this process annotates by itself, sooner than others would have started
 _MOST_PROCESSES = 8
-_AHEAD = 2  # batches opened before the accelerator asks for them
-_THREADS = 4  # that open and save
+_AHEAD = 2  # batches that are opened in advance for an accelerator
+_THREADS = 4  # threads that open and save
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture: its name in the dataset, its file, and where its condition picture goes for each order."""
+    """An image to annotate: its name in the dataset, its file, and the path of its condition image for each spec."""
 
     name: str
     picture: Path
@@ -48,8 +48,8 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a task: the kinds that were made, those that were there, and why the others were not made. Of
-    those that were there, somebody else has made the `foreign` ones."""
+    """The result of a task: the kinds that were written, those that were skipped because they existed, of these the
+    `foreign` ones that scedit has not made, and for each failed kind the reason."""
 
     name: str
     written: list[str] = field(default_factory=list)
@@ -59,14 +59,14 @@ class Outcome:
 
     @property
     def ours(self) -> set[str]:
-        """The kinds that are there, and were made as they were ordered."""
+        """The kinds that exist and were made as their spec says."""
         return {*self.written, *self.skipped}.difference(self.foreign)
 
 
 @dataclass
 class _Opened:
-    """A task with its picture at hand, None where nothing is to be made; what is, by its kind: where it goes, with
-    which settings, and its record."""
+    """A task with its image open (None where nothing is to be made) and, by kind, the path, settings and record of each
+    condition image to make."""
 
     outcome: Outcome
     picture: Image.Image | None = None
@@ -83,19 +83,19 @@ def annotate_all(
     batch_size: int = _CHUNK,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Makes and writes the condition pictures of `tasks`, in their order. Every file appears whole or not at all.
+    """Make and write the condition images of `tasks`, in their order. Every file appears whole or not at all.
 
-    What is there, and was made of the same picture by the same annotator and settings, or not by us, is kept. A picture
-    that cannot be read or annotated is told in its outcome, and the others go on.
+    An existing file is kept if it was made from the same image by the same annotator and settings, or not by scedit. An
+    image that cannot be read or annotated is reported in its outcome and does not stop the others.
 
     Args:
-        device: other than "cpu", it gets batches of `batch_size` from this process alone.
-        overwrite: nothing is kept.
-        processes: on the CPU; by default as many as there are processors, at most 8.
-        on_step: called with (pictures done, of how many).
+        device: if it is not "cpu", this process alone annotates on it, in batches of `batch_size`.
+        overwrite: whether existing files are replaced.
+        processes: the number of processes on the CPU, at most 8; by default one per processor.
+        on_step: called with (images done, of how many).
 
     Raises:
-        SceditError: weights that are not there.
+        SceditError: weights are missing.
         WorkFailed: memory or disk ran out, or a process was killed.
     """
     processes = min(processes or os.cpu_count() or 1, _MOST_PROCESSES)
@@ -116,7 +116,7 @@ def annotate_all(
 
 
 def annotate_chunk(tasks: Sequence[Task], orders: Sequence[AnnotationSpec], overwrite: bool = False) -> list[Outcome]:
-    """`annotate_all` for a few pictures, here and now, on the CPU."""
+    """Annotate a few images in this process, on the CPU, as `annotate_all` does."""
     opened = [_open(task, orders, overwrite) for task in tasks]
     for save in _make(opened, orders, "cpu"):
         save()
@@ -127,7 +127,7 @@ def _pooled(
     chunks: list[Sequence[Task]], orders: Sequence[AnnotationSpec], overwrite: bool, processes: int
 ) -> Iterator[list[Outcome]]:
     threads = max(1, (os.cpu_count() or 1) // processes)
-    # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
+    # Processes are spawned: a fork of a process in which PyTorch or OpenCV has threads can deadlock.
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (threads,))
     running: deque[Future[list[Outcome]]] = deque()
     try:
@@ -149,7 +149,7 @@ def _pooled(
 def _stream(
     chunks: list[Sequence[Task]], orders: Sequence[AnnotationSpec], device: str, overwrite: bool
 ) -> Iterator[list[Outcome]]:
-    """Threads open the next batches and save the last one while the device computes."""
+    """Annotate on a device while threads open the next batches and save the last one."""
     ahead: deque[list[Future[_Opened]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting = iter(chunks)
@@ -191,7 +191,8 @@ def _open(task: Task, orders: Sequence[AnnotationSpec], overwrite: bool) -> _Ope
 
 
 def _make(opened: Sequence[_Opened], orders: Sequence[AnnotationSpec], device: str) -> list[Callable[[], None]]:
-    """Makes what is to be made, each order's pictures of equal settings together; returns what saves it."""
+    """Make the condition images, for each spec those of equal settings together, and return functions that save them.
+    """
     saves: list[Callable[[], None]] = []
     for order in orders:
         alike: dict[Parameters, list[_Opened]] = defaultdict(list)
@@ -211,28 +212,29 @@ def _make(opened: Sequence[_Opened], orders: Sequence[AnnotationSpec], device: s
 
 
 def made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Exception]:
-    """The condition pictures. Where a library fails over several, each is tried alone, and gives its own error.
+    """Return the condition images of `pictures`. Where the annotator fails over several, each image is tried alone, and
+    an error takes the place of each one that fails.
 
     Raises:
-        SceditError: the annotator's own.
+        SceditError: raised by the annotator itself.
         WorkFailed: memory ran out.
     """
     try:
         return make(pictures)
     except (SceditError, MemoryError):
         raise
-    except Exception as error:  # an annotator raises whatever an odd picture leads it to
+    except Exception as error:  # annotators raise errors of any class over unusual images
         if len(pictures) == 1 and is_out_of_memory(error):
             hint = "annotate a smaller picture, or with fewer processes; a full accelerator leaves the CPU"
             raise WorkFailed("memory ran out over one picture", hint) from error
         if len(pictures) == 1:
             return [error]
-    # Not within the handler, whose error keeps all that the library held for several pictures.
+    # The retry stands outside the handler, whose error keeps the memory that the library used for all the images.
     return [one for picture in pictures for one in made(make, [picture])]
 
 
 def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
-    """Why pictures failed, by name; a picture may have several outcomes."""
+    """Return why images failed, by name; an image may have several outcomes."""
     reasons: dict[str, dict[str, None]] = defaultdict(dict)
     for outcome in outcomes:
         if outcome.failed:
@@ -241,7 +243,7 @@ def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
 
 
 def record_of(order: AnnotationSpec, settings: Parameters, digest: str) -> dict[str, Any]:
-    """What a condition picture tells of itself; equal records mean equal pictures."""
+    """Return the record that a condition image carries; equal records mean equal images."""
     return {
         "kind": order.kind,
         "annotator": order.by,
@@ -252,33 +254,33 @@ def record_of(order: AnnotationSpec, settings: Parameters, digest: str) -> dict[
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in the PNG at `path`; None where it has none."""
+    """Return the record in the PNG at `path`; None where it has none or cannot be read."""
     try:
         with identified(path) as opened:
             record = read_json(opened.info.get("scedit", "null"))
             return record if isinstance(record, dict) else None
     except MemoryError:
         raise
-    except Exception:  # the decoders raise whatever a damaged file leads them to
+    except Exception:  # the decoders raise errors of any class over damaged files
         return None
 
 
 def recorded_maker(path: Path, kind: str) -> AnnotationSpec | None:
-    """How the condition picture of `kind` at `path` says that it was made; None where it does not, or by nobody that
-    there is."""
+    """Return the spec recorded in the condition image of `kind` at `path`; None where it has no record, or one that
+    names an annotator or settings that do not exist."""
     record = read_record(path) or {}
     if record.get("kind") != kind:
         return None
     try:
         annotator = find(kind).annotator(record.get("annotator") or "")
         settings = annotator.settings(**record["parameters"]).model_dump()
-    except (SceditError, KeyError, TypeError):  # by another version, or changed by hand
+    except (SceditError, KeyError, TypeError):  # the record is of another version, or was edited
         return None
     return AnnotationSpec(kind, annotator.name, tuple(settings.items()))
 
 
 def save_condition(picture: Image.Image, place: Path, record: dict[str, Any], replace: bool = True) -> None:
-    """Writes a PNG with its record inside. Run lengths alone are the quickest compression, and edges' smallest."""
+    """Write a PNG with its record. Run-length compression is the fastest, and for edge images also the smallest."""
     info = PngInfo()
     info.add_text("scedit", json.dumps(record))
     with whole(place, replace) as part:
@@ -286,7 +288,7 @@ def save_condition(picture: Image.Image, place: Path, record: dict[str, Any], re
 
 
 def digest_of(path: Path) -> str:
-    """Of the file's content. Raises SceditError where it cannot be read."""
+    """Return the SHA-256 of a file in hex digits. Raises SceditError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -295,7 +297,7 @@ def digest_of(path: Path) -> str:
 
 
 def _begin(threads: int) -> None:
-    """Of a process in the pool."""
+    """Initialise a process of the pool."""
     serve_parent()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
     import cv2

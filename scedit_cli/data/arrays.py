@@ -1,7 +1,7 @@
-"""Tensors that the calling thread makes alone, by NumPy.
+"""Tensor operations by NumPy, which use the calling thread alone.
 
-PyTorch gives every thread that calls its parallel loops a team of threads of its own. Teams of the threads that load
-the next batches slow down the one that computes: on two cores, a training step took a quarter longer.
+PyTorch starts a team of threads for every thread that calls its parallel loops. The teams of the threads that load the
+next batches slow down the thread that computes: on two cores, a training step took a quarter longer.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """What `torch.stack` gives of tensors of one shape and type on the CPU."""
+    """Return `torch.stack(tensors)`, for tensors of one shape and type on the CPU."""
     first = tensors[0]
-    whole = np.stack([each.reshape(-1).view(torch.uint8).numpy() for each in tensors])  # of bfloat16 too
+    whole = np.stack([each.reshape(-1).view(torch.uint8).numpy() for each in tensors])  # NumPy has no bfloat16
     return torch.from_numpy(whole).view(first.dtype).reshape(len(tensors), *first.shape)
 
 
 def planes(pixels: np.ndarray) -> Tensor:
-    """uint8 (C, H, W) of a picture's pixels (H, W, C)."""
+    """Return an image's pixels, uint8 (H, W, C), as a tensor (C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, 2, 0)))
 
 
 def unit(values: Tensor) -> Tensor:
-    """float32 in [0, 1] of uint8 values."""
+    """Return uint8 values as float32 in [0, 1]."""
     return torch.from_numpy(np.divide(values.numpy(), np.float32(255), dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Sizes that pictures are brought to: buckets of like area and many shapes, and the cut that fits a picture to one."""
+"""Buckets, sizes of similar area and different aspect ratios, and the cut that fits an image to one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from scedit_cli.utils.errors import SceditError
 
 Size = tuple[int, int]  # width and height in pixels
 _LONGEST = 4  # longest side of a bucket / its shortest
-_GAP = 3.0  # how much smaller a picture may become by averages of whole pixels, before Lanczos does the rest
+_GAP = 3.0  # averages of whole pixels reduce an image to at least this many times its final size, then Lanczos follows
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture comes to its size: a box around its middle, scaled. A picture and its conditions share one.
+    """The cut that brings an image and its conditions to size: a box around its centre, scaled.
 
     Attributes:
-        source: of the picture, upright.
-        size: of the result.
-        box: left, top, right, bottom in pixels of the source.
+        source: the size of the upright source image.
+        size: the size of the result.
+        box: left, top, right and bottom in pixels of the source.
     """
 
     source: Size
@@ -34,18 +34,19 @@ class Fit:
 
     @property
     def scaled(self) -> Size:
-        """The size of the whole picture at the result's scale."""
+        """The size of the whole source at the result's scale."""
         scale = self.size[0] / (self.box[2] - self.box[0])
         return round(self.source[0] * scale), round(self.source[1] * scale)
 
     @property
     def crop(self) -> tuple[int, int]:
-        """Top and left of the box in pixels of the result, as SDXL wants them."""
+        """Top and left of the box in pixels of the result, as SDXL's size conditioning takes them."""
         scale = self.size[0] / (self.box[2] - self.box[0])
         return round(self.box[1] * scale), round(self.box[0] * scale)
 
     def apply(self, picture: Image.Image, blend: bool = True) -> Image.Image:
-        """`picture`, of the source's size or decoded smaller, cut and scaled. Without `blend` no colour is mixed."""
+        """Cut and scale `picture`, which has the source's size or was decoded smaller. Without `blend`, no colours are
+        mixed (nearest neighbour)."""
         across, down = picture.width / self.source[0], picture.height / self.source[1]
         left, top, right, bottom = self.box
         box = (round(left * across), round(top * down), round(right * across), round(bottom * down))
@@ -56,7 +57,7 @@ class Fit:
 
 
 def fit(source: Size, size: Size) -> Fit:
-    """The largest part of `source`, around its middle, that has the shape of `size`; whole pixels of it."""
+    """Return the largest central part of `source`, in whole pixels, with the aspect ratio of `size`."""
     scale = max(size[0] / source[0], size[1] / source[1])
     width, height = (min(round(side / scale), most) for side, most in zip(size, source, strict=True))
     left, top = (source[0] - width) // 2, (source[1] - height) // 2
@@ -64,13 +65,13 @@ def fit(source: Size, size: Size) -> Fit:
 
 
 def bucket(source: Size, side: int, multiple: int, upscale: bool = False) -> Size:
-    """The bucket of a picture: sides are multiples of `multiple`, the area that of a square of `side`, or less.
+    """Return the bucket of an image of size `source`: multiples of `multiple` with an area of at most `side`².
 
-    Among those of the whole area that the picture fills, the one nearest to its shape; a picture that fills none gets
-    its own size cut down to multiples. With `upscale` it is made larger instead.
+    It is the full-area bucket within the image whose aspect ratio is nearest. An image that contains none of them gets
+    its own size cut down to multiples; with `upscale` it is enlarged to the nearest full-area bucket instead.
 
     Raises:
-        SceditError: a picture smaller than the smallest bucket.
+        SceditError: a side of the image is shorter than `multiple`, without `upscale`.
     """
     width, height = source
     full = [(w, h) for w, h in _full_buckets(side, multiple) if upscale or (w <= width and h <= height)]
@@ -83,10 +84,10 @@ def bucket(source: Size, side: int, multiple: int, upscale: bool = False) -> Siz
 
 
 def exactly(source: Size, size: Size, upscale: bool = False) -> Size:
-    """`size`, whatever shape a picture has.
+    """Return `size` for an image of size `source` and any shape.
 
     Raises:
-        SceditError: a smaller picture, without `upscale`.
+        SceditError: the image is smaller, without `upscale`.
     """
     if (source[0] < size[0] or source[1] < size[1]) and not upscale:
         raise SceditError(f"{source[0]}x{source[1]} pixels, smaller than {size[0]}x{size[1]}")
@@ -95,7 +96,7 @@ def exactly(source: Size, size: Size, upscale: bool = False) -> Size:
 
 @lru_cache(maxsize=32)
 def _full_buckets(side: int, multiple: int) -> tuple[Size, ...]:
-    """For each width the greatest height that keeps the area at most side², and the same the other way round."""
+    """Return for each width the greatest height that keeps the area at most `side`², and for each height the width."""
     sizes = set()
     for a in range(multiple, _LONGEST * side + 1, multiple):
         b = side * side // a // multiple * multiple
@@ -105,7 +106,7 @@ def _full_buckets(side: int, multiple: int) -> tuple[Size, ...]:
 
 
 def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
-    """`picture` in another size. PyTorch's filter is Pillow's, within a level of 255, in a sixth of the time."""
+    """Resize `picture`. PyTorch's filter equals Pillow's within a level of 255, in a sixth of the time."""
     if picture.mode != "RGB" or not _torch_has_lanczos():
         return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=_GAP)
     pixels = torch.from_numpy(np.array(picture)[None]).permute(0, 3, 1, 2)
@@ -115,7 +116,7 @@ def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _torch_has_lanczos() -> bool:
-    """Whether this PyTorch is 2.12 or newer, by what it can do."""
+    """Return whether this PyTorch has the filter, as 2.12 and newer ones do."""
     try:
         F.interpolate(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), size=(4, 4), mode="lanczos", antialias=True)
     except (NotImplementedError, ValueError):

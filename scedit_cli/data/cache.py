@@ -1,4 +1,4 @@
-"""What training needs of a dataset, encoded once: latents and text in `cache/`, keyed by content and settings."""
+"""The cache of a dataset: latents and text, encoded once and kept in `cache/` by content and settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scedit_cli.models.base import Base
 from scedit_cli.models.fingerprint import own_weights
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
 
-PIXELS_AT_ONCE = 2**19  # encoded together: 32 pictures of 128², 2 of 512²
+PIXELS_AT_ONCE = 2**19  # encoded together: 32 images of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
 _STARVED = "end other programs, or prepare smaller pictures with --size; what is encoded already is kept"
 
@@ -32,15 +32,15 @@ Wait = Callable[[], None]
 
 @dataclass(frozen=True)
 class Cache:
-    """A dataset as training sees it, N pictures long. Latents and text stay on disk until a batch asks for them.
+    """A dataset of N images as training reads it. Latents and text stay on disk until a batch needs them.
 
     Attributes:
-        buckets: (N,) the place in `bucket_sizes` of each picture's size; a batch holds pictures of one bucket.
-        sizes: (N, 6) what SDXL's U-Net is told: original height and width, crop top and left, height and width.
-        hints: by kind.
-        conditions: digests of the condition pictures that are read, one for each kind and picture.
-        weights: (N,) of each picture's loss; None where all are 1.
-        zeroes_dropped_text: whether a caption that is dropped becomes zeros, and not the empty prompt.
+        buckets: (N,) the index in `bucket_sizes` of each image's size; a batch holds images of one bucket.
+        sizes: (N, 6) SDXL's size conditioning: original height and width, crop top and left, height and width.
+        hints: the hints by kind.
+        conditions: by kind, the digest of each image's condition image, for kinds that are read from files.
+        weights: (N,) factors on the images' losses; None where all are 1.
+        zeroes_dropped_text: whether a dropped caption becomes zeros instead of the empty prompt.
     """
 
     latents: TensorStore
@@ -60,8 +60,8 @@ class Cache:
         return len(self.pictures)
 
     def fingerprint(self, indices: Sequence[int]) -> str:
-        """32 hex digits over what these pictures, their captions and condition pictures hold and what they weigh, in
-        this order."""
+        """Return 32 hex digits over the content of these images, their captions, condition images, sizes and weights,
+        in this order."""
         digest = hashlib.sha256()
         for index in indices:
             known = [self.pictures[index], self.captions[index], *(kind[index] for kind in self.conditions.values())]
@@ -70,18 +70,18 @@ class Cache:
         return digest.hexdigest()[:32]
 
     def moments_of(self, indices: Sequence[int]) -> Tensor:
-        """(B, 2C, h, w) float32 moments of the latents' distributions, unscaled, so that their noise can be drawn
-        anew; of pictures of one bucket."""
+        """Return the (B, 2C, h, w) float32 moments of the latents' distributions, unscaled, for images of one bucket.
+        Moments are cached, not latents, so that each step can draw its own noise."""
         return self.latents.get([self.pictures[index] for index in indices])["moments"]
 
     def text_of(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The encoded captions of these pictures by name, each (B, ...)."""
+        """Return the encoded captions of these images by name, each (B, ...)."""
         return self.text.get([self.captions[index] for index in indices])
 
     @property
     def dropped_text(self) -> dict[str, Tensor]:
-        """What the U-Net is given for a caption that is dropped, by name, each (1, ...): what guidance takes for no
-        prompt, so that the branch which is trained is sampled."""
+        """The U-Net's inputs for a dropped caption by name, each (1, ...). They are those that guidance uses for an
+        empty prompt, so that training and sampling share the unconditional branch."""
         empty = self.text.get([self.empty])
         return {name: torch.zeros_like(each) for name, each in empty.items()} if self.zeroes_dropped_text else empty
 
@@ -95,18 +95,18 @@ def cache_latents_and_text(
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> Cache:
-    """Everything that training needs of `dataset`; what `cache/` beside it already holds is not encoded again.
+    """Encode everything that training needs of `dataset`, except for entries that its folder `cache/` already holds.
 
     Args:
-        kinds: of the hints to read.
-        on_step: called with (pictures and captions encoded, of how many).
-        orders: for the hints that are made of the pictures when they are needed.
-        share: (number, of how many): what this process encodes, of several that see one folder and all call.
-        wait: returns when all of them have come to it.
+        kinds: the kinds of the hints that are read from files.
+        on_step: called with (images and captions encoded, of how many).
+        orders: specs of the hints that are made from the images on demand.
+        share: (number, of how many): this process' part of the work, where several share a folder and all call this.
+        wait: a barrier: it returns once all these processes have called it.
 
     Raises:
-        SceditError: a picture that cannot be read or is not of the size its line says, a kind that is missing or of
-            other sizes, a weight that is no number from 0.
+        SceditError: an image cannot be read or has another size than its line says; condition images of a kind are
+            missing or have other sizes than their images; or a weight is invalid.
         WorkFailed: the latents are not numbers, or another process has not encoded its share.
     """
     largest = max(dataset.buckets, key=lambda size: size[0] * size[1])
@@ -153,8 +153,8 @@ def cache_latents(
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> tuple[TensorStore, list[str]]:
-    """Where the pictures' "moments" (2C, h, w) are, float32, and under which keys. Raises as
-    `cache_latents_and_text`."""
+    """Encode the images; return the store of their "moments", float32 (2C, h, w), and each image's key. Arguments and
+    errors are those of `cache_latents_and_text`."""
     folder = dataset.path / "cache"
     paths = [item.image for item in dataset.items]
     keys = digests(dataset.path, paths, folder / "contents.json")
@@ -197,8 +197,8 @@ def cache_text(
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> tuple[TensorStore, list[str]]:
-    """Where the encoded captions and the empty prompt are, by the names of `Base.encode_prompts`, and under which key
-    each picture's is."""
+    """Encode the captions and the empty prompt; return the store of their tensors, by the names of
+    `Base.encode_prompts`, and the key of each image's caption."""
     texts, expected = {_text_key(text): text for text in _distinct(dataset)}, base.text_layout
     store = _filled(
         dataset,
@@ -216,7 +216,8 @@ def cache_text(
 
 
 def text_in_other_precision(dataset: Dataset, base: Base) -> torch.dtype | None:
-    """The precision in which text is cached, where that is not the one of `base`, and none is cached for `base`."""
+    """Return a precision, other than that of `base`, in which text is cached; None where there is none, or where text
+    is cached for `base`."""
     mine, empty = _folder(dataset, "text", _text_settings(base)), _text_key("")
     for folder in sorted(mine.parent.glob("text-*")) if not mine.exists() else ():
         store = TensorStore(folder, lambda key, layout: layout.keys() == base.text_layout.keys())
@@ -247,11 +248,12 @@ def _filled(
     share: tuple[int, int],
     wait: Wait | None,
 ) -> TensorStore:
-    """The store of these settings with an entry for each key: this process encodes its share of those missing."""
+    """Return the store of these settings with an entry for each key; this process encodes its share of those missing.
+    """
     number, processes = share
     folder = _folder(dataset, name, settings)
     store = TensorStore(folder, fits)
-    # Shares are of all keys, not of those missing: a process that comes later finds fewer of them missing.
+    # The keys are shared out before those present are left out, since a later process would see fewer missing.
     mine = store.missing(list(dict.fromkeys(keys))[number::processes])
     done = len(keys) - len(mine)
     with store.writer() as writer:
@@ -288,7 +290,7 @@ def _chunks(keys: list[str], size: int) -> list[list[str]]:
 
 
 def _weights(module: nn.Module) -> str:
-    """A digest of the module's weights: names, types, shapes and some values of each."""
+    """Return a digest of the module's weights: names, types, shapes and some values of each."""
     digest = hashlib.sha256()
     for name, weight in own_weights(module):
         flat = weight.detach().flatten()

@@ -26,12 +26,12 @@ Size = tuple[int, int]  # width and height in pixels
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the metadata: a picture, its caption, and its condition pictures by kind.
+    """One line of the metadata: an image, its caption, and its condition images by kind.
 
     Attributes:
-        size: of the picture, where the line tells it.
-        original: size of the picture that it was made from; crop: top and left of what was cut out of that, in pixels
-            of this one. Both are what SDXL's U-Net is told.
+        size: the image's size, or None where the line does not give it.
+        original: the size of the source image; SDXL's U-Net is conditioned on it and on `crop`.
+        crop: top and left of the part that was cut from the source, in pixels of this image.
     """
 
     line: int
@@ -45,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset folder, opened: every picture and condition picture that it names is there."""
+    """An open dataset folder; every image and condition image that it names exists."""
 
     path: Path
     items: tuple[Item, ...]
@@ -55,35 +55,35 @@ class Dataset:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of condition that every picture has."""
+        """The kinds of condition that every image has."""
         first, *rest = self.items
         return tuple(kind for kind in first.conditions if all(kind in item.conditions for item in rest))
 
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
-        """Width and height in pixels of each picture, from its line or else from the file."""
+        """Width and height in pixels of each image, from its line or else from its file."""
         with ThreadPoolExecutor(4) as pool:
             return tuple(pool.map(lambda item: item.size or image_size(item.image), self.items))
 
     @cached_property
     def buckets(self) -> tuple[Size, ...]:
-        """The distinct sizes, the most frequent first. A batch holds pictures of one of them."""
+        """The distinct sizes, the most frequent first. A batch holds images of one of them."""
         return tuple(size for size, _ in sorted(Counter(self.sizes).items(), key=lambda each: (-each[1], each[0])))
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """How much each picture's loss counts, as the column `weight` tells it.
+        """The factor on each image's loss, from the column `weight`.
 
         Raises:
-            SceditError: as `weight_of`.
+            SceditError: a weight that `weight_of` refuses.
         """
         return tuple(weight_of(row.get("weight"), _at(self.path, line)) for line, row in read_rows(self.path))
 
     def condition_paths(self, kind: str) -> list[Path]:
-        """The condition pictures of `kind`, in the order of the items.
+        """Return the condition images of `kind`, in the order of the items.
 
         Raises:
-            SceditError: some picture has none, or one of another size than its own.
+            SceditError: an image has none, or one of another size than its own.
         """
         for item in self.items:
             if kind not in item.conditions:
@@ -107,10 +107,11 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """The dataset folder at `path`.
+    """Open the dataset folder at `path`.
 
     Raises:
-        SceditError: no such folder, no or a malformed metadata.jsonl, no pictures, or one that does not exist.
+        SceditError: the folder or its metadata.jsonl is missing, the metadata is malformed or names no images, or it
+            names a file that does not exist.
     """
     path = Path(path)
     items = tuple(item_of(path, line, row) for line, row in read_rows(path))
@@ -125,11 +126,11 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The lines of the folder's metadata, numbered from 1, empty ones left out. Every row has a text `file_name` and
-    `text`, its condition columns are texts; whether the files exist is not looked at.
+    """Return the lines of the folder's metadata, numbered from 1, without empty ones. In every row `file_name`, `text`
+    and the condition columns are strings (a condition column may be null); whether the files exist is not checked.
 
     Raises:
-        SceditError: as `open_dataset`.
+        SceditError: the folder or its metadata.jsonl is missing, malformed, or names no images.
     """
     if not path.is_dir():
         raise SceditError(
@@ -155,12 +156,12 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replaces the folder's metadata in one step."""
+    """Replace the folder's metadata atomically."""
     write_whole(path / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def item_of(path: Path, line: int, row: dict[str, Any]) -> Item:
-    """A row of the metadata of the folder `path`, its files looked up."""
+    """Return a metadata row of the folder `path` as an item, its files as paths."""
     conditions = {
         column.removesuffix(_COLUMN): path / name for column, name in row.items() if column.endswith(_COLUMN) and name
     }
@@ -177,10 +178,10 @@ def item_of(path: Path, line: int, row: dict[str, Any]) -> Item:
 
 
 def weight_of(value: Any, at: str) -> float:
-    """How much a picture's loss counts, from a table's cell: a number or its text; 1 where there is none.
+    """Return the factor on an image's loss from a table's cell: a number or its text; 1 for None.
 
     Raises:
-        SceditError: it is no number from 0.
+        SceditError: it is not a finite number of at least 0. `at` names the cell's place in the message.
     """
     try:
         weight = 1.0 if value is None else float(value)
@@ -192,19 +193,20 @@ def weight_of(value: Any, at: str) -> float:
 
 
 def row_of(image: str, text: str, conditions: Sequence[str]) -> dict[str, str]:
-    """The metadata row of a picture `image` (as `000017.png`) whose condition pictures stand in their folders."""
+    """Return the metadata row of an image (`000017.png`) whose condition images of the kinds `conditions` have their
+    standard places."""
     return {"file_name": f"images/{image}", "text": text} | {
         column_of(kind): condition_name(kind, f"images/{image}") for kind in conditions
     }
 
 
 def column_of(kind: str) -> str:
-    """The metadata column that holds the names of condition pictures of `kind`."""
+    """Return the metadata column that names the condition images of `kind`."""
     return f"{kind}{_COLUMN}"
 
 
 def condition_name(kind: str, file_name: str) -> str:
-    """Where the condition picture of the picture `file_name` belongs: its stem, in the folder of its kind."""
+    """Return where the condition image of the image `file_name` belongs: `conditions/<kind>/<the image's stem>.png`."""
     inside = Path(file_name)
     inside = inside.relative_to("images") if inside.is_relative_to("images") else inside
     return (Path("conditions") / kind / inside.with_suffix(".png")).as_posix()
@@ -220,7 +222,7 @@ def _check(row: Any, at: str) -> None:
         if column in _NUMBERS and value is not None and not (isinstance(value, int) and value >= 0):
             raise SceditError(f"{at}: {column} is {value!r}", hint="it must be a number of pixels")
         named = column == "file_name" or column.endswith(_COLUMN)
-        if named and value is None and column != "file_name":  # how other tools write that there is none
+        if named and value is None and column != "file_name":  # other tools write null for a missing condition
             continue
         if (named or column == "text") and not isinstance(value, str):
             raise SceditError(f"{at}: {column} is {value!r}", hint="it must be a text")
@@ -229,7 +231,7 @@ def _check(row: Any, at: str) -> None:
 
 
 def way_to(kind: str, path: Path | str) -> str:
-    """What to do about an image of the dataset folder `path` that has no condition of `kind`."""
+    """Return the advice for an image of the dataset folder `path` that has no condition of `kind`."""
     from scedit_cli import conditions
 
     if kind not in conditions.KINDS:

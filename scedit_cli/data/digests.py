@@ -1,4 +1,4 @@
-"""Digests of files, remembered with their size and time of change, so that nothing is read twice for them."""
+"""Digests of files, stored with each file's size and modification time so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 
 
 def digests(root: Path, paths: Sequence[Path], memo: Path) -> list[str]:
-    """SHA-256 in 32 hex digits of the files `paths` below `root`. `memo` holds those of the last time."""
+    """Return 32 hex digits of the SHA-256 of each of the files `paths` below `root`; `memo` keeps them for later calls.
+    """
     known = _read(memo)
 
     def digest(path: Path) -> tuple[str, list]:
@@ -35,10 +36,10 @@ def digests(root: Path, paths: Sequence[Path], memo: Path) -> list[str]:
 
 
 def _read(memo: Path) -> dict[str, list]:
-    """What a memo holds of the right form; it travels with datasets that strangers made."""
+    """Return a memo's well-formed entries; others are dropped, since a memo may come with a downloaded dataset."""
     try:
         held = read_json(memo.read_bytes())
-    except (OSError, ValueError):  # not there yet, or not whole: everything is read anew
+    except (OSError, ValueError):  # it is missing or damaged, so every file is read again
         return {}
     held = held if isinstance(held, dict) else {}
     return {name: entry for name, entry in held.items() if _is_entry(entry)}

@@ -1,4 +1,4 @@
-"""Pictures that are the same to the eye: of near perceptual hashes and like colours."""
+"""Duplicate images: those with similar perceptual hashes and similar colours."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-_NEAR = 3  # bits of 64 in which the hashes of two versions of a picture may differ
-_PARTS = _NEAR + 1  # so that one part of 16 bits is the same in both
+_NEAR = 3  # bits of 64 in which the hashes of two versions of an image may differ
+_PARTS = _NEAR + 1  # a hash has 4 parts of 16 bits, so hashes that differ in at most 3 bits share one
 _COLOURS = 8 * 8 * 3  # bytes
-_TONES = 6.0  # mean difference of the 8 x 8 thumbnails, of 255
+_TONES = 6.0  # largest mean difference of the 8 x 8 thumbnails, in levels of 255
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """64 bits of shape (pHash) and an 8 x 8 thumbnail's bytes."""
+    """An image's 64-bit perceptual hash (pHash) and the bytes of its 8 x 8 RGB thumbnail."""
 
     shape: int
     colours: bytes
 
 
 def signature(picture: Image.Image) -> Signature:
-    """Of an RGB picture. Flat pictures have one shape whatever their colour, hence the thumbnail."""
+    """Return the signature of an RGB image. It has a thumbnail because flat images of any colour share one hash."""
     import imagehash
 
-    small = picture.resize((64, 64), Image.Resampling.BOX)  # all that either looks at
+    small = picture.resize((64, 64), Image.Resampling.BOX)  # neither part needs more pixels
     bits = np.packbits(imagehash.phash(small).hash)
     return Signature(int.from_bytes(bits.tobytes()), small.reduce(8).tobytes())
 
 
 class Duplicates:
-    """Finds the first picture that a later one repeats, in some hundred bytes of memory for each."""
+    """An index of the images seen so far, some hundred bytes each, that finds the one that a later image repeats."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._shapes, self._colours = array("Q"), bytearray()
-        self._near: dict[int, array[int]] = {}  # a quarter of a hash, with its place -> the pictures that have it
+        self._near: dict[int, array[int]] = {}  # part of a hash with its place -> indices of the images that have it
 
     def first_of(self, name: str, signature: Signature) -> str | None:
-        """The name of the earlier picture that `name` repeats; None, where it is the first of its kind."""
+        """Return the name of the earlier image that `name` repeats; if there is none, add `name` and return None."""
         parts = [part << 16 | signature.shape >> 16 * part & 0xFFFF for part in range(_PARTS)]
         for part in parts:
             for index in self._near.get(part, ()):

@@ -1,4 +1,4 @@
-"""Which files are pictures or shards by their names, and what to do about those of formats that are not read."""
+"""File formats by suffix: images, shards, and advice on image formats that are not supported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ READ = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".heic", ".heif", ".hif", ".gif",
     ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
 ))  # fmt: skip
-# Told by the suffix alone: of a camera's raw file, which is a TIFF inside, Pillow would give the thumbnail.
+# The suffix alone decides: Pillow would read a camera's raw file as a TIFF and return its thumbnail.
 _UNREAD = {
     "a JPEG XL picture: save it as PNG, for example with djxl": (".jxl",),
     "a JPEG 2000 or JPEG XR picture: save it as PNG": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".jxr", ".wdp", ".hdp"),
@@ -28,42 +28,42 @@ _UNREAD = {
 _SHARDS = (".tar", ".tar.gz", ".tgz")
 _ADVICE = {suffix: advice for advice, suffixes in _UNREAD.items() for suffix in suffixes}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # the pages of a TIFF and the second picture of a phone's JPEG are no film
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # not TIFF or MPO, whose further images are pages or previews
 
 
 def suffix_of(file: str) -> str:
-    """ "deep/a.PNG" -> ".png"."""
+    """Return a file name's last suffix in lower case, as ".png" of "deep/a.PNG"."""
     return os.path.splitext(file)[1].lower()
 
 
 def is_readable(file: str) -> bool:
-    """Whether a file of this name is a picture of a format that is read."""
+    """Return whether a file of this name is an image of a supported format."""
     return suffix_of(file) in READ
 
 
 def unread(file: str) -> str | None:
-    """What a file of this name is, and what to do about it, where it is a picture of a format that is not read."""
+    """Return what an image file of an unsupported format is and how to convert it; None for all other file names."""
     return _ADVICE.get(suffix_of(file))
 
 
 def is_picture(file: str) -> bool:
-    """Whether a file of this name is a picture, of a format that is read or not."""
+    """Return whether a file of this name is an image, of a supported format or not."""
     return is_readable(file) or unread(file) is not None
 
 
 def is_shard(file: str) -> bool:
-    """Whether a file of this name is a WebDataset shard, packed or not."""
+    """Return whether a file of this name is a WebDataset shard, compressed or not."""
     return file.lower().endswith(_SHARDS)
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is a HEIC or HEIF picture."""
+    """Return whether a file that begins with `head` (at least 12 bytes) is a HEIC or HEIF image."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 @cache
 def heif_formats() -> tuple[str, ...]:
-    """Pillow's name of HEIF, where the library that reads it for Pillow is installed."""
+    """Return Pillow's name of HEIF where pi_heif, which adds it to Pillow, is installed; else ()."""
     try:
         from pi_heif import register_heif_opener
     except ImportError:

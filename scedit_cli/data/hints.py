@@ -1,4 +1,4 @@
-"""Condition pictures as hints: read from disk and held in memory where they fit, or made when they are needed."""
+"""Condition images as hints: read from disk and kept in memory where they fit, or made on demand."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from scedit_cli.data.images import decode, open_image, reading
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image
 
-_IN_MEMORY = 2**30  # bytes; what is larger is read from disk batch by batch
-# The largest level of 255, in files of 8 and of 16 bits, that is taken for a number of something else; which, and what
-# to do then. Millimetres need 16 bits: of 8, a depth is dark where all is far.
+_IN_MEMORY = 2**30  # bytes; larger sets are read from disk batch by batch
+# Kind -> the largest maximum (of 255) in 8- and in 16-bit files at which an image is refused as holding other numbers,
+# what these are, and the advice. For 8-bit depth it is low: millimetres need 16 bits, and far scenes are dark.
 _NUMBERS = {
     "depth": (15, 63, "distances", "make the nearest white, 255, and the farthest black"),
     "seg": (63, 63, "numbers of classes", "save each class in a colour of its own"),
@@ -31,13 +31,13 @@ _NUMBERS = {
 
 
 class Hints:
-    """The condition pictures of one kind. `hints[indices]` is uint8 (B, C, H, W), of pictures of one size.
+    """The condition images of one kind. `hints[indices]` is uint8 (B, C, H, W), for images of one size.
 
     Args:
-        paths: one picture per index, none larger than `size` (width, height).
-        in_memory: the most bytes to hold; larger sets are read when asked for.
-        channels: C, 4 where the pictures' alpha counts.
-        read: what reads a picture as uint8 (C, H, W); by default `read_uint8`.
+        paths: one image per index, none larger than `size` (width, height).
+        in_memory: the most bytes to keep in memory; larger sets are read on demand.
+        channels: C: 3, or 4 where the images' alpha counts.
+        read: reads an image as uint8 (C, H, W); by default `read_uint8`.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class Hints:
         return stacked([self._read(self.paths[index]) for index in indices])
 
     def batch(self, indices: list[int], step: int) -> Tensor:
-        """float32 (B, C, H, W) in [0, 1], the same at every step."""
+        """Return float32 (B, C, H, W) in [0, 1], the same at every step."""
         return unit(self[indices])
 
 
 class MadeHints:
-    """Condition pictures that are made of the pictures themselves, anew at every step.
+    """Condition images that are made from the images themselves, again at every step.
 
-    Settings that the order draws are drawn for each picture at each step, and so is an annotator's `seed` that the
-    order leaves open: nobody sees the same hole in a picture twice.
+    Settings for which the spec gives ranges are drawn for each image at each step, and so is the annotator's `seed`
+    unless the spec fixes it: an image never has the same hole twice.
 
     Args:
-        pictures: their files, none larger than `size` (width, height).
-        order: by an annotator that needs no weights.
+        pictures: the images' files, none larger than `size` (width, height).
+        order: the spec, of an annotator that needs no weights.
     """
 
     def __init__(self, pictures: Sequence[Path], size: tuple[int, int], order: AnnotationSpec) -> None:
@@ -87,39 +87,39 @@ class MadeHints:
         return len(self._pictures)
 
     def batch(self, indices: list[int], step: int) -> Tensor:
-        """float32 (B, C, H, W) in [0, 1], a function of the order's seed, the pictures and the step."""
+        """Return float32 (B, C, H, W) in [0, 1], a function of the spec's seed, the images and the step."""
         pictures = self._pictures[indices].permute(0, 2, 3, 1).numpy()
         names = [f"{self._pictures.paths[index].name} {step}" for index in indices]
         return stacked([made_hint(self.order, *each) for each in zip(names, pictures, strict=True)])
 
 
 def made_hint(order: AnnotationSpec, name: str, picture: np.ndarray) -> Tensor:
-    """What `order` makes of a picture, uint8 (H, W, 3), with the settings that `name` draws: float32 (C, H, W) in
-    [0, 1]."""
+    """Return the hint, float32 (C, H, W) in [0, 1], that the spec `order` makes from the image `picture`, uint8
+    (H, W, 3), with the settings that are drawn for `name`."""
     [made] = order.load(order.settings(name))([Image.fromarray(picture)])
     return torch.from_numpy(np.array(find(order.kind).hint(made)))
 
 
 def read_uint8(path: Path, channels: int = 3) -> Tensor:
-    """The condition picture at `path` as uint8 (channels, H, W), the fourth its alpha.
+    """Read the condition image at `path` as uint8 (channels, H, W); the fourth channel is alpha.
 
     Raises:
-        SceditError: no readable picture is there, or its transparency leaves nothing of it.
+        SceditError: there is no readable image, or its transparency leaves nothing of it.
     """
     return planes(np.asarray(_opened(path, channels)))
 
 
 def read_photograph(path: Path) -> Tensor:
-    """The picture at `path` that is learned from, as uint8 (3, H, W).
+    """Read the training image at `path` as uint8 (3, H, W).
 
     Raises:
-        SceditError: no readable picture is there.
+        SceditError: there is no readable image.
     """
     return planes(np.asarray(open_image(path)))
 
 
 def open_condition_image(path: Path, kind: str) -> Image.Image:
-    """A dataset's condition picture in mode RGB, or RGBA where the kind's alpha counts.
+    """Read a dataset's condition image in mode RGB, or RGBA where the kind's alpha counts.
 
     Raises:
         SceditError: as `read_uint8`.
@@ -128,7 +128,7 @@ def open_condition_image(path: Path, kind: str) -> Image.Image:
 
 
 def open_given_condition(path: Path, kind: str) -> Image.Image:
-    """As `open_condition_picture`, of a file that nothing has checked yet.
+    """Read a condition image as `open_condition_image` does, and check its levels, as a user's own file requires.
 
     Raises:
         SceditError: as `read_uint8` and `check_levels`.
@@ -137,12 +137,12 @@ def open_given_condition(path: Path, kind: str) -> Image.Image:
 
 
 def check_levels(opened: Image.Image, kind: str, name: str) -> None:
-    """Checks that a condition picture, in the mode of its file, holds levels and not other numbers, which look black:
-    distances, the numbers of classes, zeros and ones. What is all black says that there is nothing, and what has
-    colours holds no numbers.
+    """Check that a condition image, in the mode of its file, holds levels and not other numbers, which look black:
+    distances, class numbers, zeros and ones. An all black image passes, since it marks nothing, and so does one with
+    colours.
 
     Raises:
-        SceditError: it is nearly black, and gray.
+        SceditError: the image is nearly black, and gray.
     """
     if kind not in _NUMBERS:
         return
@@ -157,7 +157,7 @@ def check_levels(opened: Image.Image, kind: str, name: str) -> None:
 
 
 def _opened(path: Path, channels: int, unchecked: str = "") -> Image.Image:
-    """`unchecked` is the kind whose levels are to be checked."""
+    """Read a condition image; if `unchecked` names a kind, check its levels first."""
     with reading(path, str(path)) as opened:
         picture = decode(opened)
         check_levels(opened, unchecked, str(path))

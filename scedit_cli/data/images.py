@@ -1,4 +1,4 @@
-"""Pictures from and to files."""
+"""Reading and writing of image files."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.fetched import check_fetched
 from scedit_cli.utils.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
-# Of all that Pillow knows, since it gives PostScript, by whatever name, to Ghostscript to run. An MPO begins as a JPEG.
+# Other formats are left out: Pillow would run PostScript, under any file name, in Ghostscript. An MPO opens as a JPEG.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "ICO")
-_LAST = ("TGA",)  # which has no mark of its own: an ICO of 128x128 pixels is read as one, and is another image then
+_LAST = ("TGA",)  # tried last, since TGA has no signature: an ICO of 128x128 pixels would be misread as one
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
-_SAME = 1  # level of 255 by which a profile's colours may differ from sRGB's and still be taken as they are
-_COLOUR_TYPES = {"L": 0, "RGB": 2, "RGBA": 6}  # PNG's
+_SAME = 1  # levels of 255 by which a profile's colours may differ from sRGB's without being converted
+_COLOUR_TYPES = {"L": 0, "RGB": 2, "RGBA": 6}  # codes of the PNG format
 _SUB = 1  # PNG's filter that keeps the difference to the pixel on the left
-LARGEST_FILE = 2**29  # bytes of a picture, or of what belongs to it, in an archive
-_MOST_PIXELS = 2**26  # to be decoded: three copies of them stay below a GiB
-_GAP = 2.0  # how many times too large a JPEG may be decoded at least: as Pillow's own `thumbnail` does
+LARGEST_FILE = 2**29  # bytes of one file in an archive
+_MOST_PIXELS = 2**26  # in an image that is decoded: three copies of them stay below a GiB
+_GAP = 2.0  # a JPEG is decoded to at least this many times its final size, as in Pillow's `thumbnail`
 
 
 def open_image(path: Path) -> Image.Image:
-    """The whole photograph in mode RGB and sRGB: turned as its EXIF says, colours taken from its ICC profile,
-    transparency laid on white, 16-bit gray cut to 8.
+    """Read the photograph at `path` in mode RGB and sRGB: turned upright by its EXIF orientation, converted by its ICC
+    profile, transparency laid on white, 16-bit gray cut to 8 bits.
 
     Raises:
-        SceditError: there is no such file, or no picture in it that can be read to its end.
+        SceditError: the file does not exist, or is no image that can be read completely.
     """
     with reading(path, str(path)) as opened:
         return photograph(decode(opened))
 
 
 def open_mask(path: Path) -> Image.Image:
-    """The mask at `path` in mode L: luminance times opacity.
+    """Read the mask at `path` in mode L: luminance times opacity.
 
     Raises:
-        SceditError: as `open_picture`, or its transparency leaves nothing of it.
+        SceditError: as `open_image`; or its transparency leaves nothing of it.
     """
     with reading(path, str(path)) as opened:
         return mask_image(decode(opened), str(path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as the picture stands upright, from the file's header alone.
+    """Return width and height in pixels of the upright image, from the file's header alone.
 
     Raises:
-        SceditError: as `open_picture`.
+        SceditError: the file does not exist, or is no readable image.
     """
     with reading(path, str(path)) as opened:
         return upright_size(opened)
@@ -65,16 +65,16 @@ def image_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
-    """The picture in `file`, opened and not yet decoded.
+    """Open the image in `file` without decoding it.
 
     Raises:
-        OSError, ValueError, Image.DecompressionBombError: no picture of a format that is read, or too large a one; the
-            decoders raise other errors too, over damaged files.
+        OSError, ValueError, Image.DecompressionBombError: the file is no image of a supported format, or too large; for
+            damaged files the decoders raise other errors too.
     """
     if isinstance(file, Path) and (told := unread(file.name)):
         raise ValueError(f"it is {told}")
     with Image.open(file, formats=_FORMATS + heif_formats() + _LAST) as opened:
-        if opened.format != "JPEG":  # which can be decoded at a part of its size
+        if opened.format != "JPEG":  # a JPEG can be decoded at a fraction of its size
             _check_size(opened)
         scale_key(opened)
         yield opened
@@ -82,10 +82,10 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
 
 @contextmanager
 def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """The picture in `file`, opened and not yet decoded; what goes wrong within is told of `name`.
+    """Open the image in `file` without decoding it; errors within the `with` block become messages about `name`.
 
     Raises:
-        SceditError: as `open_picture`, or a picture so large that it must be a decompression bomb.
+        SceditError: as `open_image`; or the image is so large that it must be a decompression bomb.
     """
     try:
         with identified(file) as opened:
@@ -96,7 +96,7 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
-    except Exception as error:  # the decoders raise whatever a damaged file leads them to
+    except Exception as error:  # the decoders raise errors of any class over damaged files
         if not heif_formats() and is_heif(_head(file)):
             raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
         check_fetched(file, name)
@@ -104,7 +104,7 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 def _head(file: Path | BinaryIO) -> bytes:
-    """The bytes by which a file's format is told."""
+    """Return the first 12 bytes, which identify a file's format."""
     if isinstance(file, Path):
         with suppress(OSError), file.open("rb") as opened:
             return opened.read(12)
@@ -114,17 +114,17 @@ def _head(file: Path | BinaryIO) -> bytes:
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened picture once it is turned as its EXIF says."""
+    """Return width and height of an opened image after its EXIF orientation is applied."""
     return opened.size[::-1] if _is_turned(opened) else opened.size
 
 
 def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """An opened picture upright, in sRGB and 8 bits: RGBA where it has transparency, whose meaning is
-    `scedit_cli.utils.transparency`'s to say, else RGB.
+    """Decode an opened image upright, in sRGB and 8 bits: RGBA where it has transparency, which
+    `scedit_cli.utils.transparency` interprets, else RGB.
 
     Args:
-        at_least: the width and height it will be made smaller to. A JPEG that is over twice as large is then decoded
-            at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time.
+        at_least: the width and height to which the image will be reduced. A JPEG over twice as large is decoded at 1/2,
+            1/4 or 1/8 of its size, which takes a fraction of the time.
     """
     if at_least and opened.format == "JPEG":
         wanted = at_least[::-1] if _is_turned(opened) else at_least
@@ -150,8 +150,7 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Imag
 
 
 def save_image(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG. ISA-L packs it in a tenth of the time of Pillow's quickest, into 6 % more bytes than Pillow's best.
-    """
+    """Write a PNG. ISA-L takes a tenth of the time of Pillow's fastest setting, for 6 % more bytes than its best."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if picture.mode not in _COLOUR_TYPES:
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
@@ -182,12 +181,12 @@ def _is_turned(opened: Image.Image) -> bool:
 
 @lru_cache(maxsize=32)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way from an ICC profile to sRGB; None where there is nothing to do, or the profile is of no use."""
+    """Return the transform from an ICC profile to sRGB; None where it changes nothing or the profile is unusable."""
     try:
         source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        # One transform serves many threads, so it must not remember the last pixel.
+        # Many threads share one transform, so it must not cache the last pixel.
         transform = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=ImageCms.Flags.NOCACHE)
-    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one of another kind of colour
+    except (ImageCms.PyCMSError, OSError):  # the profile is damaged, or of another colour space
         return None
     if mode == "RGB":
         steps = np.arange(0, 256, 15, dtype=np.uint8)
@@ -199,6 +198,6 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the name of an in-memory file."""
+    """Return the error's text, without the name of an in-memory file."""
     text = str(error) or type(error).__name__
     return "its content is none that is known" if isinstance(error, Image.UnidentifiedImageError) else text

@@ -1,4 +1,4 @@
-"""From an entry of a source to a picture of the dataset: opened, checked, cut to its bucket, written."""
+"""Import of a source's entries into a dataset: images are opened, checked, cut to their buckets and written."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ from scedit_cli.utils.errors import NotInstalled, SceditError
 from scedit_cli.utils.transparency import condition_image, photograph
 
 _LONGEST_CAPTION = 2**20  # bytes
-_TOLD_EVERY = 0.2  # seconds
+_TOLD_EVERY = 0.2  # seconds between calls of `on_step`
 
 OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A picture that was written.
+    """An image that was written to the dataset.
 
     Attributes:
         row: its line of the metadata.
-        files: what was written, below the dataset folder; kinds: of the condition pictures among it.
+        files: the written files, relative to the dataset folder.
+        kinds: the kinds of the condition images among them.
         caption_from: ".txt", ".caption", ".txt and .caption", "table", or None where it has no caption.
-        really: the format, where the suffix tells another one.
+        really: the file's format where its suffix suggests another one, else None.
     """
 
     row: dict[str, Any]
@@ -56,7 +57,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A picture that was not. `fault` is "unreadable", "unpaired" or "small"."""
+    """An image that was not written. `fault` is "unreadable", "unpaired" or "small"."""
 
     fault: str
     reason: str
@@ -64,8 +65,8 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Cut:
-    """A picture and its conditions, opened and brought to size by one cut; `caption_from` and `really` as `Taken`'s,
-    `more` as its entry's."""
+    """An image and its conditions, opened and brought to size by the same cut. `caption_from` and `really` are as in
+    `Taken`, `more` as in `Entry`."""
 
     picture: Image.Image
     conditions: dict[str, Image.Image]
@@ -77,10 +78,10 @@ class Cut:
 
 
 def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
-    """Opens the picture of `entry` and its conditions, checks them and brings them to size.
+    """Open the image of `entry` and its conditions, check them and bring them to size.
 
     Args:
-        size_of: the size that a picture of some size is brought to; raises SceditError where it is too small.
+        size_of: maps the source's size to the size of the result; raises SceditError where the source is too small.
     """
     if entry.fault or entry.image is None:
         return Rejected("unpaired", entry.fault or "it has no picture")
@@ -106,7 +107,7 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
 
 
 def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
-    """Writes the picture of `entry` as `images/<name>` and its conditions into `folder`, cut as `cut` does."""
+    """Write the image of `entry` as `images/<name>` and its conditions to `folder`, brought to size by `cut`."""
     made = cut(entry, size_of)
     if isinstance(made, Rejected):
         return made
@@ -127,10 +128,11 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
 
 
 class Importer:
-    """Takes a source's pictures into a dataset folder, row by row: memory does not grow with their content.
+    """Writer of a source's images to a dataset folder, one at a time, so that memory does not grow with their number.
 
     Attributes:
-        report: of what was found so far; kinds: of the condition pictures that were written.
+        report: the counts and faults so far.
+        kinds: the kinds of the condition images that were written.
     """
 
     def __init__(self, size_of: Callable[[Size], Size], drop_duplicates: bool, on_step: OnStep) -> None:
@@ -140,9 +142,9 @@ class Importer:
         self._duplicates = Duplicates()
 
     def run(self, source: Source, folder: Path) -> None:
-        """Fills the empty `folder`. `on_step` is called with (pictures done, of how many, how many a second)."""
+        """Fill the empty `folder`. `on_step` is called with (images done, of how many, images per second)."""
         self.report.begin(source)
-        names: list[str] = []  # of entries on their way
+        names: list[str] = []  # names of the entries in progress
 
         def work() -> Iterator[tuple]:
             for number, entry in enumerate(source.entries):
@@ -182,11 +184,11 @@ class Importer:
 
 
 def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:
-    """The results of `work(*item)`, in the order of `items`, which are asked for only a few ahead of them. Decoding,
-    scaling and packing leave Python's lock to others, so that threads use all processors.
+    """Yield the results of `work(*item)` in the order of `items`, which are read only a few ahead. Decoding, scaling
+    and compression release Python's lock, so that threads use all processors.
 
     Args:
-        threads: by default as many as there are processors for this process, at most 32.
+        threads: the number of threads; by default one per processor of this process, at most 32.
     """
     threads = threads or min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     ahead: deque[Future] = deque()
@@ -233,7 +235,7 @@ def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
         picture = decode(opened)
         check_levels(opened, kind, name)
         fitted = how.apply(condition_image(picture, channels, name), blend=_is_blended(kind))
-        return condition_image(fitted, channels, name)  # scaling leaves traces of colours where alpha becomes 0
+        return condition_image(fitted, channels, name)  # scaling leaves colours where alpha becomes 0
 
 
 @cache
@@ -242,7 +244,7 @@ def _is_blended(kind: str) -> bool:
 
 
 def _caption(entry: Entry) -> tuple[str, str | None]:
-    """The caption, and where it is from; empty captions are none."""
+    """Return an entry's caption and its origin; ("", None) where it is missing or empty."""
     if entry.text:
         return entry.text, "table"
     found = {}

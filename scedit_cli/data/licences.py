@@ -1,4 +1,4 @@
-"""Under which licences a dataset's condition pictures were made: `licences.json` in its folder."""
+"""The licences under which a dataset's condition images were made: `licences.json` in its folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LICENCES = "licences.json"
 
 
 def record_licences(dataset: Path, annotators: Iterable[Annotator]) -> None:
-    """Enters, by kind, who has made condition pictures of the dataset: annotator, library, weights, their licence, and
+    """Record by kind how the dataset's condition images were made: annotator, library, weights, their licence, and
     whether it allows commercial use.
 
     Raises:
-        SceditError: the file is damaged.
+        SceditError: `licences.json` is damaged.
     """
     known = _known(dataset / LICENCES)
     made = {
@@ -37,7 +37,7 @@ def record_licences(dataset: Path, annotators: Iterable[Annotator]) -> None:
 
 
 def check_licences(dataset: Path) -> None:
-    """Raises SceditError where `record_licences` would, before work that it is to tell of."""
+    """Check that `record_licences` will succeed, before the work that it records; else raise SceditError."""
     _known(dataset / LICENCES)
 
 
@@ -52,7 +52,7 @@ def _known(file: Path) -> dict[str, Any]:
 
 
 def write_licences(folder: Path, licences: dict[str, Any]) -> None:
-    """`licences` by kind; where there are none, no file."""
+    """Write `licences` by kind; where it is empty, remove the file."""
     if licences:
         write_whole(folder / LICENCES, json.dumps(licences, indent=2) + "\n")
     else:
@@ -60,7 +60,7 @@ def write_licences(folder: Path, licences: dict[str, Any]) -> None:
 
 
 def licences_of(folder: Path) -> dict[str, Any]:
-    """What the `licences.json` in a folder of this machine tells, as `licences_in`; nothing where it has none."""
+    """Return the licences by kind in a local folder's `licences.json`; {} where there is none."""
     if not (folder / LICENCES).is_file():
         return {}
     with (folder / LICENCES).open("rb") as file:
@@ -68,7 +68,7 @@ def licences_of(folder: Path) -> dict[str, Any]:
 
 
 def licences_in(file: BinaryIO) -> dict[str, Any]:
-    """What a `licences.json` tells by kind; nothing where it is another file that is called so."""
+    """Return the licences by kind in an open `licences.json`; {} where it is some other file of that name."""
     try:
         told = read_json(file.read())
     except ValueError:

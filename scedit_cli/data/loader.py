@@ -1,4 +1,4 @@
-"""Batches for training, made ready by threads while the step before is computed."""
+"""Batches for training, loaded by threads while the step before is computed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from scedit_cli.data.sampler import StatefulSampler
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees of B pictures of one size, on the CPU until it is sent elsewhere.
+    """The input of a training step: B images of one size, on the CPU until `on` moves them.
 
     Attributes:
-        indices: the pictures' places in the dataset.
-        sizes: of SDXL: (B, 6) as `Base.unet_arguments` takes them: the size of the picture each was made from, where
-            it was cut (top, left), and its own size; heights before widths.
-        moments: (B, 2C, h, w) float32, of the latents' distributions, unscaled.
+        indices: the images' places in the dataset.
+        sizes: (B, 6) for SDXL, as `Base.unet_arguments` takes them: height and width of the source image, top and left
+            of the crop, height and width of the image.
+        moments: (B, 2C, h, w) float32 moments of the latents' distributions, unscaled.
         text: the base's encoded captions by name, each (B, ...).
         hints: (B, C, H, W) float32 in [0, 1] by kind.
-        weights: (B,) of their losses; None where all are 1.
+        weights: (B,) factors on the losses; None where all are 1.
     """
 
     indices: list[int]
@@ -36,23 +36,23 @@ class Batch:
     weights: Tensor | None = None
 
     def on(self, device: torch.device) -> Batch:
-        """The batch with all that the U-Net and the tuners see on `device`; the moments stay where they are."""
+        """Return the batch with all inputs of the U-Net and the tuners on `device`; the moments stay where they are."""
         text, hints = ({name: sent(each, device) for name, each in part.items()} for part in (self.text, self.hints))
         weights = None if self.weights is None else sent(self.weights, device)
         return replace(self, sizes=sent(self.sizes, device), text=text, hints=hints, weights=weights)
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """`values` of the CPU on `device`. A card goes on with what it is at meanwhile: from memory that can be swapped out
-    it would have to end that first."""
+    """Return `values`, which are on the CPU, on `device`. A GPU keeps computing during the copy because the memory is
+    pinned: before a copy from pageable memory it would have to finish its work."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterator[Batch]:
-    """Batches without end, from where the sampler stands.
+    """Yield batches without end, from the sampler's current step.
 
-    `sampler.step` counts the batches that were handed over, not those made ready, so that its state at any moment
-    resumes with the first batch the caller has not had.
+    `sampler.step` counts the batches that were yielded, not those loaded ahead, so that its state at any moment resumes
+    with the first batch that the caller has not received.
     """
     ahead: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
@@ -70,7 +70,7 @@ def batches(cache: Cache, sampler: StatefulSampler, workers: int = 2) -> Iterato
 
 
 def load_batch(cache: Cache, step: int, indices: list[int]) -> Batch:
-    """These pictures of the cache; what is made of them while training is made as at `step`."""
+    """Load the images `indices` of the cache as a batch; hints that are made while training are those of `step`."""
     places = torch.tensor(indices)
     return Batch(
         indices=indices,

@@ -1,4 +1,5 @@
-"""How a dataset folder came to be: `report.json` and the contact sheet in it, by which a call knows its own work."""
+"""The record of how a dataset folder was made: its `report.json`, by which `prepare` recognises it, and contact sheet.
+"""
 
 from __future__ import annotations
 
@@ -24,36 +25,37 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded, read_json, write_whole
 
 REPORT = "report.json"
-_READ = (*CAPTIONS, ".arrow")  # of a folder, beside pictures, tables and shards; all else may change
+_READ = (*CAPTIONS, ".arrow")  # read beside images, tables and shards; other files may change
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`asked` is what `prepare` was called with, "source" among it; `files` is a digest of the files that it reads."""
+    """The arguments of a call of `prepare` (`asked`, with its "source") and a digest of the files that it reads."""
 
     asked: dict[str, Any]
     files: str
 
     @classmethod
     def of(cls, asked: dict[str, Any], places: Iterable[str | Path], out: Path) -> Manifest:
-        """
+        """Make the manifest of a call with the arguments `asked`, from the names, sizes and times of its files.
+
         Args:
-            places: of pictures; what is no file, folder or pattern of this machine counts by its name alone.
-            out: the folder that is made, which may lie in one of them.
+            places: where the images are; remote places are not read and count only by their names in `asked`.
+            out: the folder that is made; its files do not count, for it may lie in one of the places.
         """
         digest = hashlib.sha256()
         for place in places:
             for file in _files(place, os.path.realpath(out)):
-                with suppress(OSError):  # of a link to what is gone, which the report names
+                with suppress(OSError):  # a broken link, which the report names
                     stat = os.stat(file)
                     digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
         return cls(asked, digest.hexdigest()[:32])
 
     def has_made(self, out: Path) -> bool:
-        """Whether the same call has made the folder `out`.
+        """Return whether the same call has made the folder `out`.
 
         Raises:
-            SceditError: it has, of files that have changed since.
+            SceditError: it has, but its files have changed since.
         """
         told = _told_in(out / REPORT)
         if told is None or told["asked"] != self.asked:
@@ -67,7 +69,7 @@ class Manifest:
         return True
 
     def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
-        """Writes the report and the contact sheet beside the pictures in `folder`."""
+        """Write the report and the contact sheet to the dataset folder `folder`."""
         (folder / REPORT).write_bytes(self._told(report))
         buckets = report.buckets
         sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
@@ -76,7 +78,7 @@ class Manifest:
         save_image(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
 
     def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
-        """Writes the report of a folder that is not made to a file beside it, which the returned error names."""
+        """Write the report of a call that failed to a file beside `out`; return `error` with that file in its hint."""
         place = refused(out)
         if os.path.lexists(place) and _told_in(place) is None:
             told = f"{place} would name every one, and is another file now"
@@ -87,23 +89,23 @@ class Manifest:
     def _told(self, report: Report) -> bytes:
         document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked, "files": self.files}
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        return text.encode("utf-8", "backslashreplace")  # names may be no text
+        return text.encode("utf-8", "backslashreplace")  # file names may be invalid UTF-8
 
 
 def refused(out: Path) -> Path:
-    """Where the report of the folder `out` is, where that was not made."""
+    """Return the path of the report of a call that did not make the folder `out`."""
     return Path(f"{out}.{REPORT}")
 
 
 def forget_refused(out: Path) -> None:
-    """Removes the report of an earlier call that did not make `out`; what else has its name is left alone."""
+    """Remove the report of an earlier call that did not make `out`; any other file of that name is left alone."""
     if _told_in(refused(out)) is not None:
         with suppress(OSError):
             refused(out).unlink()
 
 
 def _told_in(file: Path) -> dict[str, Any] | None:
-    """What a report says; None where `file` is none of ours."""
+    """Return the content of a report; None where `file` is no report of `prepare`."""
     try:
         told = read_json(file.read_bytes())
     except (OSError, ValueError):
@@ -112,20 +114,20 @@ def _told_in(file: Path) -> dict[str, Any] | None:
 
 
 def located(src: str | Path) -> str:
-    """`src` by the name that it has from everywhere."""
+    """Return the absolute path of `src` where it exists, else `src` itself."""
     path = expanded(src)
     return os.path.realpath(path) if path.exists() else str(src)
 
 
 def _files(place: str | Path, out: str) -> Iterator[str]:
-    """The files that are read at a place, behind links too, but for those in the folder `out`: in an order that depends
-    on their names alone."""
+    """Yield the files that are read at a place, also through links, without those in the folder `out`, in an order that
+    depends on their names alone."""
     path = expanded(place)
-    if path.is_file() and is_table(path.name):  # the pictures that it names lie beside it
+    if path.is_file() and is_table(path.name):  # a table's images lie beside it
         path = path.parent
     if not path.is_dir():
         if not is_remote(str(place)):
-            with suppress(SceditError):  # it is a dataset of the hub
+            with suppress(SceditError):  # it is a dataset on the hub
                 yield from shard_places(path)
         return
     tree = FolderTree(Path(os.path.realpath(path)))

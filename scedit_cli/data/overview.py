@@ -1,4 +1,4 @@
-"""The contact sheet of a dataset folder: pictures with their conditions, captions and sizes."""
+"""The contact sheet of a dataset folder: images with their conditions, captions and sizes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from scedit_cli.data.dataset import METADATA, condition_name
 from scedit_cli.data.hints import open_condition_image
 from scedit_cli.data.images import image_size, open_image
 
-_ROWS = 12  # pictures shown
-_LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: sides of a cell, between cells, a caption's width
-_LEGIBLE = 300  # letters of a caption that may find room
+_ROWS = 12  # images shown
+_LEAST, _MOST, _GAP, _CAPTION = 112, 192, 10, 330  # pixels: a cell's least and greatest side, gaps, a caption's width
+_LEGIBLE = 300  # letters of a caption, more of which never fit
 _INK, _FAINT, _PAPER = (38, 38, 44), (120, 120, 130), (255, 255, 255)
 
 
 def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> Image.Image:
-    """Up to twelve of the `pictures` of the dataset folder `path`, evenly apart: each with its conditions of `kinds`,
-    its caption and its size, under `heading`."""
+    """Draw up to twelve of the `pictures` images of the dataset folder `path`, evenly spaced, under `heading`, with the
+    conditions of `kinds`, caption and size of each image."""
     rows = _evenly(path / METADATA, pictures)
     sides = [max(image_size(path / row["file_name"])) for row in rows]
     cell = min(_MOST, max(_LEAST, *sides))
     font, small = ImageFont.load_default(17), ImageFont.load_default(14)
     left = [_GAP + column * (cell + _GAP) for column in range(2 + len(kinds))]
     top = 2 * _GAP + 44
-    paired = 2 if len(rows) > 4 and not kinds else 1  # without conditions two columns of pictures fill the sheet
+    paired = 2 if len(rows) > 4 and not kinds else 1  # without conditions the sheet has two columns of images
     wide = left[-1] + _CAPTION + _GAP
     lines = -(-len(rows) // paired)
     sheet = Image.new("RGB", (wide * paired, top + lines * (cell + _GAP)), _PAPER)
@@ -59,7 +59,7 @@ def _evenly(metadata: Path, count: int) -> list[dict[str, Any]]:
 
 
 def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, high: int) -> None:
-    """`text` in lines as wide as the caption's column, cut off after `high` pixels."""
+    """Draw `text` in lines as wide as the caption's column, cut off after `high` pixels."""
     lines = [""]
     for word in text[:_LEGIBLE].split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""What `prepare` found: counts, and by name whatever a person should look at."""
+"""The report of `prepare`: counts, and the names of the files that a person should check."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _NAMED = 5  # files in a sentence
 
 @dataclass
 class Report:
-    """Fills up while pictures are prepared.
+    """The counts and faults that are collected while images are prepared.
 
     Attributes:
-        rejected: (file, fault, reason), fault being "unreadable", "unpaired" or "small".
-        duplicates: (file, the earlier one that it repeats).
+        rejected: (file, fault, reason); fault is "unreadable", "unpaired" or "small".
+        duplicates: (file, the earlier file that it repeats).
         misnamed: (file, its real format).
-        captions: how many captions came from where.
-        buckets: how many pictures of each (width, height).
-        splits, split, unread: as of a `Source`.
+        captions: the number of captions by origin.
+        buckets: the number of images of each (width, height).
+        splits, split, unread: as in `Source`.
     """
 
     pictures: int = 0
@@ -41,18 +41,18 @@ class Report:
     unread: list[tuple[str, str]] = field(default_factory=list)
 
     def begin(self, source: Source) -> None:
-        """Takes over what is known of a source before its pictures are opened."""
+        """Copy the facts that a source knows before its images are opened."""
         self.orphans, self.hidden = list(source.orphans), source.hidden
         self.splits, self.split = source.splits, source.split
         self.unread = list(source.unread)
 
     @property
     def coverage(self) -> float:
-        """Share of the kept pictures that have a caption."""
+        """The share of the kept images that have a caption."""
         return 1 - len(self.captionless) / self.pictures if self.pictures else 0.0
 
     def document(self) -> dict[str, Any]:
-        """What report.json holds, and --json beside the paths."""
+        """Return the content of report.json, which --json prints together with the paths."""
         return {
             "pictures": self.pictures,
             "captions": {
@@ -74,8 +74,9 @@ class Report:
         }
 
     def check(self, strict: bool, captionless: float) -> None:
-        """Raises SceditError: more than the share `captionless` of the kept pictures have no caption, or with `strict`
-        anything is listed that a careful person would mend first."""
+        """Check that at most the share `captionless` (0 to 1) of the kept images lack a caption and, with `strict`,
+        that no image is rejected, captionless or a duplicate and no file an orphan or unread; else raise SceditError.
+        """
         faults = {
             "cannot be used": [f"{file} ({why})" for file, _, why in self.rejected],
             "have no caption": self.captionless,
@@ -96,11 +97,11 @@ class Report:
             )
 
     def _perhaps_in(self) -> str:
-        """Where the captions may be."""
+        """Return a note on the first unread file, which may hold the captions."""
         return f"; {self.unread[0][0]} is not read: {self.unread[0][1]}" if self.unread else ""
 
     def summary(self) -> list[tuple[str, str]]:
-        """The rows that a person reads."""
+        """Return the report as (name, text) rows for the terminal."""
         rows = []
         if self.captions or self.captionless:
             sources = ", ".join(f"{count} from {where}" for where, count in self.captions.most_common())

@@ -1,4 +1,4 @@
-"""Which pictures are in which batch: shuffled anew each epoch by a seed, and resumable at any batch."""
+"""The choice of images for each batch: shuffled again in each epoch by a seed, and resumable at any batch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from scedit_cli.utils.errors import SceditError
 
 
 class StatefulSampler:
-    """An endless sequence of batches of `indices` (those below `indices`, where it is a number).
+    """An endless sequence of batches of `indices` (the numbers below `indices` where it is an int).
 
-    The epochs' shuffles, one after the other, are cut into batches of `batch_size`, so every batch is full, a batch may
-    span epochs, and within an epoch every index comes once. Of fewer indices than a batch takes, each comes about
-    equally often in a batch; since noise and timestep are drawn by place, its gradient is then the mean over several
-    draws, and every index weighs alike over the epochs. With `groups`, every batch is of one group (pictures of
-    one size): each group has shuffles of its own, and the groups' batches come in a shuffled order, each group as
-    often as its pictures are many. Batch k is a function of the arguments and k alone: the sampler's whole state is
-    `step`, the number of batches given out.
+    The epochs' shuffles are joined and cut into batches of `batch_size`: every batch is full, a batch may span epochs,
+    and within an epoch every index comes once. Where there are fewer indices than places in a batch, a batch holds each
+    about equally often; since noise and timestep are drawn by place, the gradient is then a mean over several draws,
+    and over the epochs all indices weigh the same. With `groups`, every batch is of one group (images of one size):
+    each group has its own shuffles, and the groups' batches come in a shuffled order, in proportion to the groups'
+    sizes. Batch k is a function of the arguments and k alone: the sampler's whole state is `step`, the number of
+    batches so far.
 
     Args:
         groups: the group of each of the `indices`.
-        share: (number, of how many): give out only this process' part of each batch, the parts being as equal as can
-            be and, one after the other, the batch of (0, 1).
-        data: a fingerprint of what the indices stand for.
+        share: (number, of how many): yield only this process' part of each batch. The parts are as equal as possible,
+            and in their order they make up the batch of share (0, 1).
+        data: a fingerprint of the data that the indices stand for.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class StatefulSampler:
 
     @property
     def epoch(self) -> int:
-        """Complete passes given out."""
+        """The number of complete passes."""
         return self.step * self.batch_size // self.count
 
     def batch(self, step: int) -> list[int]:
-        """This process' indices of batch `step`."""
+        """Return this process' indices of batch `step`."""
         if len(self._members) == 1:
             group, number = 0, step
         else:
@@ -84,20 +84,20 @@ class StatefulSampler:
         }
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on after the batch at which `state` was taken, by any number of processes.
+        """Continue after the batch at which `state` was taken, with any number of processes.
 
         Raises:
-            SceditError: the state is of other data, another batch size or another seed.
+            SceditError: the state belongs to other data, another batch size or another seed.
         """
         check_state(self.state_dict(), state)
         self.step = state["step"]
 
     def _made_before(self, epoch: int) -> list[int]:
-        """How many batches of each group come before `epoch`."""
+        """Return how many batches of each group come before `epoch`."""
         return [len(members) * epoch // self.batch_size for members in self._members]
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:
-        """The batches of `epoch` as (group, number within the group)."""
+        """Return the batches of `epoch` as (group, number within the group)."""
         spans = zip(self._made_before(epoch), self._made_before(epoch + 1), strict=True)
         batches = [(group, number) for group, span in enumerate(spans) for number in range(*span)]
         np.random.default_rng([self.seed, epoch]).shuffle(batches)
@@ -108,8 +108,8 @@ class StatefulSampler:
 
 
 def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
-    """Raises SceditError where a state to go on from is of other data than one's own."""
-    state = {"data": own["data"]} | state  # which older checkpoints do not tell
+    """Check that a saved state belongs to the same data, batch size and seed as `own`; else raise SceditError."""
+    state = {"data": own["data"]} | state  # older checkpoints have no "data"
     changed = [key for key in own if key != "step" and state.get(key) != own[key]]
     if not changed:
         return
@@ -123,5 +123,5 @@ def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
 
 
 def part_of(places: range, number: int, parts: int) -> range:
-    """Part `number` of `parts` parts of `places`, which differ in length by one at the most."""
+    """Return part `number` of `parts` parts of `places`, whose lengths differ by at most one."""
     return places[len(places) * number // parts : len(places) * (number + 1) // parts]

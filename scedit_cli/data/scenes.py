@@ -1,4 +1,4 @@
-"""Scenes of the embedded world as examples and as dataset folders."""
+"""Scenes of the embedded world, as single examples and as dataset folders."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
 }
 SCENE_KINDS = ("canny", "color", *_TRUE)
 _CHUNK = 8  # scenes that a process renders before it reports
-_ALONE = 24  # so few scenes are rendered sooner than other processes have started
+_ALONE = 24  # scenes, at most, that this process renders by itself, sooner than others would have started
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture (RGB), its caption and condition pictures by kind, and what made those, where it is known."""
+    """An image (RGB), its caption, its condition images by kind, and the specs that made them where these are known."""
 
     image: Image.Image
     text: str
@@ -45,8 +45,8 @@ class Example:
 
 
 def example(seed: int, kinds: Sequence[str] = SCENE_KINDS, size: int = PICTURE_SIZE, look: str = "plain") -> Example:
-    """The scene of `seed` at `size` x `size` pixels. Depth, segmentation and normals are the renderer's own, edges and
-    palette are taken from the picture."""
+    """Return the scene of `seed` at `size` x `size` pixels. Depth, segmentation and normals come from the renderer;
+    edges and palette are annotated from the image."""
     scene = sample_scene(seed)
     rendering = render(scene, size, look)
     image = Image.fromarray(rendering.image)
@@ -66,20 +66,20 @@ def write_scenes(
     on_step: Callable[[int, int], None] | None = None,
     finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Render a dataset folder of the scenes `seed`, `seed + 1`, …, which appears when it is complete.
+    """Render the scenes `seed`, `seed + 1`, … as a dataset folder, which appears when it is complete.
 
-    The same arguments give the same files, whatever the number of processes.
+    The same arguments give the same files with any number of processes.
 
     Args:
         look: one of the renderer's LOOKS.
-        size: side in pixels.
-        kinds: of SCENE_KINDS.
-        processes: by default as many as there are processors, at most 8.
+        size: the images' side in pixels, at least 8.
+        kinds: kinds of condition among SCENE_KINDS.
+        processes: the number of processes, at most 8; by default one per processor.
         on_step: called with (scenes done, of how many).
         finish: called with the folder before it appears, to add to it.
 
     Raises:
-        SceditError: a number, look or kind that cannot be, or a folder `out` that holds something.
+        SceditError: an argument is out of range or unknown, or the folder `out` is not empty.
     """
     if count < 1 or seed < 0 or size < 8:
         raise SceditError(
@@ -99,7 +99,7 @@ def write_scenes(
         if processes == 1 or count <= _ALONE:
             _collect(map(work, chunks), rows, count, on_step)
         else:
-            # Not forked: a copy of a process in which PyTorch or OpenCV has threads can stop for good.
+            # Processes are spawned: a fork of a process in which PyTorch or OpenCV has threads can deadlock.
             with starting():
                 pool = get_context("spawn").Pool(min(processes, len(chunks)), initializer=serve_parent)
             with pool:
@@ -124,7 +124,7 @@ def _collect(
 def _write_chunk(
     indices: range, folder: Path, seed: int, look: str, size: int, kinds: tuple[str, ...]
 ) -> list[dict[str, str]]:
-    """Writes the pictures of some scenes; returns their rows."""
+    """Write the images of some scenes and return their metadata rows."""
     rows = []
     for index in indices:
         made, name = example(seed + index, kinds, size, look), f"{index:06d}.png"

@@ -1,4 +1,4 @@
-"""Shards to be streamed: what they hold, how it is read, and which pictures are held out."""
+"""Datasets that are streamed from shards: their content, how it is read, and which images are held out."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from scedit_cli.data.uris import is_remote
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import whole_folder
 
-FIRST = "first.json"  # for each of the first pictures: which shard's, and how many of its samples come before the next
-_LOOKED_AT = 16  # samples that tell which conditions the shards hold
+FIRST = "first.json"  # for each of the first images, its shard's number and its own place there, from 1
+_LOOKED_AT = 16  # samples that are searched for a condition
 
 
 @dataclass(frozen=True)
 class ShardDataset:
-    """Shards whose samples become pictures of one size, with their conditions of `kinds`.
+    """Shards whose samples become images of one size, with their conditions of `kinds`.
 
     Attributes:
-        places: paths or URLs; counts: how many samples each holds.
-        size: width and height that every picture is cut to.
-        columns: what a sample's files are called, as for `data.sources.open_source`.
-        upscale: smaller pictures are made larger; without it they cannot be used.
-        held: how many samples at the beginning of each shard are not streamed.
+        places: the shards' paths or URLs.
+        counts: the number of samples in each shard.
+        size: width and height to which every image is cut.
+        columns: the names of a sample's files, as in `data.sources.open_source`.
+        upscale: whether smaller images are enlarged; otherwise they are rejected.
+        held: the number of samples at the start of each shard that are held out.
     """
 
     places: tuple[str, ...]
@@ -47,13 +48,13 @@ class ShardDataset:
 
     @property
     def left(self) -> list[int]:
-        """How many samples of each shard are streamed."""
+        """The number of streamed samples in each shard."""
         return [count - held for count, held in zip(self.counts, self.held, strict=True)]
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits over what decides which pictures come when: the shards' names, sizes and counts, and how they
-        are read."""
+        """32 hex digits over all that determines the sequence of images: the shards' names, sizes and counts, and how
+        they are read."""
         lengths = [None if is_remote(place) else Path(place).stat().st_size for place in self.places]
         names = [place.rpartition("/")[2] for place in self.places]
         how = [self.held, self.size, self.kinds, sorted(self.columns.items()), self.upscale]
@@ -61,19 +62,19 @@ class ShardDataset:
 
     @property
     def written(self) -> list[int | None]:
-        """When each shard was written, in ns; None for those of other machines."""
+        """The modification time of each shard in ns; None for remote shards."""
         return [None if is_remote(place) else Path(place).stat().st_mtime_ns for place in self.places]
 
     def cut(self, sample: Sample) -> Cut | Rejected:
-        """The picture of `sample` and its conditions, brought to size."""
+        """Return the image of `sample` and its conditions, cut to `size`, or why they are rejected."""
         entry = self._entry(sample)
         return entry if isinstance(entry, Rejected) else cut(entry, self._size_of)
 
     def write_first(self, folder: Path, count: int) -> None:
-        """Makes `folder` a dataset folder of the first `count` pictures, or of all where there are fewer.
+        """Write the first `count` images, or all where there are fewer, as a dataset folder at `folder`.
 
         Raises:
-            SceditError: there is none that can be used.
+            SceditError: no sample can be used.
         """
         with whole_folder(folder) as part:
             first, rows, why = [], [], "they are empty"
@@ -98,10 +99,10 @@ class ShardDataset:
             (part / FIRST).write_text(json.dumps(first))
 
     def without_first(self, folder: Path, count: int) -> ShardDataset:
-        """This without the first `count` pictures in `folder`, as `write_first` has written it.
+        """Return this dataset without its first `count` images, those that `write_first` has written to `folder`.
 
         Raises:
-            SceditError: there are not so many, or none would be left.
+            SceditError: there are fewer, or none would be left.
         """
         first = json.loads((folder / FIRST).read_text())
         shard, samples = first[count - 1] if 0 < count <= len(first) else (0, 0)
@@ -120,7 +121,7 @@ class ShardDataset:
         )
 
     def _samples(self) -> Iterator[tuple[int, int, str, Sample]]:
-        """Every sample: its shard's number, its own there, counted from 1, and the shard's place."""
+        """Yield each sample after its shard's number, its own number there (from 1), and the shard's place."""
         for shard, place in enumerate(self.places):
             for number, sample in enumerate(read_samples(place), 1):
                 yield shard, number, place, sample
@@ -139,14 +140,14 @@ class ShardDataset:
 
 
 def has_condition(place: str, kind: str, columns: Mapping[str, str]) -> bool:
-    """Whether one of the first samples of the shards that `place` names has a condition of `kind`.
+    """Return whether one of the first 16 samples of the shards at `place` has a condition of `kind`.
 
     Raises:
-        SceditError: no such shard, or a damaged one.
+        SceditError: a shard is missing or damaged.
     """
     samples = (sample for shard in shard_places(place) for sample in read_samples(shard))
     for sample in islice(samples, _LOOKED_AT):
-        with suppress(SceditError):  # of a sample that is passed over when it is streamed
+        with suppress(SceditError):  # streaming skips such a sample too
             if entry_of(sample, columns).conditions.get(kind):
                 return True
     return False
@@ -160,10 +161,10 @@ def open_streamed(
     upscale: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> ShardDataset:
-    """The shards that `place` names, as for `shard_places`.
+    """Open the shards that `place` names as in `shard_places`; `on_step` gets (shards counted, of how many).
 
     Raises:
-        SceditError: none, a missing or a damaged one, or they are empty.
+        SceditError: there are no shards, one is missing or damaged, or all are empty.
     """
     every = shard_places(place)
     known = [(shard, count) for shard, count in zip(every, counts_of(every, on_step), strict=True) if count]

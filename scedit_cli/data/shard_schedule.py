@@ -1,4 +1,4 @@
-"""Where each sample of an endless, shuffled reading of shards stands, told by numbers alone."""
+"""The order in which shards are read without end, computed from their sample counts alone."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Turn:
-    """A shard to be read by a lane: its number, and at which of its samples to begin."""
+    """A shard that a lane reads: its number, and the sample at which to begin."""
 
     shard: int
     skip: int
 
 
 class ShardSchedule:
-    """Shards dealt to `lanes` readers, shuffled and dealt anew in each epoch, in which every shard has one reader.
+    """Shards dealt to `lanes` readers. Each epoch shuffles the shards and deals each of them to one lane.
 
-    Shards hold unlike numbers of samples, so lanes go through their epochs at their own pace. A lane's sequence is a
-    function of the arguments alone: it can be entered anywhere without having been read, by any process.
+    Shards hold different numbers of samples, so lanes finish their epochs at different times. A lane's sequence is a
+    function of the arguments alone, so any process can enter it anywhere without reading what comes before.
 
     Args:
-        counts: how many samples each shard holds, more than 0.
+        counts: the number of samples in each shard, at least 1.
     """
 
     def __init__(self, counts: Sequence[int], lanes: int, seed: int) -> None:
@@ -32,11 +32,12 @@ class ShardSchedule:
         self.order = lru_cache(maxsize=8)(self._order)
 
     def dealt(self, lane: int, epoch: int) -> list[int]:
-        """The shards that `lane` reads in `epoch`, in their order."""
+        """Return the shards that `lane` reads in `epoch`, in their order."""
         return self.order(epoch)[lane :: self.count]
 
     def find(self, lane: int, index: int) -> tuple[int, list[Turn]]:
-        """The epoch in which sample `index` of `lane` is read, and what the lane reads from there to its end."""
+        """Return the epoch in which `lane` reads its sample `index`, and its turns from that sample to the epoch's end.
+        """
         epoch = 0
         while True:
             shards = self.dealt(lane, epoch)

@@ -1,4 +1,4 @@
-"""WebDataset shards: .tar files in which a sample is a run of files with one stem."""
+"""WebDataset shards: .tar files in which a sample is a run of consecutive files with one stem."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Sample:
-    """Files of one stem: `key` as "deep/000017", `files` by what follows its first dot: "png", "txt", "depth.png"."""
+    """Files of one stem, the `key` ("deep/000017"); `files` by their suffixes ("png", "txt", "depth.png")."""
 
     key: str
     files: dict[str, bytes]
 
 
 def shard_places(place: str | Path) -> list[str]:
-    """The shards that `place` is, holds, or names as a pattern: "shards/{000..099}.tar"; of a folder, a file or a URL.
+    """Return the shards at `place`: a shard, a folder of them, or a pattern ("shards/{000..099}.tar"), by path or URL.
 
     Raises:
-        SceditError: one is missing, there are none, or a command (`pipe:`) is named.
+        SceditError: a shard is missing, there are none, a folder holds several splits, or `place` is a command
+            (`pipe:`).
     """
     text = str(place)
     if text.startswith("pipe:"):
         raise SceditError(f"{text}: no commands are run here", hint="name files, https:// or hf:// instead")
     if not is_remote(text) and Path(text).is_dir():
-        names = [path.name for path in Path(text).glob("[!.]*")]  # hidden: half-written
+        names = [path.name for path in Path(text).glob("[!.]*")]  # hidden files may be incomplete
         names = sorted(filter(is_shard, names))
         if len(splits := in_files(names)) > 1:
             first = {split: files[0] for split, files in splits.items()}
@@ -66,10 +67,10 @@ def shard_places(place: str | Path) -> list[str]:
 
 
 def read_samples(shard: str | Path) -> Iterator[Sample]:
-    """The samples of one shard in their order, read as they are asked for.
+    """Yield the samples of one shard in their order, read on demand.
 
     Raises:
-        SceditError: it cannot be opened, is no tar, or ends too early; or the files of a sample are not together.
+        SceditError: the shard cannot be opened, is no tar, or is truncated; or a sample's files are not consecutive.
     """
     with _told(shard), open_place(str(shard)) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
         for key, members in _samples(tar, shard):
@@ -77,16 +78,16 @@ def read_samples(shard: str | Path) -> Iterator[Sample]:
 
 
 def count_samples(shard: str | Path) -> int:
-    """How many samples a shard holds, by its headers alone where it is not compressed. Raises as `read_samples`."""
+    """Count a local shard's samples, from its headers alone where it is not compressed. Raises as `read_samples`."""
     with _told(shard), tarfile.open(shard, "r:*") as tar:
         return sum(1 for _ in _samples(tar, shard))
 
 
 def counts_of(shards: Sequence[str], on_step: Callable[[int, int], None] | None = None) -> list[int]:
-    """How many samples each shard holds: as `sizes.json` beside them says, else counted.
+    """Return how many samples each shard holds, from the `sizes.json` beside it, else by counting.
 
     Raises:
-        SceditError: shards that are elsewhere without a `sizes.json`, or a damaged one; as `read_samples`.
+        SceditError: a `sizes.json` is damaged, or that of remote shards is missing or lacks one; or as `read_samples`.
     """
     known: dict[str, dict[str, int]] = {}
     counts = []
@@ -108,16 +109,17 @@ def write_shards(
     per_shard: int = 1000,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Writes a dataset folder as shards `000000.tar`, …, and returns them. A sample has the picture, `txt`,
-    `<kind>.png` for each condition, and `json` with its `weight` where that is not 1. Pictures of one size stand
-    together and no shard mixes sizes, so that a reader that takes batches from one shard gets batches of one size.
-    `sizes.json` tells how many samples each shard has, as readers of WebDataset know it, `licences.json` what the
-    dataset's tells. The same dataset gives the same bytes. The folder appears whole, in the place of an earlier one.
+    """Write a dataset folder as shards `000000.tar`, … and return their paths.
+
+    A sample has the image, `txt`, `<kind>.png` for each condition, and `json` with its `weight` where that is not 1.
+    No shard mixes image sizes, so that batches from one shard are of one size. `sizes.json` holds each shard's number
+    of samples, as WebDataset readers expect, and `licences.json` is the dataset's. The same dataset gives the same
+    bytes. The folder appears whole, in place of an earlier one.
 
     Raises:
         WorkFailed: the disk is full.
-        SceditError: a picture is gone, a weight is no number from 0, or the place cannot be written to; or `folder`
-            holds what its `sizes.json` does not name, which somebody else has put there.
+        SceditError: an image is missing, a weight is invalid, or the folder cannot be written; or `folder` holds files
+            that its `sizes.json` does not name, so that they are not from an earlier call.
     """
     sized = sorted(zip(dataset.sizes, range(len(dataset)), strict=True))
     parts = []
@@ -144,12 +146,12 @@ def write_shards(
                 on_step(done, len(dataset))
         write_licences(new, licences_of(dataset.path))
         write_whole(new / SIZES, json.dumps(sizes, indent=0) + "\n")
-        _check_replaceable(folder)  # it has taken a while
+        _check_replaceable(folder)  # files may have appeared in the meantime
     return [folder / name for name in sizes]
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises SceditError where `folder` holds what `write_shards` has not written."""
+    """Check that `folder` holds only files that `write_shards` has written; else raise SceditError."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     ours = {SIZES, LICENCES, *_sizes(f"{folder}/", "")} if SIZES in there else set()
     if others := sorted(there - ours):
@@ -160,14 +162,14 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _numbered(shard: str) -> str:
-    """The pattern of shards that begins with this one."""
+    """Return a pattern of ten shards that begins with this one."""
     number = re.search(r"\d+", shard)
     last = number and str(int(number[0]) + 9).zfill(len(number[0]))
     return f"{shard[: number.start()]}{{{number[0]}..{last}}}{shard[number.end() :]}" if number else shard
 
 
 def _expanded(pattern: str) -> list[str]:
-    """`pattern` with each number of its first range, and so on."""
+    """Return the places that a pattern with any number of ranges names."""
     if not (found := _RANGE.search(pattern)):
         return [pattern]
     first, last = found.groups()
@@ -176,7 +178,7 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _sizes(folder: str, shard: str) -> dict[str, int]:
-    """What `sizes.json` in `folder` (with its slash) tells; {} where there is none and `shard` can be counted."""
+    """Return the content of `sizes.json` in `folder` (with its slash); {} where a local folder has none."""
     place = folder + SIZES
     try:
         with open_place(place) as file:
@@ -199,8 +201,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _samples(tar: tarfile.TarFile, shard: str | Path) -> Iterator[tuple[str, Iterator[tarfile.TarInfo]]]:
-    """The files of each sample. Where those of one lie apart, as `tar` packs a folder, it would be taken for several,
-    pictures without captions and captions without pictures."""
+    """Yield each sample's key and files. Files of one sample that are apart, as `tar` may pack a folder, are an error:
+    they would be taken for several samples, images without captions and captions without images."""
     seen: set[str] = set()
     for key, members in groupby(_files(tar), key=lambda member: _split(member.name)[0]):
         if key in seen:
@@ -216,7 +218,7 @@ def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in tar:
         if member.isfile() and not any(is_hidden(part) for part in member.name.split("/") if part.strip(".")):
             yield member
-        tar.members.clear()  # tarfile would keep every header it has seen
+        tar.members.clear()  # else tarfile keeps every header in memory
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -240,7 +242,7 @@ def _told(shard: str | Path) -> Iterator[None]:
     except (tarfile.TarError, EOFError, zlib.error) as error:
         check_fetched(shard, str(shard))
         raise SceditError(f"{shard} is no whole .tar: {error}", hint="get it anew") from error
-    except Exception as error:  # each file system's own
+    except Exception as error:  # each file system has error classes of its own
         if not is_remote(str(shard)) and not isinstance(error, OSError):
             raise
         raise SceditError(f"{shard} cannot be read on: {error}", hint="check the disk or the network") from error

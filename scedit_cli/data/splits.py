@@ -1,4 +1,4 @@
-"""Splits, as Hugging Face datasets tell them: by the names of folders and files."""
+"""Splits by the names of folders and files, as in Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NAMES = {
 
 
 def in_files(files: Iterable[str]) -> dict[str, list[str]]:
-    """Files by the split that a word of their name or folder tells, as "data/train-00000.parquet"; all of them as
-    "train" where some tell none."""
+    """Return the files by split, which a word of their path names, as in "data/train-00000.parquet". If any path names
+    none, all files are "train"."""
     files, splits = list(files), {}
     for file in files:
         words = re.split("[^a-z]+", file.lower())
@@ -29,9 +29,8 @@ def in_files(files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def in_folders(tree: Tree, tables: Collection[str], elsewhere: Collection[str]) -> dict[str, list[str]]:
-    """The folders of a tree or of its `images/`, each with its slash, by the split that they are: where no other folder
-    but those `elsewhere` has pictures, or where there are several splits and one of their folders holds one of the
-    `tables`."""
+    """Return by split the folders of a tree or its `images/` that are named as splits, each with its slash; {} unless
+    no other folder but those `elsewhere` has images, or a folder of several splits holds one of the `tables`."""
     root = "images/" if any(file.startswith("images/") for file in tree.pictures) else ""
     inside = [file.removeprefix(root) for file in tree.pictures if file.startswith(root)]
     tops = {file.partition("/")[0] if "/" in file else "" for file in inside} - {*elsewhere, "conditions"}
@@ -45,7 +44,7 @@ def in_folders(tree: Tree, tables: Collection[str], elsewhere: Collection[str]) 
 
 
 def chosen(splits: Sequence[str], wanted: str | None, name: str) -> str:
-    """The split that is asked for, else "train", else the only one.
+    """Return the split `wanted`; by default "train", or the only one where there is just one.
 
     Raises:
         SceditError: the dataset `name` has no such split.

@@ -1,4 +1,4 @@
-"""Pictures out of WebDataset shards while training, so that they need not fit one disk."""
+"""Training batches straight from WebDataset shards, so that the images need not fit on one disk."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from scedit_cli.data.shards import Sample, read_samples
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError
 
-_LEAST = 16  # samples among which another one takes the place of one that cannot be used
-_AHEAD = 2  # batches made ready
+_LEAST = 16  # samples in a block, at least: a sample that cannot be used is replaced by another one of its block
+_AHEAD = 2  # batches that are loaded in advance
 
 
 @dataclass(frozen=True)
 class Raw:
-    """B pictures of one size as they come out of the shards: `pixels` uint8 (B, 3, H, W), the rest as in `Batch`."""
+    """B images of one size as read from the shards: `pixels` uint8 (B, 3, H, W), the rest as in `Batch`."""
 
     indices: list[int]
     sizes: Tensor
@@ -43,7 +43,7 @@ class Raw:
     weights: Tensor
 
     def encoded(self, base: Base) -> Batch:
-        """What a training step sees of them; `base` encodes pictures and captions now."""
+        """Return the input of a training step; `base` encodes images and captions now."""
         height, width = self.pixels.shape[-2:]
         parts = self.pixels.split(max(1, PIXELS_AT_ONCE // (height * width)))
         moments = [base.encode_images(part.float() / 255).cpu() for part in parts]
@@ -52,24 +52,25 @@ class Raw:
 
 
 class Stream:
-    """An endless sequence of batches, in the place of a `StatefulSampler` and of the cache that it chooses from.
+    """An endless sequence of batches, in place of a `StatefulSampler` and a cache.
 
-    The shards are dealt to lanes, as many as there are shards, at most one for each picture of a batch; each lane fills
-    the same places of every batch. A process reads the lanes of its own places, so that the batches are the same for
-    any number of processes, and each reads its own part of the shards where the processes divide the lanes. Lanes are
-    shuffled by shards in each epoch, and by blocks of samples. What comes when is a function of the arguments and of
-    what the shards hold: the state is `step` alone.
+    The shards are dealt to lanes, one lane for each shard but at most one for each place in a batch. A lane fills the
+    same places of every batch. A process reads the lanes of its own places, so the batches are the same for any number
+    of processes; where that number divides the lanes, each process reads only its own part of the shards. Each epoch
+    shuffles the shards, and each lane shuffles its samples in blocks. The sequence is a function of the arguments and
+    of the shards' content: the state is `step` alone.
 
-    A sample that cannot be used has another one of its block in its place; what a shard lacks is taken from the next.
+    A sample that cannot be used is replaced by another one of its block, and samples that a shard lacks by those of the
+    next shard.
 
     Args:
         data: the shards.
-        shuffle: how many samples are shuffled together, over all lanes; 0 keeps the order within shards.
-        unusable: the share of a block that may be unusable.
-        share: (number, of how many): this process' places in a batch, as of `StatefulSampler`.
-        orders: for the hints that are made of the pictures.
-        workers: threads that read and decode.
-        on_fault: told in a sentence what could not be used.
+        shuffle: the number of samples that are shuffled together, over all lanes; 0 keeps the order within shards.
+        unusable: the share (0 to 1) of a block that may be unusable.
+        share: (number, of how many): this process' places in a batch, as in `StatefulSampler`.
+        orders: specs of the hints that are made from the images.
+        workers: the number of threads that read and decode.
+        on_fault: called with a sentence about each sample or shard that could not be used.
     """
 
     def __init__(
@@ -92,12 +93,12 @@ class Stream:
         self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
         self.unusable, self.orders = unusable, tuple(orders)
         self._workers, self._tell = workers, on_fault or (lambda sentence: None)
-        self._faults: deque[str] = deque()  # of the threads
+        self._faults: deque[str] = deque()  # sentences from the reading threads
         self.firsts = [0, *accumulate(data.counts)]
 
     @property
     def epoch(self) -> int:
-        """Complete passes given out, over all lanes."""
+        """The number of complete passes, over all lanes."""
         return self.step * self.batch_size // self.count
 
     def state_dict(self) -> dict[str, int | str]:
@@ -110,27 +111,27 @@ class Stream:
         }
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on after the batch at which `state` was taken, by any number of processes.
+        """Continue after the batch at which `state` was taken, with any number of processes.
 
         Raises:
-            SceditError: the state is of other shards, another batch size or another seed.
+            SceditError: the state belongs to other shards, another batch size or another seed.
         """
         check_state(self.state_dict(), state)
         self.step = state["step"]
 
     def name_of(self, index: int) -> str:
-        """Which sample a batch's `indices` name."""
+        """Return the shard and key of the sample `index`, one of a batch's `indices`."""
         shard = bisect_right(self.firsts, index) - 1
         sample = next(islice(read_samples(self.data.places[shard]), index - self.firsts[shard], None))
         return f"{self.data.places[shard]}: {sample.key}"
 
     def batches(self) -> Iterator[Raw]:
-        """Batches without end from `step` on, which counts those that were handed over, not those made ready."""
+        """Yield batches without end from `step` on; `step` counts yielded batches, not those loaded ahead."""
         ahead: deque[list[Future]] = deque()
         readers = [_Lane(self, lane) for lane in range(self.lanes.count)]
         mine = [(reader, part) for reader in readers if (part := reader.within(self.places))]
         with ExitStack() as stack:
-            # A lane's pictures are read by one thread, one after the other.
+            # Each lane stays with one thread, because its images must be read in order.
             threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(min(self._workers, len(mine)))]
             try:
                 while True:
@@ -148,7 +149,7 @@ class Stream:
                     future.cancel()
 
     def fault(self, sentence: str) -> None:
-        """Remembers from any thread what is to be told."""
+        """Queue a sentence for `on_fault`, from any thread."""
         self._faults.append(sentence)
 
 
@@ -168,7 +169,7 @@ class _Read:
 
 
 class _Lane:
-    """One lane of a stream, read on from wherever it is entered."""
+    """One lane of a stream, which can be entered at any sample and is then read in order."""
 
     def __init__(self, stream: Stream, number: int) -> None:
         self._stream, self._data, self._number = stream, stream.data, number
@@ -178,16 +179,16 @@ class _Lane:
         self._block: int | None = None
         self._here: list[_Read] = []
         self._next: list[_Read] = []
-        self._unusable: set[int] = set()  # places in this block
+        self._unusable: set[int] = set()  # places in the current block
         self._told: set[str] = set()
 
     def within(self, places: range) -> range:
-        """Which of the lane's pictures of a batch stand in `places`."""
+        """Return which of the lane's images in a batch have one of `places`."""
         own = [at for at, place in enumerate(self._places) if place in places]
         return range(own[0], own[-1] + 1) if own else range(0)
 
     def pictures(self, step: int, part: range) -> list[_Picture]:
-        """The pictures `part` of those that the lane has in batch `step`."""
+        """Return the lane's images `part` of batch `step`."""
         return [self._picture(step * len(self._places) + at, step) for at in part]
 
     def _picture(self, index: int, step: int) -> _Picture:
@@ -196,7 +197,7 @@ class _Lane:
         turns = np.arange(len(self._here))
         if self._stream.is_shuffled:
             np.random.default_rng([self._stream.seed, self._number, number]).shuffle(turns)
-        for at in np.roll(turns, -place).tolist():  # the one whose turn it is, then those that can stand in for it
+        for at in np.roll(turns, -place).tolist():  # the sample itself first, then its possible replacements
             if at in self._unusable:
                 continue
             read = self._here[at]
@@ -222,7 +223,7 @@ class _Lane:
             )
 
     def _turn_to(self, number: int) -> None:
-        """Has block `number` here, and reads a sample of the next: so that it is there when it is needed."""
+        """Load block `number` if it is not the current one, else read one sample of the next block in advance."""
         size = self._stream.block
         if self._block is None or number not in (self._block, self._block + 1):
             self._source, self._next = self._read(number * size), []
@@ -233,7 +234,7 @@ class _Lane:
             self._next.append(next(self._source))
 
     def _read(self, index: int) -> Iterator[_Read]:
-        """The lane's samples from `index` on."""
+        """Yield the lane's samples from `index` on."""
         epoch, turns = self._stream.lanes.find(self._number, index)
         while True:
             for turn in turns:
@@ -242,7 +243,7 @@ class _Lane:
             turns = [Turn(shard, 0) for shard in self._stream.lanes.dealt(self._number, epoch)]
 
     def _from(self, shard: int, epoch: int) -> Iterator[_Read]:
-        """The samples of a shard, and after them those of the ones that follow: they stand in for what it lacks."""
+        """Yield the samples of a shard, then those of the next shards, which replace the ones that it lacks."""
         order = self._stream.lanes.order(epoch)
         at, is_any = order.index(shard), True
         while is_any:

@@ -1,4 +1,4 @@
-"""Tensors by name in safetensors shards: each appears whole, and what a stopped run has written stays."""
+"""Tensors by name in safetensors shards. Each shard appears whole, and those of an interrupted run are kept."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import sweep, whole
 
 _FORMAT = "scedit-cache/2"
-_SHARD = 2**25  # bytes of tensors in a shard: what is lost at most when a run is killed
+_SHARD = 2**25  # bytes of tensors in a shard, the most that is lost when a run is killed
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-Layout = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]  # type and shape of an entry's tensors, by name
+Layout = Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]  # type and shape of an entry's tensors by name
 
 
 class TensorStore:
-    """The entries of a folder: under each key, tensors by name. Files that are torn count as not there.
+    """The entries of a folder: tensors by name under each key. Damaged files are ignored.
 
     Args:
-        folder: made when there is something to write.
-        fits: whether an entry of this key and layout is what it should be; one that is not counts as not there. A cache
-            may come with a dataset, from anybody.
+        folder: the folder; it is created at the first write.
+        fits: returns whether an entry of this key and layout is valid; others are ignored, since a cache may come with
+            a downloaded dataset.
     """
 
     def __init__(self, folder: Path, fits: Callable[[str, Layout], bool] = lambda key, layout: True) -> None:
@@ -43,14 +43,14 @@ class TensorStore:
             self._read(path)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of `keys` that are not there, each once, in their order."""
+        """Return the distinct `keys` that have no entry, in their order."""
         return [key for key in dict.fromkeys(keys) if key not in self._place]
 
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The entries of `keys`, stacked, by name.
+        """Return the stacked entries of `keys` by name.
 
         Raises:
-            SceditError: they hold values that are not numbers.
+            SceditError: they hold NaN or Inf.
         """
         found = {
             name: stacked([self._place[key].get_tensor(f"{key}.{name}") for key in keys]) for name in self._names
@@ -83,7 +83,8 @@ class TensorStore:
 
 
 class Writer:
-    """Adds entries to a store; the last shard is written when the `with` block ends, by an exception too."""
+    """A context manager that adds entries to a store; its last shard is written when the block ends, also by an error.
+    """
 
     def __init__(self, store: TensorStore) -> None:
         self._store = store
@@ -99,7 +100,7 @@ class Writer:
         self._write()
 
     def add(self, keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
-        """`tensors` by name hold a row for each of `keys`."""
+        """Add an entry for each of `keys`: one row of each of the `tensors`, which are given by name."""
         for name, rows in tensors.items():
             for key, row in zip(keys, rows, strict=True):
                 self._waiting[f"{key}.{name}"] = row = row.detach().cpu().contiguous().clone()
@@ -110,7 +111,7 @@ class Writer:
     def _write(self) -> None:
         if not self._waiting:
             return
-        # Named by what it holds, so that processes that write at the same time do not meet.
+        # The name is a digest of the entries, so that processes that write at the same time do not collide.
         name = hashlib.sha256("".join(sorted(self._waiting)).encode()).hexdigest()[:16]
         path = self._store.folder / f"{name}.safetensors"
         with whole(path) as part:

@@ -1,4 +1,4 @@
-"""Files on this machine, and elsewhere by their URLs."""
+"""Local files, and remote files by their URLs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def is_remote(place: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no content: dot files, `._a.png` that macOS leaves behind among them,
-    its folder in zips, and what Windows puts into folders."""
+    """Return whether a file or folder of this name is to be ignored: dot files (such as macOS's `._a.png`), macOS's
+    folder in zips, and the files that Windows adds to folders."""
     return name.startswith(".") or name == "__MACOSX" or name.lower() in _LEFT_BEHIND
 
 
 def open_place(place: str) -> BinaryIO:
-    """The file at a path, or at a URL that fsspec knows (`https://`, `hf://`, `s3://`, …), to be read from its start.
+    """Open the file at a path, or at a URL that fsspec knows (`https://`, `hf://`, `s3://`, …), for sequential reading.
 
     Raises:
-        SceditError: it is not there, cannot be reached, or is of a kind that nobody knows.
+        SceditError: the file does not exist or cannot be reached, or the URL's scheme is unknown.
     """
     if not is_remote(place):
         try:
@@ -41,7 +41,7 @@ def open_place(place: str) -> BinaryIO:
         if scheme in _WEB:
             raise not_installed(f"reading {place}", "aiohttp", "stream") from error
         raise SceditError(f"reading {place} needs a library that is not installed", hint=reason(error)) from error
-    except Exception as error:  # each file system's own: from the network, the server, the login
+    except Exception as error:  # each file system has error classes of its own
         raise SceditError(
             f"{place} cannot be read: {reason(error)}", hint="check the address and the network"
         ) from error

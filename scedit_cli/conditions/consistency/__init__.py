@@ -1,1 +1,1 @@
-"""Ways of comparing a picture with a condition picture; each kind names its own."""
+"""Measures of how well an image follows a condition image; every kind names its own."""

@@ -1,4 +1,4 @@
-"""Depth: the embedded world's in metres, and relative depth, of which only order and proportions are known."""
+"""Depth: metric for the embedded world, and relative, of which only order and proportions are known."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR, picture_to_depth
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean |d - d*| / d* over all pixels, d* wanted, in metres (the absolute relative difference of Eigen, Puhrsch and
-    Fergus, NeurIPS 2014)."""
+    """Return the mean of |d - d*| / d* over all pixels, d = `found` and d* = `wanted` in metres (the absolute relative
+    difference of Eigen, Puhrsch and Fergus, NeurIPS 2014)."""
     return float((np.abs(found - wanted) / wanted).mean())
 
 
 def aligned(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """s·found + t, with s and t by least squares against `wanted` (Ranftl et al., IEEE PAMI 2022, eq. 4)."""
+    """Return s·found + t, with s and t by least squares against `wanted` (Ranftl et al., IEEE PAMI 2022, eq. 4)."""
     centred = found - found.mean()
     variance = np.square(centred).mean()
     scale = (centred * (wanted - wanted.mean())).mean() / variance if variance > 0 else 0.0
@@ -24,13 +24,13 @@ def aligned(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def aligned_rmse(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Root of the mean squared error after scale and shift, in the unit of `wanted`."""
+    """Return the root of the mean squared error after the best scale and shift, in the unit of `wanted`."""
     return float(np.sqrt(np.square(aligned(found, wanted) - wanted).mean()))
 
 
 def rank_correlation(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Spearman's ρ in [-1, 1], which no scale above 0 and no shift changes: whether what is nearer is nearer. Of two
-    even pictures 1, of one even picture 0."""
+    """Return Spearman's ρ in [-1, 1], which compares the order of depths and ignores scale (above 0) and shift. It is 1
+    for two constant images, and 0 if just one is constant."""
     from scipy.stats import spearmanr
 
     uneven = found.max() > found.min(), wanted.max() > wanted.min()
@@ -51,7 +51,7 @@ def _metric(found: Image.Image, wanted: Image.Image) -> Figures:
 
 
 def _shares(picture: Image.Image) -> np.ndarray:
-    """(H, W) in [0, 1], of 8 or 16 bits."""
+    """Return an image of 8 or 16 bits as (H, W) in [0, 1]."""
     deep = picture.mode.startswith("I")
     return np.asarray(picture if deep else picture.convert("L"), np.float64) / (65535 if deep else 255)
 

@@ -10,9 +10,9 @@ from scedit_cli.conditions.consistency.structure import similarity
 
 
 def boundary_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = 1) -> float:
-    """F1 of edge pixels, bool (H, W), where an edge counts as found within `tolerance` pixels of it, diagonals
+    """Return the F1 score of edge pixels, bool (H, W). An edge pixel matches any within `tolerance` pixels, diagonals
     included (the boundary measure of Martin, Fowlkes and Malik, IEEE PAMI 2004, without its one-to-one matching). Two
-    empty pictures agree fully."""
+    images without edges score 1."""
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())
     precision = _widened(wanted, tolerance)[found].mean()

@@ -1,4 +1,4 @@
-"""How well a picture follows a condition picture: figures in their own units, and one of them as the consistency."""
+"""The measure of how well an image follows a condition image: figures in their own units, and a consistency."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Measure:
-    """One way of comparing.
+    """One way to compare an image with a condition image.
 
     Attributes:
-        figures: of (found, wanted), two pictures of one size, the second the condition picture: named figures, each
-            in its own unit.
-        consistency: from these figures, in [0, 1], 1 where the condition is followed fully.
-        annotates: `found` is the condition picture of the picture in question, else that picture itself.
+        figures: maps (found, wanted), two images of one size of which `wanted` is the condition image, to named
+            figures in their own units.
+        consistency: maps these figures to [0, 1]; 1 means that the condition is followed fully.
+        annotates: whether `found` is the condition image of the image in question, else it is that image itself.
     """
 
     figures: Callable[[Image.Image, Image.Image], Figures]
@@ -26,6 +26,6 @@ class Measure:
     annotates: bool = True
 
     def compare(self, found: Image.Image, wanted: Image.Image) -> Figures:
-        """The figures, `consistency` before them."""
+        """Return the figures, with "consistency" before them."""
         figures = self.figures(found, wanted)
         return {"consistency": float(self.consistency(figures)), **figures}

@@ -1,4 +1,4 @@
-"""Surface normals: the angle between them."""
+"""Surface normals, compared by the angle between them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scedit_cli.scenes.encodings import picture_to_normals
 
 
 def mean_angle(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean angle in degrees between normals (H, W, 3), unit or 0 (the angular error of Fouhey, Gupta and Hebert, ICCV
-    2013); where just one of the two has a surface it counts as 90, where neither has as 0."""
+    """Return the mean angle in degrees between normals (H, W, 3), unit or 0 (the angular error of Fouhey, Gupta and
+    Hebert, ICCV 2013). A pixel with a normal (not 0) in just one of the two counts as 90, in neither as 0."""
     cosine = np.clip((found * wanted).sum(-1), -1, 1)
     return float(np.degrees(np.where(found.any(-1) | wanted.any(-1), np.arccos(cosine), 0)).mean())
 

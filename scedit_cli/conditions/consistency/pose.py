@@ -1,4 +1,4 @@
-"""Poses: skeletons read off their drawing, and the similarity of their keypoints."""
+"""Poses: skeletons read from their drawing, and the similarity of their keypoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 from scedit_cli.conditions.consistency.measure import Figures, Measure
 
 # OpenPose's 18 keypoints: nose, neck, right shoulder, elbow, wrist, left ones, right hip, knee, ankle, left ones, eyes,
-# ears; each has its colour, and each limb that of its place in LIMBS, at 0.6 of its brightness.
+# ears. The list has a colour for each keypoint, and for the limb at the same place in LIMBS at 0.6 of its brightness.
 COLOURS = np.array(
     [
         (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85),
@@ -21,19 +21,19 @@ LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
     (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
-# COCO's falloff constants; the neck, which COCO does not know, has the shoulders'.
+# COCO's falloff constants. COCO has no neck, so the neck has the shoulders' constant.
 _SIGMAS = np.array(
     [0.026, 0.079, *(0.079, 0.072, 0.062) * 2, *(0.107, 0.087, 0.089) * 2, 0.025, 0.025, 0.035, 0.035]
 )
-_BODY_SHARE = 0.53  # of its box that a body fills, as CrowdPose's evaluation takes it
-_NEAR = 42  # levels: half of what neighbouring colours differ by
-_LIMB_SHOWN = 0.5  # share of a limb's middle that is drawn in its colour, at least
+_BODY_SHARE = 0.53  # the share of its box that a body fills, as in CrowdPose's evaluation
+_NEAR = 42  # levels, half of the difference between neighbouring colours
+_LIMB_SHOWN = 0.5  # the least share of a limb's middle that is drawn in its colour
 
 
 def keypoint_similarity(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Object keypoint similarity in [0, 1] of one skeleton to another, (18, 2) pixels, NaN where unseen: the mean over
-    the wanted keypoints of exp(-d² / (2·s²·k²)), s² the body's area and k = 2σ (COCO's keypoint evaluation, after
-    Ruggero Ronchi and Perona, ICCV 2017). A keypoint that is not found counts 0."""
+    """Return the object keypoint similarity in [0, 1] of one skeleton to another, (18, 2) pixels, NaN where unseen: the
+    mean over the keypoints of `wanted` of exp(-d² / (2·s²·k²)), s² the body's area and k = 2σ (COCO's keypoint
+    evaluation, after Ruggero Ronchi and Perona, ICCV 2017). A keypoint that `found` lacks counts 0."""
     seen = ~np.isnan(wanted[:, 0])
     extent = np.nanmax(wanted, 0) - np.nanmin(wanted, 0)
     area = max(_BODY_SHARE * extent[0] * extent[1], 1.0)
@@ -43,8 +43,8 @@ def keypoint_similarity(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def pose_similarity(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
-    """Mean keypoint similarity of the best pairing of skeletons; one that is missing or too many counts 0. Nobody in
-    either agrees fully."""
+    """Return the mean keypoint similarity of the best pairing of skeletons; unpaired ones count 0. Two images without
+    people score 1."""
     from scipy.optimize import linear_sum_assignment
 
     if not found or not wanted:
@@ -54,10 +54,10 @@ def pose_similarity(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
 
 
 def skeletons(picture: np.ndarray) -> list[np.ndarray]:
-    """The skeletons (18, 2) that an OpenPose drawing, uint8 RGB (H, W, 3), shows: x and y in pixels, NaN where unseen.
+    """Return the skeletons (18, 2) in an OpenPose drawing, uint8 RGB (H, W, 3): x and y in pixels, NaN where unseen.
 
-    A keypoint's disc is known by its colour; two belong to one body where the limb between them is drawn. Discs on no
-    limb, such as those of hands and faces, are left out.
+    A keypoint's disc is recognised by its colour; two belong to one body where the limb between them is drawn. Discs
+    without a limb, such as those of hands and faces, are left out.
     """
     pixels = picture.astype(np.int16)
     discs = [_discs(np.abs(pixels - colour).max(-1) <= _NEAR) for colour in COLOURS]
@@ -83,7 +83,7 @@ def skeletons(picture: np.ndarray) -> list[np.ndarray]:
 
 
 def _discs(mask: np.ndarray) -> list[np.ndarray]:
-    """Centres (x, y) of the connected parts."""
+    """Return the centres (x, y) of the connected parts of at least 4 pixels."""
     import cv2
 
     count, _, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
@@ -93,14 +93,15 @@ def _discs(mask: np.ndarray) -> list[np.ndarray]:
 def _share_shown(
     pixels: np.ndarray, start: np.ndarray, end: np.ndarray, colours: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> float:
-    """Which share of the way between two discs is drawn in the limb's colour or theirs, which cover a short limb."""
+    """Return the share of the line between two discs that has the limb's colour or theirs, since discs cover short
+    limbs."""
     along = start + np.linspace(0.2, 0.8, 13)[:, None] * (end - start)
     x, y = np.rint(along).astype(int).T
     return float(np.any([np.abs(pixels[y, x] - colour).max(-1) <= _NEAR for colour in colours], 0).mean())
 
 
 def _join(bodies: list[dict[int, int]], limb: dict[int, int]) -> None:
-    """Adds a limb to the body that has one of its ends, joining two that have both."""
+    """Add a limb to the body that has one of its ends; join two bodies that have one end each."""
     mine = [body for body in bodies if any(body.get(joint) == number for joint, number in limb.items())]
     merged = {joint: number for body in (*mine, limb) for joint, number in body.items()}
     bodies[:] = [body for body in bodies if body not in mine] + [merged]

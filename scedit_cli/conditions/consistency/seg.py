@@ -1,4 +1,4 @@
-"""Segmentations: intersection over union."""
+"""Segmentations, compared by intersection over union."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from scedit_cli.scenes.encodings import SEG_PALETTE
 
 
 def mean_iou(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean intersection over union (Long, Shelhamer and Darrell, CVPR 2015) of the classes present in either; integer
-    labels, of one shape."""
+    """Return the mean intersection over union (Long, Shelhamer and Darrell, CVPR 2015) of the classes present in
+    either; both are integer labels of one shape."""
     classes, labels = np.unique(np.stack((found, wanted)), return_inverse=True)
     found, wanted = labels.reshape(2, -1)
     both = np.bincount(found[found == wanted], minlength=len(classes))
@@ -24,13 +24,13 @@ def mean_iou(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _figures(palette: Callable[[], np.ndarray], found: Image.Image, wanted: Image.Image) -> Figures:
-    """A pixel is of the class whose colour is nearest, so that resized and JPEG pictures can be compared too."""
+    """Compare images by class. A pixel has the class of the nearest colour, since resizing and JPEG change colours."""
     found, wanted = (_classes(np.asarray(picture.convert("RGB")), palette()) for picture in (found, wanted))
     return {"mean_iou": mean_iou(found, wanted), "pixel_accuracy": float((found == wanted).mean())}
 
 
 def _classes(picture: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """(H, W) of places in `palette`; each of the picture's colours is looked up once."""
+    """Return the places (H, W) of the pixels' nearest colours in `palette`; each distinct colour is looked up once."""
     packed = picture.astype(np.int32) @ np.array((65536, 256, 1), np.int32)
     colours, place = np.unique(packed, return_inverse=True)
     unpacked = np.stack((colours >> 16, colours >> 8 & 255, colours & 255), -1)

@@ -1,4 +1,4 @@
-"""Pictures compared as pictures: structural similarity, and the error of a part that was to be kept."""
+"""Structure: the structural similarity of images, and the error of a part that should be kept."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from PIL import Image
 
 from scedit_cli.conditions.consistency.measure import Figures, Measure
 
-_WINDOW = 7  # pixels, of structural similarity
-_LARGEST_PSNR = 48.0  # dB: an error of one 8-bit level; what is nearer counts as the same
+_WINDOW = 7  # pixels, the window of structural similarity
+_LARGEST_PSNR = 48.0  # dB, an error of one 8-bit level; smaller errors count as none
 
 
 def similarity(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Structural similarity in [-1, 1] of uint8 (H, W) or (H, W, 3) pictures, by scikit-image in 7 x 7 windows (Wang,
-    Bovik, Sheikh and Simoncelli, IEEE TIP 2004)."""
+    """Return the structural similarity in [-1, 1] of uint8 (H, W) or (H, W, 3) images, by scikit-image in 7 x 7 windows
+    (Wang, Bovik, Sheikh and Simoncelli, IEEE TIP 2004)."""
     from skimage.metrics import structural_similarity
 
     window = min(_WINDOW, *(side - 1 + side % 2 for side in wanted.shape[:2]))
@@ -26,8 +26,8 @@ def similarity(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 values in dB, 10·log10(255² / mean squared error) (ITU-T J.247), at most 48,
-    where the error is one level. No values at all agree fully."""
+    """Return the peak signal-to-noise ratio of uint8 values in dB, 10·log10(255² / mean squared error) (ITU-T J.247),
+    at most 48, where the error is one level. It is 48 for empty arrays."""
     error = np.square(found.astype(np.float32) - wanted).mean() if wanted.size else 0.0
     return float(min(10 * np.log10(255**2 / max(error, 1e-9)), _LARGEST_PSNR))
 
@@ -38,7 +38,7 @@ def _alike(found: Image.Image, wanted: Image.Image) -> Figures:
 
 
 def _kept(found: Image.Image, wanted: Image.Image) -> Figures:
-    """Over what the condition's mask, its alpha channel, leaves standing."""
+    """Compare the part of the image that the condition's mask, its alpha channel, keeps."""
     found, wanted = np.asarray(found.convert("RGB")), np.asarray(wanted.convert("RGBA"))
     kept = wanted[..., 3] > 127
     return {"psnr": psnr(found[kept], wanted[..., :3][kept]), "kept": float(kept.mean())}

@@ -1,1 +1,1 @@
-"""One file per kind of condition, each defining `KIND`."""
+"""The kinds of condition: one file per kind, which defines `KIND`."""

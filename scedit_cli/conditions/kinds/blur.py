@@ -1,4 +1,4 @@
-"""The picture out of focus, for sharpening."""
+"""Blurred images, for sharpening."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Focus(Parameters):
 
 
 def blur(parameters: Focus, weights: Path | None = None, device: str = "cpu") -> Make:
-    """RGB."""
+    """Return a function that blurs images, in mode RGB."""
     import cv2
 
     sigma = parameters.sigma

@@ -16,27 +16,27 @@ _STRIP = 128  # rows at a time
 
 
 class Thresholds(Parameters):
-    """Of the hysteresis on the gradient, in steps of 8-bit intensity."""
+    """`low` and `high` thresholds of the hysteresis on the gradient, in steps of 8-bit intensity."""
 
     low: float = Field(100.0, ge=0)
     high: float = Field(200.0, ge=0)
 
 
 def edges(parameters: Thresholds, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White edges on black, mode L, of each picture as it is: no blur, no resize."""
+    """Return a function that draws white edges on black, in mode L, of images as they are: without blur or resize."""
     return lambda pictures: [Image.fromarray(_canny(np.asarray(each), parameters)) for each in pictures]
 
 
 def _canny(picture: np.ndarray, parameters: Thresholds) -> np.ndarray:
-    """(H, W) of (H, W, 3). OpenCV keeps the gradients of all channels, twelve bytes per pixel. Of a large picture it is
-    given those of one, the steepest at each pixel, which it would look at."""
+    """Return the edges (H, W) of an image (H, W, 3). OpenCV keeps all channels' gradients, twelve bytes per pixel.
+    For a large image it gets only the steepest gradient at each pixel, the one that it would use."""
     import cv2
 
     if picture.shape[0] * picture.shape[1] <= _LARGE:
         return cv2.Canny(picture, parameters.low, parameters.high)
     along = np.empty((2, *picture.shape[:2]), np.int16)  # x, y
     for top in range(0, len(picture), _STRIP):
-        above = min(top, 1)  # a row more on both sides, where the picture goes on
+        above = min(top, 1)  # one more row on both sides, where the image has one
         strip = picture[top - above : top + _STRIP + 1]
         dx, dy = (
             cv2.Sobel(strip, cv2.CV_16S, *order, borderType=cv2.BORDER_REPLICATE)[above : above + _STRIP]

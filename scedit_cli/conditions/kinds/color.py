@@ -1,4 +1,4 @@
-"""A coarse palette: where which colour is, without shapes (as T2I-Adapter's spatial palette, arXiv 2302.08453)."""
+"""A coarse palette: colours in their places, without shapes (as T2I-Adapter's spatial palette, arXiv 2302.08453)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ CELLS = 8  # along the shorter side
 
 
 class Grid(Parameters):
-    """`cells` along the shorter side."""
+    """`cells` is the number of cells along the shorter side."""
 
     cells: int = Field(CELLS, ge=1)
 
 
 def palette(parameters: Grid, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Each picture as square cells, each cell its area's mean sRGB colour."""
+    """Return a function that draws images as square cells in the mean sRGB colour of their areas."""
     cells = parameters.cells
     return lambda pictures: [coarse(each, cells).resize(each.size, Image.Resampling.NEAREST) for each in pictures]
 
 
 def coarse(picture: Image.Image, cells: int) -> Image.Image:
-    """The picture with one pixel per cell, `cells` along its shorter side."""
+    """Return the image with one pixel per cell, `cells` along its shorter side."""
     shorter = min(picture.size)
     cells = min(cells, shorter)
     return picture.resize([round(side * cells / shorter) for side in picture.size], Image.Resampling.BOX)

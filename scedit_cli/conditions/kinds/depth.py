@@ -1,4 +1,4 @@
-"""Depth, near is white."""
+"""Depth: near is white, far is black."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
 from scedit_cli.scenes.encodings import depth_to_picture
 
-_UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)  # the first stage has nothing to add; MiDaS' files lack it
+_UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)  # the first stage gets no residual; MiDaS' files lack these
 
 
 class Relative(Parameters):
-    """`bits` of the condition picture: 8, or 16 for other tools. Training and `generate --cond` read 8 of them."""
+    """`bits` of the condition image: 8, or 16 for other tools. Training and `generate --cond` read 8 of them."""
 
     bits: int = Field(8, ge=8, le=16, multiple_of=8)
 
 
 def relative_depth(repository: str, parameters: Relative, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Inverse depth of each picture stretched over its own range, the nearest pixel white, the farthest black."""
+    """Return a function that draws the inverse depth of images, each stretched over its own range: the nearest pixel is
+    white, the farthest black."""
     processor, network = _network(repository, weights, device)
 
     def make(pictures: list[Image.Image]) -> list[Image.Image]:
@@ -43,8 +44,8 @@ def relative_depth(repository: str, parameters: Relative, weights: Path | None =
 
 
 def stretched(inverse_depth: np.ndarray, bits: int = 8) -> Image.Image:
-    """(H, W), larger is nearer, as a picture of mode L or I;16: its least value becomes 0, its largest white. What is
-    all at one distance is black."""
+    """Return inverse depth (H, W), larger is nearer, as an image of mode L or I;16: the least value becomes 0, the
+    largest white. Constant depth is black."""
     least, largest = float(inverse_depth.min()), float(inverse_depth.max())
     share = (inverse_depth.astype(np.float64) - least) / ((largest - least) or 1)
     return Image.fromarray(np.rint(share * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16))
@@ -59,7 +60,8 @@ def _network(repository: str, weights: Path | None, device: str) -> tuple[Any, A
 
 
 def scene_depth(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Mode L: 255 at 2 m falling linearly to 1 at 16 m and beyond, 0 for the sky."""
+    """Return a function that draws the depth of embedded scenes, in mode L: 255 at 2 m, falling linearly to 1 at 16 m
+    and beyond, 0 for the sky."""
     return lambda pictures: [Image.fromarray(depth_to_picture(reading.depth)) for reading in read(pictures)]
 
 

@@ -1,4 +1,4 @@
-"""The picture without its colours, for colouring."""
+"""Grayscale images, for colourisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
 def gray(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Mode L: the luma of ITU-R BT.601."""
+    """Return a function that makes images gray, in mode L: the luma of ITU-R BT.601."""
     return lambda pictures: [picture.convert("L") for picture in pictures]
 
 

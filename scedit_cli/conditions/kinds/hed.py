@@ -15,19 +15,19 @@ WEIGHTS = "lllyasviel/Annotators:ControlNetHED.pth"
 
 
 class SoftEdges(Detection):
-    """`safe` leaves three grays, so that no shading of the picture hides in the edges."""
+    """`safe` leaves three grays, so that the edges do not contain the image's shading."""
 
     safe: bool = False
 
 
 def soft_edges(parameters: SoftEdges, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White on black, RGB, with grays."""
+    """Return a function that draws soft edges, white to gray on black, in mode RGB."""
     return detected(partial(hed_detector(weights, device), safe=parameters.safe), parameters.resolution)
 
 
 @lru_cache(maxsize=1)
 def hed_detector(weights: Path | None, device: str) -> Any:
-    """controlnet_aux's HEDdetector."""
+    """Load controlnet_aux's HEDdetector, once."""
     module = detector("hed")
     return module.HEDdetector(filled(module.ControlNetHED_Apache2(), state_of(WEIGHTS, weights), WEIGHTS, device))
 

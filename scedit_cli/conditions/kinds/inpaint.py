@@ -1,4 +1,4 @@
-"""The picture with a hole, for inpainting: RGBA, the hole black and transparent."""
+"""Images with a hole, for inpainting: RGBA, the hole black and transparent."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scedit_cli.conditions.rng import image_rng
 
 
 class Holes(Parameters):
-    """`mask` is the hole's shape; `least` and `most` are the share of the picture that it takes. `seed` and the
-    picture together decide the rest."""
+    """`mask` is the hole's shape; it takes a share of the image between `least` and `most`. `seed` and the image
+    together determine the rest."""
 
     mask: Literal["random", "brush", "box", "object"] = "random"
     least: float = Field(0.1, gt=0, lt=1)
@@ -32,7 +32,7 @@ class Holes(Parameters):
 
 
 def holed(parameters: Holes, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Mode RGBA."""
+    """Return a function that makes holes in images, in mode RGBA."""
 
     def one(picture: Image.Image) -> Image.Image:
         rng = image_rng(picture, parameters.seed)

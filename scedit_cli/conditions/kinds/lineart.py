@@ -21,14 +21,14 @@ class Drawing(Detection):
 
 
 def drawing(parameters: Drawing, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White lines on black, RGB."""
+    """Return a function that draws white lines on black, in mode RGB."""
     detect = _detector(COARSE if parameters.coarse else FINE, weights, device)
     return detected(partial(detect, coarse=parameters.coarse), parameters.resolution)
 
 
 @lru_cache(maxsize=2)
 def _detector(place: str, weights: Path | None, device: str) -> Any:
-    """Of its two networks the detector runs one, so the other is not loaded."""
+    """Load the detector with one of its two networks, the only one that it runs."""
     module = detector("lineart")
     network = filled(module.Generator(3, 1, 3), state_of(place, weights), place, device)
     return module.LineartDetector(network, network)

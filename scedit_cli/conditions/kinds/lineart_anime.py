@@ -15,7 +15,7 @@ WEIGHTS = "lllyasviel/Annotators:netG.pth"
 
 
 def drawing(parameters: Detection, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White lines on black, RGB."""
+    """Return a function that draws white lines on black, in mode RGB."""
     return detected(_detector(weights, device), parameters.resolution)
 
 

@@ -26,14 +26,15 @@ class Lines(Detection):
 
 
 def lines(parameters: Lines, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White lines, one pixel wide at the network's resolution, on black, RGB."""
+    """Return a function that draws straight lines, white on black and one pixel wide at the network's resolution, in
+    mode RGB."""
     network = _network(weights, device)
 
     def detect(picture: np.ndarray, detect_resolution: int, **_: Any) -> np.ndarray:
         import cv2
         import torch
 
-        # Its detector draws a black picture whatever goes wrong, be it that memory runs out.
+        # M-LSD's own detector is not used: it returns a black image after any error, even when memory runs out.
         seen = detector("util").resize_image(picture, detect_resolution)
         drawn = np.zeros_like(seen)
         with torch.inference_mode():
@@ -46,12 +47,12 @@ def lines(parameters: Lines, weights: Path | None = None, device: str = "cpu") -
 
 
 def _lines(picture: np.ndarray, network: Any, parameters: Lines) -> np.ndarray:
-    """(N, 4): x and y of both ends."""
+    """Return the lines (N, 4): x and y of both ends."""
     try:
         return detector("mlsd.utils").pred_lines(
             picture, network, picture.shape[:2], parameters.score, parameters.distance
         )
-    except IndexError:  # what it raises where it sees no line
+    except IndexError:  # raised where there is no line
         return np.zeros((0, 4))
 
 

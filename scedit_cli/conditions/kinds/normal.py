@@ -1,4 +1,4 @@
-"""Surface normals in camera axes, -1 at 0 and 1 at 255."""
+"""Surface normals in camera axes: -1 is 0, and 1 is 255."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ WEIGHTS = "lllyasviel/Annotators:scannet.pt"
 
 
 def photo_normals(parameters: Detection, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Of photographs (Bae, Budvytis and Cipolla, ICCV 2021): RGB are the axes left, up and towards the viewer."""
+    """Return a function that estimates the normals of photographs (Bae, Budvytis and Cipolla, ICCV 2021); R, G and B
+    are the axes left, up and towards the viewer."""
     return detected(_detector(weights, device), parameters.resolution)
 
 
@@ -33,8 +34,8 @@ def _detector(weights: Path | None, device: str) -> Any:
 
 
 def scene_normals(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Of scenes of the embedded world, by its reader: RGB are the axes right, up and towards the viewer; the sky is
-    mid-gray."""
+    """Return a function that draws the normals of embedded scenes, by their reader; R, G and B are the axes right, up
+    and towards the viewer, the sky is mid-gray."""
     return lambda pictures: [Image.fromarray(normals_to_picture(reading.normals)) for reading in read(pictures)]
 
 

@@ -1,4 +1,4 @@
-"""A part of the picture, for painting what is around it: RGBA, what is missing black and transparent."""
+"""Parts of images, for outpainting: RGBA, the missing borders black and transparent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _SIDES = ("left", "right", "top", "bottom")
 
 
 class Border(Parameters):
-    """`side` is where the picture ends too early, `share` how much of its width or height is missing there; of "all"
-    and "random" sides, each loses up to half of that. `seed` and the picture together decide what is random."""
+    """`side` is the side at which a border is missing, `share` the border's share of the width or height. With "all",
+    every side loses half of `share`; with "random", up to half. `seed` and the image together determine what is random.
+    """
 
     side: Literal["random", "all", "left", "right", "top", "bottom"] = "random"
     share: float = Field(0.4, gt=0, lt=1)
@@ -27,7 +28,7 @@ class Border(Parameters):
 
 
 def bordered(parameters: Border, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Mode RGBA."""
+    """Return a function that removes images' borders, in mode RGBA."""
 
     def one(picture: Image.Image) -> Image.Image:
         left, right, top, bottom = (_shares(parameters, image_rng(picture, parameters.seed))[side] for side in _SIDES)

@@ -17,20 +17,20 @@ LICENCE = "PiDiNet's own, academic use only"
 
 
 class Differences(SoftEdges):
-    """`filter` cuts at one half, to black and white."""
+    """`filter` cuts the edges at one half, to black and white."""
 
     filter: bool = False
 
 
 def soft_edges(parameters: Differences, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White on black, RGB, with grays."""
+    """Return a function that draws soft edges, white to gray on black, in mode RGB."""
     detect = partial(pidinet_detector(weights, device), safe=parameters.safe, apply_filter=parameters.filter)
     return detected(detect, parameters.resolution, binary=parameters.filter)
 
 
 @lru_cache(maxsize=1)
 def pidinet_detector(weights: Path | None, device: str) -> Any:
-    """controlnet_aux's PidiNetDetector."""
+    """Load controlnet_aux's PidiNetDetector, once."""
     module = detector("pidi")
     state = state_of(WEIGHTS, weights)
     return module.PidiNetDetector(filled(module.pidinet(), state.get("state_dict", state), WEIGHTS, device))

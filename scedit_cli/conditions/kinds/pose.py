@@ -1,4 +1,4 @@
-"""People's poses: body, hands and faces as OpenPose draws them."""
+"""Human poses: bodies, hands and faces as OpenPose draws them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPENPOSE = tuple(f"{_REPOSITORY}:{name}" for name in ("body_pose_model.pth", "ha
 
 
 class Parts(Detection):
-    """What of a person is drawn, at `resolution`."""
+    """`body`, `hands` and `face` are the parts of a person that are drawn, at `resolution`."""
 
     body: bool = True
     hands: bool = True
@@ -34,8 +34,8 @@ class Confident(Parts):
 
 
 def by_dwpose(parameters: Confident, weights: Path | None = None, device: str = "cpu") -> Make:
-    """RGB; seen at the picture's own size."""
-    models(weights, device)  # what is missing is told before the first picture
+    """Return a function that draws poses by DWPose, which sees images at their own size, in mode RGB."""
+    models(weights, device)  # missing weights raise before the first image
 
     def one(picture: Image.Image) -> Image.Image:
         scale = parameters.resolution / min(picture.size)
@@ -48,15 +48,15 @@ def by_dwpose(parameters: Confident, weights: Path | None = None, device: str = 
 
 
 def by_openpose(parameters: Parts, weights: Path | None = None, device: str = "cpu") -> Make:
-    """RGB (Cao et al., IEEE PAMI 2019)."""
+    """Return a function that draws poses by OpenPose (Cao et al., IEEE PAMI 2019), in mode RGB."""
     shown = {"include_body": parameters.body, "include_hand": parameters.hands, "include_face": parameters.face}
     return detected(partial(_openpose(weights, device), **shown), parameters.resolution)
 
 
 @lru_cache(maxsize=1)
 def _openpose(weights: Path | None, device: str) -> Any:
-    """controlnet_aux's OpenposeDetector. Its three parts would read their files themselves, wherever those were
-    saved; so they are made without, and given their networks."""
+    """Load controlnet_aux's OpenposeDetector, once. The constructors of its three parts would load their files without
+    our checks, so the parts are created without them and get their networks here."""
     module, networks = detector("open_pose"), detector("open_pose.model")
     parts = []
     for part, network, place in zip(
@@ -66,7 +66,7 @@ def _openpose(weights: Path | None, device: str) -> Any:
         strict=True,
     ):
         state, empty = state_of(place, weights, OPENPOSE), network()
-        if part is not module.Face:  # the others' files lack the stage in front of each name
+        if part is not module.Face:  # the other two files lack the stage before each name
             names = {name: name.split(".", 1)[1] for name in empty.state_dict()}
             state = {name: state[short] for name, short in names.items() if short in state}
         made = part.__new__(part)

@@ -1,4 +1,4 @@
-"""Scribbles: soft edges thinned to lines and drawn anew with a thick pen, as ControlNet makes them."""
+"""Scribbles: soft edges, thinned to lines and redrawn with a thick pen, as ControlNet makes them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scedit_cli.conditions.registry import Annotator, Kind, Make
 
 
 def by_hed(parameters: SoftEdges, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White lines on black, RGB."""
+    """Return a function that draws scribbles from HED's edges, white lines on black, in mode RGB."""
     detect = partial(hed.hed_detector(weights, device), safe=parameters.safe, scribble=True)
     return detected(detect, parameters.resolution, binary=True)
 
 
 def by_pidinet(parameters: SoftEdges, weights: Path | None = None, device: str = "cpu") -> Make:
-    """White lines on black, RGB."""
+    """Return a function that draws scribbles from PiDiNet's edges, white lines on black, in mode RGB."""
     detect = partial(pidinet.pidinet_detector(weights, device), safe=parameters.safe, scribble=True)
     return detected(detect, parameters.resolution, binary=True)
 

@@ -1,4 +1,4 @@
-"""Segmentation, a colour for each class: ADE20K's 150 in the palette that ControlNets were trained with."""
+"""Segmentation in a colour per class: ADE20K's 150 classes in the palette that ControlNets were trained with."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from scedit_cli.conditions.weights import pretrained
 from scedit_cli.scenes.encodings import classes_to_picture
 from scedit_cli.utils.errors import SceditError
 
-_POINTS = 64  # at once
+_POINTS = 64  # points in a batch
 
 
 def semantic(
     model: str, repository: str, parameters: Parameters, weights: Path | None = None, device: str = "cpu"
 ) -> Make:
-    """Every pixel in its class's colour; `model` is the name of transformers' class."""
+    """Return a function that draws pixels in their class's colour; `model` is the name of transformers' class."""
     processor, network = _network(model, repository, weights, device)
     options = {"task_inputs": ["semantic"]} if "OneFormer" in model else {}
     palette = np.array(detector("util").ade_palette(), np.uint8)
@@ -52,7 +52,7 @@ def semantic(
 def _network(model: str, repository: str, weights: Path | None, device: str) -> tuple[Any, Any]:
     import transformers
 
-    # OneFormer's class names, a file in another repository, are of use in training alone.
+    # OneFormer's class names, a file in another repository, are used in training only.
     kind, options = (
         (transformers.OneFormerProcessor, {"class_info_file": None})
         if "OneFormer" in model
@@ -63,9 +63,9 @@ def _network(model: str, repository: str, weights: Path | None, device: str) -> 
 
 
 class Points(Parameters):
-    """SAM looks for something at a grid with `points` per side. Kept is what has at least this `confidence` and
-    `stability` (its mask hardly changes with the threshold), and whose box overlaps no better one's by more than
-    `overlap` (intersection over union)."""
+    """SAM looks for objects at a grid with `points` per side. An object is kept if it has at least this `confidence`
+    and `stability` (its mask hardly changes with the threshold) and if its box overlaps that of no better one by more
+    than `overlap` (intersection over union)."""
 
     points: int = Field(32, ge=1, le=128)
     confidence: float = Field(0.88, ge=0, le=1)
@@ -74,8 +74,8 @@ class Points(Parameters):
 
 
 def everything(repository: str, parameters: Points, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Whatever SAM finds (Kirillov et al., ICCV 2023), the largest first, each thing in the next colour of the ADE20K
-    palette, which here names no class; the rest is black."""
+    """Return a function that draws all objects that SAM detects (Kirillov et al., ICCV 2023), the largest first, in
+    consecutive colours of the ADE20K palette, which do not stand for classes here; the rest is black."""
     generator = _generator(repository, weights, device)
     palette = np.array(detector("util").ade_palette(), np.uint8)
     options = {
@@ -107,7 +107,8 @@ def _generator(repository: str, weights: Path | None, device: str) -> Any:
 
 
 def scene_segmentation(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
-    """Of scenes of the embedded world, by its reader: sky, floor and the four shapes, in that world's palette."""
+    """Return a function that segments embedded scenes, by their reader: sky, floor and the four shapes, in the embedded
+    world's palette."""
     return lambda pictures: [Image.fromarray(classes_to_picture(reading.segmentation)) for reading in read(pictures)]
 
 

@@ -1,4 +1,4 @@
-"""The picture's colours and textures without their places (ControlNet 1.1's content shuffle)."""
+"""An image's colours and textures without their places (ControlNet 1.1's content shuffle)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
 class Flow(Parameters):
-    """`scale` is the distance in pixels over which the flow changes its mind. `seed` and the picture together decide
-    where it goes."""
+    """`scale` is the distance in pixels over which the flow changes direction. `seed` and the image together determine
+    the flow."""
 
     scale: int = Field(256, ge=1)
     seed: int = Field(0, ge=0, lt=2**32)
 
 
 def shuffled(parameters: Flow, weights: Path | None = None, device: str = "cpu") -> Make:
-    """RGB: every pixel is fetched from where a smooth random flow points."""
+    """Return a function that takes every pixel from the place to which a smooth random flow points, in mode RGB."""
 
     def one(picture: Image.Image) -> Image.Image:
         import cv2
 
-        # The generator of controlnet_aux's detector, which draws from NumPy's global one: a seed gives its picture.
+        # RandomState draws as NumPy's global generator, so that a seed gives the image of controlnet_aux's detector.
         rng = np.random.RandomState(parameters.seed ^ zlib.crc32(picture.tobytes()))
         wide, high = picture.size
         x = _smooth(rng, wide, high, parameters.scale) * (wide - 1)
@@ -40,7 +40,7 @@ def shuffled(parameters: Flow, weights: Path | None = None, device: str = "cpu")
 
 
 def _smooth(rng: np.random.RandomState, wide: int, high: int, scale: int) -> np.ndarray:
-    """(high, wide) in [0, 1], which both occur."""
+    """Return smooth noise (high, wide), scaled to reach both ends of [0, 1]."""
     import cv2
 
     noise = rng.uniform(size=(high // scale + 2, wide // scale + 2))

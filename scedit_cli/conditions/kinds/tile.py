@@ -1,4 +1,4 @@
-"""The picture as a small, worn copy enlarged again, for super-resolution (as ControlNet's tile; the wear after
+"""Small, degraded copies of images, enlarged again, for super-resolution (as ControlNet's tile; the degradation follows
 Real-ESRGAN, Wang et al., ICCVW 2021)."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scedit_cli.conditions.rng import image_rng
 
 class Wear(Parameters):
     """The copy is `factor` times smaller, with Gaussian `noise` (its deviation, in steps of 8-bit intensity), saved as
-    a JPEG of `quality` (100: not at all). `seed` and the picture together decide the noise."""
+    a JPEG of `quality` (100: not saved as one). `seed` and the image together determine the noise."""
 
     factor: float = Field(8.0, ge=1)
     noise: float = Field(0.0, ge=0)
@@ -26,7 +26,7 @@ class Wear(Parameters):
 
 
 def worn(parameters: Wear, weights: Path | None = None, device: str = "cpu") -> Make:
-    """RGB."""
+    """Return a function that degrades images, in mode RGB."""
 
     def one(picture: Image.Image) -> Image.Image:
         small = picture.resize([max(round(side / parameters.factor), 1) for side in picture.size], Image.Resampling.BOX)

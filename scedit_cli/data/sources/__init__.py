@@ -1,4 +1,4 @@
-"""Where pictures to prepare come from: folders, zips, metadata tables, shards, Hugging Face datasets."""
+"""Sources of images to prepare: folders, zips, metadata tables, shards, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ def open_source(
     subset: str | None = None,
     revision: str | None = None,
 ) -> Source:
-    """The pictures of `src`, one after the other, with their captions and condition pictures.
+    """Open the source `src`: its images in sequence, with their captions and condition images.
 
     Args:
-        src: a folder or zip of pictures with .txt or .caption files, or with metadata.jsonl, .csv or .parquet, there or
-            in its folders; such a table itself, by whatever name; WebDataset shards (a .tar or .tar.gz, a folder of
-            them, or a pattern as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files with pictures in
-            them; a Hugging Face dataset, saved on disk or by its name on the hub.
-        conditions: kind -> folder (or zip) of condition pictures, paired with the pictures by their stems.
-        columns: of a table or shard, "image", "text" or a kind of condition -> how its column (or suffix) is called.
-        split: of a Hugging Face dataset, or of folders and parquet files called as its splits ("train", "validation",
-            "test"); "train" by default where there are several. subset, revision: of one on the hub.
+        src: a folder or zip of images with .txt or .caption files, or with metadata.jsonl, .csv or .parquet at its root
+            or in its folders; such a table itself, under any name; WebDataset shards (a .tar or .tar.gz, a folder of
+            them, or a pattern such as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files that
+            contain images; a Hugging Face dataset, saved on disk or by its name on the hub.
+        conditions: kind -> folder (or zip) of condition images, paired with the images by their stems.
+        columns: "image", "text" or a kind of condition -> the name of its column in a table, or suffix in a shard.
+        split: the split of a Hugging Face dataset, or of folders and parquet files that are named as splits ("train",
+            "validation", "test"); by default "train" where there are several.
+        subset, revision: the subset and revision of a dataset on the hub.
 
     Raises:
-        SceditError: nothing is there, or it is none of these; or an option that this source has no use for.
+        SceditError: `src` does not exist or is none of these; or an option does not apply to this source.
     """
     path, columns = expanded(src), dict(columns or {})
     if webdataset.is_shards(place := str(src) if is_remote(str(src)) else path):
@@ -67,7 +68,7 @@ def open_source(
 def _open_table(
     path: Path, conditions: Mapping[str, str | Path] | None, columns: Mapping[str, str], split: str | None
 ) -> Source:
-    """A table that is named itself, by whatever name."""
+    """Open a table that was named directly and may have any name."""
     _no(conditions=conditions)
     if suffix_of(path.name) == ".parquet" and hub.hold_pictures(path.parent, [path.name]):
         return hub.open_parquet(path.parent, [path.name], columns, split)
@@ -115,7 +116,7 @@ def _licensed(source: Source, tree: Tree, files: Sequence[str]) -> Source:
 
 
 def _no(**options: object) -> None:
-    """Options that a source has no use for are mistakes."""
+    """Refuse options that do not apply to a source."""
     if given := [name for name, value in options.items() if value]:
         raise SceditError(
             f"--{given[0]} means nothing for this source",

@@ -1,4 +1,4 @@
-"""Columns of tables, of Hugging Face datasets and of a sample's .json: how they are called, and what cells hold."""
+"""Columns of tables, of Hugging Face datasets and of a sample's .json: their names and the content of their cells."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from scedit_cli.data.dataset import weight_of
 from scedit_cli.data.sources.entry import text_of
 
-TEXTS = ("text", "caption", "prompt")  # where a row has several, the first is taken
+TEXTS = ("text", "caption", "prompt")  # in order of preference
 WEIGHT = "weight"
 FILE = "_file_name"
 
 
 def column_named(columns: Iterable[Any], name: str) -> Any | None:
-    """The column called `name`, else the first that only differs in case or in spaces around it; None without one."""
+    """Return the column `name`, else the first that differs only in case or in spaces around it; None without one."""
     columns = list(columns)
     if name in columns:
         return name
@@ -23,16 +23,16 @@ def column_named(columns: Iterable[Any], name: str) -> Any | None:
 
 
 def text_columns(columns: Iterable[Any]) -> list[Any]:
-    """The columns that hold captions where none is named for them, the first to be preferred."""
+    """Return the columns that hold captions by their usual names, in order of preference."""
     columns = list(columns)
     return [found for name in TEXTS if (found := column_named(columns, name)) is not None]
 
 
 def caption_in(row: Mapping[Any, Any], columns: Sequence[Any], at: str) -> tuple[str | None, Any | None]:
-    """The caption of a row, which stands in the first of `columns` that says something; and that column.
+    """Return a row's caption and its column: the first of `columns` that is not empty; (None, None) without one.
 
     Raises:
-        SceditError: as `text_of`.
+        SceditError: a caption is not a text.
     """
     for column in columns:
         if text := text_of(row.get(column), f"{at}: {column}"):
@@ -41,10 +41,11 @@ def caption_in(row: Mapping[Any, Any], columns: Sequence[Any], at: str) -> tuple
 
 
 def further(row: Mapping[Any, Any], used: Collection[Any], at: str) -> dict[str, str | float | bool]:
-    """The cells of a row that the dataset's metadata keeps: texts and numbers of no `used` column, the weight checked.
+    """Return the cells of a row that the metadata keeps: texts, finite numbers and the weight, of columns not in `used`
+    and not of files.
 
     Raises:
-        SceditError: as `weight_of`.
+        SceditError: the weight is invalid, as in `weight_of`.
     """
     kept = {
         name: value
@@ -56,7 +57,7 @@ def further(row: Mapping[Any, Any], used: Collection[Any], at: str) -> dict[str,
 
 
 def is_file_column(name: Any) -> bool:
-    """Whether a column's name says that it names the pictures of a condition, as "depth_file_name" does."""
+    """Return whether a column's name, such as "depth_file_name", says that it names condition images."""
     return _plain(name).endswith(FILE)
 
 

@@ -1,4 +1,4 @@
-"""What every source gives: pictures that are not yet opened, with what belongs to them."""
+"""The entries that every source yields: images that are not yet opened, with their captions and condition images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scedit_cli.utils.errors import SceditError
 
 @dataclass(frozen=True)
 class Blob:
-    """A file that may lie in a folder, an archive or a table: its name, and how it is opened."""
+    """A file in a folder, an archive or a table: its name, and the function that opens it."""
 
     name: str
     open: Callable[[], BinaryIO]
@@ -29,16 +29,16 @@ class Blob:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture to prepare.
+    """An image to prepare.
 
     Attributes:
-        name: in reports.
-        image: None where the source names a picture that it does not have.
-        text: the caption; None where it is in `captions`, or nowhere.
-        captions: files beside the picture that hold its caption, by suffix, the first to be preferred.
-        conditions: by kind; None where the picture lacks what others have.
+        name: its name in reports.
+        image: the image file; None where the source names one that it does not have.
+        text: the caption; None where it is in `captions` or missing.
+        captions: files beside the image that hold its caption, by suffix, in order of preference.
+        conditions: condition images by kind; None for a kind that other images have and this one lacks.
         more: further columns of a table, which the dataset's metadata keeps.
-        fault: why the picture is not to be used, where the source tells already.
+        fault: why the image cannot be used, where the source knows already.
     """
 
     name: str
@@ -52,16 +52,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """Entries, to be gone through once.
+    """A source's entries, which can be iterated once.
 
     Attributes:
-        count: how many there are.
-        entries: made as they are asked for, so that memory does not grow with their number.
-        orphans: captions and condition pictures that belong to no picture, and pictures that no table names.
-        hidden: how many hidden files (`._*`, `.DS_Store`, `__MACOSX`) were passed over.
-        licences: what the source's `licences.json` tells, by kind of condition picture.
-        splits: those that the source has, `split` the one that is taken; None where it has none.
-        unread: files that look as if they belonged to the pictures, and why they are not read.
+        count: the number of entries.
+        entries: the entries, made on demand, so that memory does not grow with their number.
+        orphans: captions and condition images that belong to no image, and images that no table names.
+        hidden: the number of hidden files (`._*`, `.DS_Store`, `__MACOSX`) that were skipped.
+        licences: the content of the source's `licences.json`, by kind of condition image.
+        splits: the splits that the source has.
+        split: the split that is read; None where there are none.
+        unread: files that seem to belong to the images, and why they are not read.
     """
 
     count: int
@@ -75,14 +76,14 @@ class Source:
 
 
 def text_of(value: object, at: str) -> str | None:
-    """A caption out of a table's cell: a text, or the first of a list; None where it is empty.
+    """Return the caption in a table's cell: a text, or the first of a list; None where it is empty.
 
     Raises:
-        SceditError: it is no text.
+        SceditError: the cell holds no text. `at` names its place in the message.
     """
     if isinstance(value, list | tuple):
         value = value[0] if value else None
-    if value is None or value != value:  # how tables write that there is none: null or NaN
+    if value is None or value != value:  # tables write null or NaN for a missing text
         return None
     if not isinstance(value, str):
         raise SceditError(f"{at} is {value!r}", hint="a caption is a text; --columns text=NAME names another column")

@@ -1,4 +1,4 @@
-"""Pictures in a folder or zip: captions in files beside them, condition pictures in folders of their own."""
+"""Images in a folder or zip, with captions in files beside them and condition images in folders of their own."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
 
 OVERVIEW = "overview.png"  # the contact sheet of a dataset folder
-CAPTIONS = (".txt", ".caption")  # where a picture has both, the first is taken
+CAPTIONS = (".txt", ".caption")  # in order of preference
 _IMAGES, _CONDITIONS = "images/", "conditions/"
-_LABELS = {"mask": "-masklabel", "condlabel": "-condlabel"}  # beside a picture, as OneTrainer has them: kind -> ending
+_LABELS = {"mask": "-masklabel", "condlabel": "-condlabel"}  # kind -> ending of OneTrainer's files beside an image
 
 
 def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
-    """The pictures of a tree, with the captions beside them and their condition pictures.
+    """Open a tree as a source: its images, the captions beside them and their condition images.
 
     Args:
-        conditions: kind -> folder of condition pictures, inside the tree or elsewhere; a tree with `images/` and
-            `conditions/<kind>/` needs none named.
+        conditions: kind -> folder of condition images, inside the tree or elsewhere; those at `conditions/<kind>/` of a
+            tree with `images/` are read by default.
 
     Raises:
-        SceditError: no pictures, or no condition pictures where they should be.
+        SceditError: there are no images, or no condition images of a kind.
     """
     inside = {kind: found for kind, place in conditions.items() if (found := inside_of(tree, place))}
     elsewhere = {kind: _tree(kind, Path(place)) for kind, place in conditions.items() if kind not in inside}
@@ -96,7 +96,7 @@ def _no_pictures(tree: Tree) -> SceditError:
 
 
 def _labels(pictures: list[str]) -> dict[str, str]:
-    """Those of the pictures that are labels of others, and their kind."""
+    """Return the images that are labels of others by OneTrainer's names, with their kinds."""
     stems = {stem_of(file) for file in pictures}
     return {
         file: kind
@@ -107,10 +107,9 @@ def _labels(pictures: list[str]) -> dict[str, str]:
 
 
 def _captions(names: list[str], pictures: list[str]) -> dict[str, dict[str, str]]:
-    """The files among `names` that hold each picture's caption, by their suffixes: of a.png it is a.txt, else
-    a.png.txt."""
+    """Return for each image the caption files among `names` by suffix: for a.png this is a.txt, else a.png.txt."""
     beside = {file: (stem_of(file), suffix_of(file)) for file in names if suffix_of(file) in CAPTIONS}
-    held = {key: file for file, key in sorted(beside.items())}  # of a.TXT and a.txt, the last
+    held = {key: file for file, key in sorted(beside.items())}  # a.txt, sorted after a.TXT, replaces it
     return {
         file: {end: name for end in CAPTIONS if (name := held.get((stem_of(file), end)) or held.get((file, end)))}
         for file in pictures
@@ -118,8 +117,8 @@ def _captions(names: list[str], pictures: list[str]) -> dict[str, dict[str, str]
 
 
 def _twins(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What is wrong with each of the pictures that are called alike but for their suffix, and read. Where each has a
-    caption of its whole name, as a.jpg.txt and a.png.txt, they are pictures of their own."""
+    """Return the fault of each readable image whose name differs from another's only in the suffix. There is no fault
+    where each of them has a caption by its whole name, as a.jpg.txt and a.png.txt."""
     own = {file for file, each in captions.items() if any(name.startswith(file) for name in each.values())}
     called: dict[str, list[str]] = {}
     for file in filter(is_readable, captions):
@@ -134,18 +133,18 @@ def _twins(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def _below(tree: Tree, prefix: str, others: tuple[str, ...]) -> list[str]:
-    """The pictures below `prefix` of a tree, but for those in the folders `others` there, of splits not taken."""
+    """Return the images below `prefix` of a tree, without those of splits left out, in its folders `others`."""
     inside = (file for file in tree.pictures if file.startswith(prefix))
     return [file for file in inside if not file[len(prefix) :].startswith(others)]
 
 
 class _Pairs:
-    """The condition pictures of one kind, and which picture each belongs to: `deep/a` to the picture `deep/a`, and `a`
-    to it too where no other picture is called `a`.
+    """The condition images of one kind, paired with images: `deep/a` belongs to the image `deep/a`, and so does `a`
+    where no other image is called `a`.
 
     Args:
-        files: the condition pictures, by their names in `tree`; what stands between `prefix` and `end` pairs them.
-        stems: of the pictures; `root` is the folder that they begin with.
+        files: the condition images by their names in `tree`; the part between `prefix` and `end` pairs them.
+        stems: the images' stems, which begin with the folder `root`.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class _Pairs:
     ) -> None:
         self.tree, self.stems, self.root = tree, stems, root
         self._every = files
-        # Of two of one stem, the first of a format that is read.
+        # Of files with one stem, the first of a supported format is taken.
         ordered = sorted(self._every, key=lambda file: not is_readable(file))
         self.files: dict[str, str] = {}
         for file in ordered:
@@ -165,7 +164,7 @@ class _Pairs:
         return blob(self.tree, file) if file else None
 
     def without(self) -> list[str]:
-        """Those that are no picture's."""
+        """Return the condition images that belong to no image."""
         taken = {self._file(stem) for stem in self.stems}
         return [file for file in self._every if file not in taken]
 
@@ -187,12 +186,12 @@ def _tree(kind: str, path: Path) -> Tree:
 
 
 def inside_of(tree: Tree, place: str | Path) -> str:
-    """Where the folder `place` lies inside a tree, with its slash, named from there or by its path; empty where it does
-    not."""
+    """Return the folder `place`, given by its name in a tree or by its path, as a name in the tree with its slash; ""
+    where it is not inside."""
     names = [f"{str(place).strip('/')}/"]
     if isinstance(tree, FolderTree):
-        for real in (os.path.abspath, os.path.realpath):  # it may be a link, or lie behind one
+        for real in (os.path.abspath, os.path.realpath):  # either path may contain links
             path, root = Path(real(expanded(place))), Path(real(tree.path))
             names += [f"{path.relative_to(root).as_posix()}/"] if path.is_relative_to(root) and path != root else []
-    names = [unicodedata.normalize("NFC", name) for name in names]  # as a tree's files are called
+    names = [unicodedata.normalize("NFC", name) for name in names]  # the form of a tree's names
     return next((name for name in names if any(file.startswith(name) for file in tree.files)), "")

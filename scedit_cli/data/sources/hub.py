@@ -1,4 +1,4 @@
-"""Hugging Face datasets: saved on disk, by name on the hub, or parquet files with pictures in them."""
+"""Hugging Face datasets: saved on disk, by name on the hub, or as parquet files that contain images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 _BINARY = ("binary", "large_binary", "binary_view")
-_TRIED = 100  # rows in which a column's first picture is looked for
+_TRIED = 100  # rows that are searched for a column's first image
 
 
 def is_saved(path: Path) -> bool:
-    """Whether `datasets` has written this folder by `save_to_disk`."""
+    """Return whether `datasets` has written this folder by `save_to_disk`."""
     return any((path / name).is_file() for name in _SAVED)
 
 
 def hold_pictures(root: Path, files: Sequence[str]) -> bool:
-    """Whether parquet files below `root` have a column that may hold pictures themselves, not their names.
+    """Return whether the parquet files below `root` have a column that may contain images, not just their names.
 
     Raises:
-        SceditError: the first cannot be read.
+        SceditError: the first file, which stands for all, cannot be read.
     """
     try:
         from pyarrow import ArrowException, parquet, types
@@ -53,10 +53,10 @@ def hold_pictures(root: Path, files: Sequence[str]) -> bool:
 
 
 def open_saved(path: Path, columns: Mapping[str, str], split: str | None) -> Source:
-    """The pictures of a dataset that `datasets` has saved at `path`.
+    """Open a dataset that `datasets` has saved at `path`.
 
     Raises:
-        SceditError: it is damaged, or has no pictures or no such split.
+        SceditError: it is damaged, or has no images or no such split.
     """
     datasets = _library(str(path))
     loaded = _told(str(path), datasets.load_from_disk, str(path))
@@ -64,7 +64,7 @@ def open_saved(path: Path, columns: Mapping[str, str], split: str | None) -> Sou
 
 
 def open_parquet(root: Path, files: Sequence[str], columns: Mapping[str, str], split: str | None) -> Source:
-    """The pictures in those parquet `files` below the folder `root` that are of one split. Raises as `open_saved`."""
+    """Open one split of the parquet `files` below the folder `root`. Raises as `open_saved`."""
     name = str(root / files[0]) if len(files) == 1 else str(root)
     load, splits = _library(name).load_dataset, in_files(files)
     taken = chosen(list(splits), split, name)
@@ -77,10 +77,10 @@ def open_parquet(root: Path, files: Sequence[str], columns: Mapping[str, str], s
 def open_by_name(
     name: str, columns: Mapping[str, str], split: str | None, subset: str | None, revision: str | None
 ) -> Source:
-    """The pictures of a dataset on the hub.
+    """Open a dataset on the hub.
 
     Raises:
-        SceditError: the hub cannot be reached or has no such dataset; or as `open_saved`.
+        SceditError: the hub cannot be reached or has no such dataset; or as in `open_saved`.
     """
     loaded = _told(name, _library(name).load_dataset, name, name=subset, revision=revision)
     return _of_split(loaded, name, None, columns, split)
@@ -100,7 +100,7 @@ def _told(what: str, load: Callable[..., Any], /, *arguments: Any, **options: An
         return load(*arguments, **options)
     except MemoryError:
         raise
-    except Exception as error:  # from the network, the hub, Arrow, and the library itself
+    except Exception as error:  # errors come from the network, the hub, Arrow, and the library itself
         raise SceditError(
             f"{what}: no dataset that can be loaded: {reason(error)}",
             hint="check the name; one of the hub needs the network once, and may need --subset",
@@ -172,8 +172,8 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
 
 
 def _may_hold_pictures(kind: Any) -> bool:
-    """Whether a column of this type may hold whole files: as the library's pictures, as bytes, as a struct of bytes and
-    path, or as a list of bytes."""
+    """Return whether a column of this type may hold image files: as the library's images, as bytes, as a struct of
+    bytes and path, or as a list of bytes."""
     from datasets import Image, LargeList, List, Value
 
     if isinstance(kind, dict):
@@ -184,17 +184,18 @@ def _may_hold_pictures(kind: Any) -> bool:
 
 
 def _is_nested(kind: Any) -> bool:
-    """Whether cells of this type are no plain text or number, which the metadata could keep."""
+    """Return whether cells of this type are not plain texts or numbers, so that the metadata cannot keep them."""
     from datasets import ClassLabel, Value
 
     return not isinstance(kind, Value | ClassLabel) or getattr(kind, "dtype", "") in _BINARY
 
 
 def _of_pictures(columns: Sequence[str], name: str) -> str | None:
-    """Which of these columns of pictures holds the images; None without any.
+    """Return which of these columns of images holds the images to learn, not conditions; None where there are none.
 
     Raises:
-        SceditError: nobody can know: in the data of ControlNet's tutorial the first one holds the conditions.
+        SceditError: there are several and none is called image. The first is no safe guess: in the data of ControlNet's
+            tutorial it holds the conditions.
     """
     image = column_named(columns, "image")
     if image is None and len(columns) > 1:
@@ -210,7 +211,7 @@ def _is_address(cell: Any) -> bool:
 
 
 def _has_picture(dataset: Dataset, column: str, roots: list[Path]) -> bool:
-    """Whether the first cell that holds something holds a picture."""
+    """Return whether the first non-empty cell holds an image."""
     cells = (row[column] for row in dataset.select_columns([column]).take(min(_TRIED, len(dataset))))
     blob = next(filter(None, (_blob(cell, column, roots) for cell in cells)), None)
     if blob is None:
@@ -218,12 +219,12 @@ def _has_picture(dataset: Dataset, column: str, roots: list[Path]) -> bool:
     try:
         with blob.open() as file, reading(file, column):
             return True
-    except SceditError:  # it holds something else
+    except SceditError:  # it holds other data
         return False
 
 
 def _roots(place: Path | None) -> list[Path]:
-    """Where files that rows name may lie: in the folder of the dataset, and where the library keeps what it fetches."""
+    """Return the folders that may hold files named by rows: the dataset's own, and the caches of the libraries."""
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -232,7 +233,7 @@ def _roots(place: Path | None) -> list[Path]:
 
 
 def _blob(cell: Any, name: str, roots: list[Path]) -> Blob | None:
-    """A picture that is in its row, or in a file that the row names, relative to the first of `roots`."""
+    """Return the image that a cell contains, or names as a file relative to the first of `roots`; None where empty."""
     held = cell if isinstance(cell, dict) else {"bytes": cell}
     content, path = held.get("bytes"), held.get("path")
     if content is not None:

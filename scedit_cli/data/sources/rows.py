@@ -13,24 +13,24 @@ from scedit_cli.data.sources.trees import Tree
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.io import read_json
 
-LINES = "prompt.json"  # ControlNet's: of lines, for all its name
-_SEPARATORS = ",;\t"  # of a CSV; where the comma is for decimals, programs write semicolons
-_AT_ONCE = 1024  # rows of a parquet file
+LINES = "prompt.json"  # ControlNet's table, which holds JSON lines in spite of its name
+_SEPARATORS = ",;\t"  # of a CSV; programs write semicolons where the comma marks decimals
+_AT_ONCE = 1024  # rows that are read together from a parquet file
 
 Row = dict[str, Any]
 
 
 def rows_of(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
-    """Each row, and where it stands for messages; read as they are asked for.
+    """Yield each row after its place, which messages name; rows are read on demand.
 
     Raises:
-        SceditError: a malformed row, or a table that cannot be read.
+        SceditError: a row is malformed, or the table cannot be read.
     """
     return _READERS[suffix_of(table)](tree, table)
 
 
 def is_table(file: str) -> bool:
-    """Whether a file of this name is read as a table, where somebody names it."""
+    """Return whether a file of this name is read as a table when it is named directly."""
     return suffix_of(file) in TABLES or posixpath.basename(file).lower() == LINES
 
 

@@ -1,4 +1,4 @@
-"""Pictures that tables name: metadata.jsonl, .csv or .parquet, or prompt.json, in a folder or zip, or in each of its
+"""Images that tables name: metadata.jsonl, .csv or .parquet, or prompt.json, at the root of a folder or zip or in its
 folders."""
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from scedit_cli.utils.fetched import check_fetched
 _NAMES = (*(f"metadata{suffix}" for suffix in TABLES), LINES)
 KINDS = (*TABLES, ".tsv")
 _IMAGE = "file_name"
-_ALIKE = ("image", "image_path", "img", "filename", "filepath", "file", "path", "target")  # how others call that column
+_ALIKE = ("image", "image_path", "img", "filename", "filepath", "file", "path", "target")  # other tools' names of it
 _DRIVE = re.compile("[A-Za-z]:")
 
 
 def named(tree: Tree) -> list[str]:
-    """Every table of a tree: of those in one folder the first to be preferred."""
+    """Return the tables of a tree, at most one per folder: the first in the order of `_NAMES`."""
     rank = {name: number for number, name in enumerate(_NAMES)}
     every = [(rank[name], file) for file in tree.files if (name := posixpath.basename(file).lower()) in rank]
     found: dict[str, str] = {}
@@ -47,8 +47,8 @@ def named(tree: Tree) -> list[str]:
 
 
 def find(tree: Tree, parts: Sequence[str]) -> list[str]:
-    """The tables by which a tree is read: the one at its root; else those below the folders `parts`, or, where there
-    are none of these, those of all its folders with pictures."""
+    """Return the tables by which a tree is read: the one at its root; else those below the folders `parts`. Without
+    `parts` these are all tables, if every image has one in a folder above it, else none."""
     tables = named(tree)
     if root := [table for table in tables if "/" not in table]:
         return root
@@ -59,7 +59,8 @@ def find(tree: Tree, parts: Sequence[str]) -> list[str]:
 
 
 def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
-    """Files of a tree that look like tables, by their `suffixes`, and are not `used`; and why they are not read."""
+    """Return the files of a tree that look like tables by their `suffixes` but are not `used`, and why they are not
+    read."""
     suspects = [file for file in set(tree.files) - set(used) if suffix_of(file) in suffixes]
     if not suspects:
         return []
@@ -68,7 +69,7 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
     found = []
     for file in sorted(suspects):
         stem, name = stem_of(file), posixpath.basename(file)
-        # What img2dataset tells of the pictures in a folder of that name, and of each picture beside it; and our own.
+        # Reports of img2dataset on a folder or an image of that name, and scedit's own files, are no lost tables.
         is_known = stem in stems or stem.removesuffix("_stats") in folders
         is_known = is_known or name == LICENCES or name.endswith("report.json")
         if not is_known:
@@ -90,11 +91,11 @@ def _above(path: str) -> Iterator[str]:
 
 
 def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -> Source:
-    """Rows are read as they are asked for. What a row names counts from its table's folder; rows of splits that the
-    tree leaves out are passed over.
+    """Open the images that `tables` name as a source; rows are read on demand. File names are relative to the table's
+    folder; rows of splits that the tree leaves out are skipped.
 
     Raises:
-        SceditError: empty tables, or ones without the columns that name pictures; or (on the way) a malformed row.
+        SceditError: the tables are empty or lack the columns that name images; or a row is malformed.
     """
     for table in tables:
         with tree.open(table) as file:
@@ -118,7 +119,7 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
     known, count, taken = set(tree.files), 0, set()
 
     def rows() -> Iterator[tuple[str, str, Row]]:
-        """Where each row stands, its table's folder, and the row."""
+        """Yield each row after its place and its table's folder."""
         for table in tables:
             folder = folder_of(table)
             for at, row in rows_of(tree, table):
@@ -160,12 +161,12 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
 
 
 def folder_of(table: str) -> str:
-    """With its slash; empty for the root."""
+    """Return a table's folder with its slash; "" for the root."""
     return table[: table.rfind("/") + 1]
 
 
 def _kind(column: str, at: str) -> str:
-    """The kind of condition whose pictures a column names; it becomes a folder's name."""
+    """Return the kind of condition whose images a column names; it must be usable as a folder's name."""
     kind = column.removesuffix(FILE) if column.endswith(FILE) else column.strip().lower().removesuffix(FILE)
     if not kind.strip(".") or "/" in kind or "\\" in kind:
         raise SceditError(f"{at}: the column {column} names no kind of condition", hint="call it as in depth_file_name")
@@ -173,13 +174,13 @@ def _kind(column: str, at: str) -> str:
 
 
 def _is_none(cell: Any) -> bool:
-    """Whether a cell holds nothing, which tables write as empty, null or NaN."""
+    """Return whether a cell is empty, null or NaN."""
     return cell is None or cell == "" or cell != cell
 
 
 def _file(cell: Any, folder: str, at: str, known: set[str]) -> str:
-    """The file that a cell names in a table of this folder, as the tree calls it: other tools write "./a.png",
-    "images//a.png" and "images\\a.png" too."""
+    """Return the tree's name of the file that a cell names, in a table of `folder`. Forms of other tools, "./a.png",
+    "images//a.png" and "images\\a.png", are understood too."""
     if not isinstance(cell, str) or not cell:
         raise SceditError(f"{at} is {cell!r}", hint="it must be the name of a file")
     if "://" in cell:
@@ -192,7 +193,7 @@ def _file(cell: Any, folder: str, at: str, known: set[str]) -> str:
         return folder + cell
     if _DRIVE.match(plain):
         raise SceditError(f"{at} is {cell!r}", hint="name a file inside the folder")
-    return folder + unicodedata.normalize("NFC", posixpath.normpath(plain))  # as a tree's files are called
+    return folder + unicodedata.normalize("NFC", posixpath.normpath(plain))  # the form of a tree's names
 
 
 def _missing(name: str):

@@ -1,4 +1,4 @@
-"""Files under one roof: a folder, or a zip, which is never unpacked."""
+"""Trees of files: a folder, or a zip, which is never unpacked to disk."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Tree:
     """Files by their names, which are relative and written with slashes.
 
     Attributes:
-        files: sorted, hidden ones left out; hidden: how many were.
-        pictures: of the files, those of formats that are not read among them.
-        others: the folders, each with its slash, of splits that are not taken; `files` has nothing of theirs.
+        files: the sorted names, without hidden files.
+        hidden: the number of hidden files.
+        pictures: the images among `files`, also those of unsupported formats.
+        others: the folders, each with its slash, of splits that are left out; none of their files is in `files`.
     """
 
     def __init__(self, name: str, files: list[str], hidden: int) -> None:
@@ -35,7 +36,7 @@ class Tree:
         raise NotImplementedError
 
     def leave_out(self, folders: tuple[str, ...]) -> None:
-        """Takes nothing of these `folders`, each with its slash, from now on."""
+        """Remove the files of these `folders`, each with its slash."""
         self.others = folders
         self.files, self.pictures = (
             [file for file in files if not file.startswith(folders)] for files in (self.files, self.pictures)
@@ -43,7 +44,7 @@ class Tree:
 
 
 class FolderTree(Tree):
-    """The files of a folder and its subfolders, links to others among them."""
+    """The files of a folder and its subfolders, including linked ones."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
@@ -69,7 +70,7 @@ class FolderTree(Tree):
         super().__init__(str(path), list(self._on_disk), hidden)
 
     def on_disk(self, file: str) -> str:
-        """What a file is called there."""
+        """Return a file's name on disk, which may be in decomposed Unicode."""
         return self._on_disk.get(file, file)
 
     def open(self, file: str) -> BinaryIO:
@@ -77,14 +78,14 @@ class FolderTree(Tree):
 
 
 class ZipTree(Tree):
-    """The files of a zip; a single folder around all of them is left out of their names."""
+    """The files of a zip. If one folder contains all of them, it is left out of their names."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
         except MemoryError:
             raise
-        except Exception as error:  # the reader raises whatever a damaged file leads it to
+        except Exception as error:  # zipfile raises errors of any class over damaged files
             raise SceditError(f"{path} is no readable zip: {reason(error)}", hint="get it anew") from error
         every = {_with_slashes(info.filename): info for info in self._zip.infolist() if not info.is_dir()}
         kept = [name for name in every if not any(map(is_hidden, name.split("/")))]
@@ -107,13 +108,13 @@ class ZipTree(Tree):
             return io.BytesIO(self._zip.read(info))
         except MemoryError:
             raise
-        except Exception as error:  # so do its decompressors
+        except Exception as error:  # and so do its decompressors
             raise SceditError(f"{self.name}: {file} cannot be read: {reason(error)}", "get the zip anew") from error
 
 
 def composed(names: Iterable[str]) -> dict[str, str]:
-    """Each of the names by itself in the composed form, which tables and most systems write: macOS writes a letter and
-    its accent as two characters. Where both forms are there, each stays what it is."""
+    """Map names in composed Unicode (NFC) to the given names. Tables and most systems write the composed form, macOS a
+    letter and its accent as two characters. A name whose composed form is given too keeps its own form."""
     names = list(names)
     known = set(names)
     return {name if (one := unicodedata.normalize("NFC", name)) in known else one: name for name in names}
@@ -124,10 +125,10 @@ def blob(tree: Tree, file: str) -> Blob:
 
 
 def _with_slashes(name: str) -> str:
-    """A member's name as most programs write it: some write backslashes, or begin with "./"."""
+    """Return a member's name without the backslashes or the leading "./" that some programs write."""
     return name.replace("\\", "/").removeprefix("./")
 
 
 def stem_of(file: str) -> str:
-    """ "deep/a.b.png" -> "deep/a.b"."""
+    """Return a file name without its last suffix, as "deep/a.b" of "deep/a.b.png"."""
     return os.path.splitext(file)[0]

@@ -1,4 +1,4 @@
-"""WebDataset shards as a source of pictures."""
+"""WebDataset shards as a source of images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _SHOWN = 6  # files of a sample in a sentence
 
 
 def is_shards(place: str | Path) -> bool:
-    """Whether a place is a .tar, packed or not, a pattern of them, a URL, or a folder that holds only them and the
-    tables that tell of them."""
+    """Return whether a place is a .tar, compressed or not, a pattern of them, a URL, or a folder that holds only shards
+    and the .json and .parquet files that describe them."""
     path = Path(place)
     if not path.is_dir():
         return is_shard(path.name) or is_remote(str(place))
@@ -35,14 +35,14 @@ def is_shards(place: str | Path) -> bool:
 
 
 def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
-    """The samples of shards, as pictures to prepare.
+    """Open the samples of shards as a source.
 
     Args:
-        columns: which suffix is what: image=jpg, text=txt (or a key of the .json), depth=depth.png. Where it is left
-            out, a lone picture suffix is the picture and `<kind>.png` a condition.
+        columns: the suffix of each part: image=jpg, text=txt (or a key of the .json), depth=depth.png. By default the
+            only image suffix is the image, and `<kind>.png` is a condition.
 
     Raises:
-        SceditError: no such shard, or a damaged one.
+        SceditError: a shard is missing or damaged, or there are no samples.
     """
     shards = shard_places(path)
     count = sum(counts_of(shards))
@@ -54,7 +54,7 @@ def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
 
 
 def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
-    """A sample as a picture to prepare; `columns` as for `open_shards`, in whatever case."""
+    """Return a sample as an entry; `columns` is as in `open_shards`, in upper or lower case."""
     files = {name.lower(): data for name, data in sample.files.items()}
     columns = {key: name.lower().removeprefix(".") for key, name in columns.items()}
     kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
@@ -87,7 +87,7 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
 
 
 def _fault(sample: Sample, pictures: Sequence[str]) -> str:
-    """Why a sample has no picture, or none of its `pictures` is the one, and what was taken for one sample."""
+    """Return why a sample has no image, or which of its `pictures` are ambiguous, with the files that it has."""
     if pictures:
         return f"it has several pictures, {' and '.join(pictures)}: --columns image={pictures[0]} says which it is"
     names = list(sample.files)
