@@ -44,6 +44,8 @@ WITH_OTHERS = {"tokenizers": "transformers", "packaging": "transformers", "fsspe
 ALLOWED = re.compile(
     r"MIT|BSD|Apache|ISC|Zlib|PSF|Python Software Foundation|HPND|MPL-2\.0|Mozilla Public License 2\.0|CC0|BSL-1\.0"
 )
+# Of a library that an extra brings and that is used as it is, through its own interface.
+WEAK_COPYLEFT = {"pi-heif": "LGPL"}
 REFUSED = re.compile(r"\bA?GPL|Affero|NonCommercial|Non-Commercial|Proprietary|SSPL|Commons Clause", re.IGNORECASE)
 
 
@@ -132,7 +134,9 @@ def test_licences_of_dependencies_are_on_the_list() -> None:
     assert len(found) > 50
     ours = {name: licence for name, licence in found.items() if not name.startswith(("nvidia-", "cuda-"))}
     assert not {name: licence for name, licence in ours.items() if REFUSED.search(licence)}
-    assert not {name: licence for name, licence in ours.items() if not ALLOWED.search(licence)}
+    others = {name: licence for name, licence in ours.items() if not ALLOWED.search(licence)}
+    assert not {name: licence for name, licence in others.items() if WEAK_COPYLEFT.get(name, "?") not in licence}
+    assert not WEAK_COPYLEFT.keys() & NEEDED.keys()
 
 
 def test_the_list_of_licences() -> None:
@@ -142,7 +146,7 @@ def test_the_list_of_licences() -> None:
     asked += [(each.name, f"`{extra}`") for extra, requirements in EXTRAS.items() for each in requirements]
     assert [(name, whose) for name, _, whose in table[1:]] == asked
     for name, licence, _ in table[1:]:
-        assert ALLOWED.search(licence), name
+        assert ALLOWED.search(licence) or WEAK_COPYLEFT.get(name, "?") in licence, name
         family = licence.partition("-")[0]
         try:
             assert re.search(_SAYS.get(family, family), licence_of(name)), (name, licence_of(name))

@@ -188,7 +188,7 @@ def test_the_second_signal_ends_the_program_at_once(number: int, code: int) -> N
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_is_put_off_is_still_one(number: int, code: int) -> None:
     """Heard at the end of a training step, it must not count as the second, which would end the program unsaved."""
-    within = "with __import__('scedit_cli.training.signals').training.interrupts.undisturbed(): time.sleep(1)"
+    within = "with __import__('scedit_cli.training.signals').training.signals.undisturbed(): time.sleep(1)"
     program = SLEEPER.replace("time.sleep(30)", within)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", program], **pipes, cwd=ROOT)

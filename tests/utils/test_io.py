@@ -204,15 +204,15 @@ def test_without_links_a_failure_leaves_nothing(tmp_path, monkeypatch, no_links)
 
 _RACE = """
 import os, sys, time
-from scedit_cli import files
+from scedit_cli.utils import io
 def fails(*names):
     raise OSError(1, "Operation not permitted", *names[:1])
-files.os.link = fails
+io.os.link = fails
 me, folder = sys.argv[1], sys.argv[2]
 open(f"{folder}/ready-{me}", "w").close()
 while len(os.listdir(folder)) < 3:
     time.sleep(0.001)
-print(*[number for number in range(300) if files.write_new(f"{folder}/files/{number:03d}", (me * 99).encode())])
+print(*[number for number in range(300) if io.write_new(f"{folder}/files/{number:03d}", (me * 99).encode())])
 """
 
 

@@ -155,10 +155,13 @@ def test_a_condition_that_some_pictures_lack_is_not_mixed_with_made_ones(recipe,
 
 @pytest.mark.parametrize(
     ("kind", "hint"),
-    [("depth", "scedit annotate .*plain --cond depth makes it$"), ("thermal", "in the column thermal_file_name")],
+    [
+        ("depth", "scedit annotate .*plain --cond depth makes them$"),
+        ("thermal", "nothing makes thermal: scedit prepare"),
+    ],
 )
 def test_a_condition_that_takes_a_network_is_not_made_while_training(recipe, plain, tmp_path, kind, hint):
-    with pytest.raises(SceditError, match=f"000000.png has no {kind}_file_name") as error:
+    with pytest.raises(SceditError, match=f"tuner.condition is {kind}, and .*plain has no {kind}_file_name") as error:
         job.train(recipe(tuner={"condition": kind}, data={"path": str(plain)}), out=tmp_path / "run")
     assert re.search(hint, error.value.hint)
 

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 
-import accelerate.tracking
 import pytest
 import torch
 
 from scedit_cli.jobs import train as job
+from scedit_cli.jobs.checks import train as checks
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
@@ -150,7 +150,8 @@ def test_samples_that_fail_lose_no_step(recipe, tmp_path, monkeypatch):
 def test_what_is_missing_is_told_before_a_run_is_overwritten(recipe, tmp_path, monkeypatch):
     (tmp_path / "run" / "samples").mkdir(parents=True)
     (tmp_path / "run" / "recipe.toml").write_text("mine")
-    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
+    (tmp_path / "run" / "log.jsonl").write_text("")
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(SceditError, match="tracking.to wandb needs wandb, which is not installed"):
         job.train(recipe(tracking={"to": ["wandb"]}), out=tmp_path / "run", overwrite=True)
     assert (tmp_path / "run" / "recipe.toml").read_text() == "mine"
