@@ -141,7 +141,8 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Imag
         picture = picture.convert("RGB")
     colours = "RGB" if picture.mode == "RGBA" else picture.mode
     if not (profile and (transform := _to_srgb(profile, colours))):
-        return picture if picture.mode == "RGBA" else picture.convert("RGB")
+        # `convert` copies an image that is RGB already: 256 MiB of the largest.
+        return picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
     if picture.mode != "RGBA":
         return ImageCms.applyTransform(picture, transform)
     changed = ImageCms.applyTransform(picture.convert("RGB"), transform)

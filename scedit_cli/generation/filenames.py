@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.formats import is_picture
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, WorkFailed
 from scedit_cli.utils.io import write_new, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -73,7 +73,14 @@ class Names:
 
     def write(self, place: Path, data: bytes, taken: set[Path]) -> Path:
         """Write `data` and return its file: `place`, or the next free name. Files that this run wrote, `taken`, are
-        never replaced."""
+        never replaced.
+
+        Raises:
+            WorkFailed: the folder that holds those files is gone; another one is not made in its place.
+        """
+        folder = self.out.parent if self.is_file else self.out
+        if taken and not folder.is_dir():
+            raise WorkFailed(f"{folder} is gone", hint="bring it back, and give the same command again")
         if self.overwrite and place not in taken:
             return write_whole(place, data)
         candidate, number = place, 2

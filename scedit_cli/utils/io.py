@@ -181,7 +181,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 def check_writable(path: str | os.PathLike[str], option: str) -> None:
     """Check that a file could be created at `path`, or in it where it is a folder. Neither `path` nor its folders need
-    exist, and the check leaves nothing behind.
+    exist. The check leaves nothing behind, and removes what ended processes have left there.
 
     Raises:
         SceditError: it could not, for example because one of its folders is a file; the error names `option`.
@@ -192,6 +192,7 @@ def check_writable(path: str | os.PathLike[str], option: str) -> None:
     try:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+        _sweep_once(folder)
         probe.mkdir()
         probe.rmdir()
     except OSError as error:

@@ -31,8 +31,8 @@ def check(
 ) -> None:
     """Raise SceditError for every fault that shows without weights."""
     _check_options(rank, activations, device, dtype, format, up_blocks)
-    _check_place(Path(out), format, overwrite)
     check_writable(out, "--out")
+    _check_place(Path(out), format, overwrite)
     if activations is not None:
         check_model(activations)
     ingredients = [parse_ingredient(text) for text in tuners]
