@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.formats import is_picture
-from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import write_new, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -76,15 +76,13 @@ class Names:
         never replaced.
 
         Raises:
-            WorkFailed: the folder that holds those files is gone; another one is not made in its place.
+            WorkFailed: the folder of such a file is gone; another one is not made in its place.
         """
-        folder = self.out.parent if self.is_file else self.out
-        if taken and not folder.is_dir():
-            raise WorkFailed(f"{folder} is gone", hint="bring it back, and give the same command again")
+        make_folder = place.parent not in {file.parent for file in taken}
         if self.overwrite and place not in taken:
-            return write_whole(place, data)
+            return write_whole(place, data, make_folder=make_folder)
         candidate, number = place, 2
-        while candidate in taken or not write_new(candidate, data):
+        while candidate in taken or not write_new(candidate, data, make_folder=make_folder):
             candidate, number = place.with_stem(f"{place.stem}-{number}"), number + 1
         return candidate
 

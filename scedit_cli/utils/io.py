@@ -47,21 +47,25 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise SceditError(f"{path}: {user} is nobody's home folder here", hint="write the whole path") from None
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
+def write_whole(path: str | os.PathLike[str], data: bytes | str, make_folder: bool = True) -> Path:
     """Write `data` (text as UTF-8) to `path`, replacing an existing file in one step; return the path.
+
+    Args:
+        make_folder: whether its folder is created if it is not there; if not, a folder that is gone is an error.
 
     Raises:
         WorkFailed: the disk is full or broken.
         SceditError: the path cannot be written to.
     """
     path = Path(path)
-    with whole(path) as part:
+    with whole(path, make_folder=make_folder) as part:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
 
 
-def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
+def write_new(path: str | os.PathLike[str], data: bytes, make_folder: bool = True) -> bool:
     """Write `data` to `path` unless it exists, even if it appeared this very moment; return whether it was written.
+    `make_folder` is that of `write_whole`.
 
     Raises:
         WorkFailed, SceditError: as `write_whole`.
@@ -69,25 +73,26 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> bool:
     path = Path(path)
     if os.path.lexists(path):
         return False
-    with _beside(path) as part:
+    with _beside(path, make_folder) as part:
         part.write_bytes(data)
         return _renamed(part, path)
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
+def whole(path: str | os.PathLike[str], replace: bool = True, make_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with the same suffix; the file that the body writes there becomes `path`.
 
     If the body raises, `path` is left as it was and nothing stays behind.
 
     Args:
         replace: whether an existing file is replaced; if not, it stays, even if it appeared this very moment.
+        make_folder: as for `write_whole`.
 
     Raises:
         SceditError: `path` exists, and `replace` is false.
     """
     path = Path(path)
-    with _beside(path) as part:
+    with _beside(path, make_folder) as part:
         yield part
         if replace:
             _flush(part)
@@ -237,8 +242,8 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, which is created, and remove it at the end. It has the suffix of
+def _beside(path: Path, make_folder: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, which is created if wanted, and remove it at the end. It has the suffix of
     `path` and a name of allowed length. An OSError about it becomes a SceditError."""
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # surrogates stand for bytes that are no text
         raise SceditError(f"{ascii(str(path))} is no text in UTF-8", hint="name a place whose name is")
@@ -247,7 +252,8 @@ def _beside(path: Path) -> Iterator[Path]:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix[:16]
     part = path.with_name(mark + name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _explained(error, path, path.parent) from error
     _sweep_once(path.parent)
