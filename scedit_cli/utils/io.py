@@ -243,8 +243,8 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def _beside(path: Path, make_folder: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, which is created if wanted, and remove it at the end. It has the suffix of
-    `path` and a name of allowed length. An OSError about it becomes a SceditError."""
+    """Yield a temporary path in the folder of `path`, which is created if `make_folder`, and remove it at the end. It
+    has the suffix of `path` and a name of allowed length. An OSError about it becomes a SceditError."""
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # surrogates stand for bytes that are no text
         raise SceditError(f"{ascii(str(path))} is no text in UTF-8", hint="name a place whose name is")
     mark, name = f".{os.getpid()}-{_machine()}~", path.name
