@@ -174,6 +174,7 @@ def make_world(folder: Path) -> None:
         shutil.copy(shipped_tuner(kind), folder / f"{kind}.safetensors")
     shutil.copy(shipped_tuner("style"), folder / "style.safetensors")
     shutil.copy(shipped_tuner("style"), folder / "look.safetensors")
+    (folder / "mine.toml").write_text('extends = "canny.toml"\n')
     for place in ("scepter-canny", "scepter/0_SwiftSCETuning"):
         save_tuner(load_tuner(shipped_tuner("canny")), folder / place, format="scepter")
     both = [str(folder / f"{kind}.safetensors") for kind in ("canny", "color")]
