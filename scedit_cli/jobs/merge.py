@@ -22,7 +22,7 @@ from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.inference.sampler import sample
 from scedit_cli.jobs import merge_inputs
-from scedit_cli.jobs.checks.merge import check
+from scedit_cli.jobs.checks.merge import MEMORY, check
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
@@ -100,7 +100,7 @@ class MergeResult:
         return rows + [("difference", f"{_percent(self.relative_difference)} of the edit of the separate tuners")]
 
 
-@memory_told("tuners were merged", "end other programs, or merge fewer at once and the rest into what they give")
+@memory_told(*MEMORY)
 def merge(
     tuners: Sequence[str],
     *,

@@ -8,12 +8,15 @@ from pathlib import Path
 from scedit_cli.core.foreign.formats import FORMATS, is_folder
 from scedit_cli.jobs.checks.tuners import header_of, known_conditions
 from scedit_cli.models.names import check_model
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, memory_told
 from scedit_cli.utils.io import check_writable
 from scedit_cli.utils.names import TUNER_PRECISIONS
 from scedit_cli.utils.specs import check_chosen, parse_ingredient
 
+MEMORY = "tuners were merged", "end other programs, or merge fewer at once and the rest into what they give"
 
+
+@memory_told(*MEMORY)
 def check(
     tuners: Sequence[str],
     *,
