@@ -124,7 +124,15 @@ def program(*arguments: object) -> Callable[[], Any]:
 
 
 def _become(work: Callable[[], Any], out: Path, err: Path, value: Path) -> None:
-    """The forked process, which never returns."""
+    """The forked process, which never returns: one that did would end as the tests' own process, and take their
+    temporary folders with it."""
+    try:
+        _exit_of(work, out, err, value)
+    finally:  # a signal may come between any two lines
+        os._exit(BROKEN)
+
+
+def _exit_of(work: Callable[[], Any], out: Path, err: Path, value: Path) -> None:
     code = BROKEN
     try:
         os.setpgid(0, 0)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import pbkdf2_hmac
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_ctrl_c_ends_every_command(small: Small, tmp_path: Path, tried, name: st
     for part in range(5):
         place = command.made(small, tmp_path / f"{part}")
         work, begun = command.work(small, place), tmp_path / f"begun-{part}"
-        child = Child(lambda work=work, begun=begun: (begun.touch(), work()))
+        child = Child(lambda work=work, begun=begun: listening(work, begun))
         while not begun.exists():
             time.sleep(0.001)
         time.sleep(0.01 + 0.04 * part)
@@ -156,6 +157,22 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, w
     assert not left, left
     assert "Traceback" not in (tmp_path / "err").read_text()
     tried("workers whose parent ends", len(workers))
+
+
+def listening(work: Callable[[], None], begun: Path) -> None:
+    """Run `work`, and create `begun` once the program has its own handler for Ctrl-C. What is forked from this process
+    has long been a program when it starts; a Ctrl-C before or after the program's handler says nothing about it."""
+    install = signal.signal
+
+    def noted(number: int, handler):
+        if number != signal.SIGINT:
+            return install(number, handler)
+        before = install(number, signal.SIG_IGN if begun.exists() else handler)
+        begun.touch()
+        return before
+
+    signal.signal = noted
+    work()
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
