@@ -1,12 +1,34 @@
-"""Reading and comparing the pictures that `generate` draws."""
+"""Drawing by the texts of the command line in this process; reading and comparing the images that `generate` draws."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from scedit_cli.cli.parsing import generation_config, in_options
+from scedit_cli.jobs import generate as job
+from scedit_cli.jobs.progress import Note
+from scedit_cli.utils.errors import SceditError
+
+
+def draw(loaded=None, on_event=None, **options):
+    """The result of `scedit generate` with these options, by the names of its function's parameters; messages are those
+    of the command line. A `loaded` base stands for the one that is named."""
+
+    def told(event):
+        on_event(Note(in_options(event.text)) if isinstance(event, Note) else event)
+
+    try:
+        config = generation_config(options)
+        if loaded:
+            config = replace(config, base=replace(config.base, model=loaded))
+        return job.generate(**vars(config), on_event=on_event and told)
+    except SceditError as error:
+        raise type(error)(in_options(error.message, error.field), error.hint and in_options(error.hint)) from error
 
 
 def pixels(path: str | Path) -> np.ndarray:

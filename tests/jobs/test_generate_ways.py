@@ -232,7 +232,7 @@ def test_another_base_under_the_same_name_is_told(generate, monkeypatch):
 
 
 def test_names_by_template_never_collide(generate, tmp_path):
-    options = {"prompts": ["A red cube!"], "seed": "1-2", "template": "{prompt}/{width}"}
+    options = {"prompts": ["A red cube!"], "seed": "1-2", "name": "{prompt}/{width}"}
     names = [image.path.relative_to(tmp_path / "out") for image in generate(**options).images]
     assert [str(name) for name in names] == ["A-red-cube/64.png", "A-red-cube/64-2.png"]
     again = generate(**options, overwrite=True).images
