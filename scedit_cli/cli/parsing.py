@@ -28,7 +28,7 @@ _OPTIONS = {
     "prompts": "--prompt", "seeds": "--seed", "tuners": "--tuner", "controls": "--cond", "controls.photo": "--cond-from",
     "controls.params": "--param", "controls.weights": "--weights", "controls.mask": "--mask", "base.model": "--base",
     "base.fingerprint": "--from", "overrides.scales": "--scale", "overrides.sweeps": "--sweep",
-    "overrides.masks": "--mask", "init": "--image", "init.mask": "--inpaint", "init.margins": "--outpaint",
+    "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint", "init.margins": "--outpaint",
     "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out", "params": "--param",
     "kinds": "--cond", "scales": "--scale", "source": "--from",
 }  # fmt: skip
