@@ -288,7 +288,7 @@ def generate(
             from scedit_cli.jobs import generate as job
 
             command = partial(command_line, options, out=config.out.path)
-            job.serve(config, host=host or "127.0.0.1", port=port, command=command, on_event=screen)
+            job.serve(config, host=host or "127.0.0.1", port=port, command=command, reporter=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
@@ -296,5 +296,5 @@ def generate(
         checks.check(config)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import generate as job
 
-        result = job.generate(**vars(config), on_event=screen)
+        result = job.generate(**vars(config), reporter=screen)
     screen.result(result.document(), result.summary())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from decimal import Decimal
@@ -25,6 +25,7 @@ from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import EMBEDDED, quiet
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.version import __version__
 
 _SWITCHES = ("any_base", "vae_slicing", "vae_tiling", "offload", "compile")
@@ -84,8 +85,8 @@ class ImageRunner:
         most = self.sampler.batch_size
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
-    def draw(self, jobs: Sequence[ImageJob], on_step: Callable[[int, int], None] | None = None) -> list[Image.Image]:
-        """Draw the images of a batch; `on_step` is called with (denoising steps done, of how many)."""
+    def draw(self, jobs: Sequence[ImageJob], reporter: Reporter = SILENT) -> list[Image.Image]:
+        """Draw the images of a batch; `reporter` gets (denoising steps done, of how many)."""
         first, given = jobs[0], self.conditioning
         width, height = given.size(first)
         if self._attachment:
@@ -108,7 +109,7 @@ class ImageRunner:
             start=given.start,
             weighted=self.sampler.weighted,
             offload=str(self._device) if self.config.base.offload else None,
-            on_step=on_step,
+            reporter=reporter,
         )
 
     def facts(self, job: ImageJob) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.io import write_new
 from scedit_cli.utils.markdown import plain
+from scedit_cli.utils.reporter import Reporter
 from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
     import gradio
 
-# Draws the image of a configuration, calling (denoising steps done, of how many); returns its file and its conditions.
-Draw = Callable[[GenerationConfig, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
+# Draws the image of a configuration and returns its file and its conditions.
+Draw = Callable[[GenerationConfig, Reporter], tuple[Path, dict[str, Image.Image]]]
 _HEIGHT = 440  # of the images side by side, in pixels
 _STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
 _INPUTS = "inputs"  # folder beside the images that keeps dropped files, for the command line
@@ -165,7 +166,7 @@ def page(
             seeded = replace(given, seeds=[int(seed)])
             try:
                 config = config_of(seeded, slots, taken, ticked, out, prompt, **sampler)
-                path, conditions = draw(config, lambda done, total: progress((done, total), unit="steps"))
+                path, conditions = draw(config, _PageProgress(progress))
             except SceditError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error  # shown as HTML
             return [(image, kind) for kind, image in conditions.items()], str(path), command(config)
@@ -173,6 +174,16 @@ def page(
         inputs = [prompt, negative, chosen, seed, steps, guidance, *elements]
         button.click(generate, inputs, [shown, result, command])
     return blocks
+
+
+class _PageProgress(Reporter):
+    """A reporter that shows its progress on the page."""
+
+    def __init__(self, shown: gradio.Progress) -> None:
+        self._shown = shown
+
+    def progress(self, step: int, total: int, *_: object) -> None:
+        self._shown((step, total), unit="steps")
 
 
 def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> str:

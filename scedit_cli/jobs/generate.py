@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +42,13 @@ from scedit_cli.inference.controls import (
 )
 from scedit_cli.inference.weighting import parsed
 from scedit_cli.jobs.checks.generate import check, check_page
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
 from scedit_cli.models.schedulers import check_steps, scheduler_like
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def generate(
     guidance: float | None = None,
     sampler: SamplerConfig = SamplerConfig(),
     out: str | Path | OutputConfig | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter = SILENT,
 ) -> GenerateResult:
     """Generate images, batch by batch: one of every prompt with every seed. Nothing that is passed is changed.
 
@@ -162,31 +161,31 @@ def generate(
     for name, value in {"steps": steps, "guidance": guidance}.items():
         if value is not None:
             config = replace(config, sampler=replace(config.sampler, **{name: value}))
-    return _generate(config, config.base.loaded, on_event or (lambda event: None))
+    return _generate(config, config.base.loaded, reporter)
 
 
-def _generate(config: GenerationConfig, loaded: Base | None, report: OnEvent) -> GenerateResult:
+def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter) -> GenerateResult:
     """Generate images as `generate` does, on a base that is `loaded` already, if any."""
     check(config)
     started = time.monotonic()
     jobs = jobs_of(config)
-    _note_syntax(config, jobs, report)
+    _note_syntax(config, jobs, reporter)
     is_there = loaded and not config.base.offload
     device = str(loaded.device) if is_there else config.base.device or str(best_device())
     conditioning = Conditioning.of(config, jobs, loaded.name if loaded else str(config.base.model), device)
-    base = _ready_base(config, loaded, conditioning.placed, report)
+    base = _ready_base(config, loaded, conditioning.placed, reporter)
     if not config.sampler.weighted:
         for prompt in base.overlong(dict.fromkeys(job.prompt for job in jobs)):
-            report(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
+            reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
     for text in conditioning.fit(base):
-        report(Note(text))
-    images, grid = _draw_all(ImageRunner(config, base, conditioning), jobs, report)
+        reporter.note(text)
+    images, grid = _draw_all(ImageRunner(config, base, conditioning), jobs, reporter)
     seconds = time.monotonic() - started
     return GenerateResult(images, grid, base.name, seconds, device, conditioning.shown(jobs[0]))
 
 
 def _draw_all(
-    runner: ImageRunner, jobs: Sequence[ImageJob], report: OnEvent
+    runner: ImageRunner, jobs: Sequence[ImageJob], reporter: Reporter
 ) -> tuple[list[GeneratedImage], Path | None]:
     """Draw all images, measure and write each batch, and draw the grid; return the images and the grid's file."""
     config, conditioning = runner.config, runner.conditioning
@@ -202,7 +201,7 @@ def _draw_all(
         for number, batch in enumerate(batches):
             # An image that is made again takes its old place in a batch, since sums in other batches round differently.
             fill = [jobs[i] for i in batch] if size == 1 else [jobs[batch[0]]] * size
-            images = runner.draw(fill, partial(_step_done, report, number, len(batches)))
+            images = runner.draw(fill, reporter.stage("generate").part(number, len(batches)))
             images = images if size == 1 else images[index : index + 1]
             figures = conditioning.measured(fill, images) if out.score else [{} for _ in images]
             for at, (i, image) in enumerate(zip(batch, images, strict=True)):
@@ -232,7 +231,7 @@ def serve(
     port: int | None = None,
     command: Callable[[GenerationConfig], str] = lambda config: "",
     stop: threading.Event | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter = SILENT,
 ) -> None:
     """Serve a page in the browser that generates images, until it is interrupted or `stop` is set.
 
@@ -246,49 +245,45 @@ def serve(
         SceditError: gradio is not installed, a tuner is for another base, or the port is taken.
     """
     check_page(config)
-    report = on_event or (lambda event: None)
     out = expanded(config.out.path)
     base = config.base.loaded or _load(config.base, [each for spec in config.tuners for each in load_placed(spec)])
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     given = {spec.source for spec in config.tuners}
     offered = [*config.tuners, *(TunerSpec(name) for name in shipped if name not in given)]
 
-    def draw(asked: GenerationConfig, on_step: Callable[[int, int], None]) -> tuple[Path, dict[str, Image.Image]]:
-        def show(event: Progress | Note) -> None:
-            if isinstance(event, Progress):
-                on_step(event.step, event.total)
-            else:
-                report(event)
-
-        made = _generate(asked, base, show)
+    def draw(asked: GenerationConfig, page_reporter: Reporter) -> tuple[Path, dict[str, Image.Image]]:
+        made = _generate(asked, base, _OnPage(page_reporter, reporter))
         return made.images[0].path, made.conditions
 
     slots = slots_for(offered, base, config.base.any_base)
     blocks = page(replace(config, tuners=()), base, slots, out, draw, command)
     address = open_page(blocks, host, port, out)
     try:
-        report(Note(f"the page is at {address} · Ctrl-C ends it"))
+        reporter.note(f"the page is at {address} · Ctrl-C ends it")
         (stop or threading.Event()).wait()
     finally:
         blocks.close(verbose=False)
 
 
-def _step_done(report: OnEvent, batch: int, batches: int, done: int, total: int) -> None:
-    report(Progress("generate", batch * total + done, batches * total))
+class _OnPage(Reporter):
+    """A reporter that shows progress on the page and notes in the terminal."""
+
+    def __init__(self, page: Reporter, terminal: Reporter) -> None:
+        self.progress, self.note = page.progress, terminal.note
 
 
-def _note_syntax(config: GenerationConfig, jobs: Sequence[ImageJob], report: OnEvent) -> None:
+def _note_syntax(config: GenerationConfig, jobs: Sequence[ImageJob], reporter: Reporter) -> None:
     """Check weighted prompts, and report syntax in prompts that nothing reads."""
     texts = dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative))
     if config.sampler.weighted:
         for text in texts:
             parsed(text)
     for note in foreign_syntax(texts, config.sampler.weighted):
-        report(Note(note))
+        reporter.note(note)
 
 
 def _ready_base(
-    config: GenerationConfig, loaded: Base | None, placed: Sequence[PlacedTuner], report: OnEvent
+    config: GenerationConfig, loaded: Base | None, placed: Sequence[PlacedTuner], reporter: Reporter
 ) -> Base:
     """Load the base, unless it is `loaded`, check that the tuners are for it, and return it with the prediction type that
     they were trained with."""
@@ -297,15 +292,15 @@ def _ready_base(
     base = loaded or _load(config.base, placed)
     for each in placed:
         if note := check_base(each, base, any_base=config.base.any_base):
-            report(Note(note))
+            reporter.note(note)
         vae = each.tuner.metadata.get("base_vae")
         if vae and vae != base.vae_name:
-            report(Note(f"{each.file} was trained with another autoencoder: `vae={vae}` takes it"))
+            reporter.note(f"{each.file} was trained with another autoencoder: `vae={vae}` takes it")
     base = rescheduled_for(placed, base)
     if note := prediction_note(base, placed):
-        report(Note(note))
+        reporter.note(note)
     if config.sampler.steps is None and config.sampler.guidance is None and (note := base.distillation_doubt):
-        report(Note(f"{note}: `steps=4` `guidance=1` takes it for a distilled one"))
+        reporter.note(f"{note}: `steps=4` `guidance=1` takes it for a distilled one")
     if config.base.fingerprint not in (None, base.fingerprint):
         message = f"base.fingerprint: {base.name} has other weights now"
         raise SceditError(message, "name its base with `base`", "base.fingerprint")

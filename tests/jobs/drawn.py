@@ -11,22 +11,26 @@ from PIL import Image
 
 from scedit_cli.cli.parsing import generation_config, in_options
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.progress import Note
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 
-def draw(loaded=None, on_event=None, **options):
+class _InOptions(Reporter):
+    """A reporter whose notes are those of the command line."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.progress = reporter.progress
+        self.note = lambda text: reporter.note(in_options(text))
+
+
+def draw(loaded=None, reporter=SILENT, **options):
     """The result of `scedit generate` with these options, by the names of its function's parameters; messages are those
     of the command line. A `loaded` base stands for the one that is named."""
-
-    def told(event):
-        on_event(Note(in_options(event.text)) if isinstance(event, Note) else event)
-
     try:
         config = generation_config(options)
         if loaded:
             config = replace(config, base=replace(config.base, model=loaded))
-        return job.generate(**vars(config), on_event=on_event and told)
+        return job.generate(**vars(config), reporter=_InOptions(reporter))
     except SceditError as error:
         raise type(error)(in_options(error.message, error.field), error.hint and in_options(error.hint)) from error
 

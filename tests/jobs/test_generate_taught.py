@@ -3,10 +3,10 @@ from __future__ import annotations
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.generation import runner
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from tests import tiny
 from tests.jobs.drawn import draw
+from tests.recorder import Note, Recorder
 
 
 def test_pictures_are_sampled_as_the_tuner_was_taught(tmp_path, monkeypatch):
@@ -28,7 +28,7 @@ def test_a_tuner_of_another_autoencoder_is_told(tmp_path):
     save_tuner(SCTuner.for_unet(base.unet), tmp_path / "a.safetensors", {"base_vae": "theirs/vae"})
     events = []
     options = {"base": base.name, "tuners": [f"{tmp_path}/a.safetensors"], "steps": 1, "out": tmp_path / "images"}
-    draw(**options, loaded=base, on_event=events.append)
+    draw(**options, loaded=base, reporter=Recorder(events.append))
     assert [each.text for each in events if isinstance(each, Note)] == [
         f"{tmp_path}/a.safetensors was trained with another autoencoder: --vae theirs/vae takes it"
     ]
