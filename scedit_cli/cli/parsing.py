@@ -32,7 +32,12 @@ _OPTIONS = {
     "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out", "params": "--param",
     "kinds": "--cond", "scales": "--scale", "source": "--from",
 }  # fmt: skip
-_QUOTED = re.compile(r"`([a-z_.]+)(?:=([^`\s]+))?`")
+# The arguments that messages name in backquotes.
+_ARGUMENTS = (
+    "any_base", "base", "controls", "device", "guidance", "out", "overwrite", "params", "port", "host", "prediction",
+    "resize", "score", "steps", "tuners", "vae", "weighted", "weights",
+)  # fmt: skip
+_QUOTED = re.compile(rf"`({'|'.join(_ARGUMENTS)})(?:=([^`\s]+))?`")
 _CONTROL = re.compile(r"`Control\('([^'`]*)', (image|photo)\)`")
 
 
