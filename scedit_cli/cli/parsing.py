@@ -34,10 +34,13 @@ _OPTIONS = {
 }  # fmt: skip
 # The arguments that messages name in backquotes.
 _ARGUMENTS = (
-    "any_base", "base", "controls", "device", "guidance", "out", "overwrite", "params", "port", "host", "prediction",
-    "resize", "score", "steps", "tuners", "vae", "weighted", "weights",
+    "annotator", "any_base", "base", "controls", "device", "guidance", "out", "overwrite", "params", "port", "preview", "host", "prediction",
+    "resize", "score", "sheet", "steps", "tuners", "vae", "weighted", "weights",
 )  # fmt: skip
-_QUOTED = re.compile(rf"`({'|'.join(_ARGUMENTS)})(?:=([^`\s]+))?`")
+_QUOTED = re.compile(rf"`({'|'.join(_ARGUMENTS)})(?:=([^`]*))?`")
+_ACCEPT = re.compile(
+    r"`scedit\.annotate\(image, '([^'`]*)', config=scedit\.AnnotatorConfig\('([^'`]*)', accept_license=True\)\)`"
+)
 _CONTROL = re.compile(r"`Control\('([^'`]*)', (image|photo)\)`")
 
 
@@ -61,6 +64,7 @@ def in_options(text: str, field: str | None = None) -> str:
     if field and text.startswith(field):
         text = option_of(field) + text.removeprefix(field)
     text = _CONTROL.sub(lambda found: f"--cond{'-from' * (found[2] == 'photo')} {found[1]}={found[2].upper()}", text)
+    text = _ACCEPT.sub(r"scedit annotate photo.png --cond \1 --annotator \2 --accept-license --out \1.png", text)
     text = text.replace("=IMAGE", "=FILE") if "--cond " in text else text
     return _QUOTED.sub(lambda found: " ".join(filter(None, (option_of(found[1]), found[2]))), text)
 

@@ -72,7 +72,7 @@ def orders(recipe: Recipe) -> list[AnnotationSpec]:
     Raises:
         SceditError: a condition needs annotator weights or is unknown, or its settings are invalid.
     """
-    made = make_specs(recipe.data.make, recipe.data.params, seed=recipe.train.seed, option="data.params:")
+    made = make_specs(recipe.data.make, recipe.data.params, seed=recipe.train.seed, where="data.params:")
     for order in made:
         if order.annotator.weights:
             raise SceditError(

@@ -44,7 +44,7 @@ def check(
     _check_libraries(recipe)
     if push_to_hub:
         _check_name(push_to_hub)
-    make_specs(recipe.data.make, recipe.data.params, option="data.params:")
+    make_specs(recipe.data.make, recipe.data.params, where="data.params:")
     _check_data(recipe)
 
 
