@@ -14,7 +14,6 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.data import formats
 from scedit_cli.data.images import open_image
-from scedit_cli.data.sources import open_source
 from scedit_cli.data.uris import open_place
 from scedit_cli.generation import web_ui
 from scedit_cli.inference.sampler import sample
@@ -25,6 +24,7 @@ from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trackers import check_trackers
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.preparing import open_source
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from scedit_cli.cli.fields import in_options
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
@@ -42,12 +43,20 @@ class Screen(Reporter):
         as_json: whether stdout carries one JSON document and nothing else.
         quiet: whether progress, notes and summary are hidden; errors and the JSON document remain.
         debug: whether tracebacks and the libraries' warnings are shown.
+        names: the options of arguments that are called otherwise, for `in_options` in notes and results.
     """
 
-    def __init__(self, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+    def __init__(
+        self,
+        as_json: bool = False,
+        quiet: bool = False,
+        debug: bool = False,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
+        self.names = names
         plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
         self.out = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, **plain)
         self.err = Console(stderr=True, **plain)
@@ -77,10 +86,11 @@ class Screen(Reporter):
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.warn(text)
+            self.warn(in_options(text, self.names))
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
+        document, summary = in_options([document, summary], self.names)
         if self.as_json:
             self._write(document)
         elif not self.quiet:

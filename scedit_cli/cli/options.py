@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scedit_cli.cli.fields import as_options
 from scedit_cli.utils.devices import check_name
+from scedit_cli.utils.distributed import launched_rank
 from scedit_cli.utils.errors import SceditError
 
 if TYPE_CHECKING:
@@ -36,22 +37,27 @@ Device = Annotated[
 ]  # fmt: skip
 
 
-def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) -> Screen:
+def screen_for(
+    as_json: bool = False, quiet: bool = False, debug: bool = False, names: Mapping[str, str] | None = None
+) -> Screen:
     from scedit_cli.cli.console import Screen
 
-    return Screen(as_json, quiet, debug)
+    return Screen(as_json, quiet, debug, names)
 
 
 @contextmanager
-def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
+def screen_of_first(
+    as_json: bool, quiet: bool, debug: bool, names: Mapping[str, str] | None = None
+) -> Iterator[Screen]:
     """Open the screen of a job that torchrun may have started in several processes: the first one shows the progress of
-    all, and an error that ends another is a line on stderr."""
-    rank = os.environ.get("RANK", "0")
-    with screen_for(as_json, quiet or rank != "0", debug) as screen:
+    all, and an error that ends another is a line on stderr. `names` are the options for `in_options`."""
+    rank = launched_rank()
+    with screen_for(as_json, quiet or rank > 0, debug, names) as screen:
         try:
-            yield screen
+            with as_options(names):
+                yield screen
         except SceditError as error:
-            if rank == "0":
+            if not rank:
                 raise
             screen.warn(f"process {rank}: {error}")
             raise typer.Exit(error.exit_code) from error

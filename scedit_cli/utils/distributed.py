@@ -51,3 +51,8 @@ def _gather(items: list[T]) -> list[T]:
     distributed.all_gather_object(parts, items)
     distributed.destroy_process_group()
     return [item for part in parts for item in part]
+
+
+def launched_rank() -> int:
+    """Return the number of this process among those that a launcher has started; 0 without one."""
+    return int(os.environ.get("RANK", "0"))

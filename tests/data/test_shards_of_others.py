@@ -8,16 +8,15 @@ from itertools import islice
 import pytest
 
 from scedit_cli.data.shard_dataset import open_streamed
-from scedit_cli.data.sources import open_source
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.builders import find_shards
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_formats import encoded
 from tests.data.test_sources import png, write
+from tests.preparing import open_source, prepare
 
 
 def img2dataset(folder):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_sources import png, write, zipped
 from tests.data.test_tables import csv_table, jsonl, lines, parquet_table, plain_parquet, rows, saved_dataset
+from tests.preparing import open_source, prepare
 
 
 def tables(folder, train="train", validation="validation"):

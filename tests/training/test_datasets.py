@@ -11,6 +11,7 @@ from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.training import datasets
 from tests.archives import write_tar
+from tests.recorder import steps_to
 
 
 @pytest.fixture(autouse=True)

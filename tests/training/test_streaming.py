@@ -22,11 +22,11 @@ from scedit_cli.data.shard_dataset import ShardDataset, open_streamed
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.preparing import prepare
 from tests.recorder import Note, Recorder, notes_to
 from tests.training.test_distributed import by_two
 

@@ -14,7 +14,6 @@ from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.scenes import example, write_scenes
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.scenes import HELD_OUT_SEED
@@ -22,6 +21,7 @@ from scedit_cli.training import builders
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.train.conftest import PICTURES, log_of
+from tests.preparing import prepare
 from tests.recorder import Note, Recorder
 
 
