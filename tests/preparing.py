@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.cli.fields import as_options
-from scedit_cli.cli.prepare import OPTIONS, request_of
+from scedit_cli.cli.prepare import request_of
 from scedit_cli.data import sources
 from scedit_cli.jobs import prepare as job
 from scedit_cli.utils.reporter import Reporter
@@ -23,10 +23,10 @@ _LEFT_OUT: Mapping[str, Any] = {
 def prepare(
     src: str | Path | None, out: str | Path, *, reporter: Reporter | None = None, **options: Any
 ) -> job.PrepareResult:
-    with as_options(OPTIONS):
+    with as_options():
         return job.run(request_of(src, Path(out), {**_LEFT_OUT, **options}), reporter)
 
 
 def open_source(src: str | Path, **options: Any) -> sources.Source:
-    with as_options(OPTIONS):
+    with as_options():
         return sources.open_source(sources.Images(src, **options))

@@ -43,20 +43,12 @@ class Screen(Reporter):
         as_json: whether stdout carries one JSON document and nothing else.
         quiet: whether progress, notes and summary are hidden; errors and the JSON document remain.
         debug: whether tracebacks and the libraries' warnings are shown.
-        names: the options of arguments that are called otherwise, for `in_options` in notes and results.
     """
 
-    def __init__(
-        self,
-        as_json: bool = False,
-        quiet: bool = False,
-        debug: bool = False,
-        names: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
-        self.names = names
         plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
         self.out = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, **plain)
         self.err = Console(stderr=True, **plain)
@@ -86,11 +78,11 @@ class Screen(Reporter):
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.warn(in_options(text, self.names))
+            self.warn(in_options(text))
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
-        document, summary = in_options([document, summary], self.names)
+        document, summary = in_options([document, summary])
         if self.as_json:
             self._write(document)
         elif not self.quiet:
@@ -220,7 +212,7 @@ def _bars(console: Console) -> Progress:
 def _explained(error: Exception) -> tuple[str, str | None, int]:
     """Return the sentence, the hint and the exit code for an exception."""
     if isinstance(error, SceditError):
-        return error.message, error.hint, error.exit_code
+        return in_options(error.message), error.hint and in_options(error.hint), error.exit_code
     if hasattr(error, "format_message"):  # Typer's usage errors, whose class is not public in every release
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scedit"

@@ -10,7 +10,8 @@ from typing import Any
 from scedit_cli.utils.errors import SceditError
 
 _ARGUMENT = re.compile(r"`([a-z_][\w.]*)(?:=([^`]*)|\(([^`]*)\))?`")
-_COMMANDS = {"annotate": {"kinds": "--cond"}, "prepare": {"conditions": "--cond"}}  # arguments called otherwise there
+_OPTIONS = {"conditions": "--cond", "kinds": "--cond", "params": "--param", "tuners": "--tuner"}  # called otherwise than the arguments
+_CALLS = {"explain": "train --explain"}  # functions that are called otherwise on the command line
 
 
 @contextmanager
@@ -43,9 +44,9 @@ def in_options(said: Any, names: Mapping[str, str] | None = None) -> Any:
 def _option(name: str, value: str | None, arguments: str | None, names: Mapping[str, str]) -> str:
     if arguments is not None:
         place, *others = re.split(r"(?:^|, )(?=[a-z_]+=)", arguments)
-        options = (_option(*each.split("=", 1), None, _COMMANDS.get(name, {})) for each in others)
-        return " ".join(("scedit", name, *filter(None, (place, *options))))
+        options = (_option(*each.split("=", 1), None, {}) for each in others)
+        return " ".join(("scedit", _CALLS.get(name, name), *filter(None, (place, *options))))
     if "." in name:
         return name if value is None else f"--set {name}={value}"
-    option = names.get(name, f"--{name.replace('_', '-')}")
+    option = {**_OPTIONS, **names}.get(name, f"--{name.replace('_', '-')}")
     return option if value in (None, "True") else f"{option} {value}"

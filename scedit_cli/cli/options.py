@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,24 +37,20 @@ Device = Annotated[
 ]  # fmt: skip
 
 
-def screen_for(
-    as_json: bool = False, quiet: bool = False, debug: bool = False, names: Mapping[str, str] | None = None
-) -> Screen:
+def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) -> Screen:
     from scedit_cli.cli.console import Screen
 
-    return Screen(as_json, quiet, debug, names)
+    return Screen(as_json, quiet, debug)
 
 
 @contextmanager
-def screen_of_first(
-    as_json: bool, quiet: bool, debug: bool, names: Mapping[str, str] | None = None
-) -> Iterator[Screen]:
+def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
     """Open the screen of a job that torchrun may have started in several processes: the first one shows the progress of
-    all, and an error that ends another is a line on stderr. `names` are the options for `in_options`."""
+    all, and an error that ends another is a line on stderr."""
     rank = launched_rank()
-    with screen_for(as_json, quiet or rank > 0, debug, names) as screen:
+    with screen_for(as_json, quiet or rank > 0, debug) as screen:
         try:
-            with as_options(names):
+            with as_options():
                 yield screen
         except SceditError as error:
             if not rank:

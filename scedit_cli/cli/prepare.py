@@ -16,7 +16,6 @@ from scedit_cli.utils.errors import SceditError
 if TYPE_CHECKING:
     from scedit_cli.jobs.checks.prepare import PrepareRequest
 
-OPTIONS = {"conditions": "--cond"}  # those that are called otherwise than the arguments
 _DEFAULTS = {"look": "plain", "base": "scenes"}
 
 
@@ -105,7 +104,7 @@ def prepare(
       scedit prepare --out dataset --cache latents,text --base models/sd15
       accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
-    with screen_of_first(json_, quiet, debug, OPTIONS) as screen:
+    with screen_of_first(json_, quiet, debug) as screen:
         from scedit_cli.utils.specs import parse_named
 
         options = {

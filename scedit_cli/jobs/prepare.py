@@ -33,7 +33,7 @@ from scedit_cli.jobs.checks.prepare import (
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED
-from scedit_cli.training.distributed import Processes
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import whole_folder
 from scedit_cli.utils.locks import held
@@ -56,7 +56,7 @@ class PrepareResult:
     is_first: bool = True
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the result as a JSON document."""
         found = (self.report or Report()).document()
         return found | {
             "out": str(self.out),

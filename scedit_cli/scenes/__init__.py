@@ -45,5 +45,5 @@ def untaken(file: Path, kind: str) -> SceditError:
     """Return the error that no tuner takes the condition image `file`."""
     return SceditError(
         f"{file}: no tuner takes {kind} conditions",
-        hint=f"name one with --tuner; those of {', '.join(shipped_tuners())} are shipped, for the embedded base only",
+        hint=f"name one with `tuners`; those of {', '.join(shipped_tuners())} are shipped, for the embedded base only",
     )

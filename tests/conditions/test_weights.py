@@ -60,7 +60,7 @@ def offline(tmp_path, monkeypatch):
     ],
 )
 def test_a_hub_out_of_reach_is_told(offline, kind, command):
-    with pytest.raises(WorkFailed, match=rf"the hub does not give them \(.*{command}.*then --weights DIR"):
+    with pytest.raises(WorkFailed, match=rf"the hub does not give them \(.*{command}.*then `weights=DIR`"):
         conditions.annotate(kind, astronaut(64, 64))
 
 

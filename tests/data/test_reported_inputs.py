@@ -110,7 +110,7 @@ def test_two_pictures_of_one_name_are_not_both_trained_on(tmp_path):
     assert [row["text"] for row in rows(tmp_path / "out")] == ["a door", "another door"]
     assert [file for file, _, _ in result.report.rejected] == ["a.jpg", "a.png"]
     assert "a.png has the same name" in result.report.rejected[0][2]
-    assert "--cond KIND=FOLDER" in result.report.rejected[0][2]
+    assert "`conditions=KIND=FOLDER`" in result.report.rejected[0][2]
     with pytest.raises(SceditError, match="same name"):
         prepare(source, tmp_path / "strict", size=64, strict=True)
 

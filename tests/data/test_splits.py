@@ -108,7 +108,7 @@ def test_the_report_tells_which_split_was_taken(tmp_path):
     assert report.document()["split"] == "validation"
     assert sorted(report.document()["splits"]) == ["test", "train", "validation"]
     [row] = [text for name, text in report.summary() if name == "split"]
-    assert row.startswith("validation; nothing of ") and "--split" in row
+    assert row.startswith("validation; nothing of ") and "`split`" in row
 
 
 def test_folders_of_classes_are_no_splits(tmp_path):

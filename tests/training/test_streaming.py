@@ -185,7 +185,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
         assert any("; fewer than a batch of 14, so each comes several times in a batch" in each for each in told)
         losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])
     assert losses[0] == losses[1]
-    hint = "scedit annotate DATASET --cond depth makes it, for prepare --shards to take along"
+    hint = "`annotate(DATASET, kinds=depth)` makes it, for `prepare(shards=N)` to take along"
     with pytest.raises(SceditError, match="it has no depth picture") as error:
         job.train(recipe(tuner={"condition": "depth"}), out=tmp_path / "run")
     assert hint in error.value.hint

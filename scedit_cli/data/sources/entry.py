@@ -110,5 +110,5 @@ def text_of(value: object, at: str) -> str | None:
     if value is None or value != value:  # tables write null or NaN for a missing text
         return None
     if not isinstance(value, str):
-        raise SceditError(f"{at} is {value!r}", hint="a caption is a text; --columns text=NAME names another column")
+        raise SceditError(f"{at} is {value!r}", hint="a caption is a text; `columns=text=NAME` names another column")
     return " ".join(value.split()) or None

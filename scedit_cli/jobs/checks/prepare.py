@@ -177,5 +177,5 @@ def _check_images(src: Images) -> None:
             raise SceditError(f"no pictures in {src.place}", hint, "src")
         for kind, place in src.conditions.items():
             if not (expanded(place).exists() or (path / place).exists()):
-                message = f"`conditions` {kind}={place}: {place} does not exist"
+                message = f"`conditions={kind}={place}`: {place} does not exist"
                 raise SceditError(message, "name a folder that is there", "src.conditions")
