@@ -28,6 +28,7 @@ from rich.text import Text
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
+from scedit_cli.utils.threads import waiting
 
 if TYPE_CHECKING:
     from scedit_cli.jobs.progress import Note
@@ -61,7 +62,9 @@ class Screen:
         self._stack = ExitStack()
 
     def __enter__(self) -> Screen:
-        if not self.debug:
+        if self.debug:
+            self.warn(f"PyTorch's threads wait for each other: {waiting()}")
+        else:
             self._stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             self._stack.enter_context(quiet_imports())

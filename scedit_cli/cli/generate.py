@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, Tuners, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.names import EMBEDDED
+from scedit_cli.utils.quick_start import quick_imports
+
+if TYPE_CHECKING:
+    from scedit_cli.generation.config import Request
 
 _PROMPTS, _STEERING, _SAMPLER = "What to draw", "What steers it", "The sampler"
 _START, _OUTPUT, _MEMORY, _PAGE = "A picture to start from", "Output", "Memory and speed", "A page in the browser"
@@ -289,7 +294,24 @@ def generate(
         options = {"from_file": from_file, "out": out, "template": name, "grid": grid, "score": score}
         options |= {"overwrite": overwrite}
         checks.check(request, **options)  # refuses bad options before the slow import of PyTorch
-        from scedit_cli.jobs import generate as job
+        with quick_imports(*_unused(request, score or from_file is not None)):
+            from scedit_cli.jobs import generate as job
+            from scedit_cli.models.loading import import_libraries
 
+            import_libraries()
         result = job.generate(request, **options, on_event=screen)
     screen.result(result.document(), result.summary())
+
+
+def _unused(request: Request, reads_more: bool) -> list[str]:
+    """Return the optional packages of diffusers and transformers that this request has no use for.
+
+    Args:
+        reads_more: whether the job also scores images, or takes settings from one that it made before.
+    """
+    unused = ["bitsandbytes", "onnxruntime", "peft", "torchao"]
+    if not (reads_more or request.conds_from):
+        unused.append("torchvision")  # of annotators
+        if not request.scheduler and request.base in (None, EMBEDDED):
+            unused.append("scipy")  # of some samplers
+    return unused
