@@ -30,7 +30,8 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
 
 
 def peak_of_run(recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes()) -> dict[str, int]:
-    return memory.peak_of_run(base, recipe.tuner, recipe.train, recipe.data, cache, processes)
+    sections = recipe.tuner, recipe.train, recipe.data
+    return memory.peak_of_run(base, *sections, cache, processes, quantized=recipe.base.quantize)
 
 
 def write_card(run: RunFolder, recipe: Recipe, base: Base, facts: Mapping[str, str], score: float | None) -> None:

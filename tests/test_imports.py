@@ -20,6 +20,7 @@ LEVELS = (
     ("training",),
     ("generation",),
     ("inference",),
+    ("exporting",),
     ("data",),
     ("conditions",),
     ("models",),

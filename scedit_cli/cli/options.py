@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scedit_cli.cli.fields import as_options
+from scedit_cli.cli.parsing import in_options
 from scedit_cli.utils.devices import check_name
 from scedit_cli.utils.distributed import launched_rank
 from scedit_cli.utils.errors import SceditError
@@ -50,12 +50,11 @@ def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]
     rank = launched_rank()
     with screen_for(as_json, quiet or rank > 0, debug) as screen:
         try:
-            with as_options():
-                yield screen
+            yield screen
         except SceditError as error:
             if not rank:
                 raise
-            screen.warn(f"process {rank}: {error}")
+            screen.warn(f"process {rank}: {in_options(str(error), error.field)}")
             raise typer.Exit(error.exit_code) from error
 
 

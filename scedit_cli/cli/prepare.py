@@ -105,7 +105,7 @@ def prepare(
       accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
     with screen_of_first(json_, quiet, debug) as screen:
-        from scedit_cli.utils.specs import parse_named
+        from scedit_cli.cli.parsing import parse_named
 
         options = {
             "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
@@ -123,7 +123,7 @@ def prepare(
 
         if request.encoding:
             request = replace(request, encoding=replace(request.encoding, device=device_here(device)))
-        result = job.run(request, screen)
+        result = job.prepare(**vars(request), reporter=screen)
     if result.is_first:
         screen.result(result.document(), result.summary())
 

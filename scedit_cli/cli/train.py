@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scedit_cli.cli.fields import as_options
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, screen_for, screen_of_first
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
@@ -65,18 +64,17 @@ def train(
 
     if not recipe:
         raise SceditError("--recipe is missing", hint="name a file, or one of those that scedit train --list shows")
-    with as_options():
-        loaded = load_recipe(recipe, settings(set_))
+    loaded = load_recipe(recipe, settings(set_))
     if show:
         return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
     with screen_of_first(json_, quiet, debug) as screen:
         from scedit_cli.jobs.checks.train import TrainRequest, check
 
-        request = TrainRequest(loaded, out, resume, overwrite, dry_run, push_to_hub, device)
-        check(request)  # refuses bad options before the slow import of PyTorch
+        options = {"out": out, "resume": resume, "overwrite": overwrite, "dry_run": dry_run, "push_to_hub": push_to_hub}
+        check(TrainRequest(loaded, **options))  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import train as job
 
-        result = job.run(replace(request, device=device_here(device)), screen)
+        result = job.train(loaded, **options, device=device_here(device), reporter=screen)
     if result:
         screen.result(result.document(), result.summary())
 
@@ -110,7 +108,6 @@ def _list(screen: Screen) -> None:
 def _explain(name: str, screen: Screen) -> None:
     from scedit_cli.recipe.explain import explain
 
-    with as_options():
-        found = explain(name)
+    found = explain(name)
     rows = [(each.key, f"{each.meaning} ({each.values})") for each in found]
     screen.result({"keys": [asdict(each) for each in found]}, rows)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +122,10 @@ def prepare(
         WorkFailed: memory or disk ran out.
     """
     src = Images(src) if isinstance(src, str | Path) else src
-    return run(PrepareRequest(src, Path(out), size, rules, encoding, shards), reporter)
-
-
-def run(request: PrepareRequest, reporter: Reporter | None = None) -> PrepareResult:
-    """Do what `prepare` describes."""
+    out = Path(out) if Path(out).name else Path(out).absolute()
+    request = PrepareRequest(src, out, size, rules, encoding, shards)
     check(request)
     started, is_there = time.monotonic(), request.is_made
-    out, encoding = request.out if request.out.name else request.out.absolute(), request.encoding
-    request = replace(request, out=out)
     processes = Processes.join(encoding and encoding.device)
     reporter = (reporter if processes.is_first else None) or SILENT
     try:
@@ -155,7 +150,6 @@ def run(request: PrepareRequest, reporter: Reporter | None = None) -> PrepareRes
             pictures, kinds, report = processes.by_first(make)
             if frozen:
                 _encode(out, encoding.cache, frozen, processes, reporter)
-            shards = request.shards
             written = processes.by_first(lambda: _shard(out, shards, reporter)) if shards else 0
     finally:
         processes.leave()

@@ -142,14 +142,9 @@ def train(
         SceditError: the input is bad; nothing is written then.
         WorkFailed: the loss is no longer finite, memory or disk ran out, or another process died.
     """
-    recipe = load_recipe(recipe, overrides)
-    return run(TrainRequest(recipe, out, resume, overwrite, dry_run, push_to_hub, device), reporter)
-
-
-def run(request: TrainRequest, reporter: Reporter | None = None) -> TrainResult | Preflight | None:
-    """Do what `train` describes."""
+    recipe, hub = load_recipe(recipe, overrides), push_to_hub
+    request = TrainRequest(recipe, out, resume, overwrite, dry_run, hub, device)
     check(request)
-    recipe, hub = request.recipe, request.push_to_hub
     processes = Processes.join(request.device)
     try:
         with terminable(), builders.tf32(recipe.train.tf32), ExitStack() as stack:
@@ -229,7 +224,7 @@ def _train(
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
-            save_tuner(tuner, run.tuner, builders.facts(recipe.train, recipe.to_toml(), base, dataset))
+            save_tuner(tuner, run.tuner, builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset))
         score = _score(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else None
     if not processes.is_first:
         return None
@@ -302,10 +297,9 @@ def _changes(run: RunFolder, recipe: Recipe) -> str | None:
 def _with_memory(
     preflight: Preflight, recipe: Recipe, base: Base, cache: Cache, processes: Processes, streams: bool
 ) -> Preflight:
-    if recipe.base.quantize != "none":
-        return replace(preflight, not_estimated=f"not estimated where the base's weights are {recipe.base.quantize}")
     try:
-        peak = peak_of_run(base, recipe.tuner, recipe.train, recipe.data, cache, processes, streams)
+        sections = recipe.tuner, recipe.train, recipe.data
+        peak = peak_of_run(base, *sections, cache, processes, streams, recipe.base.quantize)
     except SceditError as reason:
         return replace(preflight, not_estimated=str(reason))
     return replace(preflight, estimated_peak_memory=sum(peak.values()))

@@ -18,6 +18,7 @@ from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
+from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
 from scedit_cli.training.datasets import (
     check_dataset,
@@ -27,12 +28,10 @@ from scedit_cli.training.datasets import (
 )
 from scedit_cli.training.trainer import MASK
 from scedit_cli.utils.distributed import Processes
-from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
-
-_QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's names
 
 
 def kinds_read(tuner: TunerSection, data: DataSection) -> list[str]:
@@ -101,7 +100,8 @@ def open_base(
         _check_samples(base, samples)
     base.unet.to(memory_format=_layout(train))
     if options.quantize != "none":
-        _quantize(base, options.quantize)
+        _ = base.fingerprint  # computed now, from the original weights
+        quantize(base.unet, options.quantize)
     return base
 
 
@@ -257,12 +257,15 @@ def examples(
     return shown
 
 
-def facts(train: TrainSection, recipe: str, base: Base, dataset: Dataset) -> dict[str, str]:
+def facts(
+    options: BaseSection, train: TrainSection, recipe: str, base: Base, dataset: Dataset
+) -> dict[str, str]:
     """Return the metadata of the tuner file about how the tuner was made; `recipe` is the resolved recipe's text."""
     known = {
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
+        "base_quantize": None if options.quantize == "none" else options.quantize,
         "base_vae": base.vae_name,
         "base_vae_revision": base.vae_revision,
         "prediction_type": base.prediction_type,
@@ -288,12 +291,3 @@ def with_prediction(base: Base, options: TrainSection) -> Base:
         )
     return base.rescheduled(prediction, options.zero_terminal_snr)
 
-
-def _quantize(base: Base, how: str) -> None:
-    """Store the weights of the U-Net's linear layers in eight bits."""
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise not_installed(f"base.quantize {how}", "torchao", "quantize") from error
-    _ = base.fingerprint  # computed now, from the original weights
-    quantization.quantize_(base.unet, getattr(quantization, _QUANTIZED[how])())

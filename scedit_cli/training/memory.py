@@ -14,6 +14,7 @@ from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, load_batch
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
+from scedit_cli.models.quantization import quantize_shapes
 from scedit_cli.recipe import DataSection, TrainSection, TunerSection
 from scedit_cli.training import builders
 from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
@@ -32,11 +33,12 @@ def peak_of_run(
     cache: Cache,
     processes: Processes = Processes(),
     streams: bool = False,
+    quantized: str = "none",
 ) -> dict[str, int]:
     """Return the bytes at the peak of a training step in one of `processes`, by category: weights, gradients,
     optimizer, activations, and others (on a CPU the rest of the process, on a card the encoders where a run `streams`).
 
-    The trainer makes its usual step on images of the largest size in `cache`, with fake tensors. On an accelerator the
+    The trainer makes its usual step, on a base whose weights are `quantized`, on images of the largest size in `cache`, with fake tensors. On an accelerator the
     result is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
 
     Raises:
@@ -47,7 +49,7 @@ def peak_of_run(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     on_card = base.device.type != "cpu"
-    unreal, part = _without_weights(base), _one_part(train, processes.count)
+    unreal, part = _without_weights(base, quantized), _one_part(train, processes.count)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             tuner = builders.fresh_tuner(options, train, unreal)
@@ -85,14 +87,16 @@ def peak_of_run(
     return peak
 
 
-def _without_weights(base: Base) -> Base:
-    """Return a base like this one whose U-Net is on the meta device."""
+def _without_weights(base: Base, quantized: str = "none") -> Base:
+    """Return a base like this one whose U-Net is on the meta device, its weights `quantized` or "none"."""
     with quiet(), torch.device("meta"):
         unet = type(base.unet).from_config(base.unet.config).to(base.dtype)
     unet.requires_grad_(False).eval()
     unet.set_attn_processor(dict(base.unet.attn_processors))
     if base.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
         unet.to(memory_format=torch.channels_last)
+    if quantized != "none":
+        quantize_shapes(unet, quantized)
     unreal = copy.copy(base)
     unreal._loaded = copy.copy(base._loaded)
     with quiet():

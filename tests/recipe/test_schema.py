@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-from scedit_cli.cli.fields import as_options
 from scedit_cli.cli.train import settings
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.utils.errors import SceditError
+from tests.preparing import as_options
 
 ROOT = Path(__file__).parents[2]
 

@@ -107,7 +107,7 @@ def test_every_command_hands_it_to_its_job(command, monkeypatch, cards):
     result = SimpleNamespace(document=dict, summary=list, is_first=True, worse=[], unwritten=None)
 
     def work(*args, **options) -> SimpleNamespace:
-        given.append(options.get("device") or args[0].device)
+        given.append(options.get("device") or (options.get("encoding") or args[0]).device)
         return result
 
     monkeypatch.setattr(module, command, work)
