@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from scedit_cli.core.bundle import Bundle
-from scedit_cli.core.tuners import CSCTuner, Tuner
+from scedit_cli.core.tuners import Tuner
 from scedit_cli.exporting.graph import MOST_ROWS, OUTPUT, EditedUNet, input_name, parts_of
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
@@ -136,19 +136,3 @@ def _write_onnx(program: Any, edited: EditedUNet, file: Path, about: Mapping[str
 
 def _write_exported(program: Any, edited: EditedUNet, file: Path, about: Mapping[str, Any], largest: int) -> None:
     torch.export.save(program, file, extra_files={DESCRIPTION: as_json(about)})
-
-
-Run = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
-
-
-def placeholder(about: Mapping[str, Any]) -> Tuner:
-    """Return a tuner without weights, for one that lies in a graph: its condition, sizes and facts."""
-    from scedit_cli.core.tuners import SCTuner
-
-    with torch.device("meta"):
-        if about["kind"] == "csc":
-            tuner: Tuner = CSCTuner(**about["sizes"], condition=about["condition"])
-        else:
-            tuner = SCTuner(**about["sizes"])
-    tuner.metadata = dict(about["metadata"])
-    return tuner
