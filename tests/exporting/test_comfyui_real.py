@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,13 +32,6 @@ def comfy():
     from comfy.cli_args import args
 
     args.cpu = True
-    import comfy.conds
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.sample
-    import comfy.samplers
-    import comfy.supported_models
-    import comfy.utils
 
     yield sys.modules["comfy"]
     sys.path.remove(FOLDER)
