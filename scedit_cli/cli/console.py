@@ -30,6 +30,7 @@ from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
 from scedit_cli.utils.reporter import Reporter
+from scedit_cli.utils.threads import waiting
 
 _SECONDS_BETWEEN_LINES = 10.0  # progress lines replace the bar where stderr is no terminal
 _WIDTH_OF_A_PIPE = 200  # in columns, for tables that have no terminal to fit into
@@ -59,7 +60,9 @@ class Screen(Reporter):
         self._stack = ExitStack()
 
     def __enter__(self) -> Screen:
-        if not self.debug:
+        if self.debug:
+            self.warn(f"PyTorch's threads wait for each other: {waiting()}")
+        else:
             self._stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             self._stack.enter_context(quiet_imports())
@@ -82,6 +85,7 @@ class Screen(Reporter):
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
+        document, summary = in_options([document, summary])
         if self.as_json:
             self._write(document)
         elif not self.quiet:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, Tuners, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.names import EMBEDDED
+from scedit_cli.utils.quick_start import quick_imports
+
+if TYPE_CHECKING:
+    from scedit_cli.generation.config import GenerationConfig
 
 _PROMPTS, _STEERING, _SAMPLER = "What to draw", "What steers it", "The sampler"
 _NOT_ON_THE_PAGE = {  # parameter -> option
@@ -294,7 +299,20 @@ def generate(
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
         config = generation_config(options)
         checks.check(config)  # refuses bad options before the slow import of PyTorch
-        from scedit_cli.jobs import generate as job
+        with quick_imports(*_unused(config)):
+            from scedit_cli.jobs import generate as job
+            from scedit_cli.models.loading import import_libraries
 
+            import_libraries()
         result = job.generate(**vars(config), reporter=screen)
     screen.result(result.document(), result.summary())
+
+
+def _unused(config: GenerationConfig) -> list[str]:
+    """Return the optional packages of diffusers and transformers that these images have no use for."""
+    unused = ["bitsandbytes", "onnxruntime", "peft", "torchao"]
+    if not (config.out.score or any(control.photo is not None for control in config.controls)):
+        unused.append("torchvision")  # of annotators
+        if not config.sampler.scheduler and config.base.model == EMBEDDED:
+            unused.append("scipy")  # of some samplers
+    return unused

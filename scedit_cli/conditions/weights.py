@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
 from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.hub import answers, download_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,15 +32,12 @@ def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) ->
     needed = [each.split(":")[1] for each in among or (place,)]
     if weights is not None:
         return _local(repository, name, weights, needed) / name
-    from huggingface_hub import errors as hub
-    from huggingface_hub import hf_hub_download
-
     from scedit_cli.models.loading import quiet
 
     try:
         with quiet():
-            return Path(hf_hub_download(repository, name, local_files_only=not _answers(repository)))
-    except (hub.HTTPError, OSError, ValueError) as error:
+            return download_file(repository, name)
+    except (OSError, ValueError) as error:
         raise _unreachable(repository, needed) from error
 
 
@@ -99,7 +96,7 @@ def pretrained(
 
     options = options | {"trust_remote_code": False}  # else transformers asks the user whether to run it
     if weights is None:
-        source, options = repository, options | {"local_files_only": not _answers(repository)}
+        source, options = repository, options | {"local_files_only": not answers(repository)}
     else:
         source = str(_local(repository, "config.json", weights))
     try:
@@ -120,21 +117,6 @@ def pretrained(
             f"{source} is no complete {type(model).__name__}: {lacking[0]}{more} missing", hint=_download(repository)
         )
     return model.float().eval().to(device)
-
-
-@lru_cache
-def _answers(repository: str) -> bool:
-    """Return whether the hub answers. This is checked first because downloads retry for half a minute per file."""
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hub
-
-    try:
-        HfApi().model_info(repository, timeout=_TIMEOUT)
-    except hub.HfHubHTTPError:
-        return True  # the hub answers with an error, which the download will raise
-    except (hub.HTTPError, OSError):
-        return False
-    return True
 
 
 def _local(repository: str, name: str, weights: Path, needed: Sequence[str] = ()) -> Path:

@@ -205,7 +205,7 @@ def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: M
     """Raise SceditError for settings that a base's training, or an image's seed, decides."""
     name = kind.__name__.removesuffix("Scheduler")
     if "noise_sampler_seed" in given:
-        raise SceditError(f"scheduler {name}: the noise of an image follows its seed", "leave noise_sampler_seed out")
+        raise SceditError(f"scheduler {name}: the noise of an image follows its `seed`", "leave noise_sampler_seed out")
     for key in ("prediction_type", "num_train_timesteps", "trained_betas", "use_flow_sigmas", "sigma_data"):
         if key in given and given[key] != (known := config.get(key, False)):
             hint = "`prediction` says it where the base is wrong" if key == "prediction_type" else "leave it out"
