@@ -275,8 +275,9 @@ def generate(
     options = dict(
         prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond, conds_from=cond_from,
         params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep, base=base, vae=vae,
-        prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler,
-        width=width, height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
+        prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
+        guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
+        height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
         weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
         batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip

@@ -84,7 +84,8 @@ def _header(source: str | Path | Tuner | Bundle) -> Header:
     if isinstance(source, str | os.PathLike):
         return header_of(str(source))
     tuners = getattr(source, "tuners", [source])
-    return Header(tuple(each.condition for each in tuners)) if all(hasattr(t, "condition") for t in tuners) else Header()
+    known = all(hasattr(each, "condition") and (each.condition or "")[:4] != "hint" for each in tuners)
+    return Header(tuple(each.condition for each in tuners)) if known else Header()
 
 
 def _check_conditions(config: GenerationConfig, jobs: Sequence[ImageJob]) -> None:
