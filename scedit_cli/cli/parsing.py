@@ -26,10 +26,12 @@ _MOST_SEEDS = 10_000
 
 # The options of those fields whose last part is not their option's name. Indices in brackets count for nothing.
 _OPTIONS = {
-    "prompts": "--prompt", "seeds": "--seed", "tuners": "--tuner", "controls": "--cond", "controls.photo": "--cond-from",
+    "prompts": "--prompt", "seeds": "--seed", "tuners": "--tuner", "controls": "--cond",
+    "controls.photo": "--cond-from",
     "controls.params": "--param", "controls.weights": "--weights", "controls.mask": "--mask", "base.model": "--base",
     "base.fingerprint": "--from", "overrides.scales": "--scale", "overrides.sweeps": "--sweep",
-    "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint", "init.margins": "--outpaint",
+    "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint",
+    "init.margins": "--outpaint",
     "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out", "params": "--param",
     "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
 }  # fmt: skip
