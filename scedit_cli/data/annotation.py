@@ -239,7 +239,7 @@ def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
     for outcome in outcomes:
         if outcome.failed:
             reasons[outcome.name] |= dict.fromkeys(outcome.failed.values())
-    return {name: "; ".join(told) for name, told in reasons.items()}
+    return {name: "; ".join(sentences) for name, sentences in reasons.items()}
 
 
 def record_of(order: AnnotationSpec, settings: Parameters, digest: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def cache_latents_and_text(
     latents, keys = cache_latents(dataset, base, reporter.units(0, pictures + texts), share, wait)
     text, captions = cache_text(dataset, base, reporter.units(pictures, pictures + texts), share, wait)
     place = {size: number for number, size in enumerate(dataset.buckets)}
-    told = [
+    conditioning = [
         (*(item.original or size)[::-1], *item.crop, *size[::-1])
         for item, size in zip(dataset.items, dataset.sizes, strict=True)
     ]
@@ -130,7 +130,7 @@ def cache_latents_and_text(
         empty=_text_key(""),
         buckets=torch.tensor([place[size] for size in dataset.sizes]),
         bucket_sizes=dataset.buckets,
-        sizes=torch.tensor(told),
+        sizes=torch.tensor(conditioning),
         hints=hints,
         conditions={
             kind: tuple(digests(dataset.path, paths, dataset.path / "cache" / f"{kind}.json"))
@@ -163,7 +163,7 @@ def cache_latents(
                 raise SceditError(
                     f"{paths[index]} is {size[0]}x{size[1]} pixels, not {'x'.join(map(str, dataset.sizes[index]))} as "
                     "its line in metadata.jsonl says",
-                    hint="correct width and height there, or prepare the pictures anew",
+                    hint="correct width and height there, or prepare the pictures again",
                 )
         return {"moments": base.encode_images(torch.stack(pictures).float() / 255)}
 

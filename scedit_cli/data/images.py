@@ -81,8 +81,8 @@ def identified(file: Path | BinaryIO | Image.Image) -> Iterator[Image.Image]:
         scale_key(file)
         yield file.copy()
         return
-    if isinstance(file, Path) and (told := unread(file.name)):
-        raise ValueError(f"it is {told}")
+    if isinstance(file, Path) and (why := unread(file.name)):
+        raise ValueError(f"it is {why}")
     with Image.open(file, formats=_FORMATS + heif_formats() + _LAST) as opened:
         if opened.format != "JPEG":  # a JPEG can be decoded at a fraction of its size
             _check_size(opened)
@@ -113,7 +113,7 @@ def reading(file: Path | BinaryIO | Image.Image, name: str | None = None) -> Ite
             if not heif_formats() and is_heif(_head(file)):
                 raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
             check_fetched(file, name)
-        raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
+        raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it again") from error
 
 
 def _head(file: Path | BinaryIO) -> bytes:

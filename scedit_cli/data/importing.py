@@ -208,8 +208,8 @@ def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | No
 
 @contextmanager
 def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
-    if told := unread(blob.name):
-        raise SceditError(f"{name} is {told}")
+    if known := unread(blob.name):
+        raise SceditError(f"{name} is {known}")
     try:
         file = blob.open()
     except FileNotFoundError:
@@ -264,7 +264,7 @@ def _caption(entry: Entry) -> tuple[str, str | None]:
 
 
 def _really(name: str, opened: Image.Image) -> str | None:
-    told = Image.registered_extensions().get(suffix_of(name))
+    known = Image.registered_extensions().get(suffix_of(name))
     # Phones append a second, smaller JPEG.
-    told, found = ("JPEG" if name == "MPO" else name for name in (told, opened.format))
-    return found if told and found != told else None
+    known, found = ("JPEG" if name == "MPO" else name for name in (known, opened.format))
+    return found if known and found != known else None

@@ -181,7 +181,7 @@ class _Lane:
         self._here: list[_Read] = []
         self._next: list[_Read] = []
         self._unusable: set[int] = set()  # places in the current block
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def within(self, places: range) -> range:
         """Return which of the lane's images in a batch have one of `places`."""
@@ -256,14 +256,14 @@ class _Lane:
                         if position >= held:
                             is_any = True
                             yield _Read(first + position, place, sample)
-                    self._tell_of(place, f"{place} holds fewer samples than was told; others take their place")
+                    self._report_once(place, f"{place} holds fewer samples than was told; others take their place")
                 except SceditError as error:
-                    self._tell_of(place, f"{error.message}; others take its samples' place")
+                    self._report_once(place, f"{error.message}; others take its samples' place")
         raise SceditError("data.path: none of the shards can be read", hint="look at what was passed over")
 
-    def _tell_of(self, place: str, sentence: str) -> None:
-        if place not in self._told:
-            self._told.add(place)
+    def _report_once(self, place: str, sentence: str) -> None:
+        if place not in self._reported:
+            self._reported.add(place)
             self._stream.fault(sentence)
 
 

@@ -193,7 +193,7 @@ def _take(
     with whole_folder(out) as folder:
         importer.run(source, folder)
         if not report.pictures and not report.rejected:
-            said = f"{source.count} are told of, as sizes.json beside shards does"
+            said = f"sizes.json beside the shards states {source.count}"
             raise SceditError(f"{origin.asked['source']} holds no pictures", hint=said)
         try:
             if not report.pictures:

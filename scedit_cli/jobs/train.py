@@ -280,7 +280,7 @@ def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, re
         precisions = {dtype: name for name, dtype in DTYPES.items()}
         reporter.note(
             f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
-            f"{recipe.train.precision}: they are encoded anew; "
+            f"{recipe.train.precision}: they are encoded again; "
             f"`prepare(cache=text, precision={recipe.train.precision})` does it ahead"
         )
 

@@ -112,7 +112,7 @@ def _check_weights(base: Base) -> None:
             if not weight.isfinite().all():
                 raise SceditError(
                     f"base {base.name}: {name} of its {part} holds values that are not numbers (NaN or Inf)",
-                    hint="get it anew; if they are too large for fp16, take another train.precision",
+                    hint="get it again; if they are too large for fp16, take another train.precision",
                 )
 
 

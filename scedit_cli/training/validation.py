@@ -69,8 +69,8 @@ class HeldOut:
                 for number in range(self.options.timesteps):
                     timestep = int((number + 0.5) / self.options.timesteps * total)
                     timesteps = torch.full((len(indices),), timestep)
-                    asked = trainer.objective.noised(latents, torch.stack(noise), timesteps)
-                    losses = trainer.objective.plain_losses(trainer.answer(batch, asked, batch.text), asked)
+                    noised = trainer.objective.noised(latents, torch.stack(noise), timesteps)
+                    losses = trainer.objective.plain_losses(trainer.output(batch, noised, batch.text), noised)
                     sum_ += losses.cpu().double().sum()
         mean = processes.sum(sum_) / (len(self.pictures) * self.options.timesteps)
         return mean.item()

@@ -277,7 +277,7 @@ def test_empty_shards_and_wrong_sizes_are_told(shards, tmp_path):
     write(tmp_path / "empty.tar", {})
     with pytest.raises(SceditError, match="holds no samples"):
         open_streamed(str(tmp_path / "empty.tar"), SIZE)
-    for content, told in ((b"{", "no JSON"), (b'{"000.tar": "many"}', "does not tell counts by name")):
+    for content, told in ((b"{", "no JSON"), (b'{"000.tar": "many"}', "holds no counts by name")):
         (shards / "sizes.json").write_bytes(content)
         with pytest.raises(SceditError, match=told):
             open_streamed(str(shards), SIZE)

@@ -117,7 +117,7 @@ def test_gray_tiffs_whose_alpha_nothing_reads_are_named(tmp_path, bits, alpha):
     tifffile.imwrite(tmp_path / "a.tiff", pixels, photometric="minisblack", extrasamples=[alpha], planarconfig="contig")
     with pytest.raises(SceditError, match=r"a.tiff is no readable picture") as error:
         read_uint8(tmp_path / "a.tiff")
-    assert "save it anew" in error.value.hint
+    assert "save it again" in error.value.hint
 
 
 def test_partial_opacity_is_a_gray_on_black(tmp_path, photo, drawn):

@@ -81,7 +81,7 @@ def test_held_out_pictures_of_all_sizes_count_alike(make, monkeypatch):
     with make() as trainer:
         alone = [HeldOut([index], options, Processes()).loss(trainer) for index in (1, 3, 6)]
         sizes, original = [], trainer.answer
-        monkeypatch.setattr(trainer, "answer", lambda *args: sizes.append(len(args[0].indices)) or original(*args))
+        monkeypatch.setattr(trainer, "output", lambda *args: sizes.append(len(args[0].indices)) or original(*args))
         assert HeldOut([1, 3, 6], options, Processes()).loss(trainer) == pytest.approx(sum(alone) / 3, rel=1e-5)
     assert sizes == [1, 1, 1, 1, 1, 1]
 

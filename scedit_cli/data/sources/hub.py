@@ -44,7 +44,7 @@ def hold_pictures(root: Path, files: Sequence[str]) -> bool:
     try:
         schema = parquet.read_schema(root / files[0])
     except ArrowException as error:
-        raise SceditError(f"{root}/{files[0]} is no readable parquet file: {reason(error)}", "get it anew") from None
+        raise SceditError(f"{root}/{files[0]} is no readable parquet file: {reason(error)}", "get it again") from None
     return any(
         types.is_binary(kind) or types.is_large_binary(kind)
         or (types.is_struct(kind) and {"bytes", "path"} & {kind.field(n).name for n in range(kind.num_fields)})
@@ -154,8 +154,8 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
         raise SceditError(f"{name} holds no pictures")
     for each in {image, *kinds.values()}.intersection(encoded):
         dataset = dataset.cast_column(each, Image(decode=False))
-    told = [each for each in features if each in texts or not _is_nested(features[each])]
-    dataset = dataset.select_columns(list(dict.fromkeys((image, *kinds.values(), *told))))
+    kept = [each for each in features if each in texts or not _is_nested(features[each])]
+    dataset = dataset.select_columns(list(dict.fromkeys((image, *kinds.values(), *kept))))
 
     def entries() -> Iterator[Entry]:
         for number, row in enumerate(dataset):

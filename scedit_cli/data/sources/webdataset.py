@@ -102,5 +102,5 @@ def _json(data: bytes, key: str) -> dict[str, Any]:
     try:
         values = read_json(data)
     except ValueError as error:
-        raise SceditError(f"{key}.json: no JSON ({error})", hint="get the shard anew") from None
+        raise SceditError(f"{key}.json: no JSON ({error})", hint="get the shard again") from None
     return values if isinstance(values, dict) else {}
