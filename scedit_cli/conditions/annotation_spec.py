@@ -42,9 +42,9 @@ class AnnotationSpec:
     def annotator(self) -> Annotator:
         return find(self.kind).annotator(self.by)
 
-    def settings(self, picture: str) -> Parameters:
+    def settings(self, image: str) -> Parameters:
         """Return the settings for the image of this name: the same for the same name and seed."""
-        digest = hashlib.sha256(f"{self.kind} {picture}".encode()).digest()
+        digest = hashlib.sha256(f"{self.kind} {image}".encode()).digest()
         generator = np.random.default_rng([self.seed, *digest])
         drawn = {name: self._drawn(generator, name, low, high) for name, low, high in self.ranges}
         return self.annotator.settings(**dict(self.values), **drawn)
@@ -60,9 +60,9 @@ class AnnotationSpec:
             return self
         return replace(self, ranges=(*self.ranges, ("seed", 0, _SEEDS)))
 
-    def drawn(self, picture: str) -> AnnotationSpec:
+    def drawn(self, image: str) -> AnnotationSpec:
         """Return the spec for the image of this name, with its drawn settings fixed."""
-        return replace(self, values=tuple(self.settings(picture).model_dump().items()), ranges=())
+        return replace(self, values=tuple(self.settings(image).model_dump().items()), ranges=())
 
     def _drawn(self, generator: np.random.Generator, name: str, low: float, high: float) -> float:
         if self.annotator.parameters.model_fields[name].annotation is int:

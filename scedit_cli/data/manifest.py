@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.formats import is_picture, is_shard, suffix_of
+from scedit_cli.data.formats import is_image, is_shard, suffix_of
 from scedit_cli.data.images import save_image
 from scedit_cli.data.overview import overview
 from scedit_cli.data.report import Report
@@ -136,4 +136,4 @@ def _files(place: str | Path, out: str) -> Iterator[str]:
 
 
 def _is_read(file: str) -> bool:
-    return is_picture(file) or is_table(file) or is_shard(file) or suffix_of(file) in _READ
+    return is_image(file) or is_table(file) or is_shard(file) or suffix_of(file) in _READ

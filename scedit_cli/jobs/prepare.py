@@ -147,13 +147,13 @@ def prepare(
 
         with ExitStack() as stack:
             processes.by_first(lambda: stack.enter_context(held(_lock(out), out, "name another folder with `out`")))
-            pictures, kinds, report = processes.by_first(make)
+            images, kinds, report = processes.by_first(make)
             if frozen:
                 _encode(out, encoding.cache, frozen, processes, reporter)
             written = processes.by_first(lambda: _shard(out, shards, reporter)) if shards else 0
     finally:
         processes.leave()
-    return PrepareResult(out, pictures, kinds, report, written, time.monotonic() - started, processes.is_first)
+    return PrepareResult(out, images, kinds, report, written, time.monotonic() - started, processes.is_first)
 
 
 def _base_of(encoding: Encoding) -> Base:

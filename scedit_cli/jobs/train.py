@@ -192,7 +192,7 @@ def _train(
         cache = cache_latents_and_text(dataset, base, kinds, reporter.stage("encoding"), specs, share, meet)
     tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
-    with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
+    with Trainer(*trained, indices=learned, processes=processes, stream=stream) as trainer:
         scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
         preflight = look_ahead(recipe.train, base, tuner, len(learned), len(held_out), processes, shards, scarce)
         if processes.is_first:

@@ -24,7 +24,7 @@ class StepRandomness:
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], batch_size: int) -> None:
-        self.of_pictures = [generator_of(seed, step, place) for place in places]
+        self.of_images = [generator_of(seed, step, place) for place in places]
         self._of_step = generator_of(seed, step)
         self._places = torch.tensor(places)
         self._batch_size = batch_size
@@ -49,7 +49,7 @@ class StepRandomness:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Return standard normal values, (B, *shape)."""
-        return torch.stack([torch.randn(shape, generator=generator) for generator in self.of_pictures])
+        return torch.stack([torch.randn(shape, generator=generator) for generator in self.of_images])
 
 
 @dataclass(frozen=True)

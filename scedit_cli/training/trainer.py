@@ -68,7 +68,7 @@ class Trainer:
         cache: the data, with hints of the tuner's condition, and masks where the loss is masked.
         options: the options of the optimisation.
         data: the options of dropout and masking.
-        pictures: the indices of `cache` to train on; all by default.
+        indices: those of `cache` to train on; all by default.
         stream: images to train on instead, encoded at their step.
     """
 
@@ -80,7 +80,7 @@ class Trainer:
         options: TrainSection,
         data: DataSection,
         *,
-        pictures: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
         processes: Processes = Processes(),
         stream: Stream | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class Trainer:
         if stream:
             self._sampler, self._batches = stream, stream.batches()
         else:
-            self._sampler = self._sampler_of(list(range(len(cache)) if pictures is None else pictures))
+            self._sampler = self._sampler_of(list(range(len(cache)) if indices is None else indices))
             self._batches = batches(cache, self._sampler)
         # The hooks that gather a part of a sharded base are not called by memory-lean layers.
         memory = "plain" if processes.shards_base else options.memory
@@ -130,10 +130,10 @@ class Trainer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _sampler_of(self, pictures: list[int]) -> StatefulSampler:
+    def _sampler_of(self, indices: list[int]) -> StatefulSampler:
         options, share = self.options, (self._processes.index, self._processes.count)
-        sizes, data = self.cache.buckets[pictures].tolist(), self.cache.fingerprint(pictures)
-        return StatefulSampler(pictures, options.batch_size, options.seed, groups=sizes, share=share, data=data)
+        sizes, data = self.cache.buckets[indices].tolist(), self.cache.fingerprint(indices)
+        return StatefulSampler(indices, options.batch_size, options.seed, groups=sizes, share=share, data=data)
 
     def close(self) -> None:
         self._batches.close()
@@ -273,7 +273,7 @@ class Trainer:
 
     def _losses(self, batch: Batch, places: range) -> Tensor:
         draws = StepRandomness(self.options.seed, self.step, places, self.options.batch_size)
-        noised = self.objective.add_noise(self.base.latents_from(batch.moments, draws.of_pictures), draws)
+        noised = self.objective.add_noise(self.base.latents_from(batch.moments, draws.of_images), draws)
         batch = batch.on(self.device)
         without_text = sent(draws.happens(self._data.caption_dropout), self.device)
         text = {name: _where(without_text, self._dropped_text[name], values) for name, values in batch.text.items()}

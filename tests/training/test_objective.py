@@ -113,7 +113,7 @@ def latents_by_diffusers(base, moments):
 def test_the_loss_is_that_of_diffusers_trainers(family, prediction, statistics, weighting):
     base = load_base(tiny.pipeline_folder(family)).rescheduled(prediction)
     base.vae.register_to_config(**statistics)
-    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_images[0]), LATENTS
     objective = Objective(base, TrainSection(loss_weighting=weighting, snr_gamma=5.0))
     asked = objective.add_noise(base.latents_from(moments), draws())
     losses = objective.losses(answer, asked)
@@ -154,7 +154,7 @@ def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
     base._loaded.register_modules(scheduler=scheduler)
     base.vae.register_to_config(**STATISTICS)
     objective = Objective(base, TrainSection())
-    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_images[0]), LATENTS
     latents = base.latents_from(moments)
     torch.testing.assert_close(latents, latents_by_diffusers(base, moments))
     asked = objective.add_noise(latents, draws())

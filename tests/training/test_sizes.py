@@ -37,7 +37,7 @@ def make(xl, mixed):
         }
     )
     cache = cache_latents_and_text(mixed, xl, ["canny"])
-    return lambda: Trainer(xl, by_recipe.fresh_tuner(recipe, xl), cache, recipe.train, recipe.data, pictures=range(6))
+    return lambda: Trainer(xl, by_recipe.fresh_tuner(recipe, xl), cache, recipe.train, recipe.data, indices=range(6))
 
 
 def test_batches_are_of_one_size_which_the_unet_is_told(make, mixed, xl, monkeypatch):

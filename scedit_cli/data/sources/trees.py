@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from scedit_cli.data.formats import is_picture
+from scedit_cli.data.formats import is_image
 from scedit_cli.data.images import LARGEST_FILE
 from scedit_cli.data.sources.entry import Blob
 from scedit_cli.data.uris import is_hidden
@@ -29,7 +29,7 @@ class Tree:
 
     def __init__(self, name: str, files: list[str], hidden: int) -> None:
         self.name, self.files, self.hidden = name, sorted(files), hidden
-        self.pictures = [file for file in self.files if is_picture(file)]
+        self.pictures = [file for file in self.files if is_image(file)]
         self.others: tuple[str, ...] = ()
 
     def open(self, file: str) -> BinaryIO:
