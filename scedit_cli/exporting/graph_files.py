@@ -6,22 +6,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scedit_cli.core.attach import attach
 from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.compare import Difference
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.exporting.graph import MOST_ROWS, OUTPUT, EditedUNet, input_name, parts_of
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
-from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason
-from scedit_cli.utils.io import as_json
+from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
+from scedit_cli.utils.io import as_json, whole_folder
 from scedit_cli.utils.version import __version__
+
+if TYPE_CHECKING:
+    from scedit_cli.exporting.running import UNetFolder
 
 FORMAT = "scedit-unet/1"
 DESCRIPTION = "scedit.json"
 FILES = {"onnx": "unet.onnx", "torch-export": "unet.pt2"}
+_ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # shares of the largest output
 _LARGEST = 2**31 - 2**24  # bytes of an ONNX file, whose protobuf holds less than 2 GiB
 
 
@@ -136,3 +142,53 @@ def _write_onnx(program: Any, edited: EditedUNet, file: Path, about: Mapping[str
 
 def _write_exported(program: Any, edited: EditedUNet, file: Path, about: Mapping[str, Any], largest: int) -> None:
     torch.export.save(program, file, extra_files={DESCRIPTION: as_json(about)})
+
+
+def write_checked(graph: UNetGraph, out: Path, facts: Mapping[str, str]) -> Difference:
+    """Write `graph` to the folder `out`, whole or not at all, after running it beside the attached tuners; return the
+    difference of the two outputs, which the description states too.
+
+    Raises:
+        SceditError: the U-Net cannot be exported, or `out` exists.
+        WorkFailed: the graph gives another output.
+    """
+    from scedit_cli.exporting.running import UNetFolder
+
+    with whole_folder(out) as folder:
+        graph.write(folder, facts)
+        found = difference_of(graph, UNetFolder(folder))
+        most = _ROUNDING[graph.base.dtype]
+        if not found.largest <= most * max(1.0, found.edit):  # a NaN is a difference too
+            raise WorkFailed(
+                f"the exported U-Net gives outputs that differ by {found.largest:.3g} from the attached tuners'",
+                hint="nothing was written; please report it, with the base's name and the tuners",
+            )
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        about["max_difference"] = found.largest
+        (folder / DESCRIPTION).write_text(as_json(about), encoding="utf-8")
+    return found
+
+
+@torch.no_grad()
+def difference_of(graph: UNetGraph, folder: UNetFolder) -> Difference:
+    """Return the difference of a graph's output from that of the base with the tuners attached, on random inputs."""
+    from scedit_cli.exporting.running import ExportedUNet
+
+    base, parts = graph.base, parts_of(graph.tuner)
+    example = EditedUNet(base, [tuner for tuner, _ in parts])
+    example.release()
+    inputs = {name: each[:1] if each.dim() else each for name, each in example.example.items()}
+    hints = {tuner.condition: inputs[f"hint_{input_name(tuner)}"] for tuner, _ in parts if tuner.condition}
+    added = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
+    given = (inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"])
+    others = {"timestep_cond": inputs.get("timestep_cond"), "added_cond_kwargs": added or None}
+    with attach(base.unet, [tuner for tuner, _ in parts], [scale for _, scale in parts]) as edits:
+        edits.set_hints(hints)
+        expected = base.unet(*given, **others).sample.float()
+    exported = ExportedUNet(folder, base.unet)
+    exported.set_hints(hints)
+    found = exported(*given, **others).sample.float()
+    apart = found - expected
+    return Difference(
+        float(apart.abs().max()), float(expected.abs().max()), float(apart.norm() / expected.norm())
+    )
