@@ -14,8 +14,9 @@ from scedit_cli.core.attach import attach
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.compare import Difference
 from scedit_cli.core.tuners import Tuner
+from scedit_cli.exporting.formats import DESCRIBED, DESCRIPTION
 from scedit_cli.exporting.graph import MOST_ROWS, OUTPUT, EditedUNet, input_name, parts_of
-from scedit_cli.models.base import Base
+from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import as_json, whole_folder
@@ -24,8 +25,6 @@ from scedit_cli.utils.version import __version__
 if TYPE_CHECKING:
     from scedit_cli.exporting.running import UNetFolder
 
-FORMAT = "scedit-unet/1"
-DESCRIPTION = "scedit.json"
 FILES = {"onnx": "unet.onnx", "torch-export": "unet.pt2"}
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # shares of the largest output
 _LARGEST = 2**31 - 2**24  # bytes of an ONNX file, whose protobuf holds less than 2 GiB
@@ -79,14 +78,14 @@ def description(base: Base, tuner: Tuner | Bundle, edited: EditedUNet, facts: Ma
     """Return what a program needs to know of a graph: its base, its tuners, its inputs, their dtypes and shapes."""
     own = base.unet.config
     return {
-        "format": FORMAT,
+        "format": DESCRIBED,
         "scedit": __version__,
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
         "family": base.family,
         "prediction_type": base.prediction_type,
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
         "multiple": max(base.skips.strides),
         "most_rows": MOST_ROWS,
         "inputs": {
