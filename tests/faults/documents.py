@@ -22,10 +22,10 @@ from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import shipped_tuner
 from scedit_cli.utils.io import as_json
 from tests import tiny
+from tests.preparing import prepare
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
