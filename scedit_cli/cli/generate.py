@@ -277,6 +277,7 @@ def generate(
       scedit generate --cond canny=edges.png --sweep canny=0,0.5,1 --grid
       scedit generate --image room.png --inpaint mask.png --prompt "a red cube"
       scedit generate --from pictures/0001.png --seed 7
+      scedit generate --unet canny-unet --cond canny=edges.png
       scedit generate --ui
     """
     options = dict(

@@ -75,7 +75,7 @@ def merge(
       scedit merge canny=scepter/0_SwiftSCETuning --out canny.safetensors
       scedit merge style.safetensors --format ms-swift --out style-for-swift
       scedit merge canny.safetensors style.safetensors:0.6 --format comfyui --out ComfyUI/custom_nodes/scedit
-      scedit merge canny.safetensors --format onnx --base sd15.safetensors --out canny-unet
+      scedit merge canny.safetensors --format onnx --base models/sd15 --out canny-unet
     """
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs.checks import merge as checks

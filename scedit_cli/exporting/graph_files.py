@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,15 +15,19 @@ from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.compare import Difference
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.exporting.formats import DESCRIBED, DESCRIPTION
-from scedit_cli.exporting.graph import MOST_ROWS, OUTPUT, EditedUNet, input_name, parts_of
+from scedit_cli.exporting.graph import (
+    MOST_ROWS,
+    OUTPUT,
+    EditedUNet,
+    input_name,
+    parts_of,
+)
+from scedit_cli.exporting.running import ExportedUNet, UNetFolder
 from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import as_json, whole_folder
 from scedit_cli.utils.version import __version__
-
-if TYPE_CHECKING:
-    from scedit_cli.exporting.running import UNetFolder
 
 FILES = {"onnx": "unet.onnx", "torch-export": "unet.pt2"}
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # shares of the largest output
@@ -151,8 +155,6 @@ def write_checked(graph: UNetGraph, out: Path, facts: Mapping[str, str]) -> Diff
         SceditError: the U-Net cannot be exported, or `out` exists.
         WorkFailed: the graph gives another output.
     """
-    from scedit_cli.exporting.running import UNetFolder
-
     with whole_folder(out) as folder:
         graph.write(folder, facts)
         found = difference_of(graph, UNetFolder(folder))
@@ -171,8 +173,6 @@ def write_checked(graph: UNetGraph, out: Path, facts: Mapping[str, str]) -> Diff
 @torch.no_grad()
 def difference_of(graph: UNetGraph, folder: UNetFolder) -> Difference:
     """Return the difference of a graph's output from that of the base with the tuners attached, on random inputs."""
-    from scedit_cli.exporting.running import ExportedUNet
-
     base, parts = graph.base, parts_of(graph.tuner)
     example = EditedUNet(base, [tuner for tuner, _ in parts])
     example.release()
@@ -188,6 +188,4 @@ def difference_of(graph: UNetGraph, folder: UNetFolder) -> Difference:
     exported.set_hints(hints)
     found = exported(*given, **others).sample.float()
     apart = found - expected
-    return Difference(
-        float(apart.abs().max()), float(expected.abs().max()), float(apart.norm() / expected.norm())
-    )
+    return Difference(float(apart.abs().max()), float(expected.abs().max()), float(apart.norm() / expected.norm()))

@@ -79,11 +79,13 @@ def _check_options(
 def _check_graph(format: str, base: str | None, dtype: str | None) -> None:
     if base is not None and format not in GRAPHS:
         raise SceditError(
-            f"--base {base}: the format {format} holds tuners alone", hint=f"leave it out, or write {' or '.join(GRAPHS)}"
+            f"--base {base}: the format {format} holds tuners alone",
+            hint=f"leave it out, or write {' or '.join(GRAPHS)}",
         )
     if format in GRAPHS and base is None:
         raise SceditError(
-            f"--format {format} writes a base's U-Net with its tuners, and there is no --base", hint="name it with --base"
+            f"--format {format} writes a base's U-Net with its tuners, and there is no --base",
+            hint="name it with --base",
         )
     if format in GRAPHS and dtype not in (None, "fp32", "fp16"):
         raise SceditError(f"--dtype {dtype}: an exported U-Net is of fp32 or fp16", hint="leave it out for fp32")
