@@ -94,6 +94,7 @@ class Attachment:
 
     Attributes:
         tuners: the attached tuners, bundles taken apart.
+        changes: the number of changes of scales, hints and regions so far.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Attachment:
         lean: Swapped | None = None,
     ) -> None:
         self.tuners = tuple(tuners)
+        self.changes = 0
         self._lean = lean
         self._scales = scales
         self._strides = skips.strides
@@ -127,7 +129,8 @@ class Attachment:
 
     @scales.setter
     def scales(self, scales: Sequence[float] | float) -> None:
-        self._scales = checked_scales(scales, len(self.tuners))
+        before, self._scales = self._scales, checked_scales(scales, len(self.tuners))
+        self.changes += self._scales != before
 
     def set_hints(self, hints: Hints) -> None:
         """Set the hints of the CSC-Tuners, until they are set again; None removes them.
@@ -145,6 +148,7 @@ class Attachment:
             SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.
         """
         self._hints, self._features = {}, {}
+        self.changes += 1
         if hints is None:
             return
         places = self._places(hints)
@@ -175,6 +179,7 @@ class Attachment:
         regions = [None] * len(self.tuners) if regions is None else list(regions)
         if len(regions) != len(self.tuners):
             raise SceditError(f"{len(regions)} regions for {len(self.tuners)} tuners", hint="give None for everywhere")
+        self.changes += 1
         self._regions = {i: Region(weights) for i, weights in enumerate(regions) if weights is not None}
 
     def detach(self) -> None:
@@ -288,7 +293,7 @@ class Attachment:
         """
         if self._active is None:
             raise SceditError("the decoder runs outside the U-Net's call", hint="call unet(...), not unet.forward(...)")
-        if not self._active:
+        if not self._active or not len(skip):  # an empty one is of a level whose features are reused
             return skip
         edits = torch.zeros((), dtype=skip.dtype, device=skip.device)
         for tuner, scale, features, region in self._active:

@@ -7,18 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scedit_cli.cli.train import settings
 from scedit_cli.core.attach import attach
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.sampler import StatefulSampler
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import builders, objective
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import BATCH, PICTURES, files_in, log_of
+from tests.recorder import Note, Progress, Recorder
 
 
 def test_a_run_writes_exactly_these_files(finished):
@@ -116,7 +117,7 @@ def test_a_loss_that_is_no_number_names_its_pictures(recipe, tmp_path, monkeypat
     picture = StatefulSampler(PICTURES, BATCH, 0).batch(1)[1]
     names = {f"{index:06d}.png" for index in range(PICTURES)}
     assert {name for name in names if name in failed.value.message} == {f"{picture:06d}.png"}
-    assert "step 2" in failed.value.message and "from step 1 by --resume" in failed.value.hint
+    assert "step 2" in failed.value.message and "from step 1 by `resume`" in failed.value.hint
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
 
 
@@ -125,7 +126,7 @@ def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     events, original = [], builders.load_base
     monkeypatch.setattr(builders, "load_base", lambda *args, **more: replace(original(*args, **more), is_guessed=True))
     wanted = recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1})
-    ahead = job.train(wanted, dry_run=True, on_event=events.append)
+    ahead = job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     notes = [event.text for event in events if isinstance(event, Note)]
     assert 'predicts v: base.prediction = "epsilon" takes it for the other' in "".join(notes)
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +148,7 @@ def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path
     wanted = recipe(train={"precision": "fp16", "max_skipped": 2, "steps": 20, "checkpoint_every": 5})
     with pytest.raises(WorkFailed, match="step 8: 3 steps in a row were skipped, the last on 00000") as failed:
         job.train(wanted, out=tmp_path / "run")
-    assert "from step 5 by --resume" in failed.value.hint
+    assert "from step 5 by `resume`" in failed.value.hint
     lines = log_of(tmp_path / "run")
     assert [line["step"] for line in lines if line["loss"] is None] == [2, 3, 6, 7]
     assert lines[4]["skipped"] == 2
@@ -155,10 +156,10 @@ def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path
 
 def test_the_tuner_goes_to_the_hub_where_asked(recipe, tmp_path, monkeypatch):
     asked, events = [], []
-    monkeypatch.setattr(job, "check_hub", lambda name: asked.append(name))
-    monkeypatch.setattr(job, "upload", lambda run, name: asked.append((run.folder, name)) or "https://hub/me/canny")
+    monkeypatch.setattr(job, "check_login", lambda name: asked.append(name))
+    monkeypatch.setattr(job, "upload", lambda folder, name, files: asked.append((folder, name)) or "https://hub/me/canny")
     wanted = recipe(train={"steps": 1})
-    job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", on_event=events.append)
+    job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", reporter=Recorder(events.append))
     assert asked == ["me/canny", (tmp_path / "run", "me/canny")]
     assert "https://hub/me/canny" in events[-1].text
 
@@ -210,7 +211,7 @@ def test_the_main_job_in_small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
     sets = ["train.steps=1", "train.batch_size=2", "data.scenes=3", "samples.every=0", "score.scenes=1"]
-    result = job.train(load_recipe("canny", sets))
+    result = job.train(load_recipe("canny", settings(sets)))
     document = result.document()
     assert document["run"] == "runs/canny" and load_tuner("runs/canny").condition == "canny"
     assert document["consistency"]["scenes"] == 1
