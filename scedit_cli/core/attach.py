@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from scedit_cli.core.bundle import Bundle, checked_scales
+from scedit_cli.core.compiled import SeenByCompiler, is_compiled
 from scedit_cli.core.frozen import Swapped
 from scedit_cli.core.recompute import run_again
 from scedit_cli.core.regions import Region, cropped, for_frames
@@ -56,7 +56,7 @@ def attach(
             "this U-Net has tuners attached already", hint="attach all tuners at once, or detach the others first"
         )
     entries = skips.entries(unet)
-    if _is_compiled(unet, *entries):
+    if is_compiled(unet, *entries):
         raise SceditError("this U-Net is compiled", hint="attach the tuners first, then call torch.compile")
     given = list(tuners) if isinstance(tuners, Iterable) else [tuners]
     flat: list[Tuner] = []
@@ -120,7 +120,7 @@ class Attachment:
         self._active: list[tuple[Tuner, float, list[Tensor] | None, Region | None]] | None = None
         before = unet.register_forward_pre_hook(_BeforeUNet(self, skips.input), with_kwargs=True)
         after = unet.register_forward_hook(_AfterUNet(self), always_call=True)
-        self._handles = [before, *edit_skips(unet, skips, self._edit, entries), after, *map(_SeenByCompiler, entries)]
+        self._handles = [before, *edit_skips(unet, skips, self._edit, entries), after, *map(SeenByCompiler, entries)]
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -326,30 +326,5 @@ class _AfterUNet:
         self.attachment._active = None
 
 
-class _SeenByCompiler:
-    """A mark that makes torch.compile notice the new hook on `block`, until `remove`.
-
-    Code compiled without the hook would ignore it: the compiler checks whether the hooks that it saw are gone, but not
-    whether others were added. It does check whether a module has a `forward` of its own, so the block gets its class's
-    as an attribute. Only code for such blocks is compiled again, in any U-Net.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        self._block = block
-        self._shown = None
-        if "forward" not in vars(block):
-            self._shown = vars(block)["forward"] = block.forward
-        elif "torch._dynamo" in sys.modules:  # accelerate's hooks set `forward` too, so all compiled code is discarded
-            torch.compiler.reset()
-
-    def remove(self) -> None:
-        if self._shown and vars(self._block).get("forward") is self._shown:  # not a wrapper set since
-            del vars(self._block)["forward"]
-
-
 def _learns(encoder: nn.Module, hint: Tensor) -> bool:
     return hint.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-def _is_compiled(unet: nn.Module, *entries: nn.Module) -> bool:
-    return "_orig_mod" in unet._modules or any(each._compiled_call_impl is not None for each in (unet, *entries))
