@@ -139,7 +139,7 @@ def _check_conditions(config: GenerationConfig, jobs: Sequence[ImageJob]) -> Non
             if control.kind in names:
                 raise SceditError(
                     f"{names[control.kind]} and {control.name} are both {control.kind} conditions",
-                    "give one of each kind, each with its own name of the kind",
+                    f"give one of each kind; `Control('{control.kind}', image)` says of which kind an image is",
                     "controls",
                 )
             names[control.kind] = control.name
