@@ -300,8 +300,8 @@ def generate(
             checks.check_page(config)  # refuses bad options before the slow import of PyTorch
             from scedit_cli.jobs import generate as job
 
-            command = partial(command_line, options, out=config.out.path)
-            job.serve(config, host=host or "127.0.0.1", port=port, command=command, reporter=screen)
+            command_of = partial(command_line, options, out=config.out.path)
+            job.serve(config, host=host or "127.0.0.1", port=port, command_of=command_of, reporter=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")

@@ -236,7 +236,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    command: Callable[[GenerationConfig], str] = lambda config: "",
+    command_of: Callable[[GenerationConfig], str] = lambda config: "",
     stop: threading.Event | None = None,
     reporter: Reporter = SILENT,
 ) -> None:
@@ -246,7 +246,7 @@ def serve(
         config: the base and other settings of every image, and their folder; the page offers its tuners, and on the
             embedded base the shipped ones.
         host, port: the address of the page; by default loopback, at a free port.
-        command: returns the command that makes the image of a configuration, to be shown beside it.
+        command_of: returns the command that makes the image of a configuration, to be shown beside it.
 
     Raises:
         SceditError: gradio is not installed, a tuner is for another base, or the port is taken.
@@ -263,7 +263,7 @@ def serve(
         return made.images[0].path, made.conditions
 
     slots = slots_for(offered, base, config.base.any_base)
-    blocks = page(replace(config, tuners=()), base, slots, out, draw, command)
+    blocks = page(replace(config, tuners=()), base, slots, out, draw, command_of)
     address = open_page(blocks, host, port, out)
     try:
         reporter.note(f"the page is at {address} · Ctrl-C ends it")
