@@ -23,10 +23,11 @@ _TEXT_TOKENS = 77
 class EditedUNet(nn.Module):
     """A U-Net with tuners, whose inputs are tensors alone.
 
-    `forward` takes one mapping: `sample` (B, C, h, w), `timestep` (B,), `encoder_hidden_states` (B, tokens, width), what
-    else the base takes (SDXL's `text_embeds` (B, width) and `time_ids` (B, 6); a distilled base's `timestep_cond`), for
-    each CSC-Tuner `hint_<condition>` (B, C, 8h, 8w) in [0, 1], and for each tuner `scale_<condition>` (`scale_sc` for an
-    SC-Tuner), its α as a tensor without dimensions. A scale of 0 gives the output of the U-Net alone.
+    `forward` takes one mapping: `sample` (B, C, h, w), `timestep` (B,), `encoder_hidden_states` (B, tokens, width),
+    what else the base takes (SDXL's `text_embeds` (B, width) and `time_ids` (B, 6); a distilled base's
+    `timestep_cond`), for each CSC-Tuner `hint_<condition>` (B, C, 8h, 8w) in [0, 1], and for each tuner
+    `scale_<condition>` (`scale_sc` for an SC-Tuner), its α as a tensor without dimensions. A scale of 0 gives the
+    output of the U-Net alone.
 
     The edits are `core.attach`'s, but with scales as tensors, and without its checks, which a graph cannot hold.
 

@@ -33,18 +33,18 @@ def draws(places=range(6)) -> StepRandomness:
 
 def test_a_picture_draws_the_same_in_any_company(base):
     options = TrainSection(noise_offset=0.1, input_perturbation=0.1, timesteps="logit-normal")
-    whole, part = Objective(base, options).ask(LATENTS, draws()), range(2, 5)
-    asked = Objective(base, options).ask(LATENTS[2:5], draws(part))
+    whole, part = Objective(base, options).add_noise(LATENTS, draws()), range(2, 5)
+    asked = Objective(base, options).add_noise(LATENTS[2:5], draws(part))
     for name in ("noisy", "latents", "noise", "timesteps"):
         assert torch.equal(getattr(asked, name), getattr(whole, name)[2:5]), name
     assert torch.equal(draws().happens(0.5)[2:5], draws(part).happens(0.5))
-    other = Objective(base, options).ask(LATENTS, StepRandomness(7, 4, range(6), 6))
+    other = Objective(base, options).add_noise(LATENTS, StepRandomness(7, 4, range(6), 6))
     assert not torch.equal(other.noise, whole.noise)
 
 
 def test_noise_offset_moves_whole_channels(base):
-    plain = Objective(base, TrainSection()).ask(LATENTS, draws())
-    moved = Objective(base, TrainSection(noise_offset=0.5)).ask(LATENTS, draws())
+    plain = Objective(base, TrainSection()).add_noise(LATENTS, draws())
+    moved = Objective(base, TrainSection(noise_offset=0.5)).add_noise(LATENTS, draws())
     offset = (moved.noise - plain.noise)[..., :1, :1]
     assert torch.allclose(moved.noise - plain.noise, offset.expand_as(plain.noise), atol=1e-6)
     assert 0.2 < offset.std() < 0.8
@@ -52,8 +52,8 @@ def test_noise_offset_moves_whole_channels(base):
 
 
 def test_input_perturbation_is_seen_and_not_asked_for(base):
-    plain = Objective(base, TrainSection()).ask(LATENTS, draws())
-    perturbed = Objective(base, TrainSection(input_perturbation=0.1)).ask(LATENTS, draws())
+    plain = Objective(base, TrainSection()).add_noise(LATENTS, draws())
+    perturbed = Objective(base, TrainSection(input_perturbation=0.1)).add_noise(LATENTS, draws())
     assert torch.equal(perturbed.noise, plain.noise)
     spread = (1 - base.scheduler.alphas_cumprod[plain.timesteps]).sqrt().view(-1, 1, 1, 1)
     assert ((perturbed.noisy - plain.noisy) / spread).std().item() == pytest.approx(0.1, rel=0.1)
@@ -81,7 +81,7 @@ def test_a_base_learns_what_the_recipe_says():
     with pytest.raises(SceditError, match="predicts epsilon, of which pure noise tells nothing"):
         builders.with_prediction(base, recipe(zero_terminal_snr=True).train)
     base = builders.with_prediction(base, recipe(prediction="sample").train)
-    asked = Objective(base, TrainSection()).ask(LATENTS, draws())
+    asked = Objective(base, TrainSection()).add_noise(LATENTS, draws())
     losses = Objective(base, TrainSection()).losses(torch.zeros_like(LATENTS), asked)
     assert torch.allclose(losses, LATENTS.square().flatten(1).mean(1))
 
@@ -89,7 +89,7 @@ def test_a_base_learns_what_the_recipe_says():
 def test_min_snr_joins_a_pictures_own_weight(base):
     weights = torch.arange(6.0)
     plain = Objective(base, TrainSection(loss_weighting="min-snr", snr_gamma=2.0))
-    asked = plain.ask(LATENTS, draws())
+    asked = plain.add_noise(LATENTS, draws())
     losses = plain.losses(torch.zeros_like(LATENTS), asked)
     assert torch.allclose(plain.losses(torch.zeros_like(LATENTS), asked, weights), losses * weights)
     unweighted = plain.plain_losses(torch.zeros_like(LATENTS), asked)
@@ -115,9 +115,9 @@ def latents_by_diffusers(base, moments):
 def test_the_loss_is_that_of_diffusers_trainers(family, prediction, statistics, weighting):
     base = load_base(tiny.pipeline_folder(family)).rescheduled(prediction)
     base.vae.register_to_config(**statistics)
-    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_images[0]), LATENTS
     objective = Objective(base, TrainSection(loss_weighting=weighting, snr_gamma=5.0))
-    asked = objective.ask(base.latents_from(moments), draws())
+    asked = objective.add_noise(base.latents_from(moments), draws())
     losses = objective.losses(answer, asked)
 
     scheduler, latents = DDPMScheduler.from_config(base.scheduler.config), latents_by_diffusers(base, moments)
@@ -156,10 +156,10 @@ def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
     base._loaded.register_modules(scheduler=scheduler)
     base.vae.register_to_config(**STATISTICS)
     objective = Objective(base, TrainSection())
-    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_images[0]), LATENTS
     latents = base.latents_from(moments)
     torch.testing.assert_close(latents, latents_by_diffusers(base, moments))
-    asked = objective.ask(latents, draws())
+    asked = objective.add_noise(latents, draws())
     assert (objective.alphas.diff() < 0).all()  # the higher, the noisier
     sigma = (4 * asked.times).exp().view(-1, 1, 1, 1)
     assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
@@ -177,7 +177,7 @@ def test_a_base_of_eulers_continuous_levels_is_told_those():
     told = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
     scheduler = EulerDiscreteScheduler(**told, sigma_min=0.002, sigma_max=700.0)
     base._loaded.register_modules(scheduler=scheduler)
-    asked = Objective(base, TrainSection()).ask(LATENTS, draws())
+    asked = Objective(base, TrainSection()).add_noise(LATENTS, draws())
     assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
     whole = copy.deepcopy(scheduler)
     whole.set_timesteps(1000)
