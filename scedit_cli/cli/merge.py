@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scedit_cli.cli.fields import as_options
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import expanded
+from scedit_cli.utils.specs import parse_tuner
+
+if TYPE_CHECKING:
+    from scedit_cli.jobs.checks.merge import Ingredient
+
+_NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 
 
 def merge(
@@ -69,28 +80,44 @@ def merge(
       scedit merge canny=scepter/0_SwiftSCETuning --out canny.safetensors
       scedit merge style.safetensors --format ms-swift --out style-for-swift
     """
-    with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.jobs.checks import merge as checks
+    with screen_for(json_, quiet, debug) as screen, as_options():
+        from scedit_cli.jobs.checks.merge import MergeRequest, check
 
-        options = {
-            "out": out,
-            "take": parts(*take),
-            "drop": parts(*drop),
-            "rescale": dict(map(_scale, rescale)),
-            "rank": rank,
-            "activations": activations,
-            "device": device,
-            "dtype": dtype,
-            "format": format_,
-            "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
-            "overwrite": overwrite,
-        }
-        checks.check(tuners, **options)  # refuses bad options before the slow import of PyTorch
+        request = MergeRequest(
+            [parse_ingredient(text) for text in tuners],
+            out=out,
+            average=average,
+            take=parts(*take),
+            drop=parts(*drop),
+            rescale=dict(map(_scale, rescale)),
+            rank=rank,
+            activations=activations,
+            device=device,
+            dtype=dtype,
+            format=format_,
+            up_blocks=_counts(up_blocks) if up_blocks is not None else None,
+            overwrite=overwrite,
+        )
+        check(request)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import merge as job
 
-        options["device"] = device_here(device)
-        result = job.merge(tuners, **options, average=average, on_event=screen)
+        result = job.merge(replace(request, device=device_here(device)), on_event=screen)
     screen.result(result.document(), result.summary())
+
+
+def parse_ingredient(text: str) -> Ingredient:
+    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge.
+
+    Raises:
+        SceditError: the scale is no number.
+    """
+    from scedit_cli.jobs.checks.merge import Ingredient
+
+    names: tuple[str, ...] = ()
+    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
+        names, text = tuple(named[1].split(",")), named[2]
+    spec = parse_tuner(text, "tuner")
+    return Ingredient(spec.name, spec.scale, names)
 
 
 def _scale(text: str) -> tuple[str, float]:

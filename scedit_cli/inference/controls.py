@@ -179,12 +179,17 @@ def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
     given = scenes.tuner_place(spec.name)
     path, pinned = locate_pinned(given)
     lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
-    loaded = load_tuner(path)
+    return placed_as(load_tuner(path), str(given), spec.scale, path, lasting)
+
+
+def placed_as(
+    loaded: Tuner | Bundle, file: str, scale: float | None = None, path: Path | None = None, lasting: str = ""
+) -> list[PlacedTuner]:
+    """Return a tuner, or the tuners of a bundle one by one, under the name `file`; None as `scale` is 1."""
     tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
-    factor = 1.0 if spec.scale is None else spec.scale
-    bundled = len(tuners) > 1
+    factor = 1.0 if scale is None else scale
     return [
-        PlacedTuner(tuner, str(given), own, factor, bundled, path, lasting)
+        PlacedTuner(tuner, file, own, factor, len(tuners) > 1, path, lasting)
         for tuner, own in zip(tuners, scales, strict=True)
     ]
 

@@ -16,20 +16,23 @@ class SceditError(Exception):
     Args:
         message: one sentence that says what is wrong, naming the file and field.
         hint: advice what to do, or None where the message already says it.
+        field: the argument at fault, such as "rank" or "controls[0].scale". Message and hint write arguments in
+            backticks, which the command line replaces by its options.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, field: str | None = None) -> None:
         super().__init__(message)
         self.message = shortened(message, _SENTENCE)
         self.hint = hint
+        self.field = field
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def __reduce__(self):
-        return type(self), (self.message, self.hint)
+        return type(self), (self.message, self.hint, self.field)
 
 
 def reason(error: BaseException, whole: bool = False) -> str:

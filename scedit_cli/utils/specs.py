@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
 
 _KIND = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
-_NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FRACTION = r"(?:\d+\.?\d*|\.\d+)"
 _SPAN = re.compile(rf"({_FRACTION})-({_FRACTION})")
@@ -74,29 +72,6 @@ def parse_tuner(text: str, option: str = "--tuner") -> TunerSpec:
     """
     name, tail = _split(text, most=1)
     return TunerSpec(name, _scale(tail[0], f"{option} {text}") if tail else None)
-
-
-def parse_ingredient(text: str) -> tuple[list[str], TunerSpec]:
-    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge, and return the named kinds and the tuner.
-
-    Raises:
-        SceditError: the scale is no number.
-    """
-    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
-        return named[1].split(","), parse_tuner(named[2], "tuner")
-    return [], parse_tuner(text, "tuner")
-
-
-def check_chosen(take: Iterable[str], drop: Iterable[str], rescale: Iterable[str], names: Set[str]) -> None:
-    """Raise SceditError if the options of a merge name tuners that are not among `names`, or exclude each other."""
-    for option, wanted in (("--take", take), ("--drop", drop), ("--rescale", rescale)):
-        for name in wanted:
-            if name not in names:
-                raise SceditError(
-                    f"{option} {name}: no tuner of that name", hint=f"here are {', '.join(sorted(names))}"
-                )
-    if take and drop:
-        raise SceditError("--take and --drop together", hint="say what to use, or what to leave out")
 
 
 def parse_span(text: str, where: str) -> tuple[float, float]:

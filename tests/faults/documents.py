@@ -21,6 +21,7 @@ from scedit_cli.data.scenes import write_scenes
 from scedit_cli.generation.config import Request
 from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
+from scedit_cli.jobs.checks.merge import Ingredient, MergeRequest
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.prepare import prepare
@@ -178,5 +179,5 @@ def make_world(folder: Path) -> None:
     for place in ("scepter-canny", "scepter/0_SwiftSCETuning"):
         save_tuner(load_tuner(shipped_tuner("canny")), folder / place, format="scepter")
     both = [str(folder / f"{kind}.safetensors") for kind in ("canny", "color")]
-    merge(both, out=folder / "combo.safetensors")
+    merge(MergeRequest([Ingredient(file) for file in both], out=folder / "combo.safetensors"))
     generate(Request(prompts=("a red cube",), steps=2), out=folder / "pictures")

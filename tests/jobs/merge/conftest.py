@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from scedit_cli import CSCTuner, SCTuner, attach, save_tuner
+from scedit_cli.cli.merge import parse_ingredient
+from scedit_cli.jobs import merge as job
+from scedit_cli.jobs.checks.merge import MergeRequest
+from scedit_cli.jobs.progress import OnEvent
 from tests import tiny
+
+
+def merge(texts: Sequence[str], on_event: OnEvent | None = None, **options) -> job.MergeResult:
+    """Merges the tuners that `texts` name, as the command does."""
+    return job.merge(MergeRequest([parse_ingredient(text) for text in texts], **options), on_event)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import torch
 from scedit_cli import Bundle, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.core.weights import read_metadata
 from scedit_cli.jobs import merge as job
-from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.progress import Note
 from scedit_cli.utils.errors import WorkFailed
+from tests.jobs.merge.conftest import merge
 
 
 def test_sc_tuners_become_one_file_that_gives_the_same(edited, unet, saved, tmp_path):
@@ -138,10 +138,10 @@ def test_what_cannot_be_read(tuner, message, saved, tmp_path):
 
 def test_where_it_may_be_written(saved, tmp_path):
     one, out = str(saved(name="one")), tmp_path / "combo.safetensors"
-    with pytest.raises(SceditError, match="--out .*combo.pt: a tuner file ends in .safetensors"):
+    with pytest.raises(SceditError, match="`out` .*combo.pt: a tuner file ends in .safetensors"):
         merge([one], out=tmp_path / "combo.pt")
     out.write_bytes(b"mine")
-    with pytest.raises(SceditError, match="--out .*combo.safetensors exists already"):
+    with pytest.raises(SceditError, match="`out` .*combo.safetensors exists already"):
         merge([one], out=out)
     assert out.read_bytes() == b"mine"
     merge([f"{one}:2"], out=out, overwrite=True)
