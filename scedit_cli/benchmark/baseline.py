@@ -26,15 +26,15 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
     Raises:
         SceditError: the file is not such a document, or has no figures to compare.
     """
-    document = read_result(path, "--baseline").document()
+    document = read_result(path, "`baseline`").document()
     known = {result["method"] for result in document["results"]}
     if methods and not known & set(methods):
         raise SceditError(
-            f"--baseline {path} has none of {', '.join(methods)}",
-            hint=f"it has {', '.join(sorted(known)) or 'control scores only: compare them with --quality'}",
+            f"`baseline` {path} has none of {', '.join(methods)}",
+            hint=f"it has {', '.join(sorted(known)) or 'scores only: compare them with scores'}",
         )
     if not methods and not document["quality"]:
-        raise SceditError(f"--baseline {path} holds no control scores", hint="compare with one made by --quality")
+        raise SceditError(f"`baseline` {path} holds no control scores", hint="compare with a document that holds some")
     return document
 
 
@@ -43,7 +43,7 @@ def check_comparable(path: Path, baseline: Document, document: Document) -> None
     for name in (*_SETTINGS, *_HOW):
         if baseline[name] != document[name]:
             raise SceditError(
-                f"--baseline {path} was measured with {name} {baseline[name]}, this is {document[name]}",
+                f"`baseline` {path} was measured with {name} {baseline[name]}, this is {document[name]}",
                 hint="measure both alike",
             )
 

@@ -53,19 +53,19 @@ class _Document(_Costs):
     environment: dict[str, str | int] = field(default_factory=dict)
 
 
-def read_result(path: Path, option: str) -> BenchResult:
-    """Read a document written by `bench --json`; `option` names it in messages.
+def read_result(path: Path, argument: str) -> BenchResult:
+    """Read a document written by `bench --json`; `argument` names it in messages.
 
     Raises:
         SceditError: the file is not such a document; the message names the field.
     """
-    values = read_values(path, option)
+    values = read_values(path, argument)
     try:
         found = TypeAdapter(_Document).validate_python(values)
     except ValidationError as error:
-        raise SceditError(f"{option} {path} is no benchmark: {_mistake(error)}", HINT) from None
+        raise SceditError(f"{argument} {path} is no benchmark: {_mistake(error)}", HINT) from None
     if missing := [name for name in _ALWAYS if name not in values]:
-        raise SceditError(f"{option} {path} is no benchmark: it has no {', '.join(missing)}", HINT)
+        raise SceditError(f"{argument} {path} is no benchmark: it has no {', '.join(missing)}", HINT)
     return BenchResult(
         found.costs(),
         estimate=found.estimate and found.estimate.costs(),

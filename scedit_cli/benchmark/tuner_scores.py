@@ -26,5 +26,5 @@ def scores_of(
             kind: {name.rstrip("_"): value for name, value in asdict(each).items()} for kind, each in scores.items()
         }
     if len(tuners) > 1:
-        raise SceditError("--quality measures one SC-Tuner at a time", hint="scedit merge makes one of several")
+        raise SceditError("the quality of one SC-Tuner is measured at a time", hint="scedit merge makes one of several")
     return {"style": asdict(style_score(base, tuners[0], scale=scales[0], scenes=scenes, on_step=on_step))}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from scedit_cli.cli.bench_request import OPTIONS, request_of
+from scedit_cli.cli.fields import as_options
 from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
@@ -156,15 +159,15 @@ def bench(
       scedit bench --skips
       scedit bench --show bench.json --markdown
     """
-    with screen_for(json_, quiet, debug) as screen:
+    with screen_for(json_, quiet, debug) as screen, as_options(OPTIONS):
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
-        from scedit_cli.jobs.checks import bench as checks
+        from scedit_cli.jobs.checks.bench import check
 
         if plot is None and not (asked or tuner or sampling or show):
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
-        options = {
-            "base": base, "prediction": prediction, "methods": parts(methods) or None, "batch": batch,
+        request, output = request_of({
+            "base": base, "prediction": prediction, "methods": parts(methods), "batch": batch,
             "resolution": resolution, "dtype": dtype, "device": device, "steps": steps, "rounds": rounds,
             "compiled": compiled, "lora_rank": lora_rank, "lora_feed_forward": lora_feed_forward,
             "down_ratio": down_ratio, "fits": fits, "batches": _numbers("--batches", batches), "estimate": estimate,
@@ -172,12 +175,13 @@ def bench(
             "quality": quality, "tuners": tuner, "scenes": scenes, "seconds": seconds, "seeds": seeds,
             "learning_rates": _rates(learning_rate), "keep": keep, "show": show, "plot": plot, "baseline": baseline,
             "tolerance": tolerance, "out": out,
-        }  # fmt: skip
-        checks.check(options)  # refuses bad options before the slow import of PyTorch
-        options["device"] = device if estimate or show else device_here(device)
+        })  # fmt: skip
+        check(request, output)  # refuses bad options before the slow import of PyTorch
+        if not (estimate or show):
+            request = replace(request, device=device_here(device))
         from scedit_cli.jobs import bench as job
 
-        result = job.bench(**options, on_event=screen)
+        result = job.bench(request, output, on_event=screen)
     if markdown or csv:
         screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:

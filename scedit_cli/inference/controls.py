@@ -194,6 +194,14 @@ def placed_as(
     ]
 
 
+def placed_of(tuner: str | Path | Tuner | Bundle, scale: float | None = None, name: str = "tuner") -> list[PlacedTuner]:
+    """Return the tuners of a file, folder, hub id or shipped name, or a loaded tuner or bundle under the name `name`.
+    """
+    if isinstance(tuner, str | Path):
+        return load_placed(TunerSpec(str(tuner), scale))
+    return placed_as(tuner, name, scale)
+
+
 def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
     """Return `model`, with the commit that its tuners were trained on where it is on the hub and they agree on one."""
     if not is_hub_id(model) or expanded(model).exists():

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import CSCTuner
-from scedit_cli.inference.controls import PlacedTuner, check_taught_alike, load_placed, placed_as
+from scedit_cli.inference.controls import PlacedTuner, check_taught_alike, placed_of
 from scedit_cli.jobs.checks.merge import Ingredient, MergeRequest, check_chosen, nothing_left
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import TunerSpec
 
 
 def gathered(request: MergeRequest) -> list[PlacedTuner]:
@@ -107,13 +106,12 @@ def _name(placed: PlacedTuner) -> str:
 
 def _loaded(ingredient: Ingredient, number: int) -> list[PlacedTuner]:
     names, source = ingredient.conditions, ingredient.tuner
-    if ingredient.file is None:
-        placed = placed_as(copy.deepcopy(source) if names else source, f"tuner {number}", ingredient.scale)
-    else:
-        placed = load_placed(TunerSpec(ingredient.file, ingredient.scale))
+    if names and ingredient.file is None:
+        source = copy.deepcopy(source)  # it gets other conditions below
+    placed = placed_of(source, ingredient.scale, f"tuner {number}")
     if not names:
         return placed
-    file = placed[0].file if ingredient.file is None else ingredient.file
+    file = ingredient.file or placed[0].file
     takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
     if len(names) != len(takers):
         raise SceditError(

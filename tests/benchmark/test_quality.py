@@ -13,9 +13,9 @@ from scedit_cli.benchmark.quality import BenchmarkResult, Budget, rate_of, summe
 from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
-from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
+from tests.jobs.bench.conftest import bench
 
 
 def test_frechet_distance_of_gaussians():

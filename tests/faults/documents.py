@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from typer.main import get_command
 
+from scedit_cli.benchmark.requests import CostRequest
 from scedit_cli.cli import app
 from scedit_cli.conditions import annotate
 from scedit_cli.core.weights import load_tuner, save_tuner
@@ -147,7 +148,7 @@ def make_world(folder: Path) -> None:
     """Photos, maps, condition pictures, datasets, tiny bases, runs, tuners and documents under the names that the
     commands use."""
     shutil.copytree(ROOT / "scedit_cli" / "results", folder / "scedit_cli" / "results")
-    result = bench(estimate=True, base=tiny.pipeline_folder("sd15"), methods=["sc"])
+    result = bench(CostRequest(str(tiny.pipeline_folder("sd15")), ["sc"], estimate=True))
     (folder / "bench.json").write_text(as_json(result.document()))
     write_scenes(folder / "scenes", 4)
     (folder / "photos").mkdir()

@@ -11,7 +11,18 @@ from scedit_cli.benchmark import compare
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
-from scedit_cli.jobs.bench import bench
+from scedit_cli.benchmark.results import BenchResult
+from scedit_cli.cli.bench_request import OPTIONS, request_of
+from scedit_cli.cli.fields import as_options
+from scedit_cli.jobs import bench as job
+from scedit_cli.jobs.progress import OnEvent
+
+
+def bench(on_event: OnEvent | None = None, **options) -> BenchResult:
+    """Measures what the options of the command ask for."""
+    with as_options(OPTIONS):
+        return job.bench(*request_of(options), on_event)
+
 
 SETTING = BenchConfig("mine", 1, 64, "fp32", "cpu", steps=10)
 

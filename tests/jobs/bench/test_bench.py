@@ -15,12 +15,11 @@ from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.benchmark import compare, estimate, evaluation, isolation
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.modes import DEFAULT_METHODS
-from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import WorkFailed
 from tests import tiny
-from tests.jobs.bench.conftest import SETTING, figures
+from tests.jobs.bench.conftest import SETTING, bench, figures
 
 FIELDS = {
     "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "steps",

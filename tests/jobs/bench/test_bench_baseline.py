@@ -8,9 +8,8 @@ import pytest
 
 from scedit_cli import SceditError
 from scedit_cli.benchmark import compare, config
-from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Note
-from tests.jobs.bench.conftest import figures
+from tests.jobs.bench.conftest import bench, figures
 
 
 @pytest.mark.parametrize(

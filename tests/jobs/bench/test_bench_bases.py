@@ -15,6 +15,7 @@ from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.jobs.bench.conftest import bench
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_what_the_base_predicts_may_be_told(drawn, tmp_path):
         assert answer.exit_code == 0, answer.output
     assert [base.prediction_type for base in drawn] == ["v_prediction"] * 2
     with pytest.raises(SceditError, match="--prediction does nothing with --sampling"):
-        job.bench(sampling=True, prediction="epsilon")
+        bench(sampling=True, prediction="epsilon")
 
 
 def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
@@ -47,12 +48,12 @@ def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
     reader = "text agreement is not measured: only the embedded base has a reader of pictures"
     monkeypatch.setattr(job, "load_base", lambda *_, **more: guessed)
     events = []
-    job.bench(skips=True, on_event=events.append)
+    bench(skips=True, on_event=events.append)
     assert [event.text for event in events if isinstance(event, Note)] == [
         f"{guessed.doubt}: --prediction epsilon takes it for the other",
         reader,
     ]
-    job.bench(quality=True, tuners=[tuner(tmp_path, prediction_type="epsilon")], on_event=events.append)
+    bench(quality=True, tuners=[tuner(tmp_path, prediction_type="epsilon")], on_event=events.append)
     assert len([event for event in events if isinstance(event, Note)]) == 2
 
 
@@ -60,5 +61,5 @@ def test_a_tuner_is_scored_on_the_base_of_the_hub_as_it_had_it(drawn, tmp_path, 
     base, asked = load_base(tiny.pipeline_folder("sd15")), []
     monkeypatch.setattr(job, "load_base", lambda model, **_: asked.append(model) or base)
     about = {"base": "owner/model", "base_revision": "0a1b2c", "base_fingerprint": base.fingerprint}
-    made = job.bench(quality=True, base="owner/model", tuners=[tuner(tmp_path, **about)])
+    made = bench(quality=True, base="owner/model", tuners=[tuner(tmp_path, **about)])
     assert asked == [made.document()["base"]] == ["owner/model@0a1b2c"] and drawn == [base]

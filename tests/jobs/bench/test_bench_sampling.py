@@ -7,10 +7,10 @@ import pytest
 from scedit_cli.benchmark import sampling as room
 from scedit_cli.benchmark.architecture import Architecture
 from scedit_cli.core.attach import attached
-from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.progress import Progress
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.jobs.bench.conftest import bench
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("sd15", "fp32"), ("sdxl", "bf16")])
