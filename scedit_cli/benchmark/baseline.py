@@ -11,11 +11,12 @@ from scedit_cli.utils.errors import SceditError
 
 _EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # equal on every machine
 _MEASURED = ("peak_memory", "images_per_second")
-_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
-_QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
+_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr", "clip_score")
+_QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet", "clip_score", "fid")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
 _HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled")
-_SHOWN = ("scenes", "seeds", "learning_rate")
+_SHOWN = ("scenes", "images", "seeds", "learning_rate")
+_EVALUATED = ("protocol", "data", "resolution", "sampler", "steps", "guidance", "seed")  # alike in what is compared
 
 Document = dict[str, Any]
 
@@ -67,6 +68,10 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
     for before in baseline["results"]:
         if result := now.get(before["method"]):
             sentences += _fallen(before["method"], before, result, fields, tolerance)
+    earlier, later = (each.get("evaluation") or {} for each in (baseline, document))
+    for name in _EVALUATED:
+        if earlier and later and earlier.get(name) != later.get(name):
+            return [*sentences, f"cannot be compared, {name} was {earlier.get(name)} and is {later.get(name)}"]
     for name, before in baseline.get("quality", {}).items():
         if result := document.get("quality", {}).get(name):
             fixed = _SHOWN if name.endswith("same seconds") else (*_SHOWN, "steps")

@@ -48,6 +48,7 @@ class _Costs(BenchConfig):
 class _Document(_Costs):
     estimate: _Costs | None = None
     quality: dict[str, dict[str, Annotated[Any, PlainValidator(_number)]]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     skips: list[SkipEffect] = field(default_factory=list)
     sampling: list[StepTime] = field(default_factory=list)
     environment: dict[str, str | int] = field(default_factory=dict)
@@ -70,6 +71,7 @@ def read_result(path: Path, argument: str) -> BenchResult:
         found.costs(),
         estimate=found.estimate and found.estimate.costs(),
         quality=found.quality,
+        evaluation=found.evaluation,
         skips=found.skips,
         sampling=found.sampling,
         environment=found.environment,

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scedit_cli.benchmark.modes import DEFAULT_METHODS
+from scedit_cli.inference.ingredients import Ingredient
+from scedit_cli.inference.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
-    from scedit_cli.core.bundle import Bundle
-    from scedit_cli.core.tuners import Tuner
+    from scedit_cli.data.dataset import Dataset
+    from scedit_cli.models.base import Base
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,36 @@ class LearningRequest:
 
 
 @dataclass(frozen=True)
-class ScoresRequest:
-    """Measure the scores of tuners over held-out scenes, attached together.
+class EvaluationRequest:
+    """Evaluate tuners, attached together, on images with conditions.
 
     Attributes:
-        tuners: loaded ones, or files, each with its scale; None keeps a bundle's own.
+        tuners: the tuners and scales; none evaluates the base.
+        against: other tuners to compare with, image by image; None compares with none, and an empty one with the base.
+        base: as for `load_base`, or a loaded base; the embedded one by default.
+        data: a dataset folder, a loaded dataset or shards; on the embedded base held-out scenes by default.
+        protocol: one of `protocols.NAMES`.
+        images: the most images; by default all of a folder, 1000 of shards, and 128 scenes.
+        weights: a folder with local copies of the annotators' weights.
+        clip: a folder with a CLIP model, for CLIP scores.
+        inception: a TorchScript file of Inception, for FID.
+        keep: a folder for the images, a table of their figures and a contact sheet.
     """
 
-    tuners: Sequence[tuple[str | Path | Tuner | Bundle, float | None]]
-    base: str | None = None
+    tuners: Sequence[Ingredient] = ()
+    against: Sequence[Ingredient] | None = None
+    base: str | Base | None = None
+    data: str | Path | Dataset | None = None
+    protocol: str = "scedit"
+    images: int | None = None
+    sampling: SamplingOptions = SamplingOptions()
     prediction: str | None = None
     dtype: str | None = None
     device: str | None = None
-    scenes: int = 128
+    weights: Path | None = None
+    clip: Path | None = None
+    inception: Path | None = None
+    keep: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +158,7 @@ class EarlierResult:
     path: Path
 
 
-Request = CostRequest | SamplingRequest | SkipsRequest | LearningRequest | ScoresRequest | EarlierResult
+Request = CostRequest | SamplingRequest | SkipsRequest | LearningRequest | EvaluationRequest | EarlierResult
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def bench(
     device: Device = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9); --quality: to train; --skips: of the sampler."),
+        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9); to train (--quality); to sample (--skips, --tuner)."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -88,6 +88,43 @@ def bench(
                            rich_help_panel=_QUALITY)
     ] = False,
     tuner: Tuners = [],
+    against: Annotated[
+        list[str],
+        typer.Option(metavar="FILE[:SCALE]", help="Tuner to compare --tuner with, image by image, or none; repeatable.",
+                     rich_help_panel=_QUALITY),
+    ] = [],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Dataset folder or shards to evaluate --tuner on; by default held-out scenes.",
+                     rich_help_panel=_QUALITY),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="scedit|controlnet++", help="Figures of --tuner: tolerant (default), or the papers'.",
+                     rich_help_panel=_QUALITY),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images of --data; by default all of a folder, or 1000 of shards.",
+                                 rich_help_panel=_QUALITY)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale for --tuner; by default the base's.", rich_help_panel=_QUALITY)
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Sampler for --tuner, as in generate.", rich_help_panel=_QUALITY)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first image's noise; 0 by default.", rich_help_panel=_QUALITY)
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with local weights of annotators.", rich_help_panel=_QUALITY)
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder with a CLIP model, for CLIP scores.", rich_help_panel=_QUALITY)
+    ] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="TorchScript file of Inception, for FID.", rich_help_panel=_QUALITY)
+    ] = None,
     scenes: Annotated[
         int | None,
         typer.Option(min=1, help="Held-out scenes to draw; 128, under --skips 16, or 4 off the embedded base.",
@@ -106,8 +143,11 @@ def bench(
                                 rich_help_panel=_QUALITY)
     ] = [],
     keep: Annotated[
-        Path | None, typer.Option(help="Folder for finished trainings, from which the same command resumes.",
-                                  rich_help_panel=_QUALITY)
+        Path | None,
+        typer.Option(
+            help="Folder for finished trainings, from which the same command resumes; with --tuner for images, their "
+            "table and a contact sheet.", rich_help_panel=_QUALITY,
+        ),
     ] = None,
     sampling: Annotated[
         bool, typer.Option("--sampling", help="Time a sampling step instead of training steps.", rich_help_panel=_COST)
@@ -154,6 +194,8 @@ def bench(
       scedit bench --methods sc,csc,lora,lora-lean --rounds 3 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
+      scedit bench --quality --tuner mine.safetensors --base photoreal --data photos --images 100 --keep evaluated
+      scedit bench --quality --tuner a.safetensors --against b.safetensors --protocol controlnet++ --data photos
       scedit bench --quality --methods sc,lora,full --seconds 60 --keep trained
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips
@@ -172,7 +214,9 @@ def bench(
             "compiled": compiled, "lora_rank": lora_rank, "lora_feed_forward": lora_feed_forward,
             "down_ratio": down_ratio, "fits": fits, "batches": _numbers("--batches", batches), "estimate": estimate,
             "sampling": sampling, "skips": skips, "skip_scale": skip_scale, "skip_noise": skip_noise,
-            "quality": quality, "tuners": tuner, "scenes": scenes, "seconds": seconds, "seeds": seeds,
+            "quality": quality, "tuners": tuner, "against": against, "data": data, "protocol": protocol,
+            "images": images, "guidance": guidance, "scheduler": scheduler, "seed": seed, "weights": weights,
+            "clip": clip, "inception": inception, "scenes": scenes, "seconds": seconds, "seeds": seeds,
             "learning_rates": _rates(learning_rate), "keep": keep, "show": show, "plot": plot, "baseline": baseline,
             "tolerance": tolerance, "out": out,
         })  # fmt: skip

@@ -11,16 +11,17 @@ from scedit_cli.benchmark.modes import BASE, DEFAULT_METHODS
 from scedit_cli.benchmark.requests import (
     CostRequest,
     EarlierResult,
+    EvaluationRequest,
     LearningRequest,
     Output,
     Request,
     SamplingRequest,
-    ScoresRequest,
     Sizes,
     SkipsRequest,
 )
+from scedit_cli.cli.texts import parse_ingredient
+from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import parse_tuner
 
 # The options of the arguments that are called otherwise.
 OPTIONS = {
@@ -36,7 +37,8 @@ _MODES = {
     "--sampling": "base resolution dtype device steps",
     "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
     "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
-    "--quality --tuner": "base prediction dtype device tuners scenes baseline",
+    "--quality --tuner": "base prediction dtype device tuners against data protocol images scenes batch steps guidance "
+    "scheduler seed weights clip inception keep baseline",
     "--show": "plot baseline",
 }
 _SIZES_USE = {"lora_rank": ("lora",), "lora_feed_forward": ("lora",), "down_ratio": ("sc", "csc")}
@@ -58,7 +60,7 @@ def request_of(options: Mapping[str, Any]) -> tuple[Request, Output]:
     if mode == "--show":
         return EarlierResult(Path(given["show"])), output
     kind = {"--sampling": SamplingRequest, "--skips": SkipsRequest, "--quality": LearningRequest,
-            "--quality --tuner": ScoresRequest}.get(mode, CostRequest)  # fmt: skip
+            "--quality --tuner": EvaluationRequest}.get(mode, CostRequest)  # fmt: skip
     names = {"skip_scale": "scale", "skip_noise": "noise"}
     fields = {names.get(name, name): value for name, value in given.items() if name in _MODES[mode].split()}
     fields = {name: value for name, value in fields.items() if name not in (*_SIZES.split(), "plot", "baseline")}
@@ -68,9 +70,8 @@ def request_of(options: Mapping[str, Any]) -> tuple[Request, Output]:
         fields["methods"] = methods
     if "keep" in fields:
         fields["keep"] = Path(fields["keep"])
-    if "tuners" in fields:
-        specs = [parse_tuner(text) for text in fields["tuners"]]
-        fields["tuners"] = [(spec.name, spec.scale) for spec in specs]
+    if kind is EvaluationRequest:
+        fields = _evaluated(fields)
     if kind is CostRequest:
         fields |= {"estimate": mode == "--estimate"}
         if "fits" in fields:
@@ -78,6 +79,24 @@ def request_of(options: Mapping[str, Any]) -> tuple[Request, Output]:
         if output.plot and "batches" not in fields:
             fields["batches"] = _BATCHES
     return kind(**fields), output
+
+
+def _evaluated(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an `EvaluationRequest`; "none" stands for no tuner."""
+    if "scenes" in fields and "data" in fields:
+        raise SceditError("--scenes counts held-out scenes, and --data names other images", "--images counts those")
+    names = {"steps": "steps", "guidance": "guidance", "scheduler": "scheduler", "seed": "seed", "batch": "batch_size"}
+    sampling = SamplingOptions(**{field: fields.pop(name) for name, field in names.items() if name in fields})
+    for name in ("tuners", "against"):
+        if name in fields:
+            texts, option = fields[name], _option(name)
+            if "none" in texts and len(texts) > 1:
+                raise SceditError(f"{option} none together with other tuners", hint="it stands for the base alone")
+            fields[name] = [parse_ingredient(text, option) for text in texts if text != "none"]
+    if "scenes" in fields:
+        fields["images"] = fields.pop("scenes")
+    paths = {name: Path(fields[name]) for name in ("weights", "clip", "inception", "keep") if name in fields}
+    return fields | paths | {"sampling": sampling}
 
 
 def _path(value: Any) -> Path | None:

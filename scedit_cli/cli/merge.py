@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from scedit_cli.cli.fields import as_options
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.cli.texts import parse_ingredient
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.io import expanded
-from scedit_cli.utils.specs import parse_tuner
-
-if TYPE_CHECKING:
-    from scedit_cli.jobs.checks.merge import Ingredient
-
-_NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 
 
 def merge(
@@ -103,21 +95,6 @@ def merge(
 
         result = job.merge(replace(request, device=device_here(device)), on_event=screen)
     screen.result(result.document(), result.summary())
-
-
-def parse_ingredient(text: str) -> Ingredient:
-    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge.
-
-    Raises:
-        SceditError: the scale is no number.
-    """
-    from scedit_cli.jobs.checks.merge import Ingredient
-
-    names: tuple[str, ...] = ()
-    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
-        names, text = tuple(named[1].split(",")), named[2]
-    spec = parse_tuner(text, "tuner")
-    return Ingredient(spec.name, spec.scale, names)
 
 
 def _scale(text: str) -> tuple[str, float]:

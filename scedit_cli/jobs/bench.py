@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -23,23 +23,23 @@ from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.requests import (
     CostRequest,
     EarlierResult,
+    EvaluationRequest,
     LearningRequest,
     Output,
     Request,
     SamplingRequest,
-    ScoresRequest,
     SkipsRequest,
 )
-from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
-from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, placed_of
+from scedit_cli.inference.controls import doubt
 from scedit_cli.jobs.checks.bench import check
 from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from scedit_cli.utils.io import as_json, check_place, expanded, whole, write_whole
+from scedit_cli.utils.result_cache import ResultCache
 
 _STEPS = 10  # timed by default
 
@@ -55,7 +55,7 @@ def bench(request: Request, output: Output = Output(), on_event: OnEvent | None 
     check(request, output)
     tell = on_event or (lambda event: None)
     shown = read_result(request.path, "`show`") if isinstance(request, EarlierResult) else None
-    of_scores = isinstance(request, LearningRequest | ScoresRequest)
+    of_scores = isinstance(request, LearningRequest | EvaluationRequest)
     compared = [each.method for each in shown.costs.results] if shown else getattr(request, "methods", ())
     before = read_baseline(output.baseline, [] if of_scores else compared) if output.baseline else None
     if shown and output.plot and not (shown.costs.results or is_drawn(shown.quality)):
@@ -75,8 +75,8 @@ def bench(request: Request, output: Output = Output(), on_event: OnEvent | None 
         case EarlierResult():
             check_baseline(shown.setting)
             result = shown
-        case ScoresRequest():
-            result = _score(request, check_baseline, tell)
+        case EvaluationRequest():
+            result = _evaluate(request, check_baseline, tell)
         case LearningRequest():
             result = _train(request, check_baseline, tell)
         case SamplingRequest():
@@ -159,7 +159,7 @@ def _skips(request: SkipsRequest, tell: OnEvent) -> BenchResult:
     from scedit_cli.benchmark.skips import study_skips
 
     model = request.base or EMBEDDED
-    base = _load(model, request, [], tell)
+    base = _load(model, request, tell)
     wanted = BenchConfig(model, None, request.resolution, request.dtype, steps=request.steps or base.defaults.steps)
     setting = replace(settled(wanted, architecture_of(base), base.device), batch=None)
     effects, picture = study_skips(
@@ -176,12 +176,10 @@ def _skips(request: SkipsRequest, tell: OnEvent) -> BenchResult:
     return BenchResult(Costs(setting, []), skips=effects, grid=picture)
 
 
-def _load(
-    model: str, request: SkipsRequest | ScoresRequest, placed: Sequence[PlacedTuner], tell: OnEvent
-) -> Base:
+def _load(model: str, request: SkipsRequest, tell: OnEvent) -> Base:
     dtype = DTYPES[request.dtype] if request.dtype else None
     base = load_base(model, dtype=dtype, device=request.device, prediction=request.prediction)
-    if told := doubt(base, placed):
+    if told := doubt(base):
         tell(Note(told))
     return base
 
@@ -222,23 +220,8 @@ def _train(request: LearningRequest, check: Callable[[BenchConfig], None], tell:
     return BenchResult(Costs(setting, []), quality=found)
 
 
-def _score(request: ScoresRequest, check: Callable[[BenchConfig], None], tell: OnEvent) -> BenchResult:
-    from scedit_cli.benchmark.tuner_scores import scores_of
+def _evaluate(request: EvaluationRequest, check: Callable[[BenchConfig], None], tell: OnEvent) -> BenchResult:
+    from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
 
-    placed = [each for tuner, scale in request.tuners for each in placed_of(tuner, scale)]
-    model = as_trained(request.base or EMBEDDED, placed)
-    base = _load(model, request, placed, tell)
-    for each in placed:
-        check_base(each, base)
-    base = as_taught(placed, base)
-    setting = settled(BenchConfig(model, dtype=request.dtype), architecture_of(base), base.device)
-    setting = replace(setting, batch=None)
-    check(setting)
-    found = scores_of(
-        base,
-        [each.tuner for each in placed],
-        [each.scale for each in placed],
-        request.scenes,
-        lambda done, total: tell(Progress("drawing", done, total)),
-    )
-    return BenchResult(Costs(setting, []), quality=found)
+    found = evaluate_tuners(request, lambda *done: tell(Progress(*done)), lambda text: tell(Note(text)), check)
+    return BenchResult(Costs(found.setting, []), quality=found.quality, evaluation=found.details)

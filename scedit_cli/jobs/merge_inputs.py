@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 from scedit_cli.core.skips import in_words
-from scedit_cli.core.tuners import CSCTuner
-from scedit_cli.inference.controls import PlacedTuner, check_taught_alike, placed_of
-from scedit_cli.jobs.checks.merge import Ingredient, MergeRequest, check_chosen, nothing_left
+from scedit_cli.inference.controls import PlacedTuner, check_taught_alike
+from scedit_cli.jobs.checks.merge import MergeRequest, check_chosen, nothing_left
 from scedit_cli.utils.errors import SceditError
 
 
@@ -21,7 +19,7 @@ def gathered(request: MergeRequest) -> list[PlacedTuner]:
             several to rescale, or no tuner is left.
     """
     rescale = request.rescale
-    placed = [each for number, one in enumerate(request.tuners, 1) for each in _loaded(one, number)]
+    placed = [each for number, one in enumerate(request.tuners, 1) for each in one.placed(number)]
     for each in placed:
         for name, parameter in each.tuner.named_parameters():
             if not parameter.isfinite().all():
@@ -102,27 +100,3 @@ def _with_base(placed: PlacedTuner) -> str:
 
 def _name(placed: PlacedTuner) -> str:
     return placed.tuner.condition or "sc"
-
-
-def _loaded(ingredient: Ingredient, number: int) -> list[PlacedTuner]:
-    names, source = ingredient.conditions, ingredient.tuner
-    if names and ingredient.file is None:
-        source = copy.deepcopy(source)  # it gets other conditions below
-    placed = placed_of(source, ingredient.scale, f"tuner {number}")
-    if not names:
-        return placed
-    file = ingredient.file or placed[0].file
-    takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
-    if len(names) != len(takers):
-        raise SceditError(
-            f"{file} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
-            hint="name each one, as in canny,depth=FILE",
-        )
-    for name, tuner in zip(names, takers, strict=True):
-        if "format" in tuner.metadata and tuner.condition != name:
-            raise SceditError(
-                f"{file} takes {tuner.condition} conditions, not {name}",
-                hint="KIND= names the conditions of another program's file; leave it out",
-            )
-        tuner.condition = name
-    return placed

@@ -20,9 +20,10 @@ from scedit_cli.conditions import annotate
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.generation.config import Request
+from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
-from scedit_cli.jobs.checks.merge import Ingredient, MergeRequest
+from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
 from scedit_cli.jobs.prepare import prepare

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from scedit_cli.benchmark.modes import BASE, METHODS, check_methods, check_rates
 from scedit_cli.benchmark.plot import check_plot
 from scedit_cli.benchmark.reading import read_values
 from scedit_cli.benchmark.requests import (
     CostRequest,
     EarlierResult,
+    EvaluationRequest,
     LearningRequest,
     Output,
     Request,
-    ScoresRequest,
     SkipsRequest,
 )
-from scedit_cli.jobs.checks.tuners import header_of
+from scedit_cli.jobs.checks import evaluate
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import check_writable, expanded
@@ -27,6 +25,8 @@ _OF_PIXELS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 def check(request: Request, output: Output) -> None:
     """Raise SceditError for every fault that shows without weights."""
+    if isinstance(request, EvaluationRequest):
+        evaluate.check(request)
     dtype = getattr(request, "dtype", None)
     if dtype is not None and dtype not in PRECISIONS:
         raise SceditError(f"`dtype` {dtype}: not known", f"choose one of {', '.join(PRECISIONS)}", "dtype")
@@ -46,11 +46,8 @@ def check(request: Request, output: Output) -> None:
     for name, place in {"plot": output.plot, "out": output.out, "keep": getattr(request, "keep", None)}.items():
         if place:
             check_writable(expanded(place), f"`{name}`")
-    _check_base(getattr(request, "base", None), request)
-    if isinstance(request, ScoresRequest):
-        for tuner, _ in request.tuners:
-            if isinstance(tuner, str | Path):
-                header_of(str(tuner))
+    if not isinstance(request, EvaluationRequest):
+        _check_base(getattr(request, "base", None), request)
 
 
 def _check_base(base: str | None, request: Request) -> None:

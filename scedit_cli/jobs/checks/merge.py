@@ -5,40 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scedit_cli.core.foreign.formats import FORMATS, is_folder
+from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.jobs.checks.tuners import header_of, known_conditions
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError, memory_told
 from scedit_cli.utils.io import check_writable
 from scedit_cli.utils.names import TUNER_PRECISIONS
 
-if TYPE_CHECKING:
-    from scedit_cli.core.bundle import Bundle
-    from scedit_cli.core.tuners import Tuner
-
 MEMORY = "tuners were merged", "end other programs, or merge fewer at once and the rest into what they give"
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """A tuner or bundle to merge.
-
-    Attributes:
-        tuner: a loaded one, or a file, folder, hub id or shipped tuner's name.
-        scale: a factor on the scales that a bundle has already; None is 1.
-        conditions: the conditions of another program's CSC-Tuners, in order.
-    """
-
-    tuner: str | Path | Tuner | Bundle
-    scale: float | None = None
-    conditions: tuple[str, ...] = ()
-
-    @property
-    def file(self) -> str | None:
-        """The name of its file; None for a loaded tuner."""
-        return str(self.tuner) if isinstance(self.tuner, str | Path) else None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from scedit_cli import CSCTuner, SCTuner, attach, save_tuner
-from scedit_cli.cli.merge import parse_ingredient
+from scedit_cli.cli.texts import parse_ingredient
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.jobs.progress import OnEvent

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.cli import app
+from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.jobs import merge as job
-from scedit_cli.jobs.checks.merge import Ingredient, MergeRequest
+from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.jobs.progress import Progress
 from scedit_cli.models.base import load_base
 from tests import tiny
