@@ -24,34 +24,40 @@ if TYPE_CHECKING:
     from scedit_cli.core.bundle import Bundle
     from scedit_cli.core.tuners import CSCTuner, SCTuner
     from scedit_cli.core.weights import load_tuner, save_tuner
+    from scedit_cli.inference.sampling_options import SamplingOptions
+    from scedit_cli.jobs.evaluate import evaluate
 
 __all__ = [
     "Bundle",
     "CSCTuner",
     "SCTuner",
+    "SamplingOptions",
     "SceditError",
     "__version__",
     "attach",
+    "evaluate",
     "load_tuner",
     "merge",
     "save_tuner",
 ]
 
 _HOMES = {
-    "Bundle": "bundle",
-    "CSCTuner": "tuners",
-    "SCTuner": "tuners",
-    "attach": "attach",
-    "load_tuner": "weights",
-    "merge": "blend",
-    "save_tuner": "weights",
+    "Bundle": "core.bundle",
+    "CSCTuner": "core.tuners",
+    "SCTuner": "core.tuners",
+    "SamplingOptions": "inference.sampling_options",
+    "attach": "core.attach",
+    "evaluate": "jobs.evaluate",
+    "load_tuner": "core.weights",
+    "merge": "core.blend",
+    "save_tuner": "core.weights",
 }
 
 
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.core.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -107,6 +107,17 @@ def quality_facts(quality: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items())
 
 
+def evaluation_facts(details: Mapping[str, Any]) -> str:
+    """Return how tuners were evaluated, in words that follow others; empty where none were."""
+    if not details:
+        return ""
+    figures = [f"{kind}: {figure} (by {details['annotators'][kind]})" for kind, figure in details["figures"].items()]
+    drawn = f"{details['sampler']}, {details['steps']} steps, guidance {details['guidance']:g}, seed {details['seed']}"
+    lacking = [f"{name} needs {weights}" for name, weights in details["missing"].items()]
+    of = f" of {details['data']} ({', '.join(details['resolution'])})" if details["resolution"] else ""
+    return "; ".join([of, f"protocol {details['protocol']}", drawn, *figures, *lacking])
+
+
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in GitHub's Markdown; the first column is text, the others are figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *([plain(text), *figures] for text, *figures in rows)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,11 @@ from scedit_cli.training.evaluation import style_score
 from scedit_cli.utils.distributed import Share
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded, whole, write_whole
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.result_cache import ResultCache
 
 SCENES = 128  # by default
 _SHARD_IMAGES = 1000  # by default: shards may hold millions
-
-OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ class TunerEvaluation:
 
 def evaluate_tuners(
     request: EvaluationRequest,
-    on_step: OnStep,
-    on_note: Callable[[str], None],
+    reporter: Reporter = SILENT,
     check: Callable[[BenchConfig], None] = lambda setting: None,
 ) -> TunerEvaluation:
     """Return the evaluation that `request` describes; all processes of a launch share its batches.
@@ -85,7 +82,7 @@ def evaluate_tuners(
         for each in (request.tuners, request.against or ())
     )
     protocol = find_protocol(request.protocol)
-    base = _opened(request, [*placed, *others], on_note)
+    base = _opened(request, [*placed, *others], reporter)
     base = as_taught([*placed, *others], base)
     on_scenes = request.data is None
     if on_scenes and base.name != EMBEDDED:
@@ -95,14 +92,14 @@ def evaluate_tuners(
     cache = ImageCache(cache_folder() / "evaluations")
     images = None
     if not is_style:
-        images = _images(request, base, protocol, [*placed, *others], cache, share, on_step)
+        images = _images(request, base, protocol, [*placed, *others], cache, share, reporter)
     size = images.sizes[0] if images else (base.defaults.resolution,) * 2
     setting = settled(BenchConfig(base.name, None, size[0], request.dtype), architecture_of(base), base.device)
     setting = replace(setting, batch=None, resolution=size[0])
     check(setting)
     details = _details(request, base, protocol, placed, others, images)
     if is_style:
-        return TunerEvaluation(setting, {"style": _style(request, base, placed, on_step)}, details)
+        return TunerEvaluation(setting, {"style": _style(request, base, placed, reporter)}, details)
     arms = [_arm("with", placed), WITHOUT, RECONSTRUCTION]
     if request.against is not None:
         arms.append(_arm("against", others))
@@ -120,7 +117,7 @@ def evaluate_tuners(
     if features.get("inception"):
         real = [(places, features["inception"](images.images(places), [])) for places in share.of(evaluator.batches)]
         real = np.concatenate([each for _, each in sorted(share.gathered(real), key=lambda row: row[0])])
-    found = evaluator.run(arms, partial(on_step, "evaluating"), on_batch)
+    found = evaluator.run(arms, reporter.stage("evaluating"), on_batch)
     quality = {
         kind: _named(scored(protocol, kind, found.figures).figures(), on_scenes) for kind in images.specs
     }
@@ -134,7 +131,7 @@ def evaluate_tuners(
     return TunerEvaluation(setting, quality, details)
 
 
-def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], on_note: Callable[[str], None]) -> Base:
+def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter: Reporter) -> Base:
     if isinstance(request.base, Base):
         base = request.base
     else:
@@ -145,7 +142,7 @@ def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], on_note: 
             prediction=request.prediction,
         )
         if told := doubt(base, placed):
-            on_note(told)
+            reporter.note(told)
     for each in placed:
         if "format" in each.tuner.metadata:
             check_base(each, base, "`base`")
@@ -159,7 +156,7 @@ def _images(
     placed: Sequence[PlacedTuner],
     cache: ImageCache,
     share: Share,
-    on_step: OnStep,
+    reporter: Reporter,
 ) -> EvaluationSet:
     """Return the images to evaluate on; every annotator that is needed is loaded, so that errors come first."""
     taken = list(dict.fromkeys(each.tuner.condition for each in placed if each.tuner.condition))
@@ -174,10 +171,10 @@ def _images(
             raise SceditError(told, f"{hint}; `data` names other images")
         kinds = taken or [kind for kind in SCENE_KINDS if kind in protocol.kinds]
         dataset = rendered_scenes(
-            request.images or SCENES, HELD_OUT_SEED, "plain", kinds, partial(on_step, "rendering")
+            request.images or SCENES, HELD_OUT_SEED, "plain", kinds, reporter.stage("rendering")
         )
     else:
-        dataset = _dataset(request, base, taken, on_step)
+        dataset = _dataset(request, base, taken, reporter)
         kinds = taken or [kind for kind in dataset.kinds if kind in protocol.kinds]
     if not kinds and not (request.clip or request.inception):
         raise SceditError(
@@ -205,7 +202,7 @@ def _images(
     return images
 
 
-def _dataset(request: EvaluationRequest, base: Base, kinds: Sequence[str], on_step: OnStep) -> Dataset:
+def _dataset(request: EvaluationRequest, base: Base, kinds: Sequence[str], reporter: Reporter) -> Dataset:
     if isinstance(request.data, Dataset):
         return request.data
     if not is_shards(str(request.data)):
@@ -213,7 +210,7 @@ def _dataset(request: EvaluationRequest, base: Base, kinds: Sequence[str], on_st
     size = (base.defaults.resolution,) * 2
     # Conditions that the shards do not hold are made of the images, as in a folder.
     held = tuple(kind for kind in kinds if has_condition(str(request.data), kind, {}))
-    shards = open_streamed(str(request.data), size, held, on_step=partial(on_step, "counting"))
+    shards = open_streamed(str(request.data), size, held, reporter=reporter.stage("counting"))
     return first_of(shards, request.images or min(_SHARD_IMAGES, sum(shards.counts)))
 
 
@@ -222,15 +219,15 @@ def _arm(name: str, placed: Sequence[PlacedTuner]) -> Arm:
 
 
 def _style(
-    request: EvaluationRequest, base: Base, placed: Sequence[PlacedTuner], on_step: OnStep
+    request: EvaluationRequest, base: Base, placed: Sequence[PlacedTuner], reporter: Reporter
 ) -> dict[str, Any]:
     if len(placed) > 1 or request.against is not None:
         hint = "scedit merge makes one of several; `data` names images with conditions, on which tuners are compared"
         raise SceditError("the style of one SC-Tuner is measured at a time", hint, "tuners")
     [one] = placed
     scenes = request.images or SCENES
-    tell = partial(on_step, "evaluating")
-    return asdict(style_score(base, one.tuner, scale=one.scale, scenes=scenes, on_step=tell))
+    tell = reporter.stage("evaluating")
+    return asdict(style_score(base, one.tuner, scale=one.scale, scenes=scenes, reporter=tell))
 
 
 def _named(figures: dict[str, Any], on_scenes: bool) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def bench(
     device: Device = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9); to train (--quality); to sample (--skips, --tuner)."),
+        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9), train (--quality) or sample (--skips, --tuner)."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -225,7 +225,7 @@ def bench(
             request = replace(request, device=device_here(device))
         from scedit_cli.jobs import bench as job
 
-        result = job.bench(request, output, on_event=screen)
+        result = job.bench(request, output, reporter=screen)
     if markdown or csv:
         screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:

@@ -93,7 +93,7 @@ def merge(
         check(request)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import merge as job
 
-        result = job.merge(replace(request, device=device_here(device)), on_event=screen)
+        result = job.merge(replace(request, device=device_here(device)), reporter=screen)
     screen.result(result.document(), result.summary())
 
 

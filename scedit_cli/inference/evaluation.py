@@ -24,13 +24,12 @@ from scedit_cli.inference.sampler import check_size, sample, to_hints, to_images
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.models.base import Base
 from scedit_cli.utils.distributed import Share
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.result_cache import ResultCache
 from scedit_cli.utils.statistics import Estimate, estimate
 
 PIXELS_AT_ONCE = 2**19  # drawn together: 32 images of 128², 2 of 512²
 _LARGEST_BATCH = 32
-
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -134,31 +133,26 @@ class Evaluator:
     def run(
         self,
         arms: Sequence[Arm],
-        on_step: OnStep | None = None,
+        reporter: Reporter = SILENT,
         on_batch: Callable[[str, list[int], list[Image.Image]], None] | None = None,
     ) -> Evaluated:
         """Return the measures of all images drawn by each arm, in all processes.
 
         Args:
-            on_step: called with (denoising steps done, of how many), by this process's share.
+            reporter: gets (denoising steps done, of how many), by this process's share.
             on_batch: called with the arm's name, the places and the images of each batch of this process.
         """
         mine = list(self.share.of(self.batches))
-        total, rows = len(mine) * len(arms) * self.steps, []
+        parts, rows = len(mine) * len(arms), []
         for number, places in enumerate(mine):
             for index, arm in enumerate(arms):
-                begun = (number * len(arms) + index) * self.steps
-
-                def tell(done: int, _: int, begun: int = begun) -> None:
-                    if on_step:
-                        on_step(begun + done, total)
-
-                figures, further = self._measured(arm, places, tell, on_batch)
+                part = reporter.part(number * len(arms) + index, parts)
+                figures, further = self._measured(arm, places, part, on_batch)
                 rows.append((arm.name, places, figures, further))
-                tell(self.steps, self.steps)
+                part.progress(self.steps, self.steps)
         return self._together(self.share.gathered(rows))
 
-    def drawn(self, arm: Arm, places: Sequence[int], on_step: OnStep | None = None) -> list[Image.Image]:
+    def drawn(self, arm: Arm, places: Sequence[int], reporter: Reporter = SILENT) -> list[Image.Image]:
         """Return the images that an arm draws at these places, one of `batches`, from the cache where it has them."""
         key = self._key(arm, places)
         found = self.cache.find(key, len(places)) if key else None
@@ -168,12 +162,12 @@ class Evaluator:
                 with torch.no_grad():
                     found = to_images(self.base.decode(latents))
             else:
-                found = self._sampled(arm, places, on_step)
+                found = self._sampled(arm, places, reporter)
             if key:
                 self.cache.keep(key, found)
         return found
 
-    def _sampled(self, arm: Arm, places: Sequence[int], on_step: OnStep | None) -> list[Image.Image]:
+    def _sampled(self, arm: Arm, places: Sequence[int], reporter: Reporter) -> list[Image.Image]:
         width, height = self.images.sizes[places[0]]
         kinds = [tuner.condition for tuner in arm.tuners if tuner.condition]
         hints = {kind: to_hints(kind, self.images.conditions(kind, places)) for kind in kinds}
@@ -197,7 +191,7 @@ class Evaluator:
                     width=width,
                     batch_size=len(places),
                     scheduler=self.sampling.scheduler,
-                    on_step=on_step,
+                    reporter=reporter,
                 )
             finally:
                 if self._edits:
@@ -207,7 +201,7 @@ class Evaluator:
         self,
         arm: Arm,
         places: Sequence[int],
-        on_step: OnStep,
+        reporter: Reporter,
         on_batch: Callable[[str, list[int], list[Image.Image]], None] | None,
     ) -> tuple[dict[str, list[Figures]], dict[str, np.ndarray]]:
         """Return the batch's figures by kind and its further values by name."""
@@ -221,14 +215,14 @@ class Evaluator:
             }  # fmt: skip
             values = self.known.find(f"figures-{kind}", about) if about["images"] else None
             if values is None:
-                images = images or self.drawn(arm, places, on_step)
+                images = images or self.drawn(arm, places, reporter)
                 wanted, device = self.images.conditions(kind, places), self.images.device
                 values = self.protocol.measured(makers, images, wanted, device)
                 if about["images"]:
                     self.known.keep(f"figures-{kind}", about, values)
             figures[kind] = values
         if self._extras or on_batch:
-            images = images or self.drawn(arm, places, on_step)
+            images = images or self.drawn(arm, places, reporter)
             texts = [self.images.items[place].text for place in places]
             further = {name: measure(images, texts) for name, measure in self._extras.items()}
         if on_batch:

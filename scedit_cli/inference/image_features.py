@@ -78,10 +78,10 @@ def resized(image: Image.Image) -> np.ndarray:
 
 
 def missing(clip: Path | None, inception: Path | None) -> dict[str, str]:
-    """Return by figure what to give so that it can be computed."""
+    """Return by figure the argument that it needs, and the weights to give."""
     needed = {}
     if clip is None:
-        needed["clip_score"] = f"`clip`: a folder with {CLIP}"
+        needed["clip_score"] = f"clip, a folder with {CLIP}"
     if inception is None:
-        needed["fid"] = f"`inception`: the file {INCEPTION}"
+        needed["fid"] = f"inception, the file {INCEPTION}"
     return needed

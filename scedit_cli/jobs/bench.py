@@ -34,17 +34,17 @@ from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.inference.controls import doubt
 from scedit_cli.jobs.checks.bench import check
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from scedit_cli.utils.io import as_json, check_place, expanded, whole, write_whole
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.result_cache import ResultCache
 
 _STEPS = 10  # timed by default
 
 
-def bench(request: Request, output: Output = Output(), on_event: OnEvent | None = None) -> BenchResult:
+def bench(request: Request, output: Output = Output(), reporter: Reporter | None = None) -> BenchResult:
     """Make the measurement that `request` describes. A place that cannot be written to is refused before it; a failure
     to write the finished result becomes its `unwritten`.
 
@@ -53,7 +53,7 @@ def bench(request: Request, output: Output = Output(), on_event: OnEvent | None 
         WorkFailed: no method could be measured.
     """
     check(request, output)
-    tell = on_event or (lambda event: None)
+    reporter = reporter or SILENT
     shown = read_result(request.path, "`show`") if isinstance(request, EarlierResult) else None
     of_scores = isinstance(request, LearningRequest | EvaluationRequest)
     compared = [each.method for each in shown.costs.results] if shown else getattr(request, "methods", ())
@@ -76,33 +76,29 @@ def bench(request: Request, output: Output = Output(), on_event: OnEvent | None 
             check_baseline(shown.setting)
             result = shown
         case EvaluationRequest():
-            result = _evaluate(request, check_baseline, tell)
+            result = _evaluate(request, check_baseline, reporter)
         case LearningRequest():
-            result = _train(request, check_baseline, tell)
+            result = _train(request, check_baseline, reporter)
         case SamplingRequest():
-            result = _sample(request, tell)
+            result = _sample(request, reporter)
         case SkipsRequest():
-            result = _skips(request, tell)
+            result = _skips(request, reporter)
         case CostRequest():
-            result = _cost(request, check_baseline, tell)
+            result = _cost(request, check_baseline, reporter)
     if before:
         document = result.document()
         if not same_machine(before, document):
             told = f"{output.baseline} is from another machine ({before['device']}): memory and speed are not compared"
-            tell(Note(told))
+            reporter.note(told)
         result = replace(result, worse=worse(before, document, output.tolerance))
     return _written(result, output.plot, output.out)
 
 
-def _cost(request: CostRequest, check: Callable[[BenchConfig], None], tell: OnEvent) -> BenchResult:
+def _cost(request: CostRequest, check: Callable[[BenchConfig], None], reporter: Reporter) -> BenchResult:
     sizes = astuple(request.sizes)
     wanted = BenchConfig(request.base or "", request.batch, request.resolution, request.dtype, None, *sizes)
     further = Further(request.fits, tuple(request.batches))
-    watch = {
-        "on_progress": lambda *done: tell(Progress(*done)),
-        "on_note": lambda text: tell(Note(text)),
-        "check": check,
-    }
+    watch = {"check": check, "reporter": reporter}
     if request.estimate:
         return BenchResult(compare.estimate_all(request.methods, wanted, request.device, further, **watch))
     wanted = replace(wanted, steps=request.steps or _STEPS, compiled=request.compiled)
@@ -142,7 +138,7 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
     return plot
 
 
-def _sample(request: SamplingRequest, tell: OnEvent) -> BenchResult:
+def _sample(request: SamplingRequest, reporter: Reporter) -> BenchResult:
     place = torch.device(request.device or best_device())
     shape = architecture(request.base or EMBEDDED)
     wanted = BenchConfig(
@@ -150,16 +146,16 @@ def _sample(request: SamplingRequest, tell: OnEvent) -> BenchResult:
     )
     setting = replace(settled(wanted, shape, place), batch=None)
     times = step_times(
-        shape, setting.resolution, setting.dtype, setting.steps, place, lambda *done: tell(Progress("timing", *done))
+        shape, setting.resolution, setting.dtype, setting.steps, place, reporter.stage("timing")
     )
     return BenchResult(Costs(setting, []), sampling=times)
 
 
-def _skips(request: SkipsRequest, tell: OnEvent) -> BenchResult:
+def _skips(request: SkipsRequest, reporter: Reporter) -> BenchResult:
     from scedit_cli.benchmark.skips import study_skips
 
     model = request.base or EMBEDDED
-    base = _load(model, request, tell)
+    base = _load(model, request, reporter)
     wanted = BenchConfig(model, None, request.resolution, request.dtype, steps=request.steps or base.defaults.steps)
     setting = replace(settled(wanted, architecture_of(base), base.device), batch=None)
     effects, picture = study_skips(
@@ -169,18 +165,18 @@ def _skips(request: SkipsRequest, tell: OnEvent) -> BenchResult:
         noise=request.noise,
         resolution=setting.resolution,
         steps=setting.steps,
-        on_step=lambda done, total: tell(Progress("drawing", done, total)),
+        reporter=reporter.stage("drawing"),
     )
     if base.name != EMBEDDED:
-        tell(Note("text agreement is not measured: only the embedded base has a reader of pictures"))
+        reporter.note("text agreement is not measured: only the embedded base has a reader of pictures")
     return BenchResult(Costs(setting, []), skips=effects, grid=picture)
 
 
-def _load(model: str, request: SkipsRequest, tell: OnEvent) -> Base:
+def _load(model: str, request: SkipsRequest, reporter: Reporter) -> Base:
     dtype = DTYPES[request.dtype] if request.dtype else None
     base = load_base(model, dtype=dtype, device=request.device, prediction=request.prediction)
     if told := doubt(base):
-        tell(Note(told))
+        reporter.note(told)
     return base
 
 
@@ -192,7 +188,7 @@ def _budget(request: LearningRequest) -> quality.Budget:
     return quality.Budget(steps, seconds, request.batch or usual.batch)
 
 
-def _train(request: LearningRequest, check: Callable[[BenchConfig], None], tell: OnEvent) -> BenchResult:
+def _train(request: LearningRequest, check: Callable[[BenchConfig], None], reporter: Reporter) -> BenchResult:
     """Measure the quality of the embedded base itself, then of each method trained on it."""
     methods, scenes, budget = request.methods, request.scenes, _budget(request)
     if scenes < 2 and set(methods) - {BASE}:
@@ -207,21 +203,21 @@ def _train(request: LearningRequest, check: Callable[[BenchConfig], None], tell:
             quality.parameters_of(method, setting)
             able.append(method)
         except (RuntimeError, ValueError) as error:
-            tell(Note(f"{method} cannot be had on the embedded base: {error}"))
+            reporter.note(f"{method} cannot be had on the embedded base: {error}")
     kept = ResultCache(request.keep)
     exam = Evaluation(base, scenes, kept)
     own = exam.limits
     found = {BASE: {"psnr": own.psnr, "objects": own.objects, "scenes": scenes}}
-    tell(Progress("the base itself", 1, 1))
+    reporter.progress(1, 1, "the base itself")
     comparison = quality.Comparison(setting, budget, request.seeds, request.learning_rates, exam, kept)
-    found |= comparison.of([each for each in methods if each in able], lambda *done: tell(Progress(*done)))
+    found |= comparison.of([each for each in methods if each in able], reporter)
     if not able and set(methods) - {BASE}:
         raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")
     return BenchResult(Costs(setting, []), quality=found)
 
 
-def _evaluate(request: EvaluationRequest, check: Callable[[BenchConfig], None], tell: OnEvent) -> BenchResult:
+def _evaluate(request: EvaluationRequest, check: Callable[[BenchConfig], None], reporter: Reporter) -> BenchResult:
     from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
 
-    found = evaluate_tuners(request, lambda *done: tell(Progress(*done)), lambda text: tell(Note(text)), check)
+    found = evaluate_tuners(request, reporter, check)
     return BenchResult(Costs(found.setting, []), quality=found.quality, evaluation=found.details)

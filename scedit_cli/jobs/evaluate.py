@@ -12,7 +12,7 @@ from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
 from scedit_cli.inference.ingredients import ingredients
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.jobs.checks.evaluate import check
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from scedit_cli.data.dataset import Dataset
@@ -51,7 +51,7 @@ def evaluate(
     weights: str | Path | None = None,
     keep: str | Path | None = None,
     device: str | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> EvaluationResult:
     """Evaluate tuners, attached together, on images with conditions. Each image is drawn with the tuners and without
     them, with the same noise, and passed through the autoencoder; what was drawn is cached, so that a stopped
@@ -87,6 +87,5 @@ def evaluate(
         device=device,
     )
     check(request)
-    tell = on_event or (lambda event: None)
-    found = evaluate_tuners(request, lambda *done: tell(Progress(*done)), lambda text: tell(Note(text)))
+    found = evaluate_tuners(request, reporter or SILENT)
     return EvaluationResult(found.quality, found.details)

@@ -23,10 +23,10 @@ from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.inference.sampler import sample
 from scedit_cli.jobs import merge_inputs
 from scedit_cli.jobs.checks.merge import MEMORY, MergeRequest, check
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
 from scedit_cli.utils.io import whole, whole_folder
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 _EXACT = 1e-4  # share of the largest edit; the order of a float32 sum changes less
@@ -102,7 +102,7 @@ class MergeResult:
 
 
 @memory_told(*MEMORY)
-def merge(request: MergeRequest, on_event: OnEvent | None = None) -> MergeResult:
+def merge(request: MergeRequest, reporter: Reporter | None = None) -> MergeResult:
     """Merge tuners into one that gives the same edits. SC-Tuners become one SC-Tuner; with CSC-Tuners among them, the
     result is a bundle with a tuner for each condition and at most one SC-Tuner.
 
@@ -113,24 +113,26 @@ def merge(request: MergeRequest, on_event: OnEvent | None = None) -> MergeResult
         SceditError: a file is missing or no tuner, the tuners or the options do not go together, or `out` exists.
         WorkFailed: the merged tuner gives other edits, or memory or disk ran out.
     """
-    tell = on_event or (lambda event: None)
+    reporter = reporter or SILENT
     check(request)
     placed = merge_inputs.gathered(request)
     if silent := merge_inputs.check_together(placed, request.average):
         stated = next(each.file for each in placed if each.file not in silent)
         for file in silent:
-            tell(Note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}"))
+            reporter.note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}")
     parts: list[Weighted] = [(each.tuner, each.scale) for each in placed]
     if request.average:
         merged: Tuner | Bundle = blend.average(parts)
         total = sum(scale for _, scale in parts)
         parts = [(tuner, scale / total) for tuner, scale in parts]
-        tell(Note("an average is not exact: a map of mean weights is not the mean of the maps; look at what it draws"))
+        reporter.note(
+            "an average is not exact: a map of mean weights is not the mean of the maps; look at what it draws"
+        )
     else:
         merged = blend.merge(parts)
     compressed = None
     if request.rank is not None:
-        merged, compressed = _compressed(merged, request, placed, tell)
+        merged, compressed = _compressed(merged, request, placed, reporter)
     if request.up_blocks:
         for tuner, _ in _parts(merged):
             tuner.up_blocks = tuple(request.up_blocks)
@@ -143,7 +145,7 @@ def merge(request: MergeRequest, on_event: OnEvent | None = None) -> MergeResult
         merged = _rounded(merged, dtype)
         difference = (_check_alike if exact else difference_of)(parts, _parts(merged))
     else:
-        difference = _write(merged, parts, exact, request, facts, tell)
+        difference = _write(merged, parts, exact, request, facts, reporter)
     return MergeResult(
         out=request.out,
         kind=merged.kind,
@@ -163,7 +165,7 @@ def _write(
     exact: bool,
     request: MergeRequest,
     facts: dict[str, str],
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> Difference:
     """Write `merged`, read it back, and return the difference of its edits from those of `parts`, which its metadata
     states too."""
@@ -190,7 +192,7 @@ def _write(
         }
         write(place, facts | found | {"modelspec.title": out.stem})
     for note in exported.notes + (() if folder else exported.file_notes) if exported else ():
-        tell(Note(note))
+        reporter.note(note)
     return difference
 
 
@@ -241,7 +243,7 @@ def _rounded(merged: Tuner | Bundle, dtype: torch.dtype | None) -> Tuner | Bundl
 
 
 def _compressed(
-    merged: Tuner | Bundle, request: MergeRequest, placed: Sequence[PlacedTuner], tell: OnEvent
+    merged: Tuner | Bundle, request: MergeRequest, placed: Sequence[PlacedTuner], reporter: Reporter
 ) -> tuple[Tuner | Bundle, Compressed]:
     """Return `merged` with its SC-Tuner compressed, and the errors of the compression."""
     rank, activations = request.rank, request.activations
@@ -258,11 +260,11 @@ def _compressed(
                 base,
                 [""] * _PICTURES,
                 seeds=range(_PICTURES),
-                on_step=lambda step, total: tell(Progress("drawing", step, total)),
+                reporter=reporter.stage("drawing"),
             )
-    small, errors = compress(sc, rank, features, lambda step, total: tell(Progress("compressing", step, total)))
+    small, errors = compress(sc, rank, features, reporter.stage("compressing"))
     if small.hidden == sc.hidden:
-        tell(Note(f"a rank of {rank} takes nothing away: no skip has more hidden units"))
+        reporter.note(f"a rank of {rank} takes nothing away: no skip has more hidden units")
     result = Compressed(rank, activations or "the weights", errors)
     if others is None:
         return small, result

@@ -11,6 +11,7 @@ from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.training import datasets
 from tests.archives import write_tar
+from tests.recorder import steps_to
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def _cache(tmp_path, monkeypatch):
 def render(*args) -> tuple[Path, bool]:
     """The folder of the scenes, and whether they were rendered anew."""
     told = []
-    dataset = datasets.rendered_scenes(*args, lambda *step: told.append(step))
+    dataset = datasets.rendered_scenes(*args, steps_to(told.append))
     assert len(open_dataset(dataset.path)) == args[0]
     return dataset.path, bool(told)
 
@@ -45,13 +46,6 @@ def test_the_cache_is_where_users_expect_it(monkeypatch):
     assert datasets.cache_folder() == Path("/elsewhere/scedit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert datasets.cache_folder() == Path.home() / ".cache" / "scedit"
-
-
-def test_parts_are_told_as_a_whole():
-    told = []
-    for part in (0, 1):
-        datasets.part_of(lambda *step: told.append(step), part, 2)(3, 3)
-    assert told == [(3, 6), (6, 6)] and datasets.part_of(None, 0, 2) is None
 
 
 def test_shards_that_are_written_again_are_read_again(tmp_path):

@@ -15,13 +15,13 @@ from scedit_cli.benchmark.results import BenchResult
 from scedit_cli.cli.bench_request import OPTIONS, request_of
 from scedit_cli.cli.fields import as_options
 from scedit_cli.jobs import bench as job
-from scedit_cli.jobs.progress import OnEvent
+from scedit_cli.utils.reporter import Reporter
 
 
-def bench(on_event: OnEvent | None = None, **options) -> BenchResult:
+def bench(reporter: Reporter | None = None, **options) -> BenchResult:
     """Measures what the options of the command ask for."""
     with as_options(OPTIONS):
-        return job.bench(*request_of(options), on_event)
+        return job.bench(*request_of(options), reporter)
 
 
 SETTING = BenchConfig("mine", 1, 64, "fp32", "cpu", steps=10)
@@ -42,7 +42,7 @@ def faked(monkeypatch):
     }
     calls = []
 
-    def measure_apart(method, wanted, on_step, device=None):
+    def measure_apart(method, wanted, reporter, device=None):
         calls.append((method, wanted))
         if isinstance(costs[method], Exception):
             raise costs[method]

@@ -9,15 +9,17 @@ from typer.testing import CliRunner
 from scedit_cli.benchmark.requests import (
     CostRequest,
     EarlierResult,
+    EvaluationRequest,
     LearningRequest,
     Output,
     Request,
     SamplingRequest,
-    ScoresRequest,
     Sizes,
     SkipsRequest,
 )
 from scedit_cli.cli import app
+from scedit_cli.inference.ingredients import Ingredient
+from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.jobs import bench as job
 from scedit_cli.utils.errors import SceditError
 
@@ -29,7 +31,7 @@ def called(monkeypatch):
     def call(*words: str) -> tuple[Request, Output]:
         calls = []
 
-        def record(request, output, on_event):
+        def record(request, output, reporter):
             calls.append((request, output))
             return SimpleNamespace(
                 document=dict, markdown=str, csv=str, tables=list, plot=None, worse=(), unwritten=None
@@ -61,8 +63,14 @@ SIZES = "--lora-rank 8 --lora-feed-forward --down-ratio 0.5 --methods sc,lora"
      --learning-rate full=1e-4 --keep k {SIZES}""",
      LearningRequest(("sc", "lora"), "cpu", 3, 7, 1.5, 4, 9, {"sc": 0.003, "full": 1e-4}, Sizes(8, True, 0.5),
                      Path("k"))),
-    ("--quality --tuner t:0.5 --tuner u --base b --prediction epsilon --dtype bf16 --device cpu --scenes 9",
-     ScoresRequest([("t", 0.5), ("u", None)], "b", "epsilon", "bf16", "cpu", 9)),
+    ("""--quality --tuner t:0.5 --tuner canny=u --against none --base b --data d --protocol controlnet++ --images 9
+     --batch 3 --steps 7 --guidance 2 --scheduler DDIM --seed 4 --prediction epsilon --dtype bf16 --device cpu
+     --weights w --clip c --inception i.pt --keep k""",
+     EvaluationRequest(
+         [Ingredient("t", 0.5), Ingredient("u", conditions=("canny",))], [], "b", "d", "controlnet++", 9,
+         SamplingOptions(7, 2.0, "DDIM", 4, 3), "epsilon", "bf16", "cpu", Path("w"), Path("c"), Path("i.pt"), Path("k"),
+     )),
+    ("--quality --tuner none --scenes 9", EvaluationRequest([], images=9)),
     ("--show s.json", EarlierResult(Path("s.json"))),
 ])  # fmt: skip
 def test_every_option_of_the_command_arrives(called, words, request_):

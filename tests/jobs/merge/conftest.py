@@ -14,13 +14,13 @@ from scedit_cli import CSCTuner, SCTuner, attach, save_tuner
 from scedit_cli.cli.texts import parse_ingredient
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.checks.merge import MergeRequest
-from scedit_cli.jobs.progress import OnEvent
+from scedit_cli.utils.reporter import Reporter
 from tests import tiny
 
 
-def merge(texts: Sequence[str], on_event: OnEvent | None = None, **options) -> job.MergeResult:
+def merge(texts: Sequence[str], reporter: Reporter | None = None, **options) -> job.MergeResult:
     """Merges the tuners that `texts` name, as the command does."""
-    return job.merge(MergeRequest([parse_ingredient(text) for text in texts], **options), on_event)
+    return job.merge(MergeRequest([parse_ingredient(text) for text in texts], **options), reporter)
 
 
 @pytest.fixture(scope="module")

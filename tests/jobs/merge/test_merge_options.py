@@ -12,10 +12,10 @@ from scedit_cli.cli import app
 from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.checks.merge import MergeRequest
-from scedit_cli.jobs.progress import Progress
 from scedit_cli.models.base import load_base
 from tests import tiny
 from tests.jobs.merge.conftest import merge
+from tests.recorder import Progress, Recorder
 
 
 def test_take_drop_and_rescale_edit_a_bundle(saved, tmp_path):
@@ -77,7 +77,7 @@ def test_an_average_is_told_to_be_inexact(saved, tmp_path):
     one, two = saved("canny", "one"), saved("canny", "two", seed=2)
     events = []
     out = tmp_path / "mean.safetensors"
-    result = merge([f"{one}:3", str(two)], out=out, average=True, on_event=events.append)
+    result = merge([f"{one}:3", str(two)], out=out, average=True, reporter=Recorder(events.append))
     assert "not exact" in events[0].text
     assert result.kind == "csc" and result.average and result.document()["average"] is True
     mean = load_tuner(out)
@@ -93,7 +93,7 @@ def test_an_average_is_told_to_be_inexact(saved, tmp_path):
 def test_rank_compresses_and_says_how_well(saved, tmp_path):
     one, canny, out = saved(), saved("canny"), tmp_path / "small.safetensors"
     events = []
-    result = merge([str(one), f"{one}:0.5", str(canny)], out=out, rank=6, on_event=events.append)
+    result = merge([str(one), f"{one}:0.5", str(canny)], out=out, rank=6, reporter=Recorder(events.append))
     assert [event.step for event in events if isinstance(event, Progress)] == list(range(1, 13))
     small = load_tuner(out)
     assert isinstance(small, Bundle) and small.tuners[0].hidden == (6,) * 12
@@ -103,7 +103,7 @@ def test_rank_compresses_and_says_how_well(saved, tmp_path):
     assert float(small.metadata["merge.rank_error"]) == pytest.approx(told["error"], rel=0.01)
     exact = merge([str(one), f"{one}:0.5"], out=tmp_path / "exact.safetensors", rank=32)
     assert exact.compressed.error < 1e-5 and exact.max_difference < 1e-4
-    merge([str(one)], out=tmp_path / "same.safetensors", rank=99, on_event=events.append)
+    merge([str(one)], out=tmp_path / "same.safetensors", rank=99, reporter=Recorder(events.append))
     assert "takes nothing away" in events[-1].text
 
 
@@ -151,7 +151,7 @@ def test_values_that_a_dtype_does_not_hold(saved, tmp_path):
 def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
     calls = []
 
-    def record(request, on_event):
+    def record(request, reporter):
         calls.append(request)
         return job.MergeResult(tmp_path / "o.safetensors", "sc", [], 0.0)
 
