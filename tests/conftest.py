@@ -8,10 +8,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from scedit_cli.utils.threads import choose_waiting
 from tests.offline import sitecustomize  # noqa: F401  the guard, in this process
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared; before PyTorch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+choose_waiting()
 for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):  # of the shell that the tests are started from
     os.environ.pop(name, None)
 os.environ["TERM"] = "xterm-256color"

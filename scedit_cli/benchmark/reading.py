@@ -8,7 +8,7 @@ from typing import Any
 from scedit_cli.utils.errors import SceditError, reason
 from scedit_cli.utils.io import read_json
 
-HINT = "scedit bench --json > FILE makes one"
+HINT = "`bench(json=True)` > FILE makes one"
 
 
 def read_values(path: Path, argument: str) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scedit_cli.benchmark.modes import DEFAULT_METHODS
-from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.inference.sampling_options import SamplingOptions
+from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
     from scedit_cli.data.dataset import Dataset
@@ -135,8 +135,8 @@ class EvaluationRequest:
         keep: a folder for the images, a table of their figures and a contact sheet.
     """
 
-    tuners: Sequence[Ingredient] = ()
-    against: Sequence[Ingredient] | None = None
+    tuners: Sequence[TunerSpec] = ()
+    against: Sequence[TunerSpec] | None = None
     base: str | Base | None = None
     data: str | Path | Dataset | None = None
     protocol: str = "scedit"

@@ -26,7 +26,14 @@ from scedit_cli.data.images import save_image
 from scedit_cli.data.scenes import SCENE_KINDS
 from scedit_cli.data.shard_dataset import has_condition, open_streamed
 from scedit_cli.data.sources.webdataset import is_shards
-from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt
+from scedit_cli.inference.controls import (
+    PlacedTuner,
+    as_trained,
+    check_base,
+    load_placed,
+    prediction_note,
+    rescheduled_for,
+)
 from scedit_cli.inference.evaluation import RECONSTRUCTION, WITHOUT, Arm, Evaluated, Evaluator, scored
 from scedit_cli.inference.frechet import frechet_distance
 from scedit_cli.inference.image_features import clip_measure, inception_measure, missing
@@ -40,6 +47,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded, whole, write_whole
 from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.result_cache import ResultCache
+from scedit_cli.utils.specs import TunerSpec
 
 SCENES = 128  # by default
 _SHARD_IMAGES = 1000  # by default: shards may hold millions
@@ -77,13 +85,10 @@ def evaluate_tuners(
         WorkFailed: memory or disk ran out.
     """
     share = Share.mine()
-    placed, others = (
-        [each for number, one in enumerate(each, 1) for each in one.placed(number)]
-        for each in (request.tuners, request.against or ())
-    )
+    placed, others = _placed(request.tuners, "tuners"), _placed(request.against or (), "against")
     protocol = find_protocol(request.protocol)
     base = _opened(request, [*placed, *others], reporter)
-    base = as_taught([*placed, *others], base)
+    base = rescheduled_for([*placed, *others], base)
     on_scenes = request.data is None
     if on_scenes and base.name != EMBEDDED:
         told = f"base {base.name} is evaluated on images of its own, and no `data` names any"
@@ -131,6 +136,10 @@ def evaluate_tuners(
     return TunerEvaluation(setting, quality, details)
 
 
+def _placed(tuners: Sequence[TunerSpec], field: str) -> list[PlacedTuner]:
+    return [each for number, spec in enumerate(tuners) for each in load_placed(spec, f"{field}[{number}]")]
+
+
 def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter: Reporter) -> Base:
     if isinstance(request.base, Base):
         base = request.base
@@ -141,11 +150,11 @@ def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter:
             device=request.device,
             prediction=request.prediction,
         )
-        if told := doubt(base, placed):
+        if told := prediction_note(base, placed):
             reporter.note(told)
     for each in placed:
         if "format" in each.tuner.metadata:
-            check_base(each, base, "`base`")
+            check_base(each, base)
     return base
 
 
@@ -179,7 +188,7 @@ def _images(
     if not kinds and not (request.clip or request.inception):
         raise SceditError(
             f"{request.data} has no condition images that protocol {protocol.name} measures",
-            hint=f"scedit annotate {request.data} --cond canny adds some; `clip` or `inception` needs none",
+            hint=f"`annotate({request.data}, kinds=canny)` adds some; `clip` or `inception` needs none",
         )
     images = evaluation_set(
         dataset,

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.cli.bench_request import OPTIONS, request_of
-from scedit_cli.cli.fields import as_options
+from scedit_cli.cli.bench_request import request_of
 from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
@@ -201,7 +200,7 @@ def bench(
       scedit bench --skips
       scedit bench --show bench.json --markdown
     """
-    with screen_for(json_, quiet, debug) as screen, as_options(OPTIONS):
+    with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
         from scedit_cli.jobs.checks.bench import check

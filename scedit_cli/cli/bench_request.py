@@ -19,15 +19,10 @@ from scedit_cli.benchmark.requests import (
     Sizes,
     SkipsRequest,
 )
-from scedit_cli.cli.texts import parse_ingredient
+from scedit_cli.cli.parsing import option_of, parse_named_tuner
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.utils.errors import SceditError
 
-# The options of the arguments that are called otherwise.
-OPTIONS = {
-    "compiled": "--compile", "tuners": "--tuner", "learning_rates": "--learning-rate", "scale": "--skip-scale",
-    "noise": "--skip-noise",
-}  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
@@ -89,10 +84,10 @@ def _evaluated(fields: dict[str, Any]) -> dict[str, Any]:
     sampling = SamplingOptions(**{field: fields.pop(name) for name, field in names.items() if name in fields})
     for name in ("tuners", "against"):
         if name in fields:
-            texts, option = fields[name], _option(name)
+            texts, option = fields[name], option_of(name)
             if "none" in texts and len(texts) > 1:
                 raise SceditError(f"{option} none together with other tuners", hint="it stands for the base alone")
-            fields[name] = [parse_ingredient(text, option) for text in texts if text != "none"]
+            fields[name] = [parse_named_tuner(text, option) for text in texts if text != "none"]
     if "scenes" in fields:
         fields["images"] = fields.pop("scenes")
     paths = {name: Path(fields[name]) for name in ("weights", "clip", "inception", "keep") if name in fields}
@@ -115,7 +110,7 @@ def _mode_of(given: Mapping[str, Any]) -> str:
             continue
         takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]
         raise SceditError(
-            f"{_option(name)} does nothing {f'with {mode}' if mode else 'where costs are measured'}",
+            f"{option_of(name)} does nothing {f'with {mode}' if mode else 'where costs are measured'}",
             hint=f"it belongs to {' and '.join(takers)}",
         )
     return mode
@@ -131,11 +126,7 @@ def _check_use(given: Mapping[str, Any], methods: Sequence[str], mode: str) -> N
         unused |= dict.fromkeys(("steps", "seconds", "seeds", "batch"), "a method that is trained")
     for name, by in unused.items():
         if name in given:
-            raise SceditError(f"{_option(name)} does nothing without {by}", f"add {by}, or leave the option out")
-
-
-def _option(name: str) -> str:
-    return OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            raise SceditError(f"{option_of(name)} does nothing without {by}", f"add {by}, or leave the option out")
 
 
 def read_tolerance(text: str) -> float:

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.cli.fields import as_options
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
-from scedit_cli.cli.texts import parse_ingredient
+from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
 
@@ -72,11 +71,11 @@ def merge(
       scedit merge canny=scepter/0_SwiftSCETuning --out canny.safetensors
       scedit merge style.safetensors --format ms-swift --out style-for-swift
     """
-    with screen_for(json_, quiet, debug) as screen, as_options():
+    with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs.checks.merge import MergeRequest, check
 
         request = MergeRequest(
-            [parse_ingredient(text) for text in tuners],
+            [parse_named_tuner(text) for text in tuners],
             out=out,
             average=average,
             take=parts(*take),

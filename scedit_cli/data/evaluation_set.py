@@ -76,7 +76,7 @@ class EvaluationSet:
                     if found != size:
                         raise SceditError(
                             f"{item.conditions[kind]} is {found[0]}x{found[1]} pixels, its image {size[0]}x{size[1]}",
-                            hint=f"scedit annotate {self.dataset.path} --cond {kind} --overwrite makes it anew",
+                            hint=f"`annotate({self.dataset.path}, kinds={kind}, overwrite=True)` makes it anew",
                         )
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:

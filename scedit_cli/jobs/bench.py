@@ -32,7 +32,7 @@ from scedit_cli.benchmark.requests import (
 )
 from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
-from scedit_cli.inference.controls import doubt
+from scedit_cli.inference.controls import prediction_note
 from scedit_cli.jobs.checks.bench import check
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.utils.devices import best_device
@@ -175,7 +175,7 @@ def _skips(request: SkipsRequest, reporter: Reporter) -> BenchResult:
 def _load(model: str, request: SkipsRequest, reporter: Reporter) -> Base:
     dtype = DTYPES[request.dtype] if request.dtype else None
     base = load_base(model, dtype=dtype, device=request.device, prediction=request.prediction)
-    if told := doubt(base):
+    if told := prediction_note(base):
         reporter.note(told)
     return base
 

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from scedit_cli.benchmark.requests import EvaluationRequest
 from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
-from scedit_cli.inference.ingredients import ingredients
+from scedit_cli.generation.config import tuner_specs
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.jobs.checks.evaluate import check
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
+    from scedit_cli.core.bundle import Bundle
+    from scedit_cli.core.tuners import Tuner
     from scedit_cli.data.dataset import Dataset
     from scedit_cli.models.base import Base
+    from scedit_cli.utils.specs import TunerSpec
 
-AnyTuner = "str | Path | Tuner | Bundle | tuple[str | Path | Tuner | Bundle, float] | Ingredient"
+    AnyTuner = Tuner | Bundle | str | Path
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,12 @@ class EvaluationResult:
 
 
 def evaluate(
-    tuners: Sequence[AnyTuner] = (),
+    tuners: Sequence[AnyTuner | tuple[AnyTuner, float] | TunerSpec] = (),
     *,
     base: str | Path | Base = "scenes",
     data: str | Path | Dataset | None = None,
     protocol: str = "scedit",
-    against: Sequence[AnyTuner] | None = None,
+    against: Sequence[AnyTuner | tuple[AnyTuner, float] | TunerSpec] | None = None,
     images: int | None = None,
     sampling: SamplingOptions = SamplingOptions(),
     weights: str | Path | None = None,
@@ -75,8 +78,8 @@ def evaluate(
         WorkFailed: memory or disk ran out.
     """
     request = EvaluationRequest(
-        ingredients(tuners),
-        None if against is None else ingredients(against),
+        tuner_specs(tuners),
+        None if against is None else tuner_specs(against, "against"),
         base=str(base) if isinstance(base, Path) else base,
         data=data,
         protocol=protocol,

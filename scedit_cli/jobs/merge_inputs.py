@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scedit_cli.core.skips import in_words
-from scedit_cli.inference.controls import PlacedTuner, check_taught_alike
+from scedit_cli.inference.controls import PlacedTuner, check_trained_alike, load_placed
 from scedit_cli.jobs.checks.merge import MergeRequest, check_chosen, nothing_left
 from scedit_cli.utils.errors import SceditError
 
@@ -19,7 +19,7 @@ def gathered(request: MergeRequest) -> list[PlacedTuner]:
             several to rescale, or no tuner is left.
     """
     rescale = request.rescale
-    placed = [each for number, one in enumerate(request.tuners, 1) for each in one.placed(number)]
+    placed = [each for number, spec in enumerate(request.tuners) for each in load_placed(spec, f"tuners[{number}]")]
     for each in placed:
         for name, parameter in each.tuner.named_parameters():
             if not parameter.isfinite().all():
@@ -87,7 +87,7 @@ def _check_bases(placed: Sequence[PlacedTuner]) -> list[str]:
                 f"tuners of different bases: {_with_base(stated[0])} and {_with_base(each)}",
                 hint="merge tuners that were trained on one base",
             )
-    check_taught_alike(
+    check_trained_alike(
         placed, "merge tuners that were trained with the same train.prediction and train.zero_terminal_snr"
     )
     return list(dict.fromkeys(each.file for each in placed if each not in stated)) if stated else []

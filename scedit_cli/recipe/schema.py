@@ -39,8 +39,8 @@ class BaseSection(_Section):
     """Branch, tag or commit of the autoencoder's hub id."""
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Prediction type of the base's U-Net, where its files lack it or are wrong."""
-    quantize: Literal["none", "int8", "fp8"] = "none"
-    """Storage of the frozen weights; int8 and fp8 need torchao."""
+    quantize: Literal["none", "int8", "fp8", "int4", "nf4"] = "none"
+    """Storage of the frozen weights: eight bits (int8, fp8) or four (int4) need torchao, nf4 needs bitsandbytes."""
 
     @model_validator(mode="after")
     def _revisions_are_of_something(self) -> BaseSection:
@@ -338,7 +338,7 @@ class Recipe(_Section):
             message = f"{source}: {mistakes[0]}"
         else:
             message = "\n  ".join([f"{source} has {len(mistakes)} mistakes:", *mistakes])
-        raise SceditError(message, hint="scedit train --explain SECTION.KEY says what a key takes")
+        raise SceditError(message, hint="`explain(SECTION.KEY)` says what a key takes")
 
     def to_toml(self) -> str:
         """Return the recipe with all defaults as TOML text, which load_recipe reads back to the same values."""

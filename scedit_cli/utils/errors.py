@@ -16,8 +16,10 @@ class SceditError(Exception):
     Args:
         message: one sentence that says what is wrong, naming the file and field.
         hint: advice what to do, or None where the message already says it.
-        field: the argument at fault, such as "rank" or "controls[0].scale". Message and hint write arguments in
-            backticks, which the command line replaces by its options.
+        field: the argument that is wrong, such as "controls[0].scale"; None where no single one is.
+
+    In message and hint, arguments of the library's functions stand in backquotes, `steps=4`; the command line shows its
+    options in their place.
     """
 
     exit_code = 2
@@ -33,6 +35,19 @@ class SceditError(Exception):
 
     def __reduce__(self):
         return type(self), (self.message, self.hint, self.field)
+
+
+@contextmanager
+def in_field(field: str, hint: str | None = None, named: bool = True) -> Iterator[None]:
+    """Name the `field` in a SceditError of the block that names none, also in front of its message if `named`; `hint`
+    is the advice of an error that has none."""
+    try:
+        yield
+    except SceditError as error:
+        if error.field:
+            raise
+        message = f"{field}: {error.message}" if named else error.message
+        raise type(error)(message, error.hint or hint, field) from error
 
 
 def reason(error: BaseException, whole: bool = False) -> str:

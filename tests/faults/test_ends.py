@@ -133,7 +133,7 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path, tried, name: str, w
         "bench": ["bench", "--base", tiny.pipeline_folder("sd15"), "--methods", "sc,csc", "--steps", "5000"],
     }[name]
     if name == "annotate":
-        prepare.prepare(None, tmp_path / "data", scenes=30, size=64)
+        prepare.prepare(prepare.Scenes(30), tmp_path / "data", size=64)
         for path in (tmp_path / "data" / "images").iterdir():
             for number in range(1, 400):
                 os.link(path, path.with_stem(f"{path.stem}-{number}"))

@@ -22,6 +22,7 @@ from scedit_cli.inference.evaluation import WITHOUT, Evaluator
 from scedit_cli.inference.sampler import sample, to_hints
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.distributed import Share
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.recorder import Recorder
 
@@ -179,9 +180,7 @@ def test_the_command_names_what_a_table_needs(base, tuner, dataset, tmp_path):
 def test_tuners_of_other_programs(base, tuner, dataset, tmp_path):
     file = save_tuner(tuner, tmp_path / "theirs.bin", format="scepter")
     mine = run([tuner], base, dataset)["canny"]
-    from scedit_cli.inference.ingredients import Ingredient
-
-    assert run([Ingredient(file, conditions=("canny",))], base, dataset)["canny"] == mine
+    assert run([TunerSpec(file, conditions=("canny",))], base, dataset)["canny"] == mine
     with pytest.raises(SceditError, match="no kind of condition is called 'hint'.*canny=FILE"):
         run([file], base, dataset)
 
@@ -219,7 +218,7 @@ def test_bad_data(base, tuner, dataset, tmp_path):
         run([tuner], base, dataset)
     style = tiny.trained(SCTuner.for_unet(base.unet), 1)
     write_rows(dataset, [row_of("000000.png", "", [])])
-    with pytest.raises(SceditError, match="no condition images that protocol scedit measures .scedit annotate"):
+    with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):
         run([style], base, dataset)
     with pytest.raises(SceditError, match="no `data` names any"):
         run([tuner], base, None)

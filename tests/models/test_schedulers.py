@@ -184,7 +184,7 @@ def test_karras_noise_levels_that_begin_alike_start_with_the_first():
         ("DDIM:prediction_type=sample", "prediction_type is sample, and the base was trained with epsilon"),
         ("DDIM:num_train_timesteps=500", "num_train_timesteps is 500"),
         ("UniPCMultistep:use_flow_sigmas=true", "use_flow_sigmas is True"),
-        ("DPMSolverSDE:noise_sampler_seed=3", "the noise of an image follows its --seed"),
+        ("DPMSolverSDE:noise_sampler_seed=3", "the noise of an image follows its `seed`"),
         ("DPMSolverSDE:beta_schedule=odd", "odd"),
         ("EulerDiscrete:use_karras_sigmas=yes", "use_karras_sigmas is 'yes'"),
         ("DPMSolverMultistep:solver_order=two", "solver_order is 'two'"),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scedit_cli.core.foreign.formats import FORMATS, is_folder
-from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.jobs.checks.tuners import header_of, known_conditions
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError, memory_told
 from scedit_cli.utils.io import check_writable
 from scedit_cli.utils.names import TUNER_PRECISIONS
+from scedit_cli.utils.specs import TunerSpec
 
 MEMORY = "tuners were merged", "end other programs, or merge fewer at once and the rest into what they give"
 
@@ -39,7 +39,7 @@ class MergeRequest:
         overwrite: whether to replace `out` where it is a file.
     """
 
-    tuners: Sequence[Ingredient]
+    tuners: Sequence[TunerSpec]
     out: Path | None = None
     average: bool = False
     take: Sequence[str] = ()

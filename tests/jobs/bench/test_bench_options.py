@@ -18,10 +18,10 @@ from scedit_cli.benchmark.requests import (
     SkipsRequest,
 )
 from scedit_cli.cli import app
-from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.jobs import bench as job
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import TunerSpec
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ SIZES = "--lora-rank 8 --lora-feed-forward --down-ratio 0.5 --methods sc,lora"
      --batch 3 --steps 7 --guidance 2 --scheduler DDIM --seed 4 --prediction epsilon --dtype bf16 --device cpu
      --weights w --clip c --inception i.pt --keep k""",
      EvaluationRequest(
-         [Ingredient("t", 0.5), Ingredient("u", conditions=("canny",))], [], "b", "d", "controlnet++", 9,
+         [TunerSpec("t", 0.5), TunerSpec("u", conditions=("canny",))], [], "b", "d", "controlnet++", 9,
          SamplingOptions(7, 2.0, "DDIM", 4, 3), "epsilon", "bf16", "cpu", Path("w"), Path("c"), Path("i.pt"), Path("k"),
      )),
     ("--quality --tuner none --scenes 9", EvaluationRequest([], images=9)),

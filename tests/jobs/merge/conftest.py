@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from scedit_cli import CSCTuner, SCTuner, attach, save_tuner
-from scedit_cli.cli.texts import parse_ingredient
+from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.utils.reporter import Reporter
@@ -20,7 +20,7 @@ from tests import tiny
 
 def merge(texts: Sequence[str], reporter: Reporter | None = None, **options) -> job.MergeResult:
     """Merges the tuners that `texts` name, as the command does."""
-    return job.merge(MergeRequest([parse_ingredient(text) for text in texts], **options), reporter)
+    return job.merge(MergeRequest([parse_named_tuner(text) for text in texts], **options), reporter)
 
 
 @pytest.fixture(scope="module")

@@ -159,8 +159,8 @@ def test_a_file_that_appears_while_tuners_are_merged_is_left_alone(saved, tmp_pa
 def test_tuners_that_were_taught_differently_are_refused(saved, tmp_path):
     one, two = saved(name="one", prediction_type="epsilon"), saved("canny", prediction_type="v_prediction")
     alone = saved(name="alone", prediction_type="v_prediction", zero_terminal_snr="true")
-    for other, ways in ((one, "epsilon and .*canny.* v_prediction"), (alone, "v_prediction from noise alone and .*")):
-        with pytest.raises(SceditError, match=f"{other.stem}.* was taught {ways}") as error:
+    for other, ways in ((one, "epsilon and .*canny.* with v_prediction"), (alone, "v_prediction from noise alone and .*")):
+        with pytest.raises(SceditError, match=f"{other.stem}.* was trained with {ways}") as error:
             merge([str(other), str(two)], out=tmp_path / "combo.safetensors")
         assert "train.zero_terminal_snr" in error.value.hint
     assert not (tmp_path / "combo.safetensors").exists()

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.cli import app
-from scedit_cli.inference.ingredients import Ingredient
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.models.base import load_base
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.jobs.merge.conftest import merge
 from tests.recorder import Progress, Recorder
@@ -165,7 +165,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
     assert answer.exit_code == 0, answer.output
     assert calls == [
         MergeRequest(
-            [Ingredient("a.safetensors", 0.5), Ingredient("b", conditions=("k",))],
+            [TunerSpec("a.safetensors", 0.5), TunerSpec("b", conditions=("k",))],
             out=Path("o"),
             average=True,
             take=["canny", "sc"],
@@ -184,13 +184,13 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
 
 def test_loaded_tuners_are_merged_without_a_file(edited, unet, saved, tmp_path):
     one, two = load_tuner(saved(name="one")), load_tuner(saved("canny", seed=2))
-    made = job.merge(MergeRequest([Ingredient(one, 0.7), Ingredient(two, -0.5)]))
+    made = job.merge(MergeRequest([TunerSpec(one, 0.7), TunerSpec(two, -0.5)]))
     hint = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(9))
     expected = edited(unet, [one, two], [0.7, -0.5], canny=hint)
     torch.testing.assert_close(edited(unet, made.tuner, canny=hint), expected, rtol=0, atol=1e-5)
     assert made.out is None and made.document()["out"] is None and made.max_difference < 1e-5
     with pytest.raises(SceditError, match="`take` pose: no tuner of that name .*here are canny, sc") as error:
-        job.merge(MergeRequest([Ingredient(one), Ingredient(two)], take=["pose"]))
+        job.merge(MergeRequest([TunerSpec(one), TunerSpec(two)], take=["pose"]))
     assert error.value.field == "take"
 
 
