@@ -235,7 +235,7 @@ def _train(
         seconds=time.monotonic() - started,
         images_per_second=loop.images_per_second,
         loss=recent_loss(run.log),
-        trainable_parameters=preflight.trainable_parameters,
+        trainable_parameters=preflight.tuner.trainable_parameters,
         score=score,
         resumed_at=resumed_at,
         waiting_share=loop.waiting_share,

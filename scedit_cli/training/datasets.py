@@ -19,7 +19,7 @@ from scedit_cli.data.images import open_image
 from scedit_cli.data.shard_dataset import FIRST, ShardDataset
 from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import Base
-from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene
+from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene, shapes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import discard, expanded
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -111,7 +111,8 @@ def cache_folder() -> Path:
 @cache
 def _renderer() -> str:
     """Return a digest of the code that makes scenes: when the code changes, scenes are rendered again."""
-    files = [Path(module.__file__) for module in (captions, encodings, layout, render, scene, scenes, canny, color)]
+    modules = (captions, encodings, layout, render, scene, shapes, scenes, canny, color)
+    files = [Path(module.__file__) for module in modules]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

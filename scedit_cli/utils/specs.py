@@ -7,10 +7,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 FRACTION = r"(?:\d+\.?\d*|\.\d+)"
@@ -22,7 +25,7 @@ class TunerSpec:
     """A tuner or bundle, or its file, folder, hub id or shipped name, and its scale α; with None, a bundle keeps its own.
     `conditions` name those of another program's CSC-Tuners, in order."""
 
-    source: str | Path | Any
+    source: str | Path | nn.Module
     scale: float | None = None
     conditions: tuple[str, ...] = ()
 

@@ -63,7 +63,7 @@ def test_every_option_arrives_in_an_object(called):
     answer = CliRunner().invoke(app, ["generate", *shlex.split(WORDS), "--quiet"])
     assert answer.exit_code == 0, answer.output
     [options] = called
-    del options["on_event"]
+    del options["reporter"]
     assert GenerationConfig(**options) == CONFIG
     plain = GenerationConfig(out=OutputConfig(Path("pictures")))
     unchanged = {
