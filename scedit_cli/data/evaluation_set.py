@@ -155,6 +155,7 @@ def evaluation_set(
     weights: Path | None = None,
     device: str = "cpu",
     cache: ImageCache | None = None,
+    specs: Mapping[str, AnnotationSpec] | None = None,
 ) -> EvaluationSet:
     """Return the images of a dataset with conditions of `kinds`.
 
@@ -165,12 +166,13 @@ def evaluation_set(
         weights: a folder with local copies of the annotators' weights.
         device: PyTorch's name of the device of annotators.
         cache: the cache of made condition images.
+        specs: specs in place of each kind's usual one.
     """
     chosen = list(range(len(dataset)) if numbers is None else numbers)
     if most is not None and most < len(chosen) and not scenes:
         chosen = sorted(np.random.default_rng(0).permutation(chosen)[:most].tolist())
-    specs = {}
+    given, specs = specs or {}, {}
     for kind in kinds:
         annotator = conditions.find(kind).annotator(conditions.scene_annotator(kind) if scenes else None)
-        specs[kind] = AnnotationSpec(kind, annotator.name, weights=weights)
+        specs[kind] = given.get(kind) or AnnotationSpec(kind, annotator.name, weights=weights)
     return EvaluationSet(dataset, tuple(chosen[:most]), specs, device, cache or ImageCache(None))

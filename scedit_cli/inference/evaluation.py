@@ -92,7 +92,8 @@ class Evaluator:
         cache: the cache of images.
         known: the cache of figures.
         share: this process's part of the batches.
-        edits: an attachment with one tuner, already on the base, that all arms with tuners use; images are not cached.
+        edits: an attachment that is on the base already and that all arms use, with scales of 0 for those without
+            tuners; images are not cached.
         extras: further measures by name: functions from images and captions to (B, K) values.
     """
 
@@ -169,7 +170,8 @@ class Evaluator:
 
     def _sampled(self, arm: Arm, places: Sequence[int], reporter: Reporter) -> list[Image.Image]:
         width, height = self.images.sizes[places[0]]
-        kinds = [tuner.condition for tuner in arm.tuners if tuner.condition]
+        attached = self._edits.tuners if self._edits else arm.tuners
+        kinds = [tuner.condition for tuner in attached if tuner.condition]
         hints = {kind: to_hints(kind, self.images.conditions(kind, places)) for kind in kinds}
         if self._edits:
             before, self._edits.scales = self._edits.scales, arm.scales or 0.0
@@ -183,7 +185,7 @@ class Evaluator:
                     self.base,
                     [self.images.items[place].text for place in places],
                     attachment=edits,
-                    hints=hints if arm.tuners else None,
+                    hints=hints or None,
                     seeds=[self.sampling.seed + self.images.numbers[place] for place in places],
                     steps=self.steps,
                     guidance=self.guidance,

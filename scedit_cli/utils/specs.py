@@ -22,7 +22,7 @@ _TAIL = re.compile(rf":{_NUMBER}(?::{FRACTION}-{FRACTION})?$")
 
 @dataclass(frozen=True)
 class TunerSpec:
-    """A tuner or bundle, or its file, folder, hub id or shipped name, and its scale α; with None, a bundle keeps its own.
+    """A tuner or bundle, or its file, folder, hub id or shipped name, and its scale α; None keeps a bundle's own.
     `conditions` name those of another program's CSC-Tuners, in order."""
 
     source: str | Path | nn.Module
