@@ -134,6 +134,14 @@ class DataSection(_Section):
     workers: int = Field(4, ge=1, le=256)
     """Threads per process that read and resize streamed images."""
 
+    @field_validator("hint_dropout", mode="before")
+    @classmethod
+    def _is_a_share(cls, value: Any) -> Any:
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, bool) or not isinstance(each, int | float) or not 0 <= each <= 1:
+                raise invalid("data.hint_dropout", f"{shortened(repr(each))} is no share from 0 to 1")
+        return value
+
     def hint_dropout_of(self, kind: str) -> float:
         """Return the share of hints of this kind that are set to black."""
         return self.hint_dropout.get(kind, 0.0) if isinstance(self.hint_dropout, dict) else self.hint_dropout

@@ -100,7 +100,7 @@ CHANGED = {
 
 UNSETTABLE = (  # alone, or as plain text
     "base.model", "base.vae_revision", "samples.prompts", "data.make", "data.params", "data.masked_loss",
-    "train.optimizer_options", "tuner.condition", "tuner.conditions", "checkpoints.best", "validation.patience",
+    "train.optimizer_options", "tuner.condition", "tuner.conditions", "checkpoints.best", "validation.metrics", "validation.patience",
 )  # fmt: skip
 
 
