@@ -87,19 +87,16 @@ def evaluate_tuners(
     share = Share.mine()
     placed, others = _placed(request.tuners, "tuners"), _placed(request.against or (), "against")
     protocol = find_protocol(request.protocol)
-    base = _opened(request, [*placed, *others], reporter)
+    base, model = _opened(request, [*placed, *others], reporter)
     base = rescheduled_for([*placed, *others], base)
     on_scenes = request.data is None
-    if on_scenes and base.name != EMBEDDED:
-        told = f"base {base.name} is evaluated on images of its own, and no `data` names any"
-        raise SceditError(told, "name a dataset folder, as scedit prepare writes it, or shards", "data")
     is_style = on_scenes and placed and not any(each.tuner.condition for each in (*placed, *others))
     cache = ImageCache(cache_folder() / "evaluations")
     images = None
     if not is_style:
         images = _images(request, base, protocol, [*placed, *others], cache, share, reporter)
     size = images.sizes[0] if images else (base.defaults.resolution,) * 2
-    setting = settled(BenchConfig(base.name, None, size[0], request.dtype), architecture_of(base), base.device)
+    setting = settled(BenchConfig(model, None, size[0], request.dtype), architecture_of(base), base.device)
     setting = replace(setting, batch=None, resolution=size[0])
     check(setting)
     details = _details(request, base, protocol, placed, others, images)
@@ -140,12 +137,14 @@ def _placed(tuners: Sequence[TunerSpec], field: str) -> list[PlacedTuner]:
     return [each for number, spec in enumerate(tuners) for each in load_placed(spec, f"{field}[{number}]")]
 
 
-def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter: Reporter) -> Base:
+def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter: Reporter) -> tuple[Base, str]:
+    """Return the base, and the name of the model with the commit that its tuners were trained on."""
     if isinstance(request.base, Base):
-        base = request.base
+        base, model = request.base, request.base.name
     else:
+        model = as_trained(request.base or EMBEDDED, placed)
         base = load_base(
-            as_trained(request.base or EMBEDDED, placed),
+            model,
             dtype=DTYPES[request.dtype] if request.dtype else None,
             device=request.device,
             prediction=request.prediction,
@@ -155,7 +154,7 @@ def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter:
     for each in placed:
         if "format" in each.tuner.metadata:
             check_base(each, base)
-    return base
+    return base, model
 
 
 def _images(
@@ -179,9 +178,8 @@ def _images(
             told, hint = f"scenes have no {unknown[0]} conditions to score", f"they have {', '.join(SCENE_KINDS)}"
             raise SceditError(told, f"{hint}; `data` names other images")
         kinds = taken or [kind for kind in SCENE_KINDS if kind in protocol.kinds]
-        dataset = rendered_scenes(
-            request.images or SCENES, HELD_OUT_SEED, "plain", kinds, reporter.stage("rendering")
-        )
+        drawn = request.images or SCENES, HELD_OUT_SEED, "plain", kinds, reporter.stage("rendering")
+        dataset = rendered_scenes(*drawn, size=base.defaults.resolution)
     else:
         dataset = _dataset(request, base, taken, reporter)
         kinds = taken or [kind for kind in dataset.kinds if kind in protocol.kinds]
@@ -193,7 +191,7 @@ def _images(
     images = evaluation_set(
         dataset,
         kinds,
-        scenes=base.family == "scenes",
+        scenes=request.data is None or base.family == "scenes",
         most=request.images,
         weights=request.weights and expanded(request.weights),
         device=str(base.device),

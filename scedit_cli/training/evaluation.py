@@ -80,7 +80,7 @@ def control_scores(
         raise SceditError(
             f"scenes have no {unknown[0]} conditions to score", hint=f"they have {', '.join(SCENE_KINDS)}"
         )
-    dataset = rendered_scenes(scenes, HELD_OUT_SEED + seed, "plain", kinds)
+    dataset = rendered_scenes(scenes, HELD_OUT_SEED + seed, "plain", kinds, size=base.defaults.resolution)
     images = evaluation_set(dataset, kinds, scenes=True, device=str(base.device))
     protocol = find_protocol("scedit")
     evaluator = Evaluator(base, images, protocol, SamplingOptions(batch_size=batch_size))

@@ -220,5 +220,3 @@ def test_bad_data(base, tuner, dataset, tmp_path):
     write_rows(dataset, [row_of("000000.png", "", [])])
     with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):
         run([style], base, dataset)
-    with pytest.raises(SceditError, match="no `data` names any"):
-        run([tuner], base, None)

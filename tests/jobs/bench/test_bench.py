@@ -25,7 +25,7 @@ from tests.recorder import Note, Progress, Recorder
 FIELDS = {
     "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "steps",
     "compiled", "results",
-    "sweep", "matrix_rate", "estimate", "quality", "skips", "sampling", "plot", "environment", "worse",
+    "sweep", "matrix_rate", "estimate", "quality", "evaluation", "skips", "sampling", "plot", "environment", "worse",
 }  # fmt: skip
 RESULT_FIELDS = {
     "method", "trainable_parameters", "flops_per_step", "peak_memory", "estimated_peak_memory", "images_per_second",
@@ -214,7 +214,8 @@ def test_quality_gives_the_scores_of_a_tuner(tmp_path):
     document = result.document()
     assert set(document) == FIELDS and document["results"] == [] and document["batch"] is None
     scores = document["quality"]["canny"]
-    assert set(scores) == {"score", "with", "without", "reconstruction", "scenes"}
+    names = ("score", "with", "without", "reconstruction")
+    assert set(scores) == {*(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "scenes"}
     assert scores["with"] == scores["without"] < scores["reconstruction"]  # a fresh tuner is the identity
     assert scores["score"] == 0 and scores["scenes"] == 2
     assert result.tables()[0][1][1][0][0] == "canny"

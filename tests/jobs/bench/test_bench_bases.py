@@ -9,9 +9,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli import SCTuner, save_tuner
+from scedit_cli.benchmark import tuner_evaluation
 from scedit_cli.cli import app
 from scedit_cli.jobs import bench as job
 from scedit_cli.models.base import load_base
+from scedit_cli.training.evaluation import StyleScore
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.bench.conftest import bench
@@ -22,9 +24,9 @@ from tests.recorder import Note, Recorder
 def drawn(monkeypatch):
     """The bases that were drawn with; nothing is."""
     bases = []
-    skips, scores = "scedit_cli.benchmark.skips.study_skips", "scedit_cli.benchmark.tuner_scores.scores_of"
+    skips, scores = "scedit_cli.benchmark.skips.study_skips", "scedit_cli.benchmark.tuner_evaluation.style_score"
     monkeypatch.setattr(skips, lambda base, *_, **more: (bases.append(base) or [], Image.new("RGB", (8, 8))))
-    monkeypatch.setattr(scores, lambda base, *_: bases.append(base) or {})
+    monkeypatch.setattr(scores, lambda base, *_, **more: bases.append(base) or StyleScore(0.0, 0.0, 1))
     return bases
 
 
@@ -46,11 +48,12 @@ def test_what_the_base_predicts_may_be_told(drawn, tmp_path):
 def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
     guessed = replace(load_base(tiny.pipeline_folder("sd15")), is_guessed=True)
     reader = "text agreement is not measured: only the embedded base has a reader of pictures"
-    monkeypatch.setattr(job, "load_base", lambda *_, **more: guessed)
+    for room in (job, tuner_evaluation):
+        monkeypatch.setattr(room, "load_base", lambda *_, **more: guessed)
     events = []
     bench(skips=True, reporter=Recorder(events.append))
     assert [event.text for event in events if isinstance(event, Note)] == [
-        f"{guessed.doubt}: --prediction epsilon takes it for the other",
+        f"{guessed.doubt}: `prediction=epsilon` takes it for the other",
         reader,
     ]
     bench(quality=True, tuners=[tuner(tmp_path, prediction_type="epsilon")], reporter=Recorder(events.append))
@@ -59,7 +62,7 @@ def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
 
 def test_a_tuner_is_scored_on_the_base_of_the_hub_as_it_had_it(drawn, tmp_path, monkeypatch):
     base, asked = load_base(tiny.pipeline_folder("sd15")), []
-    monkeypatch.setattr(job, "load_base", lambda model, **_: asked.append(model) or base)
+    monkeypatch.setattr(tuner_evaluation, "load_base", lambda model, **_: asked.append(model) or base)
     about = {"base": "owner/model", "base_revision": "0a1b2c", "base_fingerprint": base.fingerprint}
     made = bench(quality=True, base="owner/model", tuners=[tuner(tmp_path, **about)])
     assert asked == [made.document()["base"]] == ["owner/model@0a1b2c"] and drawn == [base]
