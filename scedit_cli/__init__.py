@@ -19,6 +19,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.version import __version__
 
 if TYPE_CHECKING:
+    from scedit_cli.conditions.config import AnnotatorConfig
     from scedit_cli.core.attach import attach
     from scedit_cli.core.blend import merge
     from scedit_cli.core.bundle import Bundle
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from scedit_cli.models.base import load_base
 
 _HOMES = {
+    "AnnotatorConfig": "conditions.config",
     "BaseConfig": "generation.config",
     "Bundle": "core.bundle",
     "CSCTuner": "core.tuners",
@@ -65,6 +67,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnnotatorConfig",
     "BaseConfig",
     "Bundle",
     "CSCTuner",

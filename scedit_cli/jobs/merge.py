@@ -19,7 +19,10 @@ from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.writing import Export, export
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base
+from scedit_cli.exporting.comfyui import NodePackage, node_package
+from scedit_cli.exporting.formats import FOLDERS, GRAPHS
+from scedit_cli.exporting.graph_files import UNetGraph, write_checked
+from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base, rescheduled_for
 from scedit_cli.inference.sampler import sample
 from scedit_cli.jobs import merge_inputs
 from scedit_cli.jobs.checks.merge import MEMORY, MergeRequest, check
@@ -144,6 +147,8 @@ def merge(request: MergeRequest, reporter: Reporter | None = None) -> MergeResul
     if request.out is None:
         merged = _rounded(merged, dtype)
         difference = (_check_alike if exact else difference_of)(parts, _parts(merged))
+    elif request.format in GRAPHS:
+        difference = _write_graph(merged, placed, request, facts)
     else:
         difference = _write(merged, parts, exact, request, facts, reporter)
     return MergeResult(
@@ -170,8 +175,11 @@ def _write(
     """Write `merged`, read it back, and return the difference of its edits from those of `parts`, which its metadata
     states too."""
     out, dtype = request.out, DTYPES.get(request.dtype)
-    exported = None if request.format == "scedit" else export(merged, request.format)
-    folder = exported is not None and is_folder(out)
+    if request.format == "scedit":
+        exported: Export | NodePackage | None = None
+    else:
+        exported = node_package(merged) if request.format == "comfyui" else export(merged, request.format)
+    folder = request.format in FOLDERS or (exported is not None and is_folder(out))
     expected = _parts(_rounded(merged, dtype))
 
     def write(place: Path, facts: dict[str, str]) -> None:
@@ -196,7 +204,18 @@ def _write(
     return difference
 
 
-def _read_back(place: Path, exported: Export | None, conditions: list[str]) -> list[Weighted]:
+def _write_graph(
+    merged: Tuner | Bundle, placed: Sequence[PlacedTuner], request: MergeRequest, facts: dict[str, str]
+) -> Difference:
+    """Write the base's U-Net with `merged` as one graph; return the difference of its output from the attached
+    tuners'."""
+    loaded = load_base(as_trained(request.base, placed), dtype=DTYPES[request.dtype or "fp32"], device="cpu")
+    for each in placed:
+        check_base(each, loaded)
+    return write_checked(UNetGraph(rescheduled_for(placed, loaded), merged, request.format), request.out, facts)
+
+
+def _read_back(place: Path, exported: Export | NodePackage | None, conditions: list[str]) -> list[Weighted]:
     if exported is None:
         return _parts(load_tuner(place))
     files = exported.located(place)

@@ -92,15 +92,15 @@ def held_out_scenes(
     return [scenes.example(HELD_OUT_SEED + seed + number, kinds, size, look) for number in range(count)]
 
 
-def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
+def first_images(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
     """Return the first `count` images (or all, if fewer) that have the most frequent size of a dataset folder."""
     alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
     shown = []
     for item in alike[:count]:
         files = {kind: item.conditions[kind] for kind in kinds}
-        pictures = {kind: open_condition_image(file, kind) for kind, file in files.items()}
+        images = {kind: open_condition_image(file, kind) for kind, file in files.items()}
         makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
-        shown.append(scenes.Example(open_image(item.image), item.text, pictures, makers))
+        shown.append(scenes.Example(open_image(item.image), item.text, images, makers))
     return shown
 
 

@@ -116,19 +116,19 @@ def style_score(
         drawn = sample(
             base, texts, attachment=edits, seeds=range(scenes), batch_size=batch_size, reporter=reporter
         )
-        pictures = to_tensor(drawn)
+        images = to_tensor(drawn)
     renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]
-    made, *looks = (load_reader().read(each).features for each in (pictures, *renders))
+    made, *looks = (load_reader().read(each).features for each in (images, *renders))
     deviation = torch.cat(looks).std(0).clamp(min=1e-6)
     from_plain, from_styled = (((made - each.mean(0)) / deviation).norm(dim=1) for each in looks)
     nearer = (from_styled < from_plain).double().mean().item()
-    return StyleScore(nearer, named_share(texts, pictures), scenes)
+    return StyleScore(nearer, named_share(texts, images), scenes)
 
 
-def named_share(captions: Sequence[str], pictures: Tensor) -> float:
+def named_share(captions: Sequence[str], images: Tensor) -> float:
     """Return the share of the (colour, shape) objects named by `captions` that the embedded reader recognises in
-    `pictures` (B, 3, H, W) in [0, 1], one image per caption."""
+    `images` (B, 3, H, W) in [0, 1], one image per caption."""
     named = [set(named_objects(caption)) for caption in captions]
-    found = load_reader().read(pictures).objects()
+    found = load_reader().read(images).objects()
     return sum(len(n & f) for n, f in zip(named, found, strict=True)) / sum(map(len, named))
 

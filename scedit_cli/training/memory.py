@@ -60,7 +60,7 @@ def peak_of_run(
         with fake:
             for module in (unreal.unet, tuner):
                 module.to_empty(device="cpu")
-        with Trainer(unreal, tuner, cache, part, data, pictures=[0]) as trainer, fake, live:
+        with Trainer(unreal, tuner, cache, part, data, indices=[0]) as trainer, fake, live:
             live.own("weights", _tensors(unreal.unet, tuner))
             live.own_gradients(tuner.parameters())
             with live.labelled("optimizer"):

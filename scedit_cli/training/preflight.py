@@ -146,13 +146,13 @@ def look_ahead(
     options: TrainSection,
     base: Base,
     tuner: Tuner,
-    pictures: int,
+    images: int,
     held_out: int,
     processes: Processes,
     shards: ShardDataset | None = None,
     scarce: int = 0,
 ) -> Preflight:
-    """Return the facts of a run on `pictures` images of a dataset folder or `shards`; `scarce` of their
+    """Return the facts of a run on `images` images of a dataset folder or `shards`; `scarce` of their
     sizes have fewer images than a batch."""
     parameters = sum(each.numel() for each in tuner.parameters())
     controlnet = controlnet_parameters(base.unet)
@@ -165,9 +165,9 @@ def look_ahead(
             of_full=parameters / parameter_count(base.unet),
         ),
         DataFacts(
-            pictures,
+            images,
             held_out,
-            epochs=options.steps * options.batch_size / pictures,
+            epochs=options.steps * options.batch_size / images,
             shards=len(shards.places) if shards else 0,
             size=shards.size if shards else None,
             scarce_sizes=scarce,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scedit_cli.core.foreign.formats import FORMATS, is_folder
+from scedit_cli.exporting.formats import FOLDERS, GRAPHS, check_folder
+from scedit_cli.jobs.checks.common import check_library
 from scedit_cli.jobs.checks.tuners import header_of, known_conditions
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError, memory_told
@@ -33,9 +35,11 @@ class MergeRequest:
         activations: a base whose skip features `rank` is fitted on; by default the fit uses the weights alone.
         device: the device of that base; by default an accelerator where there is one.
         dtype: "fp16", "bf16", "fp32" or "fp64"; by default the tuners' own.
-        format: "scedit", or one of FORMATS.
+        format: "scedit", or one of FORMATS; "comfyui" for a package of nodes; "onnx" or "torch-export" for the U-Net of
+            `base` with the tuners in one graph.
         up_blocks: the number of skips that each up block of the base takes, where a format needs it and the tuners do
             not state it.
+        base: the base whose U-Net a graph holds.
         overwrite: whether to replace `out` where it is a file.
     """
 
@@ -51,6 +55,7 @@ class MergeRequest:
     dtype: str | None = None
     format: str = "scedit"
     up_blocks: Sequence[int] | None = None
+    base: str | None = None
     overwrite: bool = False
 
 
@@ -58,11 +63,13 @@ class MergeRequest:
 def check(request: MergeRequest) -> None:
     """Raise SceditError for every fault that shows without weights."""
     _check_options(request)
+    _check_graph(request)
     if request.out is not None:
         check_writable(request.out, "`out`")
         _check_place(request.out, request.format, request.overwrite)
-    if request.activations is not None:
-        check_model(request.activations)
+    for model in (request.activations, request.base):
+        if model is not None:
+            check_model(model)
     files = [each.file for each in request.tuners]
     known = None if None in files else known_conditions([header_of(file) for file in files])
     if known is not None:
@@ -89,8 +96,8 @@ def nothing_left() -> SceditError:
 
 
 def _check_options(request: MergeRequest) -> None:
-    if request.format not in ("scedit", *FORMATS):
-        hint = f"choose one of scedit, {', '.join(FORMATS)}"
+    if request.format not in (known := ("scedit", *FORMATS, *FOLDERS)):
+        hint = f"choose one of {', '.join(known)}"
         raise SceditError(f"`format` {request.format}: not known", hint, "format")
     if request.out is None and request.format != "scedit":
         raise SceditError(f"`format` {request.format} is for a file, and no `out` names one", "name it", "format")
@@ -111,11 +118,27 @@ def _check_options(request: MergeRequest) -> None:
         raise SceditError(told, "only ms-swift and scedit-pytorch keep up blocks", "up_blocks")
 
 
+def _check_graph(request: MergeRequest) -> None:
+    format, base, dtype = request.format, request.base, request.dtype
+    if base is not None and format not in GRAPHS:
+        hint = f"leave it out, or write {' or '.join(GRAPHS)}"
+        raise SceditError(f"`base` {base}: the format {format} holds tuners alone", hint, "base")
+    if format in GRAPHS and base is None:
+        told = f"`format` {format} writes a base's U-Net with its tuners, and there is no `base`"
+        raise SceditError(told, "name it with `base`", "base")
+    if format in GRAPHS and dtype not in (None, "fp32", "fp16"):
+        raise SceditError(f"`dtype` {dtype}: an exported U-Net is of fp32 or fp16", "leave it out for fp32", "dtype")
+    for library in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        check_library("`format` onnx", library, "onnx")
+
+
 def _check_place(out: Path, format: str, overwrite: bool) -> None:
+    if format in FOLDERS:
+        check_folder(out, format)
     if format == "scedit" and out.suffix != ".safetensors":
         told = f"`out` {out}: a tuner file ends in .safetensors"
         raise SceditError(told, f"name it {out.stem}.safetensors", "out")
-    if format != "scedit" and is_folder(out):
+    if format in FOLDERS or (format != "scedit" and is_folder(out)):
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise SceditError(f"`out` {out} exists already", "name another folder, or remove it first", "out")
     elif out.is_dir() or (out.exists() and not overwrite):
