@@ -21,12 +21,7 @@ from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
-from scedit_cli.training.datasets import (
-    check_dataset,
-    first_images,
-    held_out_scenes,
-    rendered_scenes,
-)
+from scedit_cli.training.datasets import check_dataset, first_images, held_out_scenes, rendered_scenes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
