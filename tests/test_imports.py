@@ -91,8 +91,9 @@ def test_jobs_import_no_jobs(file: Path) -> None:
 
 # Rooms in which arguments stand in backticks, which the command line replaces by its options.
 TRANSLATED = (
-    "conditions", "data", "models", "recipe", "scenes", "training", "jobs.train", "jobs.prepare", "jobs.checks.train",
-    "jobs.checks.prepare",
+    "benchmark", "conditions", "data", "models", "recipe", "scenes", "training", "jobs.bench", "jobs.evaluate",
+    "jobs.merge", "jobs.merge_inputs", "jobs.prepare", "jobs.train", "jobs.checks.bench", "jobs.checks.evaluate",
+    "jobs.checks.merge", "jobs.checks.prepare", "jobs.checks.train",
 )  # fmt: skip
 # A program of its own, a page for users of the command line, and what `generate` alone says.
 _UNTRANSLATED = ("scedit_cli.scenes.build", "scedit_cli.training.model_card", "scedit_cli.conditions.naming")

@@ -74,7 +74,7 @@ class Architecture:
         if not all(isinstance(each, int) for each in sizes):
             raise SceditError(
                 f"base {self.name} does not say what size it was made for: sample_size is {size}",
-                hint="add --resolution",
+                hint="add `resolution`",
             )
         return HINT_SCALE * min(sizes)
 

@@ -193,10 +193,30 @@ def load_placed(spec: TunerSpec, field: str = "tuners") -> list[PlacedTuner]:
     tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
     factor = 1.0 if spec.scale is None else spec.scale
     bundled = len(tuners) > 1
-    return [
+    placed = [
         PlacedTuner(tuner if path else copy(tuner), str(given), own, factor, bundled, path, lasting, field)
         for tuner, own in zip(tuners, scales, strict=True)
     ]
+    if spec.conditions:
+        _name_conditions(placed, spec.conditions)
+    return placed
+
+
+def _name_conditions(placed: Sequence[PlacedTuner], names: Sequence[str]) -> None:
+    """Give the CSC-Tuners of another program's file these conditions, in order."""
+    file, takers = placed[0].file, [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
+    if len(names) != len(takers):
+        raise SceditError(
+            f"{file} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
+            hint="name each one, as in canny,depth=FILE",
+        )
+    for name, tuner in zip(names, takers, strict=True):
+        if "format" in tuner.metadata and tuner.condition != name:
+            raise SceditError(
+                f"{file} takes {tuner.condition} conditions, not {name}",
+                hint="KIND= names the conditions of another program's file; leave it out",
+            )
+        tuner.condition = name
 
 
 def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:

@@ -16,14 +16,7 @@ from scedit_cli import scenes
 from scedit_cli.data.images import open_image
 from scedit_cli.exporting.running import UNetFolder
 from scedit_cli.generation.conditioning import Conditioning
-from scedit_cli.generation.config import (
-    BaseConfig,
-    GenerationConfig,
-    InitImage,
-    OutputConfig,
-    Overrides,
-    Prompt,
-)
+from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
 from scedit_cli.generation.filenames import Names
 from scedit_cli.generation.grid import sheet
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
