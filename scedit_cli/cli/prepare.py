@@ -144,7 +144,8 @@ def request_of(src: str | Path | None, out: Path, options: Mapping[str, Any]) ->
     source = None if src is None else Images(src, **taken(Images))
     source = source if scenes is None else Scenes(scenes, **taken(Scenes))
     encoding = Encoding(**taken(Encoding)) if options["cache"] else None
-    request = PrepareRequest(source, out, options["size"], ImportRules(**taken(ImportRules)), encoding, options["shards"])
+    rules = ImportRules(**taken(ImportRules))
+    request = PrepareRequest(source, out, options["size"], rules, encoding, options["shards"])
     if (src is None) == (scenes is None) and not request.is_made:
         raise SceditError(
             "prepare takes pictures or a number of scenes" + (", not both" if scenes else ""),
