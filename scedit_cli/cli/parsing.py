@@ -31,9 +31,8 @@ _OPTIONS = {
     "controls.params": "--param", "controls.weights": "--weights", "controls.mask": "--mask", "base.model": "--base",
     "base.fingerprint": "--from", "overrides.scales": "--scale", "overrides.sweeps": "--sweep",
     "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint",
-    "init.margins": "--outpaint",
-    "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out", "params": "--param",
-    "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
+    "init.margins": "--outpaint", "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out",
+    "params": "--param", "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
 }  # fmt: skip
 _QUOTED = re.compile(r"`([a-z_][a-z_.]*)(?:=([^`]+)|\(([^`]*)\))?`")
 _CALLS = {"explain": "train --explain"}  # functions that the command line calls otherwise

@@ -67,7 +67,7 @@ def specs_of(data: DataSection, seed: int) -> list[AnnotationSpec]:
     Raises:
         SceditError: a condition needs annotator weights or is unknown, or its settings are invalid.
     """
-    specs = make_specs(data.make, data.params, seed=seed, option="data.params:")
+    specs = make_specs(data.make, data.params, seed=seed, where="data.params:")
     for spec in specs:
         if spec.annotator.weights:
             raise SceditError(

@@ -201,7 +201,8 @@ class Loop:
             self.losses.look()
             self.losses.check_weights()
             self._save()
-            self._draw_curve()
+            if self.trainer.step < self.plan.train.steps:  # else `run_steps` draws it, validated and whole
+                self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         """Draw a sample grid if one is due after this step."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scedit_cli.core.objective import add_noise, min_snr_weights, noise_prediction_loss
+from scedit_cli.core.objective import FLOW, add_noise, min_snr_weights, noise_prediction_loss
 from scedit_cli.data.loader import sent
 from scedit_cli.models.base import Base
 from scedit_cli.recipe import TrainSection
@@ -69,7 +69,7 @@ class NoisyBatch:
 
 
 class Objective:
-    """The noise-prediction loss that a recipe describes, for the base that was opened for this recipe."""
+    """The loss that a recipe describes, for the base that was opened for this recipe."""
 
     def __init__(self, base: Base, options: TrainSection) -> None:
         self.options = options
@@ -93,7 +93,8 @@ class Objective:
         `noise`, which remains the target. All arguments are on the CPU."""
         given = latents / self._sigma_data, noise, timesteps, noise if seen is None else seen, self._times[timesteps]
         latents, noise, timesteps, seen, times = (sent(each, self.alphas.device) for each in given)
-        return NoisyBatch(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps, times)
+        noisy = add_noise(latents, seen, timesteps, self.alphas, self.prediction_type == FLOW)
+        return NoisyBatch(noisy, latents, noise, timesteps, times)
 
     def losses(
         self, output: Tensor, noised: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None

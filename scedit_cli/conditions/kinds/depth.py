@@ -21,7 +21,7 @@ _UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)  # the first stage ge
 
 
 class Relative(Parameters):
-    """`bits` of the condition image: 8, or 16 for other tools. Training and `generate --cond` read 8 of them."""
+    """`bits` of the condition image: 8, or 16 for other tools. Training and generation read 8 of them."""
 
     bits: int = Field(8, ge=8, le=16, multiple_of=8)
 
