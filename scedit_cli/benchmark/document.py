@@ -1,4 +1,4 @@
-"""The reader of a benchmark's document, as written by --json."""
+"""The reader of a benchmark's document, as JSON."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Document(_Costs):
 
 
 def read_result(path: Path, argument: str) -> BenchResult:
-    """Read a document written by `bench --json`; `argument` names it in messages.
+    """Read a document that a benchmark has written; `argument` names it in messages.
 
     Raises:
         SceditError: the file is not such a document; the message names the field.

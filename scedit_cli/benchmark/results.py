@@ -68,7 +68,7 @@ class BenchResult:
         return self.costs.setting
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the document as JSON values."""
         return {
             **_costs(self.costs),
             "quality": self.quality,
