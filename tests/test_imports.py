@@ -19,6 +19,7 @@ LEVELS = (
     ("training",),
     ("generation",),
     ("inference",),
+    ("exporting",),
     ("data",),
     ("conditions",),
     ("models",),

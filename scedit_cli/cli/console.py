@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from scedit_cli.cli.parsing import in_options
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
@@ -80,7 +81,7 @@ class Screen(Reporter):
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.warn(text)
+            self.warn(in_options(text))
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
@@ -213,7 +214,7 @@ def _bars(console: Console) -> Progress:
 def _explained(error: Exception) -> tuple[str, str | None, int]:
     """Return the sentence, the hint and the exit code for an exception."""
     if isinstance(error, SceditError):
-        return error.message, error.hint, error.exit_code
+        return in_options(error.message, error.field), error.hint and in_options(error.hint), error.exit_code
     if hasattr(error, "format_message"):  # Typer's usage errors, whose class is not public in every release
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scedit"

@@ -98,7 +98,7 @@ def prepare(
     """
     with screen_of_first(json_, quiet, debug) as screen:
         from scedit_cli.jobs.checks import prepare as checks
-        from scedit_cli.utils.specs import parse_named
+        from scedit_cli.cli.parsing import parse_named
 
         options = {
             "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),

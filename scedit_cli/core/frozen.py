@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from scedit_cli.core.quantized import QuantizedLinear
 from scedit_cli.core.recompute import recomputed, run_again, segments
 
 _aten = torch.ops.aten
@@ -34,7 +35,7 @@ def lean(unet: nn.Module, *, checkpoint: str | None = None) -> Iterator[None]:
 
     This works on any model of torch's layers and diffusers' blocks, beside trainable parts (LoRA, a ControlNet,
     tuners): a layer counts as frozen while none of its parameters requires a gradient. Layers that are not recognised
-    or have other weights than torch's own (quantised ones) are left alone. In a compiled U-Net the compiler chooses
+    or have other weights than torch's own are left alone; those of `core.quantized` are lean by themselves. In a compiled U-Net the compiler chooses
     which tensors of convolutions and normalisations are kept.
 
     Args:
@@ -141,7 +142,8 @@ def _is_gated(feed_forward: nn.Module) -> bool:
     inner = [*parts, parts[0].proj]
     hooks = (each for part in inner for each in (part._forward_pre_hooks, part._forward_hooks, part._backward_hooks))
     own = any("forward" in vars(part) for part in inner)
-    return type(parts[0].proj) is type(parts[2]) is nn.Linear and not own and not any(hooks)
+    linear = {type(parts[0].proj), type(parts[2])} <= {nn.Linear, QuantizedLinear}
+    return linear and not own and not any(hooks)
 
 
 def _is_plain(layer: nn.Module, x: Tensor) -> bool:
@@ -232,9 +234,10 @@ class _GatedFeedForward(torch.autograd.Function):
         ctx.norm, ctx.proj, ctx.out, ctx.norm_dtype = norm, proj, out, normed.dtype
         ctx.rows = max(1, _PIECE // (proj.out_features * x.element_size()))
         pieces = []
+        weight, out_weight = proj.weight, out.weight  # read once: a quantised layer decodes them
         for piece in normed.flatten(0, -2).split(ctx.rows):
-            h, gate = F.linear(piece, proj.weight, proj.bias).chunk(2, -1)
-            pieces.append(F.linear(F.gelu(gate).mul_(h), out.weight, out.bias))
+            h, gate = F.linear(piece, weight, proj.bias).chunk(2, -1)
+            pieces.append(F.linear(F.gelu(gate).mul_(h), out_weight, out.bias))
         y = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         return y.view(*x.shape[:-1], -1)
 

@@ -39,8 +39,8 @@ class BaseSection(_Section):
     """Branch, tag or commit of the autoencoder's hub id."""
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Prediction type of the base's U-Net, where its files lack it or are wrong."""
-    quantize: Literal["none", "int8", "fp8"] = "none"
-    """Storage of the frozen weights; int8 and fp8 need torchao."""
+    quantize: Literal["none", "int8", "fp8", "int4", "nf4"] = "none"
+    """Storage of the frozen weights: eight bits (int8, fp8) or four (int4) need torchao, nf4 needs bitsandbytes."""
 
     @model_validator(mode="after")
     def _revisions_are_of_something(self) -> BaseSection:

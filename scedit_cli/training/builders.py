@@ -18,6 +18,7 @@ from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
+from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import DataSection, Recipe, SamplesSection, TrainSection
 from scedit_cli.training.datasets import (
     check_dataset,
@@ -29,12 +30,10 @@ from scedit_cli.training.datasets import (
 from scedit_cli.training.distributed import Processes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.training.validation import held_out_count
-from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
-
-_QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # torchao's names
 
 
 def kinds(recipe: Recipe) -> list[str]:
@@ -103,7 +102,8 @@ def open_base(recipe: Recipe, device: str | None = None) -> Base:
         _check_samples(base, recipe.samples)
     base.unet.to(memory_format=_layout(recipe))
     if recipe.base.quantize != "none":
-        _quantize(base, recipe.base.quantize)
+        _ = base.fingerprint  # computed now, from the original weights
+        quantize(base.unet, recipe.base.quantize)
     return base
 
 
@@ -275,6 +275,7 @@ def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
+        "base_quantize": None if recipe.base.quantize == "none" else recipe.base.quantize,
         "base_vae": base.vae_name,
         "base_vae_revision": base.vae_revision,
         "prediction_type": base.prediction_type,
@@ -300,12 +301,3 @@ def _taught(base: Base, options: TrainSection) -> Base:
         )
     return base.rescheduled(prediction, options.zero_terminal_snr)
 
-
-def _quantize(base: Base, how: str) -> None:
-    """Store the weights of the U-Net's linear layers in eight bits."""
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise not_installed(f"base.quantize {how}", "torchao", "quantize") from error
-    _ = base.fingerprint  # computed now, from the original weights
-    quantization.quantize_(base.unet, getattr(quantization, _QUANTIZED[how])())

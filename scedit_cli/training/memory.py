@@ -14,6 +14,7 @@ from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, load_batch
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
+from scedit_cli.models.quantization import quantize_shapes
 from scedit_cli.recipe import Recipe, TrainSection
 from scedit_cli.training import builders
 from scedit_cli.training.distributed import Processes
@@ -36,14 +37,12 @@ def peak_of_run(
     Raises:
         SceditError: no estimate is possible; the message says why.
     """
-    if recipe.base.quantize != "none":
-        raise SceditError(f"not estimated where the base's weights are {recipe.base.quantize}")
     if processes.shards_base:
         raise SceditError("not estimated where each process has a part of the base")
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     on_card = base.device.type != "cpu"
-    unreal, options = _without_weights(base), _one_part(recipe.train, processes.count)
+    unreal, options = _without_weights(base, recipe.base.quantize), _one_part(recipe.train, processes.count)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             tuner = builders.fresh_tuner(recipe, unreal)
@@ -81,14 +80,16 @@ def peak_of_run(
     return peak
 
 
-def _without_weights(base: Base) -> Base:
-    """Return a base like this one whose U-Net is on the meta device."""
+def _without_weights(base: Base, quantized: str = "none") -> Base:
+    """Return a base like this one whose U-Net is on the meta device, its weights `quantized` or "none"."""
     with quiet(), torch.device("meta"):
         unet = type(base.unet).from_config(base.unet.config).to(base.dtype)
     unet.requires_grad_(False).eval()
     unet.set_attn_processor(dict(base.unet.attn_processors))
     if base.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
         unet.to(memory_format=torch.channels_last)
+    if quantized != "none":
+        quantize_shapes(unet, quantized)
     unreal = copy.copy(base)
     unreal._loaded = copy.copy(base._loaded)
     with quiet():

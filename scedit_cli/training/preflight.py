@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
+from scedit_cli.core.quantized import parameter_count
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.models.base import Base
@@ -135,7 +136,7 @@ def look_ahead(
         tuner=str(tuner),
         trainable_parameters=parameters,
         of_controlnet=parameters / controlnet if controlnet else None,
-        of_full=parameters / sum(each.numel() for each in base.unet.parameters()),
+        of_full=parameters / parameter_count(base.unet),
         pictures=pictures,
         held_out=held_out,
         batch_size=options.batch_size,

@@ -81,14 +81,14 @@ def test_the_page_shows_texts_of_others_as_text(tmp_path) -> None:
     """Names of bases and tuners, and what its handler raises: Markdown and errors are shown as HTML there."""
     gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
     from scedit_cli.generation import web_ui
-    from scedit_cli.generation.config import Request
+    from scedit_cli.generation.config import GenerationConfig
 
     def draw(*_: object) -> None:
         raise SceditError(f"{HTML} is no prompt", HTML)
 
     base = SimpleNamespace(name=HTML, defaults=SimpleNamespace(steps=2, guidance=1.0))
     slots = [web_ui.Slot(f"{HTML}{MARKDOWN}.safetensors", HTML, "canny", False)]
-    blocks = web_ui.page(Request(), base, slots, tmp_path, draw)
+    blocks = web_ui.page(GenerationConfig(), base, slots, tmp_path, draw)
     shown = [each.value for each in blocks.blocks.values() if isinstance(each, gr.Markdown | gr.HTML)]
     assert len(shown) >= 2 and not [text for text in shown if "<" in text or re.search(r"(?<!\\)\]\(http", text)]
     [generate] = [each.fn for each in blocks.fns.values() if each.fn and each.fn.__name__ == "generate"]

@@ -17,6 +17,7 @@ from scedit_cli.recipe import Recipe
 from scedit_cli.training.run_folder import choose_run
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.io import check_writable
+from scedit_cli.utils.names import QUANTIZERS
 
 # Values of a recipe's keys: the library that they need, and the extra that installs it.
 _OPTIMIZERS = {
@@ -55,7 +56,7 @@ def _check_libraries(recipe: Recipe) -> None:
         if not any(map(find_spec, _TRACKERS[name])):
             raise not_installed(f"tracking.to {name}", name, name)
     if recipe.base.quantize != "none":
-        check_library(f"base.quantize {recipe.base.quantize}", "torchao", "quantize")
+        check_library(f"base.quantize {recipe.base.quantize}", *QUANTIZERS[recipe.base.quantize])
 
 
 def _check_name(repository: str) -> None:
