@@ -30,14 +30,15 @@ def reuse(unet: nn.Module, every: int, calls_per_step: int = 1) -> Reuse:
         calls_per_step: U-Net calls that one step of the sampler makes, 2 for second-order samplers.
 
     Raises:
-        SceditError: `every` is below 1, the U-Net has no skips, reuses already, or is compiled.
+        SceditError: `every` is below 1; or the U-Net has no skips or no deep layers, reuses already, or is compiled.
     """
     if every < 1:
-        raise SceditError(f"reuse is {every}", hint="give the steps from one full step to the next: 1, 2, 3, …", field="reuse")
-    if any(isinstance(hook, _BeforeUNet) for hook in unet._forward_pre_hooks.values()):
-        raise SceditError("this U-Net reuses its deep layers already", hint="undo the first reuse before the second")
-    if hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None:
-        raise SceditError("this U-Net is compiled, and its code would ignore the reuse", hint="leave one of the two out")
+        hint = "give the number of steps from one full step to the next: 1, 2, 3, …"
+        raise SceditError(f"reuse is {every}", hint, "reuse")
+    if every > 1 and any(isinstance(hook, _BeforeUNet) for hook in unet._forward_pre_hooks.values()):
+        raise SceditError("this U-Net reuses its deep layers already", "undo the first reuse before the second")
+    if every > 1 and (hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None):
+        raise SceditError("this U-Net is compiled, and its code would not notice the reuse", "leave one of the two out")
     return Reuse(unet, every, calls_per_step)
 
 
@@ -58,8 +59,10 @@ class Reuse:
         self._handles = []
         if every == 1:
             return
+        if not (deep := _deep(unet)):
+            raise SceditError("this U-Net has no layers below its last up block", "leave the reuse out")
         self._hook(unet, _BeforeUNet(self))
-        for block in _deep(unet):
+        for block in deep:
             self._hook(block, _BeforeDeep(self))
             self._handles.append(_Skippable(self, unet, block))
         self._hook(unet.up_blocks[-1], _BeforeLast(self))

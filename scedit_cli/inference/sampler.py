@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from scedit_cli import conditions
+from scedit_cli.core.reuse import reuse as reused_layers
 from scedit_cli.inference.denoising import Denoiser, Guidance, Start, check_sampling
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
@@ -42,6 +43,7 @@ def sample(
     spans: Sequence[tuple[float, float]] | None = None,
     start: Start | None = None,
     weighted: bool = False,
+    reuse: int = 1,
     offload: str | None = None,
     reporter: Reporter = SILENT,
 ) -> list[Image.Image]:
@@ -63,6 +65,7 @@ def sample(
         spans: the fractions of the steps between which each attached tuner acts, as (start, end) in [0, 1].
         start: an image to start from; pixels outside its mask stay exactly as they are.
         weighted: whether prompts are in compel's syntax, of any length and with weights.
+        reuse: the U-Net's deep layers run at every step of this number only, as `core.reuse` describes; 1: at each.
         offload: an accelerator that holds each model only while it runs; the base must then be loaded on the CPU.
         reporter: gets (denoising steps done, of how many) over all batches.
 
@@ -81,7 +84,7 @@ def sample(
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the picture")
     with quiet(), memory_told(*_STARVED):
-        check_sampling(base, steps, guidance, scheduler, start)
+        check_sampling(base, steps, guidance, scheduler, start, reuse)
         denoiser = Denoiser(base, scheduler, start, offload)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         pairs = list(zip(prompts, negatives, strict=True))
@@ -97,8 +100,10 @@ def sample(
                 for scale, (start, end) in zip(full_scales, spans, strict=True)
             ]
 
+    deep = reused_layers(base.unet, reuse, denoiser.pipeline.scheduler.order)
     try:
         for number, batch in enumerate(batches):
+            deep.restart()
             if attachment:
                 attachment.set_hints({kind: h if len(h) == 1 else h[batch] for kind, h in (hints or {}).items()})
 
@@ -122,6 +127,7 @@ def sample(
                 drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.picture.to(drawn))
             pictures += to_images(drawn)
     finally:
+        deep.undo()
         if attachment:
             attachment.scales = full_scales
             attachment.set_hints(None)
