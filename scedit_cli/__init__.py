@@ -19,42 +19,58 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.version import __version__
 
 if TYPE_CHECKING:
+    from scedit_cli.conditions.config import AnnotatorConfig
     from scedit_cli.core.attach import attach
     from scedit_cli.core.blend import merge
     from scedit_cli.core.bundle import Bundle
     from scedit_cli.core.tuners import CSCTuner, SCTuner
     from scedit_cli.core.weights import load_tuner, save_tuner
+    from scedit_cli.data.sources.entry import Images
     from scedit_cli.generation.config import BaseConfig, InitImage, OutputConfig, Overrides, Prompt
     from scedit_cli.inference.config import Control, SamplerConfig
     from scedit_cli.jobs.annotate import annotate
+    from scedit_cli.jobs.checks.prepare import Encoding, ImportRules, Scenes
     from scedit_cli.jobs.generate import generate
+    from scedit_cli.jobs.prepare import prepare
+    from scedit_cli.jobs.train import train
     from scedit_cli.models.base import load_base
 
 _HOMES = {
+    "AnnotatorConfig": "conditions.config",
     "BaseConfig": "generation.config",
     "Bundle": "core.bundle",
     "CSCTuner": "core.tuners",
     "Control": "inference.config",
+    "Encoding": "jobs.checks.prepare",
+    "Images": "data.sources.entry",
+    "ImportRules": "jobs.checks.prepare",
     "InitImage": "generation.config",
     "OutputConfig": "generation.config",
     "Overrides": "generation.config",
     "Prompt": "generation.config",
     "SCTuner": "core.tuners",
     "SamplerConfig": "inference.config",
+    "Scenes": "jobs.checks.prepare",
     "annotate": "jobs.annotate",
     "attach": "core.attach",
     "generate": "jobs.generate",
     "load_base": "models.base",
     "load_tuner": "core.weights",
     "merge": "core.blend",
+    "prepare": "jobs.prepare",
     "save_tuner": "core.weights",
+    "train": "jobs.train",
 }
 
 __all__ = [
+    "AnnotatorConfig",
     "BaseConfig",
     "Bundle",
     "CSCTuner",
     "Control",
+    "Encoding",
+    "Images",
+    "ImportRules",
     "InitImage",
     "OutputConfig",
     "Overrides",
@@ -62,6 +78,7 @@ __all__ = [
     "SCTuner",
     "SamplerConfig",
     "SceditError",
+    "Scenes",
     "__version__",
     "annotate",
     "attach",
@@ -69,7 +86,9 @@ __all__ = [
     "load_base",
     "load_tuner",
     "merge",
+    "prepare",
     "save_tuner",
+    "train",
 ]
 
 

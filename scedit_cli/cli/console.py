@@ -85,6 +85,7 @@ class Screen(Reporter):
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
+        document, summary = in_options([document, summary])
         if self.as_json:
             self._write(document)
         elif not self.quiet:

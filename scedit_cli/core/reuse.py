@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from scedit_cli.core.attach import attached
+from scedit_cli.core.compiled import is_compiled
+from scedit_cli.core.sites.up_blocks import InTuple
 from scedit_cli.core.skips import survey
 from scedit_cli.utils.errors import SceditError
 
@@ -35,11 +36,19 @@ def reuse(unet: nn.Module, every: int, calls_per_step: int = 1) -> Reuse:
     if every < 1:
         hint = "give the number of steps from one full step to the next: 1, 2, 3, …"
         raise SceditError(f"reuse is {every}", hint, "reuse")
-    if every > 1 and any(isinstance(hook, _BeforeUNet) for hook in unet._forward_pre_hooks.values()):
-        raise SceditError("this U-Net reuses its deep layers already", "undo the first reuse before the second")
-    if every > 1 and (hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None):
-        raise SceditError("this U-Net is compiled, and its code would not notice the reuse", "leave one of the two out")
+    if every > 1:
+        _check(unet)
     return Reuse(unet, every, calls_per_step)
+
+
+def _check(unet: nn.Module) -> None:
+    if any(isinstance(hook, _BeforeUNet) for hook in unet._forward_pre_hooks.values()):
+        raise SceditError("this U-Net reuses its deep layers already", "undo the first reuse before the second")
+    if is_compiled(unet):
+        raise SceditError("this U-Net is compiled, and its code would not notice the reuse", "leave one of the two out")
+    if not isinstance(survey(unet).sites[0], InTuple):
+        hint = "only those of U-Nets whose up blocks take their skips as a tuple can"
+        raise SceditError(f"the deep layers of {type(unet).__name__} cannot be reused", hint)
 
 
 class Reuse:

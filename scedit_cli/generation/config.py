@@ -58,6 +58,8 @@ class BaseConfig:
         offload: whether models stay on the CPU while they do not run.
         compile: whether the U-Net is compiled.
         fingerprint: the fingerprint that the base must have; None for any.
+        unet: a folder with the base's U-Net and its tuners as one graph, as `merge` exports it; the graph takes the
+            place of the base's own U-Net, and names the base where `model` is the embedded one.
     """
 
     model: str | Path | Base = EMBEDDED
@@ -71,6 +73,7 @@ class BaseConfig:
     offload: bool = False
     compile: bool = False
     fingerprint: str | None = None
+    unet: str | Path | None = None
 
     @property
     def loaded(self) -> Base | None:

@@ -51,9 +51,19 @@ def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
             self.set_begin_index(0)
 
     mends = {"set_timesteps": set_timesteps, "__module__": kind.__module__}
+    if not hasattr(kind, "scale_model_input"):  # flow matching's, which U-Nets' pipelines do not expect
+        mends |= {"init_noise_sigma": 1.0, "scale_model_input": _unscaled, "add_noise": _noised}
     if "noise_sampler_seed" in _parameters(kind):
         mends["step"] = _with_noise_of_the_cpu(kind.step)
     return type(kind.__name__, (kind,), mends)
+
+
+def _unscaled(self: SchedulerMixin, sample: Tensor, timestep: Any = None) -> Tensor:
+    return sample
+
+
+def _noised(self: SchedulerMixin, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    return self.scale_noise(original_samples, timesteps, noise)
 
 
 def _with_noise_of_the_cpu(step: Callable) -> Callable:
@@ -205,10 +215,10 @@ def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: M
     """Raise SceditError for settings that a base's training, or an image's seed, decides."""
     name = kind.__name__.removesuffix("Scheduler")
     if "noise_sampler_seed" in given:
-        raise SceditError(f"scheduler {name}: the noise of an image follows its --seed", "leave noise_sampler_seed out")
+        raise SceditError(f"scheduler {name}: the noise of an image follows its `seed`", "leave noise_sampler_seed out")
     for key in ("prediction_type", "num_train_timesteps", "trained_betas", "use_flow_sigmas", "sigma_data"):
         if key in given and given[key] != (known := config.get(key, False)):
-            hint = "--prediction says it where the base is wrong" if key == "prediction_type" else "leave it out"
+            hint = "`prediction` says it where the base is wrong" if key == "prediction_type" else "leave it out"
             raise SceditError(f"scheduler {name}: {key} is {given[key]}, and the base was trained with {known}", hint)
     if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in _parameters(kind):
         raise SceditError(

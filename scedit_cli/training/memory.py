@@ -15,23 +15,30 @@ from scedit_cli.data.loader import Batch, load_batch
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.models.quantization import quantize_shapes
-from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.recipe import DataSection, TrainSection, TunerSection
 from scedit_cli.training import builders
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
 from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trainer import Trainer
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, reason
 from scedit_cli.utils.process_memory import resident
 
 
 def peak_of_run(
-    recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes(), streams: bool = False
+    base: Base,
+    options: TunerSection,
+    train: TrainSection,
+    data: DataSection,
+    cache: Cache,
+    processes: Processes = Processes(),
+    streams: bool = False,
+    quantized: str = "none",
 ) -> dict[str, int]:
     """Return the bytes at the peak of a training step in one of `processes`, by category: weights, gradients,
     optimizer, activations, and others (on a CPU the rest of the process, on a card the encoders where a run `streams`).
 
-    The trainer makes its usual step on images of the largest size in `cache`, with fake tensors. On an accelerator the
+    The trainer makes its usual step, on a base whose weights are `quantized`, on images of the largest size in `cache`, with fake tensors. On an accelerator the
     result is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
 
     Raises:
@@ -42,23 +49,23 @@ def peak_of_run(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     on_card = base.device.type != "cpu"
-    unreal, options = _without_weights(base, recipe.base.quantize), _one_part(recipe.train, processes.count)
+    unreal, part = _without_weights(base, quantized), _one_part(train, processes.count)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            tuner = builders.fresh_tuner(recipe, unreal)
-        batch = _largest_batch(cache, options.batch_size)
+            tuner = builders.fresh_tuner(options, train, unreal)
+        batch = _largest_batch(cache, part.batch_size)
         shapes = [weight.shape for weight in tuner.parameters()]
-        state = {shape: _state_bytes(recipe.train, shape, base.device) for shape in set(shapes)}
+        state = {shape: _state_bytes(train, shape, base.device) for shape in set(shapes)}
         fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveStorages("activations")
         with fake:
-            for part in (unreal.unet, tuner):
-                part.to_empty(device="cpu")
-        with Trainer(unreal, tuner, cache, options, recipe.data, pictures=[0]) as trainer, fake, live:
+            for module in (unreal.unet, tuner):
+                module.to_empty(device="cpu")
+        with Trainer(unreal, tuner, cache, part, data, indices=[0]) as trainer, fake, live:
             live.own("weights", _tensors(unreal.unet, tuner))
             live.own_gradients(tuner.parameters())
             with live.labelled("optimizer"):
                 kept = [torch.empty(state[shape], dtype=torch.uint8) for shape in shapes]
-            if options.batch_size * processes.count < recipe.train.batch_size:  # the gradients of earlier parts
+            if part.batch_size * processes.count < train.batch_size:  # the gradients of earlier parts
                 with live.labelled("gradients"):
                     for weight in tuner.parameters():
                         weight.grad = torch.zeros_like(weight)
@@ -70,7 +77,7 @@ def peak_of_run(
                 raise SceditError(f"not estimated: {reason(error)}") from error
             del kept
     peak = dict(live.at_peak)
-    if recipe.train.ema_decay:
+    if train.ema_decay:
         peak["weights"] += sum(weight.nbytes for weight in tuner.parameters())
     if not on_card:
         peak["others"] = max(0, resident() - peak["weights"])  # The weights are resident already.

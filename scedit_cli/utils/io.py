@@ -99,7 +99,7 @@ def whole(path: str | os.PathLike[str], replace: bool = True, make_folder: bool 
             os.replace(part, path)
             _flush(path.parent)
         elif not _renamed(part, path):
-            raise SceditError(f"{path} exists already", hint="name another file, or add --overwrite")
+            raise SceditError(f"{path} exists already", hint="name another file, or add `overwrite`")
 
 
 def _renamed(part: Path, path: Path) -> bool:

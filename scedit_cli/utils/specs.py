@@ -14,8 +14,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
 
 if TYPE_CHECKING:
-    from scedit_cli.core.bundle import Bundle
-    from scedit_cli.core.tuners import Tuner
+    from torch import nn
 
 _NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -27,7 +26,7 @@ _TAIL = re.compile(rf":{_NUMBER}(?::{FRACTION}-{FRACTION})?$")
 class TunerSpec:
     """A tuner, or its file, folder, hub id or shipped name, and its scale α; with None, a bundle keeps its own."""
 
-    source: str | Path | Tuner | Bundle
+    source: str | Path | nn.Module
     scale: float | None = None
 
     @property

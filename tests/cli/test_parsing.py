@@ -77,7 +77,7 @@ def test_every_option_arrives_in_an_object(called):
     answer = CliRunner().invoke(app, ["generate", *shlex.split(WORDS), "--quiet"])
     assert answer.exit_code == 0, answer.output
     [options] = called
-    del options["on_event"]
+    del options["reporter"]
     assert GenerationConfig(**options) == CONFIG
     plain = GenerationConfig(out=OutputConfig(Path("pictures")))
     unchanged = {
@@ -242,3 +242,20 @@ def test_texts_that_cannot_be(options, message):
 def test_values_that_cannot_be_are_told_by_their_options(words, message):
     answer = CliRunner().invoke(app, ["generate", *words.split()])
     assert answer.exit_code == 2 and message in answer.stderr and "hint: " in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("`up_blocks` is of no use", "--up-blocks is of no use"),
+        ("`conditions=KIND=FOLDER` names it", "--cond KIND=FOLDER names it"),
+        ("or add `overwrite=True`", "or add --overwrite"),
+        ("`train.steps=200`, as `data.path=a b`", "--set train.steps=200, as --set data.path=a b"),
+        ("`annotate(a, b/c, kinds=canny, overwrite=True)`", "scedit annotate a, b/c --cond canny --overwrite"),
+        ("`prepare(PHOTOS, out=DIR)`", "scedit prepare PHOTOS --out DIR"),
+        ("`prepare(out=DIR)` with `cache`", "scedit prepare --out DIR with --cache"),
+        ("`hf auth login` and base.vae", "`hf auth login` and base.vae"),
+    ],
+)
+def test_arguments_become_options(said, shown):
+    assert in_options(said) == shown and in_options({"a": [said, 1], "b": None}) == {"a": [shown, 1], "b": None}

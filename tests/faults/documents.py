@@ -22,10 +22,10 @@ from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import shipped_tuner
 from scedit_cli.utils.io import as_json
 from tests import tiny
+from tests.preparing import prepare
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -75,6 +75,8 @@ class Shown:
         reasons = {
             "--ui": "a page in a browser: tests/jobs/test_generate_page.py",
             "owner/dataset": "a dataset of the hub",
+            "onnx": "minutes of exporting: tests/exporting/test_graphs.py",
+            "--unet": "an exported U-Net: tests/jobs/test_generate_unet.py",
             "--sampling": "the whole Stable Diffusion 1.5",
             "--skips": "minutes of sampling: tests/benchmark/test_quality.py draws few",
             "w": "weights of the hub",

@@ -15,9 +15,9 @@ from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.annotate import annotate as annotate_job
 from scedit_cli.utils.errors import SceditError
 from tests.conditions.local_weights import save_weights
+from tests.jobs.drawn import annotate as annotate_job
 from tests.jobs.drawn import same, settings
 
 TUNED = {"tuners": ["{}/canny.safetensors"]}
@@ -115,7 +115,7 @@ def test_networks_of_annotators_compute_where_the_base_does(generate, files, mon
     [
         ({"conds": ["{}/canny.png"], "params": ["low=5"]}, "--param: the canny condition is neither made"),
         ({"conds_from": ["canny={}/photo.png"], "params": ["color.cells=5"]}, "no color is made here"),
-        ({"conds_from": ["canny={}/photo.png"], "params": ["low=5..9"]}, "canny.low=5..9: one picture"),
+        ({"conds_from": ["canny={}/photo.png"], "params": ["low=5..9"]}, "--param canny.low=5..9: one image"),
         ({"params": ["low=5"], "tuners": []}, "--param low=5: expected KIND.NAME=VALUE"),
     ],
 )

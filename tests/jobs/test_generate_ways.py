@@ -262,12 +262,16 @@ def test_pictures_are_written_batch_by_batch(generate, tmp_path):
 def test_memory_options_reach_the_base(generate, monkeypatch):
     loaded = load_base(tiny.pipeline_folder("sd15"))
     monkeypatch.setattr(job, "load_base", lambda *args, **options: loaded)
+    compiled, vae = [], []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    compiled: list[str] = []
+    decode = loaded.decode
+    monkeypatch.setattr(
+        loaded, "decode", lambda *args: vae.append((loaded.vae.use_slicing, loaded.vae.use_tiling)) or decode(*args)
+    )
     plain = generate().images[0].path
     made = generate(vae_slicing=True, vae_tiling=True, compile=True, scheduler="DDIM").images[0].path
-    assert loaded.vae.use_slicing and loaded.vae.use_tiling and compiled == ["UNet2DConditionModel"]
-    assert loaded.unet._compiled_call_impl is None
+    assert vae == [(False, False), (True, True)] and compiled == ["UNet2DConditionModel"]
+    assert not (loaded.vae.use_slicing or loaded.vae.use_tiling) and loaded.unet._compiled_call_impl is None
     kept = settings(made)
     assert (kept["vae_tiling"], kept["compile"], kept["scheduler"]) == (True, True, "DDIM") and not near(made, plain)
 

@@ -55,7 +55,7 @@ def find(tree: Tree, parts: Sequence[str]) -> list[str]:
     if parts:
         return [table for table in tables if table.startswith(tuple(parts))]
     folders = {table.rpartition("/")[0] for table in tables}
-    return tables if all(not folders.isdisjoint(_above(picture)) for picture in tree.pictures) else []
+    return tables if all(not folders.isdisjoint(_above(image)) for image in tree.pictures) else []
 
 
 def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
     suspects = [file for file in set(tree.files) - set(used) if suffix_of(file) in suffixes]
     if not suspects:
         return []
-    stems = {stem_of(picture) for picture in tree.pictures}
+    stems = {stem_of(image) for image in tree.pictures}
     folders = {folder for stem in stems for folder in _above(stem)}
     found = []
     for file in sorted(suspects):
@@ -109,7 +109,7 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
         if (found := column_named(names, wanted)) is not None:
             return found
         alike = next(filter(None, (column_named(names, each) for each in _ALIKE)), "NAME")
-        hint = f"it has {', '.join(map(str, names))}; --columns image={alike},text=NAME names them"
+        hint = f"it has {', '.join(map(str, names))}; `columns=image={alike},text=NAME` names them"
         raise SceditError(f"{place} has no column {wanted}", hint)
 
     image = column(columns.get("image", _IMAGE))

@@ -14,8 +14,7 @@ import torch
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import loop
-from scedit_cli.training.memory import peak_of_run
+from tests import by_recipe
 from tests.jobs.train.outcomes import HUB_BASE, PICTURES, PLAIN, Outcome, Runs
 
 Effect = Callable[[Outcome, Outcome], None]  # asserts what a run without the field's value and one with it differ in
@@ -104,7 +103,7 @@ def less_memory(plain: Outcome, changed: Outcome) -> None:
     held = []
     for each in (plain, changed):
         cache = cache_latents_and_text(open_dataset(each.recipe.data.path), each.base, ["canny"])
-        held.append(peak_of_run(each.recipe, each.base, cache)["activations"])
+        held.append(by_recipe.peak_of_run(each.recipe, each.base, cache)["activations"])
     assert held[1] < held[0]
 
 
@@ -288,11 +287,10 @@ def runs(tmp_path_factory) -> Runs:
 
 @pytest.fixture(autouse=True)
 def _quick(runs, monkeypatch):
-    """A hub in a folder; curves, which no field changes, are not drawn; graphs are captured, not made machine code."""
+    """A hub in a folder; graphs are captured, not made machine code."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", runs.places["hub"])
     monkeypatch.setenv("SCEDIT_CACHE", runs.places["data"] + "-cache")
-    monkeypatch.setattr(loop, "draw_curve", lambda *_: None)
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
 

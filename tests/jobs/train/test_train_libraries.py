@@ -9,8 +9,8 @@ from scedit_cli.core.attach import attach
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.jobs import train as job
 from scedit_cli.models.base import load_base
-from scedit_cli.training import builders
 from scedit_cli.training.checkpoints import newest_checkpoint
+from tests import by_recipe
 from tests.jobs.train.conftest import files_in, log_of
 
 PLAIN = {"steps": 2, "ema_decay": 0.0}
@@ -44,7 +44,7 @@ def test_figures_go_to_wandb_without_a_network(recipe, tmp_path, monkeypatch):
 def test_a_base_in_eight_bits_learns(recipe, tmp_path):
     pytest.importorskip("torchao")
     wanted = recipe(base={"quantize": "int8"}, train=PLAIN)
-    base, whole = builders.open_base(wanted), load_base(wanted.base.model)
+    base, whole = by_recipe.open_base(wanted), load_base(wanted.base.model)
     assert base.fingerprint == whole.fingerprint
     linear = [each for each in base.unet.modules() if isinstance(each, torch.nn.Linear)]
     assert {type(each.weight).__name__ for each in linear} == {"Int8Tensor"}
