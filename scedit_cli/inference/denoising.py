@@ -190,7 +190,7 @@ def check_sampling(
         raise SceditError(f"strength {start.strength:g} of {steps} steps is no step at all", "raise one of the two")
     taken = int(steps * start.strength) if start else steps
     if reuse > taken:
-        message = f"sampler.reuse is {reuse}, and there are {taken} steps: the deep layers would run at the first one alone"
+        message = f"sampler.reuse is {reuse}, and there are {taken} steps: the deep layers would run at the first alone"
         raise SceditError(message, "give fewer steps from one full step to the next, or more steps", "sampler.reuse")
     check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
     if base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):

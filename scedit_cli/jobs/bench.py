@@ -15,6 +15,7 @@ from scedit_cli.benchmark.compare import Costs, Further
 from scedit_cli.benchmark.config import BenchConfig
 from scedit_cli.benchmark.document import read_result
 from scedit_cli.benchmark.evaluation import Evaluation
+from scedit_cli.benchmark.machine_load import MachineLoad, warning
 from scedit_cli.benchmark.measure import settled
 from scedit_cli.benchmark.modes import BASE, read_size, read_tolerance
 from scedit_cli.benchmark.plot import draw
@@ -22,6 +23,7 @@ from scedit_cli.benchmark.quality_plot import draw_quality, is_drawn
 from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.results import BenchResult, facts
+from scedit_cli.benchmark.reuse import draw_reuse, reuse_curve
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.inference.controls import (
     PlacedTuner,
@@ -40,6 +42,7 @@ from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.specs import parse_tuner
 
 _STEPS, _SAMPLING_STEPS = 10, 9  # timed by default
+_REUSE_SCENES = 32  # drawn for each point of the curve of --sampling --plot
 _BATCHES = (1, 16)  # at which peak memory is estimated besides the measured batch
 
 
@@ -107,12 +110,13 @@ def bench(
         skip_scale, skip_noise: the factor of skips, and their noise in units of their standard deviation.
         quality: with `tuners` (`FILE[:SCALE]`), measure their scores over held-out scenes, attached together. Without,
             measure the embedded base and `methods` trained on it; the method "base" alone trains none.
-        scenes: the number of held-out scenes: 128, under `skips` 16, or 4 off the embedded base.
+        scenes: the number of held-out scenes: 128, under `skips` 16, or 4 off the embedded base, under `sampling` 32.
         seconds, seeds, learning_rates: for the trainings under `quality`, the time of every method, on a CPU processor
             time (75, with 400 steps, where neither is given), the number of seeds (3), and learning rates by method.
         keep: a folder for finished trainings under `quality`, from which a stopped benchmark resumes.
         show: an earlier document that is the result; nothing is measured.
-        plot: the file of a figure of the result.
+        plot: the file of a figure of the result; under `sampling` of the curve of reused layers, which only then is
+            measured.
         baseline: an earlier document; the result's `worse` lists the figures that fell behind it.
         tolerance: the share by which a figure may fall behind the baseline's, such as "5%" or 0.05 (the default).
         out: a file for the document.
@@ -122,7 +126,7 @@ def bench(
         WorkFailed: no method could be measured.
     """
     mode, chosen = check({name: value for name, value in locals().items() if name != "reporter"})
-    reporter = reporter or SILENT
+    reporter, load = reporter or SILENT, MachineLoad()
     share = read_tolerance(str(0.05 if tolerance is None else tolerance))
     shown = read_result(Path(show), "--show") if show else None
     compared = chosen if not shown else [each.method for each in shown.costs.results]
@@ -149,7 +153,8 @@ def bench(
         of = seeds or 3, scenes or 128, learning_rates or {}, ResultCache(keep)
         result = _train(chosen, wanted, device, budget, *of, check_baseline, reporter)
     elif mode == "--sampling":
-        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, reporter)
+        drawn = (scenes or _REUSE_SCENES) if plot else None
+        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, drawn, reporter)
     elif mode == "--skips":
         result = _skips(replace(wanted, steps=steps), device, prediction, scenes, skip_scale, skip_noise, reporter)
     else:
@@ -160,6 +165,11 @@ def bench(
         else:
             wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
             result = BenchResult(*compare.measure_all(chosen, wanted, rounds or 1, further, device, **watch))
+    if not (shown or estimate):
+        busy = load.of_others()
+        result = replace(result, environment=result.environment | {"others_percent": round(100 * busy)})
+        if note := warning(busy):
+            reporter.note(note)
     if before:
         document = result.document()
         if not same_machine(before, document):
@@ -192,6 +202,8 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
             result.grid.save(part)
     elif is_drawn(result.quality):
         draw_quality(plot, result.quality, f"{facts(result.setting)}, {quality_facts(result.quality)}")
+    elif result.reuse:
+        draw_reuse(plot, result.reuse)
     elif result.costs.results:
         draw(plot, [each for each in (result.costs, result.estimate) if each])
     else:
@@ -199,7 +211,8 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
     return plot
 
 
-def _sample(wanted: BenchConfig, device: str | None, reporter: Reporter) -> BenchResult:
+def _sample(wanted: BenchConfig, device: str | None, scenes: int | None, reporter: Reporter) -> BenchResult:
+    """Time the steps of sampling; with `scenes` to draw, also measure the curve of reused layers."""
     place = torch.device(device or best_device())
     shape = architecture(wanted.base or EMBEDDED)
     wanted = replace(wanted, base=shape.name, resolution=wanted.resolution or 256, dtype=wanted.dtype or "fp32")
@@ -207,7 +220,9 @@ def _sample(wanted: BenchConfig, device: str | None, reporter: Reporter) -> Benc
     times = step_times(
         shape, setting.resolution, setting.dtype, setting.steps, place, reporter.stage("timing")
     )
-    return BenchResult(Costs(setting, []), sampling=times)
+    how = setting.resolution, setting.dtype, setting.steps
+    curve = reuse_curve(shape, *how, scenes, place, reporter) if scenes else []
+    return BenchResult(Costs(setting, []), sampling=times, reuse=curve)
 
 
 def _skips(
