@@ -12,6 +12,7 @@ from scedit_cli.benchmark.compare import Costs
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.reading import HINT, read_values
 from scedit_cli.benchmark.results import BenchResult
+from scedit_cli.benchmark.reuse import ReusePoint
 from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.skips import SkipEffect
 from scedit_cli.utils.errors import SceditError, shortened
@@ -51,6 +52,7 @@ class _Document(_Costs):
     evaluation: dict[str, Any] = field(default_factory=dict)
     skips: list[SkipEffect] = field(default_factory=list)
     sampling: list[StepTime] = field(default_factory=list)
+    reuse: list[ReusePoint] = field(default_factory=list)
     environment: dict[str, str | int] = field(default_factory=dict)
 
 
@@ -74,6 +76,7 @@ def read_result(path: Path, argument: str) -> BenchResult:
         evaluation=found.evaluation,
         skips=found.skips,
         sampling=found.sampling,
+        reuse=found.reuse,
         environment=found.environment,
     )
 

@@ -248,6 +248,14 @@ def generate(
         typer.Option("--offload", help="Keep models on the CPU while they do not run.", rich_help_panel=_MEMORY),
     ] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the U-Net.", rich_help_panel=_MEMORY)] = False,
+    reuse: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N",
+            help="Run the U-Net's deep layers at every N-th step only, such as 3 for half the time; 1 by default.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = None,
     ui: Annotated[
         bool, typer.Option("--ui", help="Serve a page in the browser instead.", rich_help_panel=_PAGE)
     ] = False,
@@ -286,7 +294,7 @@ def generate(
         prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
         guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
         height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
-        weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
+        weighted=weighted, reuse=reuse, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
         batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:

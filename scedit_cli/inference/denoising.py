@@ -177,12 +177,21 @@ class Denoiser:
 
 
 def check_sampling(
-    base: Base, steps: int, guidance: Guidance, scheduler: str | None = None, start: Start | None = None
+    base: Base,
+    steps: int,
+    guidance: Guidance,
+    scheduler: str | None = None,
+    start: Start | None = None,
+    reuse: int = 1,
 ) -> None:
     """Raise SceditError for a sampler that does not suit this base, and for steps or a guidance that do not suit
     both or the image to start from."""
     if start and int(steps * start.strength) < 1:
         raise SceditError(f"strength {start.strength:g} of {steps} steps is no step at all", "raise one of the two")
+    taken = int(steps * start.strength) if start else steps
+    if reuse > taken:
+        message = f"sampler.reuse is {reuse}, and there are {taken} steps: the deep layers would run at the first alone"
+        raise SceditError(message, "give fewer steps from one full step to the next, or more steps", "sampler.reuse")
     check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
     if base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
         raise SceditError(

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from scedit_cli import conditions
+from scedit_cli.core.reuse import reuse
 from scedit_cli.inference.config import SamplerConfig
 from scedit_cli.inference.denoising import Denoiser, Guidance, Start, check_sampling
 from scedit_cli.models.base import Base
@@ -58,7 +59,7 @@ def sample(
         start: an image to start from; pixels outside its mask stay exactly as they are.
         offload: an accelerator that holds each model only while it runs; the base must then be loaded on the CPU.
         reporter: gets (denoising steps done, of how many) over all batches.
-        settings: `steps`, `scheduler`, `height`, `width`, `batch_size` and `weighted` as in `SamplerConfig`.
+        settings: `steps`, `scheduler`, `height`, `width`, `batch_size`, `weighted` and `reuse` as in `SamplerConfig`.
 
     Raises:
         SceditError: the size or scheduler does not suit the base, or the base cannot be sampled.
@@ -76,7 +77,7 @@ def sample(
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the image")
     with quiet(), memory_told(*_STARVED):
-        check_sampling(base, steps, guidance, scheduler, start)
+        check_sampling(base, steps, guidance, scheduler, start, sampler.reuse)
         denoiser = Denoiser(base, scheduler, start, offload)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         pairs = list(zip(prompts, negatives, strict=True))
@@ -92,8 +93,10 @@ def sample(
                 for scale, (start, end) in zip(full_scales, spans, strict=True)
             ]
 
+    deep = reuse(base.unet, sampler.reuse, denoiser.pipeline.scheduler.order)
     try:
         for number, batch in enumerate(batches):
+            deep.restart()
             if attachment:
                 attachment.set_hints({kind: h if len(h) == 1 else h[batch] for kind, h in (hints or {}).items()})
 
@@ -117,6 +120,7 @@ def sample(
                 drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.image.to(drawn))
             images += to_images(drawn)
     finally:
+        deep.undo()
         if attachment:
             attachment.scales = full_scales
             attachment.set_hints(None)
