@@ -30,7 +30,7 @@ WORDS = """
 """
 CONFIG = GenerationConfig(
     prompts=[Prompt("a red cube"), Prompt("b")],
-    base=BaseConfig("b@2", "v", "epsilon", "bf16", "cpu", True, True, True, True, True, unet="graph"),
+    base=BaseConfig("b@2", "v", "epsilon", "bf16", "cpu", True, True, True, True, True, unet=Path("graph")),
     tuners=[TunerSpec("style", 0.5), TunerSpec("t")],
     controls=[
         Control("canny", Path("a.png"), scale=0.5, end=0.5, weights=Path("w")),
