@@ -19,6 +19,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.version import __version__
 
 if TYPE_CHECKING:
+    from scedit_cli.conditions.config import AnnotatorConfig
     from scedit_cli.core.attach import attach
     from scedit_cli.core.blend import merge
     from scedit_cli.core.bundle import Bundle
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
     from scedit_cli.data.sources.entry import Images
     from scedit_cli.generation.config import BaseConfig, InitImage, OutputConfig, Overrides, Prompt
     from scedit_cli.inference.config import Control, SamplerConfig
+    from scedit_cli.inference.sampling_options import SamplingOptions
     from scedit_cli.jobs.annotate import annotate
     from scedit_cli.jobs.checks.prepare import Encoding, ImportRules, Scenes
+    from scedit_cli.jobs.evaluate import evaluate
     from scedit_cli.jobs.generate import generate
     from scedit_cli.jobs.prepare import prepare
     from scedit_cli.jobs.train import train
     from scedit_cli.models.base import load_base
 
 _HOMES = {
+    "AnnotatorConfig": "conditions.config",
     "BaseConfig": "generation.config",
     "Bundle": "core.bundle",
     "CSCTuner": "core.tuners",
@@ -48,9 +52,11 @@ _HOMES = {
     "Prompt": "generation.config",
     "SCTuner": "core.tuners",
     "SamplerConfig": "inference.config",
+    "SamplingOptions": "inference.sampling_options",
     "Scenes": "jobs.checks.prepare",
     "annotate": "jobs.annotate",
     "attach": "core.attach",
+    "evaluate": "jobs.evaluate",
     "generate": "jobs.generate",
     "load_base": "models.base",
     "load_tuner": "core.weights",
@@ -61,6 +67,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnnotatorConfig",
     "BaseConfig",
     "Bundle",
     "CSCTuner",
@@ -74,11 +81,13 @@ __all__ = [
     "Prompt",
     "SCTuner",
     "SamplerConfig",
+    "SamplingOptions",
     "SceditError",
     "Scenes",
     "__version__",
     "annotate",
     "attach",
+    "evaluate",
     "generate",
     "load_base",
     "load_tuner",

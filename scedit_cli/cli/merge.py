@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
 
@@ -48,8 +50,14 @@ def merge(
         str | None, typer.Option("--dtype", help="Precision: fp16, bf16, fp32 or fp64; by default the tuners' own.")
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Format: scedit, scepter, ms-swift or scedit-pytorch.")
+        str,
+        typer.Option(
+            "--format", help="Format: scedit, scepter, ms-swift, scedit-pytorch, comfyui, onnx or torch-export."
+        ),
     ] = "scedit",
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base whose U-Net onnx and torch-export write with its tuners.")
+    ] = None,
     up_blocks: Annotated[
         str | None,
         typer.Option("--up-blocks", metavar="N,N,...", help="Skips that each up block takes, such as 3,3,3,3."),
@@ -68,28 +76,32 @@ def merge(
       scedit merge style.safetensors:0.6 look.safetensors:0.4 --rank 64 --activations scenes --out small.safetensors
       scedit merge canny=scepter/0_SwiftSCETuning --out canny.safetensors
       scedit merge style.safetensors --format ms-swift --out style-for-swift
+      scedit merge canny.safetensors style.safetensors:0.6 --format comfyui --out ComfyUI/custom_nodes/scedit
+      scedit merge canny.safetensors --format onnx --base models/sd15 --out canny-unet
     """
     with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.jobs.checks import merge as checks
+        from scedit_cli.jobs.checks.merge import MergeRequest, check
 
-        options = {
-            "out": out,
-            "take": parts(*take),
-            "drop": parts(*drop),
-            "rescale": dict(map(_scale, rescale)),
-            "rank": rank,
-            "activations": activations,
-            "device": device,
-            "dtype": dtype,
-            "format": format_,
-            "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
-            "overwrite": overwrite,
-        }
-        checks.check(tuners, **options)  # refuses bad options before the slow import of PyTorch
+        request = MergeRequest(
+            [parse_named_tuner(text) for text in tuners],
+            out=out,
+            average=average,
+            take=parts(*take),
+            drop=parts(*drop),
+            rescale=dict(map(_scale, rescale)),
+            rank=rank,
+            activations=activations,
+            device=device,
+            dtype=dtype,
+            format=format_,
+            up_blocks=_counts(up_blocks) if up_blocks is not None else None,
+            base=base,
+            overwrite=overwrite,
+        )
+        check(request)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import merge as job
 
-        options["device"] = device_here(device)
-        result = job.merge(tuners, **options, average=average, reporter=screen)
+        result = job.merge(replace(request, device=device_here(device)), reporter=screen)
     screen.result(result.document(), result.summary())
 
 

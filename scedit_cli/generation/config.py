@@ -58,6 +58,8 @@ class BaseConfig:
         offload: whether models stay on the CPU while they do not run.
         compile: whether the U-Net is compiled.
         fingerprint: the fingerprint that the base must have; None for any.
+        unet: a folder with the base's U-Net and its tuners as one graph, as `merge` exports it; the graph takes the
+            place of the base's own U-Net, and names the base where `model` is the embedded one.
     """
 
     model: str | Path | Base = EMBEDDED
@@ -71,6 +73,7 @@ class BaseConfig:
     offload: bool = False
     compile: bool = False
     fingerprint: str | None = None
+    unet: str | Path | None = None
 
     @property
     def loaded(self) -> Base | None:
@@ -202,7 +205,7 @@ class GenerationConfig:
             SceditError: an argument is of another type.
         """
         forms = {
-            "prompts": _prompts, "base": _base, "tuners": _tuners, "controls": _controls, "seeds": _seeds, "out": _out,
+            "prompts": _prompts, "base": _base, "tuners": tuner_specs, "controls": _controls, "seeds": _seeds, "out": _out,
         }  # fmt: skip
         for name, wanted in {"overrides": Overrides, "init": (InitImage, type(None)), "sampler": SamplerConfig}.items():
             if name in given:
@@ -256,10 +259,10 @@ def _base(given: Any) -> BaseConfig:
     return given if isinstance(given, BaseConfig) else BaseConfig(given)
 
 
-def _tuners(given: Any) -> tuple[TunerSpec, ...]:
+def tuner_specs(given: Any, field: str = "tuners") -> tuple[TunerSpec, ...]:
     """Return the tuners of a list in which each is an object, a path, or a pair of either and its scale."""
     one = isinstance(given, TunerSpec | str | os.PathLike) or _is_tuner(given)
-    each = [given] if one else _listed(given, "tuners", "a list of tuners, of their files, or of either with its scale")
+    each = [given] if one else _listed(given, field, "a list of tuners, of their files, or of either with its scale")
     specs = []
     for i, tuner in enumerate(each):
         scaled = isinstance(tuner, tuple | list) and len(tuner) == 2
@@ -267,7 +270,7 @@ def _tuners(given: Any) -> tuple[TunerSpec, ...]:
         if not (isinstance(spec.source, _PATH) or _is_tuner(spec.source)):
             kind = type(spec.source).__name__
             hint = "give a tuner, its file, or a pair of either and its scale"
-            raise SceditError(f"tuners[{i}] is of type {kind}, which is no tuner", hint, f"tuners[{i}]")
+            raise SceditError(f"{field}[{i}] is of type {kind}, which is no tuner", hint, f"{field}[{i}]")
         specs.append(spec)
     return tuple(specs)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from scedit_cli.core.attach import attach
 from scedit_cli.core.tuners import Tuner
+from scedit_cli.exporting.running import ExportedUNet, GraphAttachment
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.image_jobs import ImageJob
@@ -52,7 +53,10 @@ class ImageRunner:
                 if getattr(settings, f"vae_{part}"):
                     undo.callback(setattr, base.vae, f"use_{part}", getattr(base.vae, f"use_{part}", False))
                     getattr(base.vae, f"enable_{part}")()
-            if placed:
+            if isinstance(base.unet, ExportedUNet):
+                self._attachment = GraphAttachment(base.unet, [each.tuner for each in placed])
+                undo.callback(self._attachment.detach)
+            elif placed:
                 self._attachment = attach(base.unet, [self._ready(each) for each in placed])
                 undo.callback(self._attachment.detach)
             if settings.compile:
@@ -142,6 +146,7 @@ class ImageRunner:
             "vae_revision": base.vae_revision,
             "base_fingerprint": base.fingerprint,
             "prediction": self.config.base.prediction,
+            "unet": self.config.base.unet and str(expanded(self.config.base.unet).absolute()),
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
             "device": str(self._device),
             "prompt": job.prompt,

@@ -19,7 +19,7 @@ from scedit_cli.data.images import open_image
 from scedit_cli.data.shard_dataset import FIRST, ShardDataset
 from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import Base
-from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene
+from scedit_cli.scenes import HELD_OUT_SEED, IMAGE_SIZE, captions, encodings, layout, render, scene, shapes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import discard, expanded
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -35,13 +35,16 @@ def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
         dataset.condition_paths(kind)
 
 
-def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], reporter: Reporter = SILENT) -> Dataset:
-    """Return the dataset of the `count` scenes from number `seed` on, rendered unless the cache already holds it.
+def rendered_scenes(
+    count: int, seed: int, look: str, kinds: Sequence[str], reporter: Reporter = SILENT, size: int = IMAGE_SIZE
+) -> Dataset:
+    """Return the dataset of the `count` scenes from number `seed` on, `size` pixels wide and high, rendered unless the
+    cache already holds it.
 
     Raises:
         SceditError: the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
-    name = "-".join((*kinds, look, f"{seed}+{count}", _renderer()))
+    name = "-".join((*kinds, look, f"{seed}+{count}", *([] if size == IMAGE_SIZE else [f"{size}px"]), _renderer()))
     folder = cache_folder() / "scenes" / name
     was_there = folder.exists()
     try:
@@ -53,7 +56,7 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], repo
     try:
         if was_there:  # a folder that appeared since comes whole from another run
             discard(folder)
-        scenes.write_scenes(folder, count, seed, look, kinds=kinds, reporter=reporter)
+        scenes.write_scenes(folder, count, seed, look, size=size, kinds=kinds, reporter=reporter)
     except (OSError, SceditError):
         if not (folder / "metadata.jsonl").is_file():  # otherwise another run finished the same scenes first
             raise
@@ -89,15 +92,15 @@ def held_out_scenes(
     return [scenes.example(HELD_OUT_SEED + seed + number, kinds, size, look) for number in range(count)]
 
 
-def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
+def first_images(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
     """Return the first `count` images (or all, if fewer) that have the most frequent size of a dataset folder."""
     alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
     shown = []
     for item in alike[:count]:
         files = {kind: item.conditions[kind] for kind in kinds}
-        pictures = {kind: open_condition_image(file, kind) for kind, file in files.items()}
+        images = {kind: open_condition_image(file, kind) for kind, file in files.items()}
         makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
-        shown.append(scenes.Example(open_image(item.image), item.text, pictures, makers))
+        shown.append(scenes.Example(open_image(item.image), item.text, images, makers))
     return shown
 
 
@@ -111,7 +114,8 @@ def cache_folder() -> Path:
 @cache
 def _renderer() -> str:
     """Return a digest of the code that makes scenes: when the code changes, scenes are rendered again."""
-    files = [Path(module.__file__) for module in (captions, encodings, layout, render, scene, scenes, canny, color)]
+    modules = (captions, encodings, layout, render, scene, shapes, scenes, canny, color)
+    files = [Path(module.__file__) for module in modules]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

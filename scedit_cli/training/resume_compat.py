@@ -11,7 +11,7 @@ Values = Mapping[str, Mapping[str, Any]]
 
 # A change of these keys makes a different run. Base and images are identified by their content, not by their names.
 _FIXED = {
-    *("tuner.kind", "tuner.condition", "tuner.down_ratio"),
+    *("tuner.kind", "tuner.condition", "tuner.conditions", "tuner.down_ratio"),
     *("tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"),
     *("data.scenes", "data.seed", "data.look", "data.make"),
     *("train.batch_size", "train.seed", "train.optimizer", "train.optimizer_options"),
@@ -37,11 +37,11 @@ def check_changes(before: Values, now: Values) -> str | None:
     changes = list(_changes(before, now))
     if refused := [sentence for key, sentence in changes if key in _FIXED]:
         raise SceditError(
-            f"the run cannot go on with another recipe: {'; '.join(refused)}",
+            f"the run cannot be resumed with another recipe: {'; '.join(refused)}",
             hint="resume with the recipe it began with, or start a new run",
         )
     others = [sentence for key, sentence in changes if key not in _FREE and not key.startswith(_FREE_SECTIONS)]
-    return f"going on with another recipe: {'; '.join(others)}" if others else None
+    return f"resuming with another recipe: {'; '.join(others)}" if others else None
 
 
 def _changes(before: Values, now: Values) -> Iterator[tuple[str, str]]:

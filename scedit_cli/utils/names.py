@@ -5,7 +5,7 @@ from __future__ import annotations
 EMBEDDED = "scenes"  # the base that comes with the package
 PUBLIC = ("sd15", "sd21", "sdxl")  # families that bench builds from configurations, with random weights
 PRECISIONS = ("fp32", "bf16", "fp16")  # of a base
-PREDICTIONS = ("epsilon", "v_prediction")  # of a base
+PREDICTIONS = ("epsilon", "flow", "v_prediction")  # of a base
 RESIZE_RULES = ("crop", "fit", "stretch")
 TUNER_PRECISIONS = ("fp16", "bf16", "fp32", "fp64")  # of a tuner's file
 LARGEST_SEED = 2**64 - 1  # the largest that PyTorch takes and ComfyUI draws

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli.cli import app
-from scedit_cli.generation import web_ui
 from scedit_cli.cli.parsing import command_line
+from scedit_cli.generation import web_ui
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, OutputConfig, Overrides, Prompt
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.inference.controls import OpenedControl
@@ -119,7 +119,7 @@ def served(files, tmp_path, monkeypatch):
         base=BaseConfig(given["base"]), sampler=SamplerConfig(2), out=OutputConfig(tmp_path / "out"),
         tuners=[TunerSpec(file) for file in tuners],
     )  # fmt: skip
-    options = {"reporter": Recorder(tell), "stop": over, "command": partial(command_line, given, out=tmp_path / "out")}
+    options = {"reporter": Recorder(tell), "stop": over, "command_of": partial(command_line, given, out=tmp_path / "out")}
     serving = threading.Thread(target=job.serve, args=(config,), kwargs=options)
     serving.start()
     assert ready.wait(120), "the page was not served"

@@ -112,7 +112,7 @@ def test_what_prepare_encodes_by_default_serves_recipes_as_they_are(dataset, tmp
     wanted = load_recipe(name, settings(sets)) if name else Recipe.from_dict(sections)
     job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     assert {file: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*.safetensors")} == before
-    assert len(before) == 2 and not any("anew" in event.text for event in events if isinstance(event, Note))
+    assert len(before) == 2 and not any("again" in event.text for event in events if isinstance(event, Note))
 
 
 @pytest.fixture
@@ -195,8 +195,8 @@ def test_text_that_prepare_encoded_serves_the_precision_it_was_made_for(recipe, 
     new = set((folder / "cache").rglob("*.safetensors")) - before
     assert [file.parent.name.partition("-")[0] for file in new] == ([] if fits else ["text"])
     told = [event.text for event in events if isinstance(event, Note)]
-    sentence = f"the captions in {folder}/cache are encoded in fp32 and train.precision is bf16: they are encoded anew"
+    sentence = f"the captions in {folder}/cache are encoded in fp32 and train.precision is bf16: they are encoded again"
     assert any(sentence in each for each in told) != fits
     events.clear()
     job.train(wanted, dry_run=True, reporter=Recorder(events.append))
-    assert not any("encoded anew" in event.text for event in events if isinstance(event, Note))
+    assert not any("encoded again" in event.text for event in events if isinstance(event, Note))
