@@ -23,21 +23,18 @@ from tests.recorder import Note, Progress, Recorder
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, signal.SIGINT, signal.SIGTERM], ids=str)
 def test_a_stopped_run_goes_on_bit_for_bit(finished, recipe, tmp_path, monkeypatch, stop):
     """Stopped between steps by its caller, and in the middle of a step by a signal."""
-    if stop is KeyboardInterrupt:
+    original, steps = objective.add_noise, iter(range(1, 100))
 
-        def hear(event):
-            if isinstance(event, Progress) and (event.stage, event.step) == ("training", 3):
-                raise KeyboardInterrupt
-    else:
-        hear, steps = None, iter(range(1, 100))
+    def hear(event):
+        if stop is KeyboardInterrupt and isinstance(event, Progress) and (event.stage, event.step) == ("training", 3):
+            raise KeyboardInterrupt
 
-        def add_noise(*args):
-            if next(steps) == 3:
-                os.kill(os.getpid(), stop)
-            return original(*args)
+    def add_noise(*args):
+        if next(steps) == 3 and stop is not KeyboardInterrupt:
+            os.kill(os.getpid(), stop)
+        return original(*args)
 
-        original = objective.add_noise
-        monkeypatch.setattr(objective, "add_noise", add_noise)
+    monkeypatch.setattr(objective, "add_noise", add_noise)
     with pytest.raises(SystemExit if stop == signal.SIGTERM else KeyboardInterrupt) as stopped:
         job.train(recipe(), out=tmp_path / "run", reporter=Recorder(hear))
     if stop == signal.SIGTERM:
