@@ -22,7 +22,7 @@ Document = dict[str, Any]
 
 
 def read_baseline(path: Path, methods: Sequence[str]) -> Document:
-    """Read a document written by `bench --json` that has one of `methods`, or has scores where `methods` is empty.
+    """Read a document that a benchmark has written that has one of `methods`, or has scores where `methods` is empty.
 
     Raises:
         SceditError: the file is not such a document, or has no figures to compare.

@@ -1,4 +1,4 @@
-"""The reader of a benchmark's document, as written by --json."""
+"""The reader of a benchmark's document, as JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scedit_cli.benchmark.compare import Costs
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.reading import HINT, read_values
 from scedit_cli.benchmark.results import BenchResult
+from scedit_cli.benchmark.reuse import ReusePoint
 from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.skips import SkipEffect
 from scedit_cli.utils.errors import SceditError, shortened
@@ -51,11 +52,12 @@ class _Document(_Costs):
     evaluation: dict[str, Any] = field(default_factory=dict)
     skips: list[SkipEffect] = field(default_factory=list)
     sampling: list[StepTime] = field(default_factory=list)
+    reuse: list[ReusePoint] = field(default_factory=list)
     environment: dict[str, str | int] = field(default_factory=dict)
 
 
 def read_result(path: Path, argument: str) -> BenchResult:
-    """Read a document written by `bench --json`; `argument` names it in messages.
+    """Read a document that a benchmark has written; `argument` names it in messages.
 
     Raises:
         SceditError: the file is not such a document; the message names the field.
@@ -74,6 +76,7 @@ def read_result(path: Path, argument: str) -> BenchResult:
         evaluation=found.evaluation,
         skips=found.skips,
         sampling=found.sampling,
+        reuse=found.reuse,
         environment=found.environment,
     )
 

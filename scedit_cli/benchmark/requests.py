@@ -63,13 +63,19 @@ class CostRequest:
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """Time what tuners and a ControlNet add to a sampling step, by default at 256 pixels in fp32."""
+    """Time what tuners and a ControlNet add to a sampling step, by default at 256 pixels in fp32.
+
+    Attributes:
+        scenes: the number of held-out scenes that are drawn for each point of the curve of reused layers; the curve is
+            measured where it is drawn.
+    """
 
     base: str | None = None
     resolution: int | None = None
     dtype: str | None = None
     device: str | None = None
     steps: int = 9
+    scenes: int = 32
 
 
 @dataclass(frozen=True)

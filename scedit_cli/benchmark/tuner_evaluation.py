@@ -1,4 +1,4 @@
-"""The evaluation of tuners that `bench --quality --tuner` shows: on held-out scenes, or on anybody's images."""
+"""The evaluation of tuners on held-out scenes, or on anybody's images."""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ def bench(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Figure to write; by default bench.png, quality.png or skips.png, with --json none."),
+        typer.Option(
+            help="Figure to write; by default bench.png, quality.png or skips.png, with --json none; --sampling: of "
+            "generate's --reuse."
+        ),
     ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Train nothing: exact parameters and FLOPs, predicted memory.",
@@ -126,7 +129,7 @@ def bench(
     ] = None,
     scenes: Annotated[
         int | None,
-        typer.Option(min=1, help="Held-out scenes to draw; 128, under --skips 16, or 4 off the embedded base.",
+        typer.Option(min=1, help="Held-out scenes to draw; 128, --skips: 16, or 4 off the embedded base; --sampling: 32.",
                      rich_help_panel=_QUALITY),
     ] = None,
     seconds: Annotated[

@@ -29,7 +29,7 @@ _SIZES = "lora_rank lora_feed_forward down_ratio"
 _MODES = {
     "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} fits batches plot baseline",
     "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
-    "--sampling": "base resolution dtype device steps",
+    "--sampling": "base resolution dtype device steps scenes plot",
     "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
     "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
     "--quality --tuner": "base prediction dtype device tuners against data protocol images scenes batch steps guidance "

@@ -298,7 +298,7 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
     config = GenerationConfig(
         prompts=prompts or [Prompt()],
         base=BaseConfig(**base),
-        tuners=[parse_tuner(text) for text in given.get("tuners", ())],
+        tuners=[parse_tuner(text, "--tuner") for text in given.get("tuners", ())],
         controls=[parse_control(text) for text in given.get("conds", ())]
         + [parse_control(text, "--cond-from") for text in given.get("conds_from", ())],
         overrides=Overrides(

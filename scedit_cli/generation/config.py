@@ -217,6 +217,9 @@ class GenerationConfig:
         """Raise SceditError for an invalid value; files are looked at by their headers alone."""
         self.base.check()
         self.sampler.check()
+        if self.base.compile and self.sampler.reuse > 1:
+            message = "sampler.reuse has no effect on a compiled U-Net, whose code does not change from step to step"
+            raise SceditError(message, "leave out `compile` or `reuse`", "sampler.reuse")
         self.overrides.check()
         self.out.check()
         if self.init:

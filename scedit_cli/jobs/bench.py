@@ -15,6 +15,7 @@ from scedit_cli.benchmark.compare import Costs, Further
 from scedit_cli.benchmark.config import BenchConfig
 from scedit_cli.benchmark.document import read_result
 from scedit_cli.benchmark.evaluation import Evaluation
+from scedit_cli.benchmark.machine_load import MachineLoad, warning
 from scedit_cli.benchmark.measure import settled
 from scedit_cli.benchmark.modes import BASE
 from scedit_cli.benchmark.plot import draw
@@ -31,6 +32,7 @@ from scedit_cli.benchmark.requests import (
     SkipsRequest,
 )
 from scedit_cli.benchmark.results import BenchResult, facts
+from scedit_cli.benchmark.reuse import draw_reuse, reuse_curve
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.inference.controls import prediction_note
 from scedit_cli.jobs.checks.bench import check
@@ -53,7 +55,7 @@ def bench(request: Request, output: Output = Output(), reporter: Reporter | None
         WorkFailed: no method could be measured.
     """
     check(request, output)
-    reporter = reporter or SILENT
+    reporter, load = reporter or SILENT, MachineLoad()
     shown = read_result(request.path, "`show`") if isinstance(request, EarlierResult) else None
     of_scores = isinstance(request, LearningRequest | EvaluationRequest)
     compared = [each.method for each in shown.costs.results] if shown else getattr(request, "methods", ())
@@ -80,11 +82,16 @@ def bench(request: Request, output: Output = Output(), reporter: Reporter | None
         case LearningRequest():
             result = _train(request, check_baseline, reporter)
         case SamplingRequest():
-            result = _sample(request, reporter)
+            result = _sample(request, bool(output.plot), reporter)
         case SkipsRequest():
             result = _skips(request, reporter)
         case CostRequest():
             result = _cost(request, check_baseline, reporter)
+    if not (shown or isinstance(request, CostRequest) and request.estimate):
+        busy = load.of_others()
+        result = replace(result, environment=result.environment | {"others_percent": round(100 * busy)})
+        if note := warning(busy):
+            reporter.note(note)
     if before:
         document = result.document()
         if not same_machine(before, document):
@@ -131,6 +138,8 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
             result.grid.save(part)
     elif is_drawn(result.quality):
         draw_quality(plot, result.quality, f"{facts(result.setting)}, {quality_facts(result.quality)}")
+    elif result.reuse:
+        draw_reuse(plot, result.reuse)
     elif result.costs.results:
         draw(plot, [each for each in (result.costs, result.estimate) if each])
     else:
@@ -138,7 +147,7 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
     return plot
 
 
-def _sample(request: SamplingRequest, reporter: Reporter) -> BenchResult:
+def _sample(request: SamplingRequest, with_reuse: bool, reporter: Reporter) -> BenchResult:
     place = torch.device(request.device or best_device())
     shape = architecture(request.base or EMBEDDED)
     wanted = BenchConfig(
@@ -148,7 +157,9 @@ def _sample(request: SamplingRequest, reporter: Reporter) -> BenchResult:
     times = step_times(
         shape, setting.resolution, setting.dtype, setting.steps, place, reporter.stage("timing")
     )
-    return BenchResult(Costs(setting, []), sampling=times)
+    how = setting.resolution, setting.dtype, setting.steps
+    curve = reuse_curve(shape, *how, request.scenes, place, reporter) if with_reuse else []
+    return BenchResult(Costs(setting, []), sampling=times, reuse=curve)
 
 
 def _skips(request: SkipsRequest, reporter: Reporter) -> BenchResult:

@@ -91,7 +91,7 @@ class GenerateResult:
     conditions: dict[str, Image.Image] = field(default_factory=dict)
 
     def document(self) -> dict:
-        """Return the document that --json writes."""
+        """Return the document for programs."""
         names = ("seed", "prompt", "scores", "measures", "scales")
         return {
             "images": [

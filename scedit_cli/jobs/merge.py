@@ -77,7 +77,7 @@ class MergeResult:
     tuner: Tuner | Bundle | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the document as JSON values."""
         return {
             "out": None if self.out is None else str(self.out),
             "kind": self.kind,

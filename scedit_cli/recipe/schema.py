@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class _Section(BaseModel):
     # Strict, so that `steps = true` or `steps = "200"` is an error and not the number 1 or 200.
-    # The text under a field is its description: `scedit train --explain` and recipes/README.md show it.
+    # The text under a field is its description, which the command line and recipes/README.md show.
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )

@@ -72,7 +72,7 @@ class Loop:
         processes: Processes = Processes(),
         estimated_memory: int | None = None,
     ) -> None:
-        self.plan, self.run, self.dataset, self.trainer, self.reporter = plan, run, dataset, trainer, reporter
+        self.plan, self.run, self.trainer, self.reporter = plan, run, trainer, reporter
         self.held_out, self.processes = held_out, processes
         self._estimated_memory = estimated_memory  # bytes at the peak
         self.began = 0  # the step at which this session began
@@ -283,7 +283,8 @@ class Loop:
         if self.processes.is_first:
             self.run.check_claim()
             checkpoint = self.trainer.checkpoint()
-            state = checkpoint.state | {"seconds": self.seconds, "skipped": [self.losses.skipped, self.losses.skipped_in_a_row]}
+            skipped = [self.losses.skipped, self.losses.skipped_in_a_row]
+            state = checkpoint.state | {"seconds": self.seconds, "skipped": skipped}
             save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state), self.plan.checkpoints.keep)
         self.losses.saved = self.trainer.step
 

@@ -40,7 +40,7 @@ class TunerSpec:
         return str(self.source)
 
 
-def parse_tuner(text: str, option: str = "--tuner") -> TunerSpec:
+def parse_tuner(text: str, option: str = "tuners") -> TunerSpec:
     """Parse `FILE[:SCALE]`.
 
     Raises:
