@@ -103,7 +103,7 @@ def estimate_all(
         SceditError: `device` is not "cpu" or "cuda", or the configuration is invalid.
     """
     if device not in (None, "cpu", "cuda"):
-        raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
+        raise SceditError(f"`device` {device}: not known", hint="choose cpu or cuda")
     base = architecture(wanted.base or "sd15")
     device = device or ("cpu" if base.name == EMBEDDED else "cuda")
     setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, torch.device(device))
@@ -214,13 +214,42 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, reporter:
     for done, figures in enumerate(costs.results, start=1):
         if figures.trainable_parameters is not None:
             room = limit - (CONTEXT if device == "cuda" else figures.memory.get("libraries", 0))
-            largest = largest_batch(
-                lambda batch, method=figures.method: _peak(method, base, batch, costs.setting, device), room
+            peaks = StraightPeaks(
+                lambda batch, method=figures.method: _peak(method, base, batch, costs.setting, device)
             )
-            figures = replace(figures, largest_batch=largest)
+            figures = replace(figures, largest_batch=largest_batch(peaks, room))
         results.append(figures)
         reporter.progress(done, len(costs.results), "largest batch that fits")
     return replace(costs, results=results)
+
+
+class StraightPeaks:
+    """The peak of memory at any batch: estimated at two batches and at a third, and where the three lie on a line, read
+    off that line, since every activation grows with the batch and nothing else does.
+
+    Args:
+        peak_of: a function that estimates the peak at a batch, in bytes.
+    """
+
+    _ERROR = 1e-4  # of a peak off the line
+
+    def __init__(self, peak_of: Callable[[int], int]) -> None:
+        self._peak_of = peak_of
+        self._known: dict[int, int] = {}  # by batch
+
+    def __call__(self, batch: int) -> int:
+        known = self._known
+        if batch not in known:
+            off = [abs(self._on_line(each) - peak) / peak for each, peak in known.items()] if len(known) > 2 else [1.0]
+            if max(off) < self._ERROR:
+                return round(self._on_line(batch))
+            known[batch] = self._peak_of(batch)
+        return known[batch]
+
+    def _on_line(self, batch: int) -> float:
+        least, most = min(self._known), max(self._known)
+        slope = (self._known[most] - self._known[least]) / (most - least)
+        return self._known[least] + slope * (batch - least)
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:

@@ -145,10 +145,14 @@ def _tuned(unet: UNet2DConditionModel, tuner: Tuner, stack: ExitStack, memory: s
 
 def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> TrainableMethod:
     from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     targets = _ATTENTION + (_FEED_FORWARD if options.lora_feed_forward else [])
-    unet.add_adapter(LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets))
+    config = LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets)
+    if hasattr(unet, "add_adapter"):
+        unet.add_adapter(config)
+    else:  # Stable Video Diffusion's U-Net has no loader of its own for adapters
+        inject_adapter_in_model(config, unet)
     cast_training_params(unet, torch.float32)
     _lean(unet, stack, memory)
     return TrainableMethod(unet, (unet,), partial(peers.save_trained, unet))

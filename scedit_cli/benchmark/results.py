@@ -16,12 +16,14 @@ from scedit_cli.benchmark.report import (
     as_csv,
     as_markdown,
     cost_table,
+    evaluation_facts,
     quality_facts,
     quality_table,
     ratios,
     shown,
     sweep_table,
 )
+from scedit_cli.benchmark.reuse import ReusePoint
 from scedit_cli.benchmark.sampling import StepTime
 from scedit_cli.benchmark.skips import SkipEffect
 from scedit_cli.utils.errors import SceditError
@@ -36,11 +38,14 @@ class BenchResult:
     Attributes:
         costs: the measured costs, or the estimated ones where none were to be measured; empty results in other modes.
         estimate: the estimate of another base beside the one measured.
-        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}; a single
-            SC-Tuner, as "style", {nearer, objects, scenes}; the embedded base, as "base", {psnr, objects, scenes}; and
-            a method, as "METHOD, same steps" and "METHOD, same seconds", the figures of `quality.summed_up`.
+        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, images} and their
+            intervals, with `scenes` for `images` on held-out ones; a single SC-Tuner, as "style", {nearer, objects,
+            scenes}; whole images, as "images", {clip_score, fid, images}; the embedded base, as "base", {psnr, objects,
+            scenes}; and a method, as "METHOD, same steps" and "METHOD, same seconds", those of `quality.summed_up`.
+        evaluation: how tuners were evaluated: protocol, data, annotators, resolution, sampler, steps, tuners.
         skips: the effects of every change of every skip.
         sampling: the cost that tuners add to a step of sampling.
+        reuse: the cost and quality of sampling that reuses deep layers.
         environment: the machine and the versions.
         plot: the path of the plot.
         worse: sentences, one for each figure that got worse than the baseline.
@@ -51,8 +56,10 @@ class BenchResult:
     costs: Costs
     estimate: Costs | None = None
     quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     skips: Sequence[SkipEffect] = ()
     sampling: Sequence[StepTime] = ()
+    reuse: Sequence[ReusePoint] = ()
     environment: dict[str, str | int] = field(default_factory=environment)
     plot: Path | None = None
     worse: Sequence[str] = ()
@@ -64,12 +71,14 @@ class BenchResult:
         return self.costs.setting
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the document as JSON values."""
         return {
             **_costs(self.costs),
             "quality": self.quality,
+            "evaluation": self.evaluation,
             "skips": [asdict(effect) for effect in self.skips],
             "sampling": [asdict(each) for each in self.sampling],
+            "reuse": [asdict(each) for each in self.reuse],
             "estimate": _costs(self.estimate) if self.estimate else None,
             "plot": None if self.plot is None else str(self.plot),
             "environment": self.environment,
@@ -89,8 +98,11 @@ class BenchResult:
             tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
         if self.sampling:
             tables.append((facts(self.setting), _sampling_table(self.sampling, self.setting.device)))
+        if self.reuse:
+            header = ["--reuse", "time of a step", "control score", "objects"]
+            tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.reuse])))
         if self.quality:
-            title = f"{facts(self.setting)}, {quality_facts(self.quality)}"
+            title = f"{facts(self.setting)}, {quality_facts(self.quality)}{evaluation_facts(self.evaluation)}"
             tables.append((title, quality_table(self.quality)))
         return tables
 
@@ -109,7 +121,7 @@ class BenchResult:
             about = {name: document[name] for name in ("base", "batch", "resolution", "dtype", "device")}
             rows += [about | result for result in document["results"]]
             rows += [about | point for point in document["sweep"] if point["batch"] != each.setting.batch]
-        rows += [asdict(each) for each in (*self.skips, *self.sampling)]
+        rows += [asdict(each) for each in (*self.skips, *self.sampling, *self.reuse)]
         return rows + [{"name": name} | figures for name, figures in self.quality.items()]
 
     def _all(self) -> list[Costs]:
@@ -138,6 +150,8 @@ def _sampling_table(times: Sequence[StepTime], device: str | None) -> Table:
     rows = []
     for each in times:
         low, high = (f"{quartile - 1:+.1%}" for quartile in each.ratio_quartiles)
-        figures = [f"{each.seconds:.3f}", f"{each.ratio - 1:+.1%}", f"{low} … {high}", f"{each.once:.3f}"]
+        clock = "–" if each.clock_seconds is None else f"{each.clock_seconds:.3f}"
+        figures = [f"{each.seconds:.3f}", clock, f"{each.ratio - 1:+.1%}", f"{low} … {high}", f"{each.once:.3f}"]
         rows.append([each.name, *figures])
-    return ["one step", "CPU s" if device == "cpu" else "seconds", "to the base", "quartiles", "once per picture"], rows
+    clocks = ["CPU s" if device == "cpu" else "seconds", "by the clock"]
+    return ["one step", *clocks, "to the base", "quartiles", "once per picture"], rows

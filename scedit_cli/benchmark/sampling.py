@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class StepTime:
             on the machine disturb less than the clock.
         ratio: the median ratio to the base alone, over the rounds; `ratio_quartiles` are its quartiles.
         once: seconds of the work done once per image, the encoding of hints.
+        clock_seconds: the median step by the clock; None in documents of earlier versions.
     """
 
     name: str
@@ -48,6 +50,7 @@ class StepTime:
     ratio: float
     ratio_quartiles: tuple[float, float]
     once: float
+    clock_seconds: float | None = None
 
 
 @torch.inference_mode()
@@ -71,22 +74,27 @@ def step_times(
     variants = _variants(unet, inputs, hint, precision)
 
     times: dict[str, list[float]] = {name: [] for name in variants}
+    clocks: dict[str, list[float]] = {name: [] for name in variants}
     once: dict[str, float] = {}
     total = len(variants) * (_WARM_UP + rounds)
     for round_ in range(_WARM_UP + rounds):
         for number, (name, (enter, step)) in enumerate(variants.items()):
             with enter() as edits:
                 once[name] = timed(partial(_encode, edits, hint, inputs.latents), device)
+                began = time.perf_counter()
                 seconds = timed(step, device)
+                clock = time.perf_counter() - began
             if round_ >= _WARM_UP:
                 times[name].append(seconds)
+                clocks[name].append(clock)
             reporter.progress(round_ * len(variants) + number + 1, total)
     bare = times["base"]
     results = []
     for name, seconds in times.items():
         ratios = [mine / theirs for mine, theirs in zip(seconds, bare, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        results.append(StepTime(name, statistics.median(seconds), statistics.median(ratios), (low, high), once[name]))
+        middle = statistics.median(seconds), statistics.median(ratios)
+        results.append(StepTime(name, *middle, (low, high), once[name], statistics.median(clocks[name])))
     return results
 
 

@@ -38,7 +38,8 @@ class _Away:
 
     def leave(self, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (values,) = args
-        self._device, self._enabled = values.device.type, torch.is_autocast_enabled(values.device.type)
+        self._device = "cpu" if values.is_meta else values.device.type  # as in estimates without weights
+        self._enabled = torch.is_autocast_enabled(self._device)
         torch.set_autocast_enabled(self._device, False)
         return (values.to(norm.weight.dtype),)
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scedit_cli.core.attach import attached
+from scedit_cli.core.compiled import is_compiled
 from scedit_cli.core.sites.up_blocks import InTuple
 from scedit_cli.core.skips import survey
 from scedit_cli.utils.errors import SceditError
@@ -30,17 +31,24 @@ def reuse(unet: nn.Module, every: int, calls_per_step: int = 1) -> Reuse:
         calls_per_step: U-Net calls that one step of the sampler makes, 2 for second-order samplers.
 
     Raises:
-        SceditError: `every` is below 1, the U-Net has no skips, reuses already, or is compiled.
+        SceditError: `every` is below 1; or the U-Net has no skips or no deep layers, reuses already, or is compiled.
     """
     if every < 1:
-        raise SceditError(f"reuse is {every}", hint="give the steps from one full step to the next: 1, 2, 3, …", field="reuse")
-    if any(isinstance(hook, _BeforeUNet) for hook in unet._forward_pre_hooks.values()):
-        raise SceditError("this U-Net reuses its deep layers already", hint="undo the first reuse before the second")
-    if hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None:
-        raise SceditError("this U-Net is compiled, and its code would ignore the reuse", hint="leave one of the two out")
-    if not isinstance(survey(unet).sites[0], InTuple):
-        raise SceditError(f"the deep layers of {type(unet).__name__} cannot be reused", hint="only those of U-Nets whose up blocks take their skips as a tuple can")
+        hint = "give the number of steps from one full step to the next: 1, 2, 3, …"
+        raise SceditError(f"reuse is {every}", hint, "reuse")
+    if every > 1:
+        _check(unet)
     return Reuse(unet, every, calls_per_step)
+
+
+def _check(unet: nn.Module) -> None:
+    if any(isinstance(hook, _BeforeUNet) for hook in unet._forward_pre_hooks.values()):
+        raise SceditError("this U-Net reuses its deep layers already", "undo the first reuse before the second")
+    if is_compiled(unet):
+        raise SceditError("this U-Net is compiled, and its code would not notice the reuse", "leave one of the two out")
+    if not isinstance(survey(unet).sites[0], InTuple):
+        hint = "only those of U-Nets whose up blocks take their skips as a tuple can"
+        raise SceditError(f"the deep layers of {type(unet).__name__} cannot be reused", hint)
 
 
 class Reuse:
@@ -60,8 +68,10 @@ class Reuse:
         self._handles = []
         if every == 1:
             return
+        if not (deep := _deep(unet)):
+            raise SceditError("this U-Net has no layers below its last up block", "leave the reuse out")
         self._hook(unet, _BeforeUNet(self))
-        for block in _deep(unet):
+        for block in deep:
             self._hook(block, _BeforeDeep(self))
             self._handles.append(_Skippable(self, unet, block))
         self._hook(unet.up_blocks[-1], _BeforeLast(self))

@@ -30,7 +30,7 @@ _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
           "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet"),
-    int: ("seed", "steps", "width", "height"),
+    int: ("seed", "steps", "reuse", "width", "height"),
     float: ("guidance", "guidance_rescale", "strength"),
     list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),
     bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile"),

@@ -42,7 +42,7 @@ class ImageRunner:
         self.steps = self.sampler.steps or base.defaults.steps
         self.guidance = self.sampler.guided(base.defaults.guidance)
         with quiet(), in_field("sampler", named=False):
-            check_sampling(base, self.steps, self.guidance, self.sampler.scheduler, conditioning.start)
+            check_sampling(base, self.steps, self.guidance, self.sampler.scheduler, conditioning.start, self.sampler.reuse)
         self._device = accelerator(config.base.device) if config.base.offload else base.device
         self._attachment = None
 
@@ -112,6 +112,7 @@ class ImageRunner:
             spans=given.spans(first),
             start=given.start,
             weighted=self.sampler.weighted,
+            reuse=self.sampler.reuse,
             offload=str(self._device) if self.config.base.offload else None,
             reporter=reporter,
         )
@@ -160,6 +161,7 @@ class ImageRunner:
             "width": width,
             "height": height,
             "weighted": sampler.weighted,
+            "reuse": sampler.reuse,
             **{name: getattr(self.config.base, name) for name in _SWITCHES},
             **self.conditioning.settings(job),
             "batch": batch,

@@ -96,6 +96,8 @@ class SamplerConfig:
         scheduler: the sampler, `NAME[:KEY=VALUE,...]` as diffusers, A1111 or ComfyUI name it; by default the base's.
         negative: the negative prompt.
         weighted: whether prompts are in compel's syntax, of any length and with weights.
+        reuse: the number of steps from one run of the U-Net's deep layers to the next, whose features are reused
+            between (arXiv 2312.00858); 1 runs them at each.
         width, height: in pixels; by default those of the image to start from, of the first condition, or the base's.
         resize: how images of another size are fitted, one of RESIZE_RULES.
         batch_size: the most images that are made at once.
@@ -110,6 +112,7 @@ class SamplerConfig:
     scheduler: str | None = None
     negative: str = ""
     weighted: bool = False
+    reuse: int = 1
     width: int | None = None
     height: int | None = None
     resize: str = "crop"
@@ -118,7 +121,7 @@ class SamplerConfig:
 
     def check(self, field: str = "sampler") -> None:
         """Raise SceditError for an invalid setting; `field` is the configuration's own name."""
-        for name, least in {"steps": 1, "width": 8, "height": 8, "batch_size": 1}.items():
+        for name, least in {"steps": 1, "reuse": 1, "width": 8, "height": 8, "batch_size": 1}.items():
             if (value := getattr(self, name)) is not None:
                 check_number(value, f"{field}.{name}", least, whole=True)
         if self.guidance is not None:

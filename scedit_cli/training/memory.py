@@ -38,8 +38,9 @@ def peak_of_run(
     """Return the bytes at the peak of a training step in one of `processes`, by category: weights, gradients,
     optimizer, activations, and others (on a CPU the rest of the process, on a card the encoders where a run `streams`).
 
-    The trainer makes its usual step, on a base whose weights are `quantized`, on images of the largest size in `cache`, with fake tensors. On an accelerator the
-    result is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
+    The trainer makes its usual step, on a base whose weights are `quantized`, on images of the largest size in `cache`,
+    with fake tensors. On an accelerator the result is the memory that PyTorch allocates; kernels' workspaces and the
+    driver's memory come on top.
 
     Raises:
         SceditError: no estimate is possible; the message says why.

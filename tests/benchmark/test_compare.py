@@ -156,3 +156,23 @@ def test_tolerances(text, value):
 def test_what_is_no_tolerance(text):
     with pytest.raises(SceditError, match="no share of a figure"):
         read_tolerance(text)
+
+
+def test_a_straight_peak_is_estimated_at_three_batches_only():
+    asked = []
+
+    def peak_of(batch: int) -> int:
+        asked.append(batch)
+        return 1000_000 + 7000 * batch
+
+    peaks = compare.StraightPeaks(peak_of)
+    assert largest_batch(peaks, 1000_000 + 7000 * 50 + 10) == 50 and len(asked) == 3
+    assert peaks(123) == 1000_000 + 7000 * 123 and len(asked) == 3
+
+
+def test_a_peak_off_the_line_is_estimated_everywhere():
+    def peak_of(batch: int) -> int:
+        return 1000_000 + 7000 * batch + 500 * batch**2
+
+    peaks = compare.StraightPeaks(peak_of)
+    assert [peaks(batch) for batch in (1, 2, 9, 5)] == [peak_of(batch) for batch in (1, 2, 9, 5)]

@@ -14,22 +14,8 @@ from typer.testing import CliRunner
 
 import scedit_cli.jobs
 from scedit_cli.cli import app
-from scedit_cli.cli.parsing import (
-    command_line,
-    generation_config,
-    in_options,
-    option_of,
-    parse_control,
-    parse_seeds,
-)
-from scedit_cli.generation.config import (
-    BaseConfig,
-    GenerationConfig,
-    InitImage,
-    OutputConfig,
-    Overrides,
-    Prompt,
-)
+from scedit_cli.cli.parsing import command_line, generation_config, in_options, option_of, parse_control, parse_seeds
+from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import TunerSpec, parse_tuner
@@ -40,11 +26,11 @@ WORDS = """
     --mask canny=m.png --scale style=2 --sweep canny=0,1 --resize fit --base b@2 --any-base --prediction epsilon --vae v
     --steps 7 --guidance 3.5 --guidance-rescale 0.7 --guidance-span 0.1-0.8 --scheduler LCM --width 64 --height 128
     --image i.png --strength 0.4 --inpaint n.png --outpaint 8 --out o --name '{seed}' --grid --score --overwrite
-    --batch 3 --dtype bf16 --device cpu --vae-slicing --vae-tiling --offload --compile
+    --batch 3 --dtype bf16 --device cpu --vae-slicing --vae-tiling --offload --compile --unet graph --reuse 3
 """
 CONFIG = GenerationConfig(
     prompts=[Prompt("a red cube"), Prompt("b")],
-    base=BaseConfig("b@2", "v", "epsilon", "bf16", "cpu", True, True, True, True, True),
+    base=BaseConfig("b@2", "v", "epsilon", "bf16", "cpu", True, True, True, True, True, unet="graph"),
     tuners=[TunerSpec("style", 0.5), TunerSpec("t")],
     controls=[
         Control("canny", Path("a.png"), scale=0.5, end=0.5, weights=Path("w")),
@@ -53,7 +39,7 @@ CONFIG = GenerationConfig(
     overrides=Overrides({"style": 2.0}, {"canny": (0.0, 1.0)}, {"canny": Path("m.png")}),
     init=InitImage(Path("i.png"), 0.4, Path("n.png"), (8, 8, 8, 8)),
     seeds=(1, 2, 3, 7),
-    sampler=SamplerConfig(7, 3.5, 0.7, (0.1, 0.8), "LCM", "fog", True, 64, 128, "fit", 3),
+    sampler=SamplerConfig(7, 3.5, 0.7, (0.1, 0.8), "LCM", "fog", True, 64, 128, "fit", batch_size=3, reuse=3),
     out=OutputConfig(Path("o"), "{seed}", True, True, True),
 )
 

@@ -193,7 +193,7 @@ def test_files_of_other_kinds_are_named(tmp_path, key, message):
         ("controlnet_cond_embedding.conv_in.weight", "ControlNetModel"),
         ("body.0.in_conv.weight", "T2IAdapter"),
         ("image_proj.proj.weight", "load_ip_adapter"),
-        ("model.diffusion_model.input_blocks.0.0.weight", "it is a base, for generate's --base"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "it is a base, for generate's `base`"),
     ],
 )
 def test_the_tool_that_takes_them_is_named(tmp_path, key, tool):

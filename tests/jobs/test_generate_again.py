@@ -195,12 +195,30 @@ def test_a_sampler_that_draws_noise_draws_it_again(generate, scheduler):
     assert near(generate(**options | {"seed": 6}, out="alone").images[0].path, second)
 
 
+@pytest.mark.parametrize("scheduler", [None, "Heun"])  # which calls the U-Net twice a step
+def test_reuse_is_recorded_and_acts_alike_with_everything_else(generate, scheduler):
+    options = {"prompts": ["a"], "steps": 6, "seed": "5,6", "tuners": ["{}/canny.safetensors", "{}/style.safetensors:0.5"]}
+    options |= {"scheduler": scheduler, "guidance_span": "0-0.5", "conds": ["{}/canny.png:0.7:0-0.5"]}
+    plain, one, three = (
+        [image.path for image in generate(**options, reuse=reuse, out=f"{reuse}").images] for reuse in (None, 1, 3)
+    )
+    assert same(plain[0], one[0]) and settings(one[0])["reuse"] == 1
+    assert not same(plain[0], three[0]) and settings(three[0])["reuse"] == 3
+    again = generate(from_file=three[0], steps=None, out="again").images[0].path
+    assert same(again, three[0]) and settings(again) == settings(three[0])
+    alone = generate(**options | {"seed": 6}, reuse=3, out="alone").images[0].path
+    assert near(alone, three[1])  # nothing of the image drawn before is reused
+
+
 def test_what_a_sampler_cannot_do_is_told_before_anything_is_written(generate, tmp_path):
     for options, message in (
         ({"scheduler": "nosuch"}, "scheduler 'nosuch': not known"),
         ({"scheduler": "LCM", "steps": 60}, "LCM cannot take 60 steps"),
         ({"scheduler": "EDMEuler"}, "EDMEuler is for bases trained on"),
         ({"scheduler": "DPM++ 2M:solver_order=9"}, "solver_order is '9'"),
+        ({"reuse": 0}, "--reuse is 0"),
+        ({"reuse": 3}, "--reuse is 3, and there are 2 steps"),
+        ({"reuse": 2, "compile": True}, "--reuse has no effect on a compiled U-Net"),
         ({"steps": 1001}, "PNDM cannot take 1001 steps"),
         ({"prompts": ["a", "a (cat).swap(dog)"], "weighted": True, "batch_size": 1}, "swap"),
         ({"prompts": ["a"], "negative": "()", "weighted": True}, "no words"),

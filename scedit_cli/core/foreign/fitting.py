@@ -56,7 +56,7 @@ def by_up_block(tuner: Tuner) -> list[tuple[int, int]]:
     if len(possible) != 1:
         raise SceditError(
             f"it is not known how the base's up blocks share the skips of {in_words(tuner.channels)} channels",
-            hint="say how many each of them takes, from the deepest, as in --up-blocks 3,3,3,3",
+            hint="say how many each of them takes, from the deepest, as in `up_blocks=3,3,3,3`",
         )
     counts = possible.pop()
     if sum(counts) != len(tuner.channels) or min(counts) < 1:

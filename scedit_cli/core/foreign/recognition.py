@@ -14,7 +14,7 @@ _KINDS = [
     (
         "a full Stable Diffusion checkpoint",
         ("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
-        "it is a base, for generate's --base or a recipe's base.model",
+        "it is a base, for generate's `base` or a recipe's base.model",
     ),
     ("a LyCORIS adapter", (".hada_w", ".lokr_w", ".oft_"), "the lycoris-lora package takes it"),
     ("a LoRA", ("lora_", ".lora.", "lora."), "a diffusers pipeline takes it with load_lora_weights"),
@@ -29,7 +29,7 @@ _KINDS = [
         ("emb_params", "string_to_param", "clip_l", "clip_g", "<"),
         "a diffusers pipeline takes it with load_textual_inversion",
     ),
-    ("a VAE", ("decoder.up_blocks.", "decoder.up.", "quant_conv."), "generate's --vae and a recipe's base.vae take it"),
+    ("a VAE", ("decoder.up_blocks.", "decoder.up.", "quant_conv."), "generate's `vae` and a recipe's base.vae take it"),
     (
         "a diffusion transformer",
         ("double_blocks.", "joint_blocks.", "single_transformer_blocks.", "x_embedder."),
@@ -38,12 +38,12 @@ _KINDS = [
     (
         "a whole U-Net",
         ("up_blocks.", "output_blocks.", "conv_norm_out."),
-        "it is part of a base, which generate's --base and a recipe's base.model take",
+        "it is part of a base, which generate's `base` and a recipe's base.model take",
     ),
     (
         "a text encoder",
         ("text_model.",),
-        "it is part of a base, which generate's --base and a recipe's base.model take",
+        "it is part of a base, which generate's `base` and a recipe's base.model take",
     ),
     (
         "a scedit tuner whose metadata was lost",

@@ -6,8 +6,8 @@ import torch
 from scedit_cli import SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.core.weights import read_metadata
 from scedit_cli.jobs import merge as job
-from scedit_cli.jobs.merge import merge
 from scedit_cli.utils.errors import WorkFailed
+from tests.jobs.merge.conftest import merge
 from tests.recorder import Recorder
 
 
@@ -72,7 +72,7 @@ def test_kinds_name_the_conditions_of_other_programs_files(saved, tmp_path):
 
 def test_up_blocks_where_nobody_said(tmp_path):
     file = save_tuner(SCTuner([8] * 6), tmp_path / "style.safetensors")
-    with pytest.raises(SceditError, match="--up-blocks"):
+    with pytest.raises(SceditError, match="`up_blocks=3,3,3,3`"):
         merge([str(file)], out=tmp_path / "w.bin", format="scedit-pytorch")
     merge([str(file)], out=tmp_path / "w.bin", format="scedit-pytorch", up_blocks=[2, 4])
     assert load_tuner(tmp_path / "w.bin").up_blocks == (2, 4)
