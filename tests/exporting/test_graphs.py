@@ -14,7 +14,7 @@ from scedit_cli.exporting.graph import EditedUNet
 from scedit_cli.exporting.graph_files import UNetGraph
 from scedit_cli.exporting.running import GraphAttachment, UNetFolder
 from scedit_cli.inference.sampler import sample
-from scedit_cli.models.base import Base
+from scedit_cli.models.base import Base, load_base
 from tests import tiny
 from tests.exporting.models import drawn, shades
 
@@ -155,6 +155,40 @@ def test_another_base_is_refused(folder):
     torch.manual_seed(1)
     with pytest.raises(SceditError, match="was exported from tiny, and tiny has other weights"):
         UNetFolder(folder).on(base_of(two_levels()))
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, "lcm"])
+def test_the_module_to_export_takes_what_each_family_takes(family):
+    """Before any exporter, since exporting a whole U-Net takes minutes: SDXL's and LCM's further inputs act."""
+    base = load_base(tiny.pipeline_folder(family), device="cpu")
+    tuner = tiny.trained(CSCTuner.for_unet(base.unet, "canny", hint_channels=8))
+    edited = EditedUNet(base, [tuner])
+    given = edited.example
+    further = {"sdxl": ["text_embeds", "time_ids"], "lcm": ["timestep_cond"]}.get(family, [])
+    with torch.no_grad():
+        found = edited(given)
+        for name in further:
+            assert not torch.equal(edited(given | {name: given[name] + 1}), found)
+        assert torch.equal(
+            edited(given | {"scale_canny": torch.tensor(0.0)}), edited.unet(*_arguments(given), **_further(given))[0]
+        )
+        edited.release()
+        with attach(base.unet, tuner, 0.5) as edits:
+            edits.set_hints([given["hint_canny"]])
+            expected = base.unet(*_arguments(given), **_further(given))[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert set(given) == {
+        "sample", "timestep", "encoder_hidden_states", "hint_canny", "scale_canny", *further
+    }  # fmt: skip
+
+
+def _arguments(given: dict) -> tuple:
+    return given["sample"], given["timestep"], given["encoder_hidden_states"]
+
+
+def _further(given: dict) -> dict:
+    added = {name: given[name] for name in ("text_embeds", "time_ids") if name in given}
+    return {"timestep_cond": given.get("timestep_cond"), "added_cond_kwargs": added or None}
 
 
 def test_exporting_leaves_the_unet_as_it_was(base, tuners):
