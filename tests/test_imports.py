@@ -26,7 +26,7 @@ LEVELS = (
     ("core", "recipe"),
     ("utils",),
 )
-_SHARED = ("scedit_cli.jobs.progress", "scedit_cli.jobs.checks", "scedit_cli.jobs.merge_inputs")  # by several jobs
+_SHARED = ("scedit_cli.jobs.checks", "scedit_cli.jobs.merge_inputs")  # by several jobs
 NEIGHBOURS = {("__main__", "cli")}
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Who alone may import these.

@@ -17,9 +17,7 @@ from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.process_memory import resident
-
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
-OnNote = Callable[[str], None]
+from scedit_cli.utils.reporter import Reporter
 
 # Memory of a card outside all tensors, for the driver's context and the libraries' workspaces: an assumption.
 CONTEXT = 768 * 2**20
@@ -53,16 +51,16 @@ class Further:
     limit: int | None = None
     batches: tuple[int, ...] = ()
 
-    def answered(self, costs: Costs, device: str, on_progress: OnProgress) -> Costs:
+    def answered(self, costs: Costs, device: str, reporter: Reporter) -> Costs:
         """Return `costs` with these estimates added."""
         if not (self.limit or self.batches):
             return costs
         base = architecture(costs.setting.base)
         if self.limit:
-            costs = fitting(costs, base, self.limit, device, on_progress)
+            costs = fitting(costs, base, self.limit, device, reporter)
         if self.batches:
             sizes = sorted({*self.batches, costs.setting.batch})
-            costs = replace(costs, sweep=swept(costs, base, sizes, device, on_progress))
+            costs = replace(costs, sweep=swept(costs, base, sizes, device, reporter))
         return costs
 
 
@@ -74,21 +72,19 @@ def measure_all(
     device: str | None = None,
     *,
     check: Callable[[BenchConfig], None],
-    on_progress: OnProgress,
-    on_note: OnNote,
+    reporter: Reporter,
 ) -> tuple[Costs, Costs | None]:
     """Measure the methods on the base that `wanted` names. Without one, measure sd15 where there is an accelerator,
     else the embedded base with an estimate of sd15 beside it."""
     here = kind_of(torch.device(device or best_device()))
-    watch = {"on_progress": on_progress, "on_note": on_note}
     name = wanted.base or (EMBEDDED if here == "cpu" else "sd15")
-    costs = measured(methods, replace(wanted, base=name), rounds, device, check=check, **watch)
-    costs = further.answered(costs, here, on_progress)
+    costs = measured(methods, replace(wanted, base=name), rounds, device, check=check, reporter=reporter)
+    costs = further.answered(costs, here, reporter)
     if wanted.base or here != "cpu":
         return costs, None
     changes = {"base": "sd15", "batch": wanted.batch or _BESIDE_BATCH, "resolution": None, "dtype": None}
     beside = replace(wanted, **changes, steps=None, compiled=False)
-    return costs, estimate_all(methods, beside, "cuda", further, check=lambda setting: None, **watch)
+    return costs, estimate_all(methods, beside, "cuda", further, check=lambda setting: None, reporter=reporter)
 
 
 def estimate_all(
@@ -98,8 +94,7 @@ def estimate_all(
     further: Further,
     *,
     check: Callable[[BenchConfig], None],
-    on_progress: OnProgress,
-    on_note: OnNote,
+    reporter: Reporter,
 ) -> Costs:
     """Estimate the methods on the base that `wanted` names, else sd15. The estimate is for a card, or for a CPU on the
     embedded base, unless `device` is given.
@@ -117,8 +112,8 @@ def estimate_all(
     if device == "cpu":
         wake_libraries(torch.device("cpu"))
         libraries = resident()
-    costs = estimated(methods, base, setting, device, libraries, on_progress=on_progress, on_note=on_note)
-    return further.answered(costs, device, on_progress)
+    costs = estimated(methods, base, setting, device, libraries, reporter=reporter)
+    return further.answered(costs, device, reporter)
 
 
 def measured(
@@ -128,8 +123,7 @@ def measured(
     device: str | None = None,
     *,
     check: Callable[[BenchConfig], None],
-    on_progress: OnProgress,
-    on_note: OnNote,
+    reporter: Reporter,
 ) -> Costs:
     """Measure each method `rounds` times, one process at a time and a new one for each measurement. A round goes
     through all methods, so that a slow minute of the machine affects all. A method that fails gets a note only.
@@ -150,12 +144,10 @@ def measured(
                 continue
             stage = f"measuring {method}" + (f", round {number + 1}" if rounds > 1 else "")
             try:
-                answer = measure_apart(
-                    method, wanted, lambda done, total, stage=stage: on_progress(stage, done, total), device
-                )
+                answer = measure_apart(method, wanted, reporter.stage(stage), device)
             except WorkFailed as error:
                 failures[method] = error
-                on_note(f"{error.message}: {error.hint}" if error.hint else error.message)
+                reporter.note(f"{error.message}: {error.hint}" if error.hint else error.message)
                 continue
             found[method].append(answer)
             if setting is None:
@@ -175,8 +167,7 @@ def estimated(
     device: str,
     libraries: int = 0,
     *,
-    on_progress: OnProgress,
-    on_note: OnNote,
+    reporter: Reporter,
 ) -> Costs:
     """Estimate each method on `device`, "cuda" or "cpu". A method that the U-Net cannot have gets no figures.
 
@@ -191,17 +182,17 @@ def estimated(
                 device=device, libraries=libraries, options=options_for(setting, base),
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
-            on_note(f"{method} cannot be had on {base.name}: {reason(error)}")
+            reporter.note(f"{method} cannot be had on {base.name}: {reason(error)}")
             figures = Figures(method)
         results.append(figures)
-        on_progress(stage, done, len(methods))
+        reporter.progress(done, len(methods), stage)
     if all(each.trainable_parameters is None for each in results):
         raise WorkFailed(f"none of {', '.join(methods)} could be estimated on {base.name}")
     return Costs(setting, results)
 
 
 def swept(
-    costs: Costs, base: Architecture, batches: Sequence[int], device: str, on_progress: OnProgress
+    costs: Costs, base: Architecture, batches: Sequence[int], device: str, reporter: Reporter
 ) -> list[tuple[str, int, int]]:
     """Return the estimated peak of each method that has figures at each batch, the libraries' memory included."""
     able = [each for each in costs.results if each.trainable_parameters is not None]
@@ -213,11 +204,11 @@ def swept(
             else:
                 bytes_ = _peak(figures.method, base, batch, costs.setting, device) + figures.memory.get("libraries", 0)
             sweep.append((figures.method, batch, bytes_))
-            on_progress("peak memory against batch size", len(sweep), total)
+            reporter.progress(len(sweep), total, "peak memory against batch size")
     return sweep
 
 
-def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progress: OnProgress) -> Costs:
+def fitting(costs: Costs, base: Architecture, limit: int, device: str, reporter: Reporter) -> Costs:
     """Return the results with the largest batch whose estimated peak, on a card plus CONTEXT, fits `limit` bytes."""
     results = []
     for done, figures in enumerate(costs.results, start=1):
@@ -228,7 +219,7 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, on_progre
             )
             figures = replace(figures, largest_batch=largest)
         results.append(figures)
-        on_progress("largest batch that fits", done, len(costs.results))
+        reporter.progress(done, len(costs.results), "largest batch that fits")
     return replace(costs, results=results)
 
 

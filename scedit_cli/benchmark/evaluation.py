@@ -18,8 +18,9 @@ from scedit_cli.data.scenes import Example
 from scedit_cli.inference.sampler import sample, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.scenes.reader import load_reader
-from scedit_cli.training.datasets import OnStep, held_out_scenes, rendered_scenes
+from scedit_cli.training.datasets import held_out_scenes, rendered_scenes
 from scedit_cli.training.evaluation import named_share
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 CONDITION, LOOK = "canny", "pastel"  # the tasks of methods with a hint, and of those without
 _LOSS_SCENES = 64
@@ -82,10 +83,10 @@ class Evaluation:
         self._kept.keep("base", about, asdict(found))
         return found
 
-    def data(self, base: Base, controlled: bool, pictures: int, on_step: OnStep | None = None) -> Cache:
+    def data(self, base: Base, controlled: bool, pictures: int, reporter: Reporter = SILENT) -> Cache:
         """Return the training data of a method: plain scenes with CONDITION if `controlled`, else scenes in LOOK."""
         look, kinds = ("plain", [CONDITION]) if controlled else (LOOK, [])
-        return cache_latents_and_text(rendered_scenes(pictures, 0, look, kinds, on_step), base, kinds)
+        return cache_latents_and_text(rendered_scenes(pictures, 0, look, kinds, reporter), base, kinds)
 
     def judge(self, base: Base, trainee: TrainableMethod) -> dict[str, Any]:
         """Return a trained method's `loss`, `score`, `objects` and `frechet`, as in `quality.BenchmarkResult`."""

@@ -7,13 +7,14 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from scedit_cli.benchmark.config import BenchConfig
-from scedit_cli.benchmark.measure import Measured, OnStep, measure
+from scedit_cli.benchmark.measure import Measured, measure
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.quieting import quiet_imports
+from scedit_cli.utils.reporter import Reporter
 from scedit_cli.utils.workers import serve_parent, starting
 
 
-def measure_apart(method: str, wanted: BenchConfig, on_step: OnStep, device: str | None = None) -> Measured:
+def measure_apart(method: str, wanted: BenchConfig, reporter: Reporter, device: str | None = None) -> Measured:
     """Run `measure` in a process of its own, so that no method inherits another's memory.
 
     Raises:
@@ -30,7 +31,7 @@ def measure_apart(method: str, wanted: BenchConfig, on_step: OnStep, device: str
         while True:
             kind, content = receiver.recv()
             if kind == "step":
-                on_step(*content)
+                reporter.progress(*content)
             elif kind == "error":
                 raise content
             else:
@@ -47,13 +48,23 @@ def measure_apart(method: str, wanted: BenchConfig, on_step: OnStep, device: str
         receiver.close()
 
 
+class _Sender(Reporter):
+    """A reporter that sends its progress to the parent process."""
+
+    def __init__(self, sender: Connection) -> None:
+        self._sender = sender
+
+    def progress(self, step: int, total: int, *_: object) -> None:
+        self._sender.send(("step", (step, total)))
+
+
 def _work(sender: Connection, method: str, wanted: BenchConfig, device: str | None) -> None:
     """Measure in the new process: send ("step", (done, total)), then "result" or "error"."""
     serve_parent()
     os.dup2(2, 1)  # The parent's stdout may have to carry one JSON document only.
     try:
         with quiet_imports():
-            result = measure(method, wanted, lambda *done: sender.send(("step", done)), device)
+            result = measure(method, wanted, _Sender(sender), device)
     except SceditError as error:
         sender.send(("error", error))
     except Exception as error:  # Each method's library has its own errors.

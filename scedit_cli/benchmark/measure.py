@@ -6,7 +6,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +28,11 @@ from scedit_cli.training.builders import tf32
 from scedit_cli.utils.devices import best_device, device_here
 from scedit_cli.utils.errors import memory_told
 from scedit_cli.utils.process_memory import Memory
+from scedit_cli.utils.reporter import Reporter
 
 _GIB = 2**30
 _WARM_UP = 2  # untimed steps: the first ones allocate
 
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Measured:
 
 
 @tf32(True)  # as in training
-def measure(method: str, wanted: BenchConfig, on_step: OnStep, device: str | None = None) -> Measured:
+def measure(method: str, wanted: BenchConfig, reporter: Reporter, device: str | None = None) -> Measured:
     """Train by `method` for a few steps and measure them. As in real training, latents and text embeddings come from a
     cache (random here), the objective is noise prediction, AdamW updates float32 weights, and no autoencoder or text
     encoder is in memory. All methods use PyTorch's default memory layout.
@@ -56,7 +56,7 @@ def measure(method: str, wanted: BenchConfig, on_step: OnStep, device: str | Non
     Args:
         method: one of METHODS.
         wanted: the configuration, whose None values the base chooses; its `steps` are timed, after a warm-up.
-        on_step: a function called with (steps done, total), warm-up included.
+        reporter: gets (steps done, total), warm-up included.
         device: by default the accelerator where there is one.
 
     Raises:
@@ -98,7 +98,7 @@ def measure(method: str, wanted: BenchConfig, on_step: OnStep, device: str | Non
             synchronise(device)
             seconds.append(time.perf_counter() - started)
             processor.append(time.process_time() - busy)
-            on_step(step + 1, total)
+            reporter.progress(step + 1, total)
         highest, reserved = memory.peak(), memory.reserved()
         kept = {
             "weights": _bytes([weight for part in trainee.parts for weight in (*part.parameters(), *part.buffers())]),

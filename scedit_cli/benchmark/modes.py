@@ -42,7 +42,7 @@ def mode_of(given: Mapping[str, Any]) -> str:
         raise SceditError(f"--tuner {given['tuners'][0]}: only --quality measures tuners", hint="add --quality")
     mode = "--quality --tuner" if "tuners" in given else asked[0] if asked else ""
     for name in given:
-        if name in (*_QUESTIONS, "tolerance", "out", "on_event") or name in _MODES[mode].split():
+        if name in (*_QUESTIONS, "tolerance", "out", "reporter") or name in _MODES[mode].split():
             continue
         option = _NAMES.get(name, f"--{name.replace('_', '-')}")
         takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]

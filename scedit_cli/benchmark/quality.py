@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from scedit_cli.benchmark.methods import prepared
 from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.timing import timed
 from scedit_cli.models.loading import EMBEDDED
+from scedit_cli.utils.reporter import Reporter
 
 # Learning rates of AdamW after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet
 # distance or control score; an SC-Tuner's next rate was 4 % better still. ControlNet-XS was not swept, since the
@@ -36,7 +37,6 @@ RATES = {
 }
 _UNTIMED, _TIMED = 2, 9  # steps of each method, to measure its seconds per step
 
-OnStep = Callable[[str, int, int], None]
 Summary = dict[str, float | int | None]
 
 
@@ -96,27 +96,27 @@ class Comparison:
     exam: Evaluation
     kept: ResultCache
 
-    def of(self, methods: Sequence[str], on_step: OnStep) -> dict[str, Summary]:
+    def of(self, methods: Sequence[str], reporter: Reporter) -> dict[str, Summary]:
         """Return the summaries of `summed_up` as "METHOD, same steps" and "METHOD, same seconds", with the method's
         learning rate, parameters, seconds per step, and the estimated peak memory of a step without libraries."""
-        paces, found = self._paces(methods, on_step), {}
+        paces, found = self._paces(methods, reporter), {}
         for method in methods:
-            outcomes = self._outcomes(method, paces[method], on_step)
+            outcomes = self._outcomes(method, paces[method], reporter)
             facts = self._facts(method) | {"seconds_per_step": paces[method]}
             for way in dict.fromkeys(each.budget for each in outcomes):
                 found[f"{method}, same {way}"] = summed_up([each for each in outcomes if each.budget == way]) | facts
         return found
 
-    def _paces(self, methods: Sequence[str], on_step: OnStep) -> dict[str, float]:
+    def _paces(self, methods: Sequence[str], reporter: Reporter) -> dict[str, float]:
         machine = {"processor": processor_name(), "threads": torch.get_num_threads()}
         about = self._about() | machine | {"methods": sorted(methods)}
         known = self.kept.find("paces", about)
         if known is None:
-            known = paces(methods, self.exam, self.setting, self.budget.pictures, on_step)
+            known = paces(methods, self.exam, self.setting, self.budget.pictures, reporter)
             self.kept.keep("paces", about, known)
         return known
 
-    def _outcomes(self, method: str, pace: float, on_step: OnStep) -> list[BenchmarkResult]:
+    def _outcomes(self, method: str, pace: float, reporter: Reporter) -> list[BenchmarkResult]:
         """Return the results of all seeds, after the budget's steps and after its seconds."""
         stops = self.budget.stops(pace)
         rate, outcomes = rate_of(method, self.rates), []
@@ -127,7 +127,7 @@ class Comparison:
             }  # fmt: skip
             found = {stop: self.kept.find(name, about | {"steps": stop}) for stop in stops.values()}
             missing = [stop for stop, figures in found.items() if figures is None]
-            run = trained(method, self.exam, self.setting, self.budget.pictures, seed, rate, missing, on_step)
+            run = trained(method, self.exam, self.setting, self.budget.pictures, seed, rate, missing, reporter)
             for stop, figures in run:
                 self.kept.keep(name, about | {"steps": stop}, figures)
                 found[stop] = figures
@@ -162,7 +162,7 @@ def trained(
     seed: int,
     rate: float,
     stops: Sequence[int],
-    on_step: OnStep,
+    reporter: Reporter,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Train a method; at each number of steps in `stops`, yield it with the result of `Evaluation.judge`."""
     if not stops:
@@ -170,13 +170,13 @@ def trained(
     with training(method, exam, setting, pictures, seed, rate) as run:
         for done in range(1, max(stops) + 1):
             run.step()
-            on_step(f"training {method}, seed {seed}", done, max(stops))
+            reporter.progress(done, max(stops), f"training {method}, seed {seed}")
             if done in stops:
                 yield done, exam.judge(run.base, run.trainee)
 
 
 def paces(
-    methods: Sequence[str], exam: Evaluation, setting: BenchConfig, pictures: int, on_step: OnStep
+    methods: Sequence[str], exam: Evaluation, setting: BenchConfig, pictures: int, reporter: Reporter
 ) -> dict[str, float]:
     """Return the seconds of a training step of each method, by `timing.timed`: the median of a few steps, taken in
     turns, so that a slow minute of the machine affects all methods."""
@@ -191,7 +191,7 @@ def paces(
                 took = timed(run.step, run.base.device)
                 if number >= _UNTIMED:
                     seconds[method].append(took)
-            on_step("timing a step of each method", number + 1, _UNTIMED + _TIMED)
+            reporter.progress(number + 1, _UNTIMED + _TIMED, "timing a step of each method")
     return {method: statistics.median(each) for method, each in seconds.items()}
 
 

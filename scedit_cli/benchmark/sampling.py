@@ -21,6 +21,7 @@ from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.models.base import DTYPES
+from scedit_cli.utils.reporter import Reporter
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -29,7 +30,6 @@ _CONDITIONS = ("canny", "depth", "color")
 _WARM_UP = 1
 
 Step = Callable[[], object]
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class StepTime:
 
 @torch.inference_mode()
 def step_times(
-    base: Architecture, resolution: int, dtype: str, rounds: int, device: torch.device, on_step: OnStep
+    base: Architecture, resolution: int, dtype: str, rounds: int, device: torch.device, reporter: Reporter
 ) -> list[StepTime]:
     """Time a step of the base alone, with an SC-Tuner, with one and three CSC-Tuners, and with a ControlNet. They take
     turns in every round, so that a slow minute of the machine affects all of them.
@@ -62,7 +62,7 @@ def step_times(
         resolution: the side of the image in pixels.
         dtype: the type of all weights: fp32, bf16 or fp16.
         device: the device to compute on.
-        on_step: a function called with (steps done, total).
+        reporter: gets (steps done, total).
     """
     precision = DTYPES[dtype]
     unet = base.unet(precision, device)
@@ -80,7 +80,7 @@ def step_times(
                 seconds = timed(step, device)
             if round_ >= _WARM_UP:
                 times[name].append(seconds)
-            on_step(round_ * len(variants) + number + 1, total)
+            reporter.progress(round_ * len(variants) + number + 1, total)
     bare = times["base"]
     results = []
     for name, seconds in times.items():

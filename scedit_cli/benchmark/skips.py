@@ -17,6 +17,7 @@ from scedit_cli.models.base import Base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.training.datasets import held_out_scenes
 from scedit_cli.training.evaluation import named_share
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 _PROMPTS = (
     "a photo of a red fox in the snow",
@@ -25,7 +26,6 @@ _PROMPTS = (
     "a portrait of an old sailor",
 )
 
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def study_skips(
     resolution: int | None = None,
     steps: int | None = None,
     batch_size: int = 16,
-    on_step: OnStep | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[list[SkipEffect], Image.Image]:
     """Return the effects of every change of every skip on `count` images, and a grid with a column per skip and a row
     per change, the unchanged image first.
@@ -96,7 +96,7 @@ def study_skips(
     Args:
         scale, noise: as for `changes`.
         resolution, steps: those of the images; the base's by default.
-        on_step: a function called with (images done, total).
+        reporter: gets (images done, total).
     """
     prompts = _prompts(base, count)
     skips, kinds = survey(base.unet), changes(scale, noise)
@@ -109,8 +109,7 @@ def study_skips(
             base, prompts, seeds=range(count), steps=steps, batch_size=batch_size, height=resolution, width=resolution
         )
         made += count
-        if on_step:
-            on_step(made, total)
+        reporter.progress(made, total)
         return drawn
 
     before = pictures()

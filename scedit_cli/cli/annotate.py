@@ -87,7 +87,7 @@ def annotate(
             result = job.annotate(
                 src, parts(*cond), out, annotator=annotator, params=param, seed=seed, weights=weights,
                 accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite,
-                device=device_here(device), processes=processes, batch_size=batch, on_event=screen,
+                device=device_here(device), processes=processes, batch_size=batch, reporter=screen,
             )  # fmt: skip
     if list_:
         screen.table(result.document(), result.header, result.rows(), texts=len(result.header))

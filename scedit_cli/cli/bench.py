@@ -177,7 +177,7 @@ def bench(
         options["device"] = device if estimate or show else device_here(device)
         from scedit_cli.jobs import bench as job
 
-        result = job.bench(**options, on_event=screen)
+        result = job.bench(**options, reporter=screen)
     if markdown or csv:
         screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:

@@ -8,9 +8,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -28,18 +28,15 @@ from rich.text import Text
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
-
-if TYPE_CHECKING:
-    from scedit_cli.jobs.progress import Note
-    from scedit_cli.jobs.progress import Progress as Step
+from scedit_cli.utils.reporter import Reporter
 
 _SECONDS_BETWEEN_LINES = 10.0  # progress lines replace the bar where stderr is no terminal
 _WIDTH_OF_A_PIPE = 200  # in columns, for tables that have no terminal to fit into
 
 
-class Screen:
-    """The display of one job: inside its `with` block it draws the events that it is called with, and `result`, `table`
-    or `fail` end it. It prints `Text`, in which rich interprets no markup, emoji codes or links.
+class Screen(Reporter):
+    """The display of one job, and its reporter inside the `with` block; `result`, `table` or `fail` end it. It prints
+    `Text`, in which rich interprets no markup, emoji codes or links.
 
     Args:
         as_json: whether stdout carries one JSON document and nothing else.
@@ -56,7 +53,7 @@ class Screen:
         self.err = Console(stderr=True, **plain)
         self._bars = _bars(self.err)
         self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, tuple[float, int]] = {}  # stage -> (time, step) of its first event
+        self._began: dict[str, tuple[float, int]] = {}  # stage -> (time, step) of its first step
         self._spoke = time.monotonic()
         self._stack = ExitStack()
 
@@ -74,16 +71,13 @@ class Screen:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def __call__(self, event: Step | Note) -> None:
-        """Draw an event; this is the jobs' `on_event`."""
-        if self.quiet:
-            return
-        if not hasattr(event, "stage"):
-            self.warn(event.text)
-        elif self.err.is_terminal:
-            self._draw(event)
-        else:
-            self._say(event)
+    def progress(self, step: int, total: int, stage: str = "", values: Mapping[str, float] = {}) -> None:
+        if not self.quiet:
+            (self._draw if self.err.is_terminal else self._say)(step, total, stage, values)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.warn(text)
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
@@ -146,31 +140,31 @@ class Screen:
         with suppress(OSError):
             self.err.print(text)
 
-    def _draw(self, step: Step) -> None:
-        if self._begins(step):
-            if step.stage in self._tasks:
-                self._bars.reset(self._tasks[step.stage])
+    def _draw(self, step: int, total: int, stage: str, values: Mapping[str, float]) -> None:
+        if self._begins(step, stage):
+            if stage in self._tasks:
+                self._bars.reset(self._tasks[stage])
             else:
-                self._tasks[step.stage] = self._bars.add_task(_seen_in_line(step.stage), values="")
-        values = _seen_in_line(" · ".join(_figures(step)))
-        self._bars.update(self._tasks[step.stage], completed=step.step, total=step.total, values=values)
+                self._tasks[stage] = self._bars.add_task(_seen_in_line(stage), values="")
+        shown = _seen_in_line(" · ".join(_figures(values)))
+        self._bars.update(self._tasks[stage], completed=step, total=total, values=shown)
 
-    def _begins(self, step: Step) -> bool:
-        """Return whether a stage begins with this event, for the first time or again."""
-        _, first = self._began.get(step.stage, (0.0, step.step))
-        if step.step <= first:
-            self._began[step.stage] = (time.monotonic(), step.step)
-        return step.step <= first
+    def _begins(self, step: int, stage: str) -> bool:
+        """Return whether a stage begins with this step, for the first time or again."""
+        _, first = self._began.get(stage, (0.0, step))
+        if step <= first:
+            self._began[stage] = (time.monotonic(), step)
+        return step <= first
 
-    def _say(self, step: Step) -> None:
-        self._begins(step)
-        now, (began, first) = time.monotonic(), self._began[step.stage]
-        if step.step < step.total and now - self._spoke < _SECONDS_BETWEEN_LINES:
+    def _say(self, step: int, total: int, stage: str, values: Mapping[str, float]) -> None:
+        self._begins(step, stage)
+        now, (began, first) = time.monotonic(), self._began[stage]
+        if step < total and now - self._spoke < _SECONDS_BETWEEN_LINES:
             return
         self._spoke = now
-        parts = [f"{step.stage} {step.step}/{step.total}", *_figures(step)]
-        if first < step.step < step.total:
-            left = round((now - began) / (step.step - first) * (step.total - step.step))
+        parts = [f"{stage} {step}/{total}", *_figures(values)]
+        if first < step < total:
+            left = round((now - began) / (step - first) * (total - step))
             parts.append(f"{left // 60}:{left % 60:02d} left")
         self.warn(" · ".join(parts))
 
@@ -231,6 +225,6 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
     return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1
 
 
-def _figures(step: Step) -> list[str]:
-    """Return the event's values as texts, such as ["loss 0.08312", "images/s 31.2"]."""
-    return [f"{name} {value:{'.0f' if abs(value) >= 1000 else '.4g'}}" for name, value in step.values.items()]
+def _figures(values: Mapping[str, float]) -> list[str]:
+    """Return values as texts, such as ["loss 0.08312", "images/s 31.2"]."""
+    return [f"{name} {value:{'.0f' if abs(value) >= 1000 else '.4g'}}" for name, value in values.items()]

@@ -282,7 +282,7 @@ def generate(
             checks.check_page(request, out)  # refuses bad options before the slow import of PyTorch
             from scedit_cli.jobs import generate as job
 
-            job.serve(request, out=out, host=host or "127.0.0.1", port=port, on_event=screen)
+            job.serve(request, out=out, host=host or "127.0.0.1", port=port, reporter=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
@@ -291,5 +291,5 @@ def generate(
         checks.check(request, **options)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import generate as job
 
-        result = job.generate(request, **options, on_event=screen)
+        result = job.generate(request, **options, reporter=screen)
     screen.result(result.document(), result.summary())

@@ -89,7 +89,7 @@ def merge(
         from scedit_cli.jobs import merge as job
 
         options["device"] = device_here(device)
-        result = job.merge(tuners, **options, average=average, on_event=screen)
+        result = job.merge(tuners, **options, average=average, reporter=screen)
     screen.result(result.document(), result.summary())
 
 

@@ -113,6 +113,6 @@ def prepare(
         from scedit_cli.jobs import prepare as job
 
         options["device"] = device_here(device)
-        result = job.prepare(src, out=out, **options, on_event=screen)
+        result = job.prepare(src, out=out, **options, reporter=screen)
     if result.is_first:
         screen.result(result.document(), result.summary())

@@ -71,7 +71,7 @@ def train(
         checks.check(loaded, **options)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import train as job
 
-        result = job.train(loaded, **options, dry_run=dry_run, device=device_here(device), on_event=screen)
+        result = job.train(loaded, **options, dry_run=dry_run, device=device_here(device), reporter=screen)
     if result:
         screen.result(result.document(), result.summary())
 

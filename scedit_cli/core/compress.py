@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import SCTuner, SkipMLP
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 ROWS_PER_UNIT = 4  # features per hidden unit of a map, so that the fit is well determined
 _FEWEST_ROWS = 4096
@@ -28,7 +29,7 @@ def compress(
     tuner: SCTuner,
     rank: int,
     features: Sequence[Tensor] | None = None,
-    on_skip: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[SCTuner, list[float]]:
     """Return an SC-Tuner with at most `rank` hidden units per skip that gives nearly the same edits.
 
@@ -40,7 +41,7 @@ def compress(
         rank: at least 1; maps that have no more units than this stay as they are.
         features: the skips' features in encoder order, each (N, channels). By default they are drawn from a standard
             normal distribution.
-        on_skip: called with the number of skips done and of all skips.
+        reporter: gets (skips done, of how many).
 
     Returns:
         The tuner, and for each skip the error ‖T'(x) - T(x)‖ / ‖T(x)‖ over the quarter of the features that the fit
@@ -64,8 +65,7 @@ def compress(
             small, error = _compressed(each, rank, rows.to("cpu", each.down.weight.dtype))
             maps.append(small)
             errors.append(error)
-        if on_skip:
-            on_skip(i + 1, len(tuner.maps))
+        reporter.progress(i + 1, len(tuner.maps))
     compressed = SCTuner(tuner.channels, [each.down.out_channels for each in maps]).to(tuner.dtype)
     for to, each in zip(compressed.maps, maps, strict=True):
         to.load_state_dict(each.state_dict())

@@ -28,6 +28,7 @@ from scedit_cli.conditions.registry import Make, Parameters, find
 from scedit_cli.data.images import identified, open_image
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import read_json, whole
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.workers import serve_parent, starting
 
 _CHUNK = 8  # images that a process annotates before it reports
@@ -81,7 +82,7 @@ def annotate_all(
     overwrite: bool = False,
     processes: int | None = None,
     batch_size: int = _CHUNK,
-    on_step: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[Outcome]:
     """Make and write the condition images of `tasks`, in their order. Every file appears whole or not at all.
 
@@ -92,7 +93,7 @@ def annotate_all(
         device: if it is not "cpu", this process alone annotates on it, in batches of `batch_size`.
         overwrite: whether existing files are replaced.
         processes: the number of processes on the CPU, at most 8; by default one per processor.
-        on_step: called with (images done, of how many).
+        reporter: gets (images done, of how many).
 
     Raises:
         SceditError: weights are missing.
@@ -110,8 +111,7 @@ def annotate_all(
     done: list[Outcome] = []
     for part in outcomes:
         done += part
-        if on_step:
-            on_step(len(done), len(tasks))
+        reporter.progress(len(done), len(tasks))
     return done
 
 

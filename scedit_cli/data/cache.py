@@ -21,12 +21,12 @@ from scedit_cli.data.tensor_store import Layout, TensorStore
 from scedit_cli.models.base import Base
 from scedit_cli.models.fingerprint import own_weights
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 images of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
 _STARVED = "end other programs, or prepare smaller pictures with --size; what is encoded already is kept"
 
-OnStep = Callable[[int, int], None]
 Wait = Callable[[], None]
 
 
@@ -90,7 +90,7 @@ def cache_latents_and_text(
     dataset: Dataset,
     base: Base,
     kinds: Sequence[str] = (),
-    on_step: OnStep | None = None,
+    reporter: Reporter = SILENT,
     orders: Sequence[AnnotationSpec] = (),
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
@@ -99,7 +99,7 @@ def cache_latents_and_text(
 
     Args:
         kinds: the kinds of the hints that are read from files.
-        on_step: called with (images and captions encoded, of how many).
+        reporter: gets (images and captions encoded, of how many).
         orders: specs of the hints that are made from the images on demand.
         share: (number, of how many): this process' part of the work, where several share a folder and all call this.
         wait: a barrier: it returns once all these processes have called it.
@@ -115,13 +115,8 @@ def cache_latents_and_text(
     hints = {kind: Hints(paths, largest, channels=channels_of(kind)) for kind, paths in read.items()}
     hints |= {order.kind: MadeHints([i.image for i in dataset.items], largest, order) for order in orders}
     pictures, texts = len(dataset), len(_distinct(dataset))
-
-    def tell(done: int, _: int) -> None:
-        if on_step:
-            on_step(done, pictures + texts)
-
-    latents, keys = cache_latents(dataset, base, tell, share, wait)
-    text, captions = cache_text(dataset, base, lambda done, total: tell(pictures + done, total), share, wait)
+    latents, keys = cache_latents(dataset, base, reporter.units(0, pictures + texts), share, wait)
+    text, captions = cache_text(dataset, base, reporter.units(pictures, pictures + texts), share, wait)
     place = {size: number for number, size in enumerate(dataset.buckets)}
     told = [
         (*(item.original or size)[::-1], *item.crop, *size[::-1])
@@ -149,7 +144,7 @@ def cache_latents_and_text(
 def cache_latents(
     dataset: Dataset,
     base: Base,
-    on_step: OnStep | None = None,
+    reporter: Reporter = SILENT,
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> tuple[TensorStore, list[str]]:
@@ -187,13 +182,13 @@ def cache_latents(
 
     with ThreadPoolExecutor(4) as pool:
         settings = [_weights(base.vae)]
-        return _filled(dataset, "latents", settings, keys, fits, batches, encode, on_step, share, wait), keys
+        return _filled(dataset, "latents", settings, keys, fits, batches, encode, reporter, share, wait), keys
 
 
 def cache_text(
     dataset: Dataset,
     base: Base,
-    on_step: OnStep | None = None,
+    reporter: Reporter = SILENT,
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> tuple[TensorStore, list[str]]:
@@ -208,7 +203,7 @@ def cache_text(
         lambda key, layout: layout == expected,
         lambda todo: _chunks(todo, _TEXTS_AT_ONCE),
         lambda todo: base.encode_prompts([texts[key] for key in todo]),
-        on_step,
+        reporter,
         share,
         wait,
     )
@@ -244,7 +239,7 @@ def _filled(
     fits: Callable[[str, Layout], bool],
     batches: Callable[[list[str]], list[list[str]]],
     encode: Callable[[list[str]], dict[str, Tensor]],
-    on_step: OnStep | None,
+    reporter: Reporter,
     share: tuple[int, int],
     wait: Wait | None,
 ) -> TensorStore:
@@ -262,8 +257,7 @@ def _filled(
             with memory_told(f"{len(batch)} {what} were encoded together", _STARVED):
                 writer.add(batch, encode(batch))
             done += len(batch)
-            if on_step:
-                on_step(done, len(keys))
+            reporter.progress(done, len(keys))
     if wait:
         wait()
     if processes > 1:
@@ -272,8 +266,7 @@ def _filled(
         raise WorkFailed(
             f"{folder} lacks {len(lost)} of {len(keys)} entries", hint="start again: what is there is kept"
         )
-    if on_step:
-        on_step(len(keys), len(keys))
+    reporter.progress(len(keys), len(keys))
     return store
 
 

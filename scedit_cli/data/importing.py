@@ -26,12 +26,12 @@ from scedit_cli.data.images import decode, reading, save_image, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
 from scedit_cli.utils.errors import NotInstalled, SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.transparency import condition_image, photograph
 
 _LONGEST_CAPTION = 2**20  # bytes
-_TOLD_EVERY = 0.2  # seconds between calls of `on_step`
+_REPORTED_EVERY = 0.2  # seconds
 
-OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ class Importer:
         kinds: the kinds of the condition images that were written.
     """
 
-    def __init__(self, size_of: Callable[[Size], Size], drop_duplicates: bool, on_step: OnStep) -> None:
-        self.size_of, self.drop_duplicates, self.on_step = size_of, drop_duplicates, on_step
+    def __init__(self, size_of: Callable[[Size], Size], drop_duplicates: bool, reporter: Reporter = SILENT) -> None:
+        self.size_of, self.drop_duplicates, self.reporter = size_of, drop_duplicates, reporter
         self.report = Report()
         self.kinds: dict[str, None] = {}
         self._duplicates = Duplicates()
 
     def run(self, source: Source, folder: Path) -> None:
-        """Fill the empty `folder`. `on_step` is called with (images done, of how many, images per second)."""
+        """Fill the empty `folder`. The reporter gets (images done, of how many), and images per second."""
         self.report.begin(source)
         names: list[str] = []  # names of the entries in progress
 
@@ -155,9 +155,10 @@ class Importer:
             spoken, began = 0.0, time.monotonic()
             for done, made in enumerate(in_order(take, work()), 1):
                 self._note(names.pop(0), made, folder, lines)
-                if (now := time.monotonic()) - spoken > _TOLD_EVERY or done == source.count:
+                if (now := time.monotonic()) - spoken > _REPORTED_EVERY or done == source.count:
                     spoken = now
-                    self.on_step(done, max(source.count, done), done / max(now - began, 1e-9))
+                    speed = {"pictures/s": done / max(now - began, 1e-9)}
+                    self.reporter.progress(done, max(source.count, done), values=speed)
 
     def _note(self, name: str, made: Taken | Rejected, folder: Path, lines: TextIO) -> None:
         report = self.report

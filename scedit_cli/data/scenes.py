@@ -22,6 +22,7 @@ from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.render import LOOKS, Rendering, render
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import whole_folder
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.workers import serve_parent, starting
 
 _TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
@@ -63,7 +64,7 @@ def write_scenes(
     size: int = PICTURE_SIZE,
     kinds: Sequence[str] = SCENE_KINDS,
     processes: int | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
     finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Render the scenes `seed`, `seed + 1`, … as a dataset folder, which appears when it is complete.
@@ -75,7 +76,7 @@ def write_scenes(
         size: the images' side in pixels, at least 8.
         kinds: kinds of condition among SCENE_KINDS.
         processes: the number of processes, at most 8; by default one per processor.
-        on_step: called with (scenes done, of how many).
+        reporter: gets (scenes done, of how many).
         finish: called with the folder before it appears, to add to it.
 
     Raises:
@@ -97,13 +98,13 @@ def write_scenes(
         work = partial(_write_chunk, folder=folder, seed=seed, look=look, size=size, kinds=tuple(kinds))
         rows: list[dict[str, str]] = []
         if processes == 1 or count <= _ALONE:
-            _collect(map(work, chunks), rows, count, on_step)
+            _collect(map(work, chunks), rows, count, reporter)
         else:
             # Processes are spawned: a fork of a process in which PyTorch or OpenCV has threads can deadlock.
             with starting():
                 pool = get_context("spawn").Pool(min(processes, len(chunks)), initializer=serve_parent)
             with pool:
-                _collect(pool.imap(work, chunks), rows, count, on_step)
+                _collect(pool.imap(work, chunks), rows, count, reporter)
         write_rows(folder, rows)
         if finish:
             finish(folder)
@@ -113,12 +114,11 @@ def _collect(
     parts: Iterable[list[dict[str, str]]],
     rows: list[dict[str, str]],
     count: int,
-    on_step: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> None:
     for part in parts:
         rows += part
-        if on_step:
-            on_step(len(rows), count)
+        reporter.progress(len(rows), count)
 
 
 def _write_chunk(

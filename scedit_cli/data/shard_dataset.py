@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from scedit_cli.data.sources.webdataset import entry_of
 from scedit_cli.data.uris import is_remote
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import whole_folder
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 FIRST = "first.json"  # for each of the first images, its shard's number and its own place there, from 1
 _LOOKED_AT = 16  # samples that are searched for a condition
@@ -159,15 +160,15 @@ def open_streamed(
     kinds: tuple[str, ...] = (),
     columns: Mapping[str, str] | None = None,
     upscale: bool = False,
-    on_step: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> ShardDataset:
-    """Open the shards that `place` names as in `shard_places`; `on_step` gets (shards counted, of how many).
+    """Open the shards that `place` names as in `shard_places`; `reporter` gets (shards counted, of how many).
 
     Raises:
         SceditError: there are no shards, one is missing or damaged, or all are empty.
     """
     every = shard_places(place)
-    known = [(shard, count) for shard, count in zip(every, counts_of(every, on_step), strict=True) if count]
+    known = [(shard, count) for shard, count in zip(every, counts_of(every, reporter), strict=True) if count]
     if not known:
         raise SceditError(f"data.path: {place} holds no samples", hint="scedit prepare --shards writes shards")
     places, counts = zip(*known, strict=True)

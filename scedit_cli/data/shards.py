@@ -7,7 +7,7 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +22,7 @@ from scedit_cli.data.uris import is_hidden, is_remote, open_place
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.fetched import check_fetched
 from scedit_cli.utils.io import read_json, whole_folder, write_whole
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 SIZES = "sizes.json"
 _SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'
@@ -83,7 +84,7 @@ def count_samples(shard: str | Path) -> int:
         return sum(1 for _ in _samples(tar, shard))
 
 
-def counts_of(shards: Sequence[str], on_step: Callable[[int, int], None] | None = None) -> list[int]:
+def counts_of(shards: Sequence[str], reporter: Reporter = SILENT) -> list[int]:
     """Return how many samples each shard holds, from the `sizes.json` beside it, else by counting.
 
     Raises:
@@ -98,8 +99,7 @@ def counts_of(shards: Sequence[str], on_step: Callable[[int, int], None] | None 
         if name not in known[folder] and is_remote(shard):
             raise SceditError(f"{folder}/{SIZES} does not tell how many samples {name} holds", hint=_SIZES_HINT)
         counts.append(known[folder][name] if name in known[folder] else count_samples(shard))
-        if on_step:
-            on_step(number, len(shards))
+        reporter.progress(number, len(shards))
     return counts
 
 
@@ -107,7 +107,7 @@ def write_shards(
     dataset: Dataset,
     folder: Path,
     per_shard: int = 1000,
-    on_step: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[Path]:
     """Write a dataset folder as shards `000000.tar`, … and return their paths.
 
@@ -142,8 +142,7 @@ def write_shards(
                         _add(tar, f"{item.image.stem}.{kind}{condition.suffix.lower()}", condition.read_bytes())
             sizes[name] = len(indices)
             done += len(indices)
-            if on_step:
-                on_step(done, len(dataset))
+            reporter.progress(done, len(dataset))
         write_licences(new, licences_of(dataset.path))
         write_whole(new / SIZES, json.dumps(sizes, indent=0) + "\n")
         _check_replaceable(folder)  # files may have appeared in the meantime

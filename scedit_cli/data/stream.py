@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from scedit_cli.data.shard_schedule import ShardSchedule, Turn
 from scedit_cli.data.shards import Sample, read_samples
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 _LEAST = 16  # samples in a block, at least: a sample that cannot be used is replaced by another one of its block
 _AHEAD = 2  # batches that are loaded in advance
@@ -70,7 +71,7 @@ class Stream:
         share: (number, of how many): this process' places in a batch, as in `StatefulSampler`.
         orders: specs of the hints that are made from the images.
         workers: the number of threads that read and decode.
-        on_fault: called with a sentence about each sample or shard that could not be used.
+        reporter: gets a note about each sample or shard that could not be used.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Stream:
         share: tuple[int, int] = (0, 1),
         orders: Sequence[AnnotationSpec] = (),
         workers: int = 4,
-        on_fault: Callable[[str], None] | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         self.data, self.batch_size, self.seed, self.step = data, batch_size, seed, 0
         self.count = sum(data.left)
@@ -92,7 +93,7 @@ class Stream:
         self.lanes = ShardSchedule(data.left, batch_size, seed)
         self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
         self.unusable, self.orders = unusable, tuple(orders)
-        self._workers, self._tell = workers, on_fault or (lambda sentence: None)
+        self._workers, self._reporter = workers, reporter
         self._faults: deque[str] = deque()  # sentences from the reading threads
         self.firsts = [0, *accumulate(data.counts)]
 
@@ -141,7 +142,7 @@ class Stream:
                         ahead.append([thread.submit(lane.pictures, step, part) for thread, lane, part in turns])
                     pictures = [picture for each in ahead.popleft() for picture in each.result()]
                     while self._faults:
-                        self._tell(self._faults.popleft())
+                        self._reporter.note(self._faults.popleft())
                     self.step += 1
                     yield _together(pictures)
             finally:
@@ -149,7 +150,7 @@ class Stream:
                     future.cancel()
 
     def fault(self, sentence: str) -> None:
-        """Queue a sentence for `on_fault`, from any thread."""
+        """Queue a note for the reporter, from any thread."""
         self._faults.append(sentence)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import EMBEDDED, quiet
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.version import __version__
 
 _BATCH = 8
@@ -69,8 +70,8 @@ class ImageRunner:
         most = self.request.batch_size or _BATCH
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
-    def draw(self, orders: Sequence[ImageJob], on_step: Callable[[int, int], None] | None = None) -> list[Image.Image]:
-        """Draw the images of a batch; `on_step` is called with (denoising steps done, of how many)."""
+    def draw(self, orders: Sequence[ImageJob], reporter: Reporter = SILENT) -> list[Image.Image]:
+        """Draw the images of a batch; `reporter` gets (denoising steps done, of how many)."""
         first, steering = orders[0], self.steering
         width, height = steering.size(first)
         if self._attachment:
@@ -93,7 +94,7 @@ class ImageRunner:
             start=steering.start,
             weighted=self.request.weighted,
             offload=str(self._device) if self.request.offload else None,
-            on_step=on_step,
+            reporter=reporter,
         )
 
     def facts(self, order: ImageJob) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.io import write_new
 from scedit_cli.utils.markdown import plain
+from scedit_cli.utils.reporter import Reporter
 from scedit_cli.utils.specs import parse_tuner
 
 if TYPE_CHECKING:
     import gradio
 
-Draw = Callable[[Request, Callable[[int, int], None]], tuple[Path, dict[str, Image.Image]]]
+Draw = Callable[[Request, Reporter], tuple[Path, dict[str, Image.Image]]]
 _HEIGHT = 440  # of the images side by side, in pixels
 _STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
 _INPUTS = "inputs"  # folder beside the images that keeps dropped files, for the command line
@@ -146,7 +147,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
             taken = [values[at : at + 5] for at in range(0, len(values), 5)]
             try:
                 request = request_for(given, slots, taken, ticked, out, **said)
-                path, conditions = draw(request, lambda done, total: progress((done, total), unit="steps"))
+                path, conditions = draw(request, _PageProgress(progress))
             except SceditError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error  # shown as HTML
             return [(image, kind) for kind, image in conditions.items()], str(path), command_line(request, out)
@@ -154,6 +155,16 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
         inputs = [prompt, negative, chosen, seed, steps, guidance, *controls]
         button.click(generate, inputs, [shown, result, command])
     return blocks
+
+
+class _PageProgress(Reporter):
+    """A reporter that shows its progress on the page."""
+
+    def __init__(self, shown: gradio.Progress) -> None:
+        self._shown = shown
+
+    def progress(self, step: int, total: int, *_: object) -> None:
+        self._shown((step, total), unit="steps")
 
 
 def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> str:

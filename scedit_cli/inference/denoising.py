@@ -16,6 +16,7 @@ from scedit_cli.inference.weighting import parsed, pooled
 from scedit_cli.models.base import Base
 from scedit_cli.models.schedulers import check_steps, scheduler_like, seed_noise
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import Reporter
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -110,7 +111,7 @@ class Denoiser:
         height: int,
         width: int,
         before_step: Callable[[float], None],
-        on_step: Callable[[int, int], None],
+        reporter: Reporter,
     ) -> Tensor:
         """Return scaled latents, (B, C, h, w), one per generator.
 
@@ -118,7 +119,7 @@ class Denoiser:
             text: the keywords of `encode`, stacked to the batch.
             before_step: called with the completed share of the steps before each call of the U-Net; second-order
                 samplers make two calls per step.
-            on_step: called with (calls done, of how many) after each call.
+            reporter: gets (calls done, of how many) after each call.
         """
         pipeline = self.pipeline
         order = pipeline.scheduler.order
@@ -127,7 +128,7 @@ class Denoiser:
 
         def after_step(pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict:
             done, total = step + 1, pipeline.num_timesteps
-            on_step(done, total)
+            reporter.progress(done, total)
             if done == total:
                 return {}
             share = done // order / -(-total // order)

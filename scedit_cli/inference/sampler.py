@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from scedit_cli.inference.denoising import Denoiser, Guidance, Start, check_samp
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.utils.errors import SceditError, memory_told
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from scedit_cli.core.attach import Attachment
@@ -42,7 +43,7 @@ def sample(
     start: Start | None = None,
     weighted: bool = False,
     offload: str | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[Image.Image]:
     """Sample one image per prompt and seed, through the diffusers pipeline's own call.
 
@@ -63,7 +64,7 @@ def sample(
         start: an image to start from; pixels outside its mask stay exactly as they are.
         weighted: whether prompts are in compel's syntax, of any length and with weights.
         offload: an accelerator that holds each model only while it runs; the base must then be loaded on the CPU.
-        on_step: called with (denoising steps done, of how many) over all batches.
+        reporter: gets (denoising steps done, of how many) over all batches.
 
     Raises:
         SceditError: the size or scheduler does not suit the base, or the base cannot be sampled.
@@ -101,10 +102,6 @@ def sample(
             if attachment:
                 attachment.set_hints({kind: h if len(h) == 1 else h[batch] for kind, h in (hints or {}).items()})
 
-            def after_step(done: int, total: int, number: int = number) -> None:
-                if on_step:
-                    on_step(number * total + done, len(batches) * total)
-
             with quiet(), memory_told(*_STARVED):
                 latents = denoiser.latents(
                     {
@@ -118,7 +115,7 @@ def sample(
                     height=height,
                     width=width,
                     before_step=act,
-                    on_step=after_step,
+                    reporter=reporter.part(number, len(batches)),
                 )
                 drawn = base.decode(latents)
             if start and start.redraw is not None:

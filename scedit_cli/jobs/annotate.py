@@ -18,12 +18,12 @@ from scedit_cli.data.annotation import Outcome, Task, annotate_all, digest_of, f
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
 from scedit_cli.data.images import open_image, save_image
 from scedit_cli.data.licences import check_licences, record_licences
-from scedit_cli.jobs.progress import OnEvent, Progress
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Share
 from scedit_cli.utils.errors import SceditError, reason
 from scedit_cli.utils.io import check_writable, expanded, whole
 from scedit_cli.utils.locks import alone
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.transparency import in_8_bits
 
 _BATCH, _ABREAST = 8, 5  # images per batch on an accelerator; columns of one image's sheet
@@ -82,7 +82,7 @@ def annotate(
     device: str | None = None,
     processes: int | None = None,
     batch_size: int = _BATCH,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> AnnotateResult:
     """Make condition images.
 
@@ -122,7 +122,7 @@ def annotate(
     _check_options(src, out, sheet, preview)
     for order in orders:
         (licences.accept if accept_license else licences.require)(order.annotator)
-    work = _Work(src, orders, overwrite, device, processes, batch_size, on_event)
+    work = _Work(src, orders, overwrite, device, processes, batch_size, reporter or SILENT)
     if not src.is_dir():
         done = _one_picture(work, *(expanded(each) if each else None for each in (out, sheet)))
     elif preview is not None:
@@ -141,7 +141,7 @@ class _Work:
     device: str | None
     processes: int | None
     batch_size: int
-    on_event: OnEvent | None
+    reporter: Reporter
 
     def place(self, number: int = 0) -> str:
         """Return the device of annotators with weights: the named one, else the machine's accelerator of this number,
@@ -234,8 +234,7 @@ def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
             rows[name] = [picture, *work.make(name, picture)]
         except SceditError as error:
             failed[name] = error.message
-        if work.on_event:
-            work.on_event(Progress("preview", number, len(names)))
+        work.reporter.progress(number, len(names), "preview")
     if not rows:
         raise _nothing_read(work.src, failed)
     _draw(place, work.overwrite or not sheet, list(rows.values()), work.orders, list(rows))
@@ -315,11 +314,6 @@ def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     for where, orders in passes:
         stage = ", ".join(order.kind for order in orders)
 
-        def tell(done: int, total: int, stage: str = stage, before: int = len(outcomes)) -> None:
-            speed = (before + done) / (time.monotonic() - began)
-            if work.on_event and share.is_first:
-                work.on_event(Progress(stage, done, total, {"pictures/s": speed}))
-
         if orders:
             outcomes += annotate_all(
                 [_task(work.src, name, orders) for name in names],
@@ -328,9 +322,20 @@ def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
                 overwrite=work.overwrite,
                 processes=processes,
                 batch_size=work.batch_size,
-                on_step=tell,
+                reporter=_Speed(work.reporter.stage(stage), began, len(outcomes)) if share.is_first else SILENT,
             )
     return outcomes
+
+
+class _Speed(Reporter):
+    """A reporter that adds the speed since `began`, when `before` images of the call were done."""
+
+    def __init__(self, outer: Reporter, began: float, before: int) -> None:
+        self._outer, self._began, self._before = outer, began, before
+
+    def progress(self, step: int, total: int, *_: object) -> None:
+        speed = (self._before + step) / (time.monotonic() - self._began)
+        self._outer.progress(step, total, values={"pictures/s": speed})
 
 
 def _task(src: Path, name: str, orders: Sequence[AnnotationSpec]) -> Task:

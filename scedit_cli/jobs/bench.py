@@ -25,11 +25,11 @@ from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
 from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
 from scedit_cli.jobs.checks.bench import check
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from scedit_cli.utils.io import as_json, check_place, expanded, whole, write_whole
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.specs import parse_tuner
 
 _STEPS, _SAMPLING_STEPS = 10, 9  # timed by default
@@ -70,7 +70,7 @@ def bench(
     baseline: str | Path | None = None,
     tolerance: float | str | None = None,
     out: str | Path | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> BenchResult:
     """Compare training methods on a base by the cost of their steps, each method in its own process; or make the
     measurement that `estimate`, `sampling`, `skips` or `quality` (also with `tuners`) selects. An option that would
@@ -114,8 +114,8 @@ def bench(
         SceditError: an option is invalid or would do nothing.
         WorkFailed: no method could be measured.
     """
-    mode, chosen = check({name: value for name, value in locals().items() if name != "on_event"})
-    tell = on_event or (lambda event: None)
+    mode, chosen = check({name: value for name, value in locals().items() if name != "reporter"})
+    reporter = reporter or SILENT
     share = read_tolerance(str(0.05 if tolerance is None else tolerance))
     shown = read_result(Path(show), "--show") if show else None
     compared = chosen if not shown else [each.method for each in shown.costs.results]
@@ -136,28 +136,27 @@ def bench(
         check_baseline(shown.setting)
         result = shown
     elif mode == "--quality --tuner":
-        result = _score(wanted, device, prediction, tuners, scenes or 128, check_baseline, tell)
+        result = _score(wanted, device, prediction, tuners, scenes or 128, check_baseline, reporter)
     elif mode == "--quality":
         budget = _budget(steps, seconds, batch)
         of = seeds or 3, scenes or 128, learning_rates or {}, ResultCache(keep)
-        result = _train(chosen, wanted, device, budget, *of, check_baseline, tell)
+        result = _train(chosen, wanted, device, budget, *of, check_baseline, reporter)
     elif mode == "--sampling":
-        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, tell)
+        result = _sample(replace(wanted, steps=steps or _SAMPLING_STEPS), device, reporter)
     elif mode == "--skips":
-        result = _skips(replace(wanted, steps=steps), device, prediction, scenes, skip_scale, skip_noise, tell)
+        result = _skips(replace(wanted, steps=steps), device, prediction, scenes, skip_scale, skip_noise, reporter)
     else:
         further = Further(read_size(fits) if fits else None, tuple(batches or (_BATCHES if plot else ())))
-        watch = {"on_progress": lambda *done: tell(Progress(*done)), "on_note": lambda text: tell(Note(text))}
+        watch = {"check": check_baseline, "reporter": reporter}
         if estimate:
-            result = BenchResult(compare.estimate_all(chosen, wanted, device, further, check=check_baseline, **watch))
+            result = BenchResult(compare.estimate_all(chosen, wanted, device, further, **watch))
         else:
             wanted = replace(wanted, steps=steps or _STEPS, compiled=compiled)
-            watch["check"] = check_baseline
             result = BenchResult(*compare.measure_all(chosen, wanted, rounds or 1, further, device, **watch))
     if before:
         document = result.document()
         if not same_machine(before, document):
-            tell(Note(f"{baseline} is from another machine ({before['device']}): memory and speed are not compared"))
+            reporter.note(f"{baseline} is from another machine ({before['device']}): memory and speed are not compared")
         result = replace(result, worse=worse(before, document, share))
     return _written(result, plot, out)
 
@@ -193,13 +192,13 @@ def _drawn(result: BenchResult, plot: Path) -> Path | None:
     return plot
 
 
-def _sample(wanted: BenchConfig, device: str | None, tell: OnEvent) -> BenchResult:
+def _sample(wanted: BenchConfig, device: str | None, reporter: Reporter) -> BenchResult:
     place = torch.device(device or best_device())
     shape = architecture(wanted.base or EMBEDDED)
     wanted = replace(wanted, base=shape.name, resolution=wanted.resolution or 256, dtype=wanted.dtype or "fp32")
     setting = replace(settled(wanted, shape, place), batch=None)
     times = step_times(
-        shape, setting.resolution, setting.dtype, setting.steps, place, lambda *done: tell(Progress("timing", *done))
+        shape, setting.resolution, setting.dtype, setting.steps, place, reporter.stage("timing")
     )
     return BenchResult(Costs(setting, []), sampling=times)
 
@@ -211,12 +210,12 @@ def _skips(
     scenes: int | None,
     scale: float | None,
     noise: float | None,
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> BenchResult:
     from scedit_cli.benchmark.skips import study_skips
 
     model = wanted.base or EMBEDDED
-    base = _load(model, wanted, device, prediction, [], tell)
+    base = _load(model, wanted, device, prediction, [], reporter)
     shape = architecture_of(base)
     wanted = replace(wanted, base=model, steps=wanted.steps or base.defaults.steps)
     setting = replace(settled(wanted, shape, base.device), batch=None)
@@ -227,10 +226,10 @@ def _skips(
         noise=1.0 if noise is None else noise,
         resolution=setting.resolution,
         steps=setting.steps,
-        on_step=lambda done, total: tell(Progress("drawing", done, total)),
+        reporter=reporter.stage("drawing"),
     )
     if base.name != EMBEDDED:
-        tell(Note("text agreement is not measured: only the embedded base has a reader of pictures"))
+        reporter.note("text agreement is not measured: only the embedded base has a reader of pictures")
     return BenchResult(Costs(setting, []), skips=effects, grid=picture)
 
 
@@ -240,12 +239,12 @@ def _load(
     device: str | None,
     prediction: str | None,
     placed: Sequence[PlacedTuner],
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> Base:
     dtype = DTYPES[wanted.dtype] if wanted.dtype else None
     base = load_base(model, dtype=dtype, device=device, prediction=prediction)
     if told := doubt(base, placed):
-        tell(Note(told))
+        reporter.note(told)
     return base
 
 
@@ -267,7 +266,7 @@ def _train(
     rates: Mapping[str, float],
     kept: ResultCache,
     check: Callable[[BenchConfig], None],
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> BenchResult:
     """Measure the quality of the embedded base itself, then of each method trained on it."""
     if scenes < 2 and set(methods) - {BASE}:
@@ -282,13 +281,13 @@ def _train(
             quality.parameters_of(method, setting)
             able.append(method)
         except (RuntimeError, ValueError) as error:
-            tell(Note(f"{method} cannot be had on the embedded base: {error}"))
+            reporter.note(f"{method} cannot be had on the embedded base: {error}")
     exam = Evaluation(base, scenes, kept)
     own = exam.limits
     found = {BASE: {"psnr": own.psnr, "objects": own.objects, "scenes": scenes}}
-    tell(Progress("the base itself", 1, 1))
+    reporter.progress(1, 1, "the base itself")
     comparison = quality.Comparison(setting, budget, seeds, rates, exam, kept)
-    found |= comparison.of([each for each in methods if each in able], lambda *done: tell(Progress(*done)))
+    found |= comparison.of([each for each in methods if each in able], reporter)
     if not able and set(methods) - {BASE}:
         raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")
     return BenchResult(Costs(setting, []), quality=found)
@@ -301,13 +300,13 @@ def _score(
     tuners: Sequence[str],
     scenes: int,
     check: Callable[[BenchConfig], None],
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> BenchResult:
     from scedit_cli.benchmark.tuner_scores import scores_of
 
     placed = [each for text in tuners for each in load_placed(parse_tuner(text))]
     model = as_trained(wanted.base or EMBEDDED, placed)
-    base = _load(model, wanted, device, prediction, placed, tell)
+    base = _load(model, wanted, device, prediction, placed, reporter)
     for each in placed:
         check_base(each, base)
     base = as_taught(placed, base)
@@ -319,6 +318,6 @@ def _score(
         [each.tuner for each in placed],
         [each.scale for each in placed],
         scenes,
-        lambda done, total: tell(Progress("drawing", done, total)),
+        reporter.stage("drawing"),
     )
     return BenchResult(Costs(setting, []), quality=found)

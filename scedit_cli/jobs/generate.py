@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from scedit_cli.generation.web_ui import open_page, page, slots_for
 from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed, taught
 from scedit_cli.inference.weighting import parsed
 from scedit_cli.jobs.checks.generate import check, check_page
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
 from scedit_cli.models.schedulers import check_steps, scheduler_like
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
+from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.specs import parse_tuner
 
 
@@ -92,7 +91,7 @@ def generate(
     score: bool = False,
     overwrite: bool = False,
     loaded: Base | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> GenerateResult:
     """Generate images and write them, batch by batch.
 
@@ -114,7 +113,7 @@ def generate(
         request, from_file=from_file, out=out, template=template, grid=grid, score=score, overwrite=overwrite
     )
     started = time.monotonic()
-    tell = on_event or (lambda event: None)
+    reporter = reporter or SILENT
     kept: dict[str, Any] = {}
     if from_file is not None:
         from_file = expanded(from_file)
@@ -128,7 +127,7 @@ def generate(
         for text in texts:
             parsed(text)
     for told in foreign_syntax(texts, request.weighted):
-        tell(Note(told))
+        reporter.note(told)
     names = Names(expanded(out or "pictures"), template, overwrite)
     device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
     steering = Conditioning.of(request, orders, request.base or EMBEDDED, score, device)
@@ -138,22 +137,22 @@ def generate(
     base = loaded or _load(request, steering.placed)
     for placed in steering.placed:
         if told := check_base(placed, base, any_base=request.any_base):
-            tell(Note(told))
+            reporter.note(told)
         vae = placed.tuner.metadata.get("base_vae")
         if vae and vae != base.vae_name:
-            tell(Note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it"))
+            reporter.note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it")
     base = as_taught(steering.placed, base)
     if told := doubt(base, steering.placed):
-        tell(Note(told))
+        reporter.note(told)
     if request.steps is None and request.guidance is None and (told := base.distillation_doubt):
-        tell(Note(f"{told}: --steps 4 --guidance 1 takes it for a distilled one"))
+        reporter.note(f"{told}: --steps 4 --guidance 1 takes it for a distilled one")
     if kept and kept.get("base_fingerprint") != base.fingerprint:
         raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
     if not request.weighted:
         for prompt in base.overlong(dict.fromkeys(order.prompt for order in orders)):
-            tell(Note(f"this prompt is longer than the base reads, its end is left out: {prompt}"))
+            reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
     for text in steering.fit(base):
-        tell(Note(text))
+        reporter.note(text)
     run = ImageRunner(request, base, steering)
     batches = run.batches(orders)
     place, size = kept.get("batch") or (0, 1)
@@ -166,7 +165,7 @@ def generate(
         for number, batch in enumerate(batches):
             # An image that is made again takes its old place in a batch, since sums in other batches round differently.
             fill = [orders[i] for i in batch] if size == 1 else [orders[batch[0]]] * size
-            drawn = run.draw(fill, partial(_step_done, tell, number, len(batches)))
+            drawn = run.draw(fill, reporter.stage("generate").part(number, len(batches)))
             drawn = drawn if size == 1 else drawn[place : place + 1]
             figures = steering.measured(fill, drawn) if score else [{} for _ in drawn]
             for at, (i, picture) in enumerate(zip(batch, drawn, strict=True)):
@@ -196,7 +195,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int | None = None,
     stop: threading.Event | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> None:
     """Serve a page in the browser that generates images, until it is interrupted or `stop` is set.
 
@@ -211,35 +210,32 @@ def serve(
             port is taken.
     """
     check_page(request, out)
-    tell = on_event or (lambda event: None)
+    reporter = reporter or SILENT
     out = expanded(out or "pictures")
     base = _load(request, [placed for text in request.tuners for placed in load_placed(parse_tuner(text))])
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
     given = {parse_tuner(text).name for text in request.tuners}
     offered = [*request.tuners, *(name for name in shipped if name not in given)]
 
-    def draw(asked: Request, on_step: Callable[[int, int], None]) -> tuple[Path, dict[str, Image.Image]]:
-        def show(event: Progress | Note) -> None:
-            if isinstance(event, Progress):
-                on_step(event.step, event.total)
-            else:
-                tell(event)
-
-        made = generate(asked, out=out, loaded=base, on_event=show)
+    def draw(asked: Request, page_reporter: Reporter) -> tuple[Path, dict[str, Image.Image]]:
+        made = generate(asked, out=out, loaded=base, reporter=_OnPage(page_reporter, reporter))
         return made.images[0].path, made.conditions
 
     slots = slots_for(offered, base, request.any_base)
     blocks = page(replace(request, tuners=()), base, slots, out, draw)
     address = open_page(blocks, host, port, out)
     try:
-        tell(Note(f"the page is at {address} · Ctrl-C ends it"))
+        reporter.note(f"the page is at {address} · Ctrl-C ends it")
         (stop or threading.Event()).wait()
     finally:
         blocks.close(verbose=False)
 
 
-def _step_done(tell: OnEvent, batch: int, batches: int, done: int, total: int) -> None:
-    tell(Progress("generate", batch * total + done, batches * total))
+class _OnPage(Reporter):
+    """A reporter that shows progress on the page and notes in the terminal."""
+
+    def __init__(self, page: Reporter, terminal: Reporter) -> None:
+        self.progress, self.note = page.progress, terminal.note
 
 
 def _check_sampler(request: Request, placed: Sequence[PlacedTuner]) -> None:

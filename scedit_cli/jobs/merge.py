@@ -23,10 +23,10 @@ from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base
 from scedit_cli.inference.sampler import sample
 from scedit_cli.jobs import merge_inputs
 from scedit_cli.jobs.checks.merge import MEMORY, check
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
 from scedit_cli.utils.io import whole, whole_folder
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 _EXACT = 1e-4  # share of the largest edit; the order of a float32 sum changes less
@@ -116,7 +116,7 @@ def merge(
     format: str = "scedit",
     up_blocks: Sequence[int] | None = None,
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> MergeResult:
     """Merge tuner files into one that gives the same edits. SC-Tuners become one SC-Tuner; with CSC-Tuners among
     them, the result is a bundle with a tuner for each condition and at most one SC-Tuner.
@@ -144,7 +144,7 @@ def merge(
         SceditError: a file is missing or no tuner, the tuners or the options do not go together, or `out` exists.
         WorkFailed: the file that was read back gives other edits, or memory or disk ran out.
     """
-    tell = on_event or (lambda event: None)
+    reporter = reporter or SILENT
     out = Path(out)
     check(
         tuners, out=out, take=take, drop=drop, rescale=rescale or {}, rank=rank, activations=activations, device=device,
@@ -154,18 +154,20 @@ def merge(
     if silent := merge_inputs.check_together(placed, average):
         stated = next(each.file for each in placed if each.file not in silent)
         for file in silent:
-            tell(Note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}"))
+            reporter.note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}")
     parts: list[Weighted] = [(each.tuner, each.scale) for each in placed]
     if average:
         merged: Tuner | Bundle = blend.average(parts)
         total = sum(scale for _, scale in parts)
         parts = [(tuner, scale / total) for tuner, scale in parts]
-        tell(Note("an average is not exact: a map of mean weights is not the mean of the maps; look at what it draws"))
+        reporter.note(
+            "an average is not exact: a map of mean weights is not the mean of the maps; look at what it draws"
+        )
     else:
         merged = blend.merge(parts)
     compressed = None
     if rank is not None:
-        merged, compressed = _compressed(merged, rank, activations, device, placed, tell)
+        merged, compressed = _compressed(merged, rank, activations, device, placed, reporter)
     if up_blocks:
         for tuner, _ in _parts(merged):
             tuner.up_blocks = tuple(up_blocks)
@@ -173,7 +175,7 @@ def merge(
     if compressed:
         facts |= {"merge.rank": str(rank), "merge.rank_error": f"{compressed.error:.3g}"}
     exact = not average and rank is None and DTYPES.get(dtype) not in (torch.float16, torch.bfloat16)
-    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, tell)
+    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, reporter)
     sources = [MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed]
     return MergeResult(
         out, merged.kind, sources, difference.largest, difference.relative, format, average, compressed
@@ -189,7 +191,7 @@ def _write(
     dtype: torch.dtype | None,
     facts: dict[str, str],
     overwrite: bool,
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> Difference:
     """Write `merged`, read it back, and return the difference of its edits from those of `parts`, which its metadata
     states too."""
@@ -215,7 +217,7 @@ def _write(
         }
         write(place, facts | found | {"modelspec.title": out.stem})
     for note in exported.notes + (() if folder else exported.file_notes) if exported else ():
-        tell(Note(note))
+        reporter.note(note)
     return difference
 
 
@@ -271,7 +273,7 @@ def _compressed(
     activations: str | None,
     device: str | None,
     placed: Sequence[PlacedTuner],
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> tuple[Tuner | Bundle, Compressed]:
     """Return `merged` with its SC-Tuner compressed, and the errors of the compression."""
     sc, others = (merged.tuners[0], merged) if isinstance(merged, Bundle) else (merged, None)
@@ -287,11 +289,11 @@ def _compressed(
                 base,
                 [""] * _PICTURES,
                 seeds=range(_PICTURES),
-                on_step=lambda step, total: tell(Progress("drawing", step, total)),
+                reporter=reporter.stage("drawing"),
             )
-    small, errors = compress(sc, rank, features, lambda step, total: tell(Progress("compressing", step, total)))
+    small, errors = compress(sc, rank, features, reporter.stage("compressing"))
     if small.hidden == sc.hidden:
-        tell(Note(f"--rank {rank} takes nothing away: no skip has more hidden units"))
+        reporter.note(f"--rank {rank} takes nothing away: no skip has more hidden units")
     result = Compressed(rank, activations or "the weights", errors)
     if others is None:
         return small, result

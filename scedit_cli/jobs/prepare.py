@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from scedit_cli.data.scenes import SCENE_KINDS, write_scenes
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.sources import Source, open_source
 from scedit_cli.jobs.checks.prepare import MULTIPLE, check, check_size, is_made, usual_size
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED
@@ -30,6 +29,7 @@ from scedit_cli.training.distributed import Processes
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import whole_folder
 from scedit_cli.utils.locks import held
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 _CAPTIONLESS = 0.01  # share of the kept images that may lack a caption
 
@@ -107,7 +107,7 @@ def prepare(
     precision: str | None = None,
     device: str | None = None,
     shards: int | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> PrepareResult:
     """Write a dataset folder, which appears when it is complete, with `report.json` and the sheet `overview.png`.
 
@@ -141,7 +141,7 @@ def prepare(
             too many faults: then only its report is written, to `<out>.report.json`.
         WorkFailed: memory or disk ran out.
     """
-    check(**{name: value for name, value in locals().items() if name != "on_event"})
+    check(**{name: value for name, value in locals().items() if name != "reporter"})
     started = time.monotonic()
     out = Path(out) if Path(out).name else Path(out).absolute()
     asked = {
@@ -154,7 +154,7 @@ def prepare(
     is_there = is_made(src, out, scenes, cache, shards)
     precision = precision or TrainSection().precision
     processes = Processes.join(device)
-    tell = (on_event if processes.is_first else None) or (lambda event: None)
+    reporter = (reporter if processes.is_first else None) or SILENT
     try:
         # A wrong base is reported before the work begins.
         frozen = load_base(base, dtype=DTYPES[precision], device=device, vae=vae) if cache else None
@@ -167,16 +167,16 @@ def prepare(
             places = () if src is None else (located(src), *asked["conditions"].values())
             origin = Manifest.of(asked, places, out)
             if (cache or shards) and not is_there and origin.has_made(out):
-                tell(Note(f"{out} is prepared already, by the same call"))
+                reporter.note(f"{out} is prepared already, by the same call")
             elif not is_there and scenes is not None:
-                return _render(out, scenes, seed, look, held_out, size, origin, tell)
+                return _render(out, scenes, seed, look, held_out, size, origin, reporter)
             elif not is_there:
                 opened = open_source(
                     src, conditions=conditions, columns=columns, split=split, subset=subset, revision=revision
                 )
                 sizes = _Sizes(size, multiple, square, upscale)
                 captionless = 1.0 if allow_captionless else _CAPTIONLESS
-                return _take(opened, out, sizes, drop_duplicates, strict, captionless, origin, tell)
+                return _take(opened, out, sizes, drop_duplicates, strict, captionless, origin, reporter)
             dataset = open_dataset(out)
             return len(dataset), list(dataset.kinds), None
 
@@ -184,8 +184,8 @@ def prepare(
             processes.by_first(lambda: stack.enter_context(held(_lock(out), out, "name another folder with --out")))
             pictures, kinds, report = processes.by_first(make)
             if frozen:
-                _encode(out, cache, frozen, processes, tell)
-            written = processes.by_first(lambda: _shard(out, shards, tell)) if shards else 0
+                _encode(out, cache, frozen, processes, reporter)
+            written = processes.by_first(lambda: _shard(out, shards, reporter)) if shards else 0
     finally:
         processes.leave()
     return PrepareResult(out, pictures, kinds, report, written, time.monotonic() - started, processes.is_first)
@@ -207,12 +207,9 @@ def _take(
     strict: bool,
     captionless: float,
     origin: Manifest,
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> tuple[int, list[str], Report]:
-    def on_step(done: int, total: int, speed: float) -> None:
-        tell(Progress("prepare", done, total, {"pictures/s": speed}))
-
-    intake = Importer(sizes, drop_duplicates, on_step)
+    intake = Importer(sizes, drop_duplicates, reporter.stage("prepare"))
     report = intake.report
     with whole_folder(out) as folder:
         intake.run(source, folder)
@@ -246,7 +243,7 @@ def _render(
     held_out: bool,
     size: int,
     origin: Manifest,
-    tell: OnEvent,
+    reporter: Reporter,
 ) -> tuple[int, list[str], Report]:
     if seed + scenes > HELD_OUT_SEED:
         if not held_out:
@@ -254,7 +251,7 @@ def _render(
                 f"scenes from seed {HELD_OUT_SEED} on are kept for measuring, and a tuner must not learn from them",
                 hint="take a smaller --seed; or give --held-out, for pictures to measure with",
             )
-        tell(Note("these scenes are kept for measuring: train nothing on them"))
+        reporter.note("these scenes are kept for measuring: train nothing on them")
     report, kinds = Report(pictures=scenes), list(SCENE_KINDS)
     report.buckets[size, size] = report.captions["the scenes"] = scenes
     write_scenes(
@@ -263,24 +260,20 @@ def _render(
         seed,
         look,
         size=size,
-        on_step=_progress(tell, "render"),
+        reporter=reporter.stage("render"),
         finish=lambda folder: origin.write(folder, report, kinds),
     )
     return scenes, kinds, report
 
 
-def _encode(out: Path, cache: Sequence[str], base: Base, processes: Processes, tell: OnEvent) -> None:
+def _encode(out: Path, cache: Sequence[str], base: Base, processes: Processes, reporter: Reporter) -> None:
     share = processes.share_of(out)
     with processes.meeting() as meet:
         dataset = open_dataset(out)
         for name, encode in (("latents", cache_latents), ("text", cache_text)):
             if name in cache:
-                encode(dataset, base, _progress(tell, name), share, meet)
+                encode(dataset, base, reporter.stage(name), share, meet)
 
 
-def _shard(out: Path, per_shard: int, tell: OnEvent) -> int:
-    return len(write_shards(open_dataset(out), out / "shards", per_shard, _progress(tell, "shards")))
-
-
-def _progress(tell: OnEvent, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: tell(Progress(stage, done, total))
+def _shard(out: Path, per_shard: int, reporter: Reporter) -> int:
+    return len(write_shards(open_dataset(out), out / "shards", per_shard, reporter.stage("shards")))

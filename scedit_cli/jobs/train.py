@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
 from scedit_cli.data.scenes import SCENE_KINDS
 from scedit_cli.jobs.checks.train import check
-from scedit_cli.jobs.progress import Note, OnEvent, Progress
 from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.recipe import Recipe
@@ -22,7 +20,7 @@ from scedit_cli.training import builders
 from scedit_cli.training.distributed import Processes
 from scedit_cli.training.evaluation import Score, control_scores
 from scedit_cli.training.log import last_value, recent_loss
-from scedit_cli.training.loop import Loop, Told
+from scedit_cli.training.loop import Loop
 from scedit_cli.training.memory import peak_of_run
 from scedit_cli.training.model_card import check_hub, upload, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
@@ -32,6 +30,7 @@ from scedit_cli.training.trackers import check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, held_out_count, split
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,13 @@ def train(
     dry_run: bool = False,
     push_to_hub: str | None = None,
     device: str | None = None,
-    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
 ) -> TrainResult | Preflight | None:
     """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
 
     Ctrl-C and SIGTERM end it after the current step, with a checkpoint from which `resume` continues bit for bit (on a
     CPU); the exception that they raise, KeyboardInterrupt or SystemExit(143), passes through. Only the first process
-    writes, calls `on_event` and returns a result; the others return None.
+    writes, reports and returns a result; the others return None.
 
     Args:
         out: the run's folder; by default the next free one of runs/NAME, runs/NAME-2, ….
@@ -139,15 +138,15 @@ def train(
     processes = Processes.join(device)
     try:
         with terminable(), builders.tf32(recipe.train.tf32), ExitStack() as stack:
-            told = _told(on_event if processes.is_first else None)
+            every = reporter or SILENT  # every process reads its own part of the shards and notes its faults
+            reporter = every if processes.is_first else SILENT
             if push_to_hub:
                 processes.by_first(lambda: check_hub(push_to_hub))
             processes.by_first(lambda: check_trackers(recipe))
             run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
             if not dry_run:
                 processes.by_first(lambda: stack.enter_context(claimed(run)))
-            note_by_all = _told(on_event).note  # every process reads its own part of the shards and notes its faults
-            return _train(recipe, run, processes, told, resume, overwrite, dry_run, push_to_hub, device, note_by_all)
+            return _train(recipe, run, processes, reporter, resume, overwrite, dry_run, push_to_hub, device, every)
     finally:
         processes.leave()
 
@@ -156,51 +155,51 @@ def _train(
     recipe: Recipe,
     run: RunFolder,
     processes: Processes,
-    told: Told,
+    reporter: Reporter,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
     push_to_hub: str | None,
     device: str | None,
-    on_fault: Callable[[str], None],
+    every: Reporter,
 ) -> TrainResult | Preflight | None:
     started = time.monotonic()
     given = recipe.data.make
     recipe = processes.by_first(lambda: builders.made_where_missing(recipe))
     for kind in recipe.data.make[len(given) :]:
-        told.note(
+        reporter.note(
             f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
     base = builders.open_base(recipe, device)
-    shards = processes.by_first(lambda: builders.find_shards(recipe, base, told.stage("counting")))
+    shards = processes.by_first(lambda: builders.find_shards(recipe, base, reporter.stage("counting")))
     dataset = processes.first_on_machine_first(
-        lambda: builders.find_dataset(recipe, base, told.stage("rendering"), shards)
+        lambda: builders.find_dataset(recipe, base, reporter.stage("rendering"), shards)
     )
     if base.is_guessed and recipe.train.prediction == "base":
-        told.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
+        reporter.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
     if overlong := base.overlong(sorted({item.text for item in dataset.items})):
-        told.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
+        reporter.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
     if shards and not any(item.text for item in dataset.items):
-        told.note("the first pictures in the shards have no captions; data.columns says how those are called")
+        reporter.note("the first pictures in the shards have no captions; data.columns says how those are called")
     stream = None
     if shards:
         held_out = range(held_out_count(sum(shards.counts), recipe.validation))
         shards = shards.without_first(dataset.path, len(held_out)) if held_out else shards
-        stream = builders.open_stream(recipe, shards, processes, on_fault)
+        stream = builders.open_stream(recipe, shards, processes, every)
         learned = range(stream.count)
     else:
         learned, held_out = split(len(dataset), recipe.validation)
     if other := text_in_other_precision(dataset, base):
         precisions = {dtype: name for name, dtype in DTYPES.items()}
-        told.note(
+        reporter.note(
             f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
             f"{recipe.train.precision}: they are encoded anew; scedit prepare --cache text --precision "
             f"{recipe.train.precision} does it ahead"
         )
     share = processes.share_of(dataset.path)
     with processes.meeting() as meet:
-        of_data = (dataset, base, builders.cached_kinds(recipe), told.stage("encoding"), builders.orders(recipe))
+        of_data = (dataset, base, builders.cached_kinds(recipe), reporter.stage("encoding"), builders.orders(recipe))
         cache = cache_latents_and_text(*of_data, share=share, wait=meet)
     tuner = builders.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
@@ -213,19 +212,19 @@ def _train(
             seconds = trainer.rehearse()
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
         for name, value in preflight.summary():
-            told.note(f"{name}: {value}")
+            reporter.note(f"{name}: {value}")
         if overwrite and processes.is_first:
             run.clear()
         measured = HeldOut(held_out, recipe.validation, processes) if held_out else None
         memory = preflight.estimated_peak_memory
-        loop = Loop(recipe, run, dataset, trainer, told, measured, processes, memory)
+        loop = Loop(recipe, run, dataset, trainer, reporter, measured, processes, memory)
         resumed_at = loop.restore() if resume else None
         loop.run_steps()
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
             save_tuner(tuner, run.tuner, builders.facts(recipe, base, dataset))
-        score = _score(recipe, base, tuner, told) if processes.is_first or processes.shards_base else None
+        score = _score(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else None
     if not processes.is_first:
         return None
     result = TrainResult(
@@ -245,13 +244,8 @@ def _train(
     facts = {"trained": f"{result.trainable_parameters:,} parameters"} | dict(result.summary())
     write_card(run, recipe, base, facts, result.control_score)
     if push_to_hub:
-        told.note(f"uploaded to {upload(run, push_to_hub)}")
+        reporter.note(f"uploaded to {upload(run, push_to_hub)}")
     return result
-
-
-def _told(on_event: OnEvent | None) -> Told:
-    tell = on_event or (lambda event: None)
-    return Told(lambda *of_progress: tell(Progress(*of_progress)), lambda text: tell(Note(text)))
 
 
 def _with_memory(
@@ -264,8 +258,8 @@ def _with_memory(
     return replace(preflight, estimated_peak_memory=sum(peak.values()))
 
 
-def _score(recipe: Recipe, base: Base, tuner: Tuner, told: Told) -> Score | None:
+def _score(recipe: Recipe, base: Base, tuner: Tuner, reporter: Reporter) -> Score | None:
     scenes, kind = recipe.score.scenes, tuner.condition
     if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED or recipe.data.path:
         return None  # rendered scenes do not show what a tuner learned from the user's images
-    return control_scores(base, [tuner], scenes=scenes, on_step=told.stage("control score"))[kind]
+    return control_scores(base, [tuner], scenes=scenes, reporter=reporter.stage("control score"))[kind]

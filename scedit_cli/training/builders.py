@@ -21,7 +21,6 @@ from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import DataSection, Recipe, SamplesSection, TrainSection
 from scedit_cli.training.datasets import (
-    OnStep,
     check_dataset,
     first_of,
     first_pictures,
@@ -32,6 +31,7 @@ from scedit_cli.training.distributed import Processes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.training.validation import held_out_count
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ def _older(read: Callable[[], T]) -> T | None:
         return None
 
 
-def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> ShardDataset | None:
+def find_shards(recipe: Recipe, base: Base, reporter: Reporter = SILENT) -> ShardDataset | None:
     """Return the shards to train on, or None where the recipe names none.
 
     Raises:
@@ -183,7 +183,7 @@ def find_shards(recipe: Recipe, base: Base, on_step: OnStep | None = None) -> Sh
                 )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)
-    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns_of(data), data.upscale, on_step)
+    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns_of(data), data.upscale, reporter)
 
 
 def columns_of(data: DataSection) -> dict[str, str]:
@@ -192,7 +192,7 @@ def columns_of(data: DataSection) -> dict[str, str]:
 
 
 def open_stream(
-    recipe: Recipe, shards: ShardDataset, processes: Processes, on_fault: Callable[[str], None] | None = None
+    recipe: Recipe, shards: ShardDataset, processes: Processes, reporter: Reporter = SILENT
 ) -> Stream:
     """Return the batches of `shards`, of which this process gets its share."""
     return Stream(
@@ -204,12 +204,12 @@ def open_stream(
         share=(processes.index, processes.count),
         orders=orders(recipe),
         workers=recipe.data.workers,
-        on_fault=on_fault,
+        reporter=reporter,
     )
 
 
 def find_dataset(
-    recipe: Recipe, base: Base, on_step: OnStep | None = None, shards: ShardDataset | None = None
+    recipe: Recipe, base: Base, reporter: Reporter = SILENT, shards: ShardDataset | None = None
 ) -> Dataset:
     """Return the images to train on, rendered where the recipe names no dataset folder; of `shards` only the first
     ones, which are used for samples and validation.
@@ -224,7 +224,7 @@ def find_dataset(
     elif data.path:
         dataset = open_dataset(data.path)
     else:
-        dataset = rendered_scenes(data.scenes, data.seed, data.look, wanted, on_step)
+        dataset = rendered_scenes(data.scenes, data.seed, data.look, wanted, reporter)
     check_dataset(dataset, base, cached_kinds(recipe))
     return dataset
 

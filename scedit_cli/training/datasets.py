@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,8 @@ from scedit_cli.models.base import Base
 from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import discard, expanded
+from scedit_cli.utils.reporter import SILENT, Reporter
 
-OnStep = Callable[[int, int], None]
 _READING = 2  # raised when samples are read differently from those cached by earlier versions
 
 
@@ -35,7 +35,7 @@ def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
         dataset.condition_paths(kind)
 
 
-def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_step: OnStep | None = None) -> Dataset:
+def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], reporter: Reporter = SILENT) -> Dataset:
     """Return the dataset of the `count` scenes from number `seed` on, rendered unless the cache already holds it.
 
     Raises:
@@ -53,7 +53,7 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], on_s
     try:
         if was_there:  # a folder that appeared since comes whole from another run
             discard(folder)
-        scenes.write_scenes(folder, count, seed, look, kinds=kinds, on_step=on_step)
+        scenes.write_scenes(folder, count, seed, look, kinds=kinds, reporter=reporter)
     except (OSError, SceditError):
         if not (folder / "metadata.jsonl").is_file():  # otherwise another run finished the same scenes first
             raise
@@ -99,11 +99,6 @@ def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[s
         makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
         shown.append(scenes.Example(open_image(item.image), item.text, pictures, makers))
     return shown
-
-
-def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
-    """Return an `on_step` for part number `part` of `parts` equally long ones that reports progress over all."""
-    return on_step and (lambda done, total: on_step(part * total + done, parts * total))
 
 
 def cache_folder() -> Path:

@@ -17,8 +17,9 @@ from scedit_cli.inference.sampler import sample, to_hints, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.scenes.captions import named_objects
 from scedit_cli.scenes.reader import load_reader
-from scedit_cli.training.datasets import OnStep, held_out_scenes, part_of
+from scedit_cli.training.datasets import held_out_scenes
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def control_scores(
     scenes: int = 128,
     seed: int = 0,
     batch_size: int = 32,
-    on_step: OnStep | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Score]:
     """Return the control score of every condition of `tuners`, which are attached together, on the embedded base.
 
@@ -64,7 +65,7 @@ def control_scores(
     Args:
         scales: the α of each tuner, 1 by default.
         scenes: the number of held-out scenes; the first one has the number `seed`.
-        on_step: a function called with (denoising steps done, their total).
+        reporter: gets (denoising steps done, of how many).
 
     Raises:
         SceditError: scenes lack one of the conditions, or the tuners cannot be attached together.
@@ -77,8 +78,8 @@ def control_scores(
     shown = held_out_scenes(scenes, seed, kinds, base.defaults.resolution)
     hints = {kind: to_hints(kind, [each.conditions[kind] for each in shown]) for kind in kinds}
     with attach(base.unet, [tuner.to(base.device) for tuner in tuners], scales) as edits:
-        with_ = _sampled(base, shown, batch_size, part_of(on_step, 0, 2), edits, hints)
-    without = _sampled(base, shown, batch_size, part_of(on_step, 1, 2))
+        with_ = _sampled(base, shown, batch_size, reporter.part(0, 2), edits, hints)
+    without = _sampled(base, shown, batch_size, reporter.part(1, 2))
     real = _through_the_autoencoder(base, shown, batch_size)
     scores = {}
     for kind in kinds:
@@ -101,14 +102,14 @@ def style_score(
     scenes: int = 128,
     seed: int = 0,
     batch_size: int = 32,
-    on_step: OnStep | None = None,
+    reporter: Reporter = SILENT,
 ) -> StyleScore:
     """Return how well `tuner` draws held-out scenes in `look`, by the embedded reader. An image is nearer to the look
     whose renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks."""
     size = base.defaults.resolution
     plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
     with attach(base.unet, tuner.to(base.device), [scale]) as edits:
-        pictures = to_tensor(_sampled(base, plain, batch_size, on_step, edits))
+        pictures = to_tensor(_sampled(base, plain, batch_size, reporter, edits))
     renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]
     made, *looks = (load_reader().read(each).features for each in (pictures, *renders))
     deviation = torch.cat(looks).std(0).clamp(min=1e-6)
@@ -121,7 +122,7 @@ def _sampled(
     base: Base,
     shown: Sequence[Example],
     batch_size: int,
-    on_step: OnStep | None,
+    reporter: Reporter,
     edits: Attachment | None = None,
     hints: dict[str, Tensor] | None = None,
 ) -> list[Image.Image]:
@@ -132,7 +133,7 @@ def _sampled(
         hints=hints,
         seeds=range(len(shown)),
         batch_size=batch_size,
-        on_step=on_step,
+        reporter=reporter,
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,21 +27,10 @@ from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
 from scedit_cli.training.validation import HeldOut
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import explained, write_whole
+from scedit_cli.utils.reporter import Reporter
 
 _NAMED = 8  # images named in a message
 _WARM = 5  # steps after which the remaining time can be estimated
-
-
-@dataclass(frozen=True)
-class Told:
-    """The reporter of the loop: `progress(stage, step, total, values)` and `note(sentence)`."""
-
-    progress: Callable[[str, int, int, dict[str, float]], None]
-    note: Callable[[str], None]
-
-    def stage(self, name: str) -> Callable[[int, int], None]:
-        """Return an `on_step` that reports the progress of this stage."""
-        return lambda done, total: self.progress(name, done, total, {})
 
 
 class Loop:
@@ -54,12 +42,12 @@ class Loop:
         run: RunFolder,
         dataset: Dataset,
         trainer: Trainer,
-        told: Told,
+        reporter: Reporter,
         held_out: HeldOut | None = None,
         processes: Processes = Processes(),
         estimated_memory: int | None = None,
     ) -> None:
-        self.recipe, self.run, self.dataset, self.trainer, self.told = recipe, run, dataset, trainer, told
+        self.recipe, self.run, self.dataset, self.trainer, self.reporter = recipe, run, dataset, trainer, reporter
         self.held_out, self.processes = held_out, processes
         self._estimated_memory = estimated_memory  # bytes at the peak
         self.began = 0  # the step at which this session began
@@ -93,9 +81,9 @@ class Loop:
         needed = (*Trainer.NEEDED, "seconds", "skipped")
         checkpoint, torn = self.processes.by_first(lambda: newest_checkpoint(self.run.checkpoints, needed))
         for sentence in torn:
-            self.told.note(sentence)
+            self.reporter.note(sentence)
         if checkpoint is None:
-            self.told.note(f"{self.run.folder} holds no whole checkpoint to resume from: starting at step 0")
+            self.reporter.note(f"{self.run.folder} holds no whole checkpoint to resume from: starting at step 0")
             return None
         if checkpoint.step > self.recipe.train.steps:
             raise SceditError(
@@ -103,16 +91,18 @@ class Loop:
                 hint=f"--set train.steps={checkpoint.step} or more, or start a new run",
             )
         if changes := self.processes.by_first(lambda: check_changes(self.run.recipe, self.recipe)):
-            self.told.note(changes)
+            self.reporter.note(changes)
         if self.recipe.train.ema_decay and "averaged" not in checkpoint.state:
-            self.told.note("the moving average in this checkpoint had no warm-up: a new one begins with its weights")
+            self.reporter.note(
+                "the moving average in this checkpoint had no warm-up: a new one begins with its weights"
+            )
         self.trainer.restore(checkpoint)
         if self.processes.is_first:  # A run killed after its last save has not pruned.
             prune(self.run.checkpoints, checkpoint.step, self.recipe.checkpoints.keep)
         self.began = self._saved = checkpoint.step
         self.seconds = self.seconds_before = checkpoint.state["seconds"]
         self.skipped, self._skipped_in_a_row = checkpoint.state["skipped"]
-        self.told.note(f"going on with {self.run.folder} at step {checkpoint.step}")
+        self.reporter.note(f"going on with {self.run.folder} at step {checkpoint.step}")
         return checkpoint.step
 
     def run_steps(self) -> None:
@@ -270,10 +260,10 @@ class Loop:
         }
         step, steps = self.trainer.step, self.recipe.train.steps
         shown = {name: value for name, value in values.items() if value is not None}
-        self.told.progress("training", step, steps, shown)
+        self.reporter.progress(step, steps, "training", shown)
         if step == self.began + _WARM and steps - step > _WARM and speed:
             seconds = self.recipe.train.batch_size / speed
-            self.told.note(f"about {duration(seconds * (steps - step))} to go, {seconds:.3g} s a step")
+            self.reporter.note(f"about {duration(seconds * (steps - step))} to go, {seconds:.3g} s a step")
 
     def _save(self) -> None:
         """Save a checkpoint, in the first process only."""
@@ -327,7 +317,7 @@ class Loop:
         move_idle_parts(base, base.device)
         self._previews = self._previews or SampleGrids(base, builders.examples(recipe, self.dataset), recipe.samples)
         with self.trainer.finished():
-            grid = self._previews.draw(self.trainer.edits, self.told.stage("samples"))
+            grid = self._previews.draw(self.trainer.edits, self.reporter.stage("samples"))
         self._leave_idle()
         if not trackers:
             return

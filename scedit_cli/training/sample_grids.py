@@ -14,7 +14,7 @@ from scedit_cli.data.scenes import Example
 from scedit_cli.inference.sampler import grid, sample, to_hints, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.recipe import SamplesSection
-from scedit_cli.training.datasets import OnStep, part_of
+from scedit_cli.utils.reporter import SILENT, Reporter
 
 
 @dataclass
@@ -28,14 +28,14 @@ class SampleGrids:
     _without: list[Image.Image] | None = None
     _bounds: tuple[list[float], list[float]] | None = None  # consistencies without the tuner, and of the references
 
-    def draw(self, edits: Attachment, on_step: OnStep | None = None) -> Image.Image:
-        """Return the grid with the one tuner of `edits` as it is now; `on_step` takes (denoising steps done, total)."""
+    def draw(self, edits: Attachment, reporter: Reporter = SILENT) -> Image.Image:
+        """Return the grid with the one tuner of `edits` as it is now; `reporter` gets (denoising steps done, total)."""
         parts = 2 if self._without is None else 1
         if self._without is None:
             edits.scales = 0.0
-            self._without = self._sample(edits, part_of(on_step, 0, parts))
+            self._without = self._sample(edits, reporter.part(0, parts))
             edits.scales = 1.0
-        with_ = self._sample(edits, part_of(on_step, parts - 1, parts))
+        with_ = self._sample(edits, reporter.part(parts - 1, parts))
         kinds = list(self.examples[0].conditions)
         rows = [
             [*shown.conditions.values(), without, tuned, shown.image]
@@ -70,7 +70,7 @@ class SampleGrids:
         given = self.options.prompts or [shown.text for shown in self.examples]
         return [given[number % len(given)] for number in range(len(self.examples))]
 
-    def _sample(self, edits: Attachment, on_step: OnStep | None) -> list[Image.Image]:
+    def _sample(self, edits: Attachment, reporter: Reporter) -> list[Image.Image]:
         """Generate an image for each example."""
         width, height = self.examples[0].image.size
         return sample(
@@ -86,5 +86,5 @@ class SampleGrids:
             guidance=self.options.guidance,
             height=height,
             width=width,
-            on_step=on_step,
+            reporter=reporter,
         )

@@ -26,6 +26,7 @@ from scedit_cli.benchmark.report import (
     reference_of,
 )
 from scedit_cli.models.base import load_base
+from scedit_cli.utils.reporter import SILENT
 from tests import tiny
 
 SETTING = BenchConfig("mine", 2, 64, "fp32", "cpu")
@@ -69,11 +70,11 @@ def test_what_fits_leaves_room_for_the_card_itself(monkeypatch):
     memory = lambda method, base, batch, *_, **__: {"weights": 100, "activations": 10 * batch}  # noqa: E731
     monkeypatch.setattr(compare, "peak", memory)
     able = Costs(SETTING, [figures("sc-plain"), Figures("full")])
-    found = compare.fitting(able, base, compare.CONTEXT + three, "cuda", lambda *_: None)
+    found = compare.fitting(able, base, compare.CONTEXT + three, "cuda", SILENT)
     assert [each.largest_batch for each in found.results] == [3, None]
-    found = compare.fitting(able, base, three, "cuda", lambda *_: None)
+    found = compare.fitting(able, base, three, "cuda", SILENT)
     assert found.results[0].largest_batch == 0
-    found = compare.fitting(able, base, 2**28 + three, "cpu", lambda *_: None)  # where the libraries take theirs
+    found = compare.fitting(able, base, 2**28 + three, "cpu", SILENT)  # where the libraries take theirs
     assert found.results[0].largest_batch == 3
 
 
@@ -81,7 +82,7 @@ def test_a_curve_over_batches_is_of_estimates(monkeypatch):
     base = architecture("sd15")
     memory = lambda method, base, batch, *_, **__: {"weights": 100, "activations": 10 * batch}  # noqa: E731
     monkeypatch.setattr(compare, "peak", memory)
-    sweep = compare.swept(Costs(SETTING, [figures("sc-plain")]), base, [1, 2, 4], "cpu", lambda *_: None)
+    sweep = compare.swept(Costs(SETTING, [figures("sc-plain")]), base, [1, 2, 4], "cpu", SILENT)
     assert sweep == [("sc-plain", 1, 110 + 2**28), ("sc-plain", 2, 400 * 2**20), ("sc-plain", 4, 140 + 2**28)]
 
 

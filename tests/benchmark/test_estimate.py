@@ -19,6 +19,7 @@ from scedit_cli.benchmark.measure import measure, options_for
 from scedit_cli.benchmark.methods import Options, prepared
 from scedit_cli.models import single_file
 from scedit_cli.utils import hub
+from scedit_cli.utils.reporter import SILENT
 from tests import tiny
 from tests.original_layout import save_configs, save_original
 
@@ -141,7 +142,7 @@ def test_a_real_steps_resident_memory_is_predicted(tmp_path):
     command = f"bench --estimate --base scenes --methods sc,controlnet --out {out} --quiet --csv"
     subprocess.run([sys.executable, "-m", "scedit_cli", *command.split()], check=True, capture_output=True)
     for told in json.loads(out.read_text())["results"]:
-        measured = measure_apart(told["method"], BenchConfig("scenes", steps=1), lambda *_: None).figures
+        measured = measure_apart(told["method"], BenchConfig("scenes", steps=1), SILENT).figures
         assert told["peak_memory"] == pytest.approx(measured.peak_memory, rel=0.12)
         own, predicted = (
             peak - each["libraries"]
@@ -180,7 +181,7 @@ def test_an_estimate_reads_no_weights_of_a_file_or_a_hub_model(checkpoint, monke
 
 
 def test_a_single_file_is_measured(checkpoint):
-    found = measure("sc", BenchConfig(checkpoint, batch=1, steps=1), lambda *_: None)
+    found = measure("sc", BenchConfig(checkpoint, batch=1, steps=1), SILENT)
     assert found.setting.resolution == 64 and found.figures.images_per_second > 0
     weights = tiny.unet("sd15").num_parameters() + found.figures.trainable_parameters
     assert found.figures.memory["weights"] == 4 * weights

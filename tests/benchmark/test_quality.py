@@ -14,8 +14,8 @@ from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
 from scedit_cli.jobs.bench import bench
-from scedit_cli.jobs.progress import Note, Progress
 from tests import tiny
+from tests.recorder import Note, Progress, Recorder, steps_to
 
 
 def test_frechet_distance_of_gaussians():
@@ -61,7 +61,7 @@ def test_methods_are_trained_for_the_same_steps_and_the_same_seconds(small, tmp_
     events = []
     result = small(
         methods=["sc", "csc", "controlnet-xs"], steps=2, seconds=0.9, learning_rates={"sc": 1e-4},
-        plot=tmp_path / "quality.png", on_event=events.append,
+        plot=tmp_path / "quality.png", reporter=Recorder(events.append),
     )  # fmt: skip
     found = json.loads(json.dumps(result.document()["quality"]))
     assert list(found) == ["base", *(f"{m}, same {b}" for m in ("sc", "csc") for b in ("steps", "seconds"))]
@@ -82,7 +82,7 @@ def test_a_stopped_comparison_goes_on(small, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small(methods=["sc", "csc"], steps=2, on_event=stop)
+        small(methods=["sc", "csc"], steps=2, reporter=Recorder(stop))
     begun = []
     begin = quality.training
     monkeypatch.setattr(quality, "training", lambda method, *rest: begun.append(method) or begin(method, *rest))
@@ -156,7 +156,7 @@ def test_a_study_of_any_base():
 
     done = []
     effects, picture = study_skips(
-        load_base(str(tiny.pipeline_folder("sdxl"))), 1, steps=1, on_step=lambda *now: done.append(now)
+        load_base(str(tiny.pipeline_folder("sdxl"))), 1, steps=1, reporter=steps_to(done.append)
     )
     assert [(each.skip, each.change) for each in effects] == [
         (skip, change) for change in ("removed", "scaled by 0.5", "noised") for skip in range(9)
@@ -168,7 +168,8 @@ def test_a_study_of_any_base():
 def test_a_study_says_what_it_cannot_tell(tmp_path, monkeypatch):
     monkeypatch.setattr(skips, "study_skips", lambda *_, **__: ([], Image.new("RGB", (8, 8))))
     events = []
-    bench(skips=True, base=str(tiny.pipeline_folder("sd15")), plot=tmp_path / "skips.png", on_event=events.append)
+    base = str(tiny.pipeline_folder("sd15"))
+    bench(skips=True, base=base, plot=tmp_path / "skips.png", reporter=Recorder(events.append))
     assert events == [Note("text agreement is not measured: only the embedded base has a reader of pictures")]
 
 

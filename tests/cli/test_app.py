@@ -20,8 +20,8 @@ import scedit_cli.jobs
 from scedit_cli import __version__
 from scedit_cli.cli import app
 from scedit_cli.cli.console import Screen
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
@@ -170,9 +170,9 @@ def test_only_the_first_of_several_processes_writes_to_stdout(monkeypatch: pytes
 
 
 def test_the_summary_goes_to_stdout_and_what_happens_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(*args: object, on_event: Callable[[object], None], **kwargs: object) -> object:
-        on_event(Note("starting [at] the start"))
-        on_event(Progress("training", 600, 600, {"loss": 0.08312, "images/s": 31.25}))
+    def work(*args: object, reporter: Reporter, **kwargs: object) -> object:
+        reporter.note("starting [at] the start")
+        reporter.progress(600, 600, "training", {"loss": 0.08312, "images/s": 31.25})
         return result()
 
     fake(monkeypatch, "merge", work)
@@ -189,15 +189,15 @@ def test_a_stage_that_comes_again_is_timed_anew(monkeypatch: pytest.MonkeyPatch,
     screen = Screen()
     for _ in range(2):  # ten minutes pass between all events
         for step in (1, 2):
-            screen(Progress("samples", step, 4))
+            screen.progress(step, 4, "samples")
     left = [line for line in capsys.readouterr().err.splitlines() if line.startswith("samples 2/4")]
     assert len(left) == 2 and left[0] == left[1] and left[0].endswith("left")
 
 
 def test_json_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(*args: object, on_event: Callable[[object], None], **kwargs: object) -> object:
+    def work(*args: object, reporter: Reporter, **kwargs: object) -> object:
         print("a library that prints")
-        on_event(Note("a note"))
+        reporter.note("a note")
         return result()
 
     fake(monkeypatch, "merge", work)

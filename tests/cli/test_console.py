@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from scedit_cli.benchmark.report import as_markdown
 from scedit_cli.cli import app
 from scedit_cli.cli.console import Screen
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.markdown import plain
 
@@ -37,8 +36,8 @@ def screen(request, monkeypatch):
 def test_the_screen_shows_texts_letter_by_letter(text, screen, capsys):
     drawn = screen()
     with drawn:
-        drawn(Note(f"note {text}"))
-        drawn(Progress(f"stage {text}", 1, 1, {f"figure {text}": 1.0}))
+        drawn.note(f"note {text}")
+        drawn.progress(1, 1, f"stage {text}", {f"figure {text}": 1.0})
     drawn.result({}, [(f"name {text}", f"value {text}")])
     drawn.table({}, [f"head {text}", "b"], [[f"cell {text}", f"other {text}"]], texts=2)
     drawn.text({}, f"text {text}")

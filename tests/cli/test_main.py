@@ -16,7 +16,6 @@ from typer.main import get_command
 
 from scedit_cli.cli import app
 from scedit_cli.cli.main import Terminated
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests.cli.test_app import COMMANDS, MINIMAL, ROOT, call, fake, result
 
@@ -136,9 +135,9 @@ def test_streams_that_are_full_closed_or_left(arguments: str, streams: str, code
 
 @needs_full
 def test_notes_that_stderr_does_not_take_stop_no_work(monkeypatch) -> None:
-    def work(*args: object, on_event, **kwargs: object) -> object:
-        on_event(Note("a note"))
-        on_event(Progress("training", 1, 1, {}))
+    def work(*args: object, reporter, **kwargs: object) -> object:
+        reporter.note("a note")
+        reporter.progress(1, 1, "training")
         return result()
 
     fake(monkeypatch, "train", work)

@@ -21,6 +21,7 @@ from scedit_cli.data.scenes import write_scenes
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
+from tests.recorder import steps_to
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def pixels(path) -> torch.Tensor:
 
 def test_the_cache_holds_what_the_base_gives(dataset, base):
     steps = []
-    cache = cache_latents_and_text(dataset, base, ["canny"], on_step=lambda *step: steps.append(step))
+    cache = cache_latents_and_text(dataset, base, ["canny"], reporter=steps_to(steps.append))
     for index, item in enumerate(dataset.items):
         moments = base.encode_images(pixels(item.image) / 255)
         torch.testing.assert_close(cache.moments_of([index]), moments, atol=1e-5, rtol=1e-4)
@@ -122,7 +123,7 @@ def test_a_stopped_run_goes_on_where_it_was(dataset, base, encoded, monkeypatch)
         cache_latents_and_text(dataset, base)
     monkeypatch.setattr(base, "encode_images", encode)
     steps = []
-    cache_latents_and_text(dataset, base, on_step=lambda *step: steps.append(step))
+    cache_latents_and_text(dataset, base, reporter=steps_to(steps.append))
     assert encoded["pictures"] == 5 and steps[0][0] == 4
 
 

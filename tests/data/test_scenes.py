@@ -17,6 +17,7 @@ from scedit_cli.scenes.encodings import SEG_PALETTE, picture_to_depth
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.render import render
 from scedit_cli.utils.errors import SceditError
+from tests.recorder import Recorder, steps_to
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -27,7 +28,7 @@ def test_processes_write_what_one_process_writes(tmp_path, monkeypatch):
     steps = []
     write_scenes(tmp_path / "one", 10, seed=3, size=64, processes=1)
     monkeypatch.setattr(scenes, "_ALONE", 0)
-    write_scenes(tmp_path / "two", 10, seed=3, size=64, processes=2, on_step=lambda *step: steps.append(step))
+    write_scenes(tmp_path / "two", 10, seed=3, size=64, processes=2, reporter=steps_to(steps.append))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert steps == [(8, 10), (10, 10)]
     dataset = open_dataset(tmp_path / "two")
@@ -59,11 +60,11 @@ def test_look_and_seed_change_the_picture_and_the_look_no_geometry():
 
 
 def test_a_failure_leaves_nothing_and_nothing_is_overwritten(tmp_path):
-    def break_down(done, total):
+    def break_down(event):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        write_scenes(tmp_path / "out", 9, size=64, processes=1, on_step=break_down)
+        write_scenes(tmp_path / "out", 9, size=64, processes=1, reporter=Recorder(break_down))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").touch()

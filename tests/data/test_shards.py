@@ -12,6 +12,7 @@ from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.shards import count_samples, counts_of, read_samples, shard_places, write_shards
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
+from tests.recorder import Recorder, steps_to
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def dataset(tmp_path):
 
 def test_a_dataset_becomes_shards_of_one_size_each(dataset, tmp_path):
     steps = []
-    shards = write_shards(dataset, tmp_path / "shards", 2, lambda *step: steps.append(step))
+    shards = write_shards(dataset, tmp_path / "shards", 2, steps_to(steps.append))
     assert [shard.name for shard in shards] == ["000000.tar", "000001.tar", "000002.tar"]
     assert [count_samples(shard) for shard in shards] == [2, 2, 1] and steps == [(2, 5), (4, 5), (5, 5)]
     samples = [list(read_samples(shard)) for shard in shards]
@@ -75,7 +76,7 @@ def test_shards_replace_those_of_an_earlier_call_alone(dataset, tmp_path):
             write_shards(dataset, place, 2)
         (place / name).unlink()
     with pytest.raises(SceditError, match="shards holds late.tar"):
-        write_shards(dataset, place, 2, lambda *_: (place / "late.tar").touch())
+        write_shards(dataset, place, 2, Recorder(lambda _: (place / "late.tar").touch()))
     (place / "late.tar").unlink()
     (place / "sizes.json").unlink()
     with pytest.raises(SceditError, match="shards holds 000000.tar"):
@@ -114,7 +115,7 @@ def test_counts_come_from_sizes_json_or_from_the_shards(dataset, tmp_path):
     assert known == {"000000.tar": 2, "000001.tar": 2, "000002.tar": 1} and counts_of(shards) == [2, 2, 1]
     (tmp_path / "shards/sizes.json").write_text(json.dumps({"000000.tar": 9}))
     told = []
-    assert counts_of(shards, lambda *step: told.append(step)) == [9, 2, 1] and told == [(1, 3), (2, 3), (3, 3)]
+    assert counts_of(shards, steps_to(told.append)) == [9, 2, 1] and told == [(1, 3), (2, 3), (3, 3)]
     (tmp_path / "shards/sizes.json").unlink()
     assert counts_of(shards) == [2, 2, 1]
 

@@ -21,6 +21,7 @@ from scedit_cli.data.shard_schedule import ShardSchedule
 from scedit_cli.data.stream import Stream
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
+from tests.recorder import notes_to
 
 COUNTS = (3, 7, 1, 5, 4)
 SIZE = (64, 48)
@@ -144,7 +145,7 @@ def test_what_is_damaged_is_named_and_others_take_its_place(shards):
     torn.write_bytes(torn.read_bytes()[:4000])
     write(shards / "003.tar", {f"{n:02d}": files(n) | ({"png": b"no"} if n == 12 else {}) for n in range(11, 16)})
     told: list[str] = []
-    whole = numbers(stream(shards, 4, on_fault=told.append), 40)
+    whole = numbers(stream(shards, 4, reporter=notes_to(told.append)), 40)
     known = {"001.tar is no whole .tar", "12: it is no readable picture", "004.tar holds fewer samples than was told"}
     assert all(any(each in sentence for sentence in told) for each in known), told
     assert {n for batch in whole for n in batch} == set(range(20)) - {12} - set(range(4, 10)) | {3}
@@ -172,7 +173,7 @@ def test_too_much_damage_ends_it(shards):
 def test_small_pictures_are_left_out_or_made_larger(shards):
     write(shards / "000.tar", {f"{n:02d}": files(n, (40, 40)) for n in range(3)})
     told: list[str] = []
-    kept = numbers(stream(shards, on_fault=told.append), 40)
+    kept = numbers(stream(shards, reporter=notes_to(told.append)), 40)
     assert {n for batch in kept for n in batch} == set(range(3, 20))
     assert any("000.tar: 00: 40x40 pixels, smaller than 64x48" in each for each in told)
     assert {n for batch in numbers(stream(shards, upscale=True), 40) for n in batch} == set(range(20))
@@ -251,7 +252,7 @@ def test_shards_of_a_server_are_never_kept(shards):
         assert numbers(stream(place, 4, step=3), 4) == numbers(stream(shards, 4, step=3), 4)
         (shards / "002.tar").unlink()
         told: list[str] = []
-        numbers(stream(place, 4, on_fault=told.append), 12)
+        numbers(stream(place, 4, reporter=notes_to(told.append)), 12)
         assert any("002.tar cannot be read" in each for each in told)
     finally:
         server.shutdown()

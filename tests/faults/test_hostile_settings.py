@@ -51,7 +51,7 @@ def test_settings_of_others(base, picture, monkeypatch, tried) -> None:
     rng, settings = random.Random(3), settings_in(picture)
     again = [encoded(Image.new("RGB", (64, 64)), ".png", changed(settings, rng)) for _ in range(CHANGED)]
     again += [damaged(picture.read_bytes(), rng) for _ in range(DAMAGED)] + [picture.read_bytes()]
-    monkeypatch.setattr(ImageRunner, "draw", lambda run, orders, on_step: [Image.new("RGB", (64, 64)) for _ in orders])
+    monkeypatch.setattr(ImageRunner, "draw", lambda run, orders, reporter: [Image.new("RGB", (64, 64)) for _ in orders])
     with folder_in_memory() as folder:
 
         def work(case: int) -> str:

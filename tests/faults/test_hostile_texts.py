@@ -19,7 +19,6 @@ from scedit_cli.cli import app
 from scedit_cli.cli.console import Screen
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from scedit_cli.training.model_card import write_card
@@ -42,8 +41,8 @@ def test_no_text_steers_the_terminal_or_forges_a_line(text, tried) -> None:
     ) as err:
         screen = Screen()
         with screen:
-            screen(Note(f"reading {text}"))
-            screen(Progress(text, 1, 1, {text: 1.0}))
+            screen.note(f"reading {text}")
+            screen.progress(1, 1, text, {text: 1.0})
         screen.result({}, [(text, text), ("out", text)])
         screen.table({}, [text], [[text], [text]])
         screen.text({}, text.replace("\n", " "))

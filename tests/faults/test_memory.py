@@ -18,7 +18,6 @@ from scedit_cli.benchmark import compare, measure
 from scedit_cli.core import blend, source
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.progress import Progress
 from scedit_cli.models.base import Base
 from scedit_cli.recipe import load_recipe
 from scedit_cli.training import builders
@@ -27,6 +26,7 @@ from tests.faults.commands import COMMANDS
 from tests.faults.ends import assert_same_end, told
 from tests.faults.forked import run
 from tests.faults.small import PICTURES, Small, load_once
+from tests.recorder import Progress, Recorder
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "CUDA": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 23.68 GiB"),
@@ -124,7 +124,7 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Pa
             if isinstance(event, Progress) and event.stage == "training" and event.step % 100 == 0:
                 descriptors.append(len(os.listdir("/proc/self/fd")))
 
-        job.train(load_recipe("canny", sets), out=tmp_path / "run", on_event=watch)
+        job.train(load_recipe("canny", sets), out=tmp_path / "run", reporter=Recorder(watch))
         return descriptors
 
     ended = run(train, seconds=900)

@@ -37,7 +37,7 @@ def test_every_field_is_an_option_and_every_option_arrives(monkeypatch):
     assert {name: str(value) for name, value in request.said().items()} == {
         name: str(value) for name, value in EVERYTHING.said().items()
     }
-    options.pop("on_event")
+    options.pop("reporter")
     assert {name: str(value) for name, value in options.items()} == {
         "from_file": "x.png", "out": "o", "template": "{seed}", "grid": "True", "score": "True", "overwrite": "True"
     }  # fmt: skip

@@ -14,6 +14,7 @@ from scedit_cli.inference.sampler import grid, sample, to_images, to_tensor
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
+from tests.recorder import Recorder, steps_to
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)
@@ -118,13 +119,13 @@ def test_a_span_ends_between_steps_and_not_within_one(sd15, end):
 
 
 def test_no_tuner_is_left_acting_when_sampling_fails(sd15):
-    def stop(done, total):
+    def stop(event):
         raise KeyboardInterrupt
 
     with attach(sd15.unet, _canny(sd15.unet), scales=[0.7]) as attachment:
-        options = {"hints": {"canny": _hints(1)}, "seeds": [1], "steps": 4, "spans": [(0.0, 0.1)], "on_step": stop}
+        options = {"hints": {"canny": _hints(1)}, "seeds": [1], "steps": 4, "spans": [(0.0, 0.1)]}
         with pytest.raises(KeyboardInterrupt):
-            sample(sd15, ["a"], attachment=attachment, **options)
+            sample(sd15, ["a"], attachment=attachment, reporter=Recorder(stop), **options)
         assert attachment.scales == (0.7,)
 
 
@@ -137,7 +138,7 @@ def test_arguments_that_would_be_ignored_are_refused(sd15):
 
 def test_steps_are_counted_over_all_batches(base):
     steps = []
-    sample(base, ["a"] * 3, seeds=[1, 2, 3], steps=3, batch_size=2, on_step=lambda *step: steps.append(step))
+    sample(base, ["a"] * 3, seeds=[1, 2, 3], steps=3, batch_size=2, reporter=steps_to(steps.append))
     total = steps[-1][1]
     assert steps == [(n, total) for n in range(1, total + 1)]
     assert total >= 6

@@ -12,17 +12,17 @@ from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.models import loading
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, settings
+from tests.recorder import Note, Progress, Recorder
 
 
 def test_pictures_for_every_prompt_and_seed(generate, tmp_path):
     events = []
-    result = generate(prompts=["a red cube", "a cone"], num=2, seed=5, on_event=events.append)
+    result = generate(prompts=["a red cube", "a cone"], num=2, seed=5, reporter=Recorder(events.append))
     document = result.document()
     assert [(image["prompt"], image["seed"]) for image in document["images"]] == [
         ("a red cube", 5),
@@ -179,13 +179,13 @@ def test_a_grid_shows_conditions_and_pictures(generate):
 
 def test_a_prompt_that_is_cut_is_told(generate):
     events = []
-    generate(prompts=["x " * 100], on_event=events.append)
+    generate(prompts=["x " * 100], reporter=Recorder(events.append))
     assert [event.text[:27] for event in events if isinstance(event, Note)] == ["this prompt is longer than "]
 
 
 def test_other_programs_syntax_is_told_once_and_drawn_as_it_stands(generate):
     events = []
-    result = generate(prompts=["a (red:1.3) cube"], negative="(blue:1.2)", num=2, on_event=events.append)
+    result = generate(prompts=["a (red:1.3) cube"], negative="(blue:1.2)", num=2, reporter=Recorder(events.append))
     assert [event.text[:11] for event in events if isinstance(event, Note)] == ["'(red:1.3)'"]
     assert [image.prompt for image in result.images] == ["a (red:1.3) cube"] * 2
 

@@ -16,11 +16,11 @@ from scedit_cli.generation.config import Request
 from scedit_cli.generation.provenance import sha256
 from scedit_cli.generation.web_ui import slots_for
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models import loading
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, same, settings
+from tests.recorder import Note, Recorder
 
 COMMIT = "0a1b2c"
 
@@ -141,7 +141,7 @@ def test_tuners_of_other_weights_act_where_that_is_asked_for(generate, files, tm
     with pytest.raises(SceditError, match="when that had other weights") as error:
         generate(**options)
     assert "--any-base takes it" in error.value.hint
-    made = generate(**options, any_base=True, on_event=events.append).images[0].path
+    made = generate(**options, any_base=True, reporter=Recorder(events.append)).images[0].path
     assert [event.text for event in events if isinstance(event, Note)] == [error.value.message]
     fitting = generate(conds=options["conds"], tuners=["{}/canny.safetensors"]).images[0].path
     assert same(made, fitting) and settings(made)["any_base"] and not settings(fitting)["any_base"]
@@ -163,7 +163,7 @@ def test_a_base_that_may_predict_either_is_told_unless_a_tuner_tells(generate, b
         save_tuner(SCTuner.for_unet(base.unet), tmp_path / f"{name}.safetensors", about)
     for tuners in ([], [f"{tmp_path}/untold.safetensors"], [f"{tmp_path}/taught.safetensors"]):
         events = []
-        generate(tuners=tuners, loaded=guessed, on_event=events.append)
+        generate(tuners=tuners, loaded=guessed, reporter=Recorder(events.append))
         notes.append([event.text for event in events if isinstance(event, Note)])
     assert notes == [[f"{base.doubt}: --prediction epsilon takes it for the other"]] * 2 + [[]]
 
@@ -172,7 +172,7 @@ def test_a_base_that_may_be_a_distilled_one_is_told_where_defaults_are_taken(gen
     named, notes = replace(base, names=("sd-turbo",)), []
     for options in ({"steps": None}, {"steps": 2}, {"steps": None, "guidance": 1.0}):
         events = []
-        generate(loaded=named, on_event=events.append, **options)
+        generate(loaded=named, reporter=Recorder(events.append), **options)
         notes.append([event.text for event in events if isinstance(event, Note)])
     told = f'{base.name} has "turbo" in its name, and is sampled as an ordinary base'
     assert notes == [[f"{told}: --steps 4 --guidance 1 takes it for a distilled one"], [], []]

@@ -18,10 +18,10 @@ from scedit_cli.generation import web_ui
 from scedit_cli.generation.config import Request
 from scedit_cli.inference.controls import open_condition
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.progress import Note
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import parse_condition
 from tests import tiny
+from tests.recorder import Note, Recorder
 
 SLOTS = [web_ui.Slot("both.safetensors", "canny", "canny", True), web_ui.Slot("both.safetensors", "both", None, True)]
 
@@ -128,7 +128,7 @@ def served(files, tmp_path, monkeypatch):
 
     tuners = [f"{files}/canny.safetensors", f"{files}/style.safetensors"]
     request = Request(base=str(tiny.pipeline_folder("sd15")), steps=2, tuners=tuners)
-    options = {"out": tmp_path / "out", "on_event": tell, "stop": over}
+    options = {"out": tmp_path / "out", "reporter": Recorder(tell), "stop": over}
     serving = threading.Thread(target=job.serve, args=(request,), kwargs=options)
     serving.start()
     assert ready.wait(120), "the page was not served"

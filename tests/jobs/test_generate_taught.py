@@ -5,9 +5,9 @@ from scedit_cli.core.weights import save_tuner
 from scedit_cli.generation import runner
 from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from tests import tiny
+from tests.recorder import Note, Recorder
 
 
 def test_pictures_are_sampled_as_the_tuner_was_taught(tmp_path, monkeypatch):
@@ -31,7 +31,7 @@ def test_a_tuner_of_another_autoencoder_is_told(tmp_path):
     save_tuner(SCTuner.for_unet(base.unet), tmp_path / "a.safetensors", {"base_vae": "theirs/vae"})
     events = []
     request = Request(base=base.name, tuners=[f"{tmp_path}/a.safetensors"], steps=1)
-    job.generate(request, out=tmp_path / "pictures", loaded=base, on_event=events.append)
+    job.generate(request, out=tmp_path / "pictures", loaded=base, reporter=Recorder(events.append))
     assert [each.text for each in events if isinstance(each, Note)] == [
         f"{tmp_path}/a.safetensors was trained with another autoencoder: --vae theirs/vae takes it"
     ]

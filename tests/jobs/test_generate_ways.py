@@ -12,11 +12,11 @@ from PIL import Image
 from scedit_cli.conditions import annotate
 from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import near, pixels, same, settings
+from tests.recorder import Note, Recorder
 
 
 def test_conditions_rule_their_regions(generate, masks, tmp_path):
@@ -83,7 +83,9 @@ def test_a_sweep_draws_every_scale_and_a_labelled_grid(generate):
 
 def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_path):
     events = []
-    options = {"conds": ["canny={}/seg-72x64.png"], "tuners": ["{}/canny.safetensors"], "on_event": events.append}
+    options = {
+        "conds": ["canny={}/seg-72x64.png"], "tuners": ["{}/canny.safetensors"], "reporter": Recorder(events.append)
+    }  # fmt: skip
     result = generate(**options, conds_from=[], out=tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (64, 64)
     assert [event.text for event in events if isinstance(event, Note)] == [
@@ -244,7 +246,7 @@ def test_a_name_that_appears_while_sampling_is_left_alone(generate, tmp_path):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / "0001.png").write_text("mine")
 
-    (image,) = generate(on_event=intrude).images
+    (image,) = generate(reporter=Recorder(intrude)).images
     assert image.path.name == "0001-2.png" and (tmp_path / "out" / "0001.png").read_text() == "mine"
 
 
@@ -254,7 +256,7 @@ def test_pictures_are_written_batch_by_batch(generate, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(num=4, batch_size=2, on_event=stop)
+        generate(num=4, batch_size=2, reporter=Recorder(stop))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0001.png", "0002.png"]
 
 
@@ -316,5 +318,5 @@ def test_a_samplers_mistakes_are_told_before_weights_are_read(monkeypatch, tmp_p
 
 def test_the_embedded_base_is_not_doubted(tmp_path):
     notes = []
-    job.generate(Request(prompts=["a cone"]), out=tmp_path / "a.png", on_event=notes.append)
+    job.generate(Request(prompts=["a cone"]), out=tmp_path / "a.png", reporter=Recorder(notes.append))
     assert not [event for event in notes if isinstance(event, Note)]

@@ -15,6 +15,7 @@ from scedit_cli.scenes import HELD_OUT_SEED
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.archives import write_tar
+from tests.recorder import Recorder
 
 
 def save(path, size=(96, 64), left=(255, 0, 0), right=(0, 0, 255)):
@@ -41,7 +42,7 @@ def photos(tmp_path):
 
 def test_scenes(tmp_path):
     events = []
-    result = prepare(None, tmp_path / "out", scenes=3, seed=9, size=64, on_event=events.append)
+    result = prepare(None, tmp_path / "out", scenes=3, seed=9, size=64, reporter=Recorder(events.append))
     document = result.document()
     assert {key: document[key] for key in ("out", "pictures", "rejected", "conditions", "buckets")} == {
         "out": str(tmp_path / "out"),
@@ -63,13 +64,13 @@ def test_scenes_for_measuring_are_not_rendered_by_chance(tmp_path):
         prepare(None, tmp_path / "out", **held_out)
     assert not list(tmp_path.iterdir())
     events = []
-    assert prepare(None, tmp_path / "out", held_out=True, on_event=events.append, **held_out).pictures == 2
+    assert prepare(None, tmp_path / "out", held_out=True, reporter=Recorder(events.append), **held_out).pictures == 2
     assert "train nothing on them" in events[0].text
 
 
 def test_pictures_with_captions_beside_them(photos, tmp_path):
     events = []
-    result = prepare(photos, tmp_path / "out", size=64, on_event=events.append)
+    result = prepare(photos, tmp_path / "out", size=64, reporter=Recorder(events.append))
     reasons = {file: (fault, reason) for file, fault, reason in result.report.rejected}
     assert result.pictures == 2
     assert set(reasons) == {"small.png", "torn.png", "empty.png"}

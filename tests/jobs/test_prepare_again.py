@@ -17,6 +17,7 @@ from scedit_cli.jobs.annotate import annotate
 from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.recorder import Recorder
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_the_same_call_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatc
     with pytest.raises(SceditError, match="exists already"):
         prepare(photos, tmp_path / "out", **asked | {"square": True})
     events = []
-    result = prepare(photos, tmp_path / "out", **asked, on_event=events.append)
+    result = prepare(photos, tmp_path / "out", **asked, reporter=Recorder(events.append))
     assert result.pictures == 2 and "by the same call" in events[0].text
     assert list((tmp_path / "out" / "cache").glob("text-*/*.safetensors"))
     with pytest.raises(SceditError, match="exists already"):

@@ -11,6 +11,7 @@ from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.training import datasets
 from tests.archives import write_tar
+from tests.recorder import steps_to
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def _cache(tmp_path, monkeypatch):
 def render(*args) -> tuple[Path, bool]:
     """The folder of the scenes, and whether they were rendered anew."""
     told = []
-    dataset = datasets.rendered_scenes(*args, lambda *step: told.append(step))
+    dataset = datasets.rendered_scenes(*args, steps_to(told.append))
     assert len(open_dataset(dataset.path)) == args[0]
     return dataset.path, bool(told)
 

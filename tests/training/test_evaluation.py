@@ -10,6 +10,7 @@ from scedit_cli.models.base import Base, Defaults, load_base
 from scedit_cli.training import evaluation
 from scedit_cli.training.datasets import held_out_scenes
 from scedit_cli.utils.errors import SceditError
+from tests.recorder import steps_to
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def tuners(base):
 def test_fresh_tuners_give_no_control(base, tuners, monkeypatch):
     monkeypatch.setattr(Base, "defaults", Defaults(128, 2, 3.0))
     told = []
-    scores = evaluation.control_scores(base, tuners, scenes=2, on_step=lambda *step: told.append(step))
+    scores = evaluation.control_scores(base, tuners, scenes=2, reporter=steps_to(told.append))
     assert list(scores) == ["canny", "color"]
     for each in scores.values():
         assert each.with_ == each.without and each.scenes == 2

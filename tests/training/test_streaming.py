@@ -23,11 +23,11 @@ from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.prepare import prepare
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.recorder import Note, Recorder, notes_to
 from tests.training.test_distributed import by_two
 
 PICTURES = 11
@@ -156,7 +156,7 @@ def test_weights_weigh_what_is_streamed(recipe, scenes, tmp_path):
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     told: list[str] = []
-    stream = Stream(open_streamed(str(tmp_path / "bad.tar"), (64, 64)), 1, on_fault=told.append)
+    stream = Stream(open_streamed(str(tmp_path / "bad.tar"), (64, 64)), 1, reporter=notes_to(told.append))
     assert {number for raw in islice(stream.batches(), 6) for number in raw.indices} == {0, 2}
     assert any("1.json: weight is 'much'" in each for each in told)
 
@@ -178,7 +178,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
     for name, path in (("made", shards), ("read", scenes / "shards")):
         events: list = []
         wanted = recipe(data={"path": str(path)}, train={"steps": 2, "batch_size": 14}, validation={"pictures": None})
-        job.train(wanted, out=tmp_path / name, on_event=events.append)
+        job.train(wanted, out=tmp_path / name, reporter=Recorder(events.append))
         told = [event.text for event in events if isinstance(event, Note)]
         assert any(f"{path} has no canny images: they are made while" in each for each in told) == (name == "made")
         assert any("10 pictures, 1 more held out; streamed" in each for each in told)
@@ -224,7 +224,7 @@ def test_two_processes_stream_what_one_does(recipe, scenes, tmp_path):
     shard = copy / "000003.tar"
     shard.write_bytes(shard.read_bytes()[:9000])
     events: list = []
-    alone = job.train(recipe(data={"path": str(copy)}), out=tmp_path / "one", on_event=events.append)
+    alone = job.train(recipe(data={"path": str(copy)}), out=tmp_path / "one", reporter=Recorder(events.append))
     assert any(isinstance(event, Note) and "000003.tar" in event.text for event in events)
     file = tmp_path / "together.toml"
     file.write_text(recipe(data={"path": str(copy)}).to_toml())

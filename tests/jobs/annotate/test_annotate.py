@@ -18,6 +18,7 @@ from scedit_cli.data.annotation import read_record
 from scedit_cli.data.dataset import open_dataset, write_rows
 from scedit_cli.jobs.annotate import annotate
 from scedit_cli.utils.errors import SceditError, WorkFailed
+from tests.recorder import Recorder
 
 
 def canny(path, *thresholds):
@@ -40,7 +41,7 @@ def test_one_picture(folder, tmp_path):
 
 def test_a_folder_gets_columns_and_pictures(folder, rows):
     events = []
-    result = annotate(folder, ["canny", "color"], on_event=events.append)
+    result = annotate(folder, ["canny", "color"], reporter=Recorder(events.append))
     assert (result.kind, result.written, result.skipped, result.failed) == ("canny,color", 6, 0, [])
     assert [(event.stage, event.step, event.total) for event in events] == [("canny, color", 3, 3)]
     assert events[0].values["pictures/s"] > 0
@@ -101,7 +102,7 @@ def test_a_stopped_run_goes_on(folder, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        annotate(folder, "color", on_event=stop)
+        annotate(folder, "color", reporter=Recorder(stop))
     result = annotate(folder, "color")
     assert (result.written, result.skipped) == (1, 2)
     assert open_dataset(folder).kinds == ("color",)
@@ -140,7 +141,7 @@ def test_a_preview_writes_a_sheet_and_nothing_else(folder):
     before = sorted(folder.rglob("*"))
     (folder / "images/0.png").write_bytes(b"no picture")
     events = []
-    result = annotate(folder, "canny", params=["low=20..60"], preview=2, on_event=events.append)
+    result = annotate(folder, "canny", params=["low=20..60"], preview=2, reporter=Recorder(events.append))
     assert result.sheet == folder.parent / "data-preview.png"
     assert 256 < Image.open(result.sheet).height < 2 * 256  # one row: the other picture is none
     assert [file for file, _ in result.failed] == ["images/0.png"]

@@ -23,6 +23,7 @@ from scedit_cli.jobs.annotate import annotate
 from scedit_cli.utils import distributed
 from scedit_cli.utils.errors import WorkFailed
 from tests.conditions.local_weights import save_weights
+from tests.recorder import Recorder
 
 
 def test_processes_make_what_one_makes(folder, monkeypatch):
@@ -134,7 +135,7 @@ def test_a_process_that_is_killed_is_told(folder, monkeypatch):
     monkeypatch.setattr(annotation, "_ALONE", 0)
     monkeypatch.setattr(annotation, "_CHUNK", 1)
     with pytest.raises(WorkFailed, match="was killed"):
-        annotate(folder, "canny", processes=2, on_event=killed)
+        annotate(folder, "canny", processes=2, reporter=Recorder(killed))
 
 
 def test_ranks_share_the_pictures(folder, monkeypatch, rows):

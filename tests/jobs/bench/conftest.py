@@ -31,7 +31,7 @@ def faked(monkeypatch):
     }
     calls = []
 
-    def measure_apart(method, wanted, on_step, device=None):
+    def measure_apart(method, wanted, reporter, device=None):
         calls.append((method, wanted))
         if isinstance(costs[method], Exception):
             raise costs[method]

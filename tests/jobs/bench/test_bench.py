@@ -16,11 +16,12 @@ from scedit_cli.benchmark import compare, estimate, evaluation, isolation
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.modes import DEFAULT_METHODS
 from scedit_cli.jobs.bench import bench
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import WorkFailed
+from scedit_cli.utils.reporter import SILENT
 from tests import tiny
 from tests.jobs.bench.conftest import SETTING, figures
+from tests.recorder import Note, Progress, Recorder
 
 FIELDS = {
     "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "steps",
@@ -57,7 +58,7 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
     base = str(tiny.pipeline_folder("sd15"))
     result = bench(
         base=base, methods=["sc", "full"], batch=1, steps=2, rounds=1, plot=tmp_path / "bench.png", batches=[1],
-        out=tmp_path / "bench.json", on_event=events.append,
+        out=tmp_path / "bench.json", reporter=Recorder(events.append),
     )  # fmt: skip
     document = result.document()
     assert set(document) == FIELDS
@@ -88,7 +89,7 @@ def test_bench_measures_methods_in_their_own_processes(tmp_path):
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(isolation, "_work", _die)
     with pytest.raises(WorkFailed, match="measured sc ended with code 7"):
-        isolation.measure_apart("sc", BenchConfig("scenes", steps=1), lambda *_: None)
+        isolation.measure_apart("sc", BenchConfig("scenes", steps=1), SILENT)
 
 
 def _die(*_: object) -> None:
@@ -126,7 +127,7 @@ def test_rounds_are_interleaved_and_put_together(faked):
 def test_a_method_that_fails_has_no_figures(faked, baseline):
     faked["csc"] = WorkFailed("memory ran out", "take a smaller batch")
     events = []
-    result = bench(base="mine", methods=["sc", "csc"], rounds=2, baseline=baseline, on_event=events.append)
+    result = bench(base="mine", methods=["sc", "csc"], rounds=2, baseline=baseline, reporter=Recorder(events.append))
     failed = result.costs.results[1]
     assert failed == Figures("csc")
     assert events.count(Note("memory ran out: take a smaller batch")) == 1

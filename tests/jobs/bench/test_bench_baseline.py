@@ -9,8 +9,8 @@ import pytest
 from scedit_cli import SceditError
 from scedit_cli.benchmark import compare, config
 from scedit_cli.jobs.bench import bench
-from scedit_cli.jobs.progress import Note
 from tests.jobs.bench.conftest import figures
+from tests.recorder import Note, Recorder
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_another_machine_is_compared_in_what_is_the_same_on_all(faked, baseline)
     baseline.write_text(json.dumps(document | {"device": "NVIDIA H100"}))
     faked["sc"] = replace(faked["sc"][0], peak_memory=2**40, file_size=2**20), faked["sc"][1]
     events = []
-    result = bench(base="mine", methods=["sc"], baseline=baseline, on_event=events.append)
+    result = bench(base="mine", methods=["sc"], baseline=baseline, reporter=Recorder(events.append))
     assert [sentence.split()[1] for sentence in result.worse] == ["file_size"]
     assert any(isinstance(event, Note) and "NVIDIA H100" in event.text for event in events)
 

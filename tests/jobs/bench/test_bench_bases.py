@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from scedit_cli import SCTuner, save_tuner
 from scedit_cli.cli import app
 from scedit_cli.jobs import bench as job
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.recorder import Note, Recorder
 
 
 @pytest.fixture
@@ -47,12 +47,12 @@ def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
     reader = "text agreement is not measured: only the embedded base has a reader of pictures"
     monkeypatch.setattr(job, "load_base", lambda *_, **more: guessed)
     events = []
-    job.bench(skips=True, on_event=events.append)
+    job.bench(skips=True, reporter=Recorder(events.append))
     assert [event.text for event in events if isinstance(event, Note)] == [
         f"{guessed.doubt}: --prediction epsilon takes it for the other",
         reader,
     ]
-    job.bench(quality=True, tuners=[tuner(tmp_path, prediction_type="epsilon")], on_event=events.append)
+    job.bench(quality=True, tuners=[tuner(tmp_path, prediction_type="epsilon")], reporter=Recorder(events.append))
     assert len([event for event in events if isinstance(event, Note)]) == 2
 
 

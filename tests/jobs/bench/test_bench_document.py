@@ -15,6 +15,7 @@ from scedit_cli.jobs import bench as job
 from scedit_cli.jobs.bench import bench
 from scedit_cli.utils.errors import WorkFailed
 from tests.jobs.bench.conftest import figures
+from tests.recorder import Recorder
 
 
 @pytest.fixture
@@ -82,7 +83,8 @@ def test_places_are_checked_before_anything_is_measured(option, faked, tmp_path)
     (tmp_path / "file").write_text("in the way")
     quality = {"quality": True, "methods": ["base"]} if option == "keep" else {"methods": ["sc"]}
     with pytest.raises(SceditError, match="file.* could not be written"):
-        bench(**quality, **{option: tmp_path / "file" / "deeper" / "a.png"}, on_event=lambda event: pytest.fail())
+        place = {option: tmp_path / "file" / "deeper" / "a.png"}
+        bench(**quality, **place, reporter=Recorder(lambda event: pytest.fail()))
     with pytest.raises(SceditError, match="is a folder"):
         bench(methods=["sc"], out=tmp_path)
     assert not faked["calls"] and (tmp_path / "file").read_text() == "in the way"

@@ -30,7 +30,7 @@ def called(monkeypatch):
         if isinstance(answer.exception, SceditError):
             raise answer.exception
         assert answer.exit_code == 0, answer.output
-        calls[0].pop("on_event")
+        calls[0].pop("reporter")
         return calls[0]
 
     return call

@@ -8,9 +8,9 @@ from scedit_cli.benchmark import sampling as room
 from scedit_cli.benchmark.architecture import Architecture
 from scedit_cli.core.attach import attached
 from scedit_cli.jobs.bench import bench
-from scedit_cli.jobs.progress import Progress
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.recorder import Progress, Recorder
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("sd15", "fp32"), ("sdxl", "bf16")])
@@ -28,7 +28,7 @@ def test_every_step_is_timed_with_what_it_says_attached(family, dtype, monkeypat
     monkeypatch.setattr(Architecture, "unet", lambda *args: unets.append(loaded(*args)) or unets[0])
     monkeypatch.setattr(room, "timed", watch)
     base = str(tiny.pipeline_folder(family))
-    made = bench(sampling=True, base=base, resolution=64, dtype=dtype, steps=2, on_event=events.append)
+    made = bench(sampling=True, base=base, resolution=64, dtype=dtype, steps=2, reporter=Recorder(events.append))
     assert [each.name for each in made.sampling] == ["base", "SC-Tuner", "CSC-Tuner", "3 CSC-Tuners", "ControlNet"]
     assert acting == [0, 0, 1, 1, 1, 1, 3, 3, 0, 0] * 3
     assert made.sampling[0].ratio == 1.0 and all(each.seconds > 0 and each.ratio > 0 for each in made.sampling)

@@ -7,8 +7,8 @@ from scedit_cli import Bundle, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.core.weights import read_metadata
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.merge import merge
-from scedit_cli.jobs.progress import Note
 from scedit_cli.utils.errors import WorkFailed
+from tests.recorder import Note, Recorder
 
 
 def test_sc_tuners_become_one_file_that_gives_the_same(edited, unet, saved, tmp_path):
@@ -99,7 +99,7 @@ def test_tuners_must_be_for_one_base(saved, tmp_path):
     one, same = saved(name="one", **base), saved("canny", **base)
     other, silent = saved("depth", base="theirs", base_fingerprint="b" * 32), saved("seg")
     events = []
-    merge([str(one), str(same), str(silent)], out=tmp_path / "combo.safetensors", on_event=events.append)
+    merge([str(one), str(same), str(silent)], out=tmp_path / "combo.safetensors", reporter=Recorder(events.append))
     assert [type(event) for event in events] == [Note] and str(silent) in events[0].text
     facts = read_metadata(tmp_path / "combo.safetensors")
     assert facts["kind"] == "bundle" and {key: facts[key] for key in base} == base

@@ -11,9 +11,9 @@ from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_
 from scedit_cli.cli import app
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.merge import merge
-from scedit_cli.jobs.progress import Progress
 from scedit_cli.models.base import load_base
 from tests import tiny
+from tests.recorder import Progress, Recorder
 
 
 def test_take_drop_and_rescale_edit_a_bundle(saved, tmp_path):
@@ -75,7 +75,7 @@ def test_an_average_is_told_to_be_inexact(saved, tmp_path):
     one, two = saved("canny", "one"), saved("canny", "two", seed=2)
     events = []
     out = tmp_path / "mean.safetensors"
-    result = merge([f"{one}:3", str(two)], out=out, average=True, on_event=events.append)
+    result = merge([f"{one}:3", str(two)], out=out, average=True, reporter=Recorder(events.append))
     assert "not exact" in events[0].text
     assert result.kind == "csc" and result.average and result.document()["average"] is True
     mean = load_tuner(out)
@@ -91,7 +91,7 @@ def test_an_average_is_told_to_be_inexact(saved, tmp_path):
 def test_rank_compresses_and_says_how_well(saved, tmp_path):
     one, canny, out = saved(), saved("canny"), tmp_path / "small.safetensors"
     events = []
-    result = merge([str(one), f"{one}:0.5", str(canny)], out=out, rank=6, on_event=events.append)
+    result = merge([str(one), f"{one}:0.5", str(canny)], out=out, rank=6, reporter=Recorder(events.append))
     assert [event.step for event in events if isinstance(event, Progress)] == list(range(1, 13))
     small = load_tuner(out)
     assert isinstance(small, Bundle) and small.tuners[0].hidden == (6,) * 12
@@ -101,7 +101,7 @@ def test_rank_compresses_and_says_how_well(saved, tmp_path):
     assert float(small.metadata["merge.rank_error"]) == pytest.approx(told["error"], rel=0.01)
     exact = merge([str(one), f"{one}:0.5"], out=tmp_path / "exact.safetensors", rank=32)
     assert exact.compressed.error < 1e-5 and exact.max_difference < 1e-4
-    merge([str(one)], out=tmp_path / "same.safetensors", rank=99, on_event=events.append)
+    merge([str(one)], out=tmp_path / "same.safetensors", rank=99, reporter=Recorder(events.append))
     assert "takes nothing away" in events[-1].text
 
 
@@ -161,7 +161,7 @@ def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
         app, ["merge", "a.safetensors:0.5", "k=b", "--out", "o", *options.split(), *more.split()]
     )
     assert answer.exit_code == 0, answer.output
-    calls[0].pop("on_event")
+    calls[0].pop("reporter")
     assert calls[0] == {
         "tuners": ["a.safetensors:0.5", "k=b"],
         "out": Path("o"),

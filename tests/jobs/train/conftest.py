@@ -14,6 +14,7 @@ from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe
 from tests import tiny
+from tests.recorder import Recorder
 
 PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
 TIMED = ("seconds", "waited", "memory")  # what no two runs have alike
@@ -60,7 +61,7 @@ def finished(recipe, tmp_path_factory):
     """A run of four steps: its result, folder, recipe and events."""
     folder, events = tmp_path_factory.mktemp("runs") / "finished", []
     wanted = recipe(train={"checkpoint_every": 2}, samples={"every": 3, "count": 2, "steps": 2})
-    return job.train(wanted, out=folder, on_event=events.append), folder, wanted, events
+    return job.train(wanted, out=folder, reporter=Recorder(events.append)), folder, wanted, events
 
 
 def files_in(folder: Path) -> set[str]:

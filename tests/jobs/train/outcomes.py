@@ -25,7 +25,6 @@ from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.data.shards import write_shards
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.models.base import Base, load_base
 from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
@@ -33,6 +32,7 @@ from scedit_cli.training import builders
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import files_in, log_of
+from tests.recorder import Note, Progress, Recorder
 
 PICTURES, SIDE = 6, 64
 HUB_BASE = "me/base"
@@ -161,7 +161,7 @@ class Runs:
         captured = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         before, builders.load_base = builders.load_base, opened
         try:
-            outcome.result = job.train(outcome.recipe, out=folder, on_event=hear)
+            outcome.result = job.train(outcome.recipe, out=folder, reporter=Recorder(hear))
         except (SceditError, WorkFailed) as error:
             outcome.error = error
         finally:

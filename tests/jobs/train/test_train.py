@@ -12,13 +12,13 @@ from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.sampler import StatefulSampler
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import builders, objective
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import BATCH, PICTURES, files_in, log_of
+from tests.recorder import Note, Progress, Recorder
 
 
 def test_a_run_writes_exactly_these_files(finished):
@@ -125,7 +125,7 @@ def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     events, original = [], builders.load_base
     monkeypatch.setattr(builders, "load_base", lambda *args, **more: replace(original(*args, **more), is_guessed=True))
     wanted = recipe(train={"steps": 12, "micro_batch_size": 2}, validation={"pictures": 1})
-    ahead = job.train(wanted, dry_run=True, on_event=events.append)
+    ahead = job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     notes = [event.text for event in events if isinstance(event, Note)]
     assert 'predicts v: base.prediction = "epsilon" takes it for the other' in "".join(notes)
     assert list(tmp_path.iterdir()) == []
@@ -158,7 +158,7 @@ def test_the_tuner_goes_to_the_hub_where_asked(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "check_hub", lambda name: asked.append(name))
     monkeypatch.setattr(job, "upload", lambda run, name: asked.append((run.folder, name)) or "https://hub/me/canny")
     wanted = recipe(train={"steps": 1})
-    job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", on_event=events.append)
+    job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", reporter=Recorder(events.append))
     assert asked == ["me/canny", (tmp_path / "run", "me/canny")]
     assert "https://hub/me/canny" in events[-1].text
 

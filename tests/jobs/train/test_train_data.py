@@ -15,7 +15,6 @@ from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.scenes import example, write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.prepare import prepare
-from scedit_cli.jobs.progress import Note
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.scenes import HELD_OUT_SEED
@@ -23,6 +22,7 @@ from scedit_cli.training import builders
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.train.conftest import PICTURES, log_of
+from tests.recorder import Note, Recorder
 
 
 @pytest.fixture
@@ -114,7 +114,8 @@ def test_what_prepare_encodes_by_default_serves_recipes_as_they_are(dataset, tmp
     }
     sets = [f"base.model={base}", f"data.path={folder}", "train.batch_size=2"]
     events: list = []
-    job.train(load_recipe(name, sets) if name else Recipe.from_dict(sections), dry_run=True, on_event=events.append)
+    wanted = load_recipe(name, sets) if name else Recipe.from_dict(sections)
+    job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     assert {file: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*.safetensors")} == before
     assert len(before) == 2 and not any("anew" in event.text for event in events if isinstance(event, Note))
 
@@ -133,7 +134,7 @@ def test_a_condition_that_no_picture_has_is_made_where_it_is_quick(recipe, plain
     for name, make in (("asked", [kind]), ("missing", [])):
         events: list = []
         wanted = recipe(tuner={"condition": kind}, data={"path": str(plain), "make": make}, train={"steps": 2})
-        job.train(wanted, out=tmp_path / name, on_event=events.append)
+        job.train(wanted, out=tmp_path / name, reporter=Recorder(events.append))
         told = [event.text for event in events if isinstance(event, Note) and "made while training" in event.text]
         assert len(told) == (name == "missing") and all(f"{plain} has no {kind} images" in each for each in told)
         assert load_recipe(tmp_path / name / "recipe.toml").data.make == [kind]
@@ -171,7 +172,7 @@ def test_a_first_dataset_is_smaller_than_a_batch(tmp_path):
     write_scenes(tmp_path / "data", 14, size=64, kinds=("canny",))
     sets = [f"base.model={tiny.pipeline_folder('sd15')}", f"data.path={tmp_path / 'data'}", "train.steps=1"]
     wanted, events = load_recipe("sd15-canny", [*sets, "samples.every=0", "train.precision=fp32"]), []
-    result = job.train(wanted, out=tmp_path / "run", on_event=events.append)
+    result = job.train(wanted, out=tmp_path / "run", reporter=Recorder(events.append))
     told = [event.text for event in events if isinstance(event, Note)]
     assert result.validation_loss is not None and (tmp_path / "run" / "tuner.safetensors").is_file()
     data = "data: 13 pictures, 1 more held out; fewer than a batch of 32, so each comes several times in a batch"
@@ -195,12 +196,12 @@ def test_text_that_prepare_encoded_serves_the_precision_it_was_made_for(recipe, 
     before = set((folder / "cache").rglob("*.safetensors"))
     assert len(before) == 2
     wanted, events = recipe(data={"path": str(folder)}, train={"precision": "bf16"}), []
-    job.train(wanted, dry_run=True, on_event=events.append)
+    job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     new = set((folder / "cache").rglob("*.safetensors")) - before
     assert [file.parent.name.partition("-")[0] for file in new] == ([] if fits else ["text"])
     told = [event.text for event in events if isinstance(event, Note)]
     sentence = f"the captions in {folder}/cache are encoded in fp32 and train.precision is bf16: they are encoded anew"
     assert any(sentence in each for each in told) != fits
     events.clear()
-    job.train(wanted, dry_run=True, on_event=events.append)
+    job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     assert not any("encoded anew" in event.text for event in events if isinstance(event, Note))

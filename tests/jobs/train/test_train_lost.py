@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.progress import Progress
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests.jobs.train.conftest import files_in
+from tests.recorder import Progress, Recorder
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_finite_loss_whose_gradient_is_none_leaves_the_last_good_checkpoint(
 def test_weights_that_are_lost_are_not_kept_at_an_interruption(recipe, tmp_path, lose):
     lose(2, gradient=float("nan"))
     with pytest.raises(KeyboardInterrupt):
-        job.train(recipe(train={"log_every": 100}), out=tmp_path / "run", on_event=stop_after(2))
+        job.train(recipe(train={"log_every": 100}), out=tmp_path / "run", reporter=Recorder(stop_after(2)))
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0] is None
 
 
@@ -69,7 +69,7 @@ def test_a_step_that_fp16_skipped_keeps_no_interrupted_run_from_being_kept(recip
     lose(2, loss=float("nan"))
     wanted = recipe(train={"precision": "fp16", "log_every": 100})
     with pytest.raises(KeyboardInterrupt):
-        job.train(wanted, out=tmp_path / "run", on_event=stop_after(3))
+        job.train(wanted, out=tmp_path / "run", reporter=Recorder(stop_after(3)))
     kept = newest_checkpoint(tmp_path / "run" / "checkpoints")[0]
     assert (kept.step, kept.state["skipped"]) == (3, [1, 0])
     assert all(each.isfinite().all() for each in kept.tensors["tuner"].values())
@@ -87,7 +87,7 @@ def test_scores_that_cannot_be_written_lose_no_step(recipe, tmp_path, full, erro
 
     wanted = recipe(samples={"every": 3, "count": 1, "steps": 1})
     with pytest.raises(error, match="scores.jsonl could not be written") as failed:
-        job.train(wanted, out=tmp_path / "run", on_event=hear)
+        job.train(wanted, out=tmp_path / "run", reporter=Recorder(hear))
     assert type(failed.value) is error and "tuner.safetensors" not in files_in(tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].step == 3
     if full:

@@ -11,13 +11,13 @@ import torch
 
 from scedit_cli.jobs import train as job
 from scedit_cli.jobs.checks import train as checks
-from scedit_cli.jobs.progress import Note, Progress
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
 from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import assert_same_end, files_in, log_of
+from tests.recorder import Note, Progress, Recorder
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, signal.SIGINT, signal.SIGTERM], ids=str)
@@ -39,7 +39,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, recipe, tmp_path, monkeypat
         original = objective.add_noise
         monkeypatch.setattr(objective, "add_noise", add_noise)
     with pytest.raises(SystemExit if stop == signal.SIGTERM else KeyboardInterrupt) as stopped:
-        job.train(recipe(), out=tmp_path / "run", on_event=hear)
+        job.train(recipe(), out=tmp_path / "run", reporter=Recorder(hear))
     if stop == signal.SIGTERM:
         assert stopped.value.code == 143
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -60,7 +60,7 @@ def test_a_torn_checkpoint_is_named_and_passed_over(finished, tmp_path):
     file = torn / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     events = []
-    result = job.train(wanted, out=run, resume=True, on_event=events.append)
+    result = job.train(wanted, out=run, resume=True, reporter=Recorder(events.append))
     (note,) = [event.text for event in events if isinstance(event, Note) and str(torn) in event.text]
     assert "optimizer.safetensors" in note
     assert result.resumed_at == 2
@@ -71,7 +71,7 @@ def test_resuming_without_a_checkpoint_starts_at_step_0_and_says_so(finished, re
     run, events = tmp_path / "run", []
     shutil.copytree(finished[1], run)
     shutil.rmtree(run / "checkpoints")
-    result = job.train(recipe(), out=run, resume=True, on_event=events.append)
+    result = job.train(recipe(), out=run, resume=True, reporter=Recorder(events.append))
     assert any(isinstance(event, Note) and "step 0" in event.text for event in events)
     assert result.resumed_at is None
     assert_same_end(finished[1], run)
@@ -111,7 +111,7 @@ def test_a_folder_that_is_gone_ends_the_run(recipe, tmp_path):
             run.mkdir()
 
     with pytest.raises(WorkFailed, match="run is gone, or another process has taken it over"):
-        job.train(recipe(train={"checkpoint_every": 2}), out=run, on_event=hear)
+        job.train(recipe(train={"checkpoint_every": 2}), out=run, reporter=Recorder(hear))
     assert list(run.iterdir()) == []
 
 
@@ -182,7 +182,7 @@ def test_what_a_resumed_run_learns_otherwise_is_told(finished, recipe, tmp_path)
     shutil.copytree(finished[1], tmp_path / "run")
     events = []
     changed = recipe(train={"learning_rate": 0.001, "steps": 5, "memory": "plain", "checkpoint_every": 3})
-    job.train(changed, out=tmp_path / "run", resume=True, on_event=events.append)
+    job.train(changed, out=tmp_path / "run", resume=True, reporter=Recorder(events.append))
     (note,) = [event.text for event in events if isinstance(event, Note) and "another recipe" in event.text]
     assert note.endswith("train.steps was 4 and is 5; train.learning_rate was 0.01 and is 0.001")
 
