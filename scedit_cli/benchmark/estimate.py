@@ -127,15 +127,15 @@ def peak(
         for part in trainee.parts:
             part.to_empty(device="cpu")
         live = LiveStorages("activations")
-        with _boundary(trainee, options, live), live:
-            live.own("weights", _tensors(trainee.parts))
+        with boundary(trainee, options, live), live:
+            live.own("weights", tensors_of(trainee.parts))
             live.own_gradients(trainee.weights)
-            _train(trainee, _faked(inputs), _faked(noise), base, dtype, device, live)
+            _train(trainee, faked(inputs), faked(noise), base, dtype, device, live)
     known = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0)
     return known | live.at_peak
 
 
-def _boundary(
+def boundary(
     trainee: TrainableMethod, options: Options | None, live: LiveStorages
 ) -> AbstractContextManager[object]:
     """Return a context in which an offloaded encoder's weights count while they are on the device."""
@@ -173,14 +173,16 @@ def _train(
             optimizer.step()
 
 
-def _faked(each: Any) -> Any:
+def faked(each: Any) -> Any:
+    """Return a batch's tensors without values, under a FakeTensorMode."""
     if isinstance(each, Inputs):
-        return Inputs(*(_faked(value) for value in (each.latents, each.timesteps, each.hint, each.text)))
+        return Inputs(*(faked(value) for value in (each.latents, each.timesteps, each.hint, each.text)))
     if isinstance(each, dict):
-        return {name: _faked(value) for name, value in each.items()}
+        return {name: faked(value) for name, value in each.items()}
     return torch.empty_like(each, device="cpu")
 
 
-def _tensors(parts: Iterable[nn.Module]) -> list[Tensor]:
+def tensors_of(parts: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the parameters and buffers of all parts."""
     return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
 

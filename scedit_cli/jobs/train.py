@@ -19,9 +19,10 @@ from scedit_cli.recipe import Recipe
 from scedit_cli.training import builders
 from scedit_cli.training.distributed import Processes
 from scedit_cli.training.evaluation import Score, control_scores
+from scedit_cli.training.fitting import Ladder, as_plain, least_change
 from scedit_cli.training.log import last_value, recent_loss
 from scedit_cli.training.loop import Loop
-from scedit_cli.training.memory import peak_of_run
+from scedit_cli.training.memory import forecast
 from scedit_cli.training.model_card import check_hub, upload, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
 from scedit_cli.training.run_folder import RunFolder, choose_run, claimed
@@ -111,10 +112,11 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    fit: bool = False,
     push_to_hub: str | None = None,
     device: str | None = None,
     reporter: Reporter | None = None,
-) -> TrainResult | Preflight | None:
+) -> TrainResult | Preflight | Ladder | None:
     """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
 
     Ctrl-C and SIGTERM end it after the current step, with a checkpoint from which `resume` continues bit for bit (on a
@@ -127,6 +129,7 @@ def train(
             step 0.
         overwrite: replace the run that `out` holds.
         dry_run: stop before the first step and return the preflight; encoded latents and text remain.
+        fit: stop before the first step and return the settings that were tried until one fits the device's memory.
         push_to_hub: a hub repository ("user/name") to upload tuner, recipe, card and samples to.
         device: the device that trains; by default an accelerator where there is one.
 
@@ -144,9 +147,10 @@ def train(
                 processes.by_first(lambda: check_hub(push_to_hub))
             processes.by_first(lambda: check_trackers(recipe))
             run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
-            if not dry_run:
+            if not (dry_run or fit):
                 processes.by_first(lambda: stack.enter_context(claimed(run)))
-            return _train(recipe, run, processes, reporter, resume, overwrite, dry_run, push_to_hub, device, every)
+            only = "fit" if fit else "dry run" if dry_run else ""
+            return _train(recipe, run, processes, reporter, resume, overwrite, only, push_to_hub, device, every)
     finally:
         processes.leave()
 
@@ -158,11 +162,11 @@ def _train(
     reporter: Reporter,
     resume: bool,
     overwrite: bool,
-    dry_run: bool,
+    only: str,
     push_to_hub: str | None,
     device: str | None,
     every: Reporter,
-) -> TrainResult | Preflight | None:
+) -> TrainResult | Preflight | Ladder | None:
     started = time.monotonic()
     given = recipe.data.make
     recipe = processes.by_first(lambda: builders.made_where_missing(recipe))
@@ -171,7 +175,9 @@ def _train(
             f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
-    base = builders.open_base(recipe, device)
+    if only == "fit":
+        recipe = as_plain(recipe)
+    base = builders.open_base(recipe, device, to_train=only != "fit")
     shards = processes.by_first(lambda: builders.find_shards(recipe, base, reporter.stage("counting")))
     dataset = processes.first_on_machine_first(
         lambda: builders.find_dataset(recipe, base, reporter.stage("rendering"), shards)
@@ -201,6 +207,8 @@ def _train(
     with processes.meeting() as meet:
         of_data = (dataset, base, builders.cached_kinds(recipe), reporter.stage("encoding"), builders.orders(recipe))
         cache = cache_latents_and_text(*of_data, share=share, wait=meet)
+    if only == "fit":
+        return least_change(recipe, base, cache, processes, stream is not None) if processes.is_first else None
     tuner = builders.fresh_tuner(recipe, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
@@ -208,7 +216,7 @@ def _train(
         preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards, scarce)
         if processes.is_first:
             preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)
-        if dry_run:
+        if only:
             seconds = trainer.rehearse()
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
         for name, value in preflight.summary():
@@ -252,10 +260,10 @@ def _with_memory(
     preflight: Preflight, recipe: Recipe, base: Base, cache: Cache, processes: Processes, streams: bool
 ) -> Preflight:
     try:
-        peak = peak_of_run(recipe, base, cache, processes, streams)
+        peak = forecast(recipe, base, cache, processes, streams)
     except SceditError as reason:
         return replace(preflight, not_estimated=str(reason))
-    return replace(preflight, estimated_peak_memory=sum(peak.values()))
+    return replace(preflight, estimated_peak_memory=peak.total)
 
 
 def _score(recipe: Recipe, base: Base, tuner: Tuner, reporter: Reporter) -> Score | None:

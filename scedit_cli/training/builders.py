@@ -30,10 +30,13 @@ from scedit_cli.training.datasets import (
 from scedit_cli.training.distributed import Processes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.training.validation import held_out_count
+from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
+
+_AWAY = ("down_blocks", "mid_block", "up_blocks")  # a U-Net's children that may be off the device
 
 
 def kinds(recipe: Recipe) -> list[str]:
@@ -81,16 +84,28 @@ def orders(recipe: Recipe) -> list[AnnotationSpec]:
     return made
 
 
-def open_base(recipe: Recipe, device: str | None = None) -> Base:
-    """Return the base in the training precision on `device`, by default an accelerator where there is one.
+def open_base(recipe: Recipe, device: str | None = None, to_train: bool = True) -> Base:
+    """Return the base in the training precision on `device`, by default an accelerator where there is one. Where its
+    weights are quantised or its encoder is offloaded, the whole weights never are on the device.
+
+    Args:
+        to_train: whether the U-Net will be called; otherwise most of it stays in the host's memory.
 
     Raises:
-        SceditError: the base cannot be loaded, or cannot be tuned.
+        SceditError: the base cannot be loaded, or cannot be tuned; or there is no accelerator to offload from.
     """
+    place = torch.device(device) if device else best_device()
+    offloads = recipe.train.offload == "encoder"
+    if offloads and place.type == "cpu":
+        raise SceditError(
+            "train.offload is encoder, and there is no accelerator to offload from: training is on the cpu",
+            hint='leave it out; train.memory = "checkpoint" and base.quantize = "int4" save memory here too',
+        )
+    waits = offloads or recipe.base.quantize != "none" or not to_train
     base = load_base(
         recipe.base.model,
         dtype=DTYPES[recipe.train.precision],
-        device=device,
+        device="cpu" if waits else place,
         revision=recipe.base.revision,
         vae=recipe.base.vae,
         vae_revision=recipe.base.vae_revision,
@@ -102,8 +117,10 @@ def open_base(recipe: Recipe, device: str | None = None) -> Base:
         _check_samples(base, recipe.samples)
     base.unet.to(memory_format=_layout(recipe))
     if recipe.base.quantize != "none":
-        _ = base.fingerprint  # computed now, from the original weights
-        quantize(base.unet, recipe.base.quantize)
+        _ = base.fingerprint, base.parameter_count  # computed now, from the original weights
+        quantize(base.unet, recipe.base.quantize, place)
+    if waits:
+        base.place(place, _AWAY[: 2 if to_train else 3] if offloads or not to_train else ())
     return base
 
 

@@ -13,6 +13,7 @@ from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe
+from scedit_cli.training.memory import Forecast
 from tests import tiny
 from tests.recorder import Recorder
 
@@ -23,7 +24,7 @@ TIMED = ("seconds", "waited", "memory")  # what no two runs have alike
 @pytest.fixture(autouse=True)
 def _foreseen(monkeypatch):
     """A step on fake tensors for each run would count among those that the tests count."""
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 2**20, "activations": 2**21})
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20, "activations": 2**21}, 0, 0))
 
 
 @pytest.fixture(scope="session")

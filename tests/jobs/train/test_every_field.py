@@ -15,7 +15,7 @@ from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop
-from scedit_cli.training.memory import peak_of_run
+from scedit_cli.training.memory import forecast
 from tests.jobs.train.outcomes import HUB_BASE, PICTURES, PLAIN, Outcome, Runs
 
 Effect = Callable[[Outcome, Outcome], None]  # asserts what a run without the field's value and one with it differ in
@@ -104,7 +104,7 @@ def less_memory(plain: Outcome, changed: Outcome) -> None:
     held = []
     for each in (plain, changed):
         cache = cache_latents_and_text(open_dataset(each.recipe.data.path), each.base, ["canny"])
-        held.append(peak_of_run(each.recipe, each.base, cache)["activations"])
+        held.append(forecast(each.recipe, each.base, cache).peak["activations"])
     assert held[1] < held[0]
 
 
@@ -232,6 +232,7 @@ CASES = {
     "train.precision": Case("bf16", other_loss),
     "train.memory": Case("checkpoint", less_memory, {"train.memory": "plain"}),
     "train.recompute": Case("fine", less_memory, {"train.memory": "checkpoint", "train.recompute": "transformer"}),
+    "train.offload": Case("encoder", refused("no accelerator to offload from")),
     "train.tf32": Case(False, both(same_lesson, tells(lambda run: run.settings[0], "tf32", "ieee"))),
     "train.channels_last": Case(False, both(same_lesson, tells(lambda run: run.settings[1], True, False))),
     "train.compile": Case(True, compiled),
