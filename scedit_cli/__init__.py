@@ -24,34 +24,75 @@ if TYPE_CHECKING:
     from scedit_cli.core.bundle import Bundle
     from scedit_cli.core.tuners import CSCTuner, SCTuner
     from scedit_cli.core.weights import load_tuner, save_tuner
-
-__all__ = [
-    "Bundle",
-    "CSCTuner",
-    "SCTuner",
-    "SceditError",
-    "__version__",
-    "attach",
-    "load_tuner",
-    "merge",
-    "save_tuner",
-]
+    from scedit_cli.data.sources.entry import Images
+    from scedit_cli.generation.config import BaseConfig, InitImage, OutputConfig, Overrides, Prompt
+    from scedit_cli.inference.config import Control, SamplerConfig
+    from scedit_cli.jobs.annotate import annotate
+    from scedit_cli.jobs.checks.prepare import Encoding, ImportRules, Scenes
+    from scedit_cli.jobs.generate import generate
+    from scedit_cli.jobs.prepare import prepare
+    from scedit_cli.jobs.train import train
+    from scedit_cli.models.base import load_base
 
 _HOMES = {
-    "Bundle": "bundle",
-    "CSCTuner": "tuners",
-    "SCTuner": "tuners",
-    "attach": "attach",
-    "load_tuner": "weights",
-    "merge": "blend",
-    "save_tuner": "weights",
+    "BaseConfig": "generation.config",
+    "Bundle": "core.bundle",
+    "CSCTuner": "core.tuners",
+    "Control": "inference.config",
+    "Encoding": "jobs.checks.prepare",
+    "Images": "data.sources.entry",
+    "ImportRules": "jobs.checks.prepare",
+    "InitImage": "generation.config",
+    "OutputConfig": "generation.config",
+    "Overrides": "generation.config",
+    "Prompt": "generation.config",
+    "SCTuner": "core.tuners",
+    "SamplerConfig": "inference.config",
+    "Scenes": "jobs.checks.prepare",
+    "annotate": "jobs.annotate",
+    "attach": "core.attach",
+    "generate": "jobs.generate",
+    "load_base": "models.base",
+    "load_tuner": "core.weights",
+    "merge": "core.blend",
+    "prepare": "jobs.prepare",
+    "save_tuner": "core.weights",
+    "train": "jobs.train",
 }
+
+__all__ = [
+    "BaseConfig",
+    "Bundle",
+    "CSCTuner",
+    "Control",
+    "Encoding",
+    "Images",
+    "ImportRules",
+    "InitImage",
+    "OutputConfig",
+    "Overrides",
+    "Prompt",
+    "SCTuner",
+    "SamplerConfig",
+    "SceditError",
+    "Scenes",
+    "__version__",
+    "annotate",
+    "attach",
+    "generate",
+    "load_base",
+    "load_tuner",
+    "merge",
+    "prepare",
+    "save_tuner",
+    "train",
+]
 
 
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.core.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from scedit_cli.utils.threads import choose_waiting
 from tests.offline import sitecustomize  # noqa: F401  the guard, in this process
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared; before PyTorch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+choose_waiting()
 for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE"):  # of the shell that the tests are started from
     os.environ.pop(name, None)
 os.environ["TERM"] = "xterm-256color"
@@ -24,3 +27,9 @@ _HOME = tempfile.mkdtemp(prefix="scedit-tests-")  # what tests keep for the next
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in ("HF_HOME", "SCEDIT_CACHE", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
     os.environ[_name] = os.path.join(_HOME, _name.lower())
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage passes over what the imports have left, millions of objects, which is never garbage."""
+    gc.collect()
+    gc.freeze()

@@ -14,17 +14,16 @@ from PIL import Image
 from scedit_cli import conditions
 from scedit_cli.data import formats
 from scedit_cli.data.images import open_image
-from scedit_cli.data.sources import open_source
 from scedit_cli.data.uris import open_place
 from scedit_cli.generation import web_ui
 from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import load_base
-from scedit_cli.recipe import Recipe, TrainSection
-from scedit_cli.training import builders
+from scedit_cli.recipe import Recipe, TrackingSection, TrainSection
 from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trackers import check_trackers
 from scedit_cli.utils.errors import SceditError
-from tests import tiny
+from tests import by_recipe, tiny
+from tests.preparing import open_source
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
@@ -38,7 +37,7 @@ def by_optimizer(name: str):
 
 
 def tracked(name: str):
-    return lambda folder: check_trackers(Recipe.from_dict({"tuner": {"kind": "sc"}, "tracking": {"to": [name]}}))
+    return lambda folder: check_trackers(TrackingSection(to=[name]))
 
 
 def a_saved_dataset(folder: Path) -> None:
@@ -63,7 +62,7 @@ def a_heic_picture(folder: Path) -> None:
 
 def quantized(folder: Path) -> None:
     recipe = {"tuner": {"kind": "sc"}, "base": {"model": "scenes", "quantize": "int8"}}
-    builders.open_base(Recipe.from_dict(recipe))
+    by_recipe.open_base(Recipe.from_dict(recipe))
 
 
 def weighted(folder: Path) -> None:

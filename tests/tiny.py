@@ -192,6 +192,16 @@ def trained(module: nn.Module, seed: int = 1, size: float = 0.2) -> nn.Module:
     return module
 
 
+def aligned(base: Base) -> Base:
+    """`base` with its weights copied from where they lie in their file. Kernels round by the alignment in memory, which
+    is another in each file, so that equal weights of two files need not give equal bits."""
+    for part in base.pipeline().components.values():
+        if isinstance(part, nn.Module):
+            for parameter in part.parameters():
+                parameter.data = parameter.data.clone()
+    return base
+
+
 def train_a_step(base: Base) -> None:
     """Asserts: a fresh tuner changes nothing, and after one step of training the U-Net's output."""
     tuner = SCTuner.for_unet(base.unet)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from scedit_cli.utils.threads import waiting
 from scedit_cli.utils.version import __version__
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -108,6 +109,7 @@ def environment() -> dict[str, str | int]:
         "platform": platform.platform(),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
+        "threads_wait": waiting(),
     }
 
 

@@ -25,10 +25,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from scedit_cli.cli.parsing import in_options
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
 from scedit_cli.utils.reporter import Reporter
+from scedit_cli.utils.threads import waiting
 
 _SECONDS_BETWEEN_LINES = 10.0  # progress lines replace the bar where stderr is no terminal
 _WIDTH_OF_A_PIPE = 200  # in columns, for tables that have no terminal to fit into
@@ -58,7 +60,9 @@ class Screen(Reporter):
         self._stack = ExitStack()
 
     def __enter__(self) -> Screen:
-        if not self.debug:
+        if self.debug:
+            self.warn(f"PyTorch's threads wait for each other: {waiting()}")
+        else:
             self._stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             self._stack.enter_context(quiet_imports())
@@ -77,10 +81,11 @@ class Screen(Reporter):
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.warn(text)
+            self.warn(in_options(text))
 
     def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
         """Show a job's result: `document` under --json, else the rows of `summary`."""
+        document, summary = in_options([document, summary])
         if self.as_json:
             self._write(document)
         elif not self.quiet:
@@ -210,7 +215,7 @@ def _bars(console: Console) -> Progress:
 def _explained(error: Exception) -> tuple[str, str | None, int]:
     """Return the sentence, the hint and the exit code for an exception."""
     if isinstance(error, SceditError):
-        return error.message, error.hint, error.exit_code
+        return in_options(error.message, error.field), error.hint and in_options(error.hint), error.exit_code
     if hasattr(error, "format_message"):  # Typer's usage errors, whose class is not public in every release
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scedit"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, Tuners, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.names import EMBEDDED
+from scedit_cli.utils.quick_start import quick_imports
+
+if TYPE_CHECKING:
+    from scedit_cli.generation.config import GenerationConfig
 
 _PROMPTS, _STEERING, _SAMPLER = "What to draw", "What steers it", "The sampler"
+_NOT_ON_THE_PAGE = {  # parameter -> option
+    "from_file": "--from", "grid": "--grid", "score": "--score", "name": "--name", "overwrite": "--overwrite",
+    "prompts": "--prompt", "prompts_file": "--prompts", "negative": "--negative", "seed": "--seed", "num": "--num",
+    "conds": "--cond", "conds_from": "--cond-from", "params": "--param", "scales": "--scale", "sweeps": "--sweep",
+}  # fmt: skip
 _START, _OUTPUT, _MEMORY, _PAGE = "A picture to start from", "Output", "Memory and speed", "A page in the browser"
 
 
@@ -261,35 +272,47 @@ def generate(
       scedit generate --from pictures/0001.png --seed 7
       scedit generate --ui
     """
+    options = dict(
+        prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond, conds_from=cond_from,
+        params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep, base=base, vae=vae,
+        prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler,
+        width=width, height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
+        weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
+        batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
+    )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.generation.config import Request
+        from scedit_cli.cli.parsing import command_line, generation_config, given_of
         from scedit_cli.jobs.checks import generate as checks
 
-        request = Request(
-            prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond,
-            conds_from=cond_from, params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep,
-            base=base, vae=vae, prediction=prediction, any_base=any_base, dtype=dtype,
-            device=device_here(device), steps=steps, guidance=guidance,
-            guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
-            height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
-            weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
-            batch_size=batch,
-        )  # fmt: skip
+        options["device"] = device_here(device)
         if ui:
-            unused = {"--from": from_file, "--grid": grid, "--score": score, "--name": name, "--overwrite": overwrite}
-            if given := [option for option, value in unused.items() if value]:
-                raise SceditError(f"{given[0]} has no effect on the page", hint="leave it out, or leave out --ui")
-            checks.check_page(request, out)  # refuses bad options before the slow import of PyTorch
+            if unused := [option for name, option in _NOT_ON_THE_PAGE.items() if name in given_of(options)]:
+                raise SceditError(f"{unused[0]} has no effect on the page", hint="leave it out, or leave out --ui")
+            config = generation_config(options)
+            checks.check_page(config)  # refuses bad options before the slow import of PyTorch
             from scedit_cli.jobs import generate as job
 
-            job.serve(request, out=out, host=host or "127.0.0.1", port=port, reporter=screen)
+            command = partial(command_line, options, out=config.out.path)
+            job.serve(config, host=host or "127.0.0.1", port=port, command=command, reporter=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")
-        options = {"from_file": from_file, "out": out, "template": name, "grid": grid, "score": score}
-        options |= {"overwrite": overwrite}
-        checks.check(request, **options)  # refuses bad options before the slow import of PyTorch
-        from scedit_cli.jobs import generate as job
+        config = generation_config(options)
+        checks.check(config)  # refuses bad options before the slow import of PyTorch
+        with quick_imports(*_unused(config)):
+            from scedit_cli.jobs import generate as job
+            from scedit_cli.models.loading import import_libraries
 
-        result = job.generate(request, **options, reporter=screen)
+            import_libraries()
+        result = job.generate(**vars(config), reporter=screen)
     screen.result(result.document(), result.summary())
+
+
+def _unused(config: GenerationConfig) -> list[str]:
+    """Return the optional packages of diffusers and transformers that these images have no use for."""
+    unused = ["bitsandbytes", "onnxruntime", "peft", "torchao"]
+    if not (config.out.score or any(control.photo is not None for control in config.controls)):
+        unused.append("torchvision")  # of annotators
+        if not config.sampler.scheduler and config.base.model == EMBEDDED:
+            unused.append("scipy")  # of some samplers
+    return unused

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from scedit_cli.cli.options import screen_for
 from scedit_cli.cli.words import stray_words
 from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.threads import choose_waiting
 
 _IS_WINDOWS = sys.platform == "win32"
 
@@ -51,6 +52,7 @@ class Program(TyperGroup):
                 "Windows cannot lock, flush and signal as this program needs it",
                 hint="run it in Linux on Windows: wsl --install",
             )
+        choose_waiting()
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scedit_cli.cli.parsing import in_options
 from scedit_cli.utils.devices import check_name
+from scedit_cli.utils.distributed import launched_rank
 from scedit_cli.utils.errors import SceditError
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ def screen_for(as_json: bool = False, quiet: bool = False, debug: bool = False) 
 def screen_of_first(as_json: bool, quiet: bool, debug: bool) -> Iterator[Screen]:
     """Open the screen of a job that torchrun may have started in several processes: the first one shows the progress of
     all, and an error that ends another is a line on stderr."""
-    rank = os.environ.get("RANK", "0")
-    with screen_for(as_json, quiet or rank != "0", debug) as screen:
+    rank = launched_rank()
+    with screen_for(as_json, quiet or rank > 0, debug) as screen:
         try:
             yield screen
         except SceditError as error:
-            if rank == "0":
+            if not rank:
                 raise
-            screen.warn(f"process {rank}: {error}")
+            screen.warn(f"process {rank}: {in_options(str(error), error.field)}")
             raise typer.Exit(error.exit_code) from error
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scedit_cli.cli.options import BaseModel, Debug, Device, Json, Quiet, parts, screen_of_first
 from scedit_cli.utils.devices import device_here
+from scedit_cli.utils.errors import SceditError
+
+if TYPE_CHECKING:
+    from scedit_cli.jobs.checks.prepare import PrepareRequest
+
+_DEFAULTS = {"look": "plain", "base": "scenes"}
 
 
 def prepare(
@@ -97,8 +105,7 @@ def prepare(
       accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
     with screen_of_first(json_, quiet, debug) as screen:
-        from scedit_cli.jobs.checks import prepare as checks
-        from scedit_cli.utils.specs import parse_named
+        from scedit_cli.cli.parsing import parse_named
 
         options = {
             "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
@@ -106,13 +113,45 @@ def prepare(
             "split": split, "subset": subset, "revision": revision, "scenes": scenes, "seed": seed, "look": look,
             "held_out": held_out, "size": size, "square": square, "upscale": upscale, "strict": strict,
             "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates, "cache": parts(cache),
-            "base": base, "vae": vae, "precision": precision, "device": device,
-            "shards": shards,
+            "base": base, "vae": vae, "precision": precision, "device": device, "shards": shards,
         }  # fmt: skip
-        checks.check(src, out, **options)  # refuses bad options before the slow import of PyTorch
+        from scedit_cli.jobs.checks import prepare as checks
+
+        request = request_of(src, out, options)
+        checks.check(request)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import prepare as job
 
-        options["device"] = device_here(device)
-        result = job.prepare(src, out=out, **options, reporter=screen)
+        if request.encoding:
+            request = replace(request, encoding=replace(request.encoding, device=device_here(device)))
+        result = job.prepare(**vars(request), reporter=screen)
     if result.is_first:
         screen.result(result.document(), result.summary())
+
+
+def request_of(src: str | Path | None, out: Path, options: Mapping[str, Any]) -> PrepareRequest:
+    """Return the request that the command's options make.
+
+    Raises:
+        SceditError: an option would do nothing.
+    """
+    from scedit_cli.data.sources.entry import Images
+    from scedit_cli.jobs.checks.prepare import THERE, Encoding, ImportRules, PrepareRequest, Scenes, check_idle
+
+    def taken(group: type) -> dict[str, Any]:
+        return {each.name: options[each.name] for each in fields(group) if each.name in options}
+
+    scenes = options["scenes"]
+    if src is not None and scenes is not None:
+        raise SceditError(
+            "prepare takes pictures or a number of scenes, not both",
+            hint="scedit prepare PHOTOS --out DIR, or scedit prepare --scenes 100 --out DIR",
+        )
+    source = None if src is None else Images(src, **taken(Images))
+    source = source if scenes is None else Scenes(scenes, **taken(Scenes))
+    encoding = Encoding(**taken(Encoding)) if options["cache"] else None
+    request = PrepareRequest(source, out, options["size"], ImportRules(**taken(ImportRules)), encoding, options["shards"])
+    if source or request.is_made:
+        given = {name for name, value in options.items() if value and value != _DEFAULTS.get(name)}
+        case = "with `scenes`" if scenes else "with pictures" if source else THERE
+        check_idle(given, [case] if encoding else [case, "without `cache`"])
+    return request

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,8 @@ from scedit_cli.utils.errors import SceditError
 
 if TYPE_CHECKING:
     from scedit_cli.cli.console import Screen
+
+_SHOWN = 80  # longest quotation of a user's text in a message
 
 
 def train(
@@ -66,19 +69,34 @@ def train(
 
     if not recipe:
         raise SceditError("--recipe is missing", hint="name a file, or one of those that scedit train --list shows")
-    loaded = load_recipe(recipe, set_)
+    loaded = load_recipe(recipe, settings(set_))
     if show:
         return screen_for(json_, quiet, debug).text(loaded.model_dump(exclude_none=True), loaded.to_toml())
     with screen_of_first(json_, quiet, debug) as screen:
-        from scedit_cli.jobs.checks import train as checks
+        from scedit_cli.jobs.checks.train import TrainRequest, check
 
-        options = {"out": out, "resume": resume, "overwrite": overwrite, "push_to_hub": push_to_hub}
-        checks.check(loaded, **options)  # refuses bad options before the slow import of PyTorch
+        options = {"out": out, "resume": resume, "overwrite": overwrite, "dry_run": dry_run, "push_to_hub": push_to_hub}
+        check(TrainRequest(loaded, **options))  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import train as job
 
-        result = job.train(loaded, **options, dry_run=dry_run, fit=fit, device=device_here(device), reporter=screen)
+        result = job.train(loaded, **options, fit=fit, device=device_here(device), reporter=screen)
     if result:
         screen.result(result.document(), result.summary())
+
+
+def settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Parse "SECTION.KEY=VALUE" texts, where the value is TOML or, failing that, plain text, to values by key."""
+    from scedit_cli.recipe.loading import toml_value
+
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not all((*(parts := key.strip().split(".")), parts[1:])):
+            raise SceditError(
+                f"--set {text[:_SHOWN]}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200"
+            )
+        values[key.strip()] = toml_value(value.strip())
+    return values
 
 
 def _list(screen: Screen) -> None:

@@ -77,7 +77,7 @@ def make_specs(
     annotator: str | None = None,
     weights: Path | None = None,
     seed: int = 0,
-    option: str = "--param",
+    option: str = "`params`",
 ) -> list[AnnotationSpec]:
     """Return a spec for each kind.
 
@@ -85,7 +85,7 @@ def make_specs(
         params: `[KIND.]NAME=VALUE`, or LOW..HIGH as the value of a number that is drawn for each image. The kind may be
             left out where there is only one.
         annotator: the annotator of the kinds that have it; all other kinds get their first.
-        option: the option that messages name.
+        option: the argument that messages name.
 
     Raises:
         SceditError: a kind, annotator or parameter is unknown, or a value is invalid.
@@ -101,7 +101,7 @@ def make_specs(
     ]
 
 
-def parameters_of(kinds: Sequence[str], params: Iterable[str], option: str = "--param") -> dict[str, dict[str, str]]:
+def parameters_of(kinds: Sequence[str], params: Iterable[str], option: str = "`params`") -> dict[str, dict[str, str]]:
     """Return the values of `[KIND.]NAME=VALUE` texts by kind and name; every one of `kinds` is a key.
 
     Raises:

@@ -151,7 +151,7 @@ def models(weights: Path | None, device: str) -> tuple[InferenceSession, Inferen
     try:
         import onnxruntime
     except ImportError as error:
-        otherwise = "make it with scedit annotate --annotator openpose"
+        otherwise = "make it with `annotate(annotator=openpose)`"
         raise not_installed("pose by dwpose", error.name, "pose", otherwise) from error
     onnxruntime.set_default_logger_severity(3)
     number = int(device.partition(":")[2] or 0)

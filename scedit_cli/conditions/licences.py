@@ -29,8 +29,8 @@ def require(annotator: Licensed) -> None:
         return
     raise SceditError(
         f"{annotator.kind} by {annotator.name}: its weights' licence forbids commercial use ({annotator.licence})",
-        hint=f"read it, then accept it once: scedit annotate photo.png --cond {annotator.kind} --annotator "
-        f"{annotator.name} --accept-license --out {annotator.kind}.png",
+        hint=f"read it, then accept it once: `annotate(photo.png, kinds={annotator.kind}, annotator={annotator.name}, "
+        f"accept_license=True, out={annotator.kind}.png)`",
     )
 
 

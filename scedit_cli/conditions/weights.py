@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
 from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.hub import answers, download_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,15 +32,12 @@ def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) ->
     needed = [each.split(":")[1] for each in among or (place,)]
     if weights is not None:
         return _local(repository, name, weights, needed) / name
-    from huggingface_hub import errors as hub
-    from huggingface_hub import hf_hub_download
-
     from scedit_cli.models.loading import quiet
 
     try:
         with quiet():
-            return Path(hf_hub_download(repository, name, local_files_only=not _answers(repository)))
-    except (hub.HTTPError, OSError, ValueError) as error:
+            return download_file(repository, name)
+    except (OSError, ValueError) as error:
         raise _unreachable(repository, needed) from error
 
 
@@ -99,7 +96,7 @@ def pretrained(
 
     options = options | {"trust_remote_code": False}  # else transformers asks the user whether to run it
     if weights is None:
-        source, options = repository, options | {"local_files_only": not _answers(repository)}
+        source, options = repository, options | {"local_files_only": not answers(repository)}
     else:
         source = str(_local(repository, "config.json", weights))
     try:
@@ -122,31 +119,16 @@ def pretrained(
     return model.float().eval().to(device)
 
 
-@lru_cache
-def _answers(repository: str) -> bool:
-    """Return whether the hub answers. This is checked first because downloads retry for half a minute per file."""
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hub
-
-    try:
-        HfApi().model_info(repository, timeout=_TIMEOUT)
-    except hub.HfHubHTTPError:
-        return True  # the hub answers with an error, which the download will raise
-    except (hub.HTTPError, OSError):
-        return False
-    return True
-
-
 def _local(repository: str, name: str, weights: Path, needed: Sequence[str] = ()) -> Path:
     """Return the folder that has `name`: WEIGHTS/owner/repository, WEIGHTS/repository, or WEIGHTS itself."""
     if not weights.is_dir():
-        raise SceditError(f"--weights {weights} is no folder", hint=_download(repository, needed))
+        raise SceditError(f"`weights` {weights} is no folder", hint=_download(repository, needed))
     for folder in (weights / repository, weights / repository.split("/")[-1], weights):
         if (folder / name).is_file():
             for file in (folder / name, *sorted(folder.glob("*.safetensors"))):
-                check_fetched(file, f"--weights {file}")
+                check_fetched(file, f"`weights` {file}")
             return folder
-    raise SceditError(f"--weights {weights} has no {name} of {repository}", hint=_download(repository, needed, weights))
+    raise SceditError(f"`weights` {weights} has no {name} of {repository}", hint=_download(repository, needed, weights))
 
 
 def _unreachable(repository: str, needed: Sequence[str] = ()) -> WorkFailed:
@@ -158,4 +140,4 @@ def _unreachable(repository: str, needed: Sequence[str] = ()) -> WorkFailed:
 
 def _download(repository: str, names: Sequence[str] = (), weights: Path | str = "DIR") -> str:
     command = " ".join(("hf download", repository, *names))
-    return f"where there is a connection: {command} --local-dir {weights}/{repository}; then --weights {weights}"
+    return f"where there is a connection: {command} --local-dir {weights}/{repository}; then `weights={weights}`"

@@ -93,6 +93,7 @@ class Attachment:
 
     Attributes:
         tuners: the attached tuners, bundles taken apart.
+        changes: the number of changes of scales, hints and regions so far.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Attachment:
         lean: Swapped | None = None,
     ) -> None:
         self.tuners = tuple(tuners)
+        self.changes = 0
         self._lean = lean
         self._scales = scales
         self._strides = skips.strides
@@ -126,7 +128,8 @@ class Attachment:
 
     @scales.setter
     def scales(self, scales: Sequence[float] | float) -> None:
-        self._scales = checked_scales(scales, len(self.tuners))
+        before, self._scales = self._scales, checked_scales(scales, len(self.tuners))
+        self.changes += self._scales != before
 
     def set_hints(self, hints: Hints) -> None:
         """Set the hints of the CSC-Tuners, until they are set again; None removes them.
@@ -144,6 +147,7 @@ class Attachment:
             SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.
         """
         self._hints, self._features = {}, {}
+        self.changes += 1
         if hints is None:
             return
         places = self._places(hints)
@@ -174,6 +178,7 @@ class Attachment:
         regions = [None] * len(self.tuners) if regions is None else list(regions)
         if len(regions) != len(self.tuners):
             raise SceditError(f"{len(regions)} regions for {len(self.tuners)} tuners", hint="give None for everywhere")
+        self.changes += 1
         self._regions = {i: Region(weights) for i, weights in enumerate(regions) if weights is not None}
 
     def detach(self) -> None:
@@ -278,6 +283,8 @@ class Attachment:
         The edits are summed negated from 0 and subtracted: 0 - (±0) is +0 and x - (+0) is x in every bit, whereas
         -0 + 0 would turn a skip's -0 into +0.
         """
+        if not len(skip):  # of a level whose features are reused
+            return skip
         edits = torch.zeros((), dtype=skip.dtype, device=skip.device)
         for tuner, scale, features, region in self._active:
             inputs = (skip, index) if features is None else (skip, index, features[index])

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason
 from scedit_cli.utils.fetched import check_fetched
-from scedit_cli.utils.hub import is_hub_id, split_revision
+from scedit_cli.utils.hub import download_tuner, is_hub_id, split_revision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
         return _in_folder(place), None
     repository, revision = split_revision(place)
     if is_hub_id(repository) and place.suffix not in SUFFIXES:
-        folder = _download(repository, revision)
+        folder = download_tuner(repository, revision)
         return _in_folder(folder), f"{repository}@{folder.name}"
     raise SceditError(f"{path}: no such tuner file", hint="give a .safetensors file, a folder with one, or a hub id")
 
@@ -172,17 +172,3 @@ def _in_folder(folder: Path) -> Path:
         if found:
             return found[0]
     raise SceditError(f"{folder} holds no tuner file", hint="a tuner is a .safetensors file")
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    """Download the repository's weights and return their folder, whose name is their commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.safetensors", "*.bin", "*.json"]
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise SceditError(
-            f"{repository}: no such file, and the hub gave none: {reason(error)}", hint="check the path, or the hub id"
-        ) from error

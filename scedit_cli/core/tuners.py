@@ -262,7 +262,8 @@ def _variance_kept(convolution: nn.Conv2d) -> nn.Conv2d:
     # With PyTorch's default, the difference between two hints leaves the stem a hundred times weaker, and training has
     # to undo that first. This is He initialisation (arXiv 1502.01852) with SiLU's gain, 1 / sqrt(E[silu(z)^2]).
     fan_in = convolution.weight[0].numel()
-    nn.init.normal_(convolution.weight, std=1.676 / fan_in**0.5)
+    if not convolution.weight.is_meta:  # nothing is drawn there, and asking for it would import torch._dynamo: seconds
+        nn.init.normal_(convolution.weight, std=1.676 / fan_in**0.5)
     nn.init.zeros_(convolution.bias)
     return convolution
 

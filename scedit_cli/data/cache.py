@@ -25,7 +25,7 @@ from scedit_cli.utils.reporter import SILENT, Reporter
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 images of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
-_STARVED = "end other programs, or prepare smaller pictures with --size; what is encoded already is kept"
+_STARVED = "end other programs, or prepare smaller pictures with `size`; what is encoded already is kept"
 
 Wait = Callable[[], None]
 

@@ -98,7 +98,7 @@ class Dataset:
                     raise SceditError(
                         f"{self._at(item)}: {kind}{_COLUMN} {item.conditions[kind].name} is {_by(other)} pixels, "
                         f"its picture is {_by(size)}",
-                        hint=f"scedit annotate {self.path} --cond {kind} --overwrite makes it anew",
+                        hint=f"`annotate({self.path}, kinds={kind}, overwrite=True)` makes it again",
                     )
         return paths
 
@@ -139,7 +139,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     file = path / METADATA
     if not file.is_file():
         raise SceditError(
-            f"{path} is no dataset folder: it has no {METADATA}", hint=f"scedit prepare {path} --out DIR makes one"
+            f"{path} is no dataset folder: it has no {METADATA}", hint=f"`prepare({path}, out=DIR)` makes one"
         )
     rows = []
     for line, text in enumerate(file.read_bytes().split(b"\n"), 1):
@@ -236,7 +236,7 @@ def way_to(kind: str, path: Path | str) -> str:
 
     if kind not in conditions.KINDS:
         return f"name its {kind} image in the column {kind}{_COLUMN}"
-    made = f"scedit annotate {path} --cond {kind} makes it"
+    made = f"`annotate({path}, kinds={kind})` makes it"
     return f'data.make = ["{kind}"] makes all of them while training; {made}' if conditions.is_quick(kind) else made
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from scedit_cli.conditions import channels_of, find
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.arrays import planes, stacked, unit
-from scedit_cli.data.images import decode, open_image, reading
+from scedit_cli.data.images import decode, name_of, open_image, reading
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image
 
@@ -127,13 +127,14 @@ def open_condition_image(path: Path, kind: str) -> Image.Image:
     return _opened(path, channels_of(kind))
 
 
-def open_given_condition(path: Path, kind: str) -> Image.Image:
-    """Read a condition image as `open_condition_image` does, and check its levels, as a user's own file requires.
+def open_given_condition(source: Path | Image.Image, kind: str) -> Image.Image:
+    """Read a condition image in a file or in memory as `open_condition_image` does, and check its levels, as a user's
+    own image requires.
 
     Raises:
         SceditError: as `read_uint8` and `check_levels`.
     """
-    return _opened(path, channels_of(kind), kind)
+    return _opened(source, channels_of(kind), kind)
 
 
 def check_levels(opened: Image.Image, kind: str, name: str) -> None:
@@ -156,9 +157,9 @@ def check_levels(opened: Image.Image, kind: str, name: str) -> None:
         raise SceditError(f"{name} is nearly black, {ceil(level)} of 255 at most, as {what} are", remedy)
 
 
-def _opened(path: Path, channels: int, unchecked: str = "") -> Image.Image:
+def _opened(source: Path | Image.Image, channels: int, unchecked: str = "") -> Image.Image:
     """Read a condition image; if `unchecked` names a kind, check its levels first."""
-    with reading(path, str(path)) as opened:
-        picture = decode(opened)
-        check_levels(opened, unchecked, str(path))
-        return condition_image(picture, channels, str(path))
+    with reading(source) as opened:
+        image = decode(opened)
+        check_levels(opened, unchecked, name_of(source))
+        return condition_image(image, channels, name_of(source))

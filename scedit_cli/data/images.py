@@ -32,25 +32,30 @@ _MOST_PIXELS = 2**26  # in an image that is decoded: three copies of them stay b
 _GAP = 2.0  # a JPEG is decoded to at least this many times its final size, as in Pillow's `thumbnail`
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read the photograph at `path` in mode RGB and sRGB: turned upright by its EXIF orientation, converted by its ICC
-    profile, transparency laid on white, 16-bit gray cut to 8 bits.
+def open_image(source: Path | Image.Image) -> Image.Image:
+    """Read the photograph in a file or in memory in mode RGB and sRGB: turned upright by its EXIF orientation,
+    converted by its ICC profile, transparency laid on white, 16-bit gray cut to 8 bits.
 
     Raises:
         SceditError: the file does not exist, or is no image that can be read completely.
     """
-    with reading(path, str(path)) as opened:
+    with reading(source) as opened:
         return photograph(decode(opened))
 
 
-def open_mask(path: Path) -> Image.Image:
-    """Read the mask at `path` in mode L: luminance times opacity.
+def open_mask(source: Path | Image.Image) -> Image.Image:
+    """Read the mask in a file or in memory in mode L: luminance times opacity.
 
     Raises:
         SceditError: as `open_image`; or its transparency leaves nothing of it.
     """
-    with reading(path, str(path)) as opened:
-        return mask_image(decode(opened), str(path))
+    with reading(source) as opened:
+        return mask_image(decode(opened), name_of(source))
+
+
+def name_of(source: Path | Image.Image) -> str:
+    """Return the name of an image in messages: its path, if it is a file."""
+    return "the image" if isinstance(source, Image.Image) else str(source)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -59,18 +64,23 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         SceditError: the file does not exist, or is no readable image.
     """
-    with reading(path, str(path)) as opened:
+    with reading(path) as opened:
         return upright_size(opened)
 
 
 @contextmanager
-def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Open the image in `file` without decoding it.
+def identified(file: Path | BinaryIO | Image.Image) -> Iterator[Image.Image]:
+    """Open the image in `file` without decoding it; an image in memory is copied.
 
     Raises:
         OSError, ValueError, Image.DecompressionBombError: the file is no image of a supported format, or too large; for
             damaged files the decoders raise other errors too.
     """
+    if isinstance(file, Image.Image):
+        _check_size(file)
+        scale_key(file)
+        yield file.copy()
+        return
     if isinstance(file, Path) and (told := unread(file.name)):
         raise ValueError(f"it is {told}")
     with Image.open(file, formats=_FORMATS + heif_formats() + _LAST) as opened:
@@ -81,12 +91,14 @@ def identified(file: Path | BinaryIO) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """Open the image in `file` without decoding it; errors within the `with` block become messages about `name`.
+def reading(file: Path | BinaryIO | Image.Image, name: str | None = None) -> Iterator[Image.Image]:
+    """Open the image in `file` without decoding it; errors within the `with` block become messages about `name`, by
+    default that of the file.
 
     Raises:
         SceditError: as `open_image`; or the image is so large that it must be a decompression bomb.
     """
+    name = name or name_of(file)
     try:
         with identified(file) as opened:
             yield opened
@@ -97,9 +109,10 @@ def reading(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
     except Exception as error:  # the decoders raise errors of any class over damaged files
-        if not heif_formats() and is_heif(_head(file)):
-            raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
-        check_fetched(file, name)
+        if not isinstance(file, Image.Image):
+            if not heif_formats() and is_heif(_head(file)):
+                raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
+            check_fetched(file, name)
         raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
 
 

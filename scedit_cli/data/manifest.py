@@ -63,8 +63,8 @@ class Manifest:
         if told["files"] != self.files:
             raise SceditError(
                 f"{out} was prepared by the same call, and {self.asked['source']} has changed since",
-                hint=f"name another folder with --out, or remove {out} first; "
-                f"scedit prepare --out {out} with --cache or --shards takes it as it is",
+                hint=f"name another folder with `out`, or remove {out} first; "
+                f"`prepare(out={out})` with `cache` or `shards` takes it as it is",
             )
         return True
 

@@ -52,7 +52,7 @@ class Report:
         return 1 - len(self.captionless) / self.pictures if self.pictures else 0.0
 
     def document(self) -> dict[str, Any]:
-        """Return the content of report.json, which --json prints together with the paths."""
+        """Return the content of report.json, which the command line prints together with the paths."""
         return {
             "pictures": self.pictures,
             "captions": {
@@ -87,13 +87,13 @@ class Report:
         if strict and (found := {what: files for what, files in faults.items() if files}):
             raise SceditError(
                 "; ".join(f"{len(files)} {what}: {named(files)}" for what, files in found.items()),
-                hint="mend them; without --strict the good pictures are prepared, and report.json names all others",
+                hint="mend them; without `strict` the good pictures are prepared, and report.json names all others",
             )
         if self.captionless and len(self.captionless) > captionless * self.pictures:
             raise SceditError(
                 f"{len(self.captionless)} of {self.pictures} pictures have no caption: {named(self.captionless)}",
-                hint="write a .txt or .caption file beside each, name a table's column with --columns text=NAME, or "
-                "keep them as they are with --allow-captionless" + self._perhaps_in(),
+                hint="write a .txt or .caption file beside each, name a table's column with `columns=text=NAME`, or "
+                "keep them as they are with `allow_captionless`" + self._perhaps_in(),
             )
 
     def _perhaps_in(self) -> str:
@@ -112,7 +112,7 @@ class Report:
             rows.append(("buckets", ", ".join(sizes[:8]) + more))
         if len(self.splits) > 1:
             others = [split for split in self.splits if split != self.split]
-            rows.append(("split", f"{self.split}; nothing of {' and '.join(others)}, which --split takes"))
+            rows.append(("split", f"{self.split}; nothing of {' and '.join(others)}, which `split` takes"))
         rows += _some("rejected", [f"{file}: {why}" for file, _, why in self.rejected])
         rows += _some("captionless", self.captionless)
         rows += _some("duplicate", [f"{file} repeats {first}" for file, first in self.duplicates])

@@ -91,7 +91,7 @@ class ShardDataset:
                 if len(rows) == count:
                     break
             if not rows:
-                ways = [f"; {way_to(kind, 'DATASET')}, for prepare --shards to take along" for kind in self.kinds]
+                ways = [f"; {way_to(kind, 'DATASET')}, for `prepare(shards=N)` to take along" for kind in self.kinds]
                 raise SceditError(
                     f"data.path: none of the {sum(self.counts)} samples can be used; the last: {why}",
                     hint=f"data.columns names what a sample holds, data.upscale takes small pictures{''.join(ways)}",
@@ -170,6 +170,6 @@ def open_streamed(
     every = shard_places(place)
     known = [(shard, count) for shard, count in zip(every, counts_of(every, reporter), strict=True) if count]
     if not known:
-        raise SceditError(f"data.path: {place} holds no samples", hint="scedit prepare --shards writes shards")
+        raise SceditError(f"data.path: {place} holds no samples", hint="`prepare(shards=N)` writes shards")
     places, counts = zip(*known, strict=True)
     return ShardDataset(places, counts, size, kinds, dict(columns or {}), upscale, (0,) * len(places))

@@ -25,7 +25,7 @@ from scedit_cli.utils.io import read_json, whole_folder, write_whole
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 SIZES = "sizes.json"
-_SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; prepare --shards writes it'
+_SIZES_HINT = f'put {SIZES} beside the shards, as {{"000000.tar": 1000}}; `prepare(shards=N)` writes it'
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -207,7 +207,7 @@ def _samples(tar: tarfile.TarFile, shard: str | Path) -> Iterator[tuple[str, Ite
         if key in seen:
             raise SceditError(
                 f"{shard}: the files of {key} do not follow one another",
-                hint="pack it again, sorted: tar --sort=name, or scedit prepare --shards",
+                hint="pack it again, sorted: tar --sort=name, or `prepare(shards=N)`",
             )
         seen.add(key)
         yield key, members

@@ -52,5 +52,5 @@ def chosen(splits: Sequence[str], wanted: str | None, name: str) -> str:
     split = wanted or ("train" if "train" in splits or len(splits) > 1 else splits[0])
     split = split if split in splits else _NAMES.get(split.lower(), split)
     if split not in splits:
-        raise SceditError(f"{name} has no split {split}", hint=f"--split takes one of {', '.join(splits)}")
+        raise SceditError(f"{name} has no split {split}", hint=f"`split` takes one of {', '.join(splits)}")
     return split

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
 
 from scedit_cli import conditions
-from scedit_cli.conditions.annotation_spec import parameters_of
-from scedit_cli.conditions.naming import check_one_of_each, check_scorable
 from scedit_cli.data.images import open_mask
+from scedit_cli.data.inputs import file_of, source_of
 from scedit_cli.generation.annotators import annotation_for
-from scedit_cli.generation.config import Request
+from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.image_jobs import ImageJob
-from scedit_cli.generation.init_image import InitImage
-from scedit_cli.generation.provenance import condition_text, digests, sha256
-from scedit_cli.inference.controls import (
-    Condition,
-    PlacedTuner,
-    Size,
-    open_condition,
-    open_named,
-    place_tuners,
-    resized,
-    size_for,
-)
+from scedit_cli.generation.init_image import OpenedInitImage
+from scedit_cli.generation.provenance import control_text, digests, image_files, sha256
+from scedit_cli.inference.config import Control
+from scedit_cli.inference.controls import OpenedControl, PlacedTuner, Size, place_tuners, resized, size_for
 from scedit_cli.inference.denoising import Start
 from scedit_cli.inference.sampler import check_size, to_hints, to_tensor
 from scedit_cli.models.base import Base
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded
-from scedit_cli.utils.specs import ConditionSpec, parse_tuner
 
-_Key = tuple[Path, str | None, bool]
+if TYPE_CHECKING:
+    from scedit_cli.data.inputs import ImageInput
+
+_Key = tuple[Any, ...]  # what makes one condition image: its file or the image in memory, its kind, how it is made
 
 
 @dataclass(eq=False)
 class Conditioning:
-    """The conditioning of a request's images. `Conditioning.of` makes it from files alone; `fit` adapts it to a base.
+    """The conditioning of images. `Conditioning.of` makes it from files alone; `fit` adapts it to a base.
 
     Attributes:
         placed: the tuners to attach, in this order.
@@ -50,56 +43,39 @@ class Conditioning:
         start: the image to start from; set by `fit`.
     """
 
-    request: Request
+    config: GenerationConfig
     placed: list[PlacedTuner]
-    canvas: InitImage | None
+    init: OpenedInitImage | None
     device: str
-    _specs: list[tuple[ConditionSpec, ...]]
+    _jobs: Sequence[ImageJob]
     start: Start | None = None
-    _conditions: dict[_Key, Condition] = field(default_factory=dict)
-    _masks: dict[str, Image.Image] = field(default_factory=dict)
-    _sizes: dict[tuple[ConditionSpec, ...], Size] = field(default_factory=dict)
+    _opened: dict[_Key, OpenedControl] = field(default_factory=dict)
+    _masks: dict[Path | int, Image.Image] = field(default_factory=dict)
+    _sizes: dict[tuple[_Key, ...], Size] = field(default_factory=dict)
     _shown: dict[tuple[_Key, Size], Image.Image] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, request: Request, orders: Sequence[ImageJob], base: str, scored: bool = False, device: str = "cpu"
-    ) -> Conditioning:
-        """Open all images and tuners, and check that they match, and, where images are `scored`, that there are
-        conditions to measure.
+    def of(cls, config: GenerationConfig, jobs: Sequence[ImageJob], base: str, device: str = "cpu") -> Conditioning:
+        """Open all images and tuners, and check that they match.
+
+        Args:
+            base: the name of the base.
 
         Raises:
             SceditError: a file cannot be opened, conditions and tuners do not match, or a name is of no tuner, or of
                 several.
         """
-        opened: dict[_Key, Condition] = {}
-        groups = list(dict.fromkeys(order.conditions for order in orders))
-        for specs in groups:
-            for spec in specs:
-                if (key := _key(spec)) not in opened:
-                    opened[key] = open_condition(spec)
-            check_one_of_each((spec.file, opened[_key(spec)].kind) for spec in specs)
-        if scored:
-            check_scorable({each.spec.file: each.kind for each in opened.values()})
-        canvas = InitImage.of(request) if request.image is not None else None
-        masks = {name: open_named(file, "--mask", open_mask) for name, file in request.mask_files.items()}
-        placed = place_tuners([parse_tuner(text) for text in request.tuners], list(opened.values()), base)
-        opened = _made(opened, placed, request, base, device if scored else None)
-        names = [each.name for each in placed]
-        said = {"--mask": request.mask_files, "--scale or --sweep": {n: 0 for order in orders for n in order.scales}}
-        for option, given in said.items():
-            for name in given:
-                if (several := names.count(name)) > 1:
-                    raise SceditError(
-                        f"{option} {name}: {several} tuners have that name",
-                        hint="rename their files, or give each its scale behind its file: --tuner FILE:0.5",
-                    )
-                if not several:
-                    guess = difflib.get_close_matches(name, names, n=1)
-                    there = f"there is {', '.join(names)}" if names else "add its condition by --cond, or --tuner FILE"
-                    hint = f"did you mean {guess[0]}?" if guess else there
-                    raise SceditError(f"{option} {name}: no tuner of that name acts here", hint)
-        return cls(request, placed, canvas, device, groups, None, opened, masks)
+        used = {_key(control) for job in jobs for control in job.controls}
+        opened: dict[_Key, OpenedControl] = {}
+        for place, control in config.placed_controls():
+            if (key := _key(control)) in used and key not in opened:
+                opened[key] = OpenedControl.of(control, place)
+        init = OpenedInitImage.of(config.init) if config.init else None
+        masks = _open_masks(config)
+        placed = place_tuners(config.tuners, list(opened.values()), base)
+        opened = _with_makers(opened, placed, base, device if config.out.score else None)
+        _check_names(config, [each.name for each in placed])
+        return cls(config, placed, init, device, jobs, None, opened, masks)
 
     def fit(self, base: Base) -> list[str]:
         """Choose every image's size; return a sentence for each file that is resized.
@@ -107,41 +83,42 @@ class Conditioning:
         Raises:
             SceditError: the base cannot draw a size.
         """
-        request, notes = self.request, []
-        rule = request.resize or "crop"
-        if self.canvas:
-            self.canvas = self.canvas.grown_to(base.multiple)
-        said = {"crop": "cropped to", "fit": "set between bars in", "stretch": "stretched to"}[rule]
-        for specs in self._specs:
-            lead = self._conditions[_key(specs[0])] if specs else None
-            picture = self.canvas.size if self.canvas else lead.picture.size if lead else None
-            redrawn = self.canvas is not None and self.canvas.mask is None
-            shrink = redrawn or (self.canvas is None and lead is not None and lead.spec.photo)
-            size = size_for(picture, request.width, request.height, base, shrink)
-            asked = request.width or request.height or self.canvas or not lead
-            check_size(base, size[1], size[0], "the picture to make" if asked else str(lead.spec.file))
-            self._sizes[specs] = size
-            files = {str(spec.file): self._conditions[_key(spec)].picture.size for spec in specs}
-            if self.canvas:
-                files |= {str(request.image): self.canvas.size}
+        sampler, notes = self.config.sampler, []
+        if self.init:
+            self.init = self.init.grown_to(base.multiple)
+        fitted = {"crop": "cropped to", "fit": "set between bars in", "stretch": "stretched to"}[sampler.resize]
+        for job in self._jobs:
+            if (keys := tuple(map(_key, job.controls))) in self._sizes:
+                continue
+            lead = self._opened[keys[0]] if keys else None
+            given = self.init.size if self.init else lead.image.size if lead else None
+            redrawn = self.init is not None and self.init.mask is None
+            shrink = redrawn or (self.init is None and lead is not None and lead.control.photo is not None)
+            size = size_for(given, sampler.width, sampler.height, base, shrink)
+            asked = sampler.width or sampler.height or self.init or not lead
+            check_size(base, size[1], size[0], "the image to make" if asked else lead.control.name)
+            self._sizes[keys] = size
+            images = {self._opened[key].control.name: self._opened[key].image.size for key in keys}
+            if self.init:
+                images |= {str(file_of(self.config.init.image) or "the image to start from"): self.init.size}
             notes += [
-                f"{file}: {before[0]}x{before[1]} pixels, {said} {size[0]}x{size[1]}"
-                for file, before in files.items()
+                f"{name}: {before[0]}x{before[1]} pixels, {fitted} {size[0]}x{size[1]}"
+                for name, before in images.items()
                 if before != size
             ]
-        if self.canvas:
-            self.start = self.canvas.start(next(iter(self._sizes.values())), rule, request.strength)
+        if self.init:
+            self.start = self.init.start(next(iter(self._sizes.values())), sampler.resize)
         return list(dict.fromkeys(notes))
 
-    def size(self, order: ImageJob) -> Size:
-        return self._sizes[order.conditions]
+    def size(self, job: ImageJob) -> Size:
+        return self._sizes[tuple(map(_key, job.controls))]
 
-    def scales(self, order: ImageJob) -> tuple[float, ...]:
-        """Return α of every placed tuner; 0 where `order` has no such condition."""
-        given = {self._conditions[_key(spec)].kind: spec.scale for spec in order.conditions}
+    def scales(self, job: ImageJob) -> tuple[float, ...]:
+        """Return α of every placed tuner; 0 where `job` has no such condition."""
+        given = {control.kind: control.scale for control in job.controls}
         scales = []
         for each in self.placed:
-            named = order.scales.get(each.name)
+            named = job.scales.get(each.name)
             if each.tuner.condition is None:
                 scales.append(each.scale if named is None else each.own_scale * named)
             elif each.tuner.condition in given:
@@ -150,120 +127,166 @@ class Conditioning:
                 scales.append(0.0)
         return tuple(scales)
 
-    def spans(self, order: ImageJob) -> tuple[tuple[float, float], ...]:
+    def spans(self, job: ImageJob) -> tuple[tuple[float, float], ...]:
         """Return between which fractions of the steps each placed tuner acts, as (start, end) in [0, 1]."""
-        given = {self._conditions[_key(spec)].kind: (spec.start, spec.end) for spec in order.conditions}
+        given = {control.kind: (control.start, control.end) for control in job.controls}
         return tuple(given.get(each.tuner.condition, (0.0, 1.0)) for each in self.placed)
 
-    def regions(self, order: ImageJob) -> list[Tensor | None]:
+    def regions(self, job: ImageJob) -> list[Tensor | None]:
         """Return the region where each placed tuner acts, for `Attachment.set_regions`."""
-        size, rule = self.size(order), self.request.resize or "crop"
-        shown = {name: to_tensor([resized(mask, size, rule)])[:, :1] for name, mask in self._masks.items()}
+        size, rule = self.size(job), self.config.sampler.resize
+        images = {name: self._masks[key] for name, key in self.masks(job).items()}
+        shown = {name: to_tensor([resized(mask, size, rule)])[:, :1] for name, mask in images.items()}
         return [shown.get(each.name) for each in self.placed]
 
-    def shown(self, order: ImageJob) -> dict[str, Image.Image]:
-        """Return the condition images of `order` by kind, as the tuners see them."""
-        size = self.size(order)
+    def masks(self, job: ImageJob) -> dict[str, Path | int]:
+        """Return what tells the masks of `job` apart, by name."""
+        return {name: _identity(mask) for name, mask in _masks_of(self.config, job.controls).items()}
+
+    def shown(self, job: ImageJob) -> dict[str, Image.Image]:
+        """Return the condition images of `job` by kind, as the tuners see them."""
+        size = self.size(job)
         shown = {}
-        for spec in order.conditions:
-            condition, key = self._conditions[_key(spec)], (_key(spec), size)
-            if key not in self._shown:
-                self._shown[key] = condition.shown_at(size, self.request.resize or "crop", self.device)
-            shown[condition.kind] = self._shown[key]
+        for control in job.controls:
+            key = _key(control)
+            if (key, size) not in self._shown:
+                image = self._opened[key].shown_at(size, self.config.sampler.resize, self.device)
+                self._shown[key, size] = image
+            shown[control.kind] = self._shown[key, size]
         return shown
 
-    def hints(self, orders: Sequence[ImageJob]) -> dict[str, Tensor]:
-        """Return the hints of a batch by kind: one if `orders` share the condition image, else one per order."""
-        shown = [self.shown(order) for order in orders]
-        scales = zip(self.placed, self.scales(orders[0]), strict=True)
+    def hints(self, jobs: Sequence[ImageJob]) -> dict[str, Tensor]:
+        """Return the hints of a batch by kind: one if `jobs` share the condition image, else one per job."""
+        shown = [self.shown(job) for job in jobs]
+        scales = zip(self.placed, self.scales(jobs[0]), strict=True)
         hints = {}
         for kind in [each.tuner.condition for each, scale in scales if scale and each.tuner.condition]:
-            pictures = [each[kind] for each in shown]
-            same = all(picture is pictures[0] for picture in pictures)
-            hints[kind] = to_hints(kind, pictures[:1] if same else pictures)
+            images = [each[kind] for each in shown]
+            same = all(image is images[0] for image in images)
+            hints[kind] = to_hints(kind, images[:1] if same else images)
         return hints
 
-    def measured(
-        self, orders: Sequence[ImageJob], pictures: Sequence[Image.Image]
-    ) -> list[dict[str, dict[str, float]]]:
+    def measured(self, jobs: Sequence[ImageJob], images: Sequence[Image.Image]) -> list[dict[str, dict[str, float]]]:
         """Return for each image, by kind, its `consistency` with that condition and further figures."""
         makers = [
-            (n, self._conditions[_key(spec)].maker)
-            for n, order in enumerate(orders[: len(pictures)])
-            for spec in order.conditions
+            (n, self._opened[_key(control)].maker)
+            for n, job in enumerate(jobs[: len(images)])
+            for control in job.controls
         ]
         figures = conditions.measured_by(
             [maker for _, maker in makers],
-            [pictures[n] for n, _ in makers],
-            [self.shown(orders[n])[maker.kind] for n, maker in makers],
+            [images[n] for n, _ in makers],
+            [self.shown(jobs[n])[maker.kind] for n, maker in makers],
             self.device,
         )
-        scores: list[dict[str, dict[str, float]]] = [{} for _ in pictures]
+        scores: list[dict[str, dict[str, float]]] = [{} for _ in images]
         for (n, maker), each in zip(makers, figures, strict=True):
             scores[n][maker.kind] = each
         return scores
 
-    def settings(self, order: ImageJob) -> dict[str, Any]:
-        """Return the settings that an image's file records, as fields of a request with absolute paths."""
-        request = self.request
-        named = [(self._conditions[_key(spec)].kind, spec) for spec in order.conditions]
+    def settings(self, job: ImageJob) -> dict[str, Any]:
+        """Return the settings that an image's file records, by the names and in the forms of the command line's
+        options; `in_memory` lists what no file holds."""
+        config, init = self.config, self.config.init
         tuners: list[PlacedTuner] = []
         for each in self.placed:
             if not each.bundled or each.file not in [other.file for other in tuners]:
                 tuners.append(each)
-        pictures = {name: _absolute(getattr(request, name)) for name in ("image", "inpaint")}
-        files = [spec.file for _, spec in named]
-        files += [*request.mask_files.values(), *(Path(file) for file in pictures.values() if file)]
-        files += [expanded(request.vae)] if request.vae is not None else []
-        makers = [self._conditions[_key(spec)].maker for _, spec in named if spec.photo]
+        made = [control for control in job.controls if control.photo is not None]
+        texts = {control.kind: control_text(control) for control in job.controls if isinstance(control.source, Path)}
+        makers = [self._opened[_key(control)].maker for control in made]
+        masks = {name: file_of(mask) for name, mask in _masks_of(config, job.controls).items()}
+        files = {"image": init and file_of(init.image), "inpaint": init and file_of(init.mask)}
+        in_memory = [f"{control.kind} image" for control in job.controls if control.kind not in texts]
+        in_memory += [f"mask of {name}" for name, file in masks.items() if file is None]
+        in_memory += [each.file for each in tuners if each.path is None]
+        in_memory += ["image to start from"] if init and not files["image"] else []
+        in_memory += ["mask"] if init and init.mask is not None and not files["inpaint"] else []
         return {
-            "conds": [condition_text(spec, kind) for kind, spec in named if not spec.photo],
-            "conds_from": [condition_text(spec, kind) for kind, spec in named if spec.photo],
+            "conds": [texts[each.kind] for each in job.controls if each.photo is None and each.kind in texts],
+            "conds_from": [texts[each.kind] for each in made if each.kind in texts],
             "params": [f"{maker.kind}.{name}={value}" for maker in makers for name, value in maker.values],
-            "weights": _absolute(request.weights) if makers else None,
-            "tuners": [f"{each.lasting}:{each.factor!r}" for each in tuners],
-            "scales": [f"{name}={float(scale)!r}" for name, scale in order.scales.items()],
-            "masks": [f"{name}={file.absolute()}" for name, file in request.mask_files.items()],
-            "resize": request.resize,
-            **pictures,
+            "weights": str(expanded(made[0].weights).absolute()) if made and made[0].weights is not None else None,
+            "tuners": [f"{each.lasting}:{each.factor!r}" for each in tuners if each.path],
+            "scales": [f"{name}={float(scale)!r}" for name, scale in job.scales.items()],
+            "masks": [f"{name}={file.absolute()}" for name, file in masks.items() if file],
+            "resize": config.sampler.resize,
+            **{name: file and str(file.absolute()) for name, file in files.items()},
             "strength": self.start.strength if self.start else None,
-            "outpaint": request.outpaint,
-            "files": digests(files) | {each.lasting: sha256(each.path) for each in tuners},
+            "outpaint": ",".join(map(str, init.margins)) if init and any(init.margins) else None,
+            "files": digests(image_files(replace(config, prompts=(), controls=job.controls)))
+            | {each.lasting: sha256(each.path) for each in tuners if each.path},
+            "in_memory": in_memory,
         }
 
 
-def _made(
-    opened: Mapping[_Key, Condition], placed: Sequence[PlacedTuner], request: Request, base: str, scored_on: str | None
-) -> dict[_Key, Condition]:
-    """Return the conditions with their makers. With a device `scored_on`, also load the models that measure onto it.
+def _identity(given: ImageInput) -> Path | int:
+    """Return what tells an image apart: its file, or the object in memory."""
+    return file_of(given) or id(given)
+
+
+def _key(control: Control) -> _Key:
+    given, is_photo = (control.image, False) if control.photo is None else (control.photo, True)
+    return _identity(given), control.kind, is_photo, *sorted(control.params.items())
+
+
+def _masks_of(config: GenerationConfig, controls: Sequence[Control]) -> dict[str, ImageInput]:
+    """Return the masks of these controls and of the overrides, by name."""
+    return {each.kind: each.mask for each in controls if each.mask is not None} | dict(config.overrides.masks)
+
+
+def _open_masks(config: GenerationConfig) -> dict[Path | int, Image.Image]:
+    """Return all masks, each by its identity."""
+    given = {f"overrides.masks[{name!r}]": mask for name, mask in config.overrides.masks.items()}
+    for place, control in config.placed_controls():
+        if control.mask is not None:
+            if control.kind in config.overrides.masks:
+                raise SceditError(f"two masks for {control.kind}", "paint them into one image", f"{place}.mask")
+            given[f"{place}.mask"] = control.mask
+    masks = {}
+    for place, mask in given.items():
+        with in_field(place, "check the path"):
+            masks[_identity(mask)] = open_mask(source_of(mask))
+    return masks
+
+
+def _check_names(config: GenerationConfig, names: Sequence[str]) -> None:
+    """Raise SceditError for an override of a name that none of the tuners, which have these `names`, has alone."""
+    given = {f"overrides.{part}": getattr(config.overrides, part) for part in ("masks", "scales", "sweeps")}
+    given |= {f"prompts[{i}].scales": prompt.scales for i, prompt in enumerate(config.prompts)}
+    for place, values in given.items():
+        for name in values:
+            if (several := names.count(name)) > 1:
+                raise SceditError(
+                    f"{place} {name}: {several} tuners have that name",
+                    "rename their files, or give each its scale with its file in `tuners`",
+                    place,
+                )
+            if not several:
+                guess = difflib.get_close_matches(name, names, n=1)
+                there = f"there is {', '.join(names)}" if names else "add its condition with `controls`, or its tuner"
+                hint = f"did you mean {guess[0]}?" if guess else there
+                raise SceditError(f"{place} {name}: no tuner of that name acts here", hint, place)
+
+
+def _with_makers(
+    opened: dict[_Key, OpenedControl], placed: Sequence[PlacedTuner], base: str, scored_on: str | None
+) -> dict[_Key, OpenedControl]:
+    """Return the controls with their makers. With a device `scored_on`, also load the models that measure onto it.
 
     Raises:
         SceditError: a setting is invalid or has no effect.
     """
-    kinds = list(dict.fromkeys(condition.kind for condition in opened.values()))
-    photos = {condition.kind for condition in opened.values() if condition.spec.photo}
-    given = parameters_of(kinds, request.params)
-    for kind, values in given.items():
-        if values and not scored_on and kind not in photos:
+    for each in opened.values():
+        if each.control.params and not scored_on and each.control.photo is None:
             raise SceditError(
-                f"--param: the {kind} condition is neither made nor measured",
-                hint=f"leave it out; --cond-from {kind}=PHOTO would make it, and --score measure it",
+                f"{each.field}.params: the {each.kind} condition is neither made nor measured",
+                f"leave them out; `Control('{each.kind}', photo)` would make it, and `score` measure it",
+                f"{each.field}.params",
             )
     takers = {each.tuner.condition: each.tuner for each in placed}
-    weights = expanded(request.weights) if request.weights is not None else None
-    made = {
-        key: replace(each, maker=annotation_for(each, given[each.kind], takers.get(each.kind), base, weights))
-        for key, each in opened.items()
-    }
+    made = {key: replace(each, maker=annotation_for(each, takers.get(each.kind), base)) for key, each in opened.items()}
     if scored_on:
         for maker in dict.fromkeys(each.maker for each in made.values()):
             conditions.check_measurable(maker.kind, maker.by, maker.weights, scored_on, **dict(maker.values))
     return made
-
-
-def _key(spec: ConditionSpec) -> _Key:
-    return spec.file, spec.kind, spec.photo
-
-
-def _absolute(file: str | Path | None) -> str | None:
-    return None if file is None else str(expanded(file).absolute())

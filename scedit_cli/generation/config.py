@@ -1,207 +1,298 @@
-"""The request for images: the options of `scedit generate` that decide what an image looks like."""
+"""What `generate` is asked for: prompts, base, tuners, controls and output, as objects that are checked before any
+heavy library is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scedit_cli.models.samplers import check_name
+from scedit_cli.data.inputs import check_image_input
+from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.io import expanded
-from scedit_cli.utils.names import PRECISIONS, PREDICTIONS, RESIZE_RULES
-from scedit_cli.utils.specs import parse_condition, parse_margins, parse_named, parse_span, parse_sweep, parse_tuner
+from scedit_cli.utils.fields import check_choice, check_number, check_switches, check_type, is_a
+from scedit_cli.utils.names import EMBEDDED, LARGEST_SEED, PRECISIONS, PREDICTIONS
+from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
-    from scedit_cli.inference.denoising import Guidance
+    from scedit_cli.core.bundle import Bundle
+    from scedit_cli.core.tuners import Tuner
+    from scedit_cli.data.inputs import ImageInput
+    from scedit_cli.models.base import Base
 
-# The least value of each number; the least strength is above 0, and so is not listed.
-_LEAST = {
-    "num": 1, "steps": 1, "guidance": 0, "guidance_rescale": 0, "batch_size": 1, "width": 8, "height": 8,
-}  # fmt: skip
-_OPTIONS = {
-    "prompts": "--prompt", "prompts_file": "--prompts", "conds": "--cond", "conds_from": "--cond-from",
-    "params": "--param", "masks": "--mask", "tuners": "--tuner", "scales": "--scale", "sweeps": "--sweep",
-    "batch_size": "--batch",
-}  # fmt: skip
+_PATH = (str, os.PathLike)
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request for images, in the command line's words; None or an empty value stands for an option that is not given.
+class Prompt:
+    """A prompt with settings of its own, which replace those of all images.
 
     Attributes:
-        prompts: the prompts, with an image per seed; one empty prompt by default.
-        prompts_file: more prompts: one per line, in the column `prompt` of a .csv or .tsv, or in a .jsonl one object
-            per line: `prompt`, `seed`, `negative`, `conditions` (kind -> `FILE[:SCALE[:START-END]]`; null leaves the
-            condition out), `scales` (name -> α).
-        negative: the negative prompt.
-        seed: `7`, `1,2,3` or `1-8`; 0 by default.
-        num: images per prompt, with seeds counting from a single `seed`.
-        conds: condition images, `[KIND=]FILE[:SCALE[:START-END]]`; without KIND, the name of the file or its folder
-            gives the kind.
-        conds_from: photographs of which condition images are made first, `KIND=PHOTO[:SCALE[:START-END]]`.
-        params: settings of the annotators that make or measure conditions, `[KIND.]NAME=VALUE`.
-        weights: a folder with local copies of the annotators' weights.
-        masks: images that are white where the condition (or the SC-Tuner of that name) acts, `NAME=FILE`.
-        tuners: `FILE[:SCALE]`, or the name of a shipped tuner. On the embedded base, a condition that none of them
-            takes gets the shipped tuner of its kind.
-        scales: α of a condition (or of the SC-Tuner of that name) in place of the one given with it, `NAME=SCALE`.
-        sweeps: scales in place of the one given, with an image for each, `NAME=SCALE,SCALE,...`.
-        base, vae, prediction, device: as for `load_base`. For a base on the hub without a revision, the revision that
-            the tuners were trained on is used.
-        any_base: whether tuners may have been trained on other weights than the base's, if its skips are the same.
-        dtype: one of PRECISIONS; by default the base's.
-        steps, guidance, scheduler: by default the base's; `scheduler` as for `scheduler_like`.
-        guidance_rescale: the share of guidance's excess contrast that is removed, in [0, 1].
-        guidance_span: the fractions of the steps between which guidance acts, `START-END`.
-        width, height: in pixels; by default those of `image`, of the first condition, or the base's.
-        resize: how images of another size are fitted, one of RESIZE_RULES; "crop" by default.
-        image, strength: an image to start from, and how much of it is redrawn, in (0, 1]: 0.6, with a mask 1.
-        inpaint: a mask of `image`'s size, white where it is redrawn.
-        outpaint: pixels to add around `image`, `64` or `LEFT,TOP,RIGHT,BOTTOM`.
-        weighted: whether prompts are in compel's syntax, of any length.
-        vae_slicing, vae_tiling, offload, compile: less memory, and speed, as in diffusers.
-        batch_size: images per batch; 8 by default.
+        text: the prompt.
+        negative: its negative prompt.
+        seeds: its seeds.
+        controls: its controls by kind; None leaves the control of that kind out.
+        scales: α by the name of a condition or SC-Tuner.
     """
 
-    prompts: Sequence[str] = ()
-    prompts_file: str | Path | None = None
+    text: str = ""
     negative: str | None = None
-    seed: str | int | None = None
-    num: int | None = None
-    conds: Sequence[str] = ()
-    conds_from: Sequence[str] = ()
-    params: Sequence[str] = ()
-    weights: str | Path | None = None
-    masks: Sequence[str] = ()
-    tuners: Sequence[str] = ()
-    scales: Sequence[str] = ()
-    sweeps: Sequence[str] = ()
-    base: str | None = None
+    seeds: tuple[int, ...] | None = None
+    controls: Mapping[str, Control | None] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The base, and how it is loaded and run.
+
+    Attributes:
+        model: "scenes" (embedded), a diffusers folder, a single file, a hub id with or without `@revision`, or a loaded
+            base. For a hub id without revision, the one that the tuners were trained on is used.
+        vae, prediction, device: as for `load_base`.
+        dtype: one of PRECISIONS; by default the base's.
+        any_base: whether tuners may have been trained on other weights than the base's, if its skips are the same.
+        vae_slicing, vae_tiling: decode images one at a time, or tile by tile, for less memory.
+        offload: whether models stay on the CPU while they do not run.
+        compile: whether the U-Net is compiled.
+        fingerprint: the fingerprint that the base must have; None for any.
+    """
+
+    model: str | Path | Base = EMBEDDED
     vae: str | Path | None = None
     prediction: str | None = None
-    any_base: bool = False
     dtype: str | None = None
     device: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    guidance_rescale: float | None = None
-    guidance_span: str | None = None
-    scheduler: str | None = None
-    width: int | None = None
-    height: int | None = None
-    resize: str | None = None
-    image: str | Path | None = None
-    strength: float | None = None
-    inpaint: str | Path | None = None
-    outpaint: str | None = None
-    weighted: bool = False
+    any_base: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
     offload: bool = False
     compile: bool = False
-    batch_size: int | None = None
+    fingerprint: str | None = None
 
-    def said(self) -> dict[str, Any]:
-        """Return the given fields by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: value for name, value in values.items()
-            if value is not None and value is not False and value != () and value != []
+    @property
+    def loaded(self) -> Base | None:
+        return None if isinstance(self.model, _PATH) else self.model
+
+    def check(self, field: str = "base") -> None:
+        """Raise SceditError for an invalid setting; `field` is the configuration's own name."""
+        if not isinstance(self.model, _PATH) and not is_a(self.model, "scedit_cli.models.base", "Base"):
+            kind = type(self.model).__name__
+            raise SceditError(f"{field} is of type {kind}, which is no base", "`scedit.load_base` loads one", field)
+        if self.dtype is not None:
+            check_choice(self.dtype, f"{field}.dtype", PRECISIONS)
+        if self.prediction is not None:
+            check_choice(self.prediction, f"{field}.prediction", PREDICTIONS)
+        check_switches(self, field, ("any_base", "vae_slicing", "vae_tiling", "offload", "compile"))
+        for name in ("vae", "prediction", "dtype", "device") if self.loaded else ():
+            if getattr(self, name) is not None:
+                place = f"{field}.{name}"
+                raise SceditError(f"{place} has no effect on a base that is loaded", "pass it to `load_base`", place)
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """An image to start from.
+
+    Attributes:
+        image: a path, a PIL.Image, or a tensor (C, H, W) of floats in [0, 1].
+        strength: the share of the steps that redraw it, above 0, at most 1; by default 0.6, with a mask 1.
+        mask: an image of its size, in the same forms, white where it is redrawn; without one all of it is.
+        margins: pixels to add and draw on the left, above, on the right and below.
+    """
+
+    image: ImageInput
+    strength: float | None = None
+    mask: ImageInput | None = None
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def check(self, field: str = "init") -> None:
+        """Raise SceditError for an invalid attribute; `field` is the image's own name."""
+        if self.strength is not None:
+            check_number(self.strength, f"{field}.strength")
+            if not 0 < self.strength <= 1:
+                hint = "give a number above 0, at most 1"
+                raise SceditError(f"{field}.strength is {self.strength}", hint, f"{field}.strength")
+        check_image_input(self.image, f"{field}.image")
+        if self.mask is not None:
+            check_image_input(self.mask, f"{field}.mask")
+        if not isinstance(self.margins, tuple | list) or len(self.margins) != 4:
+            hint = "give pixels on the left, above, on the right and below"
+            raise SceditError(f"{field}.margins is {self.margins!r}", hint, f"{field}.margins")
+        for side in self.margins:
+            check_number(side, f"{field}.margins", 0, 99_999, whole=True)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What replaces the scale or the region of a condition or an SC-Tuner, by its name: the kind of condition, or for
+    an SC-Tuner its file's name without suffix.
+
+    Attributes:
+        scales: α.
+        sweeps: several α, with an image for each.
+        masks: images in the forms of `Control.mask`, white where the condition or SC-Tuner acts.
+    """
+
+    scales: Mapping[str, float] = field(default_factory=dict)
+    sweeps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    masks: Mapping[str, ImageInput] = field(default_factory=dict)
+
+    def check(self, field: str = "overrides") -> None:
+        """Raise SceditError for an invalid value; `field` is the object's own name."""
+        for name, scale in self.scales.items():
+            check_number(scale, f"{field}.scales[{name!r}]")
+        for name, scales in self.sweeps.items():
+            check_type(scales, f"{field}.sweeps[{name!r}]", (tuple, list), "a list of numbers")
+            for scale in scales:
+                check_number(scale, f"{field}.sweeps[{name!r}]")
+        for name, mask in self.masks.items():
+            check_image_input(mask, f"{field}.masks[{name!r}]")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What becomes of the images.
+
+    Attributes:
+        path: an image file (further images are numbered after it), or a folder; None writes nothing.
+        name: the file names in the folder, with fields of `filenames.FIELDS`; by default the next free numbers.
+        grid: whether one labelled grid of all images is also written.
+        score: whether each image's consistency with each of its conditions is measured.
+        overwrite: whether existing images that `path` and `name` name are replaced.
+    """
+
+    path: str | Path | None = None
+    name: str | None = None
+    grid: bool = False
+    score: bool = False
+    overwrite: bool = False
+
+    def check(self, field: str = "out") -> None:
+        """Raise SceditError for an invalid setting; `field` is the configuration's own name."""
+        check_type(self.path, field, (*_PATH, type(None)), "a path, or None to write nothing")
+        check_switches(self, field, ("grid", "score", "overwrite"))
+        for name in ("name", "grid") if self.path is None else ():
+            if getattr(self, name):
+                raise SceditError(f"{field}.{name} needs a place to write to", "give `out`", f"{field}.{name}")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """All that `generate` takes; `GenerationConfig.of` makes one of its arguments."""
+
+    prompts: Sequence[Prompt] = (Prompt(),)
+    base: BaseConfig = BaseConfig()
+    tuners: Sequence[TunerSpec] = ()
+    controls: Sequence[Control] = ()
+    overrides: Overrides = Overrides()
+    init: InitImage | None = None
+    seeds: Sequence[int] = (0,)
+    sampler: SamplerConfig = SamplerConfig()
+    out: OutputConfig = OutputConfig()
+
+    @classmethod
+    def of(cls, **given: Any) -> GenerationConfig:
+        """Return the configuration with each part that is `given` in a short form written out: one prompt, a base's
+        name, a tuner without its scale, one seed, a path to write to.
+
+        Raises:
+            SceditError: an argument is of another type.
+        """
+        forms = {
+            "prompts": _prompts, "base": _base, "tuners": _tuners, "controls": _controls, "seeds": _seeds, "out": _out,
         }  # fmt: skip
-
-    def words(self) -> list[str]:
-        """Return the same request as arguments of `scedit generate`."""
-        words: list[str] = []
-        for name, value in self.said().items():
-            option = option_of(name)
-            for each in value if isinstance(value, list | tuple) else [value]:
-                words += [option] if each is True else [option, str(each)]
-        return words
-
-    def over(self, other: Request) -> Request:
-        """Return `other` with this request's given fields in place of its own."""
-        said = self.said()
-        if "prompts_file" in said:
-            said.setdefault("prompts", ())
-        return replace(other, **said)
+        for name, wanted in {"overrides": Overrides, "init": (InitImage, type(None)), "sampler": SamplerConfig}.items():
+            if name in given:
+                kind = (wanted if isinstance(wanted, type) else wanted[0]).__name__
+                check_type(given[name], name, wanted, f"a scedit.{kind}")
+        return cls(**{name: forms[name](value) if name in forms else value for name, value in given.items()})
 
     def check(self) -> None:
-        """Raise SceditError for an invalid value, or one that would have no effect."""
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < 2**31:
-                raise SceditError(f"{option_of(name)} is {value}", hint=f"give {least} or more")
-        if self.guidance_rescale is not None and self.guidance_rescale > 1:
-            raise SceditError(f"--guidance-rescale is {self.guidance_rescale}", hint="give a number from 0 to 1")
-        if self.strength is not None and not 0 < self.strength <= 1:
-            raise SceditError(f"--strength is {self.strength}", hint="give a number above 0, at most 1")
-        if self.resize is not None and self.resize not in RESIZE_RULES:
-            raise SceditError(f"--resize {self.resize}: not known", hint=f"choose one of {', '.join(RESIZE_RULES)}")
-        if self.dtype is not None and self.dtype not in PRECISIONS:
-            raise SceditError(f"--dtype {self.dtype}: not known", hint=f"choose one of {', '.join(PRECISIONS)}")
-        if self.prediction is not None and self.prediction not in PREDICTIONS:
-            hint = f"choose {' or '.join(PREDICTIONS)}"
-            raise SceditError(f"--prediction {self.prediction}: not known", hint)
-        if self.scheduler is not None:
-            check_name(self.scheduler)
-        for name in ("strength", "inpaint", "outpaint"):
-            if getattr(self, name) is not None and self.image is None:
-                raise SceditError(f"--{name} needs a picture to start from", hint="add --image FILE")
-        _ = self.guidance_interval, self.margins, self.scale_sweeps, self.named_scales, self.mask_files
-        for text in self.tuners:
-            parse_tuner(text)
+        """Raise SceditError for an invalid value; files are looked at by their headers alone."""
+        self.base.check()
+        self.sampler.check()
+        self.overrides.check()
+        self.out.check()
+        if self.init:
+            self.init.check()
+        for place, control in self.placed_controls():
+            control.check(place)
+        for i, spec in enumerate(self.tuners):
+            if spec.scale is not None:
+                check_number(spec.scale, f"tuners[{i}].scale")
+        for i, prompt in enumerate(self.prompts):
+            check_type(prompt.text, f"prompts[{i}]", str, "a text")
+            for name, scale in prompt.scales.items():
+                check_number(scale, f"prompts[{i}].scales[{name!r}]")
+        for place, seeds in [("seeds", self.seeds), *((f"prompts[{i}].seeds", p.seeds) for i, p in
+                                                      enumerate(self.prompts) if p.seeds is not None)]:  # fmt: skip
+            for seed in seeds:
+                check_number(seed, place, 0, LARGEST_SEED, whole=True)
+            if not seeds:
+                raise SceditError(f"{place} is empty", "give one seed or more", place)
 
-    @cached_property
-    def guidance_interval(self) -> tuple[float, float]:
-        return parse_span(self.guidance_span, "--guidance-span") if self.guidance_span else (0.0, 1.0)
-
-    @cached_property
-    def margins(self) -> tuple[int, int, int, int] | None:
-        return parse_margins(self.outpaint) if self.outpaint else None
-
-    @cached_property
-    def scale_sweeps(self) -> list[tuple[str, tuple[float, ...]]]:
-        return [parse_sweep(text) for text in self.sweeps]
-
-    @cached_property
-    def named_scales(self) -> dict[str, float]:
-        parsed = [(text, *parse_sweep(text, "--scale")) for text in self.scales]
-        for text, _, values in parsed:
-            if len(values) > 1:
-                raise SceditError(f"--scale {text}: several scales", hint="--sweep makes a picture for each")
-        return {name: values[0] for _, name, values in parsed}
-
-    @cached_property
-    def mask_files(self) -> dict[str, Path]:
-        named = [parse_named(text, "--mask", "canny=left.png") for text in self.masks]
-        for name, _ in named:
-            if [other for other, _ in named].count(name) > 1:
-                raise SceditError(f"two masks for {name}", hint="paint them into one picture")
-        return {name: expanded(file) for name, file in named}
-
-    @cached_property
-    def tuner_names(self) -> list[str]:
-        return [parse_tuner(text).name for text in self.tuners]
-
-    @cached_property
-    def picture_files(self) -> list[Path]:
-        """All files but the tuners': conditions and photographs, masks, the image to start from, an autoencoder."""
-        steering = [parse_condition(text) for text in self.conds]
-        steering += [parse_condition(text, "--cond-from") for text in self.conds_from]
-        others = [expanded(file) for file in (self.image, self.inpaint, self.vae) if file is not None]
-        return [spec.file for spec in steering] + [*self.mask_files.values(), *others]
-
-    def guided(self, default: float) -> Guidance:
-        from scedit_cli.inference.denoising import Guidance
-
-        scale = default if self.guidance is None else self.guidance
-        return Guidance(scale, self.guidance_rescale or 0.0, *self.guidance_interval)
+    def placed_controls(self) -> list[tuple[str, Control]]:
+        """Return all controls with the names of their fields, those of single prompts last."""
+        own = [
+            (f"prompts[{i}].controls[{kind!r}]", control)
+            for i, prompt in enumerate(self.prompts)
+            for kind, control in prompt.controls.items()
+            if control is not None
+        ]
+        return [(f"controls[{i}]", control) for i, control in enumerate(self.controls)] + own
 
 
-def option_of(field: str) -> str:
-    """Return the option of `scedit generate` that sets this field of a request."""
-    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+def _prompts(given: Any) -> tuple[Prompt, ...]:
+    each = [given] if isinstance(given, str | Prompt) else _listed(given, "prompts", "a text or a list of texts")
+    for i, prompt in enumerate(each):
+        check_type(prompt, f"prompts[{i}]", (str, Prompt), "a text or a scedit.Prompt")
+    return tuple(prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in each) or (Prompt(),)
+
+
+def _base(given: Any) -> BaseConfig:
+    return given if isinstance(given, BaseConfig) else BaseConfig(given)
+
+
+def _tuners(given: Any) -> tuple[TunerSpec, ...]:
+    """Return the tuners of a list in which each is an object, a path, or a pair of either and its scale."""
+    one = isinstance(given, TunerSpec | str | os.PathLike) or _is_tuner(given)
+    each = [given] if one else _listed(given, "tuners", "a list of tuners, of their files, or of either with its scale")
+    specs = []
+    for i, tuner in enumerate(each):
+        scaled = isinstance(tuner, tuple | list) and len(tuner) == 2
+        spec = tuner if isinstance(tuner, TunerSpec) else TunerSpec(*tuner) if scaled else TunerSpec(tuner)
+        if not (isinstance(spec.source, _PATH) or _is_tuner(spec.source)):
+            kind = type(spec.source).__name__
+            hint = "give a tuner, its file, or a pair of either and its scale"
+            raise SceditError(f"tuners[{i}] is of type {kind}, which is no tuner", hint, f"tuners[{i}]")
+        specs.append(spec)
+    return tuple(specs)
+
+
+def _is_tuner(given: Tuner | Bundle | Any) -> bool:
+    """Return whether `given` is a module of PyTorch, whose kind is told once it is attached."""
+    return is_a(given, "torch.nn", "Module")
+
+
+def _controls(given: Any) -> tuple[Control, ...]:
+    each = [given] if isinstance(given, Control) else _listed(given, "controls", "a list of scedit.Control")
+    for i, control in enumerate(each):
+        check_type(control, f"controls[{i}]", Control, "a scedit.Control")
+    return tuple(each)
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    each = given if isinstance(given, Sequence | range) and not isinstance(given, str) else [given]
+    return tuple(each)
+
+
+def _out(given: Any) -> OutputConfig:
+    return given if isinstance(given, OutputConfig) else OutputConfig(given)
+
+
+def _listed(given: Any, field: str, wanted: str) -> list[Any]:
+    check_type(given, field, (list, tuple), wanted)
+    return list(given)

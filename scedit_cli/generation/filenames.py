@@ -43,16 +43,17 @@ class Names:
         """Raise SceditError where a file is in the way, or the template is invalid."""
         if self.template is not None:
             if self.is_file:
-                raise SceditError(f"--name {self.template}: --out {self.out} is a name already", hint="give a folder")
+                raise _bad_name(self.template, f"`out` {self.out} is a name already", "give a folder")
             _check_template(self.template)
         if self.is_file:
             taken = [file for file in (*self._numbered(count), *([self.grid(1)] if with_grid else [])) if file.exists()]
             if taken and not self.overwrite:
-                raise SceditError(f"--out {taken[0]} exists already", hint="name another file, or add --overwrite")
+                hint = "name another file, or add `overwrite`"
+                raise SceditError(f"out {taken[0]} exists already", hint, "out")
         elif (self.out.exists() or is_picture(self.out.name)) and not self.out.is_dir():
-            what = "is a file that is no picture" if self.out.exists() else "names a format that is not written"
+            what = "is a file that is no image" if self.out.exists() else "names a format that is not written"
             hint = f"name a folder, or a file ending in {', '.join(FORMATS)}"
-            raise SceditError(f"--out {self.out} {what}", hint)
+            raise SceditError(f"out {self.out} {what}", hint, "out")
 
     def first_number(self) -> int:
         """Return the next free number in the folder; 1 where `out` is a file."""
@@ -97,12 +98,16 @@ def _check_template(template: str) -> None:
             if name is not None and name not in FIELDS:
                 guess = difflib.get_close_matches(name, FIELDS, n=1)
                 hint = f"did you mean {{{guess[0]}}}?" if guess else f"it may hold {', '.join(FIELDS)}"
-                raise SceditError(f"--name {template}: {{{name}}} is not known", hint)
+                raise _bad_name(template, f"{{{name}}} is not known", hint)
         filled = _filled(template, dict.fromkeys(FIELDS, "x") | dict.fromkeys(_NUMBERS, 1))
     except (ValueError, TypeError) as error:
-        raise SceditError(f"--name {template}: {error}", hint='write it as in "{prompt}-{seed}"') from error
+        raise _bad_name(template, str(error), 'write it as in "{prompt}-{seed}"') from error
     if filled.is_absolute() or ".." in filled.parts or not template.strip("./ ") or "\0" in template:
-        raise SceditError(f"--name {template}: no name within the folder", hint="--out names the folder")
+        raise _bad_name(template, "no name within the folder", "`out` names the folder")
+
+
+def _bad_name(template: str, message: str, hint: str) -> SceditError:
+    return SceditError(f"out.name {template}: {message}", hint, "out.name")
 
 
 def _filled(template: str, facts: Mapping[str, Any]) -> Path:

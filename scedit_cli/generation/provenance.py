@@ -17,11 +17,13 @@ from PIL.PngImagePlugin import PngInfo
 from scedit_cli import scenes
 from scedit_cli.core.source import locate
 from scedit_cli.data.images import identified
-from scedit_cli.generation.config import Request
+from scedit_cli.data.inputs import file_of
+from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.filenames import FORMATS
+from scedit_cli.inference.config import Control
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.hub import is_hub_id, split_revision
-from scedit_cli.utils.specs import ConditionSpec, parse_tuner
+from scedit_cli.utils.specs import parse_tuner
 
 _LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
@@ -30,12 +32,12 @@ _TYPES = {field: kind for kind, names in {
           "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint"),
     int: ("seed", "steps", "width", "height"),
     float: ("guidance", "guidance_rescale", "strength"),
-    list: ("conds", "conds_from", "params", "masks", "tuners", "scales"),
+    list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),
     bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile"),
 }.items() for field in names}  # fmt: skip
 
 
-def encoded(picture: Image.Image, suffix: str, settings: dict[str, Any]) -> bytes:
+def encoded(image: Image.Image, suffix: str, settings: dict[str, Any]) -> bytes:
     """Encode an image file with its settings in a PNG's text chunk `scedit`, else in the EXIF image description."""
     text = json.dumps(settings)
     if suffix.lower() == ".png":
@@ -47,7 +49,7 @@ def encoded(picture: Image.Image, suffix: str, settings: dict[str, Any]) -> byte
         exif[_IMAGE_DESCRIPTION] = text
         options = {"exif": exif, "quality": 95}
     buffer = io.BytesIO()
-    picture.save(buffer, FORMATS[suffix.lower()], **options)
+    image.save(buffer, FORMATS[suffix.lower()], **options)
     return buffer.getvalue()
 
 
@@ -58,30 +60,34 @@ def settings_in(path: Path) -> dict[str, Any]:
         SceditError: the file does not exist, or is no image that `scedit generate` wrote, or its settings are invalid.
     """
     try:
-        with identified(path) as picture:
-            text = getattr(picture, "text", {}).get("scedit") or picture.getexif().get(_IMAGE_DESCRIPTION)
+        with identified(path) as image:
+            text = getattr(image, "text", {}).get("scedit") or image.getexif().get(_IMAGE_DESCRIPTION)
         settings = json.loads(text)
         if not isinstance(settings["prompt"], str) or not isinstance(settings["files"], dict):
             raise TypeError("a prompt and the files")
     except FileNotFoundError:
-        raise SceditError(f"--from {path} does not exist", hint="check the path") from None
+        raise SceditError(f"source {path} does not exist", "check the path", "source") from None
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many types of errors for damaged files
         raise SceditError(
-            f"--from {path}: it does not say how it was made",
-            hint="name a picture that scedit generate wrote, not a copy that another program saved",
+            f"source {path}: it does not say how it was made",
+            "name an image that scedit generate wrote, not a copy that another program saved",
+            "source",
         ) from error
     batch = settings.get("batch") or [0, 1]
     counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
     if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:
-        said = shortened(repr(batch))
-        raise SceditError(f"--from {path}: its batch is {said}", hint="its settings were changed by hand")
+        raise _changed(path, "batch", batch)
     for name, kind in _TYPES.items():
         if (value := settings.get(name)) is not None and not _is(value, kind):
-            said = shortened(repr(value))
-            raise SceditError(f"--from {path}: its {name} is {said}", hint="its settings were changed by hand")
+            raise _changed(path, name, value)
     return settings
+
+
+def _changed(path: Path, name: str, value: Any) -> SceditError:
+    said = shortened(repr(value))
+    return SceditError(f"source {path}: its {name} is {said}", "its settings were changed by hand", "source")
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -90,41 +96,60 @@ def _is(value: Any, kind: type) -> bool:
     return type(value) is kind or (kind is float and type(value) is int)
 
 
-def request_from(path: Path) -> tuple[Request, dict[str, Any]]:
-    """Return the request that makes the image at `path` again, and all its settings. The request leaves the device
-    open, since another machine may not have it.
+def settings_to_remake(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that make the image at `path` again, by the names and in the forms of the command line's
+    options, and all that the file holds. The device is left open, since another machine may not have it.
 
     Raises:
-        SceditError: as for `settings_in`.
+        SceditError: as for `settings_in`; or the image was made of images or tuners that no file holds.
     """
     settings = settings_in(path)
-    ours = [name for name in _TYPES if name not in ("prompt", "device")]
+    if absent := settings.get("in_memory"):
+        raise SceditError(
+            f"source {path}: no file holds its {', '.join(map(str, absent))}",
+            "pass it to `scedit.generate` again",
+            "source",
+        )
+    ours = [name for name in _TYPES if name not in ("prompt", "device", "in_memory")]
     known = {name: settings[name] for name in ours if settings.get(name) is not None}
     for model, revision in (("base", "revision"), ("vae", "vae_revision")):
         if (commit := known.pop(revision, None)) and model in known:
             known[model] += f"@{commit}"
-    names = [(text, parse_tuner(text).name) for text in known.get("tuners", [])]
+    names = [(text, parse_tuner(text).source) for text in known.get("tuners", [])]
     known["tuners"] = [_place(name) + text.removeprefix(name) for text, name in names]
-    return Request(prompts=(settings["prompt"],), **known), settings
+    return {"prompts": (settings["prompt"],), **known}, settings
 
 
-def check_files(path: Path, files: Mapping[str, str], request: Request) -> None:
-    """Check that those `files` (name -> SHA-256) of the image at `path` which `request` uses are unchanged.
+def check_files(path: Path, files: Mapping[str, str], config: GenerationConfig) -> None:
+    """Check that those `files` (name -> SHA-256) of the image at `path` which `config` uses are unchanged.
 
     Raises:
         SceditError: a file is gone or has other content.
     """
-    pictures, hint = list(map(str, request.picture_files)), "put it back, or name another in its place"
+    images, tuners = set(map(str, image_files(config))), {str(spec.source) for spec in config.tuners}
     for name, digest in files.items():
         place = _place(name)
-        is_tuner = place in request.tuner_names
-        if not is_tuner and place not in pictures:
+        is_tuner = place in tuners
+        if not is_tuner and place not in images:
             continue
         on_hub = is_tuner and is_hub_id(split_revision(place)[0])
         if not (on_hub or Path(place).is_file() or (is_tuner and Path(place).is_dir())):
-            raise SceditError(f"--from {path}: {name} is gone", hint)
-        if sha256(locate(place) if is_tuner else Path(place)) != digest:
-            raise SceditError(f"--from {path}: {name} is not the file that it was made with", hint)
+            told = "is gone"
+        elif sha256(locate(place) if is_tuner else Path(place)) != digest:
+            told = "is not the file that it was made with"
+        else:
+            continue
+        hint = "put it back, or name another in its place"
+        raise SceditError(f"source {path}: {name} {told}", hint, "source")
+
+
+def image_files(config: GenerationConfig) -> list[Path]:
+    """Return all files but the tuners': those of controls and masks, of the image to start from, of an autoencoder."""
+    given: list[Any] = [each for _, control in config.placed_controls() for each in (control.image, control.photo)]
+    given += [control.mask for _, control in config.placed_controls()]
+    given += [*config.overrides.masks.values(), config.base.vae]
+    given += [config.init.image, config.init.mask] if config.init else []
+    return [file for file in map(file_of, given) if file]
 
 
 def _place(name: str) -> str:
@@ -148,7 +173,11 @@ def _sha256(file: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def condition_text(spec: ConditionSpec, kind: str) -> str:
-    """Return the text that `parse_condition` reads as this condition, from any working directory."""
-    start, end = (format(Decimal(repr(each)), "f") for each in (spec.start, spec.end))
-    return f"{kind}={spec.file.absolute()}:{spec.scale!r}:{start}-{end}"
+def control_text(control: Control, brief: bool = False) -> str:
+    """Return the text that the command line reads as this control, from any working directory; a `brief` one states no
+    span of all steps and rounds the numbers."""
+    if brief:
+        span = "" if (control.start, control.end) == (0, 1) else f":{control.start:g}-{control.end:g}"
+        return f"{control.kind}={control.source}:{control.scale:g}{span}"
+    start, end = (format(Decimal(repr(float(each))), "f") for each in (control.start, control.end))
+    return f"{control.kind}={control.source.absolute()}:{float(control.scale)!r}:{start}-{end}"

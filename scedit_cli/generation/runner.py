@@ -1,9 +1,12 @@
-"""The runner that draws a request's images, batch by batch, and gives the settings that their files record."""
+"""The runner that draws images, batch by batch, and gives the settings that their files record."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,101 +14,113 @@ import torch
 from PIL import Image
 
 from scedit_cli.core.attach import attach
+from scedit_cli.core.tuners import Tuner
 from scedit_cli.generation.conditioning import Conditioning
-from scedit_cli.generation.config import Request
+from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.image_jobs import ImageJob
+from scedit_cli.inference.controls import PlacedTuner
 from scedit_cli.inference.denoising import check_sampling
 from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import EMBEDDED, quiet
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.version import __version__
 
-_BATCH = 8
-_SWITCHES = ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile")
+_SWITCHES = ("any_base", "vae_slicing", "vae_tiling", "offload", "compile")
 
 
 class ImageRunner:
-    """A base that draws a request's images; its tuners are attached within the `with` block."""
+    """A base that draws images; within the `with` block its tuners are attached and its memory settings are on, and
+    afterwards it is what it was."""
 
-    def __init__(self, request: Request, base: Base, steering: Conditioning) -> None:
-        self.request, self.base, self.steering = request, base, steering
-        self.steps = request.steps or base.defaults.steps
-        self.guidance = request.guided(base.defaults.guidance)
-        with quiet():
-            check_sampling(base, self.steps, self.guidance, request.scheduler, steering.start)
-        self._device = accelerator(request.device) if request.offload else base.device
+    def __init__(self, config: GenerationConfig, base: Base, conditioning: Conditioning) -> None:
+        self.config, self.base, self.conditioning = config, base, conditioning
+        self.sampler = config.sampler
+        self.steps = self.sampler.steps or base.defaults.steps
+        self.guidance = self.sampler.guided(base.defaults.guidance)
+        with quiet(), in_field("sampler", named=False):
+            check_sampling(base, self.steps, self.guidance, self.sampler.scheduler, conditioning.start)
+        self._device = accelerator(config.base.device) if config.base.offload else base.device
         self._attachment = None
 
     def __enter__(self) -> ImageRunner:
-        base, placed = self.base, self.steering.placed
-        if self.request.vae_slicing:
-            base.vae.enable_slicing()
-        if self.request.vae_tiling:
-            base.vae.enable_tiling()
-        if placed:
-            # The tuners take the base's precision, since their edits are rounded to it anyway.
-            self._attachment = attach(base.unet, [each.tuner.to(self._device, base.dtype) for each in placed])
-        if self.request.compile:
-            base.unet.compile()
+        base, settings, placed = self.base, self.config.base, self.conditioning.placed
+        with ExitStack() as undo:
+            for part in ("slicing", "tiling"):
+                if getattr(settings, f"vae_{part}"):
+                    undo.callback(setattr, base.vae, f"use_{part}", getattr(base.vae, f"use_{part}", False))
+                    getattr(base.vae, f"enable_{part}")()
+            if placed:
+                self._attachment = attach(base.unet, [self._ready(each) for each in placed])
+                undo.callback(self._attachment.detach)
+            if settings.compile:
+                undo.callback(setattr, base.unet, "_compiled_call_impl", base.unet._compiled_call_impl)
+                base.unet.compile()
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._attachment:
-            self._attachment.detach()
-        if self.request.compile:
-            self.base.unet._compiled_call_impl = None
+        self._undo.close()
 
-    def batches(self, orders: Sequence[ImageJob]) -> list[list[int]]:
-        """Return batches of indices into `orders` that can be drawn together, as they differ only in prompts, seeds and
+    def _ready(self, placed: PlacedTuner) -> Tuner:
+        """Return a tuner on the device and in the base's precision, to which its edits are rounded anyway; one that the
+        caller holds is copied for that."""
+        tuner, device, dtype = placed.tuner, torch.device(self._device), self.base.dtype
+        if placed.path is None and any((w.device, w.dtype) != (device, dtype) for w in tuner.parameters()):
+            tuner = deepcopy(tuner)
+        return tuner.to(device, dtype)
+
+    def batches(self, jobs: Sequence[ImageJob]) -> list[list[int]]:
+        """Return batches of indices into `jobs` that can be drawn together, as they differ only in prompts, seeds and
         condition images."""
         groups: dict[Any, list[int]] = {}
-        for i, order in enumerate(orders):
+        given = self.conditioning
+        for i, job in enumerate(jobs):
             # Weighted prompts differ in length, and an image must not depend on the padding of its prompt.
-            text = (order.prompt, order.negative) if self.request.weighted else None
-            key = (self.steering.size(order), self.steering.scales(order), self.steering.spans(order), text)
+            text = (job.prompt, job.negative) if self.sampler.weighted else None
+            key = given.size(job), given.scales(job), given.spans(job), tuple(given.masks(job).items()), text
             groups.setdefault(key, []).append(i)
-        most = self.request.batch_size or _BATCH
+        most = self.sampler.batch_size
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
-    def draw(self, orders: Sequence[ImageJob], reporter: Reporter = SILENT) -> list[Image.Image]:
+    def draw(self, jobs: Sequence[ImageJob], reporter: Reporter = SILENT) -> list[Image.Image]:
         """Draw the images of a batch; `reporter` gets (denoising steps done, of how many)."""
-        first, steering = orders[0], self.steering
-        width, height = steering.size(first)
+        first, given = jobs[0], self.conditioning
+        width, height = given.size(first)
         if self._attachment:
-            self._attachment.scales = steering.scales(first)
-            self._attachment.set_regions(steering.regions(first))
+            self._attachment.scales = given.scales(first)
+            self._attachment.set_regions(given.regions(first))
         return sample(
             self.base,
-            [order.prompt for order in orders],
+            [job.prompt for job in jobs],
             attachment=self._attachment,
-            hints=steering.hints(orders),
-            seeds=[order.seed for order in orders],
+            hints=given.hints(jobs),
+            seeds=[job.seed for job in jobs],
             steps=self.steps,
             guidance=self.guidance,
-            negative=[order.negative for order in orders],
+            negative=[job.negative for job in jobs],
             height=height,
             width=width,
-            batch_size=len(orders),
-            scheduler=self.request.scheduler,
-            spans=steering.spans(first),
-            start=steering.start,
-            weighted=self.request.weighted,
-            offload=str(self._device) if self.request.offload else None,
+            batch_size=len(jobs),
+            scheduler=self.sampler.scheduler,
+            spans=given.spans(first),
+            start=given.start,
+            weighted=self.sampler.weighted,
+            offload=str(self._device) if self.config.base.offload else None,
             reporter=reporter,
         )
 
-    def facts(self, order: ImageJob) -> dict[str, Any]:
+    def facts(self, job: ImageJob) -> dict[str, Any]:
         """Return the fields of a file name's template."""
-        width, height = self.steering.size(order)
+        width, height = self.conditioning.size(job)
         return {
-            "prompt": order.prompt,
-            "seed": order.seed,
-            "sweep": "-".join(f"{name}-{scale:g}" for name, scale in order.scales.items()) or "none",
+            "prompt": job.prompt,
+            "seed": job.seed,
+            "sweep": "-".join(f"{name}-{scale:g}" for name, scale in job.scales.items()) or "none",
             "base": Path(self.base.name).name,
-            "scheduler": (self.request.scheduler or type(self.base.scheduler).__name__).partition(":")[0],
+            "scheduler": (self.sampler.scheduler or type(self.base.scheduler).__name__).partition(":")[0],
             "steps": self.steps,
             "guidance": self.guidance.scale,
             "width": width,
@@ -114,10 +129,11 @@ class ImageRunner:
             "time": time.strftime("%H-%M-%S"),
         }
 
-    def settings(self, order: ImageJob, batch: list[int] | None = None) -> dict[str, Any]:
-        """Return the settings that the image's file records and `request_from` reads back."""
-        request, base, guidance = self.request, self.base, self.guidance
-        width, height = self.steering.size(order)
+    def settings(self, job: ImageJob, batch: list[int] | None = None) -> dict[str, Any]:
+        """Return the settings that the image's file records and `settings_to_remake` reads back."""
+        sampler, base, guidance = self.sampler, self.base, self.guidance
+        width, height = self.conditioning.size(job)
+        span = "-".join(format(Decimal(repr(float(each))), "f") for each in sampler.guidance_span)
         return {
             "program": f"scedit {__version__}, torch {torch.__version__}",
             "base": base.name if base.name == EMBEDDED else _from_anywhere(base.name),
@@ -125,21 +141,22 @@ class ImageRunner:
             "vae": base.vae_name and _from_anywhere(base.vae_name),
             "vae_revision": base.vae_revision,
             "base_fingerprint": base.fingerprint,
-            "prediction": request.prediction,
+            "prediction": self.config.base.prediction,
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
             "device": str(self._device),
-            "prompt": order.prompt,
-            "negative": order.negative,
-            "seed": order.seed,
+            "prompt": job.prompt,
+            "negative": job.negative,
+            "seed": job.seed,
             "steps": self.steps,
             "guidance": guidance.scale,
             "guidance_rescale": guidance.rescale,
-            "guidance_span": request.guidance_span,
-            "scheduler": request.scheduler or type(base.scheduler).__name__,
+            "guidance_span": None if tuple(sampler.guidance_span) == (0, 1) else span,
+            "scheduler": sampler.scheduler or type(base.scheduler).__name__,
             "width": width,
             "height": height,
-            **{name: getattr(request, name) for name in _SWITCHES},
-            **self.steering.settings(order),
+            "weighted": sampler.weighted,
+            **{name: getattr(self.config.base, name) for name in _SWITCHES},
+            **self.conditioning.settings(job),
             "batch": batch,
         }
 
@@ -147,10 +164,12 @@ class ImageRunner:
 def accelerator(name: str | None = None) -> torch.device:
     """Return the accelerator to offload from: `name`, else the machine's; raise SceditError where there is none."""
     if name == "cpu":
-        raise SceditError("--offload: on --device cpu there is nothing to offload from", hint="leave one of them out")
+        message = "base.offload: on `device=cpu` there is nothing to offload from"
+        raise SceditError(message, "leave one of them out", "base.offload")
     device = torch.device(name) if name else torch.accelerator.current_accelerator(check_available=True)
     if device is None:
-        raise SceditError("--offload: there is no accelerator here to offload from", hint="leave it out")
+        message = "base.offload: there is no accelerator here to offload from"
+        raise SceditError(message, "leave it out", "base.offload")
     return device
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 # Pattern -> advice, for the syntax of A1111's web UI, ComfyUI, kohya's scripts and Midjourney.
 _OTHERS = {
-    re.compile(r"<(?:lora|lyco|hypernet):[^>]*>"): "it loads nothing; --tuner FILE:SCALE attaches a tuner",
-    re.compile(r"\([^()]*:\s*[\d.]+\s*\)"): "with --weighted, weights are written (red)1.3",
+    re.compile(r"<(?:lora|lyco|hypernet):[^>]*>"): "it loads nothing; `tuners` attaches tuners",
+    re.compile(r"\([^()]*:\s*[\d.]+\s*\)"): "with `weighted`, weights are written (red)1.3",
     re.compile(r"\[[^\[\]]*:[^\[\]]*:\s*[\d.]+\s*\]"): "prompts do not change on the way",
     re.compile(r"(?:(?<=\s)|^)--[a-z][a-z_]*(?=\s|$)"): "options stand on the command line, or in a .jsonl",
     re.compile(r"\bBREAK\b|(?<=[a-z,] )AND(?= )"): "prompts are not composed of parts",
@@ -25,7 +25,7 @@ def foreign_syntax(prompts: Iterable[str], weighted: bool) -> Iterator[str]:
         weighted: whether compel's weights are read.
     """
     prompts = list(prompts)
-    others = _OTHERS if weighted else _OTHERS | {_COMPEL: "--weighted reads weights"}
+    others = _OTHERS if weighted else _OTHERS | {_COMPEL: "`weighted` reads weights"}
     for pattern, instead in others.items():
         if found := next(filter(None, map(pattern.search, prompts)), None):
             yield f"{found[0]!r} in a prompt is read as plain words: {instead}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from scedit_cli.generation.config import Request
+from scedit_cli.generation.config import GenerationConfig, Overrides, Prompt
 from scedit_cli.generation.provenance import sha256
+from scedit_cli.inference.config import Control
 from scedit_cli.inference.controls import called, check_base, load_placed
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.io import write_new
 from scedit_cli.utils.markdown import plain
 from scedit_cli.utils.reporter import Reporter
-from scedit_cli.utils.specs import parse_tuner
+from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
     import gradio
 
-Draw = Callable[[Request, Reporter], tuple[Path, dict[str, Image.Image]]]
+# Draws the image of a configuration and returns its file and its conditions.
+Draw = Callable[[GenerationConfig, Reporter], tuple[Path, dict[str, Image.Image]]]
 _HEIGHT = 440  # of the images side by side, in pixels
 _STYLE = "#result img { width: 100%; height: 100%; object-fit: contain }"
 _INPUTS = "inputs"  # folder beside the images that keeps dropped files, for the command line
@@ -33,8 +34,8 @@ _INPUTS = "inputs"  # folder beside the images that keeps dropped files, for the
 
 @dataclass(frozen=True)
 class Slot:
-    """A tuner that the page offers, with the text that names its file and the kind of condition that it takes (None for
-    an SC-Tuner); `scale` is the initial value of its slider."""
+    """A tuner that the page offers, with the name of its file and the kind of condition that it takes (None for an
+    SC-Tuner); `scale` is the initial value of its slider."""
 
     file: str
     name: str
@@ -43,55 +44,73 @@ class Slot:
     scale: float = 1.0
 
 
-def slots_for(tuners: Sequence[str], base: Base, any_base: bool = False) -> list[Slot]:
+def slots_for(tuners: Sequence[TunerSpec], base: Base, any_base: bool = False) -> list[Slot]:
     """Return the slots of these tuner files, with bundles taken apart; `any_base` as for `check_base`.
 
     Raises:
         SceditError: a file is no tuner for this base.
     """
     slots = []
-    for text in tuners:
-        spec = parse_tuner(text)
+    for spec in tuners:
         for placed in load_placed(spec):
             check_base(placed, base, any_base=any_base)
-            slots.append(Slot(spec.name, placed.name, placed.tuner.condition, placed.bundled, placed.factor))
+            slots.append(Slot(str(spec.source), placed.name, placed.tuner.condition, placed.bundled, placed.factor))
     return slots
 
 
-def request_for(
-    given: Request, slots: Sequence[Slot], values: Sequence[Any], chosen: Sequence[str], out: Path, **said: Any
-) -> Request:
-    """Return the request that the page's controls make.
+def config_of(
+    given: GenerationConfig,
+    slots: Sequence[Slot],
+    values: Sequence[Any],
+    chosen: Sequence[str],
+    out: Path,
+    prompt: str = "",
+    **sampler: Any,
+) -> GenerationConfig:
+    """Return the configuration that the page's elements make.
 
     Args:
-        given: the request with the settings of every image.
+        given: the configuration with the settings of every image.
         slots: the tuners that the page offers.
-        values: the values of each slot's controls: dropped file or None, whether it is a photograph, scale, start, end.
+        values: the values of each slot's elements: dropped file or None, whether it is a photograph, scale, start, end.
         chosen: the tuner files that are ticked.
         out: the folder of the images; dropped files are kept in its folder "inputs".
-        said: the page's other fields of a request.
+        sampler: the settings of the sampler that the page has.
     """
-    conds, photos, scales, tuners = [], [], [], {file: file for file in chosen}
+    controls, scales, tuners = [], {}, {file: TunerSpec(file) for file in chosen}
     for slot, (file, is_photo, scale, start, end) in zip(slots, values, strict=True):
         if slot.file not in chosen:
             continue
         if slot.condition is None:
             if scale != 1 and slot.bundled:
-                scales.append(f"{slot.name}={scale:g}")
+                scales[slot.name] = scale
             elif scale != 1:
-                tuners[slot.file] = f"{slot.file}:{scale:g}"
+                tuners[slot.file] = TunerSpec(slot.file, scale)
         elif file is not None:
-            text = f"{slot.condition}={_kept(Path(file), out)}:{scale:g}"
-            (photos if is_photo else conds).append(text if (start, end) == (0, 1) else f"{text}:{start:g}-{end:g}")
-    return replace(given, conds=conds, conds_from=photos, scales=scales, tuners=list(tuners.values()), **said)
+            source = {"photo" if is_photo else "image": _kept(Path(file), out)}
+            controls.append(Control(slot.condition, **source, scale=scale, start=start, end=end))
+    return replace(
+        given,
+        prompts=[Prompt(prompt)],
+        tuners=list(tuners.values()),
+        controls=controls,
+        overrides=Overrides(scales, {}, given.overrides.masks),
+        sampler=replace(given.sampler, **sampler),
+    )
 
 
-def command_line(request: Request, out: Path) -> str:
-    return shlex.join(["scedit", "generate", *request.words(), "--out", str(out)])
-
-
-def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Draw) -> gradio.Blocks:
+def page(
+    given: GenerationConfig,
+    base: Base,
+    slots: Sequence[Slot],
+    out: Path,
+    draw: Draw,
+    command: Callable[[GenerationConfig], str] = lambda config: "",
+) -> gradio.Blocks:
     """Return the page, not served yet.
+
+    Args:
+        command: returns the command that makes the image of a configuration, to be shown beside it.
 
     Raises:
         SceditError: gradio is not installed.
@@ -100,7 +119,7 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
     files = list(dict.fromkeys(slot.file for slot in slots))
     titles = [called(file) for file in files]
     names = [(file if titles.count(called(file)) > 1 else called(file), file) for file in files]
-    controls: list[Any] = []
+    elements: list[Any] = []
     with gr.Blocks(title="scedit") as blocks:
         gr.Markdown(f"# scedit\nbase **{plain(base.name)}**")
         with gr.Row():
@@ -114,13 +133,13 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
                         gr.Markdown(f"### &nbsp; {plain(title)}")
                         for number, slot in enumerate(slots):
                             if slot.file == file:
-                                controls += _controls(gr, slot, number)
+                                elements += _elements(gr, slot, number)
                     groups.append(group)
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
-                    taken = given.steps or base.defaults.steps
+                    taken = given.sampler.steps or base.defaults.steps
                     steps = gr.Slider(1, 100, taken, step=1, label="Steps", elem_id="steps")
-                    guided = base.defaults.guidance if given.guidance is None else given.guidance
+                    guided = given.sampler.guided(base.defaults.guidance).scale
                     guidance = gr.Slider(0, 20, guided, label="Guidance", elem_id="guidance")
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column(scale=3):
@@ -142,17 +161,17 @@ def page(given: Request, base: Base, slots: Sequence[Slot], out: Path, draw: Dra
             prompt: str, negative: str, ticked: list[str], seed: float, steps: float, guidance: float, *values: Any,
             progress: gradio.Progress = gr.Progress(),
         ) -> tuple[list[tuple[Image.Image, str]], str, str]:  # fmt: skip
-            said = {"prompts": [prompt] if prompt else [], "negative": negative or None, "seed": str(int(seed))}
-            said |= {"steps": int(steps), "guidance": float(guidance)}
+            sampler = {"negative": negative, "steps": int(steps), "guidance": float(guidance)}
             taken = [values[at : at + 5] for at in range(0, len(values), 5)]
+            seeded = replace(given, seeds=[int(seed)])
             try:
-                request = request_for(given, slots, taken, ticked, out, **said)
-                path, conditions = draw(request, _PageProgress(progress))
+                config = config_of(seeded, slots, taken, ticked, out, prompt, **sampler)
+                path, conditions = draw(config, _PageProgress(progress))
             except SceditError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error  # shown as HTML
-            return [(image, kind) for kind, image in conditions.items()], str(path), command_line(request, out)
+            return [(image, kind) for kind, image in conditions.items()], str(path), command(config)
 
-        inputs = [prompt, negative, chosen, seed, steps, guidance, *controls]
+        inputs = [prompt, negative, chosen, seed, steps, guidance, *elements]
         button.click(generate, inputs, [shown, result, command])
     return blocks
 
@@ -188,12 +207,12 @@ def open_page(blocks: gradio.Blocks, host: str, port: int | None, out: Path) -> 
             css=_STYLE,
         )
     except (OSError, ValueError) as error:
-        raise SceditError(f"--host {host} --port {port}: {error}", hint="leave --port out for a free one") from error
+        raise SceditError(f"`host={host}` `port={port}`: {error}", "leave `port` out for a free one") from error
     return address
 
 
-def _controls(gr: Any, slot: Slot, number: int) -> list[Any]:
-    """Return a slot's controls: the dropped file, whether it is a photograph, scale, start and end."""
+def _elements(gr: Any, slot: Slot, number: int) -> list[Any]:
+    """Return a slot's elements: the dropped file, whether it is a photograph, scale, start and end."""
     takes = slot.condition is not None
     with gr.Row(visible=takes):
         file = gr.Image(

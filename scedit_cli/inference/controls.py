@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,52 @@ from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
-from scedit_cli.conditions.naming import told_kind, untold_kind
-from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.bundle import Bundle, unwrapped
 from scedit_cli.core.source import locate_pinned
 from scedit_cli.core.tuners import CSCTuner, Tuner
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.hints import open_given_condition
 from scedit_cli.data.images import open_image
+from scedit_cli.inference.config import Control
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import EMBEDDED
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.hub import is_hub_id, split_revision
 from scedit_cli.utils.io import expanded
-from scedit_cli.utils.specs import ConditionSpec, TunerSpec
+from scedit_cli.utils.specs import TunerSpec
 
 Size = tuple[int, int]  # width, height in pixels
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A condition image, or a photograph of which `maker` makes one."""
+class OpenedControl:
+    """A control whose image is opened.
 
-    spec: ConditionSpec
-    kind: str
-    picture: Image.Image
+    Attributes:
+        field: the name of the control in errors.
+        image: the condition image, or the photograph of which `maker` makes one.
+    """
+
+    control: Control
+    field: str
+    image: Image.Image
     maker: AnnotationSpec | None = None
+
+    @classmethod
+    def of(cls, control: Control, field: str = "control") -> OpenedControl:
+        """Open a control's condition image or photograph.
+
+        Raises:
+            SceditError: the file is missing, or is no image.
+        """
+        with in_field(f"{field}.{control.part()}", "check the path"):
+            source = control.source
+            image = open_given_condition(source, control.kind) if control.photo is None else open_image(source)
+        return cls(control, field, image)
+
+    @property
+    def kind(self) -> str:
+        return self.control.kind
 
     def shown_at(self, size: Size, rule: str, device: str = "cpu") -> Image.Image:
         """Return the condition image at `size`, by one of RESIZE_RULES; a photograph is resized and then annotated on
@@ -46,14 +68,16 @@ class Condition:
             SceditError: the annotator's weights are missing, or their licence is not accepted.
             WorkFailed: the hub cannot be reached.
         """
-        if not self.spec.photo:
+        if self.control.photo is None:
             labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
-            return resized(self.picture, size, rule, Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
+            return resized(self.image, size, rule, Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
+        field = f"{self.field}.photo"
         try:
-            make = self.maker.load(self.maker.settings(self.spec.file.name), device)
+            make = self.maker.load(self.maker.settings(""), device)
         except SceditError as error:
-            raise type(error)(f"--cond-from {self.kind}={self.spec.file}: {error.message}", error.hint) from error
-        return make([resized(self.picture, size, rule)])[0]
+            message = f"{field} {self.kind}={self.control.name}: {error.message}"
+            raise type(error)(message, error.hint, field) from error
+        return make([resized(self.image, size, rule)])[0]
 
 
 @dataclass(frozen=True)
@@ -61,12 +85,13 @@ class PlacedTuner:
     """A tuner as it will be attached.
 
     Attributes:
-        file: the name that it was requested by.
-        own_scale, factor: its α within its file, 1 outside bundles, and the requested factor of it.
+        file: the name that it was given by; that of its field for a tuner in memory.
+        own_scale, factor: its α within its file, 1 outside bundles, and the given factor of it.
         bundled: whether it comes from a bundle of several tuners.
-        path: the tuner's file.
+        path: the tuner's file; None for a tuner in memory.
         lasting: a name that finds the file from any working directory and installation: a shipped tuner's name,
             `owner/name@commit` on the hub, else the absolute path.
+        field: the name of the tuner in errors.
     """
 
     tuner: Tuner
@@ -76,6 +101,7 @@ class PlacedTuner:
     bundled: bool = False
     path: Path | None = None
     lasting: str = ""
+    field: str = "tuners"
 
     @property
     def scale(self) -> float:
@@ -83,7 +109,7 @@ class PlacedTuner:
 
     @property
     def name(self) -> str:
-        """The name for --mask, --scale and --sweep: its condition, or for an SC-Tuner its file's (see `called`)."""
+        """The name for overrides: its condition, or for an SC-Tuner its file's (see `called`)."""
         return self.tuner.condition or called(self.file)
 
 
@@ -93,56 +119,33 @@ def called(file: str) -> str:
     return (path.stem == "tuner" and path.parent.name) or path.stem
 
 
-def open_condition(spec: ConditionSpec) -> Condition:
-    """Open a condition image, or the photograph to make it of. Without a kind in `spec`, the name of a condition image
-    or of its folder gives the kind.
-
-    Raises:
-        SceditError: the kind is unknown, no annotator makes it of a photograph, or the file is missing or no image.
-    """
-    if (kind := told_kind(spec)) is None:
-        open_named(spec.file, spec.option)  # a missing file is reported first
-        raise untold_kind(spec)
-    read = open_image if spec.photo else partial(open_given_condition, kind=kind)
-    return Condition(spec, kind, open_named(spec.file, spec.option, read))
-
-
-def open_named(path: Path, option: str, read: Callable[[Path], Image.Image] = open_image) -> Image.Image:
-    """Return the image at `path` as `read` opens it, by default as a photograph; errors name the `option` that gave the
-    path."""
-    try:
-        return read(path)
-    except SceditError as error:
-        raise SceditError(f"{option}: {error.message}", error.hint or "check the path") from error
-
-
 def resized(
-    picture: Image.Image, size: Size, rule: str, by: Image.Resampling = Image.Resampling.LANCZOS
+    image: Image.Image, size: Size, rule: str, by: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """Return `picture` at `size`, by one of RESIZE_RULES: "crop" fills the size and crops the rest, "fit" keeps the
+    """Return `image` at `size`, by one of RESIZE_RULES: "crop" fills the size and crops the rest, "fit" keeps the
     whole image between black bars, "stretch" changes its proportions."""
-    if picture.size == size:
-        return picture
-    if picture.mode.startswith("I;16"):  # Pillow resizes floats, but not 16-bit integers
-        levels = resized(Image.fromarray(np.asarray(picture).astype(np.float32)), size, rule, by)
+    if image.size == size:
+        return image
+    if image.mode.startswith("I;16"):  # Pillow resizes floats, but not 16-bit integers
+        levels = resized(Image.fromarray(np.asarray(image).astype(np.float32)), size, rule, by)
         return Image.fromarray(np.asarray(levels).round().clip(0, 65535).astype(np.uint16))
     if rule == "stretch":
-        return picture.resize(size, by)
-    return (ImageOps.fit if rule == "crop" else ImageOps.pad)(picture, size, by)
+        return image.resize(size, by)
+    return (ImageOps.fit if rule == "crop" else ImageOps.pad)(image, size, by)
 
 
-def size_for(picture: Size | None, width: int | None, height: int | None, base: Base, shrink: bool = False) -> Size:
+def size_for(given: Size | None, width: int | None, height: int | None, base: Base, shrink: bool = False) -> Size:
     """Return the size to generate: `width` and `height` where given. A missing side follows from the proportions of
-    `picture`, in the base's multiple; without `picture`, it is the base's own.
+    the image of the `given` size, in the base's multiple; without one, it is the base's own.
 
     Args:
-        picture: the size of the image that determines the proportions, if any.
+        given: the size of the image that determines the proportions, if any.
         shrink: whether an image of more pixels than the base draws by default is reduced to as many.
     """
     own, multiple = base.defaults.resolution, base.multiple
-    if picture is None:
+    if given is None:
         return width or own, height or own
-    wide, high = picture
+    wide, high = given
     factor = 1.0
     if width or height:
         factor = width / wide if width else height / high
@@ -155,36 +158,42 @@ def _floored(side: float, multiple: int) -> int:
     return max(1, int(side + 1e-6) // multiple) * multiple
 
 
-def place_tuners(tuners: Iterable[TunerSpec], steering: Sequence[Condition], base: str) -> list[PlacedTuner]:
-    """Load the tuners for the conditions in `steering`. On the embedded base, a condition that no named tuner takes
-    gets the shipped tuner of its kind. A bundle's tuners without a given condition are left out.
+def place_tuners(tuners: Sequence[TunerSpec], controls: Sequence[OpenedControl], base: str) -> list[PlacedTuner]:
+    """Load the tuners for the `controls`. On the embedded base, a condition that no named tuner takes gets the shipped
+    tuner of its kind. A bundle's tuners without a given condition are left out.
 
     Raises:
         SceditError: a tuner has no condition, a condition has no tuner, or two tuners take one condition.
     """
-    placed = [each for spec in tuners for each in load_placed(spec)]
-    _name_foreign(placed, steering)
+    placed = [each for i, spec in enumerate(tuners) for each in load_placed(spec, f"tuners[{i}]")]
+    _name_foreign(placed, controls)
     taken = {each.tuner.condition for each in placed}
-    for condition in steering:
-        if condition.kind not in taken:
-            if base != EMBEDDED or condition.kind not in scenes.shipped_tuners():
-                raise scenes.untaken(condition.spec.file, condition.kind)
-            placed += load_placed(TunerSpec(str(scenes.shipped_tuner(condition.kind))))
-            taken.add(condition.kind)
-    return _needed(placed, {condition.kind for condition in steering})
+    for control in controls:
+        if control.kind not in taken:
+            if base != EMBEDDED or control.kind not in scenes.shipped_tuners():
+                raise scenes.untaken(control.control.name, control.kind, control.field)
+            placed += load_placed(TunerSpec(str(scenes.shipped_tuner(control.kind))))
+            taken.add(control.kind)
+    return _needed(placed, {control.kind for control in controls})
 
 
-def load_placed(spec: TunerSpec) -> list[PlacedTuner]:
-    """Load the tuners of one file, a bundle's one by one; the bare name of a shipped tuner loads that."""
-    given = scenes.tuner_place(spec.name)
-    path, pinned = locate_pinned(given)
-    lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
-    loaded = load_tuner(path)
+def load_placed(spec: TunerSpec, field: str = "tuners") -> list[PlacedTuner]:
+    """Load the tuners of one file, a bundle's one by one; the bare name of a shipped tuner loads that. A tuner in memory
+    is taken in a copy that shares its weights; `field` is its name in errors."""
+    path, lasting, given = None, "", field
+    if isinstance(spec.source, str | os.PathLike):
+        given = scenes.tuner_place(str(spec.source))
+        path, pinned = locate_pinned(given)
+        lasting = path.stem if path.parent == scenes.TUNERS else pinned or str(given.absolute())
+        loaded = load_tuner(path)
+    else:
+        with in_field(field):
+            loaded = unwrapped(spec.source)
     tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
     factor = 1.0 if spec.scale is None else spec.scale
     bundled = len(tuners) > 1
     return [
-        PlacedTuner(tuner, str(given), own, factor, bundled, path, lasting)
+        PlacedTuner(tuner if path else copy(tuner), str(given), own, factor, bundled, path, lasting, field)
         for tuner, own in zip(tuners, scales, strict=True)
     ]
 
@@ -198,12 +207,11 @@ def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
     return f"{model}@{commits.pop()}" if len(commits) == 1 else model
 
 
-def check_base(
-    placed: PlacedTuner, base: Base, option: str = "--base", any_base: bool | None = None
-) -> str | None:
-    """Check that a tuner was trained for this base, which `option` named.
+def check_base(placed: PlacedTuner, base: Base, option: str = "`base`", any_base: bool | None = None) -> str | None:
+    """Check that a tuner was trained for this base.
 
     Args:
+        option: the argument that named the base, as the advice says it.
         any_base: whether a tuner that was trained on other weights with the same skips is allowed; None where the
             command has no such option.
 
@@ -220,23 +228,24 @@ def check_base(
         return None
     hint = f"name its base with {option}, or a tuner that was trained on {base.name}"
     if fits and name == base.name:
-        told = f"{placed.file} was trained on {name} when that had other weights than now"
+        message = f"{placed.file} was trained on {name} when that had other weights than now"
     else:
         whose = f"the base {name}" if name else "another base"
         why = "whose weights differ" if fits else "whose skips have other channels"
-        told = f"{placed.file} is a tuner for {whose}, not for {base.name}, {why}"
+        message = f"{placed.file} is a tuner for {whose}, not for {base.name}, {why}"
     if fits and any_base:
-        return told
-    raise SceditError(told, f"{hint}; --any-base takes it as it is" if fits and any_base is False else hint)
+        return message
+    hint += "; `any_base` takes it as it is" if fits and any_base is False else ""
+    raise SceditError(message, hint, placed.field)
 
 
-def taught(tuner: Tuner) -> tuple[str, bool] | None:
+def trained_prediction(tuner: Tuner) -> tuple[str, bool] | None:
     """Return the prediction type that a tuner was trained with, and whether with zero terminal SNR; None if unknown."""
     prediction = tuner.metadata.get("prediction_type")
     return (prediction, tuner.metadata.get("zero_terminal_snr") == "true") if prediction else None
 
 
-def check_taught_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, bool] | None:
+def check_trained_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, bool] | None:
     """Return the prediction type and zero terminal SNR that the tuners were trained with; None if no file states them.
 
     Raises:
@@ -244,18 +253,18 @@ def check_taught_alike(placed: Iterable[PlacedTuner], hint: str) -> tuple[str, b
     """
     files: dict[tuple[str, bool], str] = {}
     for each in placed:
-        if way := taught(each.tuner):
+        if way := trained_prediction(each.tuner):
             files.setdefault(way, each.file)
     if len(files) > 1:
         (one, file), (other, second) = list(files.items())[:2]
         names = [kind + (" from noise alone" if alone else "") for kind, alone in (one, other)]
         raise SceditError(
-            f"{file} was taught {names[0]} and {second} {names[1]}: no base can be sampled for both", hint
+            f"{file} was trained with {names[0]} and {second} with {names[1]}: no base can be sampled for both", hint
         )
     return next(iter(files), None)
 
 
-def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
+def rescheduled_for(placed: Iterable[PlacedTuner], base: Base) -> Base:
     """Return the base with the prediction type and zero terminal SNR that its tuners were trained with, where their
     files state them.
 
@@ -263,21 +272,21 @@ def as_taught(placed: Iterable[PlacedTuner], base: Base) -> Base:
         SceditError: two tuners were trained differently.
     """
     hint = "leave one out, or train them with the same train.prediction and train.zero_terminal_snr"
-    way = check_taught_alike(placed, hint)
+    way = check_trained_alike(placed, hint)
     return base.rescheduled(*way) if way else base
 
 
-def doubt(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | None:
+def prediction_note(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | None:
     """Return a warning where the base's prediction type is a guess that no tuner settles, else None."""
-    if not base.is_guessed or any(taught(each.tuner) for each in placed):
+    if not base.is_guessed or any(trained_prediction(each.tuner) for each in placed):
         return None
-    return f"{base.doubt}: --prediction epsilon takes it for the other"
+    return f"{base.doubt}: `prediction=epsilon` takes it for the other"
 
 
-def _name_foreign(placed: Sequence[PlacedTuner], steering: Sequence[Condition]) -> None:
+def _name_foreign(placed: Sequence[PlacedTuner], controls: Sequence[OpenedControl]) -> None:
     """Give other programs' tuners, which do not state their condition, those that no other tuner takes, in order."""
     named = {each.tuner.condition for each in placed if "format" in each.tuner.metadata}
-    free = iter([condition.kind for condition in steering if condition.kind not in named])
+    free = iter([control.kind for control in controls if control.kind not in named])
     for each in placed:
         if isinstance(each.tuner, CSCTuner) and "format" not in each.tuner.metadata:
             each.tuner.condition = next(free, each.tuner.condition)
@@ -289,7 +298,7 @@ def _needed(placed: Sequence[PlacedTuner], kinds: set[str]) -> list[PlacedTuner]
     for each in placed:
         kind = each.tuner.condition
         if kind in takers:
-            raise SceditError(f"{takers[kind]} and {each.file} both take {kind} conditions", hint="leave one out")
+            raise SceditError(f"{takers[kind]} and {each.file} both take {kind} conditions", "leave one out", each.field)
         if kind is not None:
             takers[kind] = each.file
         if kind is None or kind in kinds:
@@ -299,6 +308,8 @@ def _needed(placed: Sequence[PlacedTuner], kinds: set[str]) -> list[PlacedTuner]
         if each not in needed and not (each.bundled and each.file in files):
             kind = each.tuner.condition
             raise SceditError(
-                f"{each.file} takes a {kind} condition, and none is given", hint=f"add --cond {kind}=FILE"
+                f"{each.file} takes a {kind} condition, and none is given",
+                f"add `Control('{kind}', image)`",
+                each.field,
             )
     return needed

@@ -29,13 +29,13 @@ def parsed(prompt: str) -> Conjunction:
     except Exception as error:  # compel's own errors, its parser's, and those of malformed numbers
         raise SceditError(
             f"prompt {prompt!r}: it is not in compel's syntax: {reason(error)}",
-            hint="write a \\ before brackets that are text, or leave --weighted out",
+            hint="write a \\ before brackets that are text, or leave `weighted` out",
         ) from error
     for part in conjunction.prompts:
         if isinstance(part, FlattenedPrompt) and part.wants_cross_attention_control:
             raise SceditError(f"prompt {prompt!r}: swap() is not supported", hint="write the words to be drawn")
     if conjunction.lora_weights:
-        raise SceditError(f"prompt {prompt!r}: withLora() is not supported", hint="give tuners by --tuner")
+        raise SceditError(f"prompt {prompt!r}: withLora() is not supported", hint="give tuners with `tuners`")
     if not conjunction.prompts:
         raise SceditError(f"prompt {prompt!r}: it has no words", hint="write some, or leave the brackets out")
     blends = [part for part in conjunction.prompts if hasattr(part, "prompts") and part.normalize_weights]

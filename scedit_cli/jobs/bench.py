@@ -23,7 +23,14 @@ from scedit_cli.benchmark.report import quality_facts
 from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.results import BenchResult, facts
 from scedit_cli.benchmark.sampling import step_times
-from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed
+from scedit_cli.inference.controls import (
+    PlacedTuner,
+    as_trained,
+    check_base,
+    load_placed,
+    prediction_note,
+    rescheduled_for,
+)
 from scedit_cli.jobs.checks.bench import check
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.utils.devices import best_device
@@ -243,7 +250,7 @@ def _load(
 ) -> Base:
     dtype = DTYPES[wanted.dtype] if wanted.dtype else None
     base = load_base(model, dtype=dtype, device=device, prediction=prediction)
-    if told := doubt(base, placed):
+    if told := prediction_note(base, placed):
         reporter.note(told)
     return base
 
@@ -309,7 +316,7 @@ def _score(
     base = _load(model, wanted, device, prediction, placed, reporter)
     for each in placed:
         check_base(each, base)
-    base = as_taught(placed, base)
+    base = rescheduled_for(placed, base)
     shape = architecture_of(base)
     setting = replace(settled(replace(wanted, base=model), shape, base.device), batch=None)
     check(setting)

@@ -1,57 +1,93 @@
-"""The job `scedit generate`: images from prompts, condition images and tuners, written with their settings."""
+"""The job `scedit generate`: images from prompts, controls and tuners, written with their settings."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 
 from scedit_cli import scenes
+from scedit_cli.data.images import open_image
 from scedit_cli.generation.conditioning import Conditioning
-from scedit_cli.generation.config import Request
+from scedit_cli.generation.config import (
+    BaseConfig,
+    GenerationConfig,
+    InitImage,
+    OutputConfig,
+    Overrides,
+    Prompt,
+)
 from scedit_cli.generation.filenames import Names
 from scedit_cli.generation.grid import sheet
-from scedit_cli.generation.image_jobs import jobs_of
-from scedit_cli.generation.provenance import encoded, request_from
+from scedit_cli.generation.image_jobs import ImageJob, jobs_of
+from scedit_cli.generation.provenance import encoded
 from scedit_cli.generation.runner import ImageRunner, accelerator
 from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.generation.web_ui import open_page, page, slots_for
-from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, check_base, doubt, load_placed, taught
+from scedit_cli.inference.config import Control, SamplerConfig
+from scedit_cli.inference.controls import (
+    PlacedTuner,
+    as_trained,
+    check_base,
+    load_placed,
+    prediction_note,
+    rescheduled_for,
+    trained_prediction,
+)
 from scedit_cli.inference.weighting import parsed
 from scedit_cli.jobs.checks.generate import check, check_page
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
 from scedit_cli.models.schedulers import check_steps, scheduler_like
 from scedit_cli.utils.devices import best_device
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.reporter import SILENT, Reporter
-from scedit_cli.utils.specs import parse_tuner
+from scedit_cli.utils.specs import TunerSpec
+
+if TYPE_CHECKING:
+    from scedit_cli.core.bundle import Bundle
+    from scedit_cli.core.tuners import Tuner
+
+    AnyTuner = Tuner | Bundle | str | Path
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A written image. `scores` are its consistencies in [0, 1] by condition, and `measures` further figures of each
-    condition, in their own units, both empty without `score`; `scales` are the α that were set by name."""
+    """A generated image.
 
-    path: Path
+    Attributes:
+        seed, prompt: what it was drawn from.
+        path: its file; None where nothing is written.
+        scores: its consistencies in [0, 1] by condition; empty unless it was scored.
+        measures: further figures of each condition, in their own units.
+        scales: the α that were set by name.
+    """
+
     seed: int
     prompt: str
+    path: Path | None = None
     scores: dict[str, float] = field(default_factory=dict)
     measures: dict[str, dict[str, float]] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
+    _image: Image.Image | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """The image in mode RGB; one that is written is read from its file."""
+        return open_image(self.path) if self._image is None else self._image
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """The written images, with base, device and duration in seconds; `conditions` are the condition images of the first
-    image, by kind, as its tuners saw them."""
+    """The generated images, with base, device and duration in seconds; `conditions` are the condition images of the
+    first image, by kind, as its tuners saw them."""
 
     images: list[GeneratedImage]
     grid: Path | None
@@ -62,8 +98,11 @@ class GenerateResult:
 
     def document(self) -> dict:
         """Return the document that --json writes."""
+        names = ("seed", "prompt", "scores", "measures", "scales")
         return {
-            "images": [asdict(image) | {"path": str(image.path)} for image in self.images],
+            "images": [
+                {"path": str(image.path), **{name: getattr(image, name) for name in names}} for image in self.images
+            ],
             "grid": str(self.grid) if self.grid else None,
             "base": self.base,
             "device": self.device,
@@ -82,147 +121,142 @@ class GenerateResult:
 
 
 def generate(
-    request: Request,
+    prompts: str | Sequence[str | Prompt] = (),
     *,
-    from_file: str | Path | None = None,
-    out: str | Path | None = None,
-    template: str | None = None,
-    grid: bool = False,
-    score: bool = False,
-    overwrite: bool = False,
-    loaded: Base | None = None,
-    reporter: Reporter | None = None,
+    base: str | Path | Base | BaseConfig = EMBEDDED,
+    tuners: Sequence[AnyTuner | tuple[AnyTuner, float] | TunerSpec] = (),
+    controls: Sequence[Control] = (),
+    overrides: Overrides = Overrides(),
+    init: InitImage | None = None,
+    seeds: int | Sequence[int] = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    sampler: SamplerConfig = SamplerConfig(),
+    out: str | Path | OutputConfig | None = None,
+    reporter: Reporter = SILENT,
 ) -> GenerateResult:
-    """Generate images and write them, batch by batch.
+    """Generate images, batch by batch: one of every prompt with every seed. Nothing that is passed is changed.
 
     Args:
-        request: the images to make.
-        from_file: an image that this function wrote; it is made again, with the changes that `request` states.
-        out: an image file (further images are numbered after it), or a folder; by default the folder "pictures".
-        template: the file names in the folder, with fields of `filenames.FIELDS`; by default the next free numbers.
-        grid: also write one labelled grid of all images.
-        score: measure each image's consistency with each of its conditions.
-        overwrite: replace existing images that `out` and `template` name.
-        loaded: the base, where it is loaded already.
+        prompts: the prompts; one empty prompt by default.
+        base: the base: "scenes" (embedded), a diffusers folder, a single file, a hub id, or a loaded base.
+        tuners: tuners or their files, each alone or as a pair with its scale α. On the embedded base, a condition that
+            none of them takes gets the shipped tuner of its kind.
+        controls: condition images, or photographs to make them of.
+        overrides: scales, sweeps of scales, and masks by the name of a condition or SC-Tuner.
+        init: an image to start from.
+        seeds: one seed or several, from 0 to 2⁶⁴ − 1.
+        steps, guidance: those of `sampler`, for short.
+        sampler: the settings of the sampler.
+        out: an image file (further images are numbered after it), or a folder; None writes nothing.
 
     Raises:
-        SceditError: the input is bad; nothing is written then.
+        SceditError: the input is bad; `field` names the argument, and nothing is written then.
         WorkFailed: the sampled latents are not finite, or memory or disk ran out.
     """
-    check(
-        request, from_file=from_file, out=out, template=template, grid=grid, score=score, overwrite=overwrite
-    )
-    started = time.monotonic()
-    reporter = reporter or SILENT
-    kept: dict[str, Any] = {}
-    if from_file is not None:
-        from_file = expanded(from_file)
-        again, kept = request_from(from_file)
-        if request.said():
-            kept = kept | {"batch": None}
-        request = request.over(again)
-    orders = jobs_of(request)
-    texts = dict.fromkeys(each for order in orders for each in (order.prompt, order.negative))
-    if request.weighted:
-        for text in texts:
-            parsed(text)
-    for told in foreign_syntax(texts, request.weighted):
-        reporter.note(told)
-    names = Names(expanded(out or "pictures"), template, overwrite)
-    device = str(loaded.device) if loaded and not request.offload else request.device or str(best_device())
-    steering = Conditioning.of(request, orders, request.base or EMBEDDED, score, device)
+    config = GenerationConfig.of(
+        prompts=prompts, base=base, tuners=tuners, controls=controls, overrides=overrides, init=init, seeds=seeds,
+        sampler=sampler, out=out,
+    )  # fmt: skip
+    for name, value in {"steps": steps, "guidance": guidance}.items():
+        if value is not None:
+            config = replace(config, sampler=replace(config.sampler, **{name: value}))
+    return _generate(config, config.base.loaded, reporter)
 
-    if loaded is None:
-        _check_sampler(request, steering.placed)
-    base = loaded or _load(request, steering.placed)
-    for placed in steering.placed:
-        if told := check_base(placed, base, any_base=request.any_base):
-            reporter.note(told)
-        vae = placed.tuner.metadata.get("base_vae")
-        if vae and vae != base.vae_name:
-            reporter.note(f"{placed.file} was trained with another autoencoder: --vae {vae} takes it")
-    base = as_taught(steering.placed, base)
-    if told := doubt(base, steering.placed):
-        reporter.note(told)
-    if request.steps is None and request.guidance is None and (told := base.distillation_doubt):
-        reporter.note(f"{told}: --steps 4 --guidance 1 takes it for a distilled one")
-    if kept and kept.get("base_fingerprint") != base.fingerprint:
-        raise SceditError(f"--from {from_file}: {base.name} has other weights now", hint="name its base with --base")
-    if not request.weighted:
-        for prompt in base.overlong(dict.fromkeys(order.prompt for order in orders)):
+
+def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter) -> GenerateResult:
+    """Generate images as `generate` does, on a base that is `loaded` already, if any."""
+    check(config)
+    started = time.monotonic()
+    jobs = jobs_of(config)
+    _note_syntax(config, jobs, reporter)
+    is_there = loaded and not config.base.offload
+    device = str(loaded.device) if is_there else config.base.device or str(best_device())
+    conditioning = Conditioning.of(config, jobs, loaded.name if loaded else str(config.base.model), device)
+    base = _ready_base(config, loaded, conditioning.placed, reporter)
+    if not config.sampler.weighted:
+        for prompt in base.overlong(dict.fromkeys(job.prompt for job in jobs)):
             reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
-    for text in steering.fit(base):
+    for text in conditioning.fit(base):
         reporter.note(text)
-    run = ImageRunner(request, base, steering)
-    batches = run.batches(orders)
-    place, size = kept.get("batch") or (0, 1)
-    first = names.first_number()
-    places = names.places(first, [run.facts(order) for order in orders])
-    images: dict[int, GeneratedImage] = {}
-    pictures: dict[int, Image.Image] = {}
+    images, grid = _draw_all(ImageRunner(config, base, conditioning), jobs, reporter)
+    seconds = time.monotonic() - started
+    return GenerateResult(images, grid, base.name, seconds, device, conditioning.shown(jobs[0]))
+
+
+def _draw_all(
+    runner: ImageRunner, jobs: Sequence[ImageJob], reporter: Reporter
+) -> tuple[list[GeneratedImage], Path | None]:
+    """Draw all images, measure and write each batch, and draw the grid; return the images and the grid's file."""
+    config, conditioning = runner.config, runner.conditioning
+    out, (index, size) = config.out, config.sampler.place or (0, 1)
+    names = None if out.path is None else Names(expanded(out.path), out.name, out.overwrite)
+    first = names.first_number() if names else 1
+    places = names.places(first, [runner.facts(job) for job in jobs]) if names else [None] * len(jobs)
+    made: dict[int, GeneratedImage] = {}
+    drawn: dict[int, Image.Image] = {}
     taken: set[Path] = set()
-    with run:
+    batches = runner.batches(jobs)
+    with runner:
         for number, batch in enumerate(batches):
             # An image that is made again takes its old place in a batch, since sums in other batches round differently.
-            fill = [orders[i] for i in batch] if size == 1 else [orders[batch[0]]] * size
-            drawn = run.draw(fill, reporter.stage("generate").part(number, len(batches)))
-            drawn = drawn if size == 1 else drawn[place : place + 1]
-            figures = steering.measured(fill, drawn) if score else [{} for _ in drawn]
-            for at, (i, picture) in enumerate(zip(batch, drawn, strict=True)):
-                settings = run.settings(orders[i], [at, len(batch)] if size == 1 else [place, size])
-                file = names.write(places[i], encoded(picture, places[i].suffix, settings), taken)
-                taken.add(file)
+            fill = [jobs[i] for i in batch] if size == 1 else [jobs[batch[0]]] * size
+            images = runner.draw(fill, reporter.stage("generate").part(number, len(batches)))
+            images = images if size == 1 else images[index : index + 1]
+            figures = conditioning.measured(fill, images) if out.score else [{} for _ in images]
+            for at, (i, image) in enumerate(zip(batch, images, strict=True)):
+                file = None
+                if names:
+                    settings = runner.settings(jobs[i], [at, len(batch)] if size == 1 else [index, size])
+                    file = names.write(places[i], encoded(image, places[i].suffix, settings), taken)
+                    taken.add(file)
                 scores = {kind: each.pop("consistency") for kind, each in figures[at].items()}
-                scales = dict(orders[i].scales)
-                images[i] = GeneratedImage(file, orders[i].seed, orders[i].prompt, scores, figures[at], scales)
-                if grid:
-                    pictures[i] = picture
-    grid_file = None
-    if grid:
+                kept = None if file else image
+                job = jobs[i]
+                made[i] = GeneratedImage(job.seed, job.prompt, file, scores, figures[at], dict(job.scales), kept)
+                if out.grid:
+                    drawn[i] = image
+    grid = None
+    if out.grid:
         place = names.grid(first)
-        drawn = sheet(orders, [pictures[i] for i in range(len(orders))], [steering.shown(order) for order in orders])
-        grid_file = names.write(place, encoded(drawn, place.suffix, run.settings(orders[0])), set())
-    shown = steering.shown(orders[0])
-    return GenerateResult(
-        [images[i] for i in range(len(orders))], grid_file, base.name, time.monotonic() - started, device, shown
-    )
+        image = sheet(jobs, [drawn[i] for i in range(len(jobs))], [conditioning.shown(job) for job in jobs])
+        grid = names.write(place, encoded(image, place.suffix, runner.settings(jobs[0])), set())
+    return [made[i] for i in range(len(jobs))], grid
 
 
 def serve(
-    request: Request,
+    config: GenerationConfig,
     *,
-    out: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
+    command: Callable[[GenerationConfig], str] = lambda config: "",
     stop: threading.Event | None = None,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
 ) -> None:
     """Serve a page in the browser that generates images, until it is interrupted or `stop` is set.
 
     Args:
-        request: the base and other settings of every image; the page offers its tuners, and on the embedded base the
-            shipped ones.
-        out: the folder of the images; by default "pictures".
+        config: the base and other settings of every image, and their folder; the page offers its tuners, and on the
+            embedded base the shipped ones.
         host, port: the address of the page; by default loopback, at a free port.
+        command: returns the command that makes the image of a configuration, to be shown beside it.
 
     Raises:
-        SceditError: `request` sets a field of the page, gradio is not installed, a tuner is for another base, or the
-            port is taken.
+        SceditError: gradio is not installed, a tuner is for another base, or the port is taken.
     """
-    check_page(request, out)
-    reporter = reporter or SILENT
-    out = expanded(out or "pictures")
-    base = _load(request, [placed for text in request.tuners for placed in load_placed(parse_tuner(text))])
+    check_page(config)
+    out = expanded(config.out.path)
+    base = config.base.loaded or _load(config.base, [each for spec in config.tuners for each in load_placed(spec)])
     shipped = scenes.shipped_tuners() if base.name == EMBEDDED else []
-    given = {parse_tuner(text).name for text in request.tuners}
-    offered = [*request.tuners, *(name for name in shipped if name not in given)]
+    given = {spec.source for spec in config.tuners}
+    offered = [*config.tuners, *(TunerSpec(name) for name in shipped if name not in given)]
 
-    def draw(asked: Request, page_reporter: Reporter) -> tuple[Path, dict[str, Image.Image]]:
-        made = generate(asked, out=out, loaded=base, reporter=_OnPage(page_reporter, reporter))
+    def draw(asked: GenerationConfig, page_reporter: Reporter) -> tuple[Path, dict[str, Image.Image]]:
+        made = _generate(asked, base, _OnPage(page_reporter, reporter))
         return made.images[0].path, made.conditions
 
-    slots = slots_for(offered, base, request.any_base)
-    blocks = page(replace(request, tuners=()), base, slots, out, draw)
+    slots = slots_for(offered, base, config.base.any_base)
+    blocks = page(replace(config, tuners=()), base, slots, out, draw, command)
     address = open_page(blocks, host, port, out)
     try:
         reporter.note(f"the page is at {address} · Ctrl-C ends it")
@@ -238,29 +272,61 @@ class _OnPage(Reporter):
         self.progress, self.note = page.progress, terminal.note
 
 
-def _check_sampler(request: Request, placed: Sequence[PlacedTuner]) -> None:
+def _note_syntax(config: GenerationConfig, jobs: Sequence[ImageJob], reporter: Reporter) -> None:
+    """Check weighted prompts, and report syntax in prompts that nothing reads."""
+    texts = dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative))
+    if config.sampler.weighted:
+        for text in texts:
+            parsed(text)
+    for note in foreign_syntax(texts, config.sampler.weighted):
+        reporter.note(note)
+
+
+def _ready_base(
+    config: GenerationConfig, loaded: Base | None, placed: Sequence[PlacedTuner], reporter: Reporter
+) -> Base:
+    """Load the base, unless it is `loaded`, check that the tuners are for it, and return it with the prediction type that
+    they were trained with."""
+    if not loaded:
+        _check_sampler(config, placed)
+    base = loaded or _load(config.base, placed)
+    for each in placed:
+        if note := check_base(each, base, any_base=config.base.any_base):
+            reporter.note(note)
+        vae = each.tuner.metadata.get("base_vae")
+        if vae and vae != base.vae_name:
+            reporter.note(f"{each.file} was trained with another autoencoder: `vae={vae}` takes it")
+    base = rescheduled_for(placed, base)
+    if note := prediction_note(base, placed):
+        reporter.note(note)
+    if config.sampler.steps is None and config.sampler.guidance is None and (note := base.distillation_doubt):
+        reporter.note(f"{note}: `steps=4` `guidance=1` takes it for a distilled one")
+    if config.base.fingerprint not in (None, base.fingerprint):
+        message = f"base.fingerprint: {base.name} has other weights now"
+        raise SceditError(message, "name its base with `base`", "base.fingerprint")
+    return base
+
+
+def _check_sampler(config: GenerationConfig, placed: Sequence[PlacedTuner]) -> None:
     """Raise SceditError for a sampler's name, settings or steps that do not suit the base's scheduler, before its
-    weights are loaded. Where `--prediction` or a tuner changes that scheduler, the loaded base is checked later."""
-    scheduler = scheduler_in(request.base or EMBEDDED)
-    if scheduler is None or not (request.scheduler or request.steps):
+    weights are loaded. Where `prediction` or a tuner changes that scheduler, the loaded base is checked later."""
+    sampler, scheduler = config.sampler, scheduler_in(config.base.model)
+    if scheduler is None or not (sampler.scheduler or sampler.steps):
         return
     own = scheduler.config.get("prediction_type")
-    if request.prediction in (None, own) and all(taught(each.tuner) in (None, (own, False)) for each in placed):
-        with quiet():
-            sampler = scheduler_like(scheduler, request.scheduler)
-            if request.steps:
-                check_steps(sampler, request.steps, request.scheduler)
+    alike = all(trained_prediction(each.tuner) in (None, (own, False)) for each in placed)
+    if config.base.prediction in (None, own) and alike:
+        with quiet(), in_field("sampler", named=False):
+            made = scheduler_like(scheduler, sampler.scheduler)
+            if sampler.steps:
+                check_steps(made, sampler.steps, sampler.scheduler)
 
 
-def _load(request: Request, placed: Sequence[PlacedTuner]) -> Base:
-    dtype, device = DTYPES.get(request.dtype), request.device
-    if request.offload:
-        accelerator(request.device)
+def _load(config: BaseConfig, placed: Sequence[PlacedTuner]) -> Base:
+    dtype, device = DTYPES.get(config.dtype), config.device
+    if config.offload:
+        accelerator(config.device)
         dtype, device = dtype or torch.bfloat16, "cpu"  # the precision that the base will have on the accelerator
     return load_base(
-        as_trained(request.base or EMBEDDED, placed),
-        vae=request.vae,
-        prediction=request.prediction,
-        dtype=dtype,
-        device=device,
+        as_trained(str(config.model), placed), vae=config.vae, prediction=config.prediction, dtype=dtype, device=device
     )

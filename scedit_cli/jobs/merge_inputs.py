@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import CSCTuner
-from scedit_cli.inference.controls import PlacedTuner, check_taught_alike, load_placed
+from scedit_cli.inference.controls import PlacedTuner, check_trained_alike, load_placed
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import check_chosen, parse_ingredient
 
@@ -94,7 +94,7 @@ def _check_bases(placed: Sequence[PlacedTuner]) -> list[str]:
                 f"tuners of different bases: {_with_base(stated[0])} and {_with_base(each)}",
                 hint="merge tuners that were trained on one base",
             )
-    check_taught_alike(
+    check_trained_alike(
         placed, "merge tuners that were trained with the same train.prediction and train.zero_terminal_snr"
     )
     return list(dict.fromkeys(each.file for each in placed if each not in stated)) if stated else []

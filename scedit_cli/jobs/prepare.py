@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,20 @@ from scedit_cli.data.manifest import Manifest, forget_refused, located
 from scedit_cli.data.report import Report
 from scedit_cli.data.scenes import SCENE_KINDS, write_scenes
 from scedit_cli.data.shards import write_shards
-from scedit_cli.data.sources import Source, open_source
-from scedit_cli.jobs.checks.prepare import MULTIPLE, check, check_size, is_made, usual_size
-from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
+from scedit_cli.data.sources import Images, open_source
+from scedit_cli.jobs.checks.prepare import (
+    MULTIPLE,
+    Encoding,
+    ImportRules,
+    PrepareRequest,
+    Scenes,
+    check,
+    check_size,
+)
+from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED
-from scedit_cli.training.distributed import Processes
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import whole_folder
 from scedit_cli.utils.locks import held
@@ -48,7 +56,7 @@ class PrepareResult:
     is_first: bool = True
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the result as a JSON document."""
         found = (self.report or Report()).document()
         return found | {
             "out": str(self.out),
@@ -83,57 +91,29 @@ class _Sizes:
 
 
 def prepare(
-    src: str | Path | None,
+    src: str | Path | Images | Scenes | None,
     out: str | Path,
     *,
-    conditions: Mapping[str, str | Path] | None = None,
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    subset: str | None = None,
-    revision: str | None = None,
-    scenes: int | None = None,
-    seed: int = 0,
-    look: str = "plain",
-    held_out: bool = False,
     size: int | None = None,
-    square: bool = False,
-    upscale: bool = False,
-    strict: bool = False,
-    allow_captionless: bool = False,
-    drop_duplicates: bool = False,
-    cache: Sequence[str] = (),
-    base: str = EMBEDDED,
-    vae: str | None = None,
-    precision: str | None = None,
-    device: str | None = None,
+    rules: ImportRules = ImportRules(),
+    encoding: Encoding | None = None,
     shards: int | None = None,
     reporter: Reporter | None = None,
 ) -> PrepareResult:
     """Write a dataset folder, which appears when it is complete, with `report.json` and the sheet `overview.png`.
 
-    With neither `src` nor `scenes`, the dataset folder `out` exists already and only gets the `cache` and `shards`;
-    latents and text that a stopped run has encoded are kept. The same holds where the same call has made the folder
-    and was stopped after that. An option that would do nothing is refused. Of the processes that `accelerate launch`
-    has started, the first makes the folder, and all share the encoding.
+    Where `src` is None, the dataset folder `out` exists already and is only encoded and sharded; latents and text that
+    a stopped run has encoded are kept. The same holds where the same call has made the folder and was stopped after
+    that. An argument that would do nothing is refused. Of the processes that `accelerate launch` has started, the first
+    makes the folder, and all share the encoding.
 
     Args:
-        src, conditions, columns, split, subset, revision: as for `data.sources.open_source`.
+        src: a place of images (see `Images`), or scenes of the embedded world.
         out: the dataset folder, new or empty.
-        scenes: the number of scenes of the embedded world to render instead, with all conditions.
-        seed: the seed of the first scene.
-        look: the look of the scenes: "plain" or "pastel".
-        held_out: allow scenes that are reserved for evaluation.
-        size: side in pixels, a multiple of 64 (with `cache`, of the base's multiple); by default 128 for scenes, 512
-            for images, which go into buckets of about `size`² pixels in their own shape, enlarged only by `upscale`.
-        square: crop all images to `size` x `size`; smaller images are rejected.
-        upscale: enlarge smaller images.
-        strict: fail where the report would list any image by name.
-        allow_captionless: allow more than 1 % of the images to have no caption; their caption is empty.
-        drop_duplicates: leave out images that look like an earlier one.
-        cache: "latents" and "text", which are encoded by `base` and `vae`.
-        precision: the precision of the text encoders. Training uses the cached text only where `train.precision` is
-            the same; by default, a recipe's default.
-        device: the device that encodes; by default an accelerator where there is one.
+        size: side in pixels, a multiple of 64 (with `encoding`, of the base's multiple); by default 128 for scenes, 512
+            for images, which go into buckets of about `size`² pixels in their own shape.
+        rules: how images are cut, rejected and reported.
+        encoding: the latents and text to encode for training.
         shards: the number of images per WebDataset shard, which are also written into `shards/`.
 
     Raises:
@@ -141,54 +121,44 @@ def prepare(
             too many faults: then only its report is written, to `<out>.report.json`.
         WorkFailed: memory or disk ran out.
     """
-    check(**{name: value for name, value in locals().items() if name != "reporter"})
-    started = time.monotonic()
+    src = Images(src) if isinstance(src, str | Path) else src
     out = Path(out) if Path(out).name else Path(out).absolute()
-    asked = {
-        "source": f"{scenes} scenes from seed {seed}" if src is None else located(src),
-        "scenes": scenes, "seed": seed, "look": look, "held_out": held_out, "size": size, "square": square,
-        "upscale": upscale, "conditions": {kind: str(place) for kind, place in (conditions or {}).items()},
-        "columns": dict(columns or {}), "split": split, "subset": subset, "revision": revision, "strict": strict,
-        "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates,
-    }  # fmt: skip
-    is_there = is_made(src, out, scenes, cache, shards)
-    precision = precision or TrainSection().precision
-    processes = Processes.join(device)
+    request = PrepareRequest(src, out, size, rules, encoding, shards)
+    check(request)
+    started, is_there = time.monotonic(), request.is_made
+    processes = Processes.join(encoding and encoding.device)
     reporter = (reporter if processes.is_first else None) or SILENT
     try:
         # A wrong base is reported before the work begins.
-        frozen = load_base(base, dtype=DTYPES[precision], device=device, vae=vae) if cache else None
+        frozen = _base_of(encoding) if encoding else None
         multiple = frozen.multiple if frozen else MULTIPLE
-        size = usual_size(src) if size is None else size
         if not is_there:
-            check_size(size, multiple)
+            check_size(request.usual_size, multiple)
 
         def make() -> tuple[int, list[str], Report | None]:
-            places = () if src is None else (located(src), *asked["conditions"].values())
-            origin = Manifest.of(asked, places, out)
-            if (cache or shards) and not is_there and origin.has_made(out):
+            if not is_there:
+                origin = _origin(request)
+                if not ((encoding or request.shards) and origin.has_made(out)):
+                    made = _render if isinstance(request.src, Scenes) else _take
+                    return made(request, multiple, origin, reporter)
                 reporter.note(f"{out} is prepared already, by the same call")
-            elif not is_there and scenes is not None:
-                return _render(out, scenes, seed, look, held_out, size, origin, reporter)
-            elif not is_there:
-                opened = open_source(
-                    src, conditions=conditions, columns=columns, split=split, subset=subset, revision=revision
-                )
-                sizes = _Sizes(size, multiple, square, upscale)
-                captionless = 1.0 if allow_captionless else _CAPTIONLESS
-                return _take(opened, out, sizes, drop_duplicates, strict, captionless, origin, reporter)
             dataset = open_dataset(out)
             return len(dataset), list(dataset.kinds), None
 
         with ExitStack() as stack:
-            processes.by_first(lambda: stack.enter_context(held(_lock(out), out, "name another folder with --out")))
+            processes.by_first(lambda: stack.enter_context(held(_lock(out), out, "name another folder with `out`")))
             pictures, kinds, report = processes.by_first(make)
             if frozen:
-                _encode(out, cache, frozen, processes, reporter)
+                _encode(out, encoding.cache, frozen, processes, reporter)
             written = processes.by_first(lambda: _shard(out, shards, reporter)) if shards else 0
     finally:
         processes.leave()
     return PrepareResult(out, pictures, kinds, report, written, time.monotonic() - started, processes.is_first)
+
+
+def _base_of(encoding: Encoding) -> Base:
+    precision = encoding.precision or TrainSection().precision
+    return load_base(encoding.base, dtype=DTYPES[precision], device=encoding.device, vae=encoding.vae)
 
 
 def _lock(out: Path) -> Path:
@@ -199,33 +169,42 @@ def _lock(out: Path) -> Path:
     return place.parent / f".scedit-{digest}.lock"
 
 
+def _origin(request: PrepareRequest) -> Manifest:
+    """Return the manifest of the call, whose settings are those of the command line, by which it is recognised."""
+    src, is_images = request.src, isinstance(request.src, Images)
+    images, scenes = (src, Scenes(0)) if is_images else (Images(""), src)
+    conditions = {kind: str(place) for kind, place in images.conditions.items()}
+    asked = {
+        "source": located(src.place) if is_images else f"{src.count} scenes from seed {src.seed}",
+        "scenes": scenes.count or None, "seed": scenes.seed, "look": scenes.look, "held_out": scenes.held_out,
+        "size": request.size, "conditions": conditions, "columns": dict(images.columns), "split": images.split,
+        "subset": images.subset, "revision": images.revision,
+    } | vars(request.rules)  # fmt: skip
+    return Manifest.of(asked, (located(src.place), *conditions.values()) if is_images else (), request.out)
+
+
 def _take(
-    source: Source,
-    out: Path,
-    sizes: _Sizes,
-    drop_duplicates: bool,
-    strict: bool,
-    captionless: float,
-    origin: Manifest,
-    reporter: Reporter,
+    request: PrepareRequest, multiple: int, origin: Manifest, reporter: Reporter
 ) -> tuple[int, list[str], Report]:
-    intake = Importer(sizes, drop_duplicates, reporter.stage("prepare"))
-    report = intake.report
+    source, out, rules = open_source(request.src), request.out, request.rules
+    sizes = _Sizes(request.usual_size, multiple, rules.square, rules.upscale)
+    importer = Importer(sizes, rules.drop_duplicates, reporter.stage("prepare"))
+    report = importer.report
     with whole_folder(out) as folder:
-        intake.run(source, folder)
+        importer.run(source, folder)
         if not report.pictures and not report.rejected:
             said = f"{source.count} are told of, as sizes.json beside shards does"
             raise SceditError(f"{origin.asked['source']} holds no pictures", hint=said)
         try:
             if not report.pictures:
                 raise _none_usable(origin.asked["source"], report)
-            report.check(strict, captionless)
+            report.check(rules.strict, 1.0 if rules.allow_captionless else _CAPTIONLESS)
         except SceditError as error:
             raise origin.refuse(out, report, error) from None
-        origin.write(folder, report, list(intake.kinds))
-        write_licences(folder, {kind: each for kind, each in source.licences.items() if kind in intake.kinds})
+        origin.write(folder, report, list(importer.kinds))
+        write_licences(folder, {kind: each for kind, each in source.licences.items() if kind in importer.kinds})
     forget_refused(out)
-    return report.pictures, list(intake.kinds), report
+    return report.pictures, list(importer.kinds), report
 
 
 def _none_usable(source: str, report: Report) -> SceditError:
@@ -236,34 +215,28 @@ def _none_usable(source: str, report: Report) -> SceditError:
 
 
 def _render(
-    out: Path,
-    scenes: int,
-    seed: int,
-    look: str,
-    held_out: bool,
-    size: int,
-    origin: Manifest,
-    reporter: Reporter,
+    request: PrepareRequest, multiple: int, origin: Manifest, reporter: Reporter
 ) -> tuple[int, list[str], Report]:
-    if seed + scenes > HELD_OUT_SEED:
-        if not held_out:
+    scenes, size = request.src, request.usual_size
+    if scenes.seed + scenes.count > HELD_OUT_SEED:
+        if not scenes.held_out:
             raise SceditError(
                 f"scenes from seed {HELD_OUT_SEED} on are kept for measuring, and a tuner must not learn from them",
-                hint="take a smaller --seed; or give --held-out, for pictures to measure with",
+                hint="take a smaller `seed`; or give `held_out=True`, for pictures to measure with",
             )
         reporter.note("these scenes are kept for measuring: train nothing on them")
-    report, kinds = Report(pictures=scenes), list(SCENE_KINDS)
-    report.buckets[size, size] = report.captions["the scenes"] = scenes
+    report, kinds = Report(pictures=scenes.count), list(SCENE_KINDS)
+    report.buckets[size, size] = report.captions["the scenes"] = scenes.count
     write_scenes(
-        out,
-        scenes,
-        seed,
-        look,
+        request.out,
+        scenes.count,
+        scenes.seed,
+        scenes.look,
         size=size,
         reporter=reporter.stage("render"),
         finish=lambda folder: origin.write(folder, report, kinds),
     )
-    return scenes, kinds, report
+    return scenes.count, kinds, report
 
 
 def _encode(out: Path, cache: Sequence[str], base: Base, processes: Processes, reporter: Reporter) -> None:

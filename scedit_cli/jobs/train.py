@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,26 +12,31 @@ from typing import Any
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
+from scedit_cli.data.dataset import Dataset
 from scedit_cli.data.scenes import SCENE_KINDS
-from scedit_cli.jobs.checks.train import check
+from scedit_cli.data.shard_dataset import ShardDataset
+from scedit_cli.jobs.checks.train import TrainRequest, check
 from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import EMBEDDED
-from scedit_cli.recipe import Recipe
+from scedit_cli.recipe import Recipe, load_recipe, without_folders
 from scedit_cli.training import builders
-from scedit_cli.training.distributed import Processes
+from scedit_cli.training.datasets import check_dataset, first_of
 from scedit_cli.training.evaluation import Score, control_scores
-from scedit_cli.training.fitting import Ladder, as_plain, least_change
+from scedit_cli.training.fitting import Ladder, least_change
 from scedit_cli.training.log import last_value, recent_loss
-from scedit_cli.training.loop import Loop
+from scedit_cli.training.loop import Loop, LoopPlan
 from scedit_cli.training.memory import forecast
-from scedit_cli.training.model_card import check_hub, upload, write_card
+from scedit_cli.training.model_card import UPLOADED, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
-from scedit_cli.training.run_folder import RunFolder, choose_run, claimed
+from scedit_cli.training.resume_compat import check_changes
+from scedit_cli.training.run_folder import RunFolder, claimed
 from scedit_cli.training.signals import terminable
-from scedit_cli.training.trackers import check_trackers
+from scedit_cli.training.trackers import Trackers, check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, held_out_count, split
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.hub import check_login, upload
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 
@@ -58,7 +64,7 @@ class TrainResult:
         return self.score.score if self.score else None
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the result as a JSON document."""
         return {
             "run": str(self.run),
             "tuner": str(self.tuner),
@@ -106,8 +112,9 @@ class TrainResult:
 
 
 def train(
-    recipe: Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
+    overrides: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -124,6 +131,7 @@ def train(
     writes, reports and returns a result; the others return None.
 
     Args:
+        recipe, overrides: as for `load_recipe`.
         out: the run's folder; by default the next free one of runs/NAME, runs/NAME-2, ….
         resume: continue from the newest whole checkpoint of `out`, or of the recipe's last run; without one, from
             step 0.
@@ -137,101 +145,92 @@ def train(
         SceditError: the input is bad; nothing is written then.
         WorkFailed: the loss is no longer finite, memory or disk ran out, or another process died.
     """
-    check(recipe, out=out, resume=resume, overwrite=overwrite, push_to_hub=push_to_hub)
-    processes = Processes.join(device)
+    recipe, hub = load_recipe(recipe, overrides), push_to_hub
+    request = TrainRequest(recipe, out, resume, overwrite, dry_run, hub, device)
+    check(request)
+    processes = Processes.join(request.device)
     try:
         with terminable(), builders.tf32(recipe.train.tf32), ExitStack() as stack:
-            every = reporter or SILENT  # every process reads its own part of the shards and notes its faults
-            reporter = every if processes.is_first else SILENT
-            if push_to_hub:
-                processes.by_first(lambda: check_hub(push_to_hub))
-            processes.by_first(lambda: check_trackers(recipe))
-            run = processes.by_first(lambda: choose_run(recipe.name, out, resume, overwrite))
-            if not (dry_run or fit):
-                processes.by_first(lambda: stack.enter_context(claimed(run)))
-            only = "fit" if fit else "dry run" if dry_run else ""
-            return _train(recipe, run, processes, reporter, resume, overwrite, only, push_to_hub, device, every)
+            if hub:
+                processes.by_first(lambda: check_login(hub))
+            processes.by_first(lambda: check_trackers(recipe.tracking))
+            folder = processes.by_first(request.run)
+            if not (request.dry_run or fit):
+                processes.by_first(lambda: stack.enter_context(claimed(folder)))
+            return _train(request, folder, processes, reporter or SILENT, fit)
     finally:
         processes.leave()
 
 
 def _train(
-    recipe: Recipe,
-    run: RunFolder,
-    processes: Processes,
-    reporter: Reporter,
-    resume: bool,
-    overwrite: bool,
-    only: str,
-    push_to_hub: str | None,
-    device: str | None,
-    every: Reporter,
+    request: TrainRequest, run: RunFolder, processes: Processes, every: Reporter, fit: bool
 ) -> TrainResult | Preflight | Ladder | None:
-    started = time.monotonic()
-    given = recipe.data.make
-    recipe = processes.by_first(lambda: builders.made_where_missing(recipe))
-    for kind in recipe.data.make[len(given) :]:
+    started, recipe = time.monotonic(), request.recipe
+    reporter = every if processes.is_first else SILENT
+    added = processes.by_first(lambda: builders.missing_kinds(recipe.tuner, recipe.data))
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"make": [*recipe.data.make, *added]})}
+    )
+    for kind in added:
         reporter.note(
             f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
-    if only == "fit":
-        recipe = as_plain(recipe)
-    base = builders.open_base(recipe, device, to_train=only != "fit")
-    shards = processes.by_first(lambda: builders.find_shards(recipe, base, reporter.stage("counting")))
-    dataset = processes.first_on_machine_first(
-        lambda: builders.find_dataset(recipe, base, reporter.stage("rendering"), shards)
-    )
-    if base.is_guessed and recipe.train.prediction == "base":
-        reporter.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
-    if overlong := base.overlong(sorted({item.text for item in dataset.items})):
-        reporter.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
-    if shards and not any(item.text for item in dataset.items):
-        reporter.note("the first pictures in the shards have no captions; data.columns says how those are called")
+    base = builders.open_base(recipe.base, recipe.train, recipe.samples, request.device, to_train=not fit)
+    dataset, shards = _data(recipe, base, processes, reporter)
     stream = None
     if shards:
         held_out = range(held_out_count(sum(shards.counts), recipe.validation))
         shards = shards.without_first(dataset.path, len(held_out)) if held_out else shards
-        stream = builders.open_stream(recipe, shards, processes, every)
+        # Every process reads its own part of the shards and notes its faults.
+        stream = builders.open_stream(shards, recipe.data, recipe.train, processes, every)
         learned = range(stream.count)
     else:
         learned, held_out = split(len(dataset), recipe.validation)
-    if other := text_in_other_precision(dataset, base):
-        precisions = {dtype: name for name, dtype in DTYPES.items()}
-        reporter.note(
-            f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
-            f"{recipe.train.precision}: they are encoded anew; scedit prepare --cache text --precision "
-            f"{recipe.train.precision} does it ahead"
-        )
+    _note_doubts(recipe, base, dataset, shards is not None, reporter)
+    specs = builders.specs_of(recipe.data, recipe.train.seed)
     share = processes.share_of(dataset.path)
     with processes.meeting() as meet:
-        of_data = (dataset, base, builders.cached_kinds(recipe), reporter.stage("encoding"), builders.orders(recipe))
-        cache = cache_latents_and_text(*of_data, share=share, wait=meet)
-    if only == "fit":
-        return least_change(recipe, base, cache, processes, stream is not None) if processes.is_first else None
-    tuner = builders.fresh_tuner(recipe, base)
+        kinds = builders.cached_kinds(recipe.tuner, recipe.data)
+        cache = cache_latents_and_text(dataset, base, kinds, reporter.stage("encoding"), specs, share, meet)
+    sections = recipe.tuner, recipe.train, recipe.data
+    if fit:
+        return least_change(base, *sections, cache, processes, stream is not None) if processes.is_first else None
+    tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
         scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
-        preflight = look_ahead(recipe, base, tuner, len(learned), len(held_out), processes, shards, scarce)
+        preflight = look_ahead(recipe.train, base, tuner, len(learned), len(held_out), processes, shards, scarce)
         if processes.is_first:
             preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)
-        if only:
+        if request.dry_run:
             seconds = trainer.rehearse()
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
         for name, value in preflight.summary():
             reporter.note(f"{name}: {value}")
-        if overwrite and processes.is_first:
+        if request.overwrite and processes.is_first:
             run.clear()
+        plan = LoopPlan(
+            recipe.train,
+            recipe.checkpoints,
+            recipe.samples,
+            recipe.validation,
+            title=f"{recipe.name}: {tuner} on {Path(base.name).name}",
+            recipe=recipe.to_toml(),
+            examples=lambda: builders.examples(
+                recipe.samples, recipe.data, builders.kinds_read(recipe.tuner, recipe.data), specs, dataset
+            ),
+            trackers=lambda: Trackers(recipe.tracking, recipe.model_dump(), run.tensorboard),
+        )
         measured = HeldOut(held_out, recipe.validation, processes) if held_out else None
         memory = preflight.estimated_peak_memory
-        loop = Loop(recipe, run, dataset, trainer, reporter, measured, processes, memory)
-        resumed_at = loop.restore() if resume else None
+        loop = Loop(plan, run, dataset, trainer, reporter, measured, processes, memory)
+        resumed_at = loop.restore(lambda: _changes(run, recipe)) if request.resume else None
         loop.run_steps()
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
-            save_tuner(tuner, run.tuner, builders.facts(recipe, base, dataset))
+            save_tuner(tuner, run.tuner, builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset))
         score = _score(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else None
     if not processes.is_first:
         return None
@@ -247,20 +246,66 @@ def _train(
         resumed_at=resumed_at,
         waiting_share=loop.waiting_share,
         validation_loss=last_value(run.log, "validation_loss"),
-        skipped=loop.skipped,
+        skipped=loop.losses.skipped,
     )
     facts = {"trained": f"{result.trainable_parameters:,} parameters"} | dict(result.summary())
-    write_card(run, recipe, base, facts, result.control_score)
-    if push_to_hub:
-        reporter.note(f"uploaded to {upload(run, push_to_hub)}")
+    shown = without_folders(recipe).to_toml()
+    write_card(run, shown, recipe.name, recipe.tuner, base, facts, result.control_score)
+    if request.push_to_hub:
+        reporter.note(f"uploaded to {upload(run.folder, request.push_to_hub, UPLOADED)}")
     return result
+
+
+def _data(
+    recipe: Recipe, base: Base, processes: Processes, reporter: Reporter
+) -> tuple[Dataset, ShardDataset | None]:
+    """Return the images to train on; of shards only the first ones, which are used for samples and validation, and the
+    shards."""
+    data, kinds = recipe.data, builders.cached_kinds(recipe.tuner, recipe.data)
+    shards = processes.by_first(lambda: builders.find_shards(data, kinds, base, reporter.stage("counting")))
+
+    def find() -> Dataset:
+        if not shards:
+            return builders.find_dataset(recipe.tuner, data, base, reporter.stage("rendering"))
+        shown = recipe.samples.count if recipe.samples.every else 1
+        dataset = first_of(shards, max(held_out_count(sum(shards.counts), recipe.validation), shown))
+        check_dataset(dataset, base, kinds)
+        return dataset
+
+    return processes.first_on_machine_first(find), shards
+
+
+def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, reporter: Reporter) -> None:
+    if base.is_guessed and recipe.train.prediction == "base":
+        reporter.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
+    if overlong := base.overlong(sorted({item.text for item in dataset.items})):
+        reporter.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
+    if streams and not any(item.text for item in dataset.items):
+        reporter.note("the first pictures in the shards have no captions; data.columns says how those are called")
+    if other := text_in_other_precision(dataset, base):
+        precisions = {dtype: name for name, dtype in DTYPES.items()}
+        reporter.note(
+            f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
+            f"{recipe.train.precision}: they are encoded anew; "
+            f"`prepare(cache=text, precision={recipe.train.precision})` does it ahead"
+        )
+
+
+def _changes(run: RunFolder, recipe: Recipe) -> str | None:
+    """Return `check_changes` of the recipe that the run began with; None where its file is missing."""
+    try:
+        before = load_recipe(run.recipe)
+    except SceditError:  # removed, or from another version: the checkpoint itself is checked in any case
+        return None
+    return check_changes(before.model_dump(), recipe.model_dump())
 
 
 def _with_memory(
     preflight: Preflight, recipe: Recipe, base: Base, cache: Cache, processes: Processes, streams: bool
 ) -> Preflight:
     try:
-        peak = forecast(recipe, base, cache, processes, streams)
+        sections = recipe.tuner, recipe.train, recipe.data
+        peak = forecast(base, *sections, cache, processes, streams, recipe.base.quantize)
     except SceditError as reason:
         return replace(preflight, not_estimated=str(reason))
     return replace(preflight, estimated_peak_memory=peak.total)

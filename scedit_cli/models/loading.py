@@ -84,6 +84,13 @@ def open_pipeline(
     return Opened(_load_folder(folder, str(model), dtype), (str(model), *_names(folder)), commit)
 
 
+def import_libraries() -> None:
+    """Import the classes of diffusers and transformers that a pipeline for images from text consists of."""
+    with quiet():
+        from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
+        from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+
 def scheduler_in(model: str | Path) -> SchedulerMixin | None:
     """Return the scheduler of the embedded pipeline or of a folder, reading no weights; None where there is none.
 

@@ -205,10 +205,10 @@ def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: M
     """Raise SceditError for settings that a base's training, or an image's seed, decides."""
     name = kind.__name__.removesuffix("Scheduler")
     if "noise_sampler_seed" in given:
-        raise SceditError(f"scheduler {name}: the noise of an image follows its --seed", "leave noise_sampler_seed out")
+        raise SceditError(f"scheduler {name}: the noise of an image follows its `seed`", "leave noise_sampler_seed out")
     for key in ("prediction_type", "num_train_timesteps", "trained_betas", "use_flow_sigmas", "sigma_data"):
         if key in given and given[key] != (known := config.get(key, False)):
-            hint = "--prediction says it where the base is wrong" if key == "prediction_type" else "leave it out"
+            hint = "`prediction` says it where the base is wrong" if key == "prediction_type" else "leave it out"
             raise SceditError(f"scheduler {name}: {key} is {given[key]}, and the base was trained with {known}", hint)
     if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in _parameters(kind):
         raise SceditError(

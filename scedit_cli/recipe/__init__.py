@@ -1,12 +1,12 @@
 """Recipes: TOML files that describe a training run. All unknown keys and bad values are reported at once.
 
->>> recipe = load_recipe("canny.toml", ["train.steps=200"])
+>>> recipe = load_recipe("canny.toml", {"train.steps": 200})
 >>> recipe.train.steps
 200
 """
 
 from scedit_cli.recipe.builtin import builtin_recipes
-from scedit_cli.recipe.loading import load_recipe, settings_of_made
+from scedit_cli.recipe.loading import load_recipe, settings_of_made, without_folder, without_folders
 from scedit_cli.recipe.schema import (
     BaseSection,
     CheckpointsSection,
@@ -34,4 +34,6 @@ __all__ = [
     "builtin_recipes",
     "load_recipe",
     "settings_of_made",
+    "without_folder",
+    "without_folders",
 ]

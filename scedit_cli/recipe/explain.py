@@ -44,7 +44,7 @@ def explain(name: str) -> list[Explanation]:
     names = [each.key for each in known]
     alone = [key for key in names if key.split(".")[1] == name]
     meant = f"; did you mean {' or '.join(alone)}?" if alone else guess(name, [*names, *Recipe.model_fields])
-    raise SceditError(f"--explain {name}: no key of a recipe{meant}", f"name one of {', '.join(Recipe.model_fields)}")
+    raise SceditError(f"`explain` {name}: no key of a recipe{meant}", f"name one of {', '.join(Recipe.model_fields)}")
 
 
 def reference() -> str:

@@ -1,9 +1,10 @@
-"""The reading of a recipe from a TOML file and the command line's changes."""
+"""The reading of a recipe from a TOML file or from values, with changes."""
 
 from __future__ import annotations
 
+import copy
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from os.path import exists, isdir, isfile  # pathlib's versions raise errors at names that are too long
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,52 @@ from scedit_cli.utils.io import expanded
 _SHOWN = 80  # longest quotation of a user's text in a message
 
 
-def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Return the recipe in the file `name`, else the built-in recipe of that name ("canny.toml" or "canny").
+def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return a recipe: that in a file, else the built-in one of that name ("canny.toml" or "canny"), or the one with
+    these values (section -> key -> value), or this one; all with `overrides`, such as {"train.steps": 200}.
 
     `extends = "other.toml"` above a recipe's sections inherits every key of the other recipe that it does not set
-    itself; the name is that of a file beside it, else of a built-in recipe. `overrides` are "section.key=value", where
-    the value is TOML or, failing that, plain text. Relative paths, those of the working folder, become absolute.
+    itself; the name is that of a file beside it, else of a built-in recipe. Relative paths, those of the working
+    folder, become absolute.
 
     Raises:
         SceditError: the recipe does not exist, is not TOML, is part of a circle of `extends`, or has mistakes, all of
             which the message lists.
     """
-    path = _find(name)
-    values = _read(path)
-    for override in overrides:
-        _override(values, override)
+    if isinstance(recipe, Recipe):
+        if not overrides:
+            return recipe
+        name, values = recipe.name, recipe.model_dump(exclude_none=True)
+    elif isinstance(recipe, Mapping):
+        name, values = "recipe", copy.deepcopy(dict(recipe))
+    else:
+        path = _find(recipe)
+        # runs/canny/recipe.toml, the recipe of an earlier run, has the name canny.
+        name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
+        values = _read(path)
+    for key, value in (overrides or {}).items():
+        _override(values, key, value)
     for section, key in (("base", "model"), ("base", "vae"), ("data", "path")):
         _make_absolute(values.get(section), key)
-    recipe = Recipe.from_dict(values, source=str(name))
-    # runs/canny/recipe.toml, the recipe of an earlier run, has the name canny.
-    recipe._name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
-    return recipe
+    made = Recipe.from_dict(values, source=str(recipe) if isinstance(recipe, str | Path) else name)
+    made._name = name
+    return made
+
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """Return the recipe with its paths shortened to names, to be shown to others."""
+    base, data = recipe.base, recipe.data
+    named = {
+        "base": base.model_copy(update={"model": without_folder(base.model), "vae": without_folder(base.vae)}),
+        "data": data.model_copy(update={"path": without_folder(data.path)}),
+    }
+    return recipe.model_copy(update=named)
+
+
+def without_folder(place: str | None) -> str | None:
+    """Return the last part of a path; return a hub id or a URL unchanged."""
+    is_path = place is not None and (place.startswith(("/", ".", "~")) or exists(place))
+    return Path(place).name if is_path else place
 
 
 def settings_of_made(text: str) -> list[str]:
@@ -91,23 +117,21 @@ def _find(name: str | Path) -> Path:
     raise SceditError(f"there is no recipe {name}{meant}", hint=f"name a file, or one of {', '.join(builtin)}")
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *sections, last = key.strip().split(".")
-    if not equals or not sections or not all((*sections, last)):
-        raise SceditError(
-            f"--set {override[:_SHOWN]}: expected SECTION.KEY=VALUE", hint="for example --set train.steps=200"
-        )
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    if not sections or not all((*sections, last)):
+        said = shortened(key, _SHOWN)
+        raise SceditError(f"overrides: {said} is no SECTION.KEY", 'as {"train.steps": 200}', "overrides")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise SceditError(
-                f"--set {override[:_SHOWN]}: {section[:_SHOWN]} is no section", hint="for example --set train.steps=200"
-            )
-    values[last] = _value(text.strip())
+            said = shortened(f"{key}={value}", _SHOWN)
+            message = f"`{said}`: {shortened(section, _SHOWN)} is no section"
+            raise SceditError(message, "for example `train.steps=200`", "overrides")
+    values[last] = value
 
 
-def _value(text: str) -> Any:
+def toml_value(text: str) -> Any:
     """Return `text` read as a TOML value; dates, and text that is not TOML, are returned as text."""
     try:
         read = tomllib.loads(f"value = {text}")

@@ -343,7 +343,7 @@ class Recipe(_Section):
             message = f"{source}: {mistakes[0]}"
         else:
             message = "\n  ".join([f"{source} has {len(mistakes)} mistakes:", *mistakes])
-        raise SceditError(message, hint="scedit train --explain SECTION.KEY says what a key takes")
+        raise SceditError(message, hint="`explain(SECTION.KEY)` says what a key takes")
 
     def to_toml(self) -> str:
         """Return the recipe with all defaults as TOML text, which load_recipe reads back to the same values."""

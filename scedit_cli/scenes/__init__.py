@@ -41,9 +41,10 @@ def tuner_place(name: str) -> Path:
     return shipped_tuner(name) if is_bare else expanded(name)
 
 
-def untaken(file: Path, kind: str) -> SceditError:
-    """Return the error that no tuner takes the condition image `file`."""
+def untaken(name: str, kind: str, field: str) -> SceditError:
+    """Return the error that no tuner takes the condition image of this `name`, which `field` gave."""
     return SceditError(
-        f"{file}: no tuner takes {kind} conditions",
-        hint=f"name one with --tuner; those of {', '.join(shipped_tuners())} are shipped, for the embedded base only",
+        f"{name}: no tuner takes {kind} conditions",
+        f"name one with `tuners`; those of {', '.join(shipped_tuners())} are shipped, for the embedded base only",
+        field,
     )

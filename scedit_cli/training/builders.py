@@ -1,8 +1,8 @@
-"""The objects that a recipe names: base, tuner, dataset, stream and examples."""
+"""The objects that a recipe's sections name: base, tuner, dataset, stream and examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,18 +19,16 @@ from scedit_cli.data.stream import Stream
 from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.quantization import quantize
-from scedit_cli.recipe import DataSection, Recipe, SamplesSection, TrainSection
+from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
 from scedit_cli.training.datasets import (
     check_dataset,
-    first_of,
     first_pictures,
     held_out_scenes,
     rendered_scenes,
 )
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.trainer import MASK
-from scedit_cli.training.validation import held_out_count
 from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
@@ -39,25 +37,23 @@ T = TypeVar("T")
 _AWAY = ("down_blocks", "mid_block", "up_blocks")  # a U-Net's children that may be off the device
 
 
-def kinds(recipe: Recipe) -> list[str]:
-    """Return the conditions that the tuner takes: one, or none for an SC-Tuner."""
-    return [recipe.tuner.condition] if recipe.tuner.condition else []
+def kinds_read(tuner: TunerSection, data: DataSection) -> list[str]:
+    """Return the conditions whose images the dataset has to hold: one, or none for an SC-Tuner."""
+    return [tuner.condition] if tuner.condition and tuner.condition not in data.make else []
 
 
-def kinds_read(recipe: Recipe) -> list[str]:
-    """Return the conditions whose images the dataset has to hold."""
-    return [kind for kind in kinds(recipe) if kind not in recipe.data.make]
+def cached_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
+    """Return the kinds of images that a step reads beside the latents."""
+    return [*kinds_read(tuner, data), *([MASK] if data.masked_loss else [])]
 
 
-def made_where_missing(recipe: Recipe) -> Recipe:
-    """Return the recipe with its condition added to `data.make` where the data lacks it and making it needs no network.
+def missing_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
+    """Return the tuner's condition where the data lacks it and making it needs no network, else nothing.
 
     Raises:
         SceditError: the dataset folder or a shard does not exist.
     """
-    data = recipe.data
-    missing = [kind for kind in kinds_read(recipe) if data.path and is_quick(kind) and not _has(data, kind)]
-    return recipe.model_copy(update={"data": data.model_copy(update={"make": [*data.make, *missing]})})
+    return [kind for kind in kinds_read(tuner, data) if data.path and is_quick(kind) and not _has(data, kind)]
 
 
 def _has(data: DataSection, kind: str) -> bool:
@@ -68,59 +64,65 @@ def _has(data: DataSection, kind: str) -> bool:
     return kind in columns or has_condition(data.path, kind, columns)
 
 
-def orders(recipe: Recipe) -> list[AnnotationSpec]:
-    """Return the annotation specs of the conditions that are made while training.
+def specs_of(data: DataSection, seed: int) -> list[AnnotationSpec]:
+    """Return the specs of the conditions that are made while training, whose settings are drawn from `seed`.
 
     Raises:
         SceditError: a condition needs annotator weights or is unknown, or its settings are invalid.
     """
-    made = make_specs(recipe.data.make, recipe.data.params, seed=recipe.train.seed, option="data.params:")
-    for order in made:
-        if order.annotator.weights:
+    specs = make_specs(data.make, data.params, seed=seed, option="data.params:")
+    for spec in specs:
+        if spec.annotator.weights:
             raise SceditError(
-                f"data.make: {order.kind} needs a network for every picture, and is not made while training",
-                hint=f"scedit annotate DATASET --cond {order.kind} makes it once",
+                f"data.make: {spec.kind} needs a network for every picture, and is not made while training",
+                hint=f"`annotate(DATASET, kinds={spec.kind})` makes it once",
             )
-    return made
+    return specs
 
 
-def open_base(recipe: Recipe, device: str | None = None, to_train: bool = True) -> Base:
+def open_base(
+    options: BaseSection,
+    train: TrainSection,
+    samples: SamplesSection,
+    device: str | None = None,
+    to_train: bool = True,
+) -> Base:
     """Return the base in the training precision on `device`, by default an accelerator where there is one. Where its
     weights are quantised or its encoder is offloaded, the whole weights never are on the device.
 
     Args:
-        to_train: whether the U-Net will be called; otherwise most of it stays in the host's memory.
+        to_train: whether the U-Net will be called; otherwise its weights stay whole, most of them in the host's memory.
 
     Raises:
         SceditError: the base cannot be loaded, or cannot be tuned; or there is no accelerator to offload from.
     """
     place = torch.device(device) if device else best_device()
-    offloads = recipe.train.offload == "encoder"
+    offloads = train.offload == "encoder" and to_train
     if offloads and place.type == "cpu":
         raise SceditError(
             "train.offload is encoder, and there is no accelerator to offload from: training is on the cpu",
             hint='leave it out; train.memory = "checkpoint" and base.quantize = "int4" save memory here too',
         )
-    waits = offloads or recipe.base.quantize != "none" or not to_train
+    waits = offloads or options.quantize != "none" or not to_train
     base = load_base(
-        recipe.base.model,
-        dtype=DTYPES[recipe.train.precision],
+        options.model,
+        dtype=DTYPES[train.precision],
         device="cpu" if waits else place,
-        revision=recipe.base.revision,
-        vae=recipe.base.vae,
-        vae_revision=recipe.base.vae_revision,
-        prediction=recipe.base.prediction,
+        revision=options.revision,
+        vae=options.vae,
+        vae_revision=options.vae_revision,
+        prediction=options.prediction,
     )
     _check_weights(base)
-    base = _taught(base, recipe.train)
-    if recipe.samples.every:
-        _check_samples(base, recipe.samples)
-    base.unet.to(memory_format=_layout(recipe))
-    if recipe.base.quantize != "none":
+    base = with_prediction(base, train)
+    if samples.every:
+        _check_samples(base, samples)
+    base.unet.to(memory_format=_layout(train))
+    if options.quantize != "none" and to_train:
         _ = base.fingerprint, base.parameter_count  # computed now, from the original weights
-        quantize(base.unet, recipe.base.quantize, place)
+        quantize(base.unet, options.quantize, place)
     if waits:
-        base.place(place, _AWAY[: 2 if to_train else 3] if offloads or not to_train else ())
+        base.place(place, _AWAY if not to_train else _AWAY[:2] if offloads else ())
     return base
 
 
@@ -183,14 +185,15 @@ def _older(read: Callable[[], T]) -> T | None:
         return None
 
 
-def find_shards(recipe: Recipe, base: Base, reporter: Reporter = SILENT) -> ShardDataset | None:
-    """Return the shards to train on, or None where the recipe names none.
+def find_shards(
+    data: DataSection, kinds: Sequence[str], base: Base, reporter: Reporter = SILENT
+) -> ShardDataset | None:
+    """Return the shards to train on, with conditions of `kinds`, or None where the recipe names none.
 
     Raises:
         SceditError: a shard is missing or damaged, or its number of samples is unknown; or the recipe has options for
             shards but names none.
     """
-    data = recipe.data
     if not data.path or not is_shards(data.path):
         for key in ("size", "columns", "upscale"):
             if getattr(data, key):
@@ -200,7 +203,7 @@ def find_shards(recipe: Recipe, base: Base, reporter: Reporter = SILENT) -> Shar
                 )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)
-    return open_streamed(data.path, size, tuple(cached_kinds(recipe)), columns_of(data), data.upscale, reporter)
+    return open_streamed(data.path, size, tuple(kinds), columns_of(data), data.upscale, reporter)
 
 
 def columns_of(data: DataSection) -> dict[str, str]:
@@ -209,53 +212,40 @@ def columns_of(data: DataSection) -> dict[str, str]:
 
 
 def open_stream(
-    recipe: Recipe, shards: ShardDataset, processes: Processes, reporter: Reporter = SILENT
+    shards: ShardDataset, data: DataSection, train: TrainSection, processes: Processes, reporter: Reporter = SILENT
 ) -> Stream:
     """Return the batches of `shards`, of which this process gets its share."""
     return Stream(
         shards,
-        recipe.train.batch_size,
-        recipe.train.seed,
-        shuffle=recipe.data.shuffle,
-        unusable=recipe.data.unusable,
+        train.batch_size,
+        train.seed,
+        shuffle=data.shuffle,
+        unusable=data.unusable,
         share=(processes.index, processes.count),
-        orders=orders(recipe),
-        workers=recipe.data.workers,
+        orders=specs_of(data, train.seed),
+        workers=data.workers,
         reporter=reporter,
     )
 
 
-def find_dataset(
-    recipe: Recipe, base: Base, reporter: Reporter = SILENT, shards: ShardDataset | None = None
-) -> Dataset:
-    """Return the images to train on, rendered where the recipe names no dataset folder; of `shards` only the first
-    ones, which are used for samples and validation.
+def find_dataset(tuner: TunerSection, data: DataSection, base: Base, reporter: Reporter = SILENT) -> Dataset:
+    """Return the images to train on: a dataset folder, or rendered scenes where the recipe names none.
 
     Raises:
         SceditError: the folder or a condition does not exist, or `base` cannot train on the images.
     """
-    data, wanted = recipe.data, kinds_read(recipe)
-    if shards:
-        shown = recipe.samples.count if recipe.samples.every else 1
-        dataset = first_of(shards, max(held_out_count(sum(shards.counts), recipe.validation), shown))
-    elif data.path:
+    if data.path:
         dataset = open_dataset(data.path)
     else:
-        dataset = rendered_scenes(data.scenes, data.seed, data.look, wanted, reporter)
-    check_dataset(dataset, base, cached_kinds(recipe))
+        dataset = rendered_scenes(data.scenes, data.seed, data.look, kinds_read(tuner, data), reporter)
+    check_dataset(dataset, base, cached_kinds(tuner, data))
     return dataset
 
 
-def cached_kinds(recipe: Recipe) -> list[str]:
-    """Return the kinds of images that a step reads beside the latents."""
-    return [*kinds_read(recipe), *([MASK] if recipe.data.masked_loss else [])]
-
-
-def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
+def fresh_tuner(options: TunerSection, train: TrainSection, base: Base) -> Tuner:
     """Return the tuner before its first step, fixed by `train.seed`."""
-    options = recipe.tuner
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)
+        torch.manual_seed(train.seed)
         if options.kind == "sc":
             tuner = SCTuner.for_unet(base.unet, options.down_ratio)
         else:
@@ -268,47 +258,51 @@ def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:
                 down_ratio=options.down_ratio,
                 in_channels=channels_of(options.condition),
             )
-    return tuner.to(memory_format=_layout(recipe))
+    return tuner.to(memory_format=_layout(train))
 
 
-def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
-    """Return the examples of the sample grids: held-out scenes, or the first images of a dataset folder."""
-    samples, data = recipe.samples, recipe.data
+def examples(
+    samples: SamplesSection, data: DataSection, kinds: Sequence[str], specs: Sequence[AnnotationSpec], dataset: Dataset
+) -> list[Example]:
+    """Return the examples of the sample grids: held-out scenes, or the first images of a dataset folder, with their
+    conditions of `kinds` and those that `specs` make."""
     if data.path:
-        shown = first_pictures(dataset, samples.count, kinds_read(recipe))
+        shown = first_pictures(dataset, samples.count, kinds)
     else:
-        shown = held_out_scenes(samples.count, samples.seed, kinds_read(recipe), dataset.buckets[0][0], data.look)
-    for order in orders(recipe):
+        shown = held_out_scenes(samples.count, samples.seed, kinds, dataset.buckets[0][0], data.look)
+    for spec in specs:
         for number, each in enumerate(shown):
-            maker = order.drawn(str(number))
-            each.makers[order.kind] = maker
-            each.conditions[order.kind] = maker.load(maker.settings(""))([each.image])[0]
+            fixed = spec.drawn(str(number))
+            each.makers[spec.kind] = fixed
+            each.conditions[spec.kind] = fixed.load(fixed.settings(""))([each.image])[0]
     return shown
 
 
-def facts(recipe: Recipe, base: Base, dataset: Dataset) -> dict[str, str]:
-    """Return the metadata of the tuner file about how the tuner was made."""
+def facts(
+    options: BaseSection, train: TrainSection, recipe: str, base: Base, dataset: Dataset
+) -> dict[str, str]:
+    """Return the metadata of the tuner file about how the tuner was made; `recipe` is the resolved recipe's text."""
     known = {
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
-        "base_quantize": None if recipe.base.quantize == "none" else recipe.base.quantize,
+        "base_quantize": None if options.quantize == "none" else options.quantize,
         "base_vae": base.vae_name,
         "base_vae_revision": base.vae_revision,
         "prediction_type": base.prediction_type,
-        "recipe": recipe.to_toml(),
-        "zero_terminal_snr": "true" if recipe.train.zero_terminal_snr else None,
-        "steps": str(recipe.train.steps),
+        "recipe": recipe,
+        "zero_terminal_snr": "true" if train.zero_terminal_snr else None,
+        "steps": str(train.steps),
         "modelspec.resolution": "x".join(map(str, dataset.buckets[0])),
     }
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _layout(recipe: Recipe) -> torch.memory_format:
-    return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+def _layout(train: TrainSection) -> torch.memory_format:
+    return torch.channels_last if train.channels_last else torch.contiguous_format
 
 
-def _taught(base: Base, options: TrainSection) -> Base:
+def with_prediction(base: Base, options: TrainSection) -> Base:
     """Return the base with a scheduler of the trained prediction type, so that training and samples agree."""
     prediction = base.prediction_type if options.prediction == "base" else options.prediction
     if options.zero_terminal_snr and prediction == "epsilon":

@@ -9,15 +9,17 @@ from typing import Any
 
 from scedit_cli.data.cache import Cache
 from scedit_cli.models.base import Base
-from scedit_cli.recipe import Recipe
-from scedit_cli.training.distributed import Processes
+from scedit_cli.recipe import DataSection, TrainSection, TunerSection
 from scedit_cli.training.memory import Forecast, forecast
 from scedit_cli.training.preflight import gib, memory_of
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, not_installed
 from scedit_cli.utils.names import QUANTIZERS
 
 # Memory of a card outside all tensors, for the driver's context and the libraries' workspaces: an assumption.
 CONTEXT = 768 * 2**20
+
+_STORAGE = "base.quantize"
 
 Settings = dict[str, str | int]
 
@@ -74,16 +76,23 @@ class Ladder:
             if rung.forecast.transfers:
                 cost += f", {gib(rung.forecast.transfers)} of weights brought over"
             rows.append((rung.text, f"{cost}: {'fits' if rung.fits else 'too much'}"))
-        library, extra = QUANTIZERS.get(str(self.rungs[-1].settings.get("base.quantize")), ("torch", ""))
+        library, extra = QUANTIZERS.get(str(self.rungs[-1].settings.get(_STORAGE)), ("torch", ""))
         if find_spec(library) is None:
             rows.append(("needs", f"{library}: {not_installed('', library, extra).hint}"))
         return rows
 
 
 def least_change(
-    recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes(), streams: bool = False
+    base: Base,
+    options: TunerSection,
+    train: TrainSection,
+    data: DataSection,
+    cache: Cache,
+    processes: Processes = Processes(),
+    streams: bool = False,
 ) -> Ladder:
-    """Try settings of `recipe` on the device of `base` until a step's forecast fits its memory.
+    """Try settings on the device of `base` until a step's forecast fits its memory; those of `train` that are tried
+    here count for nothing.
 
     Raises:
         SceditError: no setting fits, or no forecast is possible.
@@ -92,8 +101,9 @@ def least_change(
     if here is None:
         raise SceditError(f"the memory of this {device} is not known", hint="--dry-run says what a step needs")
     rungs: list[Rung] = []
-    for settings in _rungs(recipe, device, processes):
-        ahead = forecast(_changed(recipe, settings), base, cache, processes, streams)
+    for settings in _rungs(train.batch_size, device, processes):
+        tried, storage = changed(train, settings), str(settings.get(_STORAGE, "none"))
+        ahead = forecast(base, options, tried, data, cache, processes, streams, storage)
         needed = ahead.total + (CONTEXT if device != "cpu" else 0)
         rungs.append(Rung(settings, ahead, needed, needed <= here))
         if rungs[-1].fits:
@@ -105,21 +115,19 @@ def least_change(
     )
 
 
-def as_plain(recipe: Recipe) -> Recipe:
-    """Return the recipe without the settings that `least_change` tries."""
-    return _changed(
-        recipe,
-        {"train.memory": "plain", "train.micro_batch_size": 0, "train.offload": "none", "base.quantize": "none"},
-    )
+def changed(train: TrainSection, settings: Settings) -> TrainSection:
+    """Return the section with those of `settings` that are its own, and without its own memory savings."""
+    own = {key.removeprefix("train."): value for key, value in settings.items() if key != _STORAGE}
+    return train.model_copy(update={"memory": "plain", "micro_batch_size": 0, "offload": "none"} | own)
 
 
-def _rungs(recipe: Recipe, device: str, processes: Processes) -> Iterator[Settings]:
+def _rungs(batch_size: int, device: str, processes: Processes) -> Iterator[Settings]:
     """Yield the settings to try: what costs least first, each with those before it."""
     settings: Settings = {}
     for memory in ("plain", "lean", "checkpoint"):
         settings = {"train.memory": memory}
         yield settings
-    at_once = -(-recipe.train.batch_size // processes.count)
+    at_once = -(-batch_size // processes.count)
     while at_once > 1:
         at_once = -(-at_once // 2)
         settings = settings | {"train.micro_batch_size": at_once}
@@ -128,14 +136,4 @@ def _rungs(recipe: Recipe, device: str, processes: Processes) -> Iterator[Settin
         settings = settings | {"train.offload": "encoder"}
         yield settings
     for storage in ("int8", "int4"):
-        yield settings | {"base.quantize": storage}
-
-
-def _changed(recipe: Recipe, settings: Settings) -> Recipe:
-    values = recipe.model_dump(exclude_none=True)
-    for key, value in settings.items():
-        section, name = key.split(".")
-        values[section][name] = value
-    changed = Recipe.from_dict(values)
-    changed._name = recipe.name
-    return changed
+        yield settings | {_STORAGE: storage}

@@ -3,42 +3,64 @@
 from __future__ import annotations
 
 import io
-import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.recipe import Recipe
-from scedit_cli.training import builders
+from scedit_cli.data.scenes import Example
+from scedit_cli.recipe import CheckpointsSection, SamplesSection, TrainSection, ValidationSection
 from scedit_cli.training.checkpoints import newest_checkpoint, prune, save_checkpoint
-from scedit_cli.training.distributed import Processes, memory
 from scedit_cli.training.log import as_lines, draw_curve, read_log
+from scedit_cli.training.losses import LossCheck
 from scedit_cli.training.preflight import duration
-from scedit_cli.training.resume_compat import check_changes
 from scedit_cli.training.run_folder import RunFolder
 from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.training.signals import undisturbed
 from scedit_cli.training.trackers import Trackers
-from scedit_cli.training.trainer import Step, Trainer, move_idle_parts
+from scedit_cli.training.trainer import Trainer, move_idle_parts
 from scedit_cli.training.validation import HeldOut
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import explained, write_whole
+from scedit_cli.utils.process_memory import memory_used
 from scedit_cli.utils.reporter import Reporter
 
-_NAMED = 8  # images named in a message
 _WARM = 5  # steps after which the remaining time can be estimated
 
 
+@dataclass(frozen=True)
+class LoopPlan:
+    """What a run does beside its steps.
+
+    Attributes:
+        train, checkpoints, samples, validation: the sections of its recipe.
+        title: the heading of the loss curve.
+        recipe: the text of the resolved recipe, which the run's folder keeps.
+        examples: a function that returns the examples of the sample grids.
+        trackers: a function that opens the trackers.
+    """
+
+    train: TrainSection
+    checkpoints: CheckpointsSection
+    samples: SamplesSection
+    validation: ValidationSection
+    title: str
+    recipe: str
+    examples: Callable[[], list[Example]]
+    trackers: Callable[[], Trackers]
+
+
 class Loop:
-    """The training loop: makes the steps of `recipe` with `trainer`; the first process writes the run's folder."""
+    """The training loop: makes the steps of `plan` with `trainer`; the first process writes the run's folder."""
 
     def __init__(
         self,
-        recipe: Recipe,
+        plan: LoopPlan,
         run: RunFolder,
         dataset: Dataset,
         trainer: Trainer,
@@ -47,23 +69,19 @@ class Loop:
         processes: Processes = Processes(),
         estimated_memory: int | None = None,
     ) -> None:
-        self.recipe, self.run, self.dataset, self.trainer, self.reporter = recipe, run, dataset, trainer, reporter
+        self.plan, self.run, self.dataset, self.trainer, self.reporter = plan, run, dataset, trainer, reporter
         self.held_out, self.processes = held_out, processes
         self._estimated_memory = estimated_memory  # bytes at the peak
         self.began = 0  # the step at which this session began
         self.seconds = 0.0  # training time, including earlier sessions
         self.seconds_before = 0.0
         self.waited = 0.0  # seconds of this session spent waiting for data
-        self.last_loss: float | None = None
-        self.skipped = 0  # steps skipped by fp16
-        self._skipped_in_a_row = 0
-        self._unseen: list[Step] = []  # steps whose losses have not been checked
-        self._saved = 0  # step of the last checkpoint
-        self._previews: SampleGrids | None = None
+        self.losses = LossCheck(trainer, dataset, processes, plan.train.max_skipped)
+        self._grids: SampleGrids | None = None
 
     @property
     def images_per_second(self) -> float | None:
-        made = (self.trainer.step - self.began) * self.recipe.train.batch_size
+        made = (self.trainer.step - self.began) * self.plan.train.batch_size
         return made / (self.seconds - self.seconds_before) if made else None
 
     @property
@@ -72,11 +90,14 @@ class Loop:
         spent = self.seconds - self.seconds_before
         return self.waited / spent if spent else None
 
-    def restore(self) -> int | None:
+    def restore(self, check_recipe: Callable[[], str | None]) -> int | None:
         """Restore the newest whole checkpoint and return its step, or None where there is none.
 
+        Args:
+            check_recipe: a function that returns a note on the recipe's changes, or raises SceditError.
+
         Raises:
-            SceditError: the run is past `train.steps`, or the recipe changes keys that may not change.
+            SceditError: the run is past `train.steps`, or as `check_recipe`.
         """
         needed = (*Trainer.NEEDED, "seconds", "skipped")
         checkpoint, torn = self.processes.by_first(lambda: newest_checkpoint(self.run.checkpoints, needed))
@@ -85,23 +106,23 @@ class Loop:
         if checkpoint is None:
             self.reporter.note(f"{self.run.folder} holds no whole checkpoint to resume from: starting at step 0")
             return None
-        if checkpoint.step > self.recipe.train.steps:
+        if checkpoint.step > self.plan.train.steps:
             raise SceditError(
-                f"train.steps is {self.recipe.train.steps}, and the run is at step {checkpoint.step} already",
-                hint=f"--set train.steps={checkpoint.step} or more, or start a new run",
+                f"train.steps is {self.plan.train.steps}, and the run is at step {checkpoint.step} already",
+                hint=f"`train.steps={checkpoint.step}` or more, or start a new run",
             )
-        if changes := self.processes.by_first(lambda: check_changes(self.run.recipe, self.recipe)):
+        if changes := self.processes.by_first(check_recipe):
             self.reporter.note(changes)
-        if self.recipe.train.ema_decay and "averaged" not in checkpoint.state:
+        if self.plan.train.ema_decay and "averaged" not in checkpoint.state:
             self.reporter.note(
                 "the moving average in this checkpoint had no warm-up: a new one begins with its weights"
             )
         self.trainer.restore(checkpoint)
         if self.processes.is_first:  # A run killed after its last save has not pruned.
-            prune(self.run.checkpoints, checkpoint.step, self.recipe.checkpoints.keep)
-        self.began = self._saved = checkpoint.step
+            prune(self.run.checkpoints, checkpoint.step, self.plan.checkpoints.keep)
+        self.began = self.losses.saved = checkpoint.step
         self.seconds = self.seconds_before = checkpoint.state["seconds"]
-        self.skipped, self._skipped_in_a_row = checkpoint.state["skipped"]
+        self.losses.skipped, self.losses.skipped_in_a_row = checkpoint.state["skipped"]
         self.reporter.note(f"going on with {self.run.folder} at step {checkpoint.step}")
         return checkpoint.step
 
@@ -115,11 +136,11 @@ class Loop:
             return self._make_steps(None, None)
         step = self.trainer.step
         write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))  # first, as it identifies a run
-        write_whole(self.run.recipe, self.recipe.to_toml())
+        write_whole(self.run.recipe, self.plan.recipe)
         if self._scores.exists():
             shown = step if self._grid.exists() else step - 1
             write_whole(self._scores, as_lines(read_log(self._scores, until=shown)))
-        trackers = Trackers(self.recipe, self.run.tensorboard)
+        trackers = self.plan.trackers()
         try:
             with explained(self.run.log), self.run.log.open("a", encoding="utf-8", buffering=1) as log:
                 self._make_steps(log, trackers)
@@ -128,7 +149,7 @@ class Loop:
         self._draw_curve()
 
     def _make_steps(self, log: TextIO | None, trackers: Trackers | None) -> None:
-        base, steps = self.trainer.base, self.recipe.train.steps
+        base, steps = self.trainer.base, self.plan.train.steps
         self._leave_idle()
         try:
             if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
@@ -152,117 +173,64 @@ class Loop:
         move_idle_parts(base, base.device)
 
     def _advance(self, log: TextIO | None, trackers: Trackers | None) -> None:
-        options, began = self.recipe.train, time.perf_counter()
+        options, began = self.plan.train, time.perf_counter()
         step = self.trainer.advance()
-        self._unseen.append(step)
         self.waited += step.waited
-        self.skipped += step.is_skipped
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if step.is_skipped else 0
-        if self._skipped_in_a_row > options.max_skipped:
-            raise self._lost(step, f"{self._skipped_in_a_row} steps in a row were skipped, the last on", step.indices)
-        is_measured = self.held_out is not None and self._is_due(self.recipe.validation.every)
+        self.losses.add(step)
+        is_measured = self.held_out is not None and self._is_due(self.plan.validation.every)
         is_logged = is_measured or self._is_due(options.log_every)
         if is_logged:
-            self._look()
+            self.losses.look()
         self.seconds += time.perf_counter() - began
-        line: dict[str, Any] = {"step": step.number, "loss": self.last_loss, "learning_rate": step.learning_rate}
+        line: dict[str, Any] = {"step": step.number, "loss": self.losses.last, "learning_rate": step.learning_rate}
         if is_measured:
             line["validation_loss"] = self.held_out.loss(self.trainer)
         if is_logged and log and trackers:
-            line |= {"seconds": round(self.seconds, 3), "epoch": self.trainer.epoch, "skipped": self.skipped}
+            line |= {"seconds": round(self.seconds, 3), "epoch": self.trainer.epoch, "skipped": self.losses.skipped}
             if step.gradient_norm is not None:
                 norm = step.gradient_norm.item()
                 line["gradient_norm"] = norm if torch.isfinite(step.gradient_norm) else None
-            line |= {"memory": memory(self.trainer.device), "waited": round(self.waited, 3)}
+            line |= {"memory": memory_used(self.trainer.device), "waited": round(self.waited, 3)}
             log.write(as_lines([line]))
             trackers.log(line, step.number)
         self._tell_step()
 
     def _save_what_is_due(self) -> None:
         """Save a checkpoint if one is due after this step."""
-        if self._is_due(self.recipe.train.checkpoint_every):
-            self._look()
-            self._check_weights()
+        if self._is_due(self.plan.train.checkpoint_every):
+            self.losses.look()
+            self.losses.check_weights()
             self._save()
             self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         """Draw a sample grid if one is due after this step."""
         is_drawing = self.processes.is_first or self.processes.shards_base
-        if is_drawing and self.recipe.samples.every and self._is_due(self.recipe.samples.every):
+        if is_drawing and self.plan.samples.every and self._is_due(self.plan.samples.every):
             try:
                 self._draw_samples(trackers)
             except WorkFailed as failure:  # the training steps before it are valid
                 self._rescue()
-                hints = failure.hint, f"--resume goes on from step {self._saved}"
+                hints = failure.hint, f"`resume` goes on from step {self.losses.saved}"
                 raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
 
     def _is_due(self, every: int) -> bool:
         step = self.trainer.step
-        return step == self.recipe.train.steps or every > 0 and step % every == 0
-
-    def _look(self) -> None:
-        """Check the losses and gradients of all processes since the last check; this waits for the device.
-
-        Raises:
-            WorkFailed: a loss or gradient is NaN or infinite in a step that fp16's scaling did not skip.
-        """
-        if not self._unseen:
-            return
-        every = self.processes.sum(torch.stack([step.losses for step in self._unseen])).cpu()
-        norms = [step.gradient_norm for step in self._unseen if step.gradient_norm is not None]
-        norms = torch.stack(norms).tolist() if norms else [0.0] * len(every)
-        for step, losses, norm in zip(self._unseen, every, norms, strict=True):
-            is_finite = losses.isfinite()
-            if is_finite.all():
-                self.last_loss = losses.mean().item()
-            elif not step.is_skipped:
-                own = is_finite[step.places.start : step.places.stop]
-                bad = [index for index, is_fine in zip(step.indices, own, strict=True) if not is_fine]
-                raise self._lost(step, "the loss is not a number (NaN or Inf), on", bad)
-            else:
-                self.last_loss = None
-            if not math.isfinite(norm) and not step.is_skipped:
-                raise self._lost(step, "the gradient is not a number (NaN or Inf), on", step.indices)
-        self._unseen.clear()
-
-    def _check_weights(self) -> None:
-        """Check that all weights are finite: gradients that are not clipped are not checked earlier.
-
-        Raises:
-            WorkFailed: a weight is NaN or infinite.
-        """
-        if not self.trainer.is_finite:
-            raise WorkFailed(
-                f"step {self.trainer.step}: the tuner's weights are not numbers (NaN or Inf)", hint=self._remedy
-            )
-
-    def _lost(self, step: Step, what: str, indices: list[int]) -> WorkFailed:
-        stream = self.trainer.stream
-        of = stream.name_of if stream else lambda index: self.dataset.items[index].image.name
-        names = [of(index) for index in indices[:_NAMED]]
-        more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
-        where = ", ".join(names) + more if names else "pictures of another process"
-        return WorkFailed(f"step {step.number}: {what} {where}", hint=f"look at these pictures, {self._remedy}")
-
-    @property
-    def _remedy(self) -> str:
-        go_on = f", and go on from step {self._saved} by --resume" if self._saved else ""
-        return f"lower train.learning_rate or take train.precision = fp32{go_on}"
+        return step == self.plan.train.steps or every > 0 and step % every == 0
 
     def _tell_step(self) -> None:
         speed, waiting = self.images_per_second, self.waiting_share
         values = {
-            "loss": self.last_loss,
+            "loss": self.losses.last,
             "images/s": speed,
-            "GiB": memory(self.trainer.device) / 2**30,
+            "GiB": memory_used(self.trainer.device) / 2**30,
             "waiting %": None if waiting is None else 100 * waiting,
         }
-        step, steps = self.trainer.step, self.recipe.train.steps
+        step, steps = self.trainer.step, self.plan.train.steps
         shown = {name: value for name, value in values.items() if value is not None}
         self.reporter.progress(step, steps, "training", shown)
         if step == self.began + _WARM and steps - step > _WARM and speed:
-            seconds = self.recipe.train.batch_size / speed
+            seconds = self.plan.train.batch_size / speed
             self.reporter.note(f"about {duration(seconds * (steps - step))} to go, {seconds:.3g} s a step")
 
     def _save(self) -> None:
@@ -270,37 +238,36 @@ class Loop:
         if self.processes.is_first:
             self.run.check_claim()
             checkpoint = self.trainer.checkpoint()
-            state = checkpoint.state | {"seconds": self.seconds, "skipped": [self.skipped, self._skipped_in_a_row]}
-            save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state), self.recipe.checkpoints.keep)
-        self._saved = self.trainer.step
+            state = checkpoint.state | {"seconds": self.seconds, "skipped": [self.losses.skipped, self.losses.skipped_in_a_row]}
+            save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state), self.plan.checkpoints.keep)
+        self.losses.saved = self.trainer.step
 
     def _rescue(self) -> None:
         """Save an unscheduled checkpoint unless weights or losses are not finite; no other process is needed."""
-        if self.trainer.is_whole and self._saved < self.trainer.step:
+        if self.trainer.is_whole and self.losses.saved < self.trainer.step:
             with undisturbed():
-                seen = all(step.is_skipped or step.losses.isfinite().all() for step in self._unseen)
-                if seen and self.trainer.is_finite:
+                if self.losses.are_fine and self.trainer.is_finite:
                     self._save()
 
     def _left_alone(self, error: RuntimeError) -> WorkFailed:
         self._rescue()
         return WorkFailed(
             f"after step {self.trainer.step} of {self.processes.count} processes together: {reason(error)}",
-            hint=f"one of them is gone or cannot be reached; --resume goes on from step {self._saved}",
+            hint=f"one of them is gone or cannot be reached; `resume` goes on from step {self.losses.saved}",
         )
 
     def _starved(self) -> WorkFailed:
         self._rescue()
-        options = self.recipe.train
+        options = self.plan.train
         at_once = min(options.micro_batch_size or options.batch_size, -(-options.batch_size // self.processes.count))
-        less = ["--set train.memory=checkpoint"] if options.memory != "checkpoint" else []
+        less = ["`train.memory=checkpoint`"] if options.memory != "checkpoint" else []
         if at_once > 1:
-            less.insert(0, f"--set train.micro_batch_size={at_once // 2}")
+            less.insert(0, f"`train.micro_batch_size={at_once // 2}`")
         wanted = f"about {self._estimated_memory / 2**30:.1f} GiB are needed; " if self._estimated_memory else ""
         return WorkFailed(
             f"memory ran out after step {self.trainer.step}, with {at_once} pictures at once",
             hint=f"{wanted}{' or '.join(less) or 'smaller pictures'} takes less"
-            + (f", and --resume goes on from step {self._saved}" if self._saved else ""),
+            + (f", and `resume` goes on from step {self.losses.saved}" if self.losses.saved else ""),
         )
 
     @property
@@ -313,16 +280,16 @@ class Loop:
         return self.run.samples / "scores.jsonl"
 
     def _draw_samples(self, trackers: Trackers | None) -> None:
-        base, recipe, step = self.trainer.base, self.recipe, self.trainer.step
+        base, step = self.trainer.base, self.trainer.step
         move_idle_parts(base, base.device)
-        self._previews = self._previews or SampleGrids(base, builders.examples(recipe, self.dataset), recipe.samples)
+        self._grids = self._grids or SampleGrids(base, self.plan.examples(), self.plan.samples)
         with self.trainer.finished():
-            grid = self._previews.draw(self.trainer.edits, self.reporter.stage("samples"))
+            grid = self._grids.draw(self.trainer.edits, self.reporter.stage("samples"))
         self._leave_idle()
         if not trackers:
             return
         self.run.check_claim()
-        if (score := self._previews.score) is not None:
+        if (score := self._grids.score) is not None:
             with explained(self._scores):
                 self._scores.parent.mkdir(parents=True, exist_ok=True)
                 with self._scores.open("a", encoding="utf-8") as scores:
@@ -340,5 +307,4 @@ class Loop:
     def _draw_curve(self) -> None:
         if self.processes.is_first:
             self.run.check_claim()
-            title = f"{self.recipe.name}: {self.trainer.tuner} on {Path(self.trainer.base.name).name}"
-            draw_curve(self.run.curve, read_log(self.run.log), title)
+            draw_curve(self.run.curve, read_log(self.run.log), self.plan.title)

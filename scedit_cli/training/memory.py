@@ -16,12 +16,12 @@ from scedit_cli.data.loader import Batch, load_batch
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.models.quantization import quantize_shapes
-from scedit_cli.recipe import Recipe, TrainSection
+from scedit_cli.recipe import DataSection, TrainSection, TunerSection
 from scedit_cli.training import builders
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages
 from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trainer import Trainer
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, reason
 from scedit_cli.utils.process_memory import resident
 
@@ -38,8 +38,8 @@ class Forecast:
     """
 
     peak: dict[str, int]
-    flops: int
-    transfers: int
+    flops: int = 0
+    transfers: int = 0
 
     @property
     def total(self) -> int:
@@ -48,9 +48,16 @@ class Forecast:
 
 
 def forecast(
-    recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes(), streams: bool = False
+    base: Base,
+    options: TunerSection,
+    train: TrainSection,
+    data: DataSection,
+    cache: Cache,
+    processes: Processes = Processes(),
+    streams: bool = False,
+    quantized: str = "none",
 ) -> Forecast:
-    """Return the forecast of a training step in one of `processes`.
+    """Return the forecast of a training step in one of `processes`, on a base whose weights are `quantized`.
 
     The trainer makes its usual step on images of the largest size in `cache`, with fake tensors. On an accelerator the
     peak is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
@@ -63,28 +70,28 @@ def forecast(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     on_card = base.device.type != "cpu"
-    if recipe.train.offload != "none":
+    if train.offload != "none":
         _ = base.fingerprint, base.parameter_count  # which the trainer asks for
-    unreal, options = _without_weights(base, recipe.base.quantize), _one_part(recipe.train, processes.count)
+    unreal, part = _without_weights(base, quantized), _one_part(train, processes.count)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            tuner = builders.fresh_tuner(recipe, unreal)
-        batch = _largest_batch(cache, options.batch_size)
+            tuner = builders.fresh_tuner(options, train, unreal)
+        batch = _largest_batch(cache, part.batch_size)
         shapes = [weight.shape for weight in tuner.parameters()]
-        state = {shape: _state_bytes(recipe.train, shape, base.device) for shape in set(shapes)}
+        state = {shape: _state_bytes(train, shape, base.device) for shape in set(shapes)}
         fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveStorages("activations")
         flops = CountedFlops()
         with fake:
-            for part in (unreal.unet, tuner):
-                part.to_empty(device="cpu")
-        with Trainer(unreal, tuner, cache, options, recipe.data, pictures=[0]) as trainer, fake, live:
+            for module in (unreal.unet, tuner):
+                module.to_empty(device="cpu")
+        with Trainer(unreal, tuner, cache, part, data, pictures=[0]) as trainer, fake, live:
             if trainer.offload:
                 trainer.offload.bring = partial(_brought, live)
             live.own("weights", _tensors(unreal.unet, tuner))
             live.own_gradients(tuner.parameters())
             with live.labelled("optimizer"):
                 kept = [torch.empty(state[shape], dtype=torch.uint8) for shape in shapes]
-            if options.batch_size * processes.count < recipe.train.batch_size:  # the gradients of earlier parts
+            if part.batch_size * processes.count < train.batch_size:  # the gradients of earlier parts
                 with live.labelled("gradients"):
                     for weight in tuner.parameters():
                         weight.grad = torch.zeros_like(weight)
@@ -97,16 +104,15 @@ def forecast(
             del kept
             transfers = trainer.offload.size if trainer.offload else 0
     peak = dict(live.at_peak)
-    if recipe.train.ema_decay:
+    if train.ema_decay:
         peak["weights"] += sum(weight.nbytes for weight in tuner.parameters())
     if not on_card:
         peak["others"] = max(0, resident() - sum(each.nbytes for each in _tensors(base.unet, tuner)))  # they are here
     elif streams:
         parts = [part for part in base.pipeline().components.values() if isinstance(part, nn.Module)]
         peak["others"] = sum(each.nbytes for part in parts if part is not base.unet for each in _tensors(part))
-    share = -(-recipe.train.batch_size // processes.count)
-    parts_of_step = -(-share // options.batch_size)
-    return Forecast(peak, parts_of_step * flops.total, parts_of_step * transfers)
+    passes = -(-train.batch_size // (processes.count * part.batch_size))
+    return Forecast(peak, passes * flops.total, passes * transfers)
 
 
 def _brought(live: LiveStorages, weight: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
-from scedit_cli.recipe import Recipe
-from scedit_cli.training.distributed import Processes
+from scedit_cli.recipe import TrainSection
+from scedit_cli.utils.distributed import Processes
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -63,7 +63,7 @@ class Preflight:
     warmup: int = 0
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the result as a JSON document."""
         return asdict(self) | {"estimated_seconds": self.estimated_seconds}
 
     @property
@@ -116,7 +116,7 @@ class Preflight:
 
 
 def look_ahead(
-    recipe: Recipe,
+    options: TrainSection,
     base: Base,
     tuner: Tuner,
     pictures: int,
@@ -125,9 +125,8 @@ def look_ahead(
     shards: ShardDataset | None = None,
     scarce: int = 0,
 ) -> Preflight:
-    """Return the facts of a run of `recipe` on `pictures` images of a dataset folder or `shards`; `scarce` of their
+    """Return the facts of a run on `pictures` images of a dataset folder or `shards`; `scarce` of their
     sizes have fewer images than a batch."""
-    options = recipe.train
     parameters = sum(each.numel() for each in tuner.parameters())
     controlnet = controlnet_parameters(base.unet)
     return Preflight(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.utils.errors import SceditError
+
+Values = Mapping[str, Mapping[str, Any]]
 
 # A change of these keys makes a different run. Base and images are identified by their content, not by their names.
 _FIXED = {
@@ -26,35 +27,30 @@ _FREE = {
 }
 
 
-def check_changes(begun_with: Path, recipe: Recipe) -> str | None:
-    """Return a sentence about the changes in `recipe` that affect the training of a run begun with the recipe in the
-    file `begun_with`; None where there are none, or the file is missing.
+def check_changes(before: Values, now: Values) -> str | None:
+    """Return a sentence about the changes that affect the training of a run begun with the values `before` (section ->
+    key -> value) and resumed with those of `now`; None where there are none.
 
     Raises:
         SceditError: keys that may not change differ; the message names all of them.
     """
-    try:
-        before = load_recipe(begun_with)
-    except SceditError:  # removed, or from another version: the checkpoint itself is checked in any case
-        return None
-    changes = list(_changes(before, recipe))
+    changes = list(_changes(before, now))
     if refused := [sentence for key, sentence in changes if key in _FIXED]:
         raise SceditError(
             f"the run cannot go on with another recipe: {'; '.join(refused)}",
             hint="resume with the recipe it began with, or start a new run",
         )
-    told = [sentence for key, sentence in changes if key not in _FREE and not key.startswith(_FREE_SECTIONS)]
-    return f"going on with another recipe: {'; '.join(told)}" if told else None
+    others = [sentence for key, sentence in changes if key not in _FREE and not key.startswith(_FREE_SECTIONS)]
+    return f"going on with another recipe: {'; '.join(others)}" if others else None
 
 
-def _changes(before: Recipe, now: Recipe) -> Iterator[tuple[str, str]]:
+def _changes(before: Values, now: Values) -> Iterator[tuple[str, str]]:
     """Yield each key whose value differs, with a sentence about it."""
-    old, new = before.model_dump(), now.model_dump()
-    for section, values in new.items():
+    for section, values in now.items():
         for key, value in values.items():
-            if old[section][key] != value:
+            if before[section][key] != value:
                 name = f"{section}.{key}"
-                yield name, f"{name} was {_said(old[section][key])} and is {_said(value)}"
+                yield name, f"{name} was {_said(before[section][key])} and is {_said(value)}"
 
 
 def _said(value: object) -> str:

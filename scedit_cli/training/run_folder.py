@@ -14,7 +14,7 @@ from scedit_cli.utils.locks import check_free, held, is_mine
 
 RUNS = Path("runs")
 _LOCK = ".lock"
-_ANOTHER = "name another folder with --out"
+_ANOTHER = "name another folder with `out`"
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,18 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
             names the process that works on it, if there is one); or the folder's files are not those of a run.
     """
     if resume and overwrite:
-        raise SceditError("--resume goes on with a run and --overwrite replaces it", hint="give one of them")
+        raise SceditError("`resume` goes on with a run and `overwrite` replaces it", "give one of them", "resume")
     if out is not None:
         run = RunFolder(expanded(out))
         if run.folder.exists() and not run.folder.is_dir():
-            raise SceditError(f"--out {out} is a file", hint="name a folder")
+            raise SceditError(f"`out` {out} is a file", "name a folder", "out")
         run.check_own()
         if run.is_begun and not (resume or overwrite):
             check_free(run.folder / _LOCK, run.folder, _ANOTHER)
             raise SceditError(
-                f"--out {out} already holds a run",
-                hint="name another folder, go on with it by --resume, or replace it by --overwrite",
+                f"`out` {out} already holds a run",
+                "name another folder, go on with it by `resume`, or replace it by `overwrite`",
+                "out",
             )
         return run
     numbered = re.compile(rf"{re.escape(name)}(?:-([2-9]|[1-9]\d+))?")

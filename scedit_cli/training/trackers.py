@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from scedit_cli.recipe import Recipe
+from scedit_cli.recipe import TrackingSection
 from scedit_cli.utils.errors import not_installed
 
 
-def check_trackers(recipe: Recipe) -> None:
-    """Check that the trackers of the recipe are installed; raise SceditError otherwise."""
+def check_trackers(tracking: TrackingSection) -> None:
+    """Check that the trackers are installed; raise SceditError otherwise."""
     from accelerate.tracking import get_available_trackers
 
     here = [str(getattr(kind, "value", kind)) for kind in get_available_trackers()]
-    for name in recipe.tracking.to:
+    for name in tracking.to:
         if name not in here:
             raise not_installed(f"tracking.to {name}", name, name)
 
 
 class Trackers:
-    """The trackers that a recipe names. TensorBoard writes into `folder`, Weights & Biases beside it."""
+    """The trackers that a recipe names, which show its values (section -> key -> value). TensorBoard writes into
+    `folder`, Weights & Biases beside it."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, tracking: TrackingSection, values: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         self._trackers = []
-        for name in recipe.tracking.to:
+        for name in tracking.to:
             kind = LOGGER_TYPE_TO_CLASS[name]
             place = {"logging_dir": folder} if kind.requires_logging_directory else {"dir": folder.parent}
-            tracker = kind(recipe.tracking.project, **place)
+            tracker = kind(tracking.project, **place)
             tracker.start()
-            tracker.store_init_configuration(_flat(recipe))
+            tracker.store_init_configuration(_flat(values))
             self._trackers.append(tracker)
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -52,7 +54,7 @@ class Trackers:
             tracker.finish()
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Return all recipe values by "section.key"; values other than numbers, booleans and strings become strings."""
-    values = {f"{s}.{key}": each for s, section in recipe.model_dump().items() for key, each in section.items()}
+def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return all values by "section.key"; those other than numbers, booleans and strings become strings."""
+    values = {f"{name}.{key}": each for name, section in values.items() for key, each in section.items()}
     return {key: each if isinstance(each, bool | int | float | str) else str(each) for key, each in values.items()}

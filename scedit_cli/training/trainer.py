@@ -24,11 +24,11 @@ from scedit_cli.models.base import Base
 from scedit_cli.recipe import DataSection, TrainSection
 from scedit_cli.training.average import average_of, averaged_weights
 from scedit_cli.training.checkpoints import Checkpoint
-from scedit_cli.training.distributed import Processes, apart
 from scedit_cli.training.objective import NoisyBatch, Objective, StepRandomness
 from scedit_cli.training.optimizers import has_two_modes, load_optimizer_state, make_optimizer, optimizer_state
 from scedit_cli.training.schedules import learning_rate_factor
 from scedit_cli.training.signals import undisturbed
+from scedit_cli.utils.distributed import Processes, apart
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import luminance
 

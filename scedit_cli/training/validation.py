@@ -12,9 +12,9 @@ from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import load_batch
 from scedit_cli.data.sampler import part_of
 from scedit_cli.recipe import ValidationSection
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.objective import generator_of
 from scedit_cli.training.trainer import Trainer
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 
 _MOST_HELD_OUT = 32  # unless the recipe sets a number

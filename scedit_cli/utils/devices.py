@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
+from scedit_cli.utils.distributed import launched, launched_rank
 from scedit_cli.utils.errors import SceditError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_name(name: str | None) -> str | None:
         SceditError: it does not have that form.
     """
     if name is not None and not _NAME.fullmatch(name):
-        raise SceditError(f"--device {name}: no device is called that", hint="choose cpu, cuda, cuda:1, mps or xpu")
+        raise SceditError(f"`device` {name}: no device is called that", hint="choose cpu, cuda, cuda:1, mps or xpu")
     return name
 
 
@@ -39,21 +39,21 @@ def device_here(name: str | None) -> str | None:
 
     best = best_device().type
     if kind != best:
-        others = f"choose {best} or cpu" if best != "cpu" else "choose cpu, or leave --device out"
-        raise SceditError(f"--device {name}: PyTorch {torch.__version__} finds no {kind} device here", hint=others)
+        others = f"choose {best} or cpu" if best != "cpu" else "choose cpu, or leave `device` out"
+        raise SceditError(f"`device` {name}: PyTorch {torch.__version__} finds no {kind} device here", hint=others)
     if kind == "mps":
         return name
     count = torch.accelerator.device_count()
-    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (processes := launched()) > 1:
         if number:
             raise SceditError(
-                f"--device {name}: {launched} processes cannot share it", hint=f"{kind} gives each a device of its own"
+                f"`device` {name}: {processes} processes cannot share it", hint=f"{kind} gives each a device of its own"
             )
-        number = os.environ.get("LOCAL_RANK", "0")
+        number = str(launched_rank(local=True))
     if number and int(number) >= count:
         found = f"{count} device{'s' if count > 1 else ''}"
-        hint = "start fewer processes" if launched > 1 else f"choose {kind}:0" + f" to {kind}:{count - 1}" * (count > 1)
-        raise SceditError(f"--device {kind}:{number}: this machine has {found}, counted from 0", hint=hint)
+        hint = "start fewer processes" if processes > 1 else f"choose {kind}:0" + f" to {kind}:{count - 1}" * (count > 1)
+        raise SceditError(f"`device` {kind}:{number}: this machine has {found}, counted from 0", hint=hint)
     if number:
         torch.accelerator.set_device_index(int(number))
     return f"{kind}:{number}" if number else name

@@ -16,20 +16,38 @@ class SceditError(Exception):
     Args:
         message: one sentence that says what is wrong, naming the file and field.
         hint: advice what to do, or None where the message already says it.
+        field: the argument that is wrong, such as "controls[0].scale"; None where no single one is.
+
+    In message and hint, arguments of the library's functions stand in backquotes, `steps=4`; the command line shows its
+    options in their place.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, field: str | None = None) -> None:
         super().__init__(message)
         self.message = shortened(message, _SENTENCE)
         self.hint = hint
+        self.field = field
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def __reduce__(self):
-        return type(self), (self.message, self.hint)
+        return type(self), (self.message, self.hint, self.field)
+
+
+@contextmanager
+def in_field(field: str, hint: str | None = None, named: bool = True) -> Iterator[None]:
+    """Name the `field` in a SceditError of the block that names none, also in front of its message if `named`; `hint`
+    is the advice of an error that has none."""
+    try:
+        yield
+    except SceditError as error:
+        if error.field:
+            raise
+        message = f"{field}: {error.message}" if named else error.message
+        raise type(error)(message, error.hint or hint, field) from error
 
 
 def reason(error: BaseException, whole: bool = False) -> str:

@@ -1,13 +1,15 @@
-"""Downloads of models from the hub, pinned to a commit; offline from the cache, with readable errors."""
+"""The hub: downloads pinned to a commit, offline from the cache, and uploads; with readable errors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 
 _TIMEOUT = 10.0  # seconds until the hub counts as unreachable
 _CONFIG = "config.json"
@@ -18,6 +20,116 @@ _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")  # also refs/pr/1
 def is_hub_id(name: str | Path) -> bool:
     """Return whether the name has the form of a model's or dataset's on the hub, "owner/name"."""
     return bool(_ID.fullmatch(str(name)))
+
+
+def download_tuner(repository: str, revision: str | None) -> Path:
+    """Download a tuner's repository and return its folder, whose name is its commit; raise SceditError otherwise."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.safetensors", "*.bin", "*.json"]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise SceditError(
+            f"{repository}: no such file, and the hub gave none: {reason(error)}", hint="check the path, or the hub id"
+        ) from error
+
+
+def download_file(repository: str, name: str) -> Path:
+    """Download a file once and return its path.
+
+    Raises:
+        OSError, ValueError: the hub is out of reach, or has no such file.
+    """
+    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, name, local_files_only=not answers(repository)))
+    except hub.HTTPError as error:
+        raise OSError(str(error)) from error
+
+
+@lru_cache
+def answers(repository: str) -> bool:
+    """Return whether the hub answers. This is checked first because downloads retry for half a minute per file."""
+    from huggingface_hub import errors as hub
+
+    try:
+        return _commit(repository, None)[1] is not None
+    except hub.HfHubHTTPError:
+        return True  # the hub answers with an error, which the download will raise
+
+
+def downloads() -> str:
+    """Return the folder in which the hub's library keeps what it has downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return HF_HUB_CACHE
+
+
+def card(facts: Mapping[str, Any], score: float | None, text: str) -> str:
+    """Return a model card: the `facts` of the model as the hub reads them, its control score, and `text`."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    if score is not None:
+        task = facts["pipeline_tag"]
+        result = EvalResult(task, "scenes", "held-out scenes", "control_score", score, metric_name="control score")
+        facts = {**facts, "eval_results": [result]}
+    return str(ModelCard(f"---\n{ModelCardData(**facts).to_yaml()}\n---\n\n{text}\n"))
+
+
+def check_repository(name: str) -> None:
+    """Raise SceditError unless `name` can be a repository's, to which `train` uploads."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise SceditError(f"`push_to_hub` {name}: {error}", "name it as in user/my-tuner", "push_to_hub") from error
+
+
+def check_login(repository: str) -> None:
+    """Check that the user can upload to the hub.
+
+    Raises:
+        SceditError: the hub cannot be reached, no user is logged in, or `repository` is not a valid repository name.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+
+    check_repository(repository)
+    try:
+        HfApi().whoami()
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        message = f"`push_to_hub` {repository}: not logged in to the hub ({reason(error)})"
+        raise SceditError(message, "hf auth login", "push_to_hub") from error
+    except (HTTPError, OSError) as error:
+        message = f"`push_to_hub` {repository}: the hub cannot be reached ({reason(error)})"
+        raise SceditError(message, "check the network", "push_to_hub") from error
+
+
+def upload(folder: Path, repository: str, files: list[str]) -> str:
+    """Upload the `files` (patterns) of a run's folder that other users need, and return the repository's address.
+
+    Raises:
+        WorkFailed: the upload failed.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files)
+    except (HTTPError, OSError) as error:
+        raise WorkFailed(
+            f"{folder} could not be uploaded to {repository}: {reason(error)}",
+            hint=f"the run is whole; hf upload {repository} {folder} tries again",
+        ) from error
+    return str(address)
 
 
 def split_revision(name: str | Path, revision: str | None = None) -> tuple[str, str | None]:

@@ -99,7 +99,7 @@ def whole(path: str | os.PathLike[str], replace: bool = True, make_folder: bool 
             os.replace(part, path)
             _flush(path.parent)
         elif not _renamed(part, path):
-            raise SceditError(f"{path} exists already", hint="name another file, or add --overwrite")
+            raise SceditError(f"{path} exists already", hint="name another file, or add `overwrite`")
 
 
 def _renamed(part: Path, path: Path) -> bool:
@@ -184,12 +184,12 @@ def check_place(path: str | os.PathLike[str]) -> None:
         part.write_bytes(b" ")  # a full disk still takes an empty file
 
 
-def check_writable(path: str | os.PathLike[str], option: str) -> None:
+def check_writable(path: str | os.PathLike[str], field: str) -> None:
     """Check that a file could be created at `path`, or in it where it is a folder. Neither `path` nor its folders need
     exist. The check leaves nothing behind, and removes what ended processes have left there.
 
     Raises:
-        SceditError: it could not, for example because one of its folders is a file; the error names `option`.
+        SceditError: it could not, for example because one of its folders is a file; the error names the `field`.
     """
     path = Path(path).absolute()
     folder = next(each for each in (path, *path.parents) if each.is_dir() or (each != path and os.path.lexists(each)))
@@ -202,9 +202,8 @@ def check_writable(path: str | os.PathLike[str], option: str) -> None:
         probe.rmdir()
     except OSError as error:
         if error.errno not in _FULL | _BROKEN:  # a full or broken disk may work again by the time of writing
-            raise SceditError(
-                f"{option} {path} could not be written: {error.strerror}", hint="name a place you can write to"
-            ) from error
+            message = f"{field} {path} could not be written: {error.strerror}"
+            raise SceditError(message, "name a place you can write to", field) from error
 
 
 def sweep(folder: Path) -> None:

@@ -8,6 +8,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")  # of a base
 PREDICTIONS = ("epsilon", "v_prediction")  # of a base
 RESIZE_RULES = ("crop", "fit", "stretch")
 TUNER_PRECISIONS = ("fp16", "bf16", "fp32", "fp64")  # of a tuner's file
+LARGEST_SEED = 2**64 - 1  # the largest that PyTorch takes and ComfyUI draws
 
 # The storages of a frozen base's weights in few bits: the library that each needs, and the extra that installs it.
 QUANTIZERS = {

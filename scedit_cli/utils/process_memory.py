@@ -42,6 +42,15 @@ class Memory:
         return torch.accelerator.max_memory_reserved(self._accelerator) if self._accelerator else None
 
 
+def memory_used(device: torch.device) -> int:
+    """Return bytes of memory: the peak of an accelerator, or the present use of this process on a CPU."""
+    if device.type == "cpu":
+        return resident()
+    if device.type == "mps":  # MPS keeps no peak.
+        return torch.mps.driver_allocated_memory()
+    return torch.accelerator.max_memory_allocated(device)
+
+
 def resident() -> int:
     """Return the bytes of this process that are resident now, or the peak where the system does not report them."""
     return _status("VmRSS") or _most_resident()

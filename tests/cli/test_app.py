@@ -20,8 +20,13 @@ import scedit_cli.jobs
 from scedit_cli import __version__
 from scedit_cli.cli import app
 from scedit_cli.cli.console import Screen
+from scedit_cli.data.sources import Images
+from scedit_cli.generation.config import OutputConfig, Prompt
+from scedit_cli.inference.config import Control
+from scedit_cli.jobs.checks.prepare import Encoding, ImportRules, Scenes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import Reporter
+from scedit_cli.utils.specs import TunerSpec
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("prepare", "annotate", "train", "generate", "merge", "bench")
@@ -87,33 +92,31 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in COMMANDS:
         fake(monkeypatch, name, partial(record, name))
-    call("prepare", "--seed", "7", "--look", "pastel", "--cache", "latents, text", "--held-out", "--vae", "my-vae",
-         "--cond", "depth=maps", "--columns", "image=photo,text=words", "--columns", "seg=s", "--split", "rest",
-         "--subset", "small", "--revision", "v1", "--square", "--upscale", "--strict", "--allow-captionless",
-         "--drop-duplicates", "--shards", "100", "--size", "256", "--base", "b",
-         "--precision", "fp16")  # fmt: skip
+    call("prepare", "--seed", "7", "--look", "pastel", "--held-out")
+    scenes = calls["prepare"]["src"]
+    words = ["prepare", "photos", "--out", "dataset", "--cache", "latents, text", "--vae", "my-vae", "--cond",
+             "depth=maps", "--columns", "image=photo,text=words", "--columns", "seg=s", "--split", "rest",
+             "--subset", "small", "--revision", "v1", "--square", "--upscale", "--strict", "--allow-captionless",
+             "--drop-duplicates", "--shards", "100", "--size", "256", "--base", "b", "--precision", "fp16"]  # fmt: skip
+    CliRunner().invoke(app, words)
     call(
         "annotate", "--cond", "depth,seg", "--param", "canny.low=50..90", "--out", "edges.png", "--annotator", "scene",
         "--seed", "4", "--sheet", "sheet.png", "--preview", "3", "--weights", "there", "--accept-license",
         "--device", "cpu", "--processes", "2", "--batch", "16",
     )  # fmt: skip
     call("train", "--set", "train.steps=3", "--set", "tuner.down_ratio=0.5", "--out", "there", "--resume", "--dry-run")
-    call("generate", "--cond", "canny=a.png:0.5", "--cond", "b.png", "--tuner", "t.safetensors", "--num", "3", "--grid")
+    call("generate", "--cond", "canny=a.png:0.5", "--cond", "hed.png", "--tuner", "t.safetensors", "--num", "3", "--grid")
     call("merge", "b.safetensors:0.5")
     call("bench", "--methods", "sc,lora", "--batch", "4", "--tolerance", "0.2")
     (recipe,) = calls["train"].pop("args")
     assert (recipe.name, recipe.train.steps, recipe.tuner.down_ratio) == ("canny", 3, 0.5)
-    (request,) = calls["generate"].pop("args")
-    conds = ["canny=a.png:0.5", "b.png"]
-    assert request.said() == {"prompts": ["a cube"], "num": 3, "conds": conds, "tuners": ["t.safetensors"]}
     expected = {
         "prepare": {
-            "args": (None,), "scenes": 2, "seed": 7, "look": "pastel", "cache": ["latents", "text"], "held_out": True,
-            "vae": "my-vae", "conditions": {"depth": "maps"},
-            "columns": {"image": "photo", "text": "words", "seg": "s"},
-            "split": "rest", "subset": "small", "revision": "v1", "square": True, "upscale": True, "strict": True,
-            "allow_captionless": True, "drop_duplicates": True, "shards": 100, "size": 256, "base": "b",
-            "precision": "fp16",
+            "src": Images(
+                "photos", {"depth": "maps"}, {"image": "photo", "text": "words", "seg": "s"}, "rest", "small", "v1"
+            ),
+            "out": Path("dataset"), "size": 256, "shards": 100, "rules": ImportRules(True, True, True, True, True),
+            "encoding": Encoding(["latents", "text"], "b", "my-vae", "fp16"),
         },
         "annotate": {
             "args": (Path("photo.png"), ["canny", "depth", "seg"], Path("edges.png")), "params": ["canny.low=50..90"],
@@ -121,10 +124,15 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "accept_license": True, "device": "cpu", "processes": 2, "batch_size": 16, "overwrite": False,
         },
         "train": {"out": Path("there"), "resume": True, "overwrite": False, "dry_run": True, "push_to_hub": None},
-        "generate": {"grid": True, "score": False, "out": None},
+        "generate": {
+            "prompts": [Prompt("a cube")], "seeds": (0, 1, 2), "tuners": [TunerSpec("t.safetensors")],
+            "controls": [Control("canny", Path("a.png"), scale=0.5), Control("hed", Path("hed.png"))],
+            "out": OutputConfig(Path("pictures"), grid=True),
+        },
         "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
         "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": "0.2", "quality": False},
     }
+    assert scenes == Scenes(2, 7, "pastel", held_out=True)
     for name, arguments in expected.items():
         assert {key: calls[name][key] for key in arguments} == arguments
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from scedit_cli import conditions
 from scedit_cli.conditions import weights
+from scedit_cli.utils import hub
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests.conditions.local_weights import save_weights
 from tests.conditions.photos import astronaut
@@ -45,9 +46,9 @@ def test_what_is_missing_is_told(tmp_path):
 def offline(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    weights._answers.cache_clear()
+    hub.answers.cache_clear()
     yield
-    weights._answers.cache_clear()
+    hub.answers.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def offline(tmp_path, monkeypatch):
     ],
 )
 def test_a_hub_out_of_reach_is_told(offline, kind, command):
-    with pytest.raises(WorkFailed, match=rf"the hub does not give them \(.*{command}.*then --weights DIR"):
+    with pytest.raises(WorkFailed, match=rf"the hub does not give them \(.*{command}.*then `weights=DIR`"):
         conditions.annotate(kind, astronaut(64, 64))
 
 

@@ -13,11 +13,10 @@ from PIL import Image
 from scedit_cli.data import formats
 from scedit_cli.data.images import image_size, open_image
 from scedit_cli.data.shard_dataset import open_streamed
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_sources import png, write, zipped
+from tests.preparing import open_source, prepare
 
 READ = {
     ".png": "PNG", ".jpg": "JPEG", ".JPE": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".gif": "GIF",

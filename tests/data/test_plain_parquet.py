@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.data.test_sources import png, write
+from tests.preparing import open_source, prepare
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -18,7 +18,7 @@ def test_more_than_one_percent_without_a_caption_is_an_error():
     report.captionless.append("c.png")
     with pytest.raises(SceditError, match=r"3 of 200 pictures have no caption: a\.png, b\.png, c\.png") as error:
         report.check(strict=False, captionless=0.01)
-    assert "--allow-captionless" in error.value.hint
+    assert "`allow_captionless`" in error.value.hint
     report.check(strict=False, captionless=1.0)
     assert report.coverage == 0.985
 

@@ -15,10 +15,9 @@ from PIL import Image
 
 from scedit_cli.data.hints import check_levels, open_given_condition
 from scedit_cli.data.shards import count_samples, read_samples
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.fetched import check_fetched
+from tests.preparing import open_source, prepare
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 PAGE = "<!DOCTYPE html>\n<html><head><title>model · Hugging Face</title></head></html>"
@@ -111,7 +110,7 @@ def test_two_pictures_of_one_name_are_not_both_trained_on(tmp_path):
     assert [row["text"] for row in rows(tmp_path / "out")] == ["a door", "another door"]
     assert [file for file, _, _ in result.report.rejected] == ["a.jpg", "a.png"]
     assert "a.png has the same name" in result.report.rejected[0][2]
-    assert "--cond KIND=FOLDER" in result.report.rejected[0][2]
+    assert "`conditions=KIND=FOLDER`" in result.report.rejected[0][2]
     with pytest.raises(SceditError, match="same name"):
         prepare(source, tmp_path / "strict", size=64, strict=True)
 

@@ -63,12 +63,12 @@ def test_shards_replace_those_of_an_earlier_call_alone(dataset, tmp_path):
 
     before = content()
 
-    def stop(done: int, total: int) -> None:
+    def stop(event: object) -> None:
         assert content() == before
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_shards(dataset, place, 2, stop)
+        write_shards(dataset, place, 2, Recorder(stop))
     assert content() == before and not list(tmp_path.glob(".*"))
     for name in ("mine.tar", "notes.txt"):
         (place / name).write_text("mine")

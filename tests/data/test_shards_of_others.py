@@ -8,16 +8,15 @@ from itertools import islice
 import pytest
 
 from scedit_cli.data.shard_dataset import open_streamed
-from scedit_cli.data.sources import open_source
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.builders import find_shards
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_formats import encoded
 from tests.data.test_sources import png, write
+from tests.preparing import open_source, prepare
 
 
 def img2dataset(folder):
@@ -145,7 +144,7 @@ def test_a_sample_without_a_picture_says_what_it_is(tmp_path):
 
 def test_of_several_pictures_somebody_says_which_it_is(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": encoded("JPEG"), "1.png": png(1), "1.txt": b"t"})
-    why = "it has several pictures, jpg and png: --columns image=jpg says which it is"
+    why = "it has several pictures, jpg and png: `columns=image=jpg` says which it is"
     with pytest.raises(SceditError, match=why):
         prepare(tmp_path / "a.tar", tmp_path / "out", size=64)
     with pytest.raises(SceditError, match=why):

@@ -11,10 +11,9 @@ import zipfile
 import pytest
 from PIL import Image
 
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
+from tests.preparing import open_source, prepare
 
 NAMES = ("a", "deep/b", "c")
 

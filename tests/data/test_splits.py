@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_sources import png, write, zipped
 from tests.data.test_tables import csv_table, jsonl, lines, parquet_table, plain_parquet, rows, saved_dataset
+from tests.preparing import open_source, prepare
 
 
 def tables(folder, train="train", validation="validation"):
@@ -109,7 +108,7 @@ def test_the_report_tells_which_split_was_taken(tmp_path):
     assert report.document()["split"] == "validation"
     assert sorted(report.document()["splits"]) == ["test", "train", "validation"]
     [row] = [text for name, text in report.summary() if name == "split"]
-    assert row.startswith("validation; nothing of ") and "--split" in row
+    assert row.startswith("validation; nothing of ") and "`split`" in row
 
 
 def test_folders_of_classes_are_no_splits(tmp_path):

@@ -10,11 +10,10 @@ import zipfile
 import pytest
 
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.data.sources import open_source
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
 from tests.data.test_sources import png, write
+from tests.preparing import open_source, prepare
 
 FILES = {f"images/{number}.png": png(number) for number in range(3)}
 

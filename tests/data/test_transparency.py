@@ -23,11 +23,11 @@ from scedit_cli.data.overview import overview
 from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.data.sources import Blob, Entry
 from scedit_cli.data.stream import Stream
-from scedit_cli.inference.controls import open_condition
+from scedit_cli.inference.config import Control
+from scedit_cli.inference.controls import OpenedControl
 from scedit_cli.inference.sampler import to_hints
 from scedit_cli.training.datasets import first_of, first_pictures
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import ConditionSpec
 from scedit_cli.utils.transparency import condition_image, cut_mask, mask_image
 from tests.archives import write_tar
 from tests.transparent_files import HIDDEN, WAYS, png, written
@@ -89,7 +89,7 @@ def hints(file, kind, photo, folder):
         "sample grid": to_hints(kind, [example.conditions[kind]])[0],
         "shard": streamed(file, kind, photo, folder)[0],
         "validation of shards": to_hints(kind, [kept.conditions[kind]])[0],
-        "--cond": to_hints(kind, [open_condition(ConditionSpec(file, kind)).picture])[0],
+        "--cond": to_hints(kind, [OpenedControl.of(Control(kind, file)).image])[0],
         "library": to_hints(kind, [Image.open(file)])[0],
     }
 
@@ -200,7 +200,7 @@ def test_hidden_colours_leave_no_trace_at_any_size(tmp_path, photo, size):
     for hidden in (0, 255, noise):
         file = holed(photo, hidden, tmp_path)
         [item] = open_dataset(prepared(file, "inpaint", photo, tmp_path, size)).items
-        shown = open_condition(ConditionSpec(file, "inpaint")).shown_at((size, size), "crop")
+        shown = OpenedControl.of(Control("inpaint", file)).shown_at((size, size), "crop")
         seen.append([
             read_uint8(item.conditions["inpaint"], 4) / 255,
             streamed(file, "inpaint", photo, tmp_path, size)[0],
@@ -243,7 +243,7 @@ def test_a_drawing_in_alpha_alone_is_told(tmp_path, photo, drawn, way):
         with pytest.raises(SceditError, match=NOTHING):
             read()
     with pytest.raises(SceditError, match=f"--cond: nothing is left of .*{way}") as error:
-        open_condition(ConditionSpec(file, "canny"))
+        OpenedControl.of(Control("canny", file))
     assert "draw in white" in error.value.hint
 
 

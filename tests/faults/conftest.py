@@ -39,6 +39,18 @@ def small(tmp_path_factory) -> Small:
     return make_small(tmp_path_factory.mktemp("small"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """Of a process of pytest-xdist that has ended, whose counts are added to those of this one."""
+    counts = getattr(node, "workeroutput", {}).get("tried", {})
+    node.config.stash.setdefault(_TRIED, Counter()).update(counts)
+
+
+def pytest_sessionfinish(session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = dict(session.config.stash.get(_TRIED, {}))
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
     if counts := config.stash.get(_TRIED, None):
         terminalreporter.section("faults tried")

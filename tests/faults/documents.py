@@ -18,15 +18,14 @@ from scedit_cli.cli import app
 from scedit_cli.conditions import annotate
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.data.scenes import write_scenes
-from scedit_cli.generation.config import Request
 from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import shipped_tuner
 from scedit_cli.utils.io import as_json
 from tests import tiny
+from tests.preparing import prepare
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -179,4 +178,4 @@ def make_world(folder: Path) -> None:
         save_tuner(load_tuner(shipped_tuner("canny")), folder / place, format="scepter")
     both = [str(folder / f"{kind}.safetensors") for kind in ("canny", "color")]
     merge(both, out=folder / "combo.safetensors")
-    generate(Request(prompts=("a red cube",), steps=2), out=folder / "pictures")
+    generate("a red cube", steps=2, out=folder / "pictures")

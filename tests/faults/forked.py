@@ -5,6 +5,7 @@ The parent has no threads of its own when it forks: see `one_thread` in conftest
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import pickle
@@ -19,10 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 BROKEN = 70  # exit code of work that raised what no program of ours lets through
 _PATIENCE = 120.0  # seconds
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,12 @@ class Child:
         for file in self._files[:2]:
             file.touch()  # a process may be killed before it opens them
         sys.stdout.flush()
-        self.pid = os.fork()
+        # One that comes before the process has handlers of its own would be raised where the tests are.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        parent, self.pid = os.getpid(), os.fork()
         if self.pid == 0:
-            _become(work, *self._files)
+            _become(parent, work, *self._files)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
@@ -70,6 +78,23 @@ class Child:
         value = pickle.loads(self._files[2].read_bytes()) if self._files[2].exists() else None
         self._folder.cleanup()
         return Ended(os.waitstatus_to_exitcode(status), out, err, value)
+
+    def has_stopped(self) -> bool:
+        """Whether it has stopped itself by SIGSTOP, and not ended."""
+        options = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        changed = os.waitid(os.P_PID, self.pid, options)
+        assert changed is None or changed.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED), self.end()
+        return changed is not None and changed.si_code == os.CLD_STOPPED
+
+    def works(self, seconds: float) -> bool:
+        """Whether it works on after so many seconds of processor time: those of a busy machine are no longer."""
+        process = psutil.Process(self.pid)
+        while self.is_running():
+            times = process.cpu_times()
+            if times.user + times.system >= seconds:
+                return True
+            time.sleep(0.002)
+        return False
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within so many seconds."""
@@ -123,11 +148,13 @@ def program(*arguments: object) -> Callable[[], Any]:
     return work
 
 
-def _become(work: Callable[[], Any], out: Path, err: Path, value: Path) -> None:
+def _become(parent: int, work: Callable[[], Any], out: Path, err: Path, value: Path) -> None:
     """The forked process, which never returns: one that did would end as the tests' own process, and take their
     temporary folders with it."""
     try:
-        _exit_of(work, out, err, value)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nor does it outlive a parent that is killed
+        if os.getppid() == parent:
+            _exit_of(work, out, err, value)
     finally:  # a signal may come between any two lines
         os._exit(BROKEN)
 
@@ -145,6 +172,7 @@ def _exit_of(work: Callable[[], Any], out: Path, err: Path, value: Path) -> None
         sys.stdin, sys.stdout, sys.stderr = (open(at, mode, closefd=False) for at, mode in enumerate(("r", "w", "w")))
         faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         given = work()
         if given is not None:
             value.write_bytes(pickle.dumps(given))

@@ -17,6 +17,7 @@ import tarfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 # Audit events, and where in their arguments the folder is that the path is relative to.
@@ -107,6 +108,20 @@ class Shim:
         elif event in _CHANGES:
             path, folder = arguments[0], arguments[_CHANGES[event]]
             self.operation(event, path if folder == -1 else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path))
+
+
+@dataclass
+class Stop(Shim):
+    """Stops the process, which can be told to go on, before its first operation on a path that ends as `pattern` says,
+    such as "run/checkpoints/*"."""
+
+    pattern: str = ""
+
+    def operation(self, operation: str, path: object) -> None:
+        super().operation(operation, path)
+        if self.is_counting and self._is_ours(path) and fnmatch(os.fspath(path), f"*/{self.pattern}"):
+            self.is_counting = False
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class _CountedFile(io.FileIO):

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.data.images import LARGEST_FILE
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
 from tests.faults.box import faults, folder_in_memory, try_each
 from tests.faults.mutations import ESCAPES, HTML, MARKUP, NESTED, changed, damaged
+from tests.preparing import prepare
 
 SECONDS = 5.0
 DAMAGED = 300

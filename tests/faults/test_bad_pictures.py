@@ -17,9 +17,10 @@ from scedit_cli.data.buckets import bucket
 from scedit_cli.data.hints import read_uint8
 from scedit_cli.data.importing import Rejected, take
 from scedit_cli.data.sources import Blob, Entry
-from scedit_cli.inference.controls import open_condition, open_named
+from scedit_cli.data.images import open_image
+from scedit_cli.inference.config import Control
+from scedit_cli.inference.controls import OpenedControl
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import ConditionSpec
 from tests.faults import picture_files
 from tests.faults.box import GIB, Outcome, faults, folder_in_memory, try_each
 from tests.faults.picture_files import Picture
@@ -44,10 +45,10 @@ def annotated(file: Path, folder: Path) -> None:
 READERS = {
     "prepare": prepared,
     "annotate": annotated,
-    "generate --cond canny=": lambda file, folder: open_condition(ConditionSpec(file, "canny")),
-    "generate --cond inpaint=": lambda file, folder: open_condition(ConditionSpec(file, "inpaint")),
-    "generate --cond-from canny=": lambda file, folder: open_condition(ConditionSpec(file, "canny", photo=True)),
-    "generate --image": lambda file, folder: open_named(file, "--image"),
+    "generate --cond canny=": lambda file, folder: OpenedControl.of(Control("canny", file)),
+    "generate --cond inpaint=": lambda file, folder: OpenedControl.of(Control("inpaint", file)),
+    "generate --cond-from canny=": lambda file, folder: OpenedControl.of(Control("canny", photo=file)),
+    "generate --image": lambda file, folder: open_image(file),
     "train": lambda file, folder: read_uint8(file),
     "train of inpaint": lambda file, folder: read_uint8(file, channels=4),
 }

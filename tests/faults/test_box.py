@@ -26,7 +26,7 @@ def act(case: str) -> str:
 
 def test_every_way_to_end_is_told_apart() -> None:
     cases = ["fine", "hang", "fine", "die", "raise", "refuse", "bomb", "fine", "die"]
-    outcomes = try_each(cases, act, seconds=0.3)
+    outcomes = try_each(cases, act, seconds=1.0)
     assert [each.case for each in outcomes] == cases
     ways = ["fine", "hung", "fine", "died", "raised", "refused", "fine", "fine", "died"]
     assert [each.what for each in outcomes] == ways

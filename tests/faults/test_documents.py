@@ -14,6 +14,7 @@ import torch
 from typer.main import get_command
 
 from scedit_cli.cli import app
+from scedit_cli.cli.train import settings
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import load_recipe
 from tests import tiny
@@ -82,7 +83,7 @@ def test_what_cannot_be_run_here_is_read(command) -> None:
         if "--recipe" in others:
             sets = [word for at, word in enumerate(others) if others[at - 1] == "--set"]
             recipe = others[others.index("--recipe") + 1]
-            load_recipe(recipe, [*sets, "data.path=dataset"])
+            load_recipe(recipe, settings([*sets, "data.path=dataset"]))
     else:
         assert command.text.split()[0] in ("python", "hf", "#SBATCH") or re.match(r"[A-Z]+=|srun", command.text)
 

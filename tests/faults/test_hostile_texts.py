@@ -21,10 +21,10 @@ from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
-from scedit_cli.training.model_card import write_card
 from scedit_cli.training.run_folder import RunFolder
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.markdown import block, plain, span
+from tests import by_recipe
 from tests.faults.ends import assert_same_end
 from tests.faults.forked import run
 from tests.faults.mutations import ESCAPES, HTML, MARKDOWN, NESTED, TEXTS
@@ -70,7 +70,7 @@ def test_the_card_holds_no_markup_of_others(tmp_path) -> None:
     recipe = Recipe.from_dict({"tuner": {"kind": "sc"}, "samples": {"prompts": [f"```\n{HTML}"]}})
     recipe._name = name
     base = SimpleNamespace(name=name, family="sd15", fingerprint="0" * 32)
-    write_card(RunFolder(tmp_path), recipe, base, {name: name, "loss": "0.1"}, None)
+    by_recipe.write_card(RunFolder(tmp_path), recipe, base, {name: name, "loss": "0.1"}, None)
     card = (tmp_path / "README.md").read_text("utf-8").partition("\n---\n")[2]
     outside = re.sub(r"^(`{3,})\w*\n.*?^\1$|`[^`\n]*`", "", card, flags=re.DOTALL | re.MULTILINE)
     assert "<" not in outside and not re.search(r"(?<!\\)\]\(http://evil", outside) and "\n# owned" not in outside
@@ -81,14 +81,14 @@ def test_the_page_shows_texts_of_others_as_text(tmp_path) -> None:
     """Names of bases and tuners, and what its handler raises: Markdown and errors are shown as HTML there."""
     gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
     from scedit_cli.generation import web_ui
-    from scedit_cli.generation.config import Request
+    from scedit_cli.generation.config import GenerationConfig
 
     def draw(*_: object) -> None:
         raise SceditError(f"{HTML} is no prompt", HTML)
 
     base = SimpleNamespace(name=HTML, defaults=SimpleNamespace(steps=2, guidance=1.0))
     slots = [web_ui.Slot(f"{HTML}{MARKDOWN}.safetensors", HTML, "canny", False)]
-    blocks = web_ui.page(Request(), base, slots, tmp_path, draw)
+    blocks = web_ui.page(GenerationConfig(), base, slots, tmp_path, draw)
     shown = [each.value for each in blocks.blocks.values() if isinstance(each, gr.Markdown | gr.HTML)]
     assert len(shown) >= 2 and not [text for text in shown if "<" in text or re.search(r"(?<!\\)\]\(http", text)]
     [generate] = [each.fn for each in blocks.fns.values() if each.fn and each.fn.__name__ == "generate"]

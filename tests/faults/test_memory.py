@@ -15,6 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from scedit_cli.benchmark import compare, measure
+from scedit_cli.cli.train import settings
 from scedit_cli.core import blend, source
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
@@ -124,7 +125,7 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Pa
             if isinstance(event, Progress) and event.stage == "training" and event.step % 100 == 0:
                 descriptors.append(len(os.listdir("/proc/self/fd")))
 
-        job.train(load_recipe("canny", sets), out=tmp_path / "run", reporter=Recorder(watch))
+        job.train(load_recipe("canny", settings(sets)), out=tmp_path / "run", reporter=Recorder(watch))
         return descriptors
 
     ended = run(train, seconds=900)

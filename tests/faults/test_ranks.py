@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from scedit_cli.training.checkpoints import newest_checkpoint
+from scedit_cli.training.trainer import Trainer
 from tests.faults.forked import Child, each
 from tests.faults.small import Small
-from tests.faults.test_moments import logged
 from tests.training.test_distributed import free_port
 
 A_MINUTE = 60.0
@@ -27,11 +27,9 @@ def test_the_other_ends_within_a_minute_and_the_run_goes_on(small: Small, tmp_pa
 
     def scenario(step: int) -> None:
         out = tmp_path / f"run-{step}"
-        processes = pair(small, out)
-        while len(logged(out)) < step:
-            assert all(process.is_running() for process in processes)
-            time.sleep(0.001)
-        processes[killed].kill()
+        processes = pair(small, out, dies=(killed, step))
+        while processes[killed].is_running():
+            time.sleep(0.01)
         began = time.monotonic()
         other = processes[1 - killed].end(A_MINUTE)
         assert time.monotonic() - began < A_MINUTE and other.code == 1, other
@@ -51,13 +49,22 @@ def test_the_other_ends_within_a_minute_and_the_run_goes_on(small: Small, tmp_pa
     tried("processes killed that train with another one", 3)
 
 
-def pair(small: Small, out: Path, *more: object) -> list[Child]:
-    """Two processes whose launcher does not end the one where the other fails."""
+def pair(small: Small, out: Path, *more: object, dies: tuple[int, int] = (-1, 0)) -> list[Child]:
+    """Two processes whose launcher does not end the one where the other fails; `dies` tells the rank that is killed in
+    the step after so many."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
 
     def rank(number: int) -> Child:
         def work() -> None:
             os.environ.update(place | {"RANK": str(number), "LOCAL_RANK": str(number)})
+            backward = Trainer.backward
+
+            def deadly(trainer: Trainer, batch):
+                if (number, trainer.step) == dies:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return backward(trainer, batch)
+
+            Trainer.backward = deadly
             small.train(out, *more)()
 
         return Child(work)

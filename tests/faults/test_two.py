@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,14 +19,13 @@ from scedit_cli.utils.locks import held, is_mine
 from tests.faults.commands import COMMANDS
 from tests.faults.ends import told
 from tests.faults.forked import Child, each, points, run
-from tests.faults.shim import Shim
+from tests.faults.shim import Shim, Stop
 from tests.faults.small import Small
 
 
 def test_two_runs_on_one_folder(small: Small, tmp_path: Path, tried) -> None:
     out = tmp_path / "run"
-    first = Child(small.train(out))
-    hold(first, out)
+    first = held_at("run/checkpoints/*", small.train(out), tmp_path)
     for more in ((), ("--resume",), ("--overwrite",)):
         said = told(run(small.train(out, *more)), 2)
         assert f"in use by process {first.pid} on {socket.gethostname()} since 20" in said and ".lock" in said
@@ -37,13 +37,9 @@ def test_two_runs_on_one_folder(small: Small, tmp_path: Path, tried) -> None:
 def test_two_that_prepare_one_folder(small: Small, tmp_path: Path, tried) -> None:
     """While the pictures are taken in, and while they are encoded."""
     command = COMMANDS["prepare"]
-    for number, wait_for in enumerate((".*~data", "data/cache/*")):
+    for number, moment in enumerate(("*~data/new/images/*", "data/cache/*")):
         place = command.made(small, tmp_path / f"{number}")
-        first = Child(command.work(small, place))
-        while not list(place.glob(wait_for)):
-            assert first.is_running()
-            time.sleep(0.001)
-        first.kill(signal.SIGSTOP)
+        first = held_at(moment, command.work(small, place), place)
         cached = small.program("prepare", "--out", place / "data", "--cache", "latents", "--base", small.base, "--json")
         for second in (command.work(small, place), cached):
             ended = run(second)
@@ -57,8 +53,7 @@ def test_two_that_prepare_one_folder(small: Small, tmp_path: Path, tried) -> Non
 
 def test_the_lock_of_a_run_that_was_killed(small: Small, tmp_path: Path, tried) -> None:
     out = tmp_path / "run"
-    first = Child(small.train(out))
-    hold(first, out)
+    first = held_at("run/checkpoints/*", small.train(out), tmp_path)
     first.kill()
     first.end()
     assert (out / ".lock").exists()
@@ -179,9 +174,9 @@ def test_two_that_annotate_one_folder(small: Small, tmp_path: Path, tried) -> No
     tried("processes that annotate one folder together", len(kinds))
 
 
-def hold(child: Child, out: Path) -> None:
-    """Stops the process as soon as it works in its run's folder."""
-    while not (out / "recipe.toml").exists():
-        assert child.is_running()
-        time.sleep(0.001)
-    child.kill(signal.SIGSTOP)
+def held_at(pattern: str, work: Callable[[], object], folder: Path) -> Child:
+    """A process that has stopped itself before its first operation on such a path below the folder."""
+    child = Child(lambda: (Stop(folder, pattern=pattern).arm(), work()))
+    while not child.has_stopped():
+        time.sleep(0.01)
+    return child

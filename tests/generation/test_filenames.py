@@ -30,8 +30,8 @@ def test_a_prompt_never_leaves_the_folder(tmp_path):
     [
         ("{sed}", "{sed} is not known"),
         ("{seed.__class__}", "is not known"),
-        ("{seed:q}", "--name"),
-        ("{seed", "--name"),
+        ("{seed:q}", "out.name"),
+        ("{seed", "out.name"),
         ("../{seed}", "no name within the folder"),
         ("/tmp/{seed}", "no name within the folder"),
         ("", "no name within the folder"),

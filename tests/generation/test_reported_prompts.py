@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scedit_cli.generation.config import Request
-from scedit_cli.generation.image_jobs import PromptLine, jobs_of, read_lines
+from scedit_cli.cli.parsing import generation_config, in_options, parse_seeds
+from scedit_cli.cli.prompt_files import read_prompts
+from scedit_cli.generation.config import Prompt
+from scedit_cli.generation.image_jobs import jobs_of
 from scedit_cli.generation.syntax import foreign_syntax
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import parse_seeds
 
 LARGEST = 2**64 - 1
 
@@ -30,24 +31,24 @@ def test_what_is_no_seed(seed):
 
 
 def test_counting_on_ends_at_the_largest_seed():
-    orders = jobs_of(Request(seed=LARGEST - 1, num=2))
-    assert [order.seed for order in orders] == [LARGEST - 1, LARGEST]
+    jobs = jobs_of(generation_config({"seed": LARGEST - 1, "num": 2}))
+    assert [job.seed for job in jobs] == [LARGEST - 1, LARGEST]
     with pytest.raises(SceditError, match="the largest seed is"):
-        jobs_of(Request(seed=LARGEST, num=2))
+        generation_config({"seed": LARGEST, "num": 2})
 
 
 # webui#2255 (styles.csv), webui#3095: prompts in a column of a table.
 @pytest.mark.parametrize(("name", "text", "lines"), [
     ("styles.csv", '\ufeffname,prompt,negative_prompt\nFilm,"a still, of film",drawing\n,,\nPlain,a cube,\n',
-     [PromptLine("a still, of film", "drawing"), PromptLine("a cube")]),
+     [Prompt("a still, of film", "drawing"), Prompt("a cube")]),
     ("excel.csv", "Prompt;Seed\na cube, red;7\na cone;1-2\n",
-     [PromptLine("a cube, red", None, (7,)), PromptLine("a cone", None, (1, 2))]),
-    ("parti.tsv", "Prompt\tCategory\tNote\na cube, red\tAbstract\tx\n", [PromptLine("a cube, red")]),
-    ("coco.CSV", "image_id,caption\n1,a dog\n", [PromptLine("a dog")]),
+     [Prompt("a cube, red", None, (7,)), Prompt("a cone", None, (1, 2))]),
+    ("parti.tsv", "Prompt\tCategory\tNote\na cube, red\tAbstract\tx\n", [Prompt("a cube, red")]),
+    ("coco.CSV", "image_id,caption\n1,a dog\n", [Prompt("a dog")]),
 ])  # fmt: skip
 def test_prompts_in_a_table(tmp_path, name, text, lines):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_lines(tmp_path / name) == lines
+    assert read_prompts(tmp_path / name) == lines
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [
@@ -61,7 +62,7 @@ def test_prompts_in_a_table(tmp_path, name, text, lines):
 def test_tables_and_files_without_prompts(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(SceditError, match=message):
-        read_lines(tmp_path / name)
+        read_prompts(tmp_path / name)
 
 
 # diffusers#2431, compel#16, miner-release#11, sd-scripts#256, webui#1446 and #5699.
@@ -81,7 +82,7 @@ def test_what_other_programs_would_read_is_told(prompt, found, weighted):
 def test_compels_own_weights_are_told_where_nothing_reads_them():
     assert list(foreign_syntax(["a (red)1.3 cube"], weighted=True)) == []
     [told] = foreign_syntax(["a (red)1.3 cube"], weighted=False)
-    assert "--weighted" in told
+    assert in_options(told).endswith("--weighted reads weights")
 
 
 @pytest.mark.parametrize("prompt", [

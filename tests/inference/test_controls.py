@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scedit_cli.core.tuners import SCTuner
-from scedit_cli.inference.controls import PlacedTuner, as_taught, as_trained, called, check_base
+from scedit_cli.inference.controls import PlacedTuner, as_trained, called, check_base, rescheduled_for
 from scedit_cli.models.base import Base, load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
@@ -30,13 +30,13 @@ def test_an_sc_tuner_is_called_as_its_file_or_its_runs_folder():
     assert called("owner/warm@0a1b2c") == called("owner/warm") == "warm"
 
 
-def test_a_base_is_sampled_as_its_tuner_was_taught(base):
-    assert as_taught([placed(base, "a")], base) is base
-    assert as_taught([placed(base, "a"), placed(base, "b", prediction_type="epsilon")], base) is base
-    taught = as_taught([placed(base, "a"), placed(base, "b", prediction_type="v_prediction")], base)
+def test_a_base_is_sampled_as_its_tuner_wrescheduled_for(base):
+    assert rescheduled_for([placed(base, "a")], base) is base
+    assert rescheduled_for([placed(base, "a"), placed(base, "b", prediction_type="epsilon")], base) is base
+    taught = rescheduled_for([placed(base, "a"), placed(base, "b", prediction_type="v_prediction")], base)
     assert taught.prediction_type == taught.pipeline().scheduler.config.prediction_type == "v_prediction"
     assert taught.unet is base.unet and type(taught.scheduler) is type(base.scheduler)
-    alone = as_taught([placed(base, "a", prediction_type="v_prediction", zero_terminal_snr="true")], base)
+    alone = rescheduled_for([placed(base, "a", prediction_type="v_prediction", zero_terminal_snr="true")], base)
     config = alone.pipeline("EulerDiscrete").scheduler.config
     assert (config.rescale_betas_zero_snr, config.timestep_spacing) == (True, "trailing")
     assert base.prediction_type == base.pipeline().scheduler.config.prediction_type == "epsilon"
@@ -44,11 +44,11 @@ def test_a_base_is_sampled_as_its_tuner_was_taught(base):
 
 def test_tuners_that_were_taught_differently_do_not_meet(base):
     one = placed(base, "one", prediction_type="v_prediction")
-    with pytest.raises(SceditError, match="one was taught v_prediction and two epsilon: no base"):
-        as_taught([one, placed(base, "two", prediction_type="epsilon")], base)
+    with pytest.raises(SceditError, match="one was trained with v_prediction and two with epsilon: no base"):
+        rescheduled_for([one, placed(base, "two", prediction_type="epsilon")], base)
     alone = placed(base, "alone", prediction_type="v_prediction", zero_terminal_snr="true")
-    with pytest.raises(SceditError, match="one was taught v_prediction and alone v_prediction from noise alone"):
-        as_taught([one, alone], base)
+    with pytest.raises(SceditError, match="one was trained with v_prediction and alone with v_prediction from noise alone"):
+        rescheduled_for([one, alone], base)
 
 
 def test_a_tuner_of_another_base_is_told_with_the_reason(base):
@@ -64,20 +64,20 @@ def test_a_tuner_of_another_base_is_told_with_the_reason(base):
         with pytest.raises(SceditError, match=message) as error:
             check_base(each, base, "--activations")
         assert error.value.hint.startswith("name its base with --activations, or a tuner")
-        assert "--any-base" not in error.value.hint
+        assert "any_base" not in error.value.hint
 
 
 def test_a_tuner_may_act_on_other_weights_with_the_same_skips(base):
     sibling = placed(base, "one", base_fingerprint="0", base="theirs")
     with pytest.raises(SceditError) as error:
         check_base(sibling, base, any_base=False)
-    assert error.value.hint.endswith("; --any-base takes it as it is")
+    assert error.value.hint.endswith("; `any_base` takes it as it is")
     assert check_base(sibling, base, any_base=True) == error.value.message and base.name in error.value.message
     assert check_base(placed(base, "fits", base_fingerprint=base.fingerprint), base, any_base=True) is None
     for wanted in (True, False):
         with pytest.raises(SceditError, match="whose skips have other channels") as error:
             check_base(PlacedTuner(SCTuner([4], [4]), "small", 1.0), base, any_base=wanted)
-        assert "--any-base" not in error.value.hint
+        assert "any_base" not in error.value.hint
 
 
 def test_a_base_of_the_hub_is_taken_as_its_tuners_had_it(base, tmp_path, monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,12 +10,9 @@ from scedit_cli.conditions import annotate
 from scedit_cli.core.blend import merge
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.generation.config import Request
-from scedit_cli.jobs import generate as job
 from scedit_cli.models.base import load_base
 from tests import tiny
-
-REQUEST = {field.name for field in fields(Request)}
+from tests.jobs.drawn import draw
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +58,8 @@ def generate(base, files, tmp_path, monkeypatch):
                 return [placed(each) for each in value]
             return value.replace("{}", str(files)) if isinstance(value, str) else value
 
-        said = {"steps": 2} | ({} if "from_file" in options else {"base": base.name})
-        said |= {name: options.pop(name) for name in REQUEST & options.keys()}
-        request = Request(**{name: placed(value) for name, value in said.items()})
-        return job.generate(request, **{"out": tmp_path / "out"} | options)
+        given = {"steps": 2, "out": tmp_path / "out"} | ({} if "from_file" in options else {"base": base.name})
+        return draw(**given | {name: placed(value) for name, value in options.items()})
 
     return run
 

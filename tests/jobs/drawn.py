@@ -1,12 +1,38 @@
-"""Reading and comparing the pictures that `generate` draws."""
+"""Drawing by the texts of the command line in this process; reading and comparing the images that `generate` draws."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from scedit_cli.cli.parsing import generation_config, in_options
+from scedit_cli.jobs import generate as job
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import SILENT, Reporter
+
+
+class _InOptions(Reporter):
+    """A reporter whose notes are those of the command line."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.progress = reporter.progress
+        self.note = lambda text: reporter.note(in_options(text))
+
+
+def draw(loaded=None, reporter=SILENT, **options):
+    """The result of `scedit generate` with these options, by the names of its function's parameters; messages are those
+    of the command line. A `loaded` base stands for the one that is named."""
+    try:
+        config = generation_config(options)
+        if loaded:
+            config = replace(config, base=replace(config.base, model=loaded))
+        return job.generate(**vars(config), reporter=_InOptions(reporter))
+    except SceditError as error:
+        raise type(error)(in_options(error.message, error.field), error.hint and in_options(error.hint)) from error
 
 
 def pixels(path: str | Path) -> np.ndarray:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +9,12 @@ from PIL import Image
 from scedit_cli import save_tuner, scenes
 from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner
-from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.models import loading
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
-from tests.jobs.drawn import near, settings
+from tests.jobs.drawn import draw, near, settings
 from tests.recorder import Note, Progress, Recorder
 
 
@@ -118,15 +116,15 @@ def test_scores_are_of_each_picture_and_condition(generate):
 def test_shipped_tuners_where_none_is_named(base, files, monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
     monkeypatch.setattr(scenes, "shipped_tuner", lambda kind: files / f"{kind}.safetensors")
-    request = Request(base="scenes", steps=2, conds=[f"{files}/canny.png"])
-    alone = job.generate(request, out=tmp_path / "alone.png")
-    job.generate(replace(request, tuners=[f"{files}/canny.safetensors"]), out=tmp_path / "named.png")
-    job.generate(replace(request, tuners=["style:4"]), out=tmp_path / "styled.png")
+    options = {"base": "scenes", "steps": 2, "conds": [f"{files}/canny.png"]}
+    alone = draw(**options, out=tmp_path / "alone.png")
+    draw(**options, tuners=[f"{files}/canny.safetensors"], out=tmp_path / "named.png")
+    draw(**options, tuners=["style:4"], out=tmp_path / "styled.png")
     assert alone.document()["base"] == "scenes"
     (tmp_path / "scenes").mkdir()  # such as `prepare --scenes 8 --out scenes` leaves
     monkeypatch.chdir(tmp_path)
-    job.generate(request, out=tmp_path / "beside.png")
-    job.generate(Request(), from_file=tmp_path / "beside.png", out=tmp_path / "again.png")
+    draw(**options, out=tmp_path / "beside.png")
+    draw(from_file=tmp_path / "beside.png", out=tmp_path / "again.png")
     assert near(tmp_path / "beside.png", tmp_path / "again.png")
     assert near(tmp_path / "alone.png", tmp_path / "named.png")
     assert not near(tmp_path / "alone.png", tmp_path / "styled.png")
@@ -214,7 +212,7 @@ BAD = {
     "photo without kind": ({"conds_from": ["{}/photo.png"]}, "--cond-from .*photo.png: the kind of condition"),
     "photo of unknown kind": ({"conds_from": ["cany={}/photo.png"]}, "nothing makes cany conditions"),
     "missing photo": ({"conds_from": ["canny=gone.png"]}, "--cond-from: gone.png does not exist"),
-    "score of nothing": ({"score": True}, "--score compares pictures with conditions"),
+    "score of nothing": ({"score": True}, "--score compares images with conditions"),
     "score of unknown": ({"conds": ["mine={}/photo.png"], "score": True}, "cannot be scored against mine"),
     "no pictures": ({"num": 0}, "--num is 0"),
     "no steps": ({"steps": 0}, "--steps is 0"),
@@ -253,6 +251,6 @@ def test_what_does_not_fit_the_base_is_told(generate, tmp_path, options, message
 
 def test_out_is_no_file_of_another_kind(generate, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SceditError, match="notes.txt is a file that is no picture"):
+    with pytest.raises(SceditError, match="notes.txt is a file that is no image"):
         generate(out=tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -12,14 +12,14 @@ import torch
 from scedit_cli import scenes
 from scedit_cli.core.tuners import SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.generation.config import Request
 from scedit_cli.generation.provenance import sha256
 from scedit_cli.generation.web_ui import slots_for
 from scedit_cli.jobs import generate as job
 from scedit_cli.models import loading
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
-from tests.jobs.drawn import near, same, settings
+from tests.jobs.drawn import draw, near, same, settings
 from tests.recorder import Note, Recorder
 
 COMMIT = "0a1b2c"
@@ -77,18 +77,18 @@ def test_a_shipped_tuner_is_kept_by_its_name(files, tmp_path, monkeypatch):
         shutil.copy(files / "canny.safetensors", tmp_path / place)
     monkeypatch.setattr(loading, "_EMBEDDED_FOLDER", tiny.pipeline_folder("sd15"))
     monkeypatch.setattr(scenes, "TUNERS", tmp_path / "here")
-    job.generate(Request(steps=2, conds=[f"{files}/canny.png:0.7"]), out=tmp_path / "made.png")
+    draw(steps=2, conds=[f"{files}/canny.png:0.7"], out=tmp_path / "made.png")
     kept = settings(tmp_path / "made.png")
     assert kept["tuners"] == ["canny:1.0"] and kept["files"]["canny"] == sha256(files / "canny.safetensors")
     monkeypatch.setattr(scenes, "TUNERS", tmp_path / "there")
     shutil.rmtree(tmp_path / "here")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "canny").mkdir()  # is not taken for the shipped one
-    job.generate(Request(), from_file=tmp_path / "made.png", out=tmp_path / "again.png")
+    draw(from_file=tmp_path / "made.png", out=tmp_path / "again.png")
     assert same(tmp_path / "made.png", tmp_path / "again.png") and settings(tmp_path / "again.png") == kept
     shutil.copy(files / "sibling.safetensors", tmp_path / "there" / "canny.safetensors")
     with pytest.raises(SceditError, match="canny is not the file that it was made with"):
-        job.generate(Request(), from_file=tmp_path / "made.png", out=tmp_path / "never.png")
+        draw(from_file=tmp_path / "made.png", out=tmp_path / "never.png")
 
 
 def test_a_tuner_of_the_hub_is_kept_with_its_commit(generate, hub, files):
@@ -180,8 +180,8 @@ def test_a_base_that_may_be_a_distilled_one_is_told_where_defaults_are_taken(gen
 
 def test_the_page_takes_any_base_as_an_option(base, files):
     with pytest.raises(SceditError, match="when that had other weights"):
-        slots_for([f"{files}/sibling.safetensors"], base)
-    assert [slot.name for slot in slots_for([f"{files}/sibling.safetensors"], base, any_base=True)] == ["canny"]
+        slots_for([TunerSpec(f"{files}/sibling.safetensors")], base)
+    assert [slot.name for slot in slots_for([TunerSpec(f"{files}/sibling.safetensors")], base, any_base=True)] == ["canny"]
 
 
 @pytest.mark.parametrize("scheduler", ["DPM++ SDE", "dpmpp_2m_sde", "Euler a", "DDPM", "LCM", "TCD"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +14,11 @@ from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.generation import runner
-from scedit_cli.generation.config import Request
 from scedit_cli.jobs import generate as job
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
-from tests.jobs.drawn import near, same
+from tests.jobs.drawn import draw, near, same
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +35,19 @@ def small(tmp_path_factory):
         save_tuner(tiny.trained(tuner), folder / f"{tuner.condition or 'style'}.safetensors")
         noise = torch.randint(0, 256, (64, 64, 3), generator=draw).numpy().astype(np.uint8)
         Image.fromarray(noise).save(folder / f"{tuner.condition or 'style'}.png")
-    request = Request(
-        base=base.name,
-        conds=[f"{folder}/canny.png", f"{folder}/color.png:0.7"],
-        tuners=[f"{folder}/{name}.safetensors" for name in ("canny", "color", "style")],
-        steps=2,
-        guidance=1.0,
-    )
-    return base, request
+    options = {
+        "base": base.name,
+        "conds": [f"{folder}/canny.png", f"{folder}/color.png:0.7"],
+        "tuners": [f"{folder}/{name}.safetensors" for name in ("canny", "color", "style")],
+        "steps": 2,
+        "guidance": 1.0,
+    }
+    return base, options
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_picture_is_the_eager_one(small, tmp_path, monkeypatch):
-    base, request = small
+    base, options = small
     hooked, compile_ = [], torch.nn.Module.compile
 
     def seen(module):
@@ -59,14 +57,14 @@ def test_a_compiled_picture_is_the_eager_one(small, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", seen)
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    eager = job.generate(request, out=tmp_path / "eager.png", loaded=base).images[0].path
+    eager = draw(**options, out=tmp_path / "eager.png", loaded=base).images[0].path
     assert not torch._dynamo.utils.counters["stats"]
-    made = job.generate(replace(request, compile=True), out=tmp_path / "made.png", loaded=base).images[0].path
+    made = draw(**options, compile=True, out=tmp_path / "made.png", loaded=base).images[0].path
     counted = torch._dynamo.utils.counters
     assert counted["stats"]["unique_graphs"] >= 1 and not counted["graph_break"] and counted["inductor"]
     assert near(made, eager)
     assert hooked == [True] and base.unet._compiled_call_impl is None and attached(base.unet) is None
-    bare = job.generate(Request(base=base.name, steps=2, guidance=1.0), out=tmp_path / "bare.png", loaded=base)
+    bare = draw(base=base.name, steps=2, guidance=1.0, out=tmp_path / "bare.png", loaded=base)
     assert not near(bare.images[0].path, eager)
     torch.compiler.reset()
 
@@ -74,7 +72,7 @@ def test_a_compiled_picture_is_the_eager_one(small, tmp_path, monkeypatch):
 def test_offloading_without_an_accelerator_is_told(small, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: None)
     with pytest.raises(SceditError, match="--offload: there is no accelerator"):
-        job.generate(Request(base=small[0].name, offload=True), out=tmp_path / "out")
+        draw(base=small[0].name, offload=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -89,10 +87,9 @@ def test_an_offloaded_base_waits_on_the_cpu_in_the_accelerators_precision(small,
     monkeypatch.setattr(job, "load_base", load)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: torch.device("cpu"))
     monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda self, device: asked.append(str(device)))
-    _, request = small
-    on = replace(request, offload=True)
-    plain = job.generate(replace(request, dtype="bf16"), out=tmp_path / "plain.png").images[0].path
-    made = job.generate(on, out=tmp_path / "made.png").images[0].path
+    _, options = small
+    plain = draw(**options, dtype="bf16", out=tmp_path / "plain.png").images[0].path
+    made = draw(**options, offload=True, out=tmp_path / "made.png").images[0].path
     assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.bfloat16)]
     assert asked == ["cpu"] and same(made, plain)
     assert attached(loaded[-1]["base"].unet) is None and runner.accelerator() == torch.device("cpu")

@@ -115,7 +115,7 @@ def test_networks_of_annotators_compute_where_the_base_does(generate, files, mon
     [
         ({"conds": ["{}/canny.png"], "params": ["low=5"]}, "--param: the canny condition is neither made"),
         ({"conds_from": ["canny={}/photo.png"], "params": ["color.cells=5"]}, "no color is made here"),
-        ({"conds_from": ["canny={}/photo.png"], "params": ["low=5..9"]}, "canny.low=5..9: one picture"),
+        ({"conds_from": ["canny={}/photo.png"], "params": ["low=5..9"]}, "--param canny.low=5..9: one image"),
         ({"params": ["low=5"], "tuners": []}, "--param low=5: expected KIND.NAME=VALUE"),
     ],
 )

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,54 +16,53 @@ from typer.testing import CliRunner
 
 from scedit_cli.cli import app
 from scedit_cli.generation import web_ui
-from scedit_cli.generation.config import Request
-from scedit_cli.inference.controls import open_condition
+from scedit_cli.cli.parsing import command_line
+from scedit_cli.generation.config import BaseConfig, GenerationConfig, OutputConfig, Overrides, Prompt
+from scedit_cli.inference.config import Control, SamplerConfig
+from scedit_cli.inference.controls import OpenedControl
 from scedit_cli.jobs import generate as job
-from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import parse_condition
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.recorder import Note, Recorder
 
 SLOTS = [web_ui.Slot("both.safetensors", "canny", "canny", True), web_ui.Slot("both.safetensors", "both", None, True)]
 
 
-def test_controls_become_a_request(tmp_path):
+def test_the_pages_elements_become_a_configuration(tmp_path):
     dropped = tmp_path / "drop.png"
     Image.new("L", (8, 8)).save(dropped)
     values = [(str(dropped), True, 0.5, 0.0, 0.5), (None, False, 2.0, 0.0, 1.0)]
-    chosen = ["both.safetensors"]
-    made = web_ui.request_for(Request(weighted=True), SLOTS, values, chosen, tmp_path / "out", prompts=["a"], seed="3")
-    kept = made.conds_from[0].removeprefix("canny=").removesuffix(":0.5:0-0.5")
-    assert Path(kept).parent == tmp_path / "out" / "inputs" and Path(kept).read_bytes() == dropped.read_bytes()
-    assert made == Request(
-        weighted=True, prompts=["a"], seed="3", tuners=chosen, conds=[], conds_from=[f"canny={kept}:0.5:0-0.5"],
-        scales=["both=2"],
+    chosen, given = ["both.safetensors"], GenerationConfig(sampler=SamplerConfig(weighted=True), seeds=[3])
+    made = web_ui.config_of(given, SLOTS, values, chosen, tmp_path / "out", "a", negative="fog")
+    [kept] = (tmp_path / "out" / "inputs").iterdir()
+    assert kept.read_bytes() == dropped.read_bytes()
+    assert made == replace(
+        given, prompts=[Prompt("a")], sampler=SamplerConfig(weighted=True, negative="fog"),
+        tuners=[TunerSpec("both.safetensors")], controls=[Control("canny", photo=kept, scale=0.5, end=0.5)],
+        overrides=Overrides({"both": 2.0}),
     )  # fmt: skip
-    plain = web_ui.request_for(Request(), SLOTS, [(str(dropped), False, 1.0, 0.0, 1.0), values[1]], chosen, tmp_path)
-    assert plain.conds == [f"canny={tmp_path}/inputs/{Path(kept).name}:1"]
-    given = web_ui.request_for(Request(weights="w", vae="v"), SLOTS, values, chosen, tmp_path)
-    line = web_ui.command_line(given, tmp_path)
-    assert " --weights w " in line and " --vae v " in line
-    nothing = web_ui.request_for(Request(), SLOTS, values, [], tmp_path)
-    assert nothing.said() == {}
-    assert web_ui.command_line(made, Path("my out")).endswith("--weighted --out 'my out'")
+    plain = web_ui.config_of(given, SLOTS, [(str(dropped), False, 1.0, 0.0, 1.0), values[1]], chosen, tmp_path)
+    assert plain.controls == [Control("canny", tmp_path / "inputs" / kept.name)]
+    nothing = web_ui.config_of(given, SLOTS, values, [], tmp_path)
+    assert (nothing.tuners, nothing.controls, nothing.overrides) == ([], [], Overrides())
+    assert command_line({"weighted": True}, made, Path("my out")).endswith("--scale both=2 --out 'my out'")
 
 
 def test_scales_of_tuners_that_share_no_file_stand_behind_it(tmp_path):
     slots = [web_ui.Slot(f"{run}/tuner.safetensors", "tuner", None, False) for run in ("a", "b")]
     values = [(None, False, scale, 0.0, 1.0) for scale in (0.5, 1)]
-    made = web_ui.request_for(Request(), slots, values, [slot.file for slot in slots], tmp_path)
-    assert made.said() == {"tuners": ["a/tuner.safetensors:0.5", "b/tuner.safetensors"]}
+    made = web_ui.config_of(GenerationConfig(), slots, values, [slot.file for slot in slots], tmp_path)
+    assert made.tuners == [TunerSpec("a/tuner.safetensors", 0.5), TunerSpec("b/tuner.safetensors")]
 
 
 def test_a_tuners_own_scale_is_where_its_slider_begins(base, files):
     both, style = f"{files}/both.safetensors", f"{files}/style.safetensors"
-    slots = web_ui.slots_for([f"{both}:0.8", style], base)
+    slots = web_ui.slots_for([TunerSpec(both, 0.8), TunerSpec(style)], base)
     assert [(slot.file, slot.name, slot.scale) for slot in slots] == [
         (both, "both", 0.8), (both, "canny", 0.8), (style, "style", 1.0),
     ]  # fmt: skip
     gr = pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
-    blocks = web_ui.page(Request(), base, [replace(slots[0], scale=5.0), *slots[1:]], Path("out"), lambda *_: None)
+    blocks = web_ui.page(GenerationConfig(), base, [replace(slots[0], scale=5.0), *slots[1:]], Path("out"), lambda *_: None)
     found = {b.elem_id: (b.minimum, b.value, b.maximum) for b in blocks.blocks.values() if isinstance(b, gr.Slider)}
     assert [found[f"scale-{number}"] for number in range(3)] == [(-2, 5.0, 5.0), (-2, 0.8, 3), (-2, 1.0, 3)]
 
@@ -73,26 +73,13 @@ def test_a_dropped_condition_keeps_its_transparency(base, files, tmp_path):
     lines = np.asarray(Image.open(files / "canny.png"))
     clear = np.dstack((np.full_like(lines, 255), lines))
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    slots = web_ui.slots_for([f"{files}/canny.safetensors"], base)
-    blocks = web_ui.page(Request(), base, slots, tmp_path, lambda *_: None)
+    slots = web_ui.slots_for([TunerSpec(f"{files}/canny.safetensors")], base)
+    blocks = web_ui.page(GenerationConfig(), base, slots, tmp_path, lambda *_: None)
     [drop] = [b for b in blocks.blocks.values() if isinstance(b, gr.Image) and b.elem_id == "file-0"]
     file = drop.preprocess(drop.data_model(path=str(tmp_path / "clear.png"), orig_name="clear.png"))
-    made = web_ui.request_for(Request(), slots, [(file, False, 1.0, 0.0, 1.0)], [slots[0].file], tmp_path)
-    [cond] = made.conds
-    assert np.array_equal(np.asarray(open_condition(parse_condition(cond)).picture), np.dstack([lines] * 3))
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "option"),
-    [
-        ("prompts", ["a"], "--prompt"), ("prompts_file", "p.txt", "--prompts"), ("negative", "a", "--negative"),
-        ("seed", 0, "--seed"), ("num", 2, "--num"), ("conds", ["a.png"], "--cond"), ("params", ["low=1"], "--param"),
-        ("conds_from", ["canny=a.png"], "--cond-from"), ("scales", ["a=1"], "--scale"), ("sweeps", ["a=1"], "--sweep"),
-    ],
-)  # fmt: skip
-def test_what_the_page_asks_for_itself_is_refused(tmp_path, field, value, option):
-    with pytest.raises(SceditError, match=f"^{option} has no effect on the page"):
-        job.serve(Request(**{field: value}), out=tmp_path / "out")
+    values = [(file, False, 1.0, 0.0, 1.0)]
+    [control] = web_ui.config_of(GenerationConfig(), slots, values, [slots[0].file], tmp_path).controls
+    assert np.array_equal(np.asarray(OpenedControl.of(control).image), np.dstack([lines] * 3))
 
 
 @pytest.fixture
@@ -127,9 +114,13 @@ def served(files, tmp_path, monkeypatch):
             ready.set()
 
     tuners = [f"{files}/canny.safetensors", f"{files}/style.safetensors"]
-    request = Request(base=str(tiny.pipeline_folder("sd15")), steps=2, tuners=tuners)
-    options = {"out": tmp_path / "out", "reporter": Recorder(tell), "stop": over}
-    serving = threading.Thread(target=job.serve, args=(request,), kwargs=options)
+    given = {"base": str(tiny.pipeline_folder("sd15")), "steps": 2}
+    config = GenerationConfig(
+        base=BaseConfig(given["base"]), sampler=SamplerConfig(2), out=OutputConfig(tmp_path / "out"),
+        tuners=[TunerSpec(file) for file in tuners],
+    )  # fmt: skip
+    options = {"reporter": Recorder(tell), "stop": over, "command": partial(command_line, given, out=tmp_path / "out")}
+    serving = threading.Thread(target=job.serve, args=(config,), kwargs=options)
     serving.start()
     assert ready.wait(120), "the page was not served"
     yield told[0].split(" · ")[0].removeprefix("the page is at ")

@@ -10,11 +10,11 @@ from PIL import Image
 from skimage import data
 
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.scenes import HELD_OUT_SEED
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.archives import write_tar
+from tests.preparing import prepare
 from tests.recorder import Recorder
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scedit_cli.jobs.prepare import prepare
 from tests.archives import write_tar
+from tests.preparing import prepare
 
 
 def pictures(count: int) -> dict[str, bytes]:

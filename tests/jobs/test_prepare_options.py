@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.utils.errors import SceditError
+from tests.preparing import prepare
 
 OF_SCENES = [("--seed", "seed", 3), ("--look", "look", "pastel"), ("--held-out", "held_out", True)]
 OF_PICTURES = [

@@ -46,7 +46,7 @@ def folder(tmp_path):
 def answer(base):
     """What the U-Net says about a prompt: all of its weights and the text encoder's take part."""
     draw = torch.Generator().manual_seed(0)
-    text = base.unet_arguments(base.encode_prompts(["a red cube"]), 64, 64)
+    text = tiny.aligned(base).unet_arguments(base.encode_prompts(["a red cube"]), 64, 64)
     with torch.no_grad():
         noise = base.unet(torch.randn(1, 4, 8, 8, generator=draw), 500, **text).sample
         return noise, base.decode(torch.randn(1, 4, 8, 8, generator=draw))

@@ -184,7 +184,7 @@ def test_karras_noise_levels_that_begin_alike_start_with_the_first():
         ("DDIM:prediction_type=sample", "prediction_type is sample, and the base was trained with epsilon"),
         ("DDIM:num_train_timesteps=500", "num_train_timesteps is 500"),
         ("UniPCMultistep:use_flow_sigmas=true", "use_flow_sigmas is True"),
-        ("DPMSolverSDE:noise_sampler_seed=3", "the noise of an image follows its --seed"),
+        ("DPMSolverSDE:noise_sampler_seed=3", "the noise of an image follows its `seed`"),
         ("DPMSolverSDE:beta_schedule=odd", "odd"),
         ("EulerDiscrete:use_karras_sigmas=yes", "use_karras_sigmas is 'yes'"),
         ("DPMSolverMultistep:solver_order=two", "solver_order is 'two'"),
@@ -264,9 +264,11 @@ def test_each_number_of_steps_makes_as_many_valid_timesteps(name, spacing):
     if name in ("LCM", "TCD"):
         numbers = range(1, 51)
     elif name in ("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE"):  # they loop over their timesteps
-        numbers = sorted({1, 2, 3, 4, 5, 7, 10, 16, 20, 25, 30, 50, 64, 100, 150, *_ONE_TOO_MANY[:9]})
+        numbers = [1, 2, 3, 4, 5, 7, 10, 16, 20, 30, 50, *_ONE_TOO_MANY[:3]]
+    elif name in ("DDIM", "EulerDiscrete") and spacing == "trailing":
+        numbers = range(1, 999)
     else:
-        numbers = range(1, 999) if spacing == "trailing" else [*range(1, 60), *range(60, 999, 13)]
+        numbers = sorted({*range(1, 60), *range(60, 999, 13), *_ONE_TOO_MANY})
     options = {"timestep_spacing": spacing, "steps_offset": 1 if spacing == "leading" else 0}
     made = scheduler_like(euler(**options), "PLMS" if name == "PNDM" else name)
     theirs = getattr(diffusers, f"{name}Scheduler").from_config(made.config)
@@ -297,15 +299,15 @@ def test_each_number_of_steps_makes_as_many_valid_timesteps(name, spacing):
         {**ZERO_SNR, "timestep_spacing": "leading", "steps_offset": 1},
     ],
 )
-@pytest.mark.parametrize("steps", [1, 2, 4, 20, 61])
-def test_each_sampler_can_be_sampled(options, steps):
+def test_each_sampler_can_be_sampled(options):
     for name in SAMPLERS[BETAS]:
-        if name in ("LCM", "TCD") and steps > 50 or name == "PNDM" and steps < 4:
-            continue
         zero = "rescale_betas_zero_snr"
         if zero in options and zero not in schedulers._parameters(getattr(diffusers, f"{name}Scheduler")):
             continue
-        check_steps(scheduler_like(euler(**options), name), steps, name)
+        made = scheduler_like(euler(**options), name)  # takes long to make for some
+        for steps in (1, 2, 4, 20, 61):
+            if not (name in ("LCM", "TCD") and steps > 50 or name == "PNDM" and steps < 4):
+                check_steps(made, steps, name)
 
 
 def test_checking_steps_draws_from_nobody_elses_generator():

@@ -35,7 +35,7 @@ def test_what_a_key_takes_is_what_the_schema_checks() -> None:
     [("train.stesp", "train.steps"), ("seed", "data.seed or train.seed"), ("trian", "train"), ("look", "data.look")],
 )
 def test_an_unknown_key_is_told_with_a_guess(name: str, meant: str) -> None:
-    with pytest.raises(SceditError, match=f"--explain {name}: .*did you mean {meant}") as caught:
+    with pytest.raises(SceditError, match=f"`explain` {name}: .*did you mean {meant}") as caught:
         explain(name)
     assert all(section in caught.value.hint for section in Recipe.model_fields)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scedit_cli.cli.train import settings
 from scedit_cli.recipe import load_recipe
 from scedit_cli.utils.errors import SceditError
 
@@ -27,7 +28,7 @@ def test_keys_of_the_heir_win_and_the_others_are_inherited(tmp_path: Path) -> No
     assert (recipe.train.steps, recipe.train.warmup, recipe.samples.count) == (7, 2, 1)
     assert recipe.train.learning_rate == canny.train.learning_rate == 3e-3, "the default is 1e-3"
     assert (recipe.tuner, recipe.data, recipe.name) == (canny.tuner, canny.data, "mine")
-    assert load_recipe(mine, ["train.steps=9"]).train.steps == 9
+    assert load_recipe(mine, settings(["train.steps=9"])).train.steps == 9
 
 
 def test_a_file_beside_it_comes_before_the_built_in_and_the_working_folder(

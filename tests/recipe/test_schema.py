@@ -8,8 +8,10 @@ from typing import get_args
 
 import pytest
 
+from scedit_cli.cli.train import settings
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.utils.errors import SceditError
+from tests.preparing import as_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,8 +106,8 @@ def keys(recipe: Recipe) -> dict[str, object]:
 
 
 def refusal(overrides: list[str], name: str = "canny") -> SceditError:
-    with pytest.raises(SceditError) as caught:
-        load_recipe(name, overrides)
+    with pytest.raises(SceditError) as caught, as_options():
+        load_recipe(name, settings(overrides))
     assert caught.value.exit_code == 2
     return caught.value
 
@@ -134,26 +136,26 @@ def test_a_run_folders_recipe_is_called_after_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [key for key in CHANGED if key not in UNSETTABLE])
 def test_set_reaches_every_key(key: str) -> None:
     value = CHANGED[key]
-    recipe = load_recipe("canny", [f"{key}={str(value).lower() if isinstance(value, bool) else value}"])
+    recipe = load_recipe("canny", settings([f"{key}={str(value).lower() if isinstance(value, bool) else value}"]))
     assert keys(recipe)[key] == CHANGED[key]
 
 
 def test_texts_that_no_terminal_shows_are_read_back() -> None:
-    recipe = load_recipe("canny", ["samples.prompts=['a\x80b\u202ec\td']"])
+    recipe = load_recipe("canny", settings(["samples.prompts=['a\x80b\u202ec\td']"]))
     assert recipe.to_toml().replace("\n", "").isprintable()
     assert Recipe.from_dict(tomllib.loads(recipe.to_toml())).samples.prompts == ["a\x80b\u202ec\td"]
 
 
 def test_set_takes_toml_and_plain_text() -> None:
     overrides = ['samples.prompts=["a", "b = c"]', "tuner.condition = hed", "train.learning_rate=1e-4"]
-    recipe = load_recipe("canny", overrides)
+    recipe = load_recipe("canny", settings(overrides))
     assert recipe.samples.prompts == ["a", "b = c"]
     assert recipe.tuner.condition == "hed"
     assert recipe.train.learning_rate == 1e-4
-    options = load_recipe("canny", ["train.optimizer_options.betas=[0.5, 0.6]"]).train.optimizer_options
+    options = load_recipe("canny", settings(["train.optimizer_options.betas=[0.5, 0.6]"])).train.optimizer_options
     assert options == {"betas": [0.5, 0.6]}
-    assert load_recipe("canny", ["data.path=2024-01-31"]).data.path == "2024-01-31"
-    assert load_recipe("canny", ["train.steps=3", "train.steps=4"]).train.steps == 4
+    assert load_recipe("canny", settings(["data.path=2024-01-31"])).data.path == "2024-01-31"
+    assert load_recipe("canny", settings(["train.steps=3", "train.steps=4"])).train.steps == 4
 
 
 @pytest.mark.parametrize("override", ["train.steps", "steps=3", "=3", "train.=3", "train.steps.more=3"])
@@ -275,7 +277,7 @@ def test_the_parts_of_a_recipe_must_agree() -> None:
 
 
 def test_what_is_made_while_training_is_what_the_tuner_takes() -> None:
-    assert load_recipe("canny", ['data.make=["canny"]', 'data.params=["low=50..90"]']).data.make == ["canny"]
+    assert load_recipe("canny", settings(['data.make=["canny"]', 'data.params=["low=50..90"]'])).data.make == ["canny"]
     assert "data.make: color is made for nobody; the tuner takes canny" in refusal(['data.make=["color"]']).message
     assert "data.make: an sc tuner takes no hint" in refusal(['data.make=["canny"]'], "style").message
     assert "data.params: settings of nothing" in refusal(['data.params=["low=50"]']).message
@@ -315,14 +317,14 @@ def test_relative_paths_are_resolved_where_they_exist(tmp_path: Path, monkeypatc
     for folder in ("photos", "base", "vae", "scenes"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe("canny", ["data.path=photos", "base.model=base", "base.vae=vae"])
+    recipe = load_recipe("canny", settings(["data.path=photos", "base.model=base", "base.vae=vae"]))
     found = (recipe.data.path, recipe.base.model, recipe.base.vae)
     assert found == tuple(str(tmp_path / name) for name in ("photos", "base", "vae"))
-    assert load_recipe("canny", ["data.path=photos", "base.model=some/hub-id"]).base.model == "some/hub-id"
+    assert load_recipe("canny", settings(["data.path=photos", "base.model=some/hub-id"])).base.model == "some/hub-id"
     assert load_recipe("canny").base.model == "scenes", "the embedded base, not the folder of that name"
-    assert load_recipe("canny", ["data.path=scenes"]).data.path == str(tmp_path / "scenes")
+    assert load_recipe("canny", settings(["data.path=scenes"])).data.path == str(tmp_path / "scenes")
     for letters in (300, 5000):
-        assert load_recipe("canny", [f"data.path={'x' * letters}"]).data.path == "x" * letters
+        assert load_recipe("canny", settings([f"data.path={'x' * letters}"])).data.path == "x" * letters
 
 
 def test_what_the_scenes_say_is_said_alike() -> None:

@@ -10,9 +10,8 @@ from scedit_cli.data.dataset import Dataset, open_dataset, row_of, write_rows
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.models.base import Base, load_base
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import builders
 from scedit_cli.training.trainer import Trainer
-from tests import tiny
+from tests import by_recipe, tiny
 
 PICTURES, BATCH = 6, 4  # an epoch ends in the middle of the second batch
 
@@ -61,7 +60,7 @@ def make_trainer(base, dataset, cache) -> Callable[..., Trainer]:
             "train": plain | options,
         }
         recipe = Recipe.from_dict(sections)
-        tuner = builders.fresh_tuner(recipe, base)
+        tuner = by_recipe.fresh_tuner(recipe, base)
         return Trainer(base, tuner, cache, recipe.train, recipe.data)
 
     return make

@@ -48,13 +48,6 @@ def test_the_cache_is_where_users_expect_it(monkeypatch):
     assert datasets.cache_folder() == Path.home() / ".cache" / "scedit"
 
 
-def test_parts_are_told_as_a_whole():
-    told = []
-    for part in (0, 1):
-        datasets.part_of(lambda *step: told.append(step), part, 2)(3, 3)
-    assert told == [(3, 6), (6, 6)] and datasets.part_of(None, 0, 2) is None
-
-
 def test_shards_that_are_written_again_are_read_again(tmp_path):
     """At the same size: tar files are padded to whole blocks."""
     kept = []

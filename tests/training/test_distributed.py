@@ -18,9 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scedit_cli.cli.train import settings
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe, load_recipe
-from scedit_cli.training.distributed import Processes
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
@@ -79,11 +80,11 @@ def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
     (checkpoint,) = (run / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step-"))
     assert step == len(logged(run)) and f"goes on from step {step}" in error["hint"]
-    resumed = job.train(load_recipe(recipe, [f"train.steps={step + 1}"]), out=run, resume=True)
+    resumed = job.train(load_recipe(recipe, settings([f"train.steps={step + 1}"])), out=run, resume=True)
     assert (resumed.resumed_at, resumed.steps) == (step, step + 1)
 
     whole = tmp_path / "whole"
-    job.train(load_recipe(recipe, [f"train.steps={step + 1}"]), out=whole)
+    job.train(load_recipe(recipe, settings([f"train.steps={step + 1}"])), out=whole)
     a, b = (load_file(folder / "tuner.safetensors") for folder in (run, whole))
     assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
 
@@ -109,7 +110,7 @@ def test_only_what_the_libraries_below_say_means_that_another_is_gone():
 def test_a_base_that_is_spread_over_processes_learns_the_same(recipe, tmp_path):
     """By accelerate's FSDP2 configuration; with samples and a held-out loss, in which all processes must take part."""
     sets = ["samples.every=3", "samples.count=1", "samples.steps=1", "train.steps=3"]
-    alone = job.train(load_recipe(recipe, sets), out=tmp_path / "one")
+    alone = job.train(load_recipe(recipe, settings(sets)), out=tmp_path / "one")
     document, told = by_two(recipe, tmp_path / "two", sets, (*ACCELERATE, "--use_fsdp", "--fsdp_version=2"))
     assert "2 processes, each with a part of the base" in told
     assert document["validation_loss"] == pytest.approx(alone.validation_loss, rel=1e-5)

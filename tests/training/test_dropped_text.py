@@ -16,9 +16,8 @@ from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import load_base
 from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import builders
 from scedit_cli.training.trainer import Trainer
-from tests import tiny
+from tests import by_recipe, tiny
 
 BASES = ("sd15", "sd21", "sdxl", "sdxl without zeros")
 
@@ -62,7 +61,7 @@ def trainer(base, dataset):
                 "train": {"steps": 2, "batch_size": 2, "learning_rate": 0.01},
             }
         )
-        return Trainer(base, builders.fresh_tuner(recipe, base), cache, recipe.train, recipe.data)
+        return Trainer(base, by_recipe.fresh_tuner(recipe, base), cache, recipe.train, recipe.data)
 
     return make
 
@@ -123,7 +122,7 @@ def test_a_base_of_edm_with_statistics_learns(dataset, tmp_path):
             "train": {"steps": 30, "batch_size": 6, "learning_rate": 0.02, "precision": "fp32"},
         }
     )
-    tuner = builders.fresh_tuner(recipe, base)
+    tuner = by_recipe.fresh_tuner(recipe, base)
     times = []
     handle = base.unet.register_forward_pre_hook(lambda unet, args: times.extend(args[1].tolist()))
     with Trainer(base, tuner, cache_latents_and_text(dataset, base), recipe.train, recipe.data) as training:

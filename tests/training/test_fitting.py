@@ -13,6 +13,7 @@ from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import fitting, memory
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
@@ -71,10 +72,10 @@ def _no_card_is_needed(monkeypatch, forecasts):
     of_device, made = memory._state_bytes, fitting.forecast
     monkeypatch.setattr(memory, "_state_bytes", lambda options, shape, _: of_device(options, shape, torch.device("cpu")))
 
-    def once(recipe, base, *others):
-        key = recipe.to_toml(), base.device
+    def once(base, options, train, *others):
+        key = train.model_dump_json(), base.device, others[-1]
         if key not in forecasts:
-            forecasts[key] = made(recipe, base, *others)
+            forecasts[key] = made(base, options, train, *others)
         return forecasts[key]
 
     monkeypatch.setattr(fitting, "forecast", once)
@@ -82,7 +83,12 @@ def _no_card_is_needed(monkeypatch, forecasts):
 
 def ladder(monkeypatch, recipe, base, cache, here: int) -> fitting.Ladder:
     monkeypatch.setattr(fitting, "memory_of", lambda device: here)
-    return fitting.least_change(fitting.as_plain(recipe), base, cache)
+    return fitting.least_change(base, recipe.tuner, recipe.train, recipe.data, cache)
+
+
+def forecast(recipe, base, cache, settings):
+    train, storage = fitting.changed(recipe.train, settings), settings.get("base.quantize", "none")
+    return fitting.forecast(base, recipe.tuner, train, recipe.data, cache, Processes(), False, storage)
 
 
 def test_rungs_go_from_plain_to_four_bits_each_with_less_memory(monkeypatch, recipe, base, cache):
@@ -92,8 +98,8 @@ def test_rungs_go_from_plain_to_four_bits_each_with_less_memory(monkeypatch, rec
     least = re.search(r": (.*) needs", told.value.message)[1]
     assert "train.offload=encoder" in least and "base.quantize=int4" in least and "that works on" in told.value.hint
     needed = []
-    for settings in fitting._rungs(recipe, "cuda", fitting.Processes()):
-        needed.append((settings, fitting.forecast(fitting._changed(recipe, settings), card, cache)))
+    for settings in fitting._rungs(2, "cuda", Processes()):
+        needed.append((settings, forecast(recipe, card, cache, settings)))
     names = [[*settings.values()] for settings, _ in needed]
     assert names == [
         ["plain"], ["lean"], ["checkpoint"], ["checkpoint", 1], ["checkpoint", 1, "encoder"],
@@ -111,7 +117,7 @@ def test_rungs_go_from_plain_to_four_bits_each_with_less_memory(monkeypatch, rec
 
 def test_the_first_that_fits_ends_the_search(monkeypatch, recipe, base, cache):
     card = OnCard(base)
-    lean = fitting.forecast(fitting._changed(recipe, {"train.memory": "lean"}), card, cache)
+    lean = forecast(recipe, card, cache, {"train.memory": "lean"})
     found = ladder(monkeypatch, recipe, card, cache, lean.total + fitting.CONTEXT)
     assert found.document()["fit"]["train.memory"] == "lean" and [each.fits for each in found.rungs] == [False, True]
     rows = found.summary()
@@ -119,6 +125,6 @@ def test_the_first_that_fits_ends_the_search(monkeypatch, recipe, base, cache):
     assert ladder(monkeypatch, recipe, card, cache, 2**40).document()["fit"] == {"train.memory": "plain"}
 
 
-def test_a_cpu_has_nothing_to_offload_from(recipe):
-    rungs = [*fitting._rungs(recipe, "cpu", fitting.Processes())]
+def test_a_cpu_has_nothing_to_offload_from():
+    rungs = [*fitting._rungs(2, "cpu", Processes())]
     assert not any("train.offload" in rung for rung in rungs) and rungs[-1]["base.quantize"] == "int4"

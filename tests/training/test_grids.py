@@ -14,7 +14,8 @@ from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.annotation import digest_of, record_of, save_condition
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import builders, sample_grids
+from scedit_cli.training import sample_grids
+from tests import by_recipe
 
 PICTURES = 3
 
@@ -52,7 +53,7 @@ def followed(base, monkeypatch) -> Callable[[Recipe], list[float]]:
     """How photos that a perfect tuner would draw follow their conditions."""
 
     def measure(wanted: Recipe) -> list[float]:
-        shown = builders.examples(wanted, open_dataset(wanted.data.path))
+        shown = by_recipe.examples(wanted, open_dataset(wanted.data.path))
         drawn, seen = [each.image for each in shown], []
         monkeypatch.setattr(sample_grids, "sample", lambda *args, **options: drawn)
         monkeypatch.setattr(sample_grids.conditions, "control_score", lambda with_, *bounds: seen.append(with_))
@@ -77,7 +78,7 @@ def test_conditions_of_a_network_that_weighs_are_not_scored(base, folder, monkey
         record = {"kind": "depth", "annotator": "midas", "parameters": {}}
         save_condition(Image.open(file), folder / "conditions/depth" / file.name, record)
     write_rows(folder, [row_of(f"{number}.png", "", ("depth",)) for number in range(PICTURES)])
-    shown = builders.examples(recipe(folder, "depth"), open_dataset(folder))
+    shown = by_recipe.examples(recipe(folder, "depth"), open_dataset(folder))
     monkeypatch.setattr(sample_grids, "sample", lambda *args, **options: [each.image for each in shown])
     drawn = sample_grids.SampleGrids(base, shown, recipe(folder).samples)
     drawn.draw(SimpleNamespace(scales=1.0))
@@ -89,5 +90,5 @@ def test_conditions_whose_alpha_counts_keep_it(folder):
     for number in range(PICTURES):
         Image.new("RGBA", (64, 64), (200, 100, 0, 9)).save(folder / "conditions/inpaint" / f"{number}.png")
     write_rows(folder, [row_of(f"{number}.png", "", ("inpaint",)) for number in range(PICTURES)])
-    shown = builders.examples(recipe(folder, "inpaint"), open_dataset(folder))
+    shown = by_recipe.examples(recipe(folder, "inpaint"), open_dataset(folder))
     assert {each.conditions["inpaint"].getpixel((0, 0)) for each in shown} == {(200, 100, 0, 9)}

@@ -12,13 +12,11 @@ from scedit_cli.data.scenes import write_scenes
 from scedit_cli.models import quantization
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import builders
-from scedit_cli.training.distributed import Processes
-from scedit_cli.training.memory import forecast
 from scedit_cli.training.memory_tracker import LiveStorages
 from scedit_cli.training.trainer import Trainer
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
-from tests import tiny
+from tests import by_recipe, tiny
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +64,9 @@ def test_it_is_what_a_real_step_holds(base, data, cache, train, quantize):
         base = load_base(tiny.pipeline_folder("sd21"))
         _ = base.fingerprint, base.parameter_count
         quantization.quantize(base.unet, quantize)
-    foreseen = forecast(wanted, base, cache).peak
+    foreseen = by_recipe.forecast(wanted, base, cache).peak
     assert foreseen.pop("others") > 50 * 2**20, "Python and its libraries"
-    tuner = builders.fresh_tuner(wanted, base)
+    tuner = by_recipe.fresh_tuner(wanted, base)
     with Trainer(base, tuner, cache, wanted.train, wanted.data) as trainer:
         trainer.advance()
         learned = [*tuner.parameters(), *(trainer.average.shadow_params if trainer.average else ())]
@@ -87,7 +85,7 @@ def test_it_is_what_a_real_step_holds(base, data, cache, train, quantize):
 
 def test_a_process_needs_what_its_share_does(base, data, cache):
     shares = [
-        forecast(recipe(data, batch_size=count), base, cache, processes).peak["activations"]
+        by_recipe.forecast(recipe(data, batch_size=count), base, cache, processes).peak["activations"]
         for count, processes in ((2, Processes()), (4, Processes(0, 2)), (4, Processes()))
     ]
     assert shares[0] == shares[1] < shares[2]
@@ -97,12 +95,12 @@ def test_what_cannot_be_told_says_why(base, data, cache, monkeypatch):
     wanted = recipe(data)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(SceditError, match="a part of the base"):
-        forecast(wanted, base, cache, Processes(0, 2))
+        by_recipe.forecast(wanted, base, cache, Processes(0, 2))
 
 
 def test_nothing_is_left_on_the_base(base, data, cache):
     before, state = torch.get_rng_state(), dict(vars(base.unet))
     unet = base.unet
-    forecast(recipe(data), base, cache)
+    by_recipe.forecast(recipe(data), base, cache)
     assert base.unet is unet and dict(vars(unet)) == state and torch.equal(torch.get_rng_state(), before)
     assert all(type(weight) is torch.nn.Parameter for weight in unet.parameters())

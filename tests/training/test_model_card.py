@@ -3,14 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 
 from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
-from scedit_cli.training.model_card import _LICENCES, check_hub, upload, write_card
+from scedit_cli.training.model_card import _LICENCES
 from scedit_cli.training.run_folder import RunFolder
-from scedit_cli.utils.errors import SceditError, WorkFailed
+from tests import by_recipe
 
 RECIPE = Recipe.from_dict(
     {"base": {"model": "some/base"}, "tuner": {"kind": "csc", "condition": "canny"}, "data": {"path": "dataset"}}
@@ -22,7 +21,7 @@ def test_the_card_says_what_the_hub_asks_for(base, tmp_path):
     run.samples.mkdir()
     for step in (200, 400):
         (run.samples / f"step-{step:06d}.png").touch()
-    write_card(run, RECIPE, base, {"run": "runs/canny", "steps": "600 in 1:00 min"}, 0.75)
+    by_recipe.write_card(run, RECIPE, base, {"run": "runs/canny", "steps": "600 in 1:00 min"}, 0.75)
     card = ModelCard.load(run.card)
     assert card.data.license == "other" and card.data.pipeline_tag == "image-to-image"
     assert {"scedit", "csc-tuner", "canny"} <= set(card.data.tags)
@@ -44,7 +43,7 @@ def test_the_card_says_what_the_hub_asks_for(base, tmp_path):
     ],
 )
 def test_the_licence_is_that_of_a_base_known_by_name(base, tmp_path, name, licence):
-    write_card(RunFolder(tmp_path), RECIPE, replace(base, name=name), {}, None)
+    by_recipe.write_card(RunFolder(tmp_path), RECIPE, replace(base, name=name), {}, None)
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.license == licence and data.base_model == (None if name == "scenes" else name)
 
@@ -56,7 +55,7 @@ def test_every_built_in_base_is_known_by_name():
 def test_a_card_shows_no_folders_of_this_machine(base, tmp_path):
     mine = {"model": base.name, "vae": "/home/me/vae"}
     recipe = Recipe.from_dict({"base": mine, "tuner": {"kind": "sc"}, "data": {"path": "/home/me/cats"}})
-    write_card(RunFolder(tmp_path), recipe, base, {}, None)
+    by_recipe.write_card(RunFolder(tmp_path), recipe, base, {}, None)
     card = ModelCard.load(tmp_path / "README.md")
     folder = Path(base.name)
     assert str(folder.parent) not in card.content and "/home/me" not in card.content
@@ -66,60 +65,7 @@ def test_a_card_shows_no_folders_of_this_machine(base, tmp_path):
 
 def test_a_card_without_score_and_samples(base, tmp_path):
     style = Recipe.from_dict({"tuner": {"kind": "sc"}})
-    write_card(RunFolder(tmp_path), style, base, {}, None)
+    by_recipe.write_card(RunFolder(tmp_path), style, base, {}, None)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.pipeline_tag == "text-to-image" and not card.data.eval_results
     assert "samples/" not in card.content and "--cond" not in card.content
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that takes everything, and what it was given."""
-    given = {}
-
-    class Hub:
-        def whoami(self):
-            given["asked"] = True
-
-        def create_repo(self, repository, exist_ok):
-            return f"https://hub/{repository}"
-
-        def upload_folder(self, **arguments):
-            if "error" in given:
-                raise given["error"]
-            given.update(arguments)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    return given
-
-
-def test_uploading_takes_what_others_need(hub, tmp_path):
-    assert upload(RunFolder(tmp_path), "me/canny") == "https://hub/me/canny"
-    assert hub["repo_id"] == "me/canny" and hub["folder_path"] == tmp_path
-    assert {"tuner.safetensors", "README.md", "recipe.toml"} <= set(hub["allow_patterns"])
-    for gone in (ConnectionError("no route"), huggingface_hub.errors.HTTPError("no route")):
-        hub["error"] = gone
-        with pytest.raises(WorkFailed, match="could not be uploaded to me/canny: no route"):
-            upload(RunFolder(tmp_path), "me/canny")
-
-
-def test_who_cannot_upload_is_told_before_training(hub, monkeypatch):
-    check_hub("me/canny")
-    assert hub["asked"]
-    with pytest.raises(SceditError, match="--push-to-hub me/can ny"):
-        check_hub("me/can ny")
-
-    def refuse(self):
-        raise huggingface_hub.errors.LocalTokenNotFoundError("no token")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", refuse)
-    with pytest.raises(SceditError, match="not logged in") as refused:
-        check_hub("me/canny")
-    assert refused.value.hint == "hf auth login"
-
-    def lost(self):
-        raise huggingface_hub.errors.HTTPError("no route")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lost)
-    with pytest.raises(SceditError, match=r"the hub cannot be reached \(no route\)"):
-        check_hub("me/canny")

@@ -65,7 +65,7 @@ def recipe(**train) -> Recipe:
 def test_zero_terminal_snr_reaches_training_and_samples(family):
     base = load_base(tiny.pipeline_folder(family))
     betas = base.scheduler.betas
-    base = builders._taught(base, recipe(prediction="v_prediction", zero_terminal_snr=True).train)
+    base = builders.with_prediction(base, recipe(prediction="v_prediction", zero_terminal_snr=True).train)
     alphas = Objective(base, TrainSection()).alphas
     assert alphas[-1] == 0 and torch.allclose(alphas, (1 - rescale_zero_terminal_snr(betas)).cumprod(0))
     assert base.prediction_type == "v_prediction"
@@ -75,10 +75,10 @@ def test_zero_terminal_snr_reaches_training_and_samples(family):
 
 def test_a_base_learns_what_the_recipe_says():
     base = load_base(tiny.pipeline_folder("sd15"))
-    assert builders._taught(base, recipe().train) is base and base.prediction_type == "epsilon"
+    assert builders.with_prediction(base, recipe().train) is base and base.prediction_type == "epsilon"
     with pytest.raises(SceditError, match="predicts epsilon, of which pure noise tells nothing"):
-        builders._taught(base, recipe(zero_terminal_snr=True).train)
-    base = builders._taught(base, recipe(prediction="sample").train)
+        builders.with_prediction(base, recipe(zero_terminal_snr=True).train)
+    base = builders.with_prediction(base, recipe(prediction="sample").train)
     asked = Objective(base, TrainSection()).ask(LATENTS, draws())
     losses = Objective(base, TrainSection()).losses(torch.zeros_like(LATENTS), asked)
     assert torch.allclose(losses, LATENTS.square().flatten(1).mean(1))
@@ -187,7 +187,7 @@ def test_a_base_of_eulers_continuous_levels_is_told_those():
     answer = alphas.sqrt() * asked.noise - (1 - alphas).sqrt() * LATENTS
     assert Objective(base, TrainSection()).plain_losses(answer, asked).max() < 1e-8
     with pytest.raises(SceditError, match="its noise levels are continuous"):
-        builders._taught(base, recipe(zero_terminal_snr=True).train)
+        builders.with_prediction(base, recipe(zero_terminal_snr=True).train)
     with pytest.raises(SceditError, match="a prediction of epsilon is not for those"):  # Euler would tell it timesteps
         base.rescheduled("epsilon")
 
@@ -196,7 +196,7 @@ def test_a_base_of_edm_keeps_its_noise():
     base = load_base(tiny.pipeline_folder("sdxl"))
     base._loaded.register_modules(scheduler=EDM["cosxl"])
     with pytest.raises(SceditError, match="continuous, as EDM's, and zero-terminal-SNR noise is not for those"):
-        builders._taught(base, recipe(zero_terminal_snr=True).train)
+        builders.with_prediction(base, recipe(zero_terminal_snr=True).train)
     with pytest.raises(SceditError, match="a prediction of sample is not for those"):
-        builders._taught(base, recipe(prediction="sample").train)
-    assert builders._taught(base, recipe().train) is base
+        builders.with_prediction(base, recipe(prediction="sample").train)
+    assert builders.with_prediction(base, recipe().train) is base

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import builders
 from scedit_cli.utils.errors import SceditError
-from tests import tiny
+from tests import by_recipe, tiny
 
 
 def _recipe(family: str, folder: Path | None = None, **samples) -> Recipe:
@@ -24,12 +23,12 @@ def _recipe(family: str, folder: Path | None = None, **samples) -> Recipe:
 @pytest.mark.parametrize(("family", "steps"), [("lcm", 60), ("sd21", 1000)])
 def test_steps_that_the_grids_cannot_have_are_told_before_training(family, steps):
     with pytest.raises(SceditError, match=f"samples.steps is {steps}: scheduler .* cannot take {steps} steps"):
-        builders.open_base(_recipe(family, steps=steps))
+        by_recipe.open_base(_recipe(family, steps=steps))
 
 
 def test_grids_that_are_not_drawn_need_no_steps():
-    assert builders.open_base(_recipe("lcm", steps=60, every=0)).family == "sd15"
-    assert builders.open_base(_recipe("lcm", steps=50)).family == "sd15"
+    assert by_recipe.open_base(_recipe("lcm", steps=60, every=0)).family == "sd15"
+    assert by_recipe.open_base(_recipe("lcm", steps=50)).family == "sd15"
 
 
 @pytest.mark.parametrize(
@@ -42,5 +41,5 @@ def test_a_base_whose_weights_are_not_numbers_is_told_before_training(tmp_path, 
     next(iter(weights.values())).view(-1)[0] = value
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(SceditError, match=f"base {folder}: .* of its {part} holds values that are not numbers") as told:
-        builders.open_base(_recipe("sd15", folder))
+        by_recipe.open_base(_recipe("sd15", folder))
     assert told.value.exit_code == 2

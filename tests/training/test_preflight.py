@@ -6,17 +6,17 @@ import pytest
 from diffusers import ControlNetModel
 
 from scedit_cli.recipe import Recipe
-from scedit_cli.training.builders import fresh_tuner
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.preflight import controlnet_parameters, duration, look_ahead, scarce_sizes
+from scedit_cli.utils.distributed import Processes
+from tests import by_recipe
 
 
 def test_it_tells_what_will_be_trained(base):
     options = {"steps": 60, "batch_size": 4, "micro_batch_size": 2}
     sections = {"tuner": {"kind": "csc", "condition": "canny"}, "train": options}
     recipe = Recipe.from_dict(sections)
-    tuner = fresh_tuner(recipe, base)
-    ahead = look_ahead(recipe, base, tuner, 24, 3, Processes(0, 2))
+    tuner = by_recipe.fresh_tuner(recipe, base)
+    ahead = look_ahead(recipe.train, base, tuner, 24, 3, Processes(0, 2))
     count = sum(each.numel() for each in tuner.parameters())
     controlnet = sum(each.numel() for each in ControlNetModel.from_unet(base.unet).parameters())
     assert ahead.trainable_parameters == count and controlnet_parameters(base.unet) == controlnet
@@ -33,7 +33,7 @@ def test_pictures_that_come_again_within_a_batch_are_told(base):
     assert scarce_sizes([0, 0, 0, 0, 1, 2, 2], 4) == 2
 
     def row(*pictures) -> str:
-        return dict(look_ahead(recipe, base, fresh_tuner(recipe, base), *pictures).summary())["data"]
+        return dict(look_ahead(recipe.train, base, by_recipe.fresh_tuner(recipe, base), *pictures).summary())["data"]
 
     again = "comes several times in a batch, each time with another noise"
     assert row(3, 0, Processes(), None, 1) == f"3 pictures; fewer than a batch of 4, so each {again}"
@@ -44,7 +44,7 @@ def test_pictures_that_come_again_within_a_batch_are_told(base):
 def test_a_warm_up_that_does_not_end_is_told(base):
     def row(**train) -> str:
         recipe = Recipe.from_dict({"tuner": {"kind": "sc"}, "train": train})
-        return dict(look_ahead(recipe, base, fresh_tuner(recipe, base), 24, 0, Processes()).summary())["steps"]
+        return dict(look_ahead(recipe.train, base, by_recipe.fresh_tuner(recipe, base), 24, 0, Processes()).summary())["steps"]
 
     assert row(steps=20, warmup=500).endswith("; train.warmup is 500: the learning rate is never reached")
     assert row(steps=20, warmup=19).endswith(" epochs")
@@ -52,7 +52,7 @@ def test_a_warm_up_that_does_not_end_is_told(base):
 
 def test_memory_is_told_beside_what_is_here(base):
     recipe = Recipe.from_dict({"tuner": {"kind": "sc"}})
-    ahead = look_ahead(recipe, base, fresh_tuner(recipe, base), 24, 0, Processes())
+    ahead = look_ahead(recipe.train, base, by_recipe.fresh_tuner(recipe, base), 24, 0, Processes())
 
     def row(**changes) -> str:
         return dict(replace(ahead, **changes).summary())["memory"]

@@ -48,7 +48,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_told_otherwise():
     begin("mine")
     with pytest.raises(SceditError, match="already holds a run") as refused:
         choose_run("canny", "mine")
-    assert "--resume" in refused.value.hint and "--overwrite" in refused.value.hint
+    assert "`resume`" in refused.value.hint and "`overwrite`" in refused.value.hint
     for told in ("resume", "overwrite"):
         assert choose_run("canny", "mine", **{told: True}).folder == Path("mine")
     with pytest.raises(SceditError, match="give one of them"):

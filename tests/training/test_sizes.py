@@ -13,11 +13,11 @@ from scedit_cli.recipe import Recipe, ValidationSection
 from scedit_cli.training import builders
 from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
 from scedit_cli.training.datasets import check_dataset
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
-from tests import tiny
+from tests import by_recipe, tiny
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def make(xl, mixed):
         }
     )
     cache = cache_latents_and_text(mixed, xl, ["canny"])
-    return lambda: Trainer(xl, builders.fresh_tuner(recipe, xl), cache, recipe.train, recipe.data, pictures=range(6))
+    return lambda: Trainer(xl, by_recipe.fresh_tuner(recipe, xl), cache, recipe.train, recipe.data, pictures=range(6))
 
 
 def test_batches_are_of_one_size_which_the_unet_is_told(make, mixed, xl, monkeypatch):
@@ -95,10 +95,10 @@ def test_samples_are_of_the_most_frequent_size(mixed, xl):
             "samples": {"count": 5},
         }
     )
-    shown = builders.examples(recipe, mixed)
+    shown = by_recipe.examples(recipe, mixed)
     assert [each.text for each in shown] == ["picture 0", "picture 2", "picture 4", "picture 6"]
     assert {each.image.size for each in shown} == {(64, 64)}
-    assert builders.facts(recipe, xl, mixed)["modelspec.resolution"] == "64x64"
+    assert builders.facts(recipe.base, recipe.train, "", xl, mixed)["modelspec.resolution"] == "64x64"
 
 
 def test_a_size_that_the_base_cannot_take_is_told(mixed, base, tmp_path):

@@ -22,11 +22,12 @@ from scedit_cli.data.shard_dataset import ShardDataset, open_streamed
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.stream import Stream
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
+from scedit_cli.training.memory import Forecast
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.preparing import prepare
 from tests.recorder import Note, Recorder, notes_to
 from tests.training.test_distributed import by_two
 
@@ -44,7 +45,7 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 2**20})  # takes longer than these runs
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20}))  # takes longer than these runs
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
         assert any("; fewer than a batch of 14, so each comes several times in a batch" in each for each in told)
         losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])
     assert losses[0] == losses[1]
-    hint = "scedit annotate DATASET --cond depth makes it, for prepare --shards to take along"
+    hint = "`annotate(DATASET, kinds=depth)` makes it, for `prepare(shards=N)` to take along"
     with pytest.raises(SceditError, match="it has no depth picture") as error:
         job.train(recipe(tuner={"condition": "depth"}), out=tmp_path / "run")
     assert hint in error.value.hint

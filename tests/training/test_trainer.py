@@ -13,12 +13,12 @@ from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.hints import Hints
 from scedit_cli.data.loader import load_batch
 from scedit_cli.recipe import Recipe, TrainSection
-from scedit_cli.training import builders, objective, optimizers
+from scedit_cli.training import objective, optimizers
 from scedit_cli.training.checkpoints import newest_checkpoint, save_checkpoint
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.trainer import MASK, Trainer
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
-from tests import tiny
+from tests import by_recipe, tiny
 from tests.training.conftest import BATCH
 
 OPTIMIZERS = {
@@ -239,7 +239,7 @@ def test_a_compiled_step_has_the_same_gradients(base, cache, dataset, monkeypatc
         sections = {"tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16}}
         train = {"batch_size": BATCH, "memory": "lean", "compile": wanted, "precision": "fp32"}
         recipe = Recipe.from_dict(sections | {"data": {"path": str(dataset.path)}, "train": train})
-        tuner = builders.fresh_tuner(recipe, small)
+        tuner = by_recipe.fresh_tuner(recipe, small)
         with torch.random.fork_rng():
             torch.manual_seed(1)
             for weight in tuner.parameters():

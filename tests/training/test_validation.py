@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scedit_cli.recipe import ValidationSection
-from scedit_cli.training.distributed import Processes
 from scedit_cli.training.validation import HeldOut, split
+from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 
 

@@ -54,10 +54,10 @@ def test_launched_processes_get_a_device_each(cards, monkeypatch):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert device_here("cuda") == f"cuda:{rank}"
     assert current == [0, 1] and device_here("cpu") == "cpu"
-    with pytest.raises(SceditError, match="--device cuda:1: 4 processes cannot share it"):
+    with pytest.raises(SceditError, match="`device` cuda:1: 4 processes cannot share it"):
         device_here("cuda:1")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(SceditError, match="--device cuda:2: this machine has 2 devices") as error:
+    with pytest.raises(SceditError, match="`device` cuda:2: this machine has 2 devices") as error:
         device_here("cuda")
     assert error.value.hint == "start fewer processes"
 
@@ -65,12 +65,12 @@ def test_launched_processes_get_a_device_each(cards, monkeypatch):
 @pytest.mark.parametrize(
     ("count", "name", "message", "hint"),
     [
-        (0, "cuda", "--device cuda: PyTorch .* finds no cuda device here", "choose cpu, or leave --device out"),
-        (0, "cuda:0", "--device cuda:0: PyTorch .* finds no cuda device here", "choose cpu"),
+        (0, "cuda", "`device` cuda: PyTorch .* finds no cuda device here", "choose cpu, or leave `device` out"),
+        (0, "cuda:0", "`device` cuda:0: PyTorch .* finds no cuda device here", "choose cpu"),
         (0, "mps", "finds no mps device here", "choose cpu"),
         (1, "mps", "finds no mps device here", "choose cuda or cpu"),
         (1, "xpu:0", "finds no xpu device here", "choose cuda or cpu"),
-        (1, "cuda:1", "--device cuda:1: this machine has 1 device, counted from 0", "choose cuda:0"),
+        (1, "cuda:1", "`device` cuda:1: this machine has 1 device, counted from 0", "choose cuda:0"),
         (2, "cuda:7", "this machine has 2 devices, counted from 0", "choose cuda:0 to cuda:1"),
     ],
 )
@@ -85,7 +85,7 @@ def test_one_that_is_not_there_is_told(cards, count, name, message, hint):
     "name", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "cpu:0", "mps:0", "meta"]
 )
 def test_what_is_no_name(name):
-    with pytest.raises(SceditError, match=f"--device {name}: no device is called that"):
+    with pytest.raises(SceditError, match=f"`device` {name}: no device is called that"):
         check_name(name)
 
 
@@ -107,7 +107,7 @@ def test_every_command_hands_it_to_its_job(command, monkeypatch, cards):
     result = SimpleNamespace(document=dict, summary=list, is_first=True, worse=[], unwritten=None)
 
     def work(*args, **options) -> SimpleNamespace:
-        given.append(options.get("device") or args[0].device)
+        given.append(options.get("device") or (options.get("encoding") or args[0]).device)
         return result
 
     monkeypatch.setattr(module, command, work)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import shutil
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 from scedit_cli.models.base import load_base
-from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.hub import split_revision
+from scedit_cli.training.model_card import UPLOADED
+from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.hub import check_login, split_revision, upload
 from tests import tiny
 
 
@@ -63,3 +65,56 @@ def test_a_revision_stands_behind_a_hub_models_name_alone(tmp_path, monkeypatch)
     with pytest.raises(SceditError, match="owner/model@v2 and the revision v3: one model, two") as error:
         load_base("owner/model@v2", revision="v3")
     assert error.value.hint
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that takes everything, and what it was given."""
+    given = {}
+
+    class Hub:
+        def whoami(self):
+            given["asked"] = True
+
+        def create_repo(self, repository, exist_ok):
+            return f"https://hub/{repository}"
+
+        def upload_folder(self, **arguments):
+            if "error" in given:
+                raise given["error"]
+            given.update(arguments)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    return given
+
+
+def test_uploading_takes_what_others_need(hub, tmp_path):
+    assert upload(tmp_path, "me/canny", UPLOADED) == "https://hub/me/canny"
+    assert hub["repo_id"] == "me/canny" and hub["folder_path"] == tmp_path
+    assert {"tuner.safetensors", "README.md", "recipe.toml"} <= set(hub["allow_patterns"])
+    for gone in (ConnectionError("no route"), huggingface_hub.errors.HTTPError("no route")):
+        hub["error"] = gone
+        with pytest.raises(WorkFailed, match="could not be uploaded to me/canny: no route"):
+            upload(tmp_path, "me/canny", UPLOADED)
+
+
+def test_who_cannot_upload_is_told_before_training(hub, monkeypatch):
+    check_login("me/canny")
+    assert hub["asked"]
+    with pytest.raises(SceditError, match="`push_to_hub` me/can ny"):
+        check_login("me/can ny")
+
+    def refuse(self):
+        raise huggingface_hub.errors.LocalTokenNotFoundError("no token")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", refuse)
+    with pytest.raises(SceditError, match="not logged in") as refused:
+        check_login("me/canny")
+    assert refused.value.hint == "hf auth login"
+
+    def lost(self):
+        raise huggingface_hub.errors.HTTPError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lost)
+    with pytest.raises(SceditError, match=r"the hub cannot be reached \(no route\)"):
+        check_login("me/canny")

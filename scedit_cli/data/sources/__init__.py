@@ -10,7 +10,7 @@ from typing import Any
 from scedit_cli.data.formats import is_shard, suffix_of
 from scedit_cli.data.licences import LICENCES, licences_in
 from scedit_cli.data.sources import folder, hub, rows, tables, webdataset
-from scedit_cli.data.sources.entry import Blob, Entry, Source
+from scedit_cli.data.sources.entry import Blob, Entry, Images, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree
 from scedit_cli.data.splits import chosen, in_folders
 from scedit_cli.data.uris import is_remote
@@ -18,55 +18,38 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.hub import is_hub_id
 from scedit_cli.utils.io import expanded
 
-__all__ = ["Blob", "Entry", "Source", "open_source"]
+__all__ = ["Blob", "Entry", "Images", "Source", "open_source"]
 
 
-def open_source(
-    src: str | Path,
-    *,
-    conditions: Mapping[str, str | Path] | None = None,
-    columns: Mapping[str, str] | None = None,
-    split: str | None = None,
-    subset: str | None = None,
-    revision: str | None = None,
-) -> Source:
-    """Open the source `src`: its images in sequence, with their captions and condition images.
-
-    Args:
-        src: a folder or zip of images with .txt or .caption files, or with metadata.jsonl, .csv or .parquet at its root
-            or in its folders; such a table itself, under any name; WebDataset shards (a .tar or .tar.gz, a folder of
-            them, or a pattern such as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files that
-            contain images; a Hugging Face dataset, saved on disk or by its name on the hub.
-        conditions: kind -> folder (or zip) of condition images, paired with the images by their stems.
-        columns: "image", "text" or a kind of condition -> the name of its column in a table, or suffix in a shard.
-        split: the split of a Hugging Face dataset, or of folders and parquet files that are named as splits ("train",
-            "validation", "test"); by default "train" where there are several.
-        subset, revision: the subset and revision of a dataset on the hub.
+def open_source(images: Images) -> Source:
+    """Open a source: its images in sequence, with their captions and condition images.
 
     Raises:
-        SceditError: `src` does not exist or is none of these; or an option does not apply to this source.
+        SceditError: the place does not exist or is no source; or an argument does not apply to this source.
     """
-    path, columns = expanded(src), dict(columns or {})
-    if webdataset.is_shards(place := str(src) if is_remote(str(src)) else path):
+    path, columns, conditions = expanded(images.place), images.columns, images.conditions
+    split, subset, revision = images.split, images.subset, images.revision
+    place = str(images.place)
+    if webdataset.is_shards(at := place if is_remote(place) else path):
         _no(split=split, subset=subset, revision=revision, conditions=conditions)
-        return webdataset.open_shards(place, columns)
-    if not path.exists() and is_hub_id(src):
+        return webdataset.open_shards(at, columns)
+    if not path.exists() and is_hub_id(place):
         _no(conditions=conditions)
-        return hub.open_by_name(str(src), columns, split, subset, revision)
+        return hub.open_by_name(place, columns, split, subset, revision)
     if hub.is_saved(path):
         _no(conditions=conditions, subset=subset, revision=revision)
         return hub.open_saved(path, columns, split)
     if not path.exists():
-        raise SceditError(f"{src} does not exist", hint="name a folder, a file or shards that are there")
+        raise SceditError(f"{place} does not exist", "name a folder, a file or shards that are there", "src")
     _no(subset=subset, revision=revision)
     if path.is_file() and rows.is_table(path.name):
         return _open_table(path, conditions, columns, split)
     tree = ZipTree(path) if path.suffix.lower() == ".zip" and path.is_file() else FolderTree(path)
-    return _open_tree(tree, conditions or {}, columns, split)
+    return _open_tree(tree, conditions, columns, split)
 
 
 def _open_table(
-    path: Path, conditions: Mapping[str, str | Path] | None, columns: Mapping[str, str], split: str | None
+    path: Path, conditions: Mapping[str, str | Path], columns: Mapping[str, str], split: str | None
 ) -> Source:
     """Open a table that was named directly and may have any name."""
     _no(conditions=conditions)
@@ -115,11 +98,12 @@ def _licensed(source: Source, tree: Tree, files: Sequence[str]) -> Source:
     return replace(source, licences=licences)
 
 
-def _no(**options: object) -> None:
-    """Refuse options that do not apply to a source."""
-    if given := [name for name, value in options.items() if value]:
+def _no(**arguments: object) -> None:
+    """Refuse arguments that do not apply to a source."""
+    if given := [name for name, value in arguments.items() if value]:
         raise SceditError(
-            f"--{given[0]} means nothing for this source",
-            hint="--cond pairs folders by stem, --columns names a table's columns, "
-            "--split, --subset and --revision choose from a Hugging Face dataset",
+            f"`{given[0]}` means nothing for this source",
+            "`conditions` pairs folders by stem, `columns` names a table's columns, "
+            "`split`, `subset` and `revision` choose from a Hugging Face dataset",
+            f"src.{given[0]}",
         )

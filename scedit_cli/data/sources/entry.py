@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from scedit_cli.utils.errors import SceditError
+
+
+@dataclass(frozen=True)
+class Images:
+    """A place of images, and how they are read.
+
+    Attributes:
+        place: a folder or zip of images with .txt or .caption files, or with metadata.jsonl, .csv or .parquet at its
+            root or in its folders; such a table itself, under any name; WebDataset shards (a .tar or .tar.gz, a folder
+            of them, or a pattern such as "shards/{000..099}.tar" or "https://…/{000..099}.tar"); parquet files that
+            contain images; a Hugging Face dataset, saved on disk or by its name on the hub.
+        conditions: kind -> folder (or zip) of condition images, paired with the images by their stems.
+        columns: "image", "text" or a kind of condition -> the name of its column in a table, or suffix in a shard.
+        split: the split of a Hugging Face dataset, or of folders and parquet files that are named as splits ("train",
+            "validation", "test"); by default "train" where there are several.
+        subset, revision: the subset and revision of a dataset on the hub.
+    """
+
+    place: str | Path
+    conditions: Mapping[str, str | Path] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,5 +110,5 @@ def text_of(value: object, at: str) -> str | None:
     if value is None or value != value:  # tables write null or NaN for a missing text
         return None
     if not isinstance(value, str):
-        raise SceditError(f"{at} is {value!r}", hint="a caption is a text; --columns text=NAME names another column")
+        raise SceditError(f"{at} is {value!r}", hint="a caption is a text; `columns=text=NAME` names another column")
     return " ".join(value.split()) or None

@@ -125,7 +125,7 @@ def _twins(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         called.setdefault(stem_of(file), []).append(file)
     return {
         file: f"{next(other for other in alike if other != file)} has the same name: remove one of two copies; "
-        "condition pictures belong in a folder of their own, which --cond KIND=FOLDER names"
+        "condition pictures belong in a folder of their own, which `conditions=KIND=FOLDER` names"
         for alike in called.values()
         if len(alike) > 1 and not own.issuperset(alike)
         for file in alike
@@ -181,7 +181,8 @@ def _last(stem: str) -> str:
 def _tree(kind: str, path: Path) -> Tree:
     path = expanded(path)
     if not path.exists():
-        raise SceditError(f"--cond {kind}={path}: it does not exist", hint="name a folder, or one inside SRC")
+        message = f"`conditions={kind}={path}`: it does not exist"
+        raise SceditError(message, "name a folder, or one inside SRC", "src.conditions")
     return ZipTree(path) if path.is_file() else FolderTree(path)
 
 

@@ -15,6 +15,7 @@ from scedit_cli.data.splits import chosen, in_files
 from scedit_cli.data.uris import is_remote
 from scedit_cli.utils.errors import SceditError, not_installed, reason, shortened
 from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.hub import downloads
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -103,7 +104,7 @@ def _told(what: str, load: Callable[..., Any], /, *arguments: Any, **options: An
     except Exception as error:  # errors come from the network, the hub, Arrow, and the library itself
         raise SceditError(
             f"{what}: no dataset that can be loaded: {reason(error)}",
-            hint="check the name; one of the hub needs the network once, and may need --subset",
+            hint="check the name; one of the hub needs the network once, and may need `subset`",
         ) from error
 
 
@@ -112,7 +113,7 @@ def _of_split(
 ) -> Source:
     if not isinstance(loaded, dict):
         if split:
-            raise SceditError(f"--split {split}: {name} has no splits", hint="leave it out")
+            raise SceditError(f"`split` {split}: {name} has no splits", "leave it out", "src.split")
         return _source(loaded, name, place, columns)
     taken = chosen(list(loaded), split, name)
     return replace(_source(loaded[taken], name, place, columns), splits=tuple(loaded), split=taken)
@@ -141,12 +142,12 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
         if each not in able:
             raise SceditError(
                 f"{name}: {each} is no column of pictures",
-                hint=f"those are {', '.join(able) or 'none'}; --columns image=NAME,depth=NAME names them, and a table "
+                hint=f"those are {', '.join(able) or 'none'}; `columns=image=NAME,depth=NAME` names them, and a table "
                 "of files' names is called metadata.parquet",
             )
     if image is None:
         addressed = next((each for each, cell in next(iter(dataset), {}).items() if _is_address(cell)), None)
-        hint = f"it has {', '.join(features)}; --columns image=NAME names one"
+        hint = f"it has {', '.join(features)}; `columns=image=NAME` names one"
         hint = f"{addressed} holds addresses: img2dataset fetches what they name" if addressed else hint
         raise SceditError(f"{name} has no column of pictures", hint)
     if not len(dataset):
@@ -201,7 +202,7 @@ def _of_pictures(columns: Sequence[str], name: str) -> str | None:
     if image is None and len(columns) > 1:
         raise SceditError(
             f"{name} has several columns of pictures, {', '.join(columns)}, and none is called image",
-            hint=f"say what each is, as in --columns image={columns[-1]},canny={columns[0]}",
+            hint=f"say what each is, as in `columns=image={columns[-1]},canny={columns[0]}`",
         )
     return image or next(iter(columns), None)
 
@@ -226,9 +227,8 @@ def _has_picture(dataset: Dataset, column: str, roots: list[Path]) -> bool:
 def _roots(place: Path | None) -> list[Path]:
     """Return the folders that may hold files named by rows: the dataset's own, and the caches of the libraries."""
     from datasets import config
-    from huggingface_hub.constants import HF_HUB_CACHE
 
-    kept = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE)
+    kept = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, downloads())
     return [Path(os.path.realpath(root)) for root in (*filter(None, (place,)), *kept)]
 
 

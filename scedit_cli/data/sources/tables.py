@@ -109,7 +109,7 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
         if (found := column_named(names, wanted)) is not None:
             return found
         alike = next(filter(None, (column_named(names, each) for each in _ALIKE)), "NAME")
-        hint = f"it has {', '.join(map(str, names))}; --columns image={alike},text=NAME names them"
+        hint = f"it has {', '.join(map(str, names))}; `columns=image={alike},text=NAME` names them"
         raise SceditError(f"{place} has no column {wanted}", hint)
 
     image = column(columns.get("image", _IMAGE))

@@ -89,7 +89,7 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
 def _fault(sample: Sample, pictures: Sequence[str]) -> str:
     """Return why a sample has no image, or which of its `pictures` are ambiguous, with the files that it has."""
     if pictures:
-        return f"it has several pictures, {' and '.join(pictures)}: --columns image={pictures[0]} says which it is"
+        return f"it has several pictures, {' and '.join(pictures)}: `columns=image={pictures[0]}` says which it is"
     names = list(sample.files)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     said = f"it has no picture: the sample {sample.key} is {', '.join(names[:_SHOWN])}{more}"

@@ -1,123 +1,142 @@
-"""The first checks of `scedit generate`."""
+"""The first checks of `scedit generate`: every fault that shows without weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scedit_cli import scenes
-from scedit_cli.conditions.annotation_spec import parameters_of
-from scedit_cli.conditions.naming import check_one_of_each, check_scorable, told_kind, untold_kind
-from scedit_cli.generation.config import Request, option_of
+from scedit_cli import conditions, scenes
+from scedit_cli.generation.config import BaseConfig, GenerationConfig
 from scedit_cli.generation.filenames import Names
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
-from scedit_cli.generation.provenance import check_files, request_from
-from scedit_cli.jobs.checks.common import check_folder, check_image, check_library
-from scedit_cli.jobs.checks.tuners import header_of, known_conditions
+from scedit_cli.inference.config import Control, SamplerConfig
+from scedit_cli.jobs.checks.common import check_folder, check_library
+from scedit_cli.jobs.checks.tuners import Header, header_of, known_conditions
 from scedit_cli.models.names import check_autoencoder, check_model, multiple_of
 from scedit_cli.scenes import WORLD
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import check_writable, expanded
 from scedit_cli.utils.names import EMBEDDED
-from scedit_cli.utils.specs import ConditionSpec, parse_tuner
 
-_ASKED = (
-    "prompts", "prompts_file", "negative", "seed", "num", "conds", "conds_from", "params", "scales", "sweeps",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from scedit_cli.core.bundle import Bundle
+    from scedit_cli.core.tuners import Tuner
 
 
-def check(
-    request: Request,
-    *,
-    from_file: str | Path | None = None,
-    out: str | Path | None = None,
-    template: str | None = None,
-    grid: bool = False,
-    score: bool = False,
-    overwrite: bool = False,
-) -> None:
+def check(config: GenerationConfig) -> None:
     """Raise SceditError for every fault that shows without weights."""
-    if from_file is not None:
-        again, kept = request_from(expanded(from_file))
-        request = request.over(again)
-        check_files(expanded(from_file), kept["files"], request)
-    request.check()
-    orders = jobs_of(request)
-    place = expanded(out or "pictures")
-    names = Names(place, template, overwrite)
-    names.check(len(orders), grid)
-    check_writable(place, "--out")
-    _check_models(request)
-    _check_files(request)
-    _check_conditions(request, orders, score)
+    config.check()
+    jobs = jobs_of(config)
+    if config.out.path is not None:
+        names = Names(expanded(config.out.path), config.out.name, config.out.overwrite)
+        names.check(len(jobs), config.out.grid)
+        check_writable(names.out, "out")
+    _check_models(config.base, config.sampler)
+    for place, control in config.placed_controls():
+        if control.weights is not None:
+            check_folder(expanded(control.weights), f"{place}.weights")
+    _check_conditions(config, jobs)
 
 
-def check_page(request: Request, out: str | Path | None = None) -> None:
-    """Raise SceditError for every fault of `--ui` that shows without weights, and for options that the page sets."""
-    names = Names(expanded(out or "pictures"), None, False)
+def check_page(config: GenerationConfig) -> None:
+    """Raise SceditError for every fault of the page that shows without weights."""
+    names = Names(expanded(config.out.path), None, False)
     if names.is_file:
-        raise SceditError(f"--out {out}: the page writes many pictures", hint="name a folder")
+        raise SceditError(f"out {config.out.path}: the page writes many images", "name a folder", "out")
     names.check(1, False)
-    if given := [name for name in _ASKED if name in request.said()]:
-        raise SceditError(f"{option_of(given[0])} has no effect on the page", hint="leave it out, or leave out --ui")
-    request.check()
-    check_writable(names.out, "--out")
-    _check_models(request)
-    for text in request.tuners:
-        header_of(parse_tuner(text).name)
+    config.check()
+    check_writable(names.out, "out")
+    _check_models(config.base, config.sampler)
+    for i, spec in enumerate(config.tuners):
+        with in_field(f"tuners[{i}]", named=False):
+            header_of(str(spec.source))
     check_library("the page", "gradio", "ui")
 
 
-def _check_models(request: Request) -> None:
-    model = request.base or EMBEDDED
-    check_model(model)
-    if request.vae is not None:
-        check_autoencoder(request.vae)
-    if request.weighted:
+def _check_models(base: BaseConfig, sampler: SamplerConfig) -> None:
+    model = _model(base)
+    if base.loaded:
+        multiple = base.loaded.multiple
+    else:
+        with in_field("base.model", named=False):
+            check_model(model)
+        multiple = multiple_of(WORLD / "base" if model == EMBEDDED else expanded(model))
+    if base.vae is not None:
+        with in_field("base.vae", named=False):
+            check_autoencoder(base.vae)
+    if sampler.weighted:
         check_library("a weighted prompt", "compel", "prompts")
-    multiple = multiple_of(WORLD / "base" if model == EMBEDDED else expanded(model))
-    for option, side in (("--width", request.width), ("--height", request.height)):
+    for name, side in (("width", sampler.width), ("height", sampler.height)):
         if side and multiple and side % multiple:
-            near = max(1, round(side / multiple)) * multiple
+            near, field = max(1, round(side / multiple)) * multiple, f"sampler.{name}"
+            message = f"{field} is {side}; the sides of base {model} are multiples of {multiple}"
+            raise SceditError(message, f"{near} is nearest", field)
+
+
+def _model(base: BaseConfig) -> str:
+    return base.loaded.name if base.loaded else str(base.model)
+
+
+def _header(source: str | Path | Tuner | Bundle) -> Header:
+    """Return the conditions of a tuner: its file's header, or the tuner in memory."""
+    if isinstance(source, str | os.PathLike):
+        return header_of(str(source))
+    tuners = getattr(source, "tuners", [source])
+    return Header(tuple(each.condition for each in tuners)) if all(hasattr(t, "condition") for t in tuners) else Header()
+
+
+def _check_conditions(config: GenerationConfig, jobs: Sequence[ImageJob]) -> None:
+    """Raise SceditError unless an image's conditions differ in kind, can be scored if that is asked for, and each has a
+    tuner and each tuner its condition."""
+    used: dict[int, Control] = {}
+    for job in jobs:
+        names: dict[str, str] = {}
+        for control in job.controls:
+            used[id(control)] = control
+            if control.kind in names:
+                raise SceditError(
+                    f"{names[control.kind]} and {control.name} are both {control.kind} conditions",
+                    "give one of each kind, each with its own name of the kind",
+                    "controls",
+                )
+            names[control.kind] = control.name
+    if config.out.score:
+        _check_scorable(used.values())
+    places = {id(control): place for place, control in config.placed_controls()}
+    _check_tuners(config, {places[key]: control for key, control in used.items()})
+
+
+def _check_scorable(controls: Collection[Control]) -> None:
+    if not controls:
+        raise SceditError(
+            "out.score compares images with conditions, and none is given", "add one with `controls`", "out.score"
+        )
+    for control in controls:
+        if control.kind not in conditions.measured_kinds():
             raise SceditError(
-                f"{option} is {side}; the sides of base {model} are multiples of {multiple}", hint=f"{near} is nearest"
+                f"{control.name}: images cannot be scored against {control.kind} conditions",
+                f"leave `score` out; it knows {', '.join(conditions.measured_kinds())}",
+                "out.score",
             )
 
 
-def _check_files(request: Request) -> None:
-    others = [("--image", request.image), ("--inpaint", request.inpaint)]
-    for option, file in [*others, *(("--mask", file) for file in request.mask_files.values())]:
-        if file is not None:
-            check_image(expanded(file), option)
-    if request.weights is not None:
-        check_folder(expanded(request.weights), "--weights")
-
-
-def _check_conditions(request: Request, orders: Sequence[ImageJob], score: bool) -> None:
-    kinds: dict[ConditionSpec, str] = {}
-    for spec in dict.fromkeys(spec for order in orders for spec in order.conditions):
-        kind = told_kind(spec)
-        check_image(spec.file, spec.option)
-        if kind is None:
-            raise untold_kind(spec)
-        kinds[spec] = kind
-    for specs in dict.fromkeys(order.conditions for order in orders):
-        check_one_of_each((spec.file, kinds[spec]) for spec in specs)
-    if score:
-        check_scorable({spec.file: kind for spec, kind in kinds.items()})
-    parameters_of(list(kinds.values()), request.params)
-    _check_tuners(request, kinds)
-
-
-def _check_tuners(request: Request, kinds: Mapping[ConditionSpec, str]) -> None:
-    """Raise SceditError unless each condition has a tuner, and each tuner its condition."""
-    headers = {name: header_of(name) for name in request.tuner_names}
-    for name, header in headers.items():
-        if header.conditions and not {None, *kinds.values()} & set(header.conditions):
-            kind = header.conditions[0]
-            raise SceditError(f"{name} takes a {kind} condition, and none is given", hint=f"add --cond {kind}=FILE")
-    taken = known_conditions(list(headers.values()))
-    shipped = scenes.shipped_tuners() if (request.base or EMBEDDED) == EMBEDDED else []
-    for spec, kind in kinds.items():
-        if taken is not None and kind not in (*taken, *shipped):
-            raise scenes.untaken(spec.file, kind)
+def _check_tuners(config: GenerationConfig, controls: Mapping[str, Control]) -> None:
+    """Raise SceditError unless each of the `controls`, by field, has a tuner, and each tuner its condition."""
+    kinds = {control.kind for control in controls.values()}
+    files = {f"tuners[{i}]": spec.source for i, spec in enumerate(config.tuners)}
+    headers = []
+    for place, source in files.items():
+        with in_field(place, named=False):
+            headers.append(header := _header(source))
+        if header.conditions and not {None, *kinds} & set(header.conditions):
+            kind, name = header.conditions[0], source if isinstance(source, str) else place
+            raise SceditError(
+                f"{name} takes a {kind} condition, and none is given", f"add `Control('{kind}', image)`", place
+            )
+    taken = known_conditions(headers)
+    shipped = scenes.shipped_tuners() if _model(config.base) == EMBEDDED else []
+    for place, control in controls.items():
+        if taken is not None and control.kind not in (*taken, *shipped):
+            raise scenes.untaken(control.name, control.kind, place)

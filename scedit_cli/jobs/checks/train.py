@@ -1,7 +1,8 @@
-"""The first checks of `scedit train`."""
+"""The request of `train`, and its first checks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.jobs.checks.common import check_library
 from scedit_cli.models.names import check_autoencoder, check_model
 from scedit_cli.recipe import Recipe
-from scedit_cli.training.run_folder import choose_run
+from scedit_cli.training.run_folder import RunFolder, choose_run
 from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.hub import check_repository
 from scedit_cli.utils.io import check_writable
 from scedit_cli.utils.names import QUANTIZERS
 
@@ -28,23 +30,33 @@ _OPTIMIZERS = {
 _TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
 
-def check(
-    recipe: Recipe,
-    *,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    push_to_hub: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class TrainRequest:
+    """The arguments of `train`, which describes them."""
+
+    recipe: Recipe
+    out: str | Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    push_to_hub: str | None = None
+    device: str | None = None
+
+    def run(self) -> RunFolder:
+        """Return the run's folder; raises SceditError as `choose_run`."""
+        return choose_run(self.recipe.name, self.out, self.resume, self.overwrite)
+
+
+def check(request: TrainRequest) -> None:
     """Raise SceditError for every fault that shows without weights."""
-    run = choose_run(recipe.name, out, resume, overwrite)
-    check_writable(run.folder, "--out")
+    recipe = request.recipe
+    check_writable(request.run().folder, "`out`")
     check_model(recipe.base.model)
     if recipe.base.vae is not None:
         check_autoencoder(recipe.base.vae)
     _check_libraries(recipe)
-    if push_to_hub:
-        _check_name(push_to_hub)
+    if request.push_to_hub:
+        check_repository(request.push_to_hub)
     make_specs(recipe.data.make, recipe.data.params, option="data.params:")
     _check_data(recipe)
 
@@ -57,16 +69,6 @@ def _check_libraries(recipe: Recipe) -> None:
             raise not_installed(f"tracking.to {name}", name, name)
     if recipe.base.quantize != "none":
         check_library(f"base.quantize {recipe.base.quantize}", *QUANTIZERS[recipe.base.quantize])
-
-
-def _check_name(repository: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise SceditError(f"--push-to-hub {repository}: {error}", hint="name it as in user/my-tuner") from error
 
 
 def _check_data(recipe: Recipe) -> None:
@@ -86,12 +88,12 @@ def _check_data(recipe: Recipe) -> None:
         try:
             rows = [row for _, row in read_rows(folder)]
         except SceditError as error:
-            hint = "scedit prepare PHOTOS --out DIR makes a dataset folder, --set data.path=DIR names it"
+            hint = "`prepare(PHOTOS, out=DIR)` makes a dataset folder, `data.path=DIR` names it"
             raise SceditError(f"data.path: {error.message}", hint) from error
         if read and not (any(column_of(kind) in row for row in rows) or _is_made_quickly(kind)):
-            hint = f"scedit annotate {folder} --cond {kind} makes them"
+            hint = f"`annotate({folder}, kinds={kind})` makes them"
             if kind not in conditions.KINDS:
-                hint = f"nothing makes {kind}: scedit prepare --cond {kind}=FOLDER takes them from a folder"
+                hint = f"nothing makes {kind}: `prepare(conditions={kind}=FOLDER)` takes them from a folder"
             raise SceditError(f"tuner.condition is {kind}, and {folder} has no {column_of(kind)}", hint)
 
 

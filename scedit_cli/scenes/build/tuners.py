@@ -7,7 +7,6 @@ from pathlib import Path
 
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.jobs.train import train
-from scedit_cli.recipe import load_recipe
 from scedit_cli.utils.reporter import Reporter
 
 STEPS = {"canny": 1800, "depth": 1400, "seg": 1400, "color": 1000, "style": 1800}
@@ -16,9 +15,8 @@ SCENES = 3000
 
 def train_tuner(name: str, work: Path, out: Path) -> None:
     """Train the tuner of the built-in recipe `name` in WORK/runs, and write it to OUT/tuners in float16."""
-    longer = [f"train.steps={STEPS[name]}", f"data.scenes={SCENES}"]
-    recipe = load_recipe(name, [*longer, "samples.every=0", "score.scenes=0"])
-    result = train(recipe, out=work / "runs" / name, resume=True, reporter=_Printed())
+    longer = {"train.steps": STEPS[name], "data.scenes": SCENES, "samples.every": 0, "score.scenes": 0}
+    result = train(name, overrides=longer, out=work / "runs" / name, resume=True, reporter=_Printed())
     tuner = load_tuner(result.tuner)
     path = out / "tuners" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)

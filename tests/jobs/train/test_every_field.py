@@ -15,7 +15,7 @@ from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop
-from scedit_cli.training.memory import forecast
+from tests import by_recipe
 from tests.jobs.train.outcomes import HUB_BASE, PICTURES, PLAIN, Outcome, Runs
 
 Effect = Callable[[Outcome, Outcome], None]  # asserts what a run without the field's value and one with it differ in
@@ -104,7 +104,7 @@ def less_memory(plain: Outcome, changed: Outcome) -> None:
     held = []
     for each in (plain, changed):
         cache = cache_latents_and_text(open_dataset(each.recipe.data.path), each.base, ["canny"])
-        held.append(forecast(each.recipe, each.base, cache).peak["activations"])
+        held.append(by_recipe.forecast(each.recipe, each.base, cache).peak["activations"])
     assert held[1] < held[0]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scedit_cli.cli.train import settings
 from scedit_cli.core.attach import attach
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.sampler import StatefulSampler
@@ -116,7 +117,7 @@ def test_a_loss_that_is_no_number_names_its_pictures(recipe, tmp_path, monkeypat
     picture = StatefulSampler(PICTURES, BATCH, 0).batch(1)[1]
     names = {f"{index:06d}.png" for index in range(PICTURES)}
     assert {name for name in names if name in failed.value.message} == {f"{picture:06d}.png"}
-    assert "step 2" in failed.value.message and "from step 1 by --resume" in failed.value.hint
+    assert "step 2" in failed.value.message and "from step 1 by `resume`" in failed.value.hint
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
 
 
@@ -147,7 +148,7 @@ def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path
     wanted = recipe(train={"precision": "fp16", "max_skipped": 2, "steps": 20, "checkpoint_every": 5})
     with pytest.raises(WorkFailed, match="step 8: 3 steps in a row were skipped, the last on 00000") as failed:
         job.train(wanted, out=tmp_path / "run")
-    assert "from step 5 by --resume" in failed.value.hint
+    assert "from step 5 by `resume`" in failed.value.hint
     lines = log_of(tmp_path / "run")
     assert [line["step"] for line in lines if line["loss"] is None] == [2, 3, 6, 7]
     assert lines[4]["skipped"] == 2
@@ -155,8 +156,8 @@ def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path
 
 def test_the_tuner_goes_to_the_hub_where_asked(recipe, tmp_path, monkeypatch):
     asked, events = [], []
-    monkeypatch.setattr(job, "check_hub", lambda name: asked.append(name))
-    monkeypatch.setattr(job, "upload", lambda run, name: asked.append((run.folder, name)) or "https://hub/me/canny")
+    monkeypatch.setattr(job, "check_login", lambda name: asked.append(name))
+    monkeypatch.setattr(job, "upload", lambda folder, name, files: asked.append((folder, name)) or "https://hub/me/canny")
     wanted = recipe(train={"steps": 1})
     job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", reporter=Recorder(events.append))
     assert asked == ["me/canny", (tmp_path / "run", "me/canny")]
@@ -210,7 +211,7 @@ def test_the_main_job_in_small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
     sets = ["train.steps=1", "train.batch_size=2", "data.scenes=3", "samples.every=0", "score.scenes=1"]
-    result = job.train(load_recipe("canny", sets))
+    result = job.train(load_recipe("canny", settings(sets)))
     document = result.document()
     assert document["run"] == "runs/canny" and load_tuner("runs/canny").condition == "canny"
     assert document["consistency"]["scenes"] == 1

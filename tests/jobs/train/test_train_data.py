@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scedit_cli.cli.train import settings
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.scenes import example, write_scenes
 from scedit_cli.jobs import train as job
-from scedit_cli.jobs.prepare import prepare
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.scenes import HELD_OUT_SEED
-from scedit_cli.training import builders
 from scedit_cli.utils.errors import SceditError
-from tests import tiny
+from tests import by_recipe, tiny
 from tests.jobs.train.conftest import PICTURES, log_of
+from tests.preparing import prepare
 from tests.recorder import Note, Recorder
 
 
@@ -91,7 +91,7 @@ def test_masks_of_the_dataset_weigh_the_loss(recipe, folder, tmp_path):
 
 def test_grids_show_held_out_scenes_in_the_look_of_the_data(dataset):
     wanted = Recipe.from_dict({"tuner": {"kind": "csc", "condition": "canny"}, "data": {"look": "pastel"}})
-    shown = builders.examples(wanted, open_dataset(dataset))
+    shown = by_recipe.examples(wanted, open_dataset(dataset))
     expected = [example(HELD_OUT_SEED + number, ["canny"], 64, "pastel") for number in range(4)]
     assert [each.text for each in shown] == [each.text for each in expected]
     for one, other in zip(shown, expected, strict=True):
@@ -114,7 +114,7 @@ def test_what_prepare_encodes_by_default_serves_recipes_as_they_are(dataset, tmp
     }
     sets = [f"base.model={base}", f"data.path={folder}", "train.batch_size=2"]
     events: list = []
-    wanted = load_recipe(name, sets) if name else Recipe.from_dict(sections)
+    wanted = load_recipe(name, settings(sets)) if name else Recipe.from_dict(sections)
     job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     assert {file: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*.safetensors")} == before
     assert len(before) == 2 and not any("anew" in event.text for event in events if isinstance(event, Note))
@@ -148,7 +148,7 @@ def test_a_condition_that_some_pictures_lack_is_not_mixed_with_made_ones(recipe,
     add(folder, "canny_file_name", [f"conditions/canny/{n:06d}.png" if n != 2 else None for n in range(PICTURES)])
     with pytest.raises(SceditError, match="line 3: 000002.png has no canny_file_name") as error:
         job.train(recipe(data={"path": str(folder)}), out=tmp_path / "run")
-    assert f"scedit annotate {folder} --cond canny" in error.value.hint
+    assert f"`annotate({folder}, kinds=canny)`" in error.value.hint
     assert 'data.make = ["canny"]' in error.value.hint
     result = job.train(recipe(data={"path": str(folder), "make": ["canny"]}, train={"steps": 1}), out=tmp_path / "run")
     assert result.steps == 1
@@ -157,7 +157,7 @@ def test_a_condition_that_some_pictures_lack_is_not_mixed_with_made_ones(recipe,
 @pytest.mark.parametrize(
     ("kind", "hint"),
     [
-        ("depth", "scedit annotate .*plain --cond depth makes them$"),
+        ("depth", r"`annotate\(.*plain, kinds=depth\)` makes them$"),
         ("thermal", "nothing makes thermal: scedit prepare"),
     ],
 )
@@ -171,20 +171,20 @@ def test_a_first_dataset_is_smaller_than_a_batch(tmp_path):
     """Fourteen images and a built-in recipe: one is held out, the others come two or three times in a batch of 32."""
     write_scenes(tmp_path / "data", 14, size=64, kinds=("canny",))
     sets = [f"base.model={tiny.pipeline_folder('sd15')}", f"data.path={tmp_path / 'data'}", "train.steps=1"]
-    wanted, events = load_recipe("sd15-canny", [*sets, "samples.every=0", "train.precision=fp32"]), []
+    wanted, events = load_recipe("sd15-canny", settings([*sets, "samples.every=0", "train.precision=fp32"])), []
     result = job.train(wanted, out=tmp_path / "run", reporter=Recorder(events.append))
     told = [event.text for event in events if isinstance(event, Note)]
     assert result.validation_loss is not None and (tmp_path / "run" / "tuner.safetensors").is_file()
     data = "data: 13 pictures, 1 more held out; fewer than a batch of 32, so each comes several times in a batch"
     assert any(each.startswith(data) for each in told)
     with pytest.raises(SceditError, match="validation.pictures: 32 of 14 pictures would be held out"):
-        asked = load_recipe("sd15-canny", [*sets, "validation.pictures=32"])
+        asked = load_recipe("sd15-canny", settings([*sets, "validation.pictures=32"]))
         job.train(asked, out=tmp_path / "other")
 
 
 def test_a_run_on_images_of_ones_own_is_not_scored_on_scenes(dataset, tmp_path):
     sets = ["train.steps=1", "train.batch_size=2", f"data.path={dataset}", "samples.every=0", "score.scenes=1"]
-    result = job.train(load_recipe("canny", sets), out=tmp_path / "run")
+    result = job.train(load_recipe("canny", settings(sets)), out=tmp_path / "run")
     assert (result.document()["control_score"], result.document()["consistency"]) == (None, None)
     assert "control score" not in dict(result.summary())
 

@@ -10,8 +10,8 @@ from scedit_cli.core.quantized import QuantizedConv2d, QuantizedLinear
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.jobs import train as job
 from scedit_cli.models.base import load_base
-from scedit_cli.training import builders
 from scedit_cli.training.checkpoints import newest_checkpoint
+from tests import by_recipe
 from tests.jobs.train.conftest import files_in, log_of
 
 PLAIN = {"steps": 2, "ema_decay": 0.0}
@@ -49,7 +49,7 @@ def test_figures_go_to_wandb_without_a_network(recipe, tmp_path, monkeypatch):
 def test_a_base_in_few_bits_learns(recipe, tmp_path, how, library, near):
     pytest.importorskip(library)
     wanted = recipe(base={"quantize": how}, train=PLAIN)
-    base, whole = builders.open_base(wanted), load_base(wanted.base.model)
+    base, whole = by_recipe.open_base(wanted), load_base(wanted.base.model)
     assert base.fingerprint == whole.fingerprint and base.parameter_count == whole.parameter_count
     kinds = [type(each) for each in base.unet.modules()]
     assert QuantizedLinear in kinds and QuantizedConv2d in kinds

@@ -52,7 +52,7 @@ def test_a_finite_loss_whose_gradient_is_none_leaves_the_last_good_checkpoint(
     wanted = recipe(train={"checkpoint_every": 2, "log_every": 100, "max_grad_norm": clipped})
     with pytest.raises(WorkFailed, match=told) as failed:
         job.train(wanted, out=tmp_path / "run")
-    assert "go on from step 2 by --resume" in failed.value.hint
+    assert "go on from step 2 by `resume`" in failed.value.hint
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     weights = newest_checkpoint(tmp_path / "run" / "checkpoints")[0].tensors["tuner"].values()
     assert all(each.isfinite().all() for each in weights) and "tuner.safetensors" not in files_in(tmp_path / "run")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scedit_cli.cli.train import settings
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
@@ -33,7 +34,7 @@ def dataset(tmp_path_factory) -> Path:
 def test_a_recipe_runs(name, dataset, tmp_path):
     base = tiny.pipeline_folder(name.partition("-")[0])
     sets = [f"base.model={base}", f"data.path={dataset}", "train.steps=3", "train.batch_size=4", "samples.every=0"]
-    result = job.train(recipe := load_recipe(name, sets), out=tmp_path / "run")
+    result = job.train(recipe := load_recipe(name, settings(sets)), out=tmp_path / "run")
     tuner = load_tuner(result.tuner)
     assert result.steps == 3 and (tuner.kind, tuner.condition) == (recipe.tuner.kind, recipe.tuner.condition)
     assert any(each.up.weight.any() for each in tuner.maps), "it has learned something"

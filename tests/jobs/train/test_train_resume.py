@@ -144,7 +144,7 @@ def test_samples_that_fail_lose_no_step(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(SampleGrids, "draw", draw)
     with pytest.raises(WorkFailed, match="memory ran out while sampling") as failed:
         job.train(wanted, out=tmp_path / "run")
-    assert "--resume goes on from step 3" in failed.value.hint
+    assert "`resume` goes on from step 3" in failed.value.hint
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].step == 3
 
 

@@ -1,0 +1,111 @@
+"""Files of prompts: texts, tables, and objects with settings of their own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from scedit_cli.cli.parsing import parse_control, parse_seeds
+from scedit_cli.generation.config import Prompt
+from scedit_cli.inference.config import Control
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import read_json
+
+_SEPARATORS = {".csv": ",;", ".tsv": "\t"}  # of tables; in locales with a decimal comma, programs write semicolons
+_UNREAD = (".json", ".yaml", ".yml", ".toml", ".xlsx", ".parquet")
+_COLUMNS = ("prompt", "prompts", "caption", "text"), ("negative", "negative_prompt"), ("seed",)  # of tables
+_KEYS = ("prompt", "seed", "negative", "conditions", "scales")
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read the prompts of a text file, one per line, of a .jsonl file, or of a .csv or .tsv with a column of prompts.
+    Empty lines are skipped. An object of a .jsonl file has `prompt`, `seed`, `negative`, `conditions` (kind ->
+    `FILE[:SCALE[:START-END]]`, relative to the file's folder; null leaves the condition out) and `scales` (name -> α).
+
+    Raises:
+        SceditError: the file does not exist or has no prompts, or a line, which the message names, is invalid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SceditError(f"--prompts {path}: no text in UTF-8", hint="save it as UTF-8") from error
+    except OSError as error:
+        raise SceditError(f"--prompts {path}: {error.strerror}", hint="check the path") from error
+    suffix = path.suffix.lower()
+    if suffix in _UNREAD:
+        raise SceditError(f"--prompts {path}: {suffix} is not read", "write one a line, a .jsonl, or a .csv")
+    if suffix in _SEPARATORS:
+        prompts = _read_table(text, _SEPARATORS[suffix], f"--prompts {path}")
+    else:
+        prompts = _read_text(text, suffix == ".jsonl", path)
+    if not prompts:
+        raise SceditError(f"--prompts {path} holds no prompts", hint="write one a line")
+    return prompts
+
+
+def _read_text(text: str, of_objects: bool, path: Path) -> list[Prompt]:
+    # str.splitlines would also split at rare Unicode line ends, which editors do not write and prompts may hold.
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not of_objects:
+        return [Prompt(line) for _, line in numbered]
+    return [_read_object(line, f"--prompts {path}, line {number}", path.parent) for number, line in numbered]
+
+
+def _read_table(text: str, separators: str, where: str) -> list[Prompt]:
+    between = max(separators, key=text.partition("\n")[0].count)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=between))
+    except csv.Error as error:
+        raise SceditError(f"{where} is no readable table: {error}", hint="save it as UTF-8") from None
+    columns = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
+    prompt, negative, seed = (next((columns[n] for n in names if n in columns), None) for names in _COLUMNS)
+    if prompt is None:
+        raise SceditError(f"{where} has no prompts in a column prompt", f"it has {', '.join(columns) or 'no rows'}")
+    return [
+        Prompt(
+            row[prompt].strip(),
+            row.get(negative) or None,
+            parse_seeds(row[seed], f"{where}, row {number}: seed") if row.get(seed) else None,
+        )
+        for number, row in enumerate(rows, 2)
+        if (row[prompt] or "").strip()
+    ]
+
+
+def _read_object(text: str, where: str, folder: Path) -> Prompt:
+    try:
+        given = read_json(text)
+    except ValueError as error:
+        raise SceditError(f"{where}: no JSON: {error}", hint='write {"prompt": "..."}') from error
+    if not isinstance(given, dict):
+        raise SceditError(f"{where}: no object", hint='write {"prompt": "..."}')
+    if unknown := [key for key in given if key not in _KEYS]:
+        raise SceditError(f"{where}: {unknown[0]}: unknown", hint=f"it may have {', '.join(_KEYS)}")
+    for key, kind in {"prompt": str, "negative": str, "conditions": dict, "scales": dict}.items():
+        if key in given and not isinstance(given[key], kind):
+            hint = f"give {'text' if kind is str else 'an object'}"
+            raise SceditError(f"{where}: {key} is {given[key]!r}", hint)
+    scales = given.get("scales", {})
+    for name, scale in scales.items():
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise SceditError(f"{where}: scales: {name} is {scale!r}", hint="give a number")
+    seed = given.get("seed")
+    seeds = ",".join(map(str, seed)) if isinstance(seed, list) else str(seed)
+    return Prompt(
+        given.get("prompt", ""),
+        given.get("negative"),
+        None if seed is None else parse_seeds(seeds, f"{where}: seed"),
+        {kind: _control(kind, text, where, folder) for kind, text in given.get("conditions", {}).items()},
+        scales,
+    )
+
+
+def _control(kind: str, text: Any, where: str, folder: Path) -> Control | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise SceditError(f"{where}: conditions: {kind} is {text!r}", hint="give FILE[:SCALE[:START-END]], or null")
+    return parse_control(str(folder / text), where, kind=kind)

@@ -1,0 +1,205 @@
+"""Running of an exported U-Net in the place of a base's own, to check the graph that is shipped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scedit_cli.core.bundle import Bundle, checked_scales
+from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, SCTuner, Tuner
+from scedit_cli.exporting.graph_files import DESCRIPTION, FORMAT
+from scedit_cli.models.base import Base
+from scedit_cli.models.loading import quiet
+from scedit_cli.utils.errors import SceditError, not_installed, reason
+from scedit_cli.utils.io import read_json
+
+
+class UNetFolder:
+    """A folder that `UNetGraph.write` wrote, known by its description alone.
+
+    Attributes:
+        path: the folder.
+        about: the description.
+        tuner: its tuners without weights, with their scales, conditions, sizes and facts.
+
+    Raises:
+        SceditError: there is no such folder, or its description cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        place = self.path / DESCRIPTION
+        try:
+            self.about: dict[str, Any] = read_json(place.read_text(encoding="utf-8"))
+            if self.about["format"] != FORMAT:
+                raise ValueError(f"its format is {self.about['format']}, and this program reads {FORMAT}")
+            tuners = [_without_weights(each) for each in self.about["tuners"]]
+            self.tuner = Bundle(tuners, [each["scale"] for each in self.about["tuners"]])
+            self.file = self.path / self.about["file"]
+            self.dtype: torch.dtype = getattr(torch, self.about["dtype"])
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise SceditError(
+                f"{path} is no folder with an exported U-Net: {reason(error)}",
+                hint="`scedit merge TUNER --format onnx --base B --out DIR` writes one",
+            ) from error
+        if not self.file.is_file():
+            raise SceditError(f"{self.file} is missing", hint="export the U-Net anew")
+
+    def on(self, base: Base) -> Base:
+        """Return `base` with the graph in the place of its U-Net.
+
+        Raises:
+            SceditError: the graph was made of another base, or onnxruntime is missing or cannot read it.
+        """
+        if base.fingerprint != self.about["base_fingerprint"]:
+            raise SceditError(
+                f"{self.path} was exported from {self.about['base']}, and {base.name} has other weights",
+                hint=f"name its base, {self.about['base']}",
+            )
+        _ = base.skips  # cached: the graph has no modules to read them from
+        other = copy.copy(base)
+        other._loaded = copy.copy(base._loaded)
+        with quiet():
+            other._loaded.register_modules(unet=ExportedUNet(self, base.unet))
+        return other
+
+
+class ExportedUNet(nn.Module):
+    """An exported graph that a diffusers pipeline calls as it calls its U-Net.
+
+    It also is the graph's attachment: `scales`, `set_hints` and `detach` are those of `core.attach.Attachment`.
+
+    Args:
+        folder: the exported graph.
+        unet: the U-Net that it was made of, for its configuration and device.
+    """
+
+    def __init__(self, folder: UNetFolder, unet: nn.Module) -> None:
+        super().__init__()
+        self.config, self.dtype, self.device = unet.config, folder.dtype, unet.device
+        self.add_embedding = getattr(unet, "add_embedding", None)  # SDXL's pipeline reads its width
+        self.tuners = tuple(folder.tuner.tuners)
+        self._names = [each["input"] for each in folder.about["tuners"]]
+        self._inputs: dict[str, Any] = folder.about["inputs"]
+        self._own = self._scales = folder.tuner.scales
+        self._hints: Mapping[str, Tensor] = {}
+        self._run = _onnx(folder.file, self.device) if folder.file.suffix == ".onnx" else _program(folder.file)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The α of each tuner; may be set between calls, to any real numbers."""
+        return self._scales
+
+    @scales.setter
+    def scales(self, scales: Sequence[float] | float) -> None:
+        self._scales = checked_scales(scales, len(self.tuners))
+
+    def set_hints(self, hints: Mapping[str, Tensor] | None) -> None:
+        """Set the hints by condition, each (B, C, H, W) in [0, 1], until they are set again."""
+        self._hints = hints or {}
+
+    def set_regions(self, regions: Sequence[Tensor | None] | None) -> None:
+        """Refuse regions, which the graph has no inputs for."""
+        if any(region is not None for region in regions or ()):
+            raise SceditError("an exported U-Net takes no masks of its tuners", hint="leave the masks out")
+
+    def detach(self) -> None:
+        """Forget hints and scales; the tuners themselves are part of the graph."""
+        self._scales, self._hints = self._own, {}
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        timestep_cond: Tensor | None = None,
+        added_cond_kwargs: Mapping[str, Tensor] | None = None,
+        return_dict: bool = True,
+        **others: Any,
+    ) -> Any:
+        rows = len(sample)
+        given = {
+            "sample": sample,
+            "timestep": torch.as_tensor(timestep).reshape(-1).expand(rows),
+            "encoder_hidden_states": encoder_hidden_states,
+            "timestep_cond": timestep_cond,
+            **(added_cond_kwargs or {}),
+        }
+        for tuner, name, scale in zip(self.tuners, self._names, self._scales, strict=True):
+            given[f"scale_{name}"] = torch.tensor(scale)
+            if isinstance(tuner, CSCTuner):
+                given[f"hint_{name}"] = self._hint(tuner, scale, sample)
+        output = self._run(
+            {
+                name: given[name].to(self.device, getattr(torch, each["dtype"])).contiguous()
+                for name, each in self._inputs.items()
+            }
+        ).to(sample)
+        if not return_dict:
+            return (output,)
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+        return UNet2DConditionOutput(sample=output)
+
+    def _hint(self, tuner: CSCTuner, scale: float, sample: Tensor) -> Tensor:
+        """Return a tuner's hint for every row of the batch; zeros where its scale is 0, as its edit then is."""
+        size = (tuner.in_channels, *(HINT_SCALE * side for side in sample.shape[-2:]))
+        hint = self._hints.get(tuner.condition)
+        if hint is None:
+            if scale != 0:
+                raise SceditError(f"the {tuner} has no {tuner.condition} hint", hint="give it, or set its scale to 0")
+            return torch.zeros(len(sample), *size)
+        if tuple(hint.shape[1:]) != size or len(sample) % len(hint):
+            raise SceditError(
+                f"the {tuner.condition} hint is {tuple(hint.shape)}, and these latents ask for {(len(sample), *size)}",
+                hint="make the condition image as large as the image to generate",
+            )
+        return hint.repeat(len(sample) // len(hint), 1, 1, 1)
+
+
+def _onnx(file: Path, device: torch.device) -> Any:
+    """Return a function of onnxruntime's session: on the accelerator where it can, else on the CPU."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise not_installed("a U-Net in ONNX", "onnxruntime", "onnx") from error
+    known = onnxruntime.get_available_providers()
+    providers = [each for each in ("CUDAExecutionProvider",) if device.type == "cuda" and each in known]
+    try:
+        session = onnxruntime.InferenceSession(file, providers=[*providers, "CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common class
+        raise SceditError(f"{file} cannot be read by onnxruntime: {reason(error)}", hint="export it anew") from error
+
+    def run(inputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: each.cpu().numpy() for name, each in inputs.items()})[0])
+
+    return run
+
+
+def _program(file: Path) -> Any:
+    try:
+        module = torch.export.load(file).module()
+    except Exception as error:  # of any kind: the bytes may be anything
+        raise SceditError(f"{file} cannot be read by torch.export: {reason(error)}", hint="export it anew") from error
+
+    def run(inputs: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            return module(dict(inputs))
+
+    return run
+
+
+def _without_weights(about: Mapping[str, Any]) -> Tuner:
+    """Return a tuner that lies in a graph: its condition, sizes and facts, on the meta device."""
+    with torch.device("meta"):
+        if about["kind"] == "csc":
+            tuner: Tuner = CSCTuner(**about["sizes"], condition=about["condition"])
+        else:
+            tuner = SCTuner(**about["sizes"])
+    tuner.metadata = {name: str(value) for name, value in about["metadata"].items()}
+    return tuner
