@@ -5,8 +5,8 @@ Published measurements are what a card holds; `estimate` counts tensors of a ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,21 @@ from scedit_cli.utils.hub import download_configs, split_revision
 from scedit_cli.utils.io import expanded, read_json
 from scedit_cli.utils.names import EMBEDDED, PUBLIC
 
+@dataclass(frozen=True)
+class Loop:
+    """What a program's training loop does otherwise than `estimate`.
+
+    Attributes:
+        parts: of PARTS, the encoders that stay on the card in the base's dtype; "vae" encodes each batch.
+        amp: the dtype of autocast, by default the base's own; float32 weights under autocast have copies in it.
+        matrices: whether attention keeps its matrices for the backward pass, as PyTorch before 2.0 did.
+    """
+
+    parts: tuple[str, ...] = ()
+    amp: str | None = None
+    matrices: bool = False
+
+
 PARTS = ("vae", "text")  # encoders that some programs call at each training step
 _STEPS = 2  # the second finds the segments that the first has left
 
@@ -38,7 +53,7 @@ def held(
     batch: int,
     resolution: int,
     dtype: str,
-    parts: Sequence[str] = (),
+    loop: Loop = Loop(),
     *,
     device: str = "cuda",
     options: Options | None = None,
@@ -48,7 +63,7 @@ def held(
 
     Args:
         method, base, batch, resolution, dtype, options: as for `estimate`.
-        parts: of PARTS, the encoders that stay on the card in `dtype`; "vae" encodes each batch without gradients.
+        loop: what the training loop does besides.
         device: "cuda" or "cpu", which decides autocast and attention.
 
     Raises:
@@ -56,11 +71,17 @@ def held(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    precision = DTYPES[dtype]
+    precision, amp = DTYPES[dtype], loop.amp or dtype
     unet = base.on_meta(precision)
     base.match_attention(unet, device)
+    if loop.matrices:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())
     inputs, noise = random_batch(base, batch, resolution, precision, "meta")
-    encoders = {part: [_encoder(name, config, precision) for name, config in _configs(base.name, part)] for part in parts}
+    encoders = {
+        part: [_encoder(name, config, precision) for name, config in _configs(base.name, part)] for part in loop.parts
+    }
     with torch.random.fork_rng(devices=[]), prepared(method, unet, options) as trainee:
         with FakeTensorMode(allow_non_fake_inputs=True):
             for part in (*trainee.parts, *(each for several in encoders.values() for each in several)):
@@ -80,7 +101,7 @@ def held(
                         with torch.no_grad():
                             vae.encode(pictures)
                     with CudaAutocast() if device == "cuda" else nullcontext():
-                        with torch.autocast("cpu", precision, enabled=dtype != "fp32"):
+                        with torch.autocast("cpu", DTYPES[amp], enabled=amp != "fp32"):
                             loss = loss_of(trainee, inputs, noise, base)
                         loss.backward()
                         del loss
@@ -109,13 +130,15 @@ def _configs(model: str, part: str) -> list[tuple[str, dict[str, Any]]]:
     names = ("vae",) if part == "vae" else ("text_encoder", "text_encoder_2")
     folder = WORLD / "base" if model == EMBEDDED else CONFIGS / model if model in PUBLIC else expanded(model)
     if folder.is_file():
-        raise SceditError(f"--with {part}: {model} is a single file", hint="name sd15, sd21, sdxl or a folder")
+        raise SceditError(
+            f"the {part} of {model} is not estimated: it is a single file", hint="name sd15, sd21, sdxl or a folder"
+        )
     if not folder.exists():
         folder = download_configs(*split_revision(model))
     places = {name: _place(folder, name) for name in names}
     found = [(name, read_json(place.read_text("utf-8"))) for name, place in places.items() if place.is_file()]
     if not found:
-        raise SceditError(f"--with {part}: {model} does not describe its {names[0]}", hint=f"leave {part} out")
+        raise SceditError(f"{model} does not describe its {names[0]}", hint=f"leave {part} out")
     return found
 
 

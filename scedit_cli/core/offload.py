@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+ENCODER = ("down_blocks", "mid_block")  # the children of a U-Net that are offloaded
+
 Bring = Callable[[Tensor], Tensor]
 
 

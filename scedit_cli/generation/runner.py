@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from scedit_cli.core.attach import attach
+from scedit_cli.core.offload import ENCODER, offloaded
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import GenerationConfig
@@ -52,6 +53,11 @@ class ImageRunner:
                 if getattr(settings, f"vae_{part}"):
                     undo.callback(setattr, base.vae, f"use_{part}", getattr(base.vae, f"use_{part}", False))
                     getattr(base.vae, f"enable_{part}")()
+            if settings.offload == "encoder":
+                undo.callback(base.place, base.device)
+                _ = base.fingerprint, base.parameter_count  # known now, while all weights are here
+                base.place(self._device, ENCODER)
+                undo.enter_context(offloaded(base.unet, self._device))
             if placed:
                 self._attachment = attach(base.unet, [self._ready(each) for each in placed])
                 undo.callback(self._attachment.detach)
@@ -108,7 +114,7 @@ class ImageRunner:
             spans=given.spans(first),
             start=given.start,
             weighted=self.sampler.weighted,
-            offload=str(self._device) if self.config.base.offload else None,
+            offload=str(self._device) if self.config.base.offload == "models" else None,
             reporter=reporter,
         )
 

@@ -10,6 +10,7 @@ import torch
 
 from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
+from scedit_cli.core.offload import ENCODER
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.scenes import Example
@@ -33,8 +34,6 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
-
-_AWAY = ("down_blocks", "mid_block", "up_blocks")  # a U-Net's children that may be off the device
 
 
 def kinds_read(tuner: TunerSection, data: DataSection) -> list[str]:
@@ -122,7 +121,7 @@ def open_base(
         _ = base.fingerprint, base.parameter_count  # computed now, from the original weights
         quantize(base.unet, options.quantize, place)
     if waits:
-        base.place(place, _AWAY if not to_train else _AWAY[:2] if offloads else ())
+        base.place(place, (*ENCODER, "up_blocks") if not to_train else ENCODER if offloads else ())
     return base
 
 

@@ -50,8 +50,8 @@ class Rung:
 
     @property
     def text(self) -> str:
-        """The settings as options of the command line."""
-        return " ".join(f"--set {key}={value}" for key, value in self.settings.items())
+        """The settings as text: "train.memory=checkpoint train.micro_batch_size=1"."""
+        return " ".join(f"{key}={value}" for key, value in self.settings.items())
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def least_change(
     """
     device, here = base.device.type, memory_of(base.device)
     if here is None:
-        raise SceditError(f"the memory of this {device} is not known", hint="--dry-run says what a step needs")
+        raise SceditError(f"the memory of this {device} is not known", hint="a dry run says what a step needs")
     rungs: list[Rung] = []
     for settings in _rungs(train.batch_size, device, processes):
         tried, storage = changed(train, settings), str(settings.get(_STORAGE, "none"))
