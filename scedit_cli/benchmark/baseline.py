@@ -14,7 +14,7 @@ _MEASURED = ("peak_memory", "images_per_second")
 _MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
 _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
-_HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled")
+_HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled", "quantize", "offload", "beside")
 _SHOWN = ("scenes", "seeds", "learning_rate")
 
 Document = dict[str, Any]

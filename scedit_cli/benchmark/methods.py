@@ -125,6 +125,8 @@ def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = 
     """Prepare `unet` for one of METHODS within the block. Some methods change its weights, so each needs its own U-Net;
     one on the meta device is enough for counting."""
     unet.requires_grad_(False)
+    if options and options.offload and method.split("-")[0] not in ("sc", "csc"):
+        raise ValueError("the encoder cannot be offloaded: the backward pass enters it")
     with ExitStack() as stack:
         trainee = METHODS[method].make(unet, options or Options(), stack)
         for part in trainee.parts:

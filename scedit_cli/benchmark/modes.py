@@ -8,26 +8,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.names import QUANTIZERS
 
 METHODS = (
     "sc", "csc", "csc-k3", "sc-checkpoint", "csc-checkpoint", "sc-plain", "csc-plain", "csc-k3-plain", "lora",
-    "lora-lean", "full", "controlnet", "controlnet-lean", "t2i-adapter", "controlnet-xs",
+    "lora-lean", "lora-checkpoint", "full", "controlnet", "controlnet-lean", "t2i-adapter", "controlnet-xs",
 )  # fmt: skip
+COUNTED = ("vae", "text", "reserve")  # what an estimate can count besides a step's tensors
 DEFAULT_METHODS = ("sc", "csc", "lora", "full", "controlnet")
 BASE = "base"  # a method of --quality: the figures of the embedded base itself
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
+_STORED = "quantize offload"
 _MODES = {
-    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} fits batches plot baseline",
-    "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
+    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} {_STORED} fits batches plot baseline",
+    "--estimate": f"base methods batch resolution dtype device {_SIZES} {_STORED} beside fits batches plot baseline",
     "--sampling": "base resolution dtype device steps",
     "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
     "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
     "--quality --tuner": "base prediction dtype device tuners scenes baseline",
     "--show": "plot baseline",
 }
-_NAMES = {"compiled": "--compile", "tuners": "--tuner", "learning_rates": "--learning-rate"}
+_NAMES = {"compiled": "--compile", "beside": "--with", "tuners": "--tuner", "learning_rates": "--learning-rate"}
 
 
 def mode_of(given: Mapping[str, Any]) -> str:
@@ -84,6 +87,16 @@ def known_methods(methods: Sequence[str], mode: str) -> list[str]:
             hint = f"did you mean {guess[0]}?" if guess else f"choose of {', '.join(known)}"
             raise SceditError(f"--methods {name}: not known", hint)
     return list(dict.fromkeys(methods or DEFAULT_METHODS))
+
+
+def check_storage(given: Mapping[str, Any]) -> None:
+    """Raise SceditError for an unknown storage of the base's weights, or for what an estimate cannot count."""
+    for name, option, known in (("quantize", "--quantize", QUANTIZERS), ("offload", "--offload", ("encoder",))):
+        if name in given and given[name] not in known:
+            raise SceditError(f"{option} {given[name]}: not known", hint=f"choose one of {', '.join(known)}")
+    for part in given.get("beside", ()):
+        if part not in COUNTED:
+            raise SceditError(f"--with {part}: not known", hint=f"choose of {', '.join(COUNTED)}")
 
 
 def read_tolerance(text: str) -> float:

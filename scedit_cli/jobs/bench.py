@@ -58,6 +58,9 @@ def bench(
     lora_rank: int | None = None,
     lora_feed_forward: bool = False,
     down_ratio: float | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
+    beside: Sequence[str] = (),
     fits: str | None = None,
     batches: Sequence[int] | None = None,
     estimate: bool = False,
@@ -99,6 +102,10 @@ def bench(
         compiled: whether the models are compiled by `torch.compile`.
         lora_rank, lora_feed_forward: r of LoRA, and whether it is also on the feed-forward layers.
         down_ratio: hidden width of SC- and CSC-Tuners as a share of the channels; 1.0 by default.
+        quantize, offload: the storage of the frozen weights, as in recipes, and "encoder" to keep the encoder in the
+            host's memory.
+        beside: what an estimate counts besides a step's tensors: of "vae" and "text", encoders in the training loop,
+            and "reserve", what PyTorch holds beyond its tensors.
         fits: a memory size such as "12GiB", for which the largest batch of each method is reported.
         batches: the batch sizes at which peak memory is estimated, for the plot.
         estimate: report exact parameters and operations and predicted memory; no step is made.
@@ -138,7 +145,8 @@ def bench(
             check_comparable(Path(baseline), before, BenchResult(Costs(setting, [])).document())
 
     sizes = lora_rank or 64, lora_feed_forward, 1.0 if down_ratio is None else down_ratio
-    wanted = BenchConfig(base or "", batch, resolution, dtype, None, *sizes)
+    storage = {"quantize": quantize or "none", "offload": offload or "none", "beside": tuple(beside)}
+    wanted = BenchConfig(base or "", batch, resolution, dtype, None, *sizes, **storage)
     if shown:
         check_baseline(shown.setting)
         result = shown

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.benchmark.modes import check_rates, check_use, known_methods, mode_of, read_size, read_tolerance
+from scedit_cli.benchmark.modes import check_rates, check_storage, check_use, known_methods, mode_of, read_size, read_tolerance
 from scedit_cli.benchmark.plot import check_plot
 from scedit_cli.benchmark.reading import read_values
 from scedit_cli.jobs.checks.tuners import header_of
@@ -36,6 +36,7 @@ def check(options: Mapping[str, Any]) -> tuple[str, list[str]]:
             raise SceditError(f"--plot {plot}: the grid of --skips is made of pixels", hint="end it in .png")
     chosen = known_methods(given.get("methods", ()), mode)
     check_use(given, chosen, mode)
+    check_storage(given)
     check_rates(given.get("learning_rates", ()), chosen)
     if "fits" in given:
         read_size(given["fits"])
