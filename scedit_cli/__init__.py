@@ -19,6 +19,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.version import __version__
 
 if TYPE_CHECKING:
+    from scedit_cli.conditions.config import AnnotatorConfig
     from scedit_cli.core.attach import attach
     from scedit_cli.core.blend import merge
     from scedit_cli.core.bundle import Bundle
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from scedit_cli.models.base import load_base
 
 _HOMES = {
+    "AnnotatorConfig": "conditions.config",
     "BaseConfig": "generation.config",
     "Bundle": "core.bundle",
     "CSCTuner": "core.tuners",
@@ -61,6 +63,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnnotatorConfig",
     "BaseConfig",
     "Bundle",
     "CSCTuner",

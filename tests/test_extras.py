@@ -16,7 +16,9 @@ from scedit_cli.data import formats
 from scedit_cli.data.images import open_image
 from scedit_cli.data.uris import open_place
 from scedit_cli.generation import web_ui
+from scedit_cli.generation.config import BaseConfig
 from scedit_cli.inference.sampler import sample
+from scedit_cli.jobs.generate import generate
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, TrackingSection, TrainSection
 from scedit_cli.training.optimizers import make_optimizer
@@ -65,6 +67,12 @@ def quantized(folder: Path) -> None:
     by_recipe.open_base(Recipe.from_dict(recipe))
 
 
+def an_exported_unet(folder: Path) -> None:
+    (folder / "scedit.json").write_text('{"format": "scedit-unet/1", "file": "unet.onnx", "tuners": [], "dtype": "fp32"}')
+    (folder / "unet.onnx").touch()
+    generate(base=BaseConfig(unet=folder), steps=1)
+
+
 def weighted(folder: Path) -> None:
     sample(load_base(tiny.pipeline_folder("sd15")), ["a"], seeds=[1], steps=1, weighted=True)
 
@@ -78,6 +86,7 @@ CASES = [
     ("datasets", "pyarrow", a_table),
     ("heic", "pi_heif", a_heic_picture),
     ("pose", "onnxruntime", lambda folder: conditions.annotate("pose", Image.new("RGB", (8, 8)), weights=folder)),
+    ("onnx", "onnxruntime", an_exported_unet),
     ("prompts", "compel", weighted),
     ("ui", "gradio", lambda folder: web_ui.page(None, None, (), folder, None)),
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),

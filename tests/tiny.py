@@ -30,6 +30,7 @@ FAMILIES = ("sd15", "sd21", "sdxl")
 # Pruned as SSD-1B and Vega are (no mid block, attention of unlike depths), for inpainting (9 channels), and distilled
 # with the guidance as an input (LCM).
 VARIANTS = ("ssd1b", "inpaint", "lcm")
+SMALLEST = "two-levels"  # SD2.1 with the fewest modules that have skips: for tests of what is around a U-Net
 TEXT_WIDTH, SECOND_WIDTH = 16, 24
 
 _HOME = tempfile.TemporaryDirectory(prefix="scedit-tiny-")
@@ -38,7 +39,7 @@ _SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.0
 
 @cache
 def pipeline_folder(family: str, seed: int = 0) -> Path:
-    """A diffusers folder of one of FAMILIES or VARIANTS, written once per process. Its pictures are 64 x 64 by default
+    """A diffusers folder of one of FAMILIES or VARIANTS, or SMALLEST, written once per process. Its pictures are 64 x 64 by default
     (SDXL's too), and sides must be multiples of 64 (SDXL: 32)."""
     folder = Path(_HOME.name) / f"{family}-{seed}"
     with quiet():
@@ -75,6 +76,8 @@ def pipeline(family: str, seed: int = 0) -> DiffusionPipeline:
 
 def unet(family: str, in_channels: int | None = None) -> UNet2DConditionModel:
     """Blocks as in the full-size model, a fortieth as wide."""
+    if family == SMALLEST:
+        return two_levels()
     common = {"sample_size": 8, "norm_num_groups": 4, "layers_per_block": 2}
     common["in_channels"] = in_channels or (9 if family == "inpaint" else 4)
     if family in ("sdxl", "ssd1b"):
@@ -156,7 +159,7 @@ def scheduler(family: str):
         return LCMScheduler(**_SCHEDULE, clip_sample=False)
     if family in ("sd15", "inpaint"):
         return PNDMScheduler(**_SCHEDULE, skip_prk_steps=True, steps_offset=1)
-    if family == "sd21":
+    if family in ("sd21", SMALLEST):
         return DDIMScheduler(**_SCHEDULE, clip_sample=False, steps_offset=1, prediction_type="v_prediction")
     return EulerDiscreteScheduler(**_SCHEDULE, steps_offset=1, timestep_spacing="leading")
 

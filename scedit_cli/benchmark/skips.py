@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from scedit_cli.core.skips import survey
+from scedit_cli.core.skips import edit_skips, survey
 from scedit_cli.inference.sampler import grid, sample, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import EMBEDDED
@@ -65,18 +65,12 @@ def changes(scale: float = 0.5, noise: float = 1.0) -> dict[str, Callable[[Tenso
 @contextmanager
 def changed(unet: nn.Module, skip: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Apply `change` to skip number `skip` (encoder order) before the decoder reads it, within the block."""
-    block, resnet = survey(unet).sites[-1 - skip]
-
-    def edit(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        skips = list(kwargs["res_hidden_states_tuple"])
-        skips[-1 - resnet] = change(skips[-1 - resnet])
-        return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}
-
-    handle = unet.up_blocks[block].register_forward_pre_hook(edit, with_kwargs=True)
+    handles = edit_skips(unet, survey(unet), lambda each, index: change(each) if index == skip else each)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def study_skips(

@@ -76,18 +76,25 @@ def annotate(
     with screen_for(json_, quiet, debug) as screen:
         if src is None and not list_:
             example = "scedit annotate photo.png --cond canny --out edges.png"
-            raise SceditError("no folder or picture is named", hint=f"for example {example}")
+            raise SceditError("no folder or image is named", hint=f"for example {example}")
         if list_:
             from scedit_cli.conditions.listing import listing
 
             result = listing()
         else:
+            from scedit_cli.conditions.annotation_spec import parameters_of
+            from scedit_cli.conditions.config import AnnotatorConfig
             from scedit_cli.jobs import annotate as job
 
+            if src.is_file() and not (out or sheet or preview):
+                raise SceditError(f"no place is named for the condition of {src}", "name it with --out edges.png")
+            kinds = list(dict.fromkeys(parts(*cond)))
+            config = AnnotatorConfig(
+                annotator, seed, weights, accept_license, device_here(device), processes, batch
+            )  # fmt: skip
             result = job.annotate(
-                src, parts(*cond), out, annotator=annotator, params=param, seed=seed, weights=weights,
-                accept_license=accept_license, sheet=sheet, preview=preview, overwrite=overwrite,
-                device=device_here(device), processes=processes, batch_size=batch, reporter=screen,
+                src, kinds, out=out, sheet=sheet, preview=preview, overwrite=overwrite, config=config, reporter=screen,
+                **parameters_of(kinds, param, "--param"),
             )  # fmt: skip
     if list_:
         screen.table(result.document(), result.header, result.rows(), texts=len(result.header))

@@ -132,6 +132,13 @@ def generate(
             rich_help_panel=_SAMPLER,
         ),
     ] = None,
+    unet: Annotated[
+        Path | None,
+        typer.Option(
+            "--unet", metavar="DIR", help="U-Net with tuners that merge exported, to run in the base's place.",
+            rich_help_panel=_SAMPLER,
+        ),
+    ] = None,
     vae: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Other autoencoder: a folder, hub id or file.", rich_help_panel=_SAMPLER),
@@ -275,12 +282,13 @@ def generate(
       scedit generate --cond canny=edges.png --sweep canny=0,0.5,1 --grid
       scedit generate --image room.png --inpaint mask.png --prompt "a red cube"
       scedit generate --from pictures/0001.png --seed 7
+      scedit generate --unet canny-unet --cond canny=edges.png
       scedit generate --ui
     """
     options = dict(
         prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond, conds_from=cond_from,
         params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep, base=base, vae=vae,
-        prediction=prediction, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler,
+        prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler,
         width=width, height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
         weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
         batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
@@ -297,8 +305,8 @@ def generate(
             checks.check_page(config)  # refuses bad options before the slow import of PyTorch
             from scedit_cli.jobs import generate as job
 
-            command = partial(command_line, options, out=config.out.path)
-            job.serve(config, host=host or "127.0.0.1", port=port, command=command, reporter=screen)
+            command_of = partial(command_line, options, out=config.out.path)
+            job.serve(config, host=host or "127.0.0.1", port=port, command_of=command_of, reporter=screen)
             return
         if given := [option for option, value in {"--host": host, "--port": port}.items() if value is not None]:
             raise SceditError(f"{given[0]} is of the page, and none is served", hint="leave it out, or add --ui")

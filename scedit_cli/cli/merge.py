@@ -48,8 +48,14 @@ def merge(
         str | None, typer.Option("--dtype", help="Precision: fp16, bf16, fp32 or fp64; by default the tuners' own.")
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Format: scedit, scepter, ms-swift or scedit-pytorch.")
+        str,
+        typer.Option(
+            "--format", help="Format: scedit, scepter, ms-swift, scedit-pytorch, comfyui, onnx or torch-export."
+        ),
     ] = "scedit",
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base whose U-Net onnx and torch-export write with its tuners.")
+    ] = None,
     up_blocks: Annotated[
         str | None,
         typer.Option("--up-blocks", metavar="N,N,...", help="Skips that each up block takes, such as 3,3,3,3."),
@@ -68,6 +74,8 @@ def merge(
       scedit merge style.safetensors:0.6 look.safetensors:0.4 --rank 64 --activations scenes --out small.safetensors
       scedit merge canny=scepter/0_SwiftSCETuning --out canny.safetensors
       scedit merge style.safetensors --format ms-swift --out style-for-swift
+      scedit merge canny.safetensors style.safetensors:0.6 --format comfyui --out ComfyUI/custom_nodes/scedit
+      scedit merge canny.safetensors --format onnx --base models/sd15 --out canny-unet
     """
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.jobs.checks import merge as checks
@@ -83,6 +91,7 @@ def merge(
             "dtype": dtype,
             "format": format_,
             "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
+            "base": base,
             "overwrite": overwrite,
         }
         checks.check(tuners, **options)  # refuses bad options before the slow import of PyTorch

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,13 @@ _MOST_SEEDS = 10_000
 
 # The options of those fields whose last part is not their option's name. Indices in brackets count for nothing.
 _OPTIONS = {
-    "prompts": "--prompt", "seeds": "--seed", "tuners": "--tuner", "controls": "--cond", "controls.photo": "--cond-from",
+    "prompts": "--prompt", "seeds": "--seed", "tuners": "--tuner", "controls": "--cond",
+    "controls.photo": "--cond-from",
     "controls.params": "--param", "controls.weights": "--weights", "controls.mask": "--mask", "base.model": "--base",
     "base.fingerprint": "--from", "overrides.scales": "--scale", "overrides.sweeps": "--sweep",
-    "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint", "init.margins": "--outpaint",
-    "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out", "params": "--param",
-    "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
+    "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint",
+    "init.margins": "--outpaint", "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out",
+    "params": "--param", "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
 }  # fmt: skip
 _QUOTED = re.compile(r"`([a-z_][a-z_.]*)(?:=([^`]+)|\(([^`]*)\))?`")
 _CALLS = {"explain": "train --explain"}  # functions that the command line calls otherwise
@@ -67,17 +69,34 @@ def in_options(text: Any, field: str | None = None) -> Any:
         text = option_of(field) + text.removeprefix(field)
     text = _CONTROL.sub(lambda found: f"--cond{'-from' * (found[2] == 'photo')} {found[1]}={found[2].upper()}", text)
     text = text.replace("=IMAGE", "=FILE") if "--cond " in text else text
-    return _QUOTED.sub(lambda found: _quoted(*found.groups()), text)
+    return _QUOTED.sub(lambda found: _quoted(*found.groups()) or found[0], text)
 
 
-def _quoted(name: str, value: str | None, arguments: str | None) -> str:
+@cache
+def _known() -> frozenset[str]:
+    """Return the names of all commands and options: texts of others may hold words in backquotes too."""
+    from typer.main import get_command
+
+    from scedit_cli.cli import app
+
+    commands = get_command(app).commands
+    return frozenset(commands) | {name for each in commands.values() for option in each.params for name in option.opts}
+
+
+def _quoted(name: str, value: str | None, arguments: str | None) -> str | None:
+    """Return what stands for `name`, `name=value` or `name(arguments)`; None where the command line has nothing."""
     if arguments is not None:
+        if name not in _CALLS and name not in _known():
+            return None
         place, *others = re.split(r"(?:^|, )(?=[a-z_]+=)", arguments)
-        options = (_quoted(*each.split("=", 1), None) for each in others)
+        options = (_quoted(*each.split("=", 1), None) or each for each in others)
         return " ".join(("scedit", _CALLS.get(name, name), *filter(None, (place, *options))))
     if name.partition(".")[0] in _RECIPE and "." in name:
         return name if value is None else f"--set {name}={value}"
-    return option_of(name) if value in (None, "True") else f"{option_of(name)} {value}"
+    option = option_of(name)
+    if option not in _known():
+        return None
+    return option if value in (None, "True") else f"{option} {value}"
 
 
 def parse_control(text: str, option: str = "--cond", kind: str | None = None) -> Control:

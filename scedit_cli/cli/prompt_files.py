@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.cli.parsing import parse_control, parse_seeds
+from scedit_cli.data.text_tables import csv_rows, json_objects
 from scedit_cli.generation.config import Prompt
 from scedit_cli.inference.config import Control
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.io import read_json
 
 _SEPARATORS = {".csv": ",;", ".tsv": "\t"}  # of tables; in locales with a decimal comma, programs write semicolons
 _UNREAD = (".json", ".yaml", ".yml", ".toml", ".xlsx", ".parquet")
 _COLUMNS = ("prompt", "prompts", "caption", "text"), ("negative", "negative_prompt"), ("seed",)  # of tables
+_EXAMPLE = '{"prompt": "..."}'
 _KEYS = ("prompt", "seed", "negative", "conditions", "scales")
 
 
@@ -48,16 +49,16 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _read_text(text: str, of_objects: bool, path: Path) -> list[Prompt]:
     # str.splitlines would also split at rare Unicode line ends, which editors do not write and prompts may hold.
-    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [line.strip() for line in text.split("\n")]
     if not of_objects:
-        return [Prompt(line) for _, line in numbered]
-    return [_read_object(line, f"--prompts {path}, line {number}", path.parent) for number, line in numbered]
+        return [Prompt(line) for line in lines if line]
+    objects = json_objects(lines, f"--prompts {path},", _EXAMPLE, f"write {_EXAMPLE}")
+    return [_prompt_of(given, f"--prompts {path}, line {number}", path.parent) for number, given in objects]
 
 
 def _read_table(text: str, separators: str, where: str) -> list[Prompt]:
-    between = max(separators, key=text.partition("\n")[0].count)
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=between))
+        rows = list(csv_rows(io.StringIO(text, newline=""), separators))
     except csv.Error as error:
         raise SceditError(f"{where} is no readable table: {error}", hint="save it as UTF-8") from None
     columns = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
@@ -75,13 +76,7 @@ def _read_table(text: str, separators: str, where: str) -> list[Prompt]:
     ]
 
 
-def _read_object(text: str, where: str, folder: Path) -> Prompt:
-    try:
-        given = read_json(text)
-    except ValueError as error:
-        raise SceditError(f"{where}: no JSON: {error}", hint='write {"prompt": "..."}') from error
-    if not isinstance(given, dict):
-        raise SceditError(f"{where}: no object", hint='write {"prompt": "..."}')
+def _prompt_of(given: dict[str, Any], where: str, folder: Path) -> Prompt:
     if unknown := [key for key in given if key not in _KEYS]:
         raise SceditError(f"{where}: {unknown[0]}: unknown", hint=f"it may have {', '.join(_KEYS)}")
     for key, kind in {"prompt": str, "negative": str, "conditions": dict, "scales": dict}.items():

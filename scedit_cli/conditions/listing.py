@@ -17,7 +17,7 @@ class Listing:
     header = ("kind", "annotator", "library", "weights", "licence", "commercial use")
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json prints."""
+        """Return the list as a document."""
         return {
             "annotators": [
                 {

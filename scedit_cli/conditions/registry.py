@@ -39,7 +39,7 @@ class Annotator:
 
     Attributes:
         kind: the kind of condition that it makes.
-        name: its name for --annotator.
+        name: its name, which differs from those of the kind's other annotators.
         library: the library that does the work.
         loader: the function that `load` calls.
         weights: hub repositories ("owner/repository"), or single files in them ("owner/repository:file").

@@ -122,13 +122,14 @@ def pretrained(
 def _local(repository: str, name: str, weights: Path, needed: Sequence[str] = ()) -> Path:
     """Return the folder that has `name`: WEIGHTS/owner/repository, WEIGHTS/repository, or WEIGHTS itself."""
     if not weights.is_dir():
-        raise SceditError(f"`weights` {weights} is no folder", hint=_download(repository, needed))
+        raise SceditError(f"weights {weights} is no folder", _download(repository, needed), "weights")
     for folder in (weights / repository, weights / repository.split("/")[-1], weights):
         if (folder / name).is_file():
             for file in (folder / name, *sorted(folder.glob("*.safetensors"))):
-                check_fetched(file, f"`weights` {file}")
+                check_fetched(file, f"weights {file}")
             return folder
-    raise SceditError(f"`weights` {weights} has no {name} of {repository}", hint=_download(repository, needed, weights))
+    message = f"weights {weights} has no {name} of {repository}"
+    raise SceditError(message, _download(repository, needed, weights), "weights")
 
 
 def _unreachable(repository: str, needed: Sequence[str] = ()) -> WorkFailed:

@@ -1,18 +1,18 @@
-"""Attaching of tuners to a U-Net, by forward pre-hooks that edit the skips on their way into each up block."""
+"""Attaching of tuners to a U-Net, by forward pre-hooks that edit the skips on their way into the decoder."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from scedit_cli.core.bundle import Bundle, checked_scales
+from scedit_cli.core.compiled import SeenByCompiler, is_compiled
 from scedit_cli.core.frozen import Swapped
 from scedit_cli.core.recompute import run_again
-from scedit_cli.core.regions import Region
-from scedit_cli.core.skips import SkipMap, in_words, survey
+from scedit_cli.core.regions import Region, cropped, for_frames
+from scedit_cli.core.skips import Entries, SkipMap, edit_skips, in_words, input_of, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
 from scedit_cli.utils.errors import SceditError
 
@@ -36,7 +36,7 @@ def attach(
     compiling or sharding the U-Net.
 
     Args:
-        unet: a diffusers U-Net.
+        unet: a diffusers U-Net, for images or video, or another model whose skips `survey` finds.
         tuners: one tuner or bundle, or several; a bundle's tuners count one by one.
         scales: α of each tuner, any real numbers; by default a bundle's own, else 1.
         memory: one of MEMORY. For the backward pass, "plain" keeps the tensors that PyTorch keeps; "lean" only those
@@ -55,7 +55,8 @@ def attach(
         raise SceditError(
             "this U-Net has tuners attached already", hint="attach all tuners at once, or detach the others first"
         )
-    if _is_compiled(unet):
+    entries = skips.entries(unet)
+    if is_compiled(unet, *entries):
         raise SceditError("this U-Net is compiled", hint="attach the tuners first, then call torch.compile")
     given = list(tuners) if isinstance(tuners, Iterable) else [tuners]
     flat: list[Tuner] = []
@@ -77,7 +78,7 @@ def attach(
             )
     alphas = checked_scales(own if scales is None else scales, len(flat))
     lean = None if memory == "plain" else Swapped(unet, recompute if memory == "checkpoint" else None)
-    return Attachment(unet, skips, flat, alphas, lean)
+    return Attachment(unet, skips, entries, flat, alphas, lean)
 
 
 def attached(unet: nn.Module) -> Attachment | None:
@@ -100,6 +101,7 @@ class Attachment:
         self,
         unet: nn.Module,
         skips: SkipMap,
+        entries: Entries,
         tuners: Sequence[Tuner],
         scales: tuple[float, ...],
         lean: Swapped | None = None,
@@ -109,17 +111,16 @@ class Attachment:
         self._lean = lean
         self._scales = scales
         self._strides = skips.strides
+        self._frames_axis = skips.frames_axis
+        self._frames = 1  # of the running call's videos
         self._hints: dict[int, Tensor] = {}  # by the tuner's place in `tuners`
         self._features: dict[int, list[Tensor]] = {}  # encoded hints that do not change from call to call
         self._regions: dict[int, Region] = {}  # by the tuner's place; the others act everywhere
         # The edits that the running call sums up, None outside a call.
         self._active: list[tuple[Tuner, float, list[Tensor] | None, Region | None]] | None = None
-        self._handles = [unet.register_forward_pre_hook(_BeforeUNet(self), with_kwargs=True)]
-        last = len(skips.channels)
-        for block in unet.up_blocks:
-            last -= len(block.resnets)
-            self._handles.append(block.register_forward_pre_hook(_BeforeUpBlock(self, last), with_kwargs=True))
-            self._handles.append(_SeenByCompiler(block))
+        before = unet.register_forward_pre_hook(_BeforeUNet(self, skips.input), with_kwargs=True)
+        after = unet.register_forward_hook(_AfterUNet(self), always_call=True)
+        self._handles = [before, *edit_skips(unet, skips, self._edit, entries), after, *map(SeenByCompiler, entries)]
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -140,8 +141,8 @@ class Attachment:
         Args:
             hints: a mapping by condition, a list in the order of the CSC-Tuners, or the tensor itself for a single one.
                 A hint is (B, C, H, W) float in [0, 1], with C the tuner's `in_channels` (3, or 4 with alpha) and H and
-                W the image's (8 times the latents'). A U-Net batch may be a multiple of B: classifier-free guidance
-                then repeats the hints as a whole.
+                W the image's (8 times the latents'), or (B, C, F, H, W) for each frame of a video. A U-Net batch may be
+                a multiple of B: classifier-free guidance then repeats the hints as a whole.
 
         Raises:
             SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.
@@ -152,7 +153,7 @@ class Attachment:
             return
         places = self._places(hints)
         for place, hint in places.items():
-            self._check(self.tuners[place], hint)
+            self._check(self.tuners[place], hint, self._frames_axis is not None)
         self._hints = places
         self._require_hints()
 
@@ -214,12 +215,12 @@ class Attachment:
         return dict(zip(takers, hints, strict=True))
 
     @staticmethod
-    def _check(tuner: Tuner, hint: Tensor) -> None:
-        if not isinstance(hint, Tensor) or hint.dim() != 4 or not hint.is_floating_point():
+    def _check(tuner: Tuner, hint: Tensor, video: bool) -> None:
+        if not isinstance(hint, Tensor) or hint.dim() not in (4, 4 + video) or not hint.is_floating_point():
             got = f"{hint.dtype} of shape {tuple(hint.shape)}" if isinstance(hint, Tensor) else type(hint).__name__
             raise SceditError(
                 f"the {tuner.condition} hint is {got}",
-                hint=f"give a float tensor (batch, {tuner.in_channels}, height, width) in [0, 1]",
+                hint=f"give a float tensor (batch, {tuner.in_channels}, {'[frames,] ' * video}height, width) in [0, 1]",
             )
         if hint.shape[1] != tuner.in_channels:
             raise SceditError(
@@ -236,8 +237,9 @@ class Attachment:
                 )
 
     def _begin(self, sample: Tensor) -> None:
-        """Prepare the U-Net's call on `sample` (B, C, h, w): collect the active tuners with their features."""
+        """Prepare the U-Net's call on `sample`, (B, C, h, w) or a video: collect the active tuners with their features."""
         self._require_hints()
+        self._frames = 1 if self._frames_axis is None else sample.shape[self._frames_axis]
         active = []
         for i, (tuner, scale) in enumerate(zip(self.tuners, self._scales, strict=True)):
             if scale == 0:
@@ -252,7 +254,7 @@ class Attachment:
         self._active = active
 
     def _encode(self, i: int, sample: Tensor) -> list[Tensor]:
-        """Return the hint features of tuner `i`, with the batch of `sample` or a batch of one."""
+        """Return the hint features of tuner `i`: one for each image or frame of `sample`, or a batch of one."""
         tuner, hint = self.tuners[i], self._hints[i]
         batch, (height, width) = sample.shape[0], sample.shape[-2:]
         wanted = (HINT_SCALE * height, HINT_SCALE * width)
@@ -267,30 +269,38 @@ class Attachment:
                 f"{hint.shape[0]} {tuner.condition} hints for a U-Net batch of {batch}",
                 hint="the batch must be a multiple of the hints, or give one hint for all",
             )
+        per_frame = hint.dim() == 5
+        if per_frame and hint.shape[2] != self._frames:
+            raise SceditError(
+                f"the {tuner.condition} hint has {hint.shape[2]} frames, the video {self._frames}",
+                hint="give one hint per frame, or one for all",
+            )
         features = self._features.get(i)
         stale = torch.is_grad_enabled() and (_learns(tuner.encoder, hint) or features and features[0].is_inference())
         if features is None or stale:
-            features = tuner.encoder(hint.to(tuner.device, tuner.dtype), self._strides, lean=self._lean is not None)
+            images = hint.transpose(1, 2).flatten(0, 1) if per_frame else hint
+            features = tuner.encoder(images.to(tuner.device, tuner.dtype), self._strides, lean=self._lean is not None)
             self._features.pop(i, None)
             if not features[0].requires_grad:
                 self._features[i] = features
-        tiles = batch // hint.shape[0]
-        return features if tiles == 1 or hint.shape[0] == 1 else [each.repeat(tiles, 1, 1, 1) for each in features]
+        return [for_frames(each, batch, self._frames, per_frame) for each in features]
 
     def _edit(self, skip: Tensor, index: int) -> Tensor:
-        """Return skip `index` (encoder order) with all edits added, in its own dtype.
+        """Return skip `index` (encoder order), (…, C, h, w), with all edits added, in its own dtype.
 
         The edits are summed negated from 0 and subtracted: 0 - (±0) is +0 and x - (+0) is x in every bit, whereas
         -0 + 0 would turn a skip's -0 into +0.
         """
-        if not len(skip):  # of a level whose features are reused
+        if self._active is None:
+            raise SceditError("the decoder runs outside the U-Net's call", hint="call unet(...), not unet.forward(...)")
+        if not self._active or not len(skip):  # an empty one is of a level whose features are reused
             return skip
         edits = torch.zeros((), dtype=skip.dtype, device=skip.device)
         for tuner, scale, features, region in self._active:
-            inputs = (skip, index) if features is None else (skip, index, features[index])
+            inputs = (skip, index) if features is None else (skip, index, cropped(features[index], skip))
             edit = run_again(tuner, *inputs) if self._lean else tuner(*inputs)
             if region is not None:
-                edit = region.within(edit)
+                edit = region.within(edit, self._frames)
             edits = torch.sub(edits, edit, alpha=scale)
         return torch.sub(skip, edits).to(skip.dtype)
 
@@ -298,59 +308,23 @@ class Attachment:
 class _BeforeUNet:
     """The forward pre-hook on the U-Net: a class, not a closure, so that it can be pickled and deep-copied."""
 
+    def __init__(self, attachment: Attachment, name: str) -> None:
+        self.attachment = attachment
+        self.name = name
+
+    def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.attachment._begin(input_of(args, kwargs, self.name))
+
+
+class _AfterUNet:
+    """The forward hook on the U-Net, which frees the hint features and their graph."""
+
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
 
-    def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.attachment._begin(kwargs["sample"] if "sample" in kwargs else args[0])
-
-
-class _BeforeUpBlock:
-    """The forward pre-hook on an up block, whose skips are those from `first` on in encoder order."""
-
-    def __init__(self, attachment: Attachment, first: int) -> None:
-        self.attachment = attachment
-        self.first = first
-
-    def __call__(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        attachment = self.attachment
-        if attachment._active is None:
-            raise SceditError("an up block runs outside the U-Net's call", hint="call unet(...), not unet.forward(...)")
-        if not attachment._active:
-            return None
-        skips = kwargs["res_hidden_states_tuple"]
-        edited = tuple(attachment._edit(skip, self.first + j) for j, skip in enumerate(skips))
-        if self.first == 0:  # the last block is reached: free the features and their graph
-            attachment._active = None
-        return args, kwargs | {"res_hidden_states_tuple": edited}
-
-
-class _SeenByCompiler:
-    """A mark that makes torch.compile notice the new hook on `block`, until `remove`.
-
-    Code compiled without the hook would ignore it: the compiler checks whether the hooks that it saw are gone, but not
-    whether others were added. It does check whether a module has a `forward` of its own, so the block gets its class's
-    as an attribute. Only code for such blocks is compiled again, in any U-Net.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        self._block = block
-        self._shown = None
-        if "forward" not in vars(block):
-            self._shown = block.forward = block.forward
-        elif "torch._dynamo" in sys.modules:  # accelerate's hooks set `forward` too, so all compiled code is discarded
-            torch.compiler.reset()
-
-    def remove(self) -> None:
-        if self._shown and vars(self._block).get("forward") is self._shown:  # not a wrapper set since
-            del self._block.forward
+    def __call__(self, unet: nn.Module, args: tuple, output: object) -> None:
+        self.attachment._active = None
 
 
 def _learns(encoder: nn.Module, hint: Tensor) -> bool:
     return hint.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-def _is_compiled(unet: nn.Module) -> bool:
-    return hasattr(unet, "_orig_mod") or any(
-        module._compiled_call_impl is not None for module in (unet, *unet.up_blocks)
-    )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scedit_cli.core.skips import survey
+from scedit_cli.core.skips import edit_skips, survey
 from scedit_cli.core.tuners import SCTuner, SkipMLP
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -82,23 +82,17 @@ def recorded(unet: nn.Module, rows: int) -> Iterator[list[Tensor]]:
     skips = survey(unet)
     draw = torch.Generator().manual_seed(0)
     kept = [(torch.empty(0), torch.empty(0, width)) for width in skips.channels]
-    handles, collected = [], []
+    collected: list[Tensor] = []
 
-    def before(first: int):
-        def hook(block: nn.Module, args: tuple, kwargs: dict) -> None:
-            for i, skip in enumerate(kwargs["res_hidden_states_tuple"], start=first):
-                pixels = skip.detach().movedim(1, -1).flatten(0, -2).to("cpu", torch.float32)
-                # A pixel stays while its random key is among the largest, which is an even draw over all pixels so far.
-                keys = torch.cat([kept[i][0], torch.rand(len(pixels), generator=draw)])
-                largest = keys.topk(min(rows, len(keys))).indices
-                kept[i] = (keys[largest], torch.cat([kept[i][1], pixels])[largest])
+    def keep(skip: Tensor, i: int) -> Tensor:
+        pixels = skip.detach().movedim(1, -1).flatten(0, -2).to("cpu", torch.float32)
+        # A pixel stays while its random key is among the largest, which is an even draw over all pixels so far.
+        keys = torch.cat([kept[i][0], torch.rand(len(pixels), generator=draw)])
+        largest = keys.topk(min(rows, len(keys))).indices
+        kept[i] = (keys[largest], torch.cat([kept[i][1], pixels])[largest])
+        return skip
 
-        return hook
-
-    last = len(skips.channels)
-    for block in unet.up_blocks:
-        last -= len(block.resnets)
-        handles.append(block.register_forward_pre_hook(before(last), with_kwargs=True))
+    handles = edit_skips(unet, skips, keep)
     try:
         yield collected
         collected += [pixels for _, pixels in kept]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scedit_cli.core.skips import decoder_parts
 from scedit_cli.utils.errors import SceditError
 
 SEGMENTS = ("transformer", "layer", "fine")
@@ -35,11 +36,16 @@ def segments(unet: nn.Module, size: str) -> Iterator[nn.Module]:
     """
     if size not in SEGMENTS:
         raise SceditError(f"{size!r} cannot be recomputed", hint=f"choose one of {', '.join(SEGMENTS)}")
-    for block in unet.up_blocks:
-        for transformer in getattr(block, "attentions", ()):
-            yield from getattr(transformer, "transformer_blocks", ()) if size == "fine" else [transformer]
-        if size != "transformer":
-            yield from block.resnets
+    for part, is_transformer in decoder_parts(unet):
+        if is_transformer and size == "fine" and (blocks := _transformer_blocks(part)):
+            yield from blocks
+        elif is_transformer or size != "transformer":
+            yield part
+
+
+def _transformer_blocks(transformer: nn.Module) -> list[nn.Module]:
+    names = ("transformer_blocks", "temporal_transformer_blocks")
+    return [block for name in names for block in getattr(transformer, name, ())]
 
 
 @cache

@@ -32,8 +32,9 @@ class Region:
         self._weights = weights
         self._shrunk: dict[tuple[int, int], Tensor] = {}
 
-    def within(self, edit: Tensor) -> Tensor:
-        """Return `edit` (B', C, h, w) weighted by the region; B' is a multiple of the region's batch.
+    def within(self, edit: Tensor, frames: int = 1) -> Tensor:
+        """Return `edit` (B'·frames, C, h, w) weighted by the region; B' is a multiple of the region's batch, and a
+        region's are all `frames` of its video.
 
         Raises:
             SceditError: the batches do not fit.
@@ -42,11 +43,34 @@ class Region:
         if size not in self._shrunk:
             self._shrunk[size] = F.adaptive_avg_pool2d(self._weights.to(edit.device, edit.dtype), size)
         weights = self._shrunk[size]
-        if edit.shape[0] % weights.shape[0]:
+        batch = edit.shape[0] // frames
+        if batch % weights.shape[0]:
             raise SceditError(
-                f"{weights.shape[0]} regions for a U-Net batch of {edit.shape[0]}",
+                f"{weights.shape[0]} regions for a U-Net batch of {batch}",
                 hint="the batch must be a multiple of the regions, or give one region for all",
             )
-        if weights.shape[0] > 1:
-            weights = weights.repeat(edit.shape[0] // weights.shape[0], 1, 1, 1)
-        return edit * weights
+        return edit * for_frames(weights, batch, frames)
+
+
+def for_frames(values: Tensor, batch: int, frames: int, per_frame: bool = False) -> Tensor:
+    """Return `values` (n, …), given for n videos, for each of the frames of `batch` videos; n divides `batch`. A single
+    value for all stays a batch of one.
+
+    Args:
+        values: one per video, or with `per_frame` one per frame, a video's frames side by side.
+        batch: the number of videos, or of images, whose `frames` are 1.
+        frames: the number of frames of a video.
+    """
+    if values.shape[0] == 1 and not per_frame:
+        return values
+    tiles = batch * frames // values.shape[0] if per_frame else batch // values.shape[0]
+    if tiles > 1:
+        values = values.repeat(tiles, 1, 1, 1)
+    return values if per_frame or frames == 1 else values.repeat_interleave(frames, 0)
+
+
+def cropped(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` (…, h, w) without the last row and column that `like` lacks: of an odd side, half is rounded up
+    by the hint encoder's convolutions and down by some U-Nets'."""
+    height, width = like.shape[-2:]
+    return values if values.shape[-2:] == (height, width) else values[..., :height, :width]

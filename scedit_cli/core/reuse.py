@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scedit_cli.core.attach import attached
+from scedit_cli.core.sites.up_blocks import InTuple
 from scedit_cli.core.skips import survey
 from scedit_cli.utils.errors import SceditError
 
@@ -37,6 +38,8 @@ def reuse(unet: nn.Module, every: int, calls_per_step: int = 1) -> Reuse:
         raise SceditError("this U-Net reuses its deep layers already", hint="undo the first reuse before the second")
     if hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None:
         raise SceditError("this U-Net is compiled, and its code would ignore the reuse", hint="leave one of the two out")
+    if not isinstance(survey(unet).sites[0], InTuple):
+        raise SceditError(f"the deep layers of {type(unet).__name__} cannot be reused", hint="only those of U-Nets whose up blocks take their skips as a tuple can")
     return Reuse(unet, every, calls_per_step)
 
 

@@ -1,94 +1,108 @@
-"""The places of a U-Net's skip connections, read off its modules."""
+"""The skip connections of a U-Net: finding them, and passing each one through a function on its way."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.core.sites import KINDS
+from scedit_cli.core.sites.refused import refusal
+from scedit_cli.core.sites.site import TOKENS, Entries, Site, SkipMap, in_words
 
+__all__ = ["Entries", "SkipMap", "decoder_parts", "edit_skips", "in_words", "input_of", "survey"]
 
-@dataclass(frozen=True)
-class SkipMap:
-    """The skips of one U-Net.
-
-    Attributes:
-        channels: the channels of each skip, in encoder order (0 = conv_in).
-        strides: the factor by which each skip is smaller than the latents (1, 2, 4, …), in encoder order.
-        sites: the (up block, resnet) that consumes each skip, in decoder order (0 = deepest); site m consumes skip
-            `len(channels) - 1 - m`.
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    sites: tuple[tuple[int, int], ...]
-
-    @property
-    def up_blocks(self) -> tuple[int, ...]:
-        """The number of skips that each up block consumes, in decoder order."""
-        return tuple(len(list(run)) for _, run in groupby(block for block, _ in self.sites))
+Edit = Callable[[Tensor, int], Tensor]
 
 
 def survey(unet: nn.Module) -> SkipMap:
-    """Find the skips of a diffusers U-Net (`conv_in`, `down_blocks`, `up_blocks`), with or without a mid block.
+    """Find the skips of a diffusers model that has any: a U-Net for images or video, or Hunyuan-DiT.
 
-    Channels and strides are read off the encoder, and the channels that each resnet takes beside the previous one's
-    output off the decoder; the two must agree.
+    Channels and strides are read off the encoder's modules, and the channels that are taken off the decoder's; the two
+    must agree.
 
     Raises:
-        SceditError: the model has no U-Net skips, or its encoder and decoder do not fit together.
+        SceditError: the model has no skips, or skips of a kind that cannot be edited, or its encoder and decoder do not
+            fit together.
     """
-    if not all(hasattr(unet, name) for name in ("conv_in", "down_blocks", "up_blocks")):
-        raise SceditError(
-            f"{type(unet).__name__} has no skip connections to edit",
-            hint="SCEdit needs a U-Net with down_blocks and up_blocks, such as those of SD1.5, SD2.1 and SDXL",
-        )
+    return _kind_and_skips(unet)[1]
+
+
+def decoder_parts(unet: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
+    """Yield the modules of the decoder that can run again in the backward pass, each with whether it is a transformer.
+
+    Raises:
+        SceditError: as for `survey`.
+    """
+    return _kind_and_skips(unet)[0].parts(unet)
+
+
+def edit_skips(
+    unet: nn.Module, skips: SkipMap, edit: Edit, entries: Entries | None = None
+) -> list[RemovableHandle]:
+    """Let `unet` read edit(skip, index) in the place of every skip, (…, C, h, w) with its number in encoder order, until
+    the returned handles are removed. An `edit` that returns the skip itself leaves it as it is.
+
+    The hooks can be pickled and deep-copied with the U-Net if `edit` can be. `entries` are skips.entries(unet), if known.
+    """
+    size = _InputSize(skips.input)
+    handles = []
+    if skips.sites[0].layout == TOKENS:  # the others do not need it
+        handles.append(unet.register_forward_pre_hook(size, with_kwargs=True))
+    for module, sites in (entries or skips.entries(unet)).items():
+        handles.append(module.register_forward_pre_hook(_BeforeEntry(edit, sites, size), with_kwargs=True))
+    return handles
+
+
+def input_of(args: tuple, kwargs: Mapping[str, Any], name: str) -> Tensor:
+    """Return the noisy latents, the first argument and called `name`, among those of a U-Net's call."""
+    return kwargs[name] if name in kwargs else args[0]
+
+
+class _InputSize:
+    """The forward pre-hook on a U-Net that notes the height and width of its input. Hooks here are classes, not
+    closures, so that they can be pickled and deep-copied."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size = (0, 0)
+
+    def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.size = tuple(input_of(args, kwargs, self.name).shape[-2:])
+
+
+class _BeforeEntry:
+    """The forward pre-hook on a decoder's module, which edits the skips among its arguments."""
+
+    def __init__(self, edit: Edit, sites: list[tuple[int, Site]], input_size: _InputSize) -> None:
+        self.edit = edit
+        self.sites = sites
+        self.input_size = input_size
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        argument, position = self.sites[0][1].argument, self.sites[0][1].position
+        named = argument in kwargs
+        before = value = kwargs[argument] if named else args[position]
+        for index, site in self.sites:
+            skip = site.take(value, self.input_size.size)
+            edited = self.edit(skip, index)
+            if edited is not skip:
+                value = site.put(value, edited)
+        if value is before:
+            return None
+        if named:
+            return args, kwargs | {argument: value}
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+
+
+def _kind_and_skips(unet: nn.Module) -> tuple[ModuleType, SkipMap]:
     try:
-        channels, strides = _encoder(unet)
-        sites, taken = _decoder(unet, channels[-1])
-    except AttributeError as error:
-        raise SceditError(
-            f"{type(unet).__name__} has up or down blocks of a kind that is not known here: {error}",
-            hint="blocks made of resnets, as in SD1.5, SD2.1 and SDXL, can be edited",
-        ) from error
-    if taken != channels[::-1]:
-        raise SceditError(
-            f"the decoder of this {type(unet).__name__} takes skips of {in_words(taken[::-1])} channels, "
-            f"its encoder gives {in_words(channels)}",
-            hint="only U-Nets whose up blocks consume every encoder feature once can be edited",
-        )
-    return SkipMap(tuple(channels), tuple(strides), tuple(sites))
-
-
-def in_words(channels: list[int] | tuple[int, ...]) -> str:
-    """Return channels in words: (320, 320, 640) -> "320×2, 640"."""
-    runs = [(value, len(list(run))) for value, run in groupby(channels)]
-    return ", ".join(f"{value}×{count}" if count > 1 else str(value) for value, count in runs) or "no"
-
-
-def _encoder(unet: nn.Module) -> tuple[list[int], list[int]]:
-    stride = 1
-    channels, strides = [unet.conv_in.weight.shape[0]], [stride]
-    for block in unet.down_blocks:
-        for resnet in block.resnets:
-            channels.append(resnet.out_channels)
-            strides.append(stride)
-        # A block's downsamplers run one after another, and only the last one's output becomes a skip.
-        if downsamplers := getattr(block, "downsamplers", None):
-            stride *= 2 ** len(downsamplers)
-            channels.append(downsamplers[-1].out_channels)
-            strides.append(stride)
-    return channels, strides
-
-
-def _decoder(unet: nn.Module, deepest: int) -> tuple[list[tuple[int, int]], list[int]]:
-    sites, taken = [], []
-    previous = deepest  # a mid block keeps the channels
-    for b, block in enumerate(unet.up_blocks):
-        for k, resnet in enumerate(block.resnets):
-            sites.append((b, k))
-            taken.append(resnet.in_channels - previous)
-            previous = resnet.out_channels
-    return sites, taken
+        for kind in KINDS:
+            if (skips := kind.survey(unet)) and skips.sites:
+                return kind, skips
+    except AttributeError as error:  # blocks of others that are named alike
+        raise refusal(unet, error) from error
+    raise refusal(unet)

@@ -96,6 +96,7 @@ class Tuner(nn.Module):
         kind: "sc" or "csc".
         condition: the kind of hint it takes, None for an SC-Tuner.
         channels: channels of the skips it edits, in encoder order.
+        hidden: the maps' hidden widths, in encoder order.
         up_blocks: the number of skips that each up block of its U-Net consumes, in decoder order; None if unknown.
         metadata: the facts in its file's header (base, recipe, steps, …); empty for a new tuner.
     """
@@ -105,18 +106,11 @@ class Tuner(nn.Module):
 
     def __init__(self, channels: Sequence[int], hidden: Sequence[int] | None = None) -> None:
         super().__init__()
-        hidden = channels if hidden is None else hidden
-        self.maps = nn.ModuleList(SkipMLP(c, h) for c, h in zip(channels, hidden, strict=True))
+        self.channels = tuple(channels)
+        self.hidden = self.channels if hidden is None else tuple(hidden)
+        self.maps = nn.ModuleList(SkipMLP(c, h) for c, h in zip(self.channels, self.hidden, strict=True))
         self.up_blocks: tuple[int, ...] | None = None
         self.metadata: dict[str, str] = {}
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        return tuple(each.down.in_channels for each in self.maps)
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        return tuple(each.down.out_channels for each in self.maps)
 
     @property
     def sizes(self) -> dict[str, int | list[int]]:

@@ -76,7 +76,7 @@ class _Opened:
 
 def annotate_all(
     tasks: Sequence[Task],
-    orders: Sequence[AnnotationSpec],
+    specs: Sequence[AnnotationSpec],
     *,
     device: str = "cpu",
     overwrite: bool = False,
@@ -103,11 +103,11 @@ def annotate_all(
     size = batch_size if device != "cpu" else _CHUNK
     chunks = [tasks[at : at + size] for at in range(0, len(tasks), size)]
     if device != "cpu":
-        outcomes = _stream(chunks, orders, device, overwrite)
+        outcomes = _stream(chunks, specs, device, overwrite)
     elif processes == 1 or len(tasks) <= _ALONE:
-        outcomes = map(partial(annotate_chunk, orders=orders, overwrite=overwrite), chunks)
+        outcomes = map(partial(annotate_chunk, specs=specs, overwrite=overwrite), chunks)
     else:
-        outcomes = _pooled(chunks, orders, overwrite, min(processes, len(chunks)))
+        outcomes = _pooled(chunks, specs, overwrite, min(processes, len(chunks)))
     done: list[Outcome] = []
     for part in outcomes:
         done += part
@@ -115,16 +115,16 @@ def annotate_all(
     return done
 
 
-def annotate_chunk(tasks: Sequence[Task], orders: Sequence[AnnotationSpec], overwrite: bool = False) -> list[Outcome]:
+def annotate_chunk(tasks: Sequence[Task], specs: Sequence[AnnotationSpec], overwrite: bool = False) -> list[Outcome]:
     """Annotate a few images in this process, on the CPU, as `annotate_all` does."""
-    opened = [_open(task, orders, overwrite) for task in tasks]
-    for save in _make(opened, orders, "cpu"):
+    opened = [_open(task, specs, overwrite) for task in tasks]
+    for save in _make(opened, specs, "cpu"):
         save()
     return [each.outcome for each in opened]
 
 
 def _pooled(
-    chunks: list[Sequence[Task]], orders: Sequence[AnnotationSpec], overwrite: bool, processes: int
+    chunks: list[Sequence[Task]], specs: Sequence[AnnotationSpec], overwrite: bool, processes: int
 ) -> Iterator[list[Outcome]]:
     threads = max(1, (os.cpu_count() or 1) // processes)
     # Processes are spawned: a fork of a process in which PyTorch or OpenCV has threads can deadlock.
@@ -133,7 +133,7 @@ def _pooled(
     try:
         for chunk in chunks:
             with starting():
-                running.append(pool.submit(annotate_chunk, chunk, orders, overwrite))
+                running.append(pool.submit(annotate_chunk, chunk, specs, overwrite))
             if len(running) > 2 * processes:
                 yield running.popleft().result()
         while running:
@@ -147,7 +147,7 @@ def _pooled(
 
 
 def _stream(
-    chunks: list[Sequence[Task]], orders: Sequence[AnnotationSpec], device: str, overwrite: bool
+    chunks: list[Sequence[Task]], specs: Sequence[AnnotationSpec], device: str, overwrite: bool
 ) -> Iterator[list[Outcome]]:
     """Annotate on a device while threads open the next batches and save the last one."""
     ahead: deque[list[Future[_Opened]]] = deque()
@@ -156,11 +156,11 @@ def _stream(
         saving: tuple[list[_Opened], list[Future[None]]] = [], []
         while True:
             while len(ahead) < _AHEAD and (chunk := next(waiting, None)):
-                ahead.append([pool.submit(_open, task, orders, overwrite) for task in chunk])
+                ahead.append([pool.submit(_open, task, specs, overwrite) for task in chunk])
             if not ahead and not saving[0]:
                 return
             opened = [each.result() for each in ahead.popleft()] if ahead else []
-            saves = [pool.submit(save) for save in _make(opened, orders, device)]
+            saves = [pool.submit(save) for save in _make(opened, specs, device)]
             for save in saving[1]:
                 save.result()
             if saving[0]:
@@ -168,20 +168,20 @@ def _stream(
             saving = opened, saves
 
 
-def _open(task: Task, orders: Sequence[AnnotationSpec], overwrite: bool) -> _Opened:
+def _open(task: Task, specs: Sequence[AnnotationSpec], overwrite: bool) -> _Opened:
     opened = _Opened(Outcome(task.name))
     try:
         digest = digest_of(task.picture)
-        for order, place in zip(orders, task.places, strict=True):
-            settings = order.settings(task.name)
-            record = record_of(order, settings, digest)
+        for spec, place in zip(specs, task.places, strict=True):
+            settings = spec.settings(task.name)
+            record = record_of(spec, settings, digest)
             there = read_record(place)
             if overwrite or not place.is_file() or there not in (None, record):
-                opened.todo[order.kind] = place, settings, record
+                opened.todo[spec.kind] = place, settings, record
                 continue
-            opened.outcome.skipped.append(order.kind)
+            opened.outcome.skipped.append(spec.kind)
             if there is None:
-                opened.outcome.foreign.append(order.kind)
+                opened.outcome.foreign.append(spec.kind)
         if opened.todo:
             opened.picture = open_image(task.picture)
     except SceditError as error:
@@ -190,29 +190,29 @@ def _open(task: Task, orders: Sequence[AnnotationSpec], overwrite: bool) -> _Ope
     return opened
 
 
-def _make(opened: Sequence[_Opened], orders: Sequence[AnnotationSpec], device: str) -> list[Callable[[], None]]:
+def _make(opened: Sequence[_Opened], specs: Sequence[AnnotationSpec], device: str) -> list[Callable[[], None]]:
     """Make the condition images, for each spec those of equal settings together, and return functions that save them.
     """
     saves: list[Callable[[], None]] = []
-    for order in orders:
+    for spec in specs:
         alike: dict[Parameters, list[_Opened]] = defaultdict(list)
         for each in opened:
-            if order.kind in each.todo:
-                alike[each.todo[order.kind][1]].append(each)
+            if spec.kind in each.todo:
+                alike[each.todo[spec.kind][1]].append(each)
         for settings, group in alike.items():
-            make = order.load(settings, device)
+            make = spec.load(settings, device)
             for each, one in zip(group, made(make, [each.picture for each in group]), strict=True):
-                place, _, record = each.todo[order.kind]
+                place, _, record = each.todo[spec.kind]
                 if isinstance(one, Exception):
-                    each.outcome.failed[order.kind] = f"{order.kind} cannot be made of it: {reason(one)}"
+                    each.outcome.failed[spec.kind] = f"{spec.kind} cannot be made of it: {reason(one)}"
                 else:
-                    each.outcome.written.append(order.kind)
+                    each.outcome.written.append(spec.kind)
                     saves.append(partial(save_condition, one, place, record))
     return saves
 
 
-def made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Exception]:
-    """Return the condition images of `pictures`. Where the annotator fails over several, each image is tried alone, and
+def made(make: Make, images: list[Image.Image]) -> list[Image.Image | Exception]:
+    """Return the condition images of `images`. Where the annotator fails over several, each image is tried alone, and
     an error takes the place of each one that fails.
 
     Raises:
@@ -220,17 +220,17 @@ def made(make: Make, pictures: list[Image.Image]) -> list[Image.Image | Exceptio
         WorkFailed: memory ran out.
     """
     try:
-        return make(pictures)
+        return make(images)
     except (SceditError, MemoryError):
         raise
     except Exception as error:  # annotators raise errors of any class over unusual images
-        if len(pictures) == 1 and is_out_of_memory(error):
+        if len(images) == 1 and is_out_of_memory(error):
             hint = "annotate a smaller picture, or with fewer processes; a full accelerator leaves the CPU"
             raise WorkFailed("memory ran out over one picture", hint) from error
-        if len(pictures) == 1:
+        if len(images) == 1:
             return [error]
     # The retry stands outside the handler, whose error keeps the memory that the library used for all the images.
-    return [one for picture in pictures for one in made(make, [picture])]
+    return [one for image in images for one in made(make, [image])]
 
 
 def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
@@ -239,17 +239,17 @@ def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
     for outcome in outcomes:
         if outcome.failed:
             reasons[outcome.name] |= dict.fromkeys(outcome.failed.values())
-    return {name: "; ".join(told) for name, told in reasons.items()}
+    return {name: "; ".join(sentences) for name, sentences in reasons.items()}
 
 
-def record_of(order: AnnotationSpec, settings: Parameters, digest: str) -> dict[str, Any]:
+def record_of(spec: AnnotationSpec, settings: Parameters, digest: str) -> dict[str, Any]:
     """Return the record that a condition image carries; equal records mean equal images."""
     return {
-        "kind": order.kind,
-        "annotator": order.by,
+        "kind": spec.kind,
+        "annotator": spec.by,
         "parameters": settings.model_dump(mode="json"),
         "picture": digest,
-        "licence": order.annotator.licence,
+        "licence": spec.annotator.licence,
     }
 
 
@@ -279,12 +279,12 @@ def recorded_maker(path: Path, kind: str) -> AnnotationSpec | None:
     return AnnotationSpec(kind, annotator.name, tuple(settings.items()))
 
 
-def save_condition(picture: Image.Image, place: Path, record: dict[str, Any], replace: bool = True) -> None:
+def save_condition(image: Image.Image, place: Path, record: dict[str, Any], replace: bool = True) -> None:
     """Write a PNG with its record. Run-length compression is the fastest, and for edge images also the smallest."""
     info = PngInfo()
     info.add_text("scedit", json.dumps(record))
     with whole(place, replace) as part:
-        picture.save(part, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
+        image.save(part, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
 
 
 def digest_of(path: Path) -> str:

@@ -44,13 +44,13 @@ class Fit:
         scale = self.size[0] / (self.box[2] - self.box[0])
         return round(self.box[1] * scale), round(self.box[0] * scale)
 
-    def apply(self, picture: Image.Image, blend: bool = True) -> Image.Image:
-        """Cut and scale `picture`, which has the source's size or was decoded smaller. Without `blend`, no colours are
+    def apply(self, image: Image.Image, blend: bool = True) -> Image.Image:
+        """Cut and scale `image`, which has the source's size or was decoded smaller. Without `blend`, no colours are
         mixed (nearest neighbour)."""
-        across, down = picture.width / self.source[0], picture.height / self.source[1]
+        across, down = image.width / self.source[0], image.height / self.source[1]
         left, top, right, bottom = self.box
         box = (round(left * across), round(top * down), round(right * across), round(bottom * down))
-        part = picture if box == (0, 0, *picture.size) else picture.crop(box)
+        part = image if box == (0, 0, *image.size) else image.crop(box)
         if part.size == self.size:
             return part
         return _lanczos(part, self.size) if blend else part.resize(self.size, Image.Resampling.NEAREST)
@@ -105,11 +105,11 @@ def _full_buckets(side: int, multiple: int) -> tuple[Size, ...]:
     return tuple(sorted(sizes))
 
 
-def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
-    """Resize `picture`. PyTorch's filter equals Pillow's within a level of 255, in a sixth of the time."""
-    if picture.mode != "RGB" or not _torch_has_lanczos():
-        return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=_GAP)
-    pixels = torch.from_numpy(np.array(picture)[None]).permute(0, 3, 1, 2)
+def _lanczos(image: Image.Image, size: Size) -> Image.Image:
+    """Resize `image`. PyTorch's filter equals Pillow's within a level of 255, in a sixth of the time."""
+    if image.mode != "RGB" or not _torch_has_lanczos():
+        return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=_GAP)
+    pixels = torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2)
     scaled = F.interpolate(pixels, size=size[::-1], mode="lanczos", antialias=True)
     return Image.fromarray(scaled.permute(0, 2, 3, 1)[0].numpy())
 

@@ -91,7 +91,7 @@ def cache_latents_and_text(
     base: Base,
     kinds: Sequence[str] = (),
     reporter: Reporter = SILENT,
-    orders: Sequence[AnnotationSpec] = (),
+    specs: Sequence[AnnotationSpec] = (),
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> Cache:
@@ -100,7 +100,7 @@ def cache_latents_and_text(
     Args:
         kinds: the kinds of the hints that are read from files.
         reporter: gets (images and captions encoded, of how many).
-        orders: specs of the hints that are made from the images on demand.
+        specs: those of the hints that are made from the images on demand.
         share: (number, of how many): this process' part of the work, where several share a folder and all call this.
         wait: a barrier: it returns once all these processes have called it.
 
@@ -113,12 +113,12 @@ def cache_latents_and_text(
     hints: dict[str, Hints | MadeHints]
     read = {kind: dataset.condition_paths(kind) for kind in kinds}
     hints = {kind: Hints(paths, largest, channels=channels_of(kind)) for kind, paths in read.items()}
-    hints |= {order.kind: MadeHints([i.image for i in dataset.items], largest, order) for order in orders}
-    pictures, texts = len(dataset), len(_distinct(dataset))
-    latents, keys = cache_latents(dataset, base, reporter.units(0, pictures + texts), share, wait)
-    text, captions = cache_text(dataset, base, reporter.units(pictures, pictures + texts), share, wait)
+    hints |= {spec.kind: MadeHints([i.image for i in dataset.items], largest, spec) for spec in specs}
+    images, texts = len(dataset), len(_distinct(dataset))
+    latents, keys = cache_latents(dataset, base, reporter.units(0, images + texts), share, wait)
+    text, captions = cache_text(dataset, base, reporter.units(images, images + texts), share, wait)
     place = {size: number for number, size in enumerate(dataset.buckets)}
-    told = [
+    conditioning = [
         (*(item.original or size)[::-1], *item.crop, *size[::-1])
         for item, size in zip(dataset.items, dataset.sizes, strict=True)
     ]
@@ -130,7 +130,7 @@ def cache_latents_and_text(
         empty=_text_key(""),
         buckets=torch.tensor([place[size] for size in dataset.sizes]),
         bucket_sizes=dataset.buckets,
-        sizes=torch.tensor(told),
+        sizes=torch.tensor(conditioning),
         hints=hints,
         conditions={
             kind: tuple(digests(dataset.path, paths, dataset.path / "cache" / f"{kind}.json"))
@@ -157,15 +157,15 @@ def cache_latents(
 
     def encode(todo: list[str]) -> dict[str, Tensor]:
         indices = [where[key] for key in todo]
-        pictures = list(pool.map(read_photograph, [paths[index] for index in indices]))
-        for index, picture in zip(indices, pictures, strict=True):
-            if (size := (picture.shape[2], picture.shape[1])) != dataset.sizes[index]:
+        images = list(pool.map(read_photograph, [paths[index] for index in indices]))
+        for index, image in zip(indices, images, strict=True):
+            if (size := (image.shape[2], image.shape[1])) != dataset.sizes[index]:
                 raise SceditError(
                     f"{paths[index]} is {size[0]}x{size[1]} pixels, not {'x'.join(map(str, dataset.sizes[index]))} as "
                     "its line in metadata.jsonl says",
-                    hint="correct width and height there, or prepare the pictures anew",
+                    hint="correct width and height there, or prepare the pictures again",
                 )
-        return {"moments": base.encode_images(torch.stack(pictures).float() / 255)}
+        return {"moments": base.encode_images(torch.stack(images).float() / 255)}
 
     def batches(todo: list[str]) -> list[list[str]]:
         sized = sorted(todo, key=lambda key: dataset.sizes[where[key]])

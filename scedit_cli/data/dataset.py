@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.images import image_size
+from scedit_cli.data.text_tables import json_objects
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.io import read_json, write_whole
+from scedit_cli.utils.io import write_whole
 
 METADATA = "metadata.jsonl"
 _COLUMN = "_file_name"
@@ -32,6 +33,7 @@ class Item:
         size: the image's size, or None where the line does not give it.
         original: the size of the source image; SDXL's U-Net is conditioned on it and on `crop`.
         crop: top and left of the part that was cut from the source, in pixels of this image.
+        weight: the content of the column `weight`, which `Dataset.weights` checks.
     """
 
     line: int
@@ -41,6 +43,7 @@ class Item:
     size: Size | None = None
     original: Size | None = None
     crop: tuple[int, int] = (0, 0)
+    weight: Any = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Dataset:
         Raises:
             SceditError: a weight that `weight_of` refuses.
         """
-        return tuple(weight_of(row.get("weight"), _at(self.path, line)) for line, row in read_rows(self.path))
+        return tuple(weight_of(item.weight, self._at(item)) for item in self.items)
 
     def condition_paths(self, kind: str) -> list[Path]:
         """Return the condition images of `kind`, in the order of the items.
@@ -141,15 +144,10 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         raise SceditError(
             f"{path} is no dataset folder: it has no {METADATA}", hint=f"`prepare({path}, out=DIR)` makes one"
         )
-    rows = []
-    for line, text in enumerate(file.read_bytes().split(b"\n"), 1):
-        if text.strip():
-            try:
-                row = read_json(text)
-            except ValueError as error:
-                raise SceditError(f"{_at(path, line)}: no JSON ({error})", hint="one object per line") from None
-            _check(row, _at(path, line))
-            rows.append((line, row))
+    example = '{"file_name": "images/a.png", "text": "..."}'
+    rows = list(json_objects(file.read_bytes().split(b"\n"), str(file), example))
+    for line, row in rows:
+        _check(row, _at(path, line))
     if not rows:
         raise SceditError(f"{file} names no pictures", hint="scedit prepare makes a dataset folder")
     return rows
@@ -174,6 +172,7 @@ def item_of(path: Path, line: int, row: dict[str, Any]) -> Item:
         size=(width, height) if width and height else None,
         original=(original_width, original_height) if original_width and original_height else None,
         crop=(top or 0, left or 0),
+        weight=row.get("weight"),
     )
 
 
@@ -212,9 +211,7 @@ def condition_name(kind: str, file_name: str) -> str:
     return (Path("conditions") / kind / inside.with_suffix(".png")).as_posix()
 
 
-def _check(row: Any, at: str) -> None:
-    if not isinstance(row, dict):
-        raise SceditError(f"{at}: no object", hint='each line looks like {"file_name": "images/a.png", "text": "..."}')
+def _check(row: dict[str, Any], at: str) -> None:
     for column in ("file_name", "text"):
         if column not in row:
             raise SceditError(f"{at}: {column} is missing", hint='each line has a "file_name" and a "text"')

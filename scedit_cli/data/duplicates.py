@@ -22,11 +22,11 @@ class Signature:
     colours: bytes
 
 
-def signature(picture: Image.Image) -> Signature:
+def signature(image: Image.Image) -> Signature:
     """Return the signature of an RGB image. It has a thumbnail because flat images of any colour share one hash."""
     import imagehash
 
-    small = picture.resize((64, 64), Image.Resampling.BOX)  # neither part needs more pixels
+    small = image.resize((64, 64), Image.Resampling.BOX)  # neither part needs more pixels
     bits = np.packbits(imagehash.phash(small).hash)
     return Signature(int.from_bytes(bits.tobytes()), small.reduce(8).tobytes())
 

@@ -46,7 +46,7 @@ def unread(file: str) -> str | None:
     return _ADVICE.get(suffix_of(file))
 
 
-def is_picture(file: str) -> bool:
+def is_image(file: str) -> bool:
     """Return whether a file of this name is an image, of a supported format or not."""
     return is_readable(file) or unread(file) is not None
 

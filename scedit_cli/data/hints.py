@@ -76,28 +76,28 @@ class MadeHints:
 
     Args:
         pictures: the images' files, none larger than `size` (width, height).
-        order: the spec, of an annotator that needs no weights.
+        spec: the spec, of an annotator that needs no weights.
     """
 
-    def __init__(self, pictures: Sequence[Path], size: tuple[int, int], order: AnnotationSpec) -> None:
-        self.order = order.with_drawn_seed()
-        self._pictures = Hints(pictures, size, read=read_photograph)
+    def __init__(self, images: Sequence[Path], size: tuple[int, int], spec: AnnotationSpec) -> None:
+        self.spec = spec.with_drawn_seed()
+        self._pictures = Hints(images, size, read=read_photograph)
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def batch(self, indices: list[int], step: int) -> Tensor:
         """Return float32 (B, C, H, W) in [0, 1], a function of the spec's seed, the images and the step."""
-        pictures = self._pictures[indices].permute(0, 2, 3, 1).numpy()
+        images = self._pictures[indices].permute(0, 2, 3, 1).numpy()
         names = [f"{self._pictures.paths[index].name} {step}" for index in indices]
-        return stacked([made_hint(self.order, *each) for each in zip(names, pictures, strict=True)])
+        return stacked([made_hint(self.spec, *each) for each in zip(names, images, strict=True)])
 
 
-def made_hint(order: AnnotationSpec, name: str, picture: np.ndarray) -> Tensor:
-    """Return the hint, float32 (C, H, W) in [0, 1], that the spec `order` makes from the image `picture`, uint8
+def made_hint(spec: AnnotationSpec, name: str, image: np.ndarray) -> Tensor:
+    """Return the hint, float32 (C, H, W) in [0, 1], that the spec `spec` makes from the image `image`, uint8
     (H, W, 3), with the settings that are drawn for `name`."""
-    [made] = order.load(order.settings(name))([Image.fromarray(picture)])
-    return torch.from_numpy(np.array(find(order.kind).hint(made)))
+    [made] = spec.load(spec.settings(name))([Image.fromarray(image)])
+    return torch.from_numpy(np.array(find(spec.kind).hint(made)))
 
 
 def read_uint8(path: Path, channels: int = 3) -> Tensor:

@@ -81,8 +81,8 @@ def identified(file: Path | BinaryIO | Image.Image) -> Iterator[Image.Image]:
         scale_key(file)
         yield file.copy()
         return
-    if isinstance(file, Path) and (told := unread(file.name)):
-        raise ValueError(f"it is {told}")
+    if isinstance(file, Path) and (why := unread(file.name)):
+        raise ValueError(f"it is {why}")
     with Image.open(file, formats=_FORMATS + heif_formats() + _LAST) as opened:
         if opened.format != "JPEG":  # a JPEG can be decoded at a fraction of its size
             _check_size(opened)
@@ -113,7 +113,7 @@ def reading(file: Path | BinaryIO | Image.Image, name: str | None = None) -> Ite
             if not heif_formats() and is_heif(_head(file)):
                 raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
             check_fetched(file, name)
-        raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it anew") from error
+        raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it again") from error
 
 
 def _head(file: Path | BinaryIO) -> bytes:
@@ -147,35 +147,35 @@ def decode(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Imag
     if opened.mode in ("I", "F"):
         raise ValueError("its pixels are of 32 bits, 8 or 16 are read")
     ImageOps.exif_transpose(opened, in_place=True)
-    picture = in_8_bits(opened)
-    if picture.has_transparency_data:
-        picture = in_rgba(picture)
-    elif picture.mode in ("P", "1", "YCbCr", "HSV"):
-        picture = picture.convert("RGB")
-    colours = "RGB" if picture.mode == "RGBA" else picture.mode
+    image = in_8_bits(opened)
+    if image.has_transparency_data:
+        image = in_rgba(image)
+    elif image.mode in ("P", "1", "YCbCr", "HSV"):
+        image = image.convert("RGB")
+    colours = "RGB" if image.mode == "RGBA" else image.mode
     if not (profile and (transform := _to_srgb(profile, colours))):
         # `convert` copies an image that is RGB already: 256 MiB of the largest.
-        return picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
-    if picture.mode != "RGBA":
-        return ImageCms.applyTransform(picture, transform)
-    changed = ImageCms.applyTransform(picture.convert("RGB"), transform)
-    changed.putalpha(picture.getchannel("A"))
+        return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+    if image.mode != "RGBA":
+        return ImageCms.applyTransform(image, transform)
+    changed = ImageCms.applyTransform(image.convert("RGB"), transform)
+    changed.putalpha(image.getchannel("A"))
     return changed
 
 
-def save_image(picture: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path) -> None:
     """Write a PNG. ISA-L takes a tenth of the time of Pillow's fastest setting, for 6 % more bytes than its best."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if picture.mode not in _COLOUR_TYPES:
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    height, width = picture.height, picture.width
-    rows = np.asarray(picture).reshape(height, -1)
+    if image.mode not in _COLOUR_TYPES:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    height, width = image.height, image.width
+    rows = np.asarray(image).reshape(height, -1)
     channels = rows.shape[1] // width
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = _SUB
     filtered[:, 1 : 1 + channels] = rows[:, :channels]
     np.subtract(rows[:, channels:], rows[:, :-channels], out=filtered[:, 1 + channels :])
-    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[picture.mode], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[image.mode], 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*each) for each in chunks))
 

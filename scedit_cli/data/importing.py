@@ -97,13 +97,13 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
             except SceditError as error:
                 return Rejected("small", error.message)
             really = _really(entry.image.name, opened)
-            picture = how.apply(photograph(decode(opened, how.scaled)))
+            image = how.apply(photograph(decode(opened, how.scaled)))
         made = {kind: _condition(kind, blob, how) for kind, blob in entry.conditions.items()}
     except NotInstalled as error:
         return Rejected("unreadable", str(error))
     except SceditError as error:
         return Rejected("unreadable", error.message)
-    return Cut(picture, made, text, how, caption_from, really, entry.more)
+    return Cut(image, made, text, how, caption_from, really, entry.more)
 
 
 def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
@@ -114,8 +114,8 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     kinds, how = tuple(made.conditions), made.fit
     ours = row_of(name, made.text, kinds)
     files = (ours["file_name"], *(ours[column_of(kind)] for kind in kinds))
-    for file, picture in zip(files, (made.picture, *made.conditions.values()), strict=True):
-        save_image(picture, folder / file)
+    for file, image in zip(files, (made.picture, *made.conditions.values()), strict=True):
+        save_image(image, folder / file)
     row = made.more | ours | {
         "width": how.size[0],
         "height": how.size[1],
@@ -208,8 +208,8 @@ def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | No
 
 @contextmanager
 def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
-    if told := unread(blob.name):
-        raise SceditError(f"{name} is {told}")
+    if known := unread(blob.name):
+        raise SceditError(f"{name} is {known}")
     try:
         file = blob.open()
     except FileNotFoundError:
@@ -233,9 +233,9 @@ def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
             raise SceditError(
                 f"{name} is {size[0]}x{size[1]} pixels, not {how.source[0]}x{how.source[1]} as it is itself"
             )
-        picture = decode(opened)
+        image = decode(opened)
         check_levels(opened, kind, name)
-        fitted = how.apply(condition_image(picture, channels, name), blend=_is_blended(kind))
+        fitted = how.apply(condition_image(image, channels, name), blend=_is_blended(kind))
         return condition_image(fitted, channels, name)  # scaling leaves colours where alpha becomes 0
 
 
@@ -264,7 +264,7 @@ def _caption(entry: Entry) -> tuple[str, str | None]:
 
 
 def _really(name: str, opened: Image.Image) -> str | None:
-    told = Image.registered_extensions().get(suffix_of(name))
+    known = Image.registered_extensions().get(suffix_of(name))
     # Phones append a second, smaller JPEG.
-    told, found = ("JPEG" if name == "MPO" else name for name in (told, opened.format))
-    return found if told and found != told else None
+    known, found = ("JPEG" if name == "MPO" else name for name in (known, opened.format))
+    return found if known and found != known else None

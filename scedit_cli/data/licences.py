@@ -45,9 +45,9 @@ def _known(file: Path) -> dict[str, Any]:
     try:
         known = read_json(file.read_bytes()) if file.exists() else {}
     except ValueError as error:
-        raise SceditError(f"{file}: no JSON ({error})", hint="remove it; the next annotate writes it anew") from None
+        raise SceditError(f"{file}: no JSON ({error})", hint="remove it; the next annotate writes it again") from None
     if not isinstance(known, dict):
-        raise SceditError(f"{file} tells no licences by kind", hint="remove it; the next annotate writes it anew")
+        raise SceditError(f"{file} holds no licences by kind", hint="remove it; the next annotate writes it again")
     return known
 
 
@@ -70,8 +70,8 @@ def licences_of(folder: Path) -> dict[str, Any]:
 def licences_in(file: BinaryIO) -> dict[str, Any]:
     """Return the licences by kind in an open `licences.json`; {} where it is some other file of that name."""
     try:
-        told = read_json(file.read())
+        read = read_json(file.read())
     except ValueError:
         return {}
-    told = told if isinstance(told, dict) else {}
-    return {kind: each for kind, each in told.items() if isinstance(each, dict) and "licence" in each}
+    read = read if isinstance(read, dict) else {}
+    return {kind: each for kind, each in read.items() if isinstance(each, dict) and "licence" in each}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.formats import is_picture, is_shard, suffix_of
+from scedit_cli.data.formats import is_image, is_shard, suffix_of
 from scedit_cli.data.images import save_image
 from scedit_cli.data.overview import overview
 from scedit_cli.data.report import Report
@@ -57,10 +57,10 @@ class Manifest:
         Raises:
             SceditError: it has, but its files have changed since.
         """
-        told = _told_in(out / REPORT)
-        if told is None or told["asked"] != self.asked:
+        found = _document_in(out / REPORT)
+        if found is None or found["asked"] != self.asked:
             return False
-        if told["files"] != self.files:
+        if found["files"] != self.files:
             raise SceditError(
                 f"{out} was prepared by the same call, and {self.asked['source']} has changed since",
                 hint=f"name another folder with `out`, or remove {out} first; "
@@ -70,7 +70,7 @@ class Manifest:
 
     def write(self, folder: Path, report: Report, kinds: list[str]) -> None:
         """Write the report and the contact sheet to the dataset folder `folder`."""
-        (folder / REPORT).write_bytes(self._told(report))
+        (folder / REPORT).write_bytes(self._document(report))
         buckets = report.buckets
         sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
         name = Path(self.asked["source"]).name
@@ -80,13 +80,13 @@ class Manifest:
     def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
         """Write the report of a call that failed to a file beside `out`; return `error` with that file in its hint."""
         place = refused(out)
-        if os.path.lexists(place) and _told_in(place) is None:
-            told = f"{place} would name every one, and is another file now"
+        if os.path.lexists(place) and _document_in(place) is None:
+            found = f"{place} would name every one, and is another file now"
         else:
-            told = f"{write_whole(place, self._told(report))} names every one"
-        return SceditError(error.message, hint=f"{error.hint}; {told}" if error.hint else told)
+            found = f"{write_whole(place, self._document(report))} names every one"
+        return SceditError(error.message, hint=f"{error.hint}; {found}" if error.hint else found)
 
-    def _told(self, report: Report) -> bytes:
+    def _document(self, report: Report) -> bytes:
         document = {"source": self.asked["source"]} | report.document() | {"asked": self.asked, "files": self.files}
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         return text.encode("utf-8", "backslashreplace")  # file names may be invalid UTF-8
@@ -99,18 +99,18 @@ def refused(out: Path) -> Path:
 
 def forget_refused(out: Path) -> None:
     """Remove the report of an earlier call that did not make `out`; any other file of that name is left alone."""
-    if _told_in(refused(out)) is not None:
+    if _document_in(refused(out)) is not None:
         with suppress(OSError):
             refused(out).unlink()
 
 
-def _told_in(file: Path) -> dict[str, Any] | None:
+def _document_in(file: Path) -> dict[str, Any] | None:
     """Return the content of a report; None where `file` is no report of `prepare`."""
     try:
-        told = read_json(file.read_bytes())
+        found = read_json(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) and {"asked", "files", "rejected"} <= told.keys() else None
+    return found if isinstance(found, dict) and {"asked", "files", "rejected"} <= found.keys() else None
 
 
 def located(src: str | Path) -> str:
@@ -136,4 +136,4 @@ def _files(place: str | Path, out: str) -> Iterator[str]:
 
 
 def _is_read(file: str) -> bool:
-    return is_picture(file) or is_table(file) or is_shard(file) or suffix_of(file) in _READ
+    return is_image(file) or is_table(file) or is_shard(file) or suffix_of(file) in _READ

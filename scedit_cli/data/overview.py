@@ -19,10 +19,10 @@ _LEGIBLE = 300  # letters of a caption, more of which never fit
 _INK, _FAINT, _PAPER = (38, 38, 44), (120, 120, 130), (255, 255, 255)
 
 
-def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> Image.Image:
-    """Draw up to twelve of the `pictures` images of the dataset folder `path`, evenly spaced, under `heading`, with the
+def overview(path: Path, kinds: Sequence[str], images: int, heading: str) -> Image.Image:
+    """Draw up to twelve of the `images` images of the dataset folder `path`, evenly spaced, under `heading`, with the
     conditions of `kinds`, caption and size of each image."""
-    rows = _evenly(path / METADATA, pictures)
+    rows = _evenly(path / METADATA, images)
     sides = [max(image_size(path / row["file_name"])) for row in rows]
     cell = min(_MOST, max(_LEAST, *sides))
     font, small = ImageFont.load_default(17), ImageFont.load_default(14)
@@ -40,13 +40,13 @@ def overview(path: Path, kinds: Sequence[str], pictures: int, heading: str) -> I
     for number, row in enumerate(rows):
         column, line = divmod(number, lines)
         x, y = column * wide, top + line * (cell + _GAP)
-        picture = open_image(path / row["file_name"])
-        size = f"{picture.width}x{picture.height}"
+        image = open_image(path / row["file_name"])
+        size = f"{image.width}x{image.height}"
         files = [(path / condition_name(kind, row["file_name"]), kind) for kind in kinds]
-        shown = [picture, *(open_condition_image(*each).convert("RGB") for each in files)]
-        for at, picture in zip(left[:-1], shown, strict=True):
-            picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (x + at + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
+        shown = [image, *(open_condition_image(*each).convert("RGB") for each in files)]
+        for at, image in zip(left[:-1], shown, strict=True):
+            image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+            sheet.paste(image, (x + at + (cell - image.width) // 2, y + (cell - image.height) // 2))
         _write(draw, (x + left[-1], y + 4), row["text"] or "(no caption)", font, cell - 34)
         draw.text((x + left[-1], y + cell - 22), f"{Path(row['file_name']).name}   {size}", _FAINT, small)
     return sheet

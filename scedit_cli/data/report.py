@@ -87,7 +87,7 @@ class Report:
         if strict and (found := {what: files for what, files in faults.items() if files}):
             raise SceditError(
                 "; ".join(f"{len(files)} {what}: {named(files)}" for what, files in found.items()),
-                hint="mend them; without `strict` the good pictures are prepared, and report.json names all others",
+                hint="fix them; without `strict` the good pictures are prepared, and report.json names all others",
             )
         if self.captionless and len(self.captionless) > captionless * self.pictures:
             raise SceditError(

@@ -113,11 +113,11 @@ def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
     changed = [key for key in own if key != "step" and state.get(key) != own[key]]
     if not changed:
         return
-    told = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
-    if not told:
-        told = ["the pictures, captions, condition pictures or weights are others, or in another order or size"]
+    differences = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
+    if not differences:
+        differences = ["the pictures, captions, condition pictures or weights are others, or in another order or size"]
     raise SceditError(
-        f"the data to resume on is not what it was: {', '.join(told)}",
+        f"the data to resume on is not what it was: {', '.join(differences)}",
         hint="bring it back as it was (data.path), or start a new run",
     )
 

@@ -15,9 +15,9 @@ from scedit_cli import conditions
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.dataset import row_of, write_rows
 from scedit_cli.data.images import save_image
-from scedit_cli.scenes import PICTURE_SIZE
+from scedit_cli.scenes import IMAGE_SIZE
 from scedit_cli.scenes.captions import caption
-from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
+from scedit_cli.scenes.encodings import classes_to_image, depth_to_image, normals_to_image
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.render import LOOKS, Rendering, render
 from scedit_cli.utils.errors import SceditError
@@ -26,9 +26,9 @@ from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.workers import serve_parent, starting
 
 _TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
-    "depth": lambda rendering: Image.fromarray(depth_to_picture(rendering.depth)),
-    "seg": lambda rendering: Image.fromarray(classes_to_picture(rendering.segmentation)),
-    "normal": lambda rendering: Image.fromarray(normals_to_picture(rendering.normals)),
+    "depth": lambda rendering: Image.fromarray(depth_to_image(rendering.depth)),
+    "seg": lambda rendering: Image.fromarray(classes_to_image(rendering.segmentation)),
+    "normal": lambda rendering: Image.fromarray(normals_to_image(rendering.normals)),
 }
 SCENE_KINDS = ("canny", "color", *_TRUE)
 _CHUNK = 8  # scenes that a process renders before it reports
@@ -45,7 +45,7 @@ class Example:
     makers: dict[str, AnnotationSpec] = field(default_factory=dict)
 
 
-def example(seed: int, kinds: Sequence[str] = SCENE_KINDS, size: int = PICTURE_SIZE, look: str = "plain") -> Example:
+def example(seed: int, kinds: Sequence[str] = SCENE_KINDS, size: int = IMAGE_SIZE, look: str = "plain") -> Example:
     """Return the scene of `seed` at `size` x `size` pixels. Depth, segmentation and normals come from the renderer;
     edges and palette are annotated from the image."""
     scene = sample_scene(seed)
@@ -61,7 +61,7 @@ def write_scenes(
     seed: int = 0,
     look: str = "plain",
     *,
-    size: int = PICTURE_SIZE,
+    size: int = IMAGE_SIZE,
     kinds: Sequence[str] = SCENE_KINDS,
     processes: int | None = None,
     reporter: Reporter = SILENT,
@@ -129,7 +129,7 @@ def _write_chunk(
     for index in indices:
         made, name = example(seed + index, kinds, size, look), f"{index:06d}.png"
         save_image(made.image, folder / "images" / name)
-        for kind, picture in made.conditions.items():
-            save_image(picture, folder / "conditions" / kind / name)
+        for kind, image in made.conditions.items():
+            save_image(image, folder / "conditions" / kind / name)
         rows.append(row_of(name, made.text, kinds))
     return rows

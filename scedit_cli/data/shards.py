@@ -97,7 +97,7 @@ def counts_of(shards: Sequence[str], reporter: Reporter = SILENT) -> list[int]:
         if folder not in known:
             known[folder] = _sizes(folder + slash, name)
         if name not in known[folder] and is_remote(shard):
-            raise SceditError(f"{folder}/{SIZES} does not tell how many samples {name} holds", hint=_SIZES_HINT)
+            raise SceditError(f"{folder}/{SIZES} does not state how many samples {name} holds", hint=_SIZES_HINT)
         counts.append(known[folder][name] if name in known[folder] else count_samples(shard))
         reporter.progress(number, len(shards))
     return counts
@@ -185,11 +185,11 @@ def _sizes(folder: str, shard: str) -> dict[str, int]:
     except SceditError as error:
         if not is_remote(place):
             return {}
-        raise SceditError(f"nobody knows how many samples {shard} holds: {error.message}", hint=_SIZES_HINT) from error
+        raise SceditError(f"the number of samples in {shard} is unknown: {error.message}", hint=_SIZES_HINT) from error
     except ValueError as error:
-        raise SceditError(f"{place}: no JSON ({error})", hint="remove it, or write it anew") from None
+        raise SceditError(f"{place}: no JSON ({error})", hint="remove it, or write it again") from None
     if not isinstance(sizes, dict) or not all(isinstance(count, int) and count >= 0 for count in sizes.values()):
-        raise SceditError(f"{place} does not tell counts by name", hint=_SIZES_HINT)
+        raise SceditError(f"{place} holds no counts by name", hint=_SIZES_HINT)
     return sizes
 
 
@@ -240,7 +240,7 @@ def _told(shard: str | Path) -> Iterator[None]:
         raise
     except (tarfile.TarError, EOFError, zlib.error) as error:
         check_fetched(shard, str(shard))
-        raise SceditError(f"{shard} is no whole .tar: {error}", hint="get it anew") from error
+        raise SceditError(f"{shard} is no whole .tar: {error}", hint="get it again") from error
     except Exception as error:  # each file system has error classes of its own
         if not is_remote(str(shard)) and not isinstance(error, OSError):
             raise

@@ -69,7 +69,7 @@ class Stream:
         shuffle: the number of samples that are shuffled together, over all lanes; 0 keeps the order within shards.
         unusable: the share (0 to 1) of a block that may be unusable.
         share: (number, of how many): this process' places in a batch, as in `StatefulSampler`.
-        orders: specs of the hints that are made from the images.
+        specs: specs of the hints that are made from the images.
         workers: the number of threads that read and decode.
         reporter: gets a note about each sample or shard that could not be used.
     """
@@ -83,7 +83,7 @@ class Stream:
         shuffle: int = 1000,
         unusable: float = 0.5,
         share: tuple[int, int] = (0, 1),
-        orders: Sequence[AnnotationSpec] = (),
+        specs: Sequence[AnnotationSpec] = (),
         workers: int = 4,
         reporter: Reporter = SILENT,
     ) -> None:
@@ -92,7 +92,7 @@ class Stream:
         self.places = part_of(range(batch_size), *share)
         self.lanes = ShardSchedule(data.left, batch_size, seed)
         self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
-        self.unusable, self.orders = unusable, tuple(orders)
+        self.unusable, self.specs = unusable, tuple(specs)
         self._workers, self._reporter = workers, reporter
         self._faults: deque[str] = deque()  # sentences from the reading threads
         self.firsts = [0, *accumulate(data.counts)]
@@ -140,11 +140,11 @@ class Stream:
                         step = self.step + len(ahead)
                         turns = [(threads[at % len(threads)], *each) for at, each in enumerate(mine)]
                         ahead.append([thread.submit(lane.pictures, step, part) for thread, lane, part in turns])
-                    pictures = [picture for each in ahead.popleft() for picture in each.result()]
+                    images = [image for each in ahead.popleft() for image in each.result()]
                     while self._faults:
                         self._reporter.note(self._faults.popleft())
                     self.step += 1
-                    yield _together(pictures)
+                    yield _together(images)
             finally:
                 for future in (future for each in ahead for future in each):
                     future.cancel()
@@ -155,7 +155,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _StreamedImage:
     index: int
     cut: Cut
     pixels: Tensor
@@ -181,18 +181,18 @@ class _Lane:
         self._here: list[_Read] = []
         self._next: list[_Read] = []
         self._unusable: set[int] = set()  # places in the current block
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def within(self, places: range) -> range:
         """Return which of the lane's images in a batch have one of `places`."""
         own = [at for at, place in enumerate(self._places) if place in places]
         return range(own[0], own[-1] + 1) if own else range(0)
 
-    def pictures(self, step: int, part: range) -> list[_Picture]:
+    def pictures(self, step: int, part: range) -> list[_StreamedImage]:
         """Return the lane's images `part` of batch `step`."""
         return [self._picture(step * len(self._places) + at, step) for at in part]
 
-    def _picture(self, index: int, step: int) -> _Picture:
+    def _picture(self, index: int, step: int) -> _StreamedImage:
         number, place = divmod(index, self._stream.block)
         self._turn_to(number)
         turns = np.arange(len(self._here))
@@ -207,10 +207,10 @@ class _Lane:
                 self._leave_out(at, f"{read.shard}: {read.sample.key}: {made.reason}")
                 continue
             pixels = np.array(made.picture)
-            hints = {kind: unit(planes(np.array(picture))) for kind, picture in made.conditions.items()}
-            for order in self._stream.orders:
-                hints[order.kind] = made_hint(order, f"{read.sample.key} {step}", pixels)
-            return _Picture(read.index, made, planes(pixels), hints)
+            hints = {kind: unit(planes(np.array(image))) for kind, image in made.conditions.items()}
+            for spec in self._stream.specs:
+                hints[spec.kind] = made_hint(spec, f"{read.sample.key} {step}", pixels)
+            return _StreamedImage(read.index, made, planes(pixels), hints)
         raise AssertionError("some are left, as `_leave_out` makes sure")
 
     def _leave_out(self, at: int, why: str) -> None:
@@ -256,25 +256,25 @@ class _Lane:
                         if position >= held:
                             is_any = True
                             yield _Read(first + position, place, sample)
-                    self._tell_of(place, f"{place} holds fewer samples than was told; others take their place")
+                    self._report_once(place, f"{place} holds fewer samples than was told; others take their place")
                 except SceditError as error:
-                    self._tell_of(place, f"{error.message}; others take its samples' place")
+                    self._report_once(place, f"{error.message}; others take its samples' place")
         raise SceditError("data.path: none of the shards can be read", hint="look at what was passed over")
 
-    def _tell_of(self, place: str, sentence: str) -> None:
-        if place not in self._told:
-            self._told.add(place)
+    def _report_once(self, place: str, sentence: str) -> None:
+        if place not in self._reported:
+            self._reported.add(place)
             self._stream.fault(sentence)
 
 
-def _together(pictures: Sequence[_Picture]) -> Raw:
-    kinds = pictures[0].hints
+def _together(images: Sequence[_StreamedImage]) -> Raw:
+    kinds = images[0].hints
     return Raw(
-        indices=[each.index for each in pictures],
+        indices=[each.index for each in images],
         sizes=torch.tensor([(*each.cut.fit.source[::-1], *each.cut.fit.crop, *each.cut.fit.size[::-1])
-                            for each in pictures]),
-        pixels=stacked([each.pixels for each in pictures]),
-        captions=[each.cut.text for each in pictures],
-        hints={kind: stacked([each.hints[kind] for each in pictures]) for kind in kinds},
-        weights=torch.tensor([each.cut.more["weight"] for each in pictures]),
+                            for each in images]),
+        pixels=stacked([each.pixels for each in images]),
+        captions=[each.cut.text for each in images],
+        hints={kind: stacked([each.hints[kind] for each in images]) for kind in kinds},
+        weights=torch.tensor([each.cut.more["weight"] for each in images]),
     )  # fmt: skip

@@ -57,7 +57,7 @@ class TensorStore:
         }
         if not all(values.isfinite().all() for values in found.values()):
             raise SceditError(
-                f"{self.folder} holds values that are not numbers (NaN or Inf)", hint="remove it: it is made anew"
+                f"{self.folder} holds values that are not numbers (NaN or Inf)", hint="remove it: it is made again"
             )
         return found
 

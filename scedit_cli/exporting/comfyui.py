@@ -25,11 +25,12 @@ class NodePackage:
 
     Attributes:
         tuners: each tuner with its scale, by its file's name.
-        notes: sentences about the use of the folder.
+        notes, file_notes: sentences about the use of the folder; it is never a single file.
     """
 
     tuners: dict[str, tuple[Tuner, float]]
-    notes: tuple[str, ...] = ("copy the folder into ComfyUI's custom_nodes; its README.md explains the nodes",)
+    notes: tuple[str, ...] = ("ComfyUI finds the folder in its custom_nodes; README.md in it explains the nodes",)
+    file_notes: tuple[str, ...] = ()
 
     def write(self, path: Path, header: Mapping[str, str] | None = None, dtype: torch.dtype | None = None) -> None:
         """Write the package into the existing folder `path`.

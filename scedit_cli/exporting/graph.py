@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scedit_cli.core.bundle import Bundle
-from scedit_cli.core.skips import survey
+from scedit_cli.core.skips import edit_skips, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError
@@ -23,10 +23,11 @@ _TEXT_TOKENS = 77
 class EditedUNet(nn.Module):
     """A U-Net with tuners, whose inputs are tensors alone.
 
-    `forward` takes one mapping: `sample` (B, C, h, w), `timestep` (B,), `encoder_hidden_states` (B, tokens, width), what
-    else the base takes (SDXL's `text_embeds` (B, width) and `time_ids` (B, 6); a distilled base's `timestep_cond`), for
-    each CSC-Tuner `hint_<condition>` (B, C, 8h, 8w) in [0, 1], and for each tuner `scale_<condition>` (`scale_sc` for an
-    SC-Tuner), its α as a tensor without dimensions. A scale of 0 gives the output of the U-Net alone.
+    `forward` takes one mapping: `sample` (B, C, h, w), `timestep` (B,), `encoder_hidden_states` (B, tokens, width),
+    what else the base takes (SDXL's `text_embeds` (B, width) and `time_ids` (B, 6); a distilled base's
+    `timestep_cond`), for each CSC-Tuner `hint_<condition>` (B, C, 8h, 8w) in [0, 1], and for each tuner
+    `scale_<condition>` (`scale_sc` for an SC-Tuner), its α as a tensor without dimensions. A scale of 0 gives the
+    output of the U-Net alone.
 
     The edits are `core.attach`'s, but with scales as tensors, and without its checks, which a graph cannot hold.
 
@@ -47,13 +48,10 @@ class EditedUNet(nn.Module):
             if self.names.count(name) > 1:
                 raise SceditError(f"two tuners would have the input hint_{name}", hint="rename a tuner's condition")
         self.example, self.shapes = _inputs(base, tuners, self.names)
-        self._strides = survey(self.unet).strides
+        skips = survey(self.unet)
+        self._strides = skips.strides
         self._active: list[tuple[Tuner, Tensor, list[Tensor] | None]] | None = None
-        self._handles = []
-        first = len(self._strides)
-        for block in self.unet.up_blocks:
-            first -= len(block.resnets)
-            self._handles.append(block.register_forward_pre_hook(_BeforeUpBlock(self, first), with_kwargs=True))
+        self._handles = edit_skips(self.unet, skips, self.edited)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         sample = inputs["sample"]
@@ -90,18 +88,6 @@ class EditedUNet(nn.Module):
 
     def _features(self, tuner: Tuner, hint: Tensor | None) -> list[Tensor] | None:
         return tuner.encoder(hint.to(tuner.dtype), self._strides) if isinstance(tuner, CSCTuner) else None
-
-
-class _BeforeUpBlock:
-    """The forward pre-hook on an up block, whose skips are those from `first` on in encoder order."""
-
-    def __init__(self, edited: EditedUNet, first: int) -> None:
-        self._edited, self._first = edited, first
-
-    def __call__(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        skips = kwargs["res_hidden_states_tuple"]
-        edited = tuple(self._edited.edited(skip, self._first + j) for j, skip in enumerate(skips))
-        return args, kwargs | {"res_hidden_states_tuple": edited}
 
 
 def input_name(tuner: Tuner) -> str:

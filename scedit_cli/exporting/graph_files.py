@@ -10,18 +10,27 @@ from typing import Any
 
 import torch
 
+from scedit_cli.core.attach import attach
 from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.compare import Difference
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.exporting.graph import MOST_ROWS, OUTPUT, EditedUNet, input_name, parts_of
-from scedit_cli.models.base import Base
+from scedit_cli.exporting.formats import DESCRIBED, DESCRIPTION
+from scedit_cli.exporting.graph import (
+    MOST_ROWS,
+    OUTPUT,
+    EditedUNet,
+    input_name,
+    parts_of,
+)
+from scedit_cli.exporting.running import ExportedUNet, UNetFolder
+from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import quiet
-from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason
-from scedit_cli.utils.io import as_json
+from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
+from scedit_cli.utils.io import as_json, whole_folder
 from scedit_cli.utils.version import __version__
 
-FORMAT = "scedit-unet/1"
-DESCRIPTION = "scedit.json"
 FILES = {"onnx": "unet.onnx", "torch-export": "unet.pt2"}
+_ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # shares of the largest output
 _LARGEST = 2**31 - 2**24  # bytes of an ONNX file, whose protobuf holds less than 2 GiB
 
 
@@ -73,14 +82,14 @@ def description(base: Base, tuner: Tuner | Bundle, edited: EditedUNet, facts: Ma
     """Return what a program needs to know of a graph: its base, its tuners, its inputs, their dtypes and shapes."""
     own = base.unet.config
     return {
-        "format": FORMAT,
+        "format": DESCRIBED,
         "scedit": __version__,
         "base": base.name,
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
         "family": base.family,
         "prediction_type": base.prediction_type,
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
         "multiple": max(base.skips.strides),
         "most_rows": MOST_ROWS,
         "inputs": {
@@ -136,3 +145,47 @@ def _write_onnx(program: Any, edited: EditedUNet, file: Path, about: Mapping[str
 
 def _write_exported(program: Any, edited: EditedUNet, file: Path, about: Mapping[str, Any], largest: int) -> None:
     torch.export.save(program, file, extra_files={DESCRIPTION: as_json(about)})
+
+
+def write_checked(graph: UNetGraph, out: Path, facts: Mapping[str, str]) -> Difference:
+    """Write `graph` to the folder `out`, whole or not at all, after running it beside the attached tuners; return the
+    difference of the two outputs, which the description states too.
+
+    Raises:
+        SceditError: the U-Net cannot be exported, or `out` exists.
+        WorkFailed: the graph gives another output.
+    """
+    with whole_folder(out) as folder:
+        graph.write(folder, facts)
+        found = difference_of(graph, UNetFolder(folder))
+        most = _ROUNDING[graph.base.dtype]
+        if not found.largest <= most * max(1.0, found.edit):  # a NaN is a difference too
+            raise WorkFailed(
+                f"the exported U-Net gives outputs that differ by {found.largest:.3g} from the attached tuners'",
+                hint="nothing was written; please report it, with the base's name and the tuners",
+            )
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        about["max_difference"] = found.largest
+        (folder / DESCRIPTION).write_text(as_json(about), encoding="utf-8")
+    return found
+
+
+@torch.no_grad()
+def difference_of(graph: UNetGraph, folder: UNetFolder) -> Difference:
+    """Return the difference of a graph's output from that of the base with the tuners attached, on random inputs."""
+    base, parts = graph.base, parts_of(graph.tuner)
+    example = EditedUNet(base, [tuner for tuner, _ in parts])
+    example.release()
+    inputs = {name: each[:1] if each.dim() else each for name, each in example.example.items()}
+    hints = {tuner.condition: inputs[f"hint_{input_name(tuner)}"] for tuner, _ in parts if tuner.condition}
+    added = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
+    given = (inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"])
+    others = {"timestep_cond": inputs.get("timestep_cond"), "added_cond_kwargs": added or None}
+    with attach(base.unet, [tuner for tuner, _ in parts], [scale for _, scale in parts]) as edits:
+        edits.set_hints(hints)
+        expected = base.unet(*given, **others).sample.float()
+    exported = ExportedUNet(folder, base.unet)
+    exported.set_hints(hints)
+    found = exported(*given, **others).sample.float()
+    apart = found - expected
+    return Difference(float(apart.abs().max()), float(expected.abs().max()), float(apart.norm() / expected.norm()))

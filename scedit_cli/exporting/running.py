@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from scedit_cli.core.bundle import Bundle, checked_scales
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, SCTuner, Tuner
-from scedit_cli.exporting.graph_files import DESCRIPTION, FORMAT
-from scedit_cli.models.base import Base
+from scedit_cli.exporting.formats import read_description
+from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import quiet
 from scedit_cli.utils.errors import SceditError, not_installed, reason
-from scedit_cli.utils.io import read_json
 
 
 class UNetFolder:
@@ -33,22 +32,16 @@ class UNetFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        place = self.path / DESCRIPTION
+        self.about = read_description(self.path)
+        self.file = self.path / self.about["file"]
         try:
-            self.about: dict[str, Any] = read_json(place.read_text(encoding="utf-8"))
-            if self.about["format"] != FORMAT:
-                raise ValueError(f"its format is {self.about['format']}, and this program reads {FORMAT}")
             tuners = [_without_weights(each) for each in self.about["tuners"]]
             self.tuner = Bundle(tuners, [each["scale"] for each in self.about["tuners"]])
-            self.file = self.path / self.about["file"]
-            self.dtype: torch.dtype = getattr(torch, self.about["dtype"])
-        except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self.dtype: torch.dtype = DTYPES[self.about["dtype"]]
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise SceditError(
-                f"{path} is no folder with an exported U-Net: {reason(error)}",
-                hint="`scedit merge TUNER --format onnx --base B --out DIR` writes one",
+                f"{path}: its description is damaged: {reason(error)}", hint="export the U-Net anew"
             ) from error
-        if not self.file.is_file():
-            raise SceditError(f"{self.file} is missing", hint="export the U-Net anew")
 
     def on(self, base: Base) -> Base:
         """Return `base` with the graph in the place of its U-Net.
@@ -71,8 +64,6 @@ class UNetFolder:
 
 class ExportedUNet(nn.Module):
     """An exported graph that a diffusers pipeline calls as it calls its U-Net.
-
-    It also is the graph's attachment: `scales`, `set_hints` and `detach` are those of `core.attach.Attachment`.
 
     Args:
         folder: the exported graph.
@@ -103,13 +94,8 @@ class ExportedUNet(nn.Module):
         """Set the hints by condition, each (B, C, H, W) in [0, 1], until they are set again."""
         self._hints = hints or {}
 
-    def set_regions(self, regions: Sequence[Tensor | None] | None) -> None:
-        """Refuse regions, which the graph has no inputs for."""
-        if any(region is not None for region in regions or ()):
-            raise SceditError("an exported U-Net takes no masks of its tuners", hint="leave the masks out")
-
-    def detach(self) -> None:
-        """Forget hints and scales; the tuners themselves are part of the graph."""
+    def reset(self) -> None:
+        """Take the scales that the graph was written with, and no hints."""
         self._scales, self._hints = self._own, {}
 
     def forward(
@@ -160,6 +146,42 @@ class ExportedUNet(nn.Module):
                 hint="make the condition image as large as the image to generate",
             )
         return hint.repeat(len(sample) // len(hint), 1, 1, 1)
+
+
+class GraphAttachment:
+    """Those tuners of an exported U-Net that act, with the face of `core.attach.Attachment`; the others have scale 0.
+
+    Args:
+        unet: the graph.
+        tuners: stand for its tuners of the same conditions, in any order.
+    """
+
+    def __init__(self, unet: ExportedUNet, tuners: Sequence[Tuner]) -> None:
+        self.tuners, self._unet = tuple(tuners), unet
+        conditions = [tuner.condition for tuner in unet.tuners]
+        self._places = [conditions.index(tuner.condition) for tuner in tuners]
+        self.scales = [unet.scales[place] for place in self._places]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        return tuple(self._unet.scales[place] for place in self._places)
+
+    @scales.setter
+    def scales(self, scales: Sequence[float]) -> None:
+        given = dict(zip(self._places, scales, strict=True))
+        self._unet.scales = [given.get(place, 0.0) for place in range(len(self._unet.tuners))]
+
+    def set_hints(self, hints: Mapping[str, Tensor] | None) -> None:
+        self._unet.set_hints(hints)
+
+    def set_regions(self, regions: Sequence[Tensor | None] | None) -> None:
+        """Refuse regions, which the graph has no inputs for."""
+        if any(region is not None for region in regions or ()):
+            raise SceditError("an exported U-Net takes no masks of its tuners", hint="leave the masks out")
+
+    def detach(self) -> None:
+        """Forget hints and scales; the tuners themselves are part of the graph."""
+        self._unet.reset()
 
 
 def _onnx(file: Path, device: torch.device) -> Any:

@@ -61,7 +61,7 @@ def workflow(tuners: Sequence[tuple[str, str | None, int]], checkpoint: str = "m
     """Return a workflow that draws an image with these tuners, one node after another.
 
     Args:
-        tuners: each one's file name in the loader's list, its condition (None for an SC-Tuner), and its hint's channels.
+        tuners: each one's file name in the loader's list, its condition (None for an SC-Tuner), its hint's channels.
         checkpoint: the base's file name in ComfyUI's list of checkpoints.
     """
     canvas = _Canvas()
@@ -87,7 +87,9 @@ def workflow(tuners: Sequence[tuple[str, str | None, int]], checkpoint: str = "m
         latent_image=canvas.add("EmptyLatentImage", 3, 4, [512, 512, 1]),
     )
     drawn = (len(canvas.nodes), 0)
-    canvas.add("SaveImage", 5, 2, ["scedit"], images=canvas.add("VAEDecode", 5, 0, samples=drawn, vae=(checkpoint_node, 2)))
+    canvas.add(
+        "SaveImage", 5, 2, ["scedit"], images=canvas.add("VAEDecode", 5, 0, samples=drawn, vae=(checkpoint_node, 2))
+    )
     return {
         "last_node_id": len(canvas.nodes),
         "last_link_id": len(canvas.links),

@@ -38,7 +38,7 @@ def annotation_for(opened: OpenedControl, taker: Tuner | None, base: str) -> Ann
     weights = None if control.weights is None else expanded(control.weights)
     field = f"{opened.field}.params"
     with in_field(field, named=False):
-        spec = make_spec(annotator, values | {name: str(value) for name, value in control.params.items()}, weights)
+        spec = make_spec(annotator, values | dict(control.params), weights)
     if spec.ranges:
         name, low, high = spec.ranges[0]
         message = f"{field} {kind}.{name}={low:g}..{high:g}: one image has nothing to draw from"

@@ -199,7 +199,7 @@ class Conditioning:
         files = {"image": init and file_of(init.image), "inpaint": init and file_of(init.mask)}
         in_memory = [f"{control.kind} image" for control in job.controls if control.kind not in texts]
         in_memory += [f"mask of {name}" for name, file in masks.items() if file is None]
-        in_memory += [each.file for each in tuners if each.path is None]
+        in_memory += [each.file for each in tuners if each.path is None and config.base.unet is None]
         in_memory += ["image to start from"] if init and not files["image"] else []
         in_memory += ["mask"] if init and init.mask is not None and not files["inpaint"] else []
         return {

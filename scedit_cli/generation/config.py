@@ -59,6 +59,8 @@ class BaseConfig:
             encoder and middle alone, which visit the accelerator block by block at every step; None for neither.
         compile: whether the U-Net is compiled.
         fingerprint: the fingerprint that the base must have; None for any.
+        unet: a folder with the base's U-Net and its tuners as one graph, as `merge` exports it; the graph takes the
+            place of the base's own U-Net, and names the base where `model` is the embedded one.
     """
 
     model: str | Path | Base = EMBEDDED
@@ -72,6 +74,7 @@ class BaseConfig:
     offload: str | None = None
     compile: bool = False
     fingerprint: str | None = None
+    unet: str | Path | None = None
 
     @property
     def loaded(self) -> Base | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.formats import is_picture
+from scedit_cli.data.formats import is_image
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import write_new, write_whole
 
@@ -50,7 +50,7 @@ class Names:
             if taken and not self.overwrite:
                 hint = "name another file, or add `overwrite`"
                 raise SceditError(f"out {taken[0]} exists already", hint, "out")
-        elif (self.out.exists() or is_picture(self.out.name)) and not self.out.is_dir():
+        elif (self.out.exists() or is_image(self.out.name)) and not self.out.is_dir():
             what = "is a file that is no image" if self.out.exists() else "names a format that is not written"
             hint = f"name a folder, or a file ending in {', '.join(FORMATS)}"
             raise SceditError(f"out {self.out} {what}", hint, "out")

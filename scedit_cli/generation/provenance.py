@@ -29,7 +29,7 @@ _LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
-          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "offload"),
+          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet", "offload"),
     int: ("seed", "steps", "width", "height"),
     float: ("guidance", "guidance_rescale", "strength"),
     list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),

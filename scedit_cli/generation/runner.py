@@ -16,6 +16,7 @@ from PIL import Image
 from scedit_cli.core.attach import attach
 from scedit_cli.core.offload import ENCODER, offloaded
 from scedit_cli.core.tuners import Tuner
+from scedit_cli.exporting.running import ExportedUNet, GraphAttachment
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.image_jobs import ImageJob
@@ -58,7 +59,10 @@ class ImageRunner:
                 _ = base.fingerprint, base.parameter_count  # known now, while all weights are here
                 base.place(self._device, ENCODER)
                 undo.enter_context(offloaded(base.unet, self._device))
-            if placed:
+            if isinstance(base.unet, ExportedUNet):
+                self._attachment = GraphAttachment(base.unet, [each.tuner for each in placed])
+                undo.callback(self._attachment.detach)
+            elif placed:
                 self._attachment = attach(base.unet, [self._ready(each) for each in placed])
                 undo.callback(self._attachment.detach)
             if settings.compile:
@@ -148,6 +152,7 @@ class ImageRunner:
             "vae_revision": base.vae_revision,
             "base_fingerprint": base.fingerprint,
             "prediction": self.config.base.prediction,
+            "unet": self.config.base.unet and str(expanded(self.config.base.unet).absolute()),
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
             "device": str(self._device),
             "prompt": job.prompt,

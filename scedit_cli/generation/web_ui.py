@@ -105,12 +105,12 @@ def page(
     slots: Sequence[Slot],
     out: Path,
     draw: Draw,
-    command: Callable[[GenerationConfig], str] = lambda config: "",
+    command_of: Callable[[GenerationConfig], str] = lambda config: "",
 ) -> gradio.Blocks:
     """Return the page, not served yet.
 
     Args:
-        command: returns the command that makes the image of a configuration, to be shown beside it.
+        command_of: returns the command that makes the image of a configuration, to be shown beside it.
 
     Raises:
         SceditError: gradio is not installed.
@@ -169,7 +169,7 @@ def page(
                 path, conditions = draw(config, _PageProgress(progress))
             except SceditError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error  # shown as HTML
-            return [(image, kind) for kind, image in conditions.items()], str(path), command(config)
+            return [(image, kind) for kind, image in conditions.items()], str(path), command_of(config)
 
         inputs = [prompt, negative, chosen, seed, steps, guidance, *elements]
         button.click(generate, inputs, [shown, result, command])

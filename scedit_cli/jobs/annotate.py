@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,29 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.conditions import licences
-from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
+from scedit_cli.conditions.annotation_spec import AnnotationSpec, specs_of
+from scedit_cli.conditions.config import AnnotatorConfig
 from scedit_cli.data.annotation import Outcome, Task, annotate_all, digest_of, failures, made, record_of, save_condition
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
 from scedit_cli.data.images import open_image, save_image
 from scedit_cli.data.licences import check_licences, record_licences
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Share
-from scedit_cli.utils.errors import SceditError, reason
+from scedit_cli.utils.errors import SceditError, in_field, reason
+from scedit_cli.utils.fields import check_number, check_type
 from scedit_cli.utils.io import check_writable, expanded, whole
 from scedit_cli.utils.locks import alone
 from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.transparency import in_8_bits
 
-_BATCH, _ABREAST = 8, 5  # images per batch on an accelerator; columns of one image's sheet
+_ABREAST = 5  # columns of one image's sheet
 
 
 @dataclass(frozen=True)
 class AnnotateResult:
     """The outcome: `written` condition images were made, `skipped` existed already, `failed` are (file, reason);
-    `sheet`, if any, shows images and conditions side by side. `is_first` is False in all processes that shared the
-    work but the first."""
+    `sheet`, if any, shows images and conditions side by side, and `images` are those of a single image by kind.
+    `is_first` is False in all processes that shared the work but the first."""
 
     out: Path | None
     kind: str
@@ -44,6 +46,7 @@ class AnnotateResult:
     sheet: Path | None = None
     annotators: dict[str, str] = field(default_factory=dict)
     is_first: bool = True
+    images: dict[str, Image.Image] = field(default_factory=dict, repr=False)
 
     def document(self) -> dict[str, Any]:
         """Return the document that --json writes."""
@@ -67,177 +70,198 @@ class AnnotateResult:
 
 
 def annotate(
-    src: str | Path,
+    source: str | Path | Image.Image,
     kinds: str | Sequence[str],
-    out: str | Path | None = None,
     *,
-    annotator: str | None = None,
-    params: Iterable[str] = (),
-    seed: int = 0,
-    weights: str | Path | None = None,
-    accept_license: bool = False,
+    out: str | Path | None = None,
     sheet: str | Path | None = None,
     preview: int | None = None,
     overwrite: bool = False,
-    device: str | None = None,
-    processes: int | None = None,
-    batch_size: int = _BATCH,
+    config: AnnotatorConfig = AnnotatorConfig(),
     reporter: Reporter | None = None,
-) -> AnnotateResult:
+    **params: Any,
+) -> AnnotateResult | Image.Image:
     """Make condition images.
 
-    In a dataset folder, every image gets a condition image of each kind, and the metadata their columns. Condition
-    images that were made from the same image with the same settings are kept, so that a stopped run resumes; so are
-    those from elsewhere. An image that cannot be read is listed, and the others are annotated. Processes that
-    `accelerate launch` has started share the images.
+    An image in memory gives its condition image. In a dataset folder, every image gets a condition image of each kind,
+    and the metadata their columns. Condition images that were made from the same image with the same settings are kept,
+    so that a stopped run resumes; so are those from elsewhere. An image that cannot be read is listed, and the others
+    are annotated. Processes that `accelerate launch` has started share the images.
 
     Args:
-        src: a dataset folder, or an image.
+        source: an image, an image's file, or a dataset folder.
         kinds: one kind or several.
-        out: the condition image of a single image, for one kind.
-        annotator: the annotator of the kinds that have it; by default each kind's first.
-        params: annotator settings, `[KIND.]NAME=VALUE` such as "canny.low=50"; LOW..HIGH draws a value for each image.
-        seed: the seed of these draws.
-        weights: a folder with local copies of the annotators' weights.
-        accept_license: whether to accept, permanently, licences of weights that forbid commercial use.
+        out: the condition image of a single file, for one kind; None writes nothing.
         sheet: an image file to write that shows the image and its conditions side by side.
         preview: the number of a folder's images to show on a sheet, without writing anything else; `sheet` is then
             NAME-preview.png beside the folder by default.
         overwrite: whether to replace existing condition images and a named sheet.
-        device: PyTorch's name of the device for annotators with weights; by default the accelerator, if any.
-        processes: the number of processes on the CPU, at most 8; by default one per processor.
-        batch_size: images per batch on an accelerator.
+        config: the choice of annotators, and how they run.
+        params: annotator settings, `low=50`, or by kind where there are several, `canny={"low": 50}`; a pair of numbers
+            draws a value between them for each image.
+
+    Returns:
+        The condition image of an image in memory (by kind, if there are several), else the report.
 
     Raises:
-        SceditError: the input is bad, or no image of a folder can be annotated.
+        SceditError: the input is bad, or no image of a folder can be annotated; `field` names the argument.
         WorkFailed: memory or disk ran out.
     """
     started = time.monotonic()
-    src = Path(src)
     names = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
     if not names:
-        raise SceditError("no kind of condition is named", hint=f"choose one of {', '.join(conditions.KINDS)}")
-    weights = expanded(weights) if weights else None
-    orders = make_specs(names, params, annotator=annotator, weights=weights, seed=seed)
-    _check_options(src, out, sheet, preview)
-    for order in orders:
-        (licences.accept if accept_license else licences.require)(order.annotator)
-    work = _Work(src, orders, overwrite, device, processes, batch_size, reporter or SILENT)
-    if not src.is_dir():
-        done = _one_picture(work, *(expanded(each) if each else None for each in (out, sheet)))
+        raise SceditError("no kind of condition is named", f"choose one of {', '.join(conditions.KINDS)}", "kinds")
+    config.check()
+    _check_options(source, out, sheet, preview)
+    weights = expanded(config.weights) if config.weights else None
+    with in_field("params", named=False):
+        given = _by_kind(names, params)
+        specs = specs_of(names, given, annotator=config.annotator, weights=weights, seed=config.seed)
+    for spec in specs:
+        (licences.accept if config.accept_license else licences.require)(spec.annotator)
+    if isinstance(source, Image.Image):
+        made_of = _Work(Path(), specs, overwrite, config, reporter or SILENT).make("the image", open_image(source))
+        return made_of[0] if isinstance(kinds, str) else dict(zip(names, made_of, strict=True))
+    work = _Work(Path(source), specs, overwrite, config, reporter or SILENT)
+    if not work.src.is_dir():
+        done = _one_image(work, *(expanded(each) if each else None for each in (out, sheet)))
     elif preview is not None:
         done = _preview(work, preview, expanded(sheet) if sheet else None)
     else:
         done = _folder(work)
-    makers = {order.kind: order.by for order in orders}
+    makers = {spec.kind: spec.by for spec in specs}
     return AnnotateResult(kind=",".join(names), annotators=makers, seconds=time.monotonic() - started, **done)
+
+
+def _by_kind(kinds: Sequence[str], params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of each of the `kinds`: the mappings by kind, and single settings, which one kind takes."""
+    given: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for name, value in params.items():
+        if isinstance(value, Mapping) and name in given:
+            given[name] |= value
+        elif isinstance(value, Mapping):
+            raise SceditError(f"params: no {name} is made here", f"the kinds are {', '.join(kinds)}", "params")
+        elif len(kinds) > 1:
+            hint = f"give them by kind, as in {kinds[0]}={{{name!r}: {value!r}}}"
+            raise SceditError(f"params: say which of {', '.join(kinds)} {name} is for", hint, "params")
+        else:
+            given[kinds[0]][name] = value
+    return given
 
 
 @dataclass(frozen=True)
 class _Work:
     src: Path
-    orders: list[AnnotationSpec]
+    specs: list[AnnotationSpec]
     overwrite: bool
-    device: str | None
-    processes: int | None
-    batch_size: int
+    config: AnnotatorConfig
     reporter: Reporter
 
     def place(self, number: int = 0) -> str:
         """Return the device of annotators with weights: the named one, else the machine's accelerator of this number,
         if it has one, else "cpu"."""
-        if self.device or not any(order.annotator.weights for order in self.orders):
-            return self.device or "cpu"
+        if self.config.device or not any(spec.annotator.weights for spec in self.specs):
+            return self.config.device or "cpu"
         best = best_device().type
         return best if best in ("cpu", "mps") else f"{best}:{number}"
 
-    def make(self, name: str, picture: Image.Image) -> list[Image.Image]:
+    def make(self, name: str, image: Image.Image) -> list[Image.Image]:
         """Return one image's conditions, made in this process.
 
         Raises:
             SceditError: an annotator cannot annotate the image.
         """
         device, found = self.place(), []
-        for order in self.orders:
-            [one] = made(order.load(order.settings(name), device), [picture])
+        for spec in self.specs:
+            [one] = made(spec.load(spec.settings(name), device), [image])
             if isinstance(one, Exception):
-                raise SceditError(f"{order.kind} cannot be made of {name}: {reason(one)}") from one
+                raise SceditError(f"{spec.kind} cannot be made of {name}: {reason(one)}") from one
             found.append(one)
         return found
 
 
-def _check_options(src: Path, out: object, sheet: object, preview: int | None) -> None:
+def _check_options(source: Any, out: object, sheet: object, preview: int | None) -> None:
+    if isinstance(source, Image.Image):
+        for name, value in {"out": out, "sheet": sheet, "preview": preview}.items():
+            if value is not None:
+                raise SceditError(f"{name} has no effect on an image in memory", "save what is returned", name)
+        return
+    check_type(source, "source", (str, os.PathLike), "an image, an image's file, or a dataset folder")
+    src = Path(source)
     if not src.exists():
-        raise SceditError(f"{src} does not exist", hint="name a dataset folder, or a picture")
+        raise SceditError(f"{src} does not exist", "name a dataset folder, or an image", "source")
     if not src.is_dir():
         if preview is not None:
-            raise SceditError(f"--preview is for a dataset folder, and {src} is none", hint="--sheet shows one picture")
+            message = f"preview is for a dataset folder, and {src} is none"
+            raise SceditError(message, "`sheet` shows one image", "preview")
     elif out is not None:
         raise SceditError(
-            f"{out}: --out is for a single picture, and {src} is a folder",
-            hint="its condition pictures go into the folder itself",
+            f"{out}: `out` is for a single image, and {src} is a folder",
+            "its condition images go into the folder itself",
+            "out",
         )
     elif sheet is not None and preview is None:
         raise SceditError(
-            f"{sheet}: --sheet is for a single picture, and {src} is a folder",
-            hint="--preview 8 shows so many pictures of a folder",
+            f"{sheet}: `sheet` is for a single image, and {src} is a folder",
+            "`preview=8` shows so many images of a folder",
+            "sheet",
         )
-    elif preview is not None and preview < 1:
-        raise SceditError(f"--preview is {preview}", hint="give 1 or more")
+    elif preview is not None:
+        check_number(preview, "preview", 1, whole=True)
 
 
-def _one_picture(work: _Work, out: Path | None, sheet: Path | None) -> dict[str, Any]:
-    src, orders = work.src, work.orders
-    if out and len(orders) > 1:
+def _one_image(work: _Work, out: Path | None, sheet: Path | None) -> dict[str, Any]:
+    src, specs = work.src, work.specs
+    if out and len(specs) > 1:
         raise SceditError(
-            f"{src} is one picture, for which several kinds are named",
-            hint="--out takes one kind; --sheet shows several side by side",
+            f"{src} is one image, for which several kinds are named",
+            "`out` takes one kind; `sheet` shows several side by side",
+            "out",
         )
-    if not (out or sheet):
-        raise SceditError(f"no place is named for the condition of {src}", hint="name it with --out edges.png")
-    for option, place in {"--out": out, "--sheet": sheet}.items():
+    for name, place in {"out": out, "sheet": sheet}.items():
         if place:
-            _check_place(place, work.overwrite, option)
+            _check_place(place, work.overwrite, name)
     if out and sheet and out.resolve() == sheet.resolve():
-        raise SceditError(f"--out and --sheet are both {out}", hint="name two places")
-    picture = open_image(src)
-    found = work.make(src.name, picture)
+        raise SceditError(f"`out` and `sheet` are both {out}", "name two places", "sheet")
+    image = open_image(src)
+    found = work.make(src.name, image)
     if out:
-        [order] = orders
-        record = record_of(order, order.settings(src.name), digest_of(src))
+        [spec] = specs
+        record = record_of(spec, spec.settings(src.name), digest_of(src))
         save_condition(found[0], out, record, work.overwrite)
     if sheet:
-        _draw(sheet, work.overwrite, [[picture, *found]], orders)
-    return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": []}
+        _draw(sheet, work.overwrite, [[image, *found]], specs)
+    images = dict(zip((spec.kind for spec in specs), found, strict=True))
+    return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": [], "images": images}
 
 
-def _check_place(place: Path, overwrite: bool, option: str) -> None:
+def _check_place(place: Path, overwrite: bool, field: str) -> None:
     if place.suffix.lower() != ".png":
-        raise SceditError(f"{place} is no .png", hint="condition pictures are PNG, which loses nothing")
+        raise SceditError(f"{place} is no .png", "condition images are PNG, which loses nothing", field)
     if place.exists() and not overwrite:
-        raise SceditError(f"{option} {place} exists already", hint="name another place, or give --overwrite")
-    check_writable(place, option)
+        raise SceditError(f"{field} {place} exists already", "name another place, or give `overwrite`", field)
+    check_writable(place, field)
 
 
 def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
     """Write a sheet of a folder's first `count` images beside their conditions. A sheet at the default place replaces
     the previous one."""
     if sheet:
-        _check_place(sheet, work.overwrite, "--sheet")
+        _check_place(sheet, work.overwrite, "sheet")
     place = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
     names = [row["file_name"] for _, row in read_rows(work.src)][:count]
     rows: dict[str, list[Image.Image]] = {}
     failed: dict[str, str] = {}
     for number, name in enumerate(names, 1):
         try:
-            picture = open_image(work.src / name)
-            rows[name] = [picture, *work.make(name, picture)]
+            image = open_image(work.src / name)
+            rows[name] = [image, *work.make(name, image)]
         except SceditError as error:
             failed[name] = error.message
         work.reporter.progress(number, len(names), "preview")
     if not rows:
         raise _nothing_read(work.src, failed)
-    _draw(place, work.overwrite or not sheet, list(rows.values()), work.orders, list(rows))
+    _draw(place, work.overwrite or not sheet, list(rows.values()), work.specs, list(rows))
     return {"out": None, "sheet": place, "written": 0, "skipped": 0, "failed": list(failed.items())}
 
 
@@ -245,13 +269,13 @@ def _draw(
     place: Path,
     replace: bool,
     rows: list[list[Image.Image]],
-    orders: Sequence[AnnotationSpec],
+    specs: Sequence[AnnotationSpec],
     labels: list[str] | None = None,
 ) -> None:
     from scedit_cli.inference.sampler import grid
 
-    shown = [[in_8_bits(picture) for picture in row] for row in rows]
-    headings = ["picture", *(order.kind for order in orders)]
+    shown = [[in_8_bits(image) for image in row] for row in rows]
+    headings = ["image", *(spec.kind for spec in specs)]
     if labels:
         sheet = grid(shown, headings, labels)
     else:
@@ -283,10 +307,10 @@ def _folder(work: _Work) -> dict[str, Any]:
     if share.is_first:
         with alone(work.src):  # another process may have added a column meanwhile
             rows = [row for _, row in read_rows(work.src)]
-            _enter(rows, outcomes, [order.kind for order in work.orders])
+            _enter(rows, outcomes, [spec.kind for spec in work.specs])
             write_rows(work.src, rows)
             ours = {kind for outcome in outcomes for kind in outcome.ours}
-            record_licences(work.src, [order.annotator for order in work.orders if order.kind in ours])
+            record_licences(work.src, [spec.annotator for spec in work.specs if spec.kind in ours])
     return {
         "out": work.src,
         "written": written,
@@ -300,28 +324,28 @@ def _check_places(src: Path, rows: Sequence[dict[str, Any]]) -> None:
     owner: dict[str, str] = {}
     for name in (row["file_name"] for row in rows):
         if (other := owner.setdefault(condition_name("any", name), name)) != name:
-            raise SceditError(f"{src}: {other} and {name} would share a condition picture", hint="rename one of them")
+            raise SceditError(f"{src}: {other} and {name} would share a condition image", hint="rename one of them")
 
 
 def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     """Annotate on the accelerator, if any, by annotators that run there, and by the others in processes on the CPU."""
     began = time.monotonic()
     device = work.place(share.local_index)
-    heavy = [order for order in work.orders if device != "cpu" and order.annotator.runs_on(device)]
-    passes = [(device, heavy), ("cpu", [order for order in work.orders if order not in heavy])]
-    processes = work.processes or max(1, (os.cpu_count() or 1) // share.local_count)
+    heavy = [spec for spec in work.specs if device != "cpu" and spec.annotator.runs_on(device)]
+    passes = [(device, heavy), ("cpu", [spec for spec in work.specs if spec not in heavy])]
+    processes = work.config.processes or max(1, (os.cpu_count() or 1) // share.local_count)
     outcomes: list[Outcome] = []
-    for where, orders in passes:
-        stage = ", ".join(order.kind for order in orders)
+    for where, specs in passes:
+        stage = ", ".join(spec.kind for spec in specs)
 
-        if orders:
+        if specs:
             outcomes += annotate_all(
-                [_task(work.src, name, orders) for name in names],
-                orders,
+                [_task(work.src, name, specs) for name in names],
+                specs,
                 device=where,
                 overwrite=work.overwrite,
                 processes=processes,
-                batch_size=work.batch_size,
+                batch_size=work.config.batch_size,
                 reporter=_Speed(work.reporter.stage(stage), began, len(outcomes)) if share.is_first else SILENT,
             )
     return outcomes
@@ -335,11 +359,11 @@ class _Speed(Reporter):
 
     def progress(self, step: int, total: int, *_: object) -> None:
         speed = (self._before + step) / (time.monotonic() - self._began)
-        self._outer.progress(step, total, values={"pictures/s": speed})
+        self._outer.progress(step, total, values={"images/s": speed})
 
 
-def _task(src: Path, name: str, orders: Sequence[AnnotationSpec]) -> Task:
-    return Task(name, src / name, tuple(src / condition_name(order.kind, name) for order in orders))
+def _task(src: Path, name: str, specs: Sequence[AnnotationSpec]) -> Task:
+    return Task(name, src / name, tuple(src / condition_name(spec.kind, name) for spec in specs))
 
 
 def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], kinds: Sequence[str]) -> None:
@@ -352,4 +376,4 @@ def _enter(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], kinds: S
 
 
 def _nothing_read(src: Path, failed: dict[str, str]) -> SceditError:
-    return SceditError(f"none of the pictures of {src} can be annotated; the first: {next(iter(failed.values()))}")
+    return SceditError(f"none of the images of {src} can be annotated; the first: {next(iter(failed.values()))}")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from scedit_cli import scenes
 from scedit_cli.data.images import open_image
+from scedit_cli.exporting.running import UNetFolder
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import (
     BaseConfig,
@@ -41,7 +42,7 @@ from scedit_cli.inference.controls import (
     trained_prediction,
 )
 from scedit_cli.inference.weighting import parsed
-from scedit_cli.jobs.checks.generate import check, check_page
+from scedit_cli.jobs.checks.generate import check, check_page, graph_base
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
 from scedit_cli.models.schedulers import check_steps, scheduler_like
@@ -168,12 +169,18 @@ def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter)
     """Generate images as `generate` does, on a base that is `loaded` already, if any."""
     check(config)
     started = time.monotonic()
+    graph = None if config.base.unet is None else UNetFolder(expanded(config.base.unet))
+    if graph:
+        own = replace(config.base, model=graph_base(config.base, graph.about))
+        config = replace(config, base=own, tuners=(TunerSpec(graph.tuner),))
     jobs = jobs_of(config)
     _note_syntax(config, jobs, reporter)
     is_there = loaded and not config.base.offload
     device = str(loaded.device) if is_there else config.base.device or str(best_device())
     conditioning = Conditioning.of(config, jobs, loaded.name if loaded else str(config.base.model), device)
     base = _ready_base(config, loaded, conditioning.placed, reporter)
+    if graph:
+        base = graph.on(base)
     if not config.sampler.weighted:
         for prompt in base.overlong(dict.fromkeys(job.prompt for job in jobs)):
             reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
@@ -229,7 +236,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    command: Callable[[GenerationConfig], str] = lambda config: "",
+    command_of: Callable[[GenerationConfig], str] = lambda config: "",
     stop: threading.Event | None = None,
     reporter: Reporter = SILENT,
 ) -> None:
@@ -239,7 +246,7 @@ def serve(
         config: the base and other settings of every image, and their folder; the page offers its tuners, and on the
             embedded base the shipped ones.
         host, port: the address of the page; by default loopback, at a free port.
-        command: returns the command that makes the image of a configuration, to be shown beside it.
+        command_of: returns the command that makes the image of a configuration, to be shown beside it.
 
     Raises:
         SceditError: gradio is not installed, a tuner is for another base, or the port is taken.
@@ -256,7 +263,7 @@ def serve(
         return made.images[0].path, made.conditions
 
     slots = slots_for(offered, base, config.base.any_base)
-    blocks = page(replace(config, tuners=()), base, slots, out, draw, command)
+    blocks = page(replace(config, tuners=()), base, slots, out, draw, command_of)
     address = open_page(blocks, host, port, out)
     try:
         reporter.note(f"the page is at {address} · Ctrl-C ends it")

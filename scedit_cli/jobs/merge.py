@@ -19,7 +19,10 @@ from scedit_cli.core.foreign.formats import is_folder
 from scedit_cli.core.foreign.writing import Export, export
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base
+from scedit_cli.exporting.comfyui import NodePackage, node_package
+from scedit_cli.exporting.formats import FOLDERS, GRAPHS
+from scedit_cli.exporting.graph_files import UNetGraph, write_checked
+from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base, rescheduled_for
 from scedit_cli.inference.sampler import sample
 from scedit_cli.jobs import merge_inputs
 from scedit_cli.jobs.checks.merge import MEMORY, check
@@ -115,6 +118,7 @@ def merge(
     dtype: str | None = None,
     format: str = "scedit",
     up_blocks: Sequence[int] | None = None,
+    base: str | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> MergeResult:
@@ -135,9 +139,11 @@ def merge(
         activations: a base whose skip features `rank` is fitted on; by default the fit uses the weights alone.
         device: the device of that base; by default an accelerator where there is one.
         dtype: one of DTYPES; by default the tuners' own.
-        format: "scedit", or one of FORMATS.
+        format: "scedit", or one of FORMATS; "comfyui" for a package of nodes; "onnx" or "torch-export" for the U-Net of
+            `base` with the tuners in one graph.
         up_blocks: the number of skips that each up block of the base takes, where a format needs it and the tuners do
             not state it.
+        base: the base whose U-Net a graph holds.
         overwrite: replace `out` where it is a file.
 
     Raises:
@@ -148,7 +154,7 @@ def merge(
     out = Path(out)
     check(
         tuners, out=out, take=take, drop=drop, rescale=rescale or {}, rank=rank, activations=activations, device=device,
-        dtype=dtype, format=format, up_blocks=up_blocks, overwrite=overwrite,
+        dtype=dtype, format=format, up_blocks=up_blocks, base=base, overwrite=overwrite,
     )  # fmt: skip
     placed = merge_inputs.gathered(tuners, take, drop, rescale or {})
     if silent := merge_inputs.check_together(placed, average):
@@ -175,7 +181,10 @@ def merge(
     if compressed:
         facts |= {"merge.rank": str(rank), "merge.rank_error": f"{compressed.error:.3g}"}
     exact = not average and rank is None and DTYPES.get(dtype) not in (torch.float16, torch.bfloat16)
-    difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, reporter)
+    if format in GRAPHS:
+        difference = _write_graph(merged, placed, base, out, format, dtype, facts)
+    else:
+        difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, reporter)
     sources = [MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed]
     return MergeResult(
         out, merged.kind, sources, difference.largest, difference.relative, format, average, compressed
@@ -195,8 +204,11 @@ def _write(
 ) -> Difference:
     """Write `merged`, read it back, and return the difference of its edits from those of `parts`, which its metadata
     states too."""
-    exported = None if format == "scedit" else export(merged, format)
-    folder = exported is not None and is_folder(out)
+    if format == "scedit":
+        exported: Export | NodePackage | None = None
+    else:
+        exported = node_package(merged) if format == "comfyui" else export(merged, format)
+    folder = format in FOLDERS or (exported is not None and is_folder(out))
     expected = _parts(_rounded(merged, dtype))
 
     def write(place: Path, facts: dict[str, str]) -> None:
@@ -221,7 +233,24 @@ def _write(
     return difference
 
 
-def _read_back(place: Path, exported: Export | None, conditions: list[str]) -> list[Weighted]:
+def _write_graph(
+    merged: Tuner | Bundle,
+    placed: Sequence[PlacedTuner],
+    base: str,
+    out: Path,
+    format: str,
+    dtype: str | None,
+    facts: dict[str, str],
+) -> Difference:
+    """Write the base's U-Net with `merged` as one graph; return the difference of its output from the attached
+    tuners'."""
+    loaded = load_base(as_trained(base, placed), dtype=DTYPES[dtype or "fp32"], device="cpu")
+    for each in placed:
+        check_base(each, loaded, "--base")
+    return write_checked(UNetGraph(rescheduled_for(placed, loaded), merged, format), out, facts)
+
+
+def _read_back(place: Path, exported: Export | NodePackage | None, conditions: list[str]) -> list[Weighted]:
     if exported is None:
         return _parts(load_tuner(place))
     files = exported.located(place)

@@ -147,13 +147,13 @@ def prepare(
 
         with ExitStack() as stack:
             processes.by_first(lambda: stack.enter_context(held(_lock(out), out, "name another folder with `out`")))
-            pictures, kinds, report = processes.by_first(make)
+            images, kinds, report = processes.by_first(make)
             if frozen:
                 _encode(out, encoding.cache, frozen, processes, reporter)
             written = processes.by_first(lambda: _shard(out, shards, reporter)) if shards else 0
     finally:
         processes.leave()
-    return PrepareResult(out, pictures, kinds, report, written, time.monotonic() - started, processes.is_first)
+    return PrepareResult(out, images, kinds, report, written, time.monotonic() - started, processes.is_first)
 
 
 def _base_of(encoding: Encoding) -> Base:
@@ -193,7 +193,7 @@ def _take(
     with whole_folder(out) as folder:
         importer.run(source, folder)
         if not report.pictures and not report.rejected:
-            said = f"{source.count} are told of, as sizes.json beside shards does"
+            said = f"sizes.json beside the shards states {source.count}"
             raise SceditError(f"{origin.asked['source']} holds no pictures", hint=said)
         try:
             if not report.pictures:

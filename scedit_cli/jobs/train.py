@@ -198,7 +198,7 @@ def _train(
         return least_change(base, *sections, cache, processes, stream is not None) if processes.is_first else None
     tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
-    with Trainer(*trained, pictures=learned, processes=processes, stream=stream) as trainer:
+    with Trainer(*trained, indices=learned, processes=processes, stream=stream) as trainer:
         scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
         preflight = look_ahead(recipe.train, base, tuner, len(learned), len(held_out), processes, shards, scarce)
         if processes.is_first:
@@ -241,7 +241,7 @@ def _train(
         seconds=time.monotonic() - started,
         images_per_second=loop.images_per_second,
         loss=recent_loss(run.log),
-        trainable_parameters=preflight.trainable_parameters,
+        trainable_parameters=preflight.tuner.trainable_parameters,
         score=score,
         resumed_at=resumed_at,
         waiting_share=loop.waiting_share,
@@ -286,7 +286,7 @@ def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, re
         precisions = {dtype: name for name, dtype in DTYPES.items()}
         reporter.note(
             f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
-            f"{recipe.train.precision}: they are encoded anew; "
+            f"{recipe.train.precision}: they are encoded again; "
             f"`prepare(cache=text, precision={recipe.train.precision})` does it ahead"
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from scedit_cli.core.objective import FLOW
 from scedit_cli.core.quantized import parameter_count
 from scedit_cli.core.skips import SkipMap, survey
 from scedit_cli.models.autoencoder import open_autoencoder
@@ -20,7 +21,7 @@ from scedit_cli.models.fingerprint import fingerprint
 from scedit_cli.models.inpainting import complete_inputs
 from scedit_cli.models.latents import check_latents, scaled, unscaled
 from scedit_cli.models.loading import EMBEDDED, open_pipeline, quiet
-from scedit_cli.models.noise_levels import NoiseLevels, noise_levels
+from scedit_cli.models.noise_levels import NoiseLevels, noise_levels, prediction_of
 from scedit_cli.models.samplers import CONTINUOUS, EDM, kind_of
 from scedit_cli.models.schedulers import scheduler_like
 from scedit_cli.models.single_file import PREDICTIONS
@@ -80,8 +81,8 @@ class Base:
 
     @property
     def prediction_type(self) -> str:
-        """The quantity that the U-Net predicts: "epsilon", "v_prediction" or "sample"."""
-        return self.scheduler.config.prediction_type
+        """The quantity that the U-Net predicts: "epsilon", "v_prediction", "sample" or "flow"."""
+        return prediction_of(self.scheduler)
 
     @property
     def doubt(self) -> str:
@@ -176,15 +177,25 @@ class Base:
         """Return this base, over the same modules, with a scheduler for another prediction type.
 
         Args:
-            prediction_type: the quantity that the scheduler takes the U-Net's output for: "epsilon", "v_prediction" or
-                "sample".
+            prediction_type: the quantity that the scheduler takes the U-Net's output for: "epsilon", "v_prediction",
+                "sample" or "flow", for which it is replaced by FlowMatchEulerDiscrete.
             zero_terminal_snr: whether sampling starts from pure noise; a scheduler that cannot is replaced by DDIM.
 
         Raises:
             SceditError: the base has continuous or EDM noise levels, which do not allow the change.
         """
-        from diffusers import DDIMScheduler
+        from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+        if FLOW == prediction_type == self.prediction_type:
+            return self
+        if prediction_type == FLOW:
+            total = self.scheduler.config.num_train_timesteps
+            return self._with(FlowMatchEulerDiscreteScheduler(num_train_timesteps=total))
+        if self.prediction_type == FLOW:
+            raise SceditError(
+                f"base {self.name} was trained by flow matching, and a prediction of {prediction_type} is not for it",
+                hint='leave prediction out, or take "flow"',
+            )
         kind, changes = type(self.scheduler), {"prediction_type": prediction_type}
         if zero_terminal_snr:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -198,10 +209,13 @@ class Base:
                 f"base {self.name}: its noise levels are continuous, as EDM's, and {wanted} is not for those",
                 hint="leave zero_terminal_snr and prediction out, or name another base",
             )
+        return self._with(kind.from_config(self.scheduler.config, **changes))
+
+    def _with(self, scheduler: SchedulerMixin) -> Base:
         other = copy.copy(self)
         other._loaded = copy.copy(self._loaded)
         with quiet():
-            other._loaded.register_modules(scheduler=kind.from_config(self.scheduler.config, **changes))
+            other._loaded.register_modules(scheduler=scheduler)
         return other
 
     @torch.no_grad()
@@ -298,7 +312,7 @@ def load_base(
         device: the device of all parts; by default an accelerator where there is one.
         revision: branch, tag or commit of a hub id that names none.
         vae, vae_revision: an autoencoder (a folder, a hub id or a file) that replaces the base's own, and its revision.
-        prediction: "epsilon" or "v_prediction", for files that do not say what the U-Net predicts, or say it wrongly.
+        prediction: "epsilon", "v_prediction" or "flow", for files that do not say what the U-Net predicts, or say it wrongly.
 
     Raises:
         SceditError: the model does not exist, the hub cannot be reached, it is no pipeline, or its model is no U-Net.

@@ -50,7 +50,7 @@ def check_autoencoder(model: str | Path) -> None:
 def no_pipeline(name: str) -> SceditError:
     return SceditError(
         f"base {name}: no diffusers pipeline, it has no {_INDEX}",
-        hint="name a folder as `save_pretrained` of a pipeline writes it",
+        hint="name a folder as save_pretrained of a pipeline writes it",
     )
 
 

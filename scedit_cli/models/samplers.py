@@ -71,6 +71,8 @@ def kind_of(scheduler: SchedulerMixin) -> str:
     name, config = type(scheduler).__name__.removesuffix("Scheduler"), scheduler.config
     if hasattr(scheduler, "precondition_outputs"):
         return EDM
+    if name in SAMPLERS[FLOW]:
+        return FLOW
     is_told = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
     if name in SAMPLERS[CONTINUOUS] and is_told:  # with another prediction type, diffusers' Euler takes timesteps
         return CONTINUOUS

@@ -51,9 +51,19 @@ def _mended(kind: type[SchedulerMixin]) -> type[SchedulerMixin]:
             self.set_begin_index(0)
 
     mends = {"set_timesteps": set_timesteps, "__module__": kind.__module__}
+    if not hasattr(kind, "scale_model_input"):  # flow matching's, which U-Nets' pipelines do not expect
+        mends |= {"init_noise_sigma": 1.0, "scale_model_input": _unscaled, "add_noise": _noised}
     if "noise_sampler_seed" in _parameters(kind):
         mends["step"] = _with_noise_of_the_cpu(kind.step)
     return type(kind.__name__, (kind,), mends)
+
+
+def _unscaled(self: SchedulerMixin, sample: Tensor, timestep: Any = None) -> Tensor:
+    return sample
+
+
+def _noised(self: SchedulerMixin, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    return self.scale_noise(original_samples, timesteps, noise)
 
 
 def _with_noise_of_the_cpu(step: Callable) -> Callable:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parent / "configs"
 _UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
-_PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+_FLOW = dict.fromkeys(("flow", "flow_matching", "flow_prediction", "rectified_flow", "rf"), "flow")
+_PREDICTIONS = {
+    "v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon", **_FLOW
+}  # fmt: skip
 PREDICTIONS = tuple(sorted(set(_PREDICTIONS.values())))
 # Keys that only quantised files have: their weights, integers or 8-bit floats, are to be multiplied by such scales.
 _QUANTISED = re.compile(r"scaled_fp8|.+\.(scale_weight|weight_scale(_2)?|comfy_quant|absmax|quant_map|quant_state\..+)")
@@ -150,7 +153,9 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
     said = prediction or said_prediction(file)
     if family == "sd21" and channels == 9:
         said = said or "epsilon"  # its only inpainting release
-    if said:
+    if said == "flow":
+        changes["scheduler"] = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    elif said:
         changes["scheduler"] = changes.get("scheduler", {}) | {"prediction_type": said}
         if family == "sd21" and said == "epsilon" and unet["sample_size"] == 96:
             changes["unet"] |= _SD21_BASE

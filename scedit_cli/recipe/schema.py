@@ -37,7 +37,7 @@ class BaseSection(_Section):
     """An autoencoder in place of the base's own: a folder, a hub id or a file."""
     vae_revision: str | None = None
     """Branch, tag or commit of the autoencoder's hub id."""
-    prediction: Literal["epsilon", "v_prediction"] | None = None
+    prediction: Literal["epsilon", "flow", "v_prediction"] | None = None
     """Prediction type of the base's U-Net, where its files lack it or are wrong."""
     quantize: Literal["none", "int8", "fp8", "int4", "nf4"] = "none"
     """Storage of the frozen weights: eight bits (int8, fp8) or four (int4) need torchao, nf4 needs bitsandbytes."""
@@ -175,8 +175,8 @@ class TrainSection(_Section):
     """Keep images channels-last in memory; no value changes."""
     compile: bool = False
     """Compile the U-Net with torch.compile: slow to start, then faster."""
-    prediction: Literal["base", "epsilon", "v_prediction", "sample"] = "base"
-    """Prediction type that the U-Net learns; base: the base's own."""
+    prediction: Literal["base", "epsilon", "v_prediction", "sample", "flow"] = "base"
+    """Prediction type that the U-Net learns; base: the base's own; flow: flow matching on straight lines."""
     zero_terminal_snr: bool = False
     """Make the noisiest timestep pure noise; this needs v_prediction or sample."""
     loss_weighting: Literal["none", "min-snr"] = "none"
@@ -214,6 +214,8 @@ class TrainSection(_Section):
             raise invalid("train.timestep_range", "the first must be the smaller, as in [0.0, 1.0]")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise invalid("train.zero_terminal_snr", 'noise alone tells nothing of epsilon; learn "v_prediction"')
+        if self.zero_terminal_snr and self.prediction == "flow":
+            raise invalid("train.zero_terminal_snr", "flow matching ends at noise alone anyway; leave it out")
         if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
             raise invalid("train.learning_rate", f"a polynomial schedule ends at {_POLYNOMIAL_END}; take a higher one")
         for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):

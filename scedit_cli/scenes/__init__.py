@@ -9,7 +9,7 @@ from scedit_cli.utils.io import expanded
 
 WORLD = Path(__file__).parent / "world"
 TUNERS = WORLD / "tuners"
-PICTURE_SIZE = 128
+IMAGE_SIZE = 128
 
 # Scenes are numbered by seed. Training sets count up from 0; seeds from this one on are kept for evaluation.
 HELD_OUT_SEED = 1_000_000_000

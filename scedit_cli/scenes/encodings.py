@@ -12,7 +12,7 @@ SEG_PALETTE = np.array(
 )
 
 
-def depth_to_picture(depth: np.ndarray) -> np.ndarray:
+def depth_to_image(depth: np.ndarray) -> np.ndarray:
     """Convert depth in metres (any shape, inf for the sky) to uint8: 255 at DEPTH_NEAR, falling linearly to 1 at
     DEPTH_FAR; the sky is 0."""
     finite = np.isfinite(depth)
@@ -20,25 +20,25 @@ def depth_to_picture(depth: np.ndarray) -> np.ndarray:
     return np.where(finite, np.maximum(np.rint(255 * (1 - away)), 1), 0).astype(np.uint8)
 
 
-def picture_to_depth(picture: np.ndarray) -> np.ndarray:
+def image_to_depth(image: np.ndarray) -> np.ndarray:
     """Convert a depth image, uint8 (any shape), back to float32 metres to within 3 cm, with inf where it is black."""
-    depth = DEPTH_NEAR + (DEPTH_FAR - DEPTH_NEAR) * (1 - picture.astype(np.float32) / 255)
-    return np.where(picture > 0, depth, np.float32(np.inf))
+    depth = DEPTH_NEAR + (DEPTH_FAR - DEPTH_NEAR) * (1 - image.astype(np.float32) / 255)
+    return np.where(image > 0, depth, np.float32(np.inf))
 
 
-def normals_to_picture(normals: np.ndarray) -> np.ndarray:
+def normals_to_image(normals: np.ndarray) -> np.ndarray:
     """Convert camera-space unit normals (..., 3) to uint8 RGB: on every axis -1 becomes 0 and 1 becomes 255. (0, 0, 0),
     which stands for no surface, becomes mid-gray."""
     return np.rint((np.clip(normals, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def picture_to_normals(picture: np.ndarray) -> np.ndarray:
+def image_to_normals(image: np.ndarray) -> np.ndarray:
     """Convert a normals image, uint8 (..., 3), back to float32 unit vectors, zero where it is about mid-gray."""
-    normals = picture.astype(np.float32) / 127.5 - 1
+    normals = image.astype(np.float32) / 127.5 - 1
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
     return np.where(length > 0.5, normals / np.maximum(length, 0.5), np.float32(0))
 
 
-def classes_to_picture(segmentation: np.ndarray) -> np.ndarray:
+def classes_to_image(segmentation: np.ndarray) -> np.ndarray:
     """Convert class ids (any shape) to their uint8 RGB colours (..., 3) in SEG_PALETTE."""
     return SEG_PALETTE[segmentation]

@@ -78,10 +78,10 @@ class Reader(nn.Module):
         self.merge1 = _block(second + first, first)
         self.head = nn.Conv2d(first, 4 * (1 + 3 + _SHAPE_CLASSES + _COLOR_CLASSES), 1)
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return depth (B, 1, H, W) from 0 at DEPTH_NEAR to 1 at DEPTH_FAR, normals (B, 3, H, W), shape and colour
         logits, and features (B, F): mean and deviation of every channel of the four levels."""
-        one = self.level1(functional.pixel_unshuffle(2 * pictures - 1, 2))
+        one = self.level1(functional.pixel_unshuffle(2 * images - 1, 2))
         two = self.level2(one)
         three = self.level3(two)
         deepest = self.deepest(three)
@@ -93,14 +93,14 @@ class Reader(nn.Module):
         return *maps.split((1, 3, _SHAPE_CLASSES, _COLOR_CLASSES), 1), torch.cat(features, 1)
 
     @torch.no_grad()
-    def read(self, pictures: torch.Tensor, batch_size: int = 32) -> Reading:
+    def read(self, images: torch.Tensor, batch_size: int = 32) -> Reading:
         """Read images (B, 3, H, W) in [0, 1], in batches; sides that are no multiple of 16 are padded meanwhile."""
-        parts = [self._read(batch) for batch in pictures.split(batch_size)]
+        parts = [self._read(batch) for batch in images.split(batch_size)]
         return Reading(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _read(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        height, width = pictures.shape[-2:]
-        padded = functional.pad(pictures, (0, -width % 16, 0, -height % 16), mode="replicate")
+    def _read(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        height, width = images.shape[-2:]
+        padded = functional.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
         depth, normals, shapes, colors, features = self(padded)
         depth, normals, shapes, colors = (m[..., :height, :width] for m in (depth, normals, shapes, colors))
         segmentation = shapes.argmax(1)

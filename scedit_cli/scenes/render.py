@@ -1,8 +1,7 @@
 """Analytic ray casting of the embedded world: image, depth, normals and segmentation of a scene.
 
 One ray is cast per pixel, and four more where the neighbourhood is not smooth, so that edges are antialiased at about a
-third of the cost of supersampling everywhere. Rays are tested only against objects whose bounding sphere they enter.
-Units are metres, z points up; directions are unit vectors.
+third of the cost of supersampling everywhere. Units are metres, z points up; directions are unit vectors.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scedit_cli.scenes.scene import COLORS, FLOORS, SKIES, Scene, Thing
+from scedit_cli.scenes.scene import COLORS, FLOORS, SKIES, Scene
+from scedit_cli.scenes.shapes import hit, normal
 
 SEG_CLASSES = ("sky", "floor", "sphere", "cube", "cylinder", "cone")
 LOOKS = ("plain", "pastel")
 
 _FIELD_OF_VIEW = np.deg2rad(38.0)
-_EPSILON = 1e-3
 _PAPER = np.array((0.93, 0.87, 0.76), np.float32)
 _INK = np.array((0.055, 0.035, 0.05), np.float32)
 
@@ -75,11 +74,11 @@ def visible_pixels(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
     camera = _camera(scene)
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
     origin, rays = camera[0], _rays(camera, rows.ravel(), columns.ravel(), size)
-    distances = np.stack([_hit(thing, origin, rays) for thing in scene.objects])
+    distances = np.stack([hit(thing, origin, rays) for thing in scene.objects])
     nearest = distances.argmin(0)
-    hit = np.isfinite(distances)
-    seen = np.array([(hit[i] & (nearest == i)).sum() for i in range(len(scene.objects))])
-    return seen, hit.sum(1)
+    covered = np.isfinite(distances)
+    seen = np.array([(covered[i] & (nearest == i)).sum() for i in range(len(scene.objects))])
+    return seen, covered.sum(1)
 
 
 # --- camera -----------------------------------------------------------------------------------------------------
@@ -102,7 +101,7 @@ def _rays(camera: tuple[np.ndarray, np.ndarray], rows: np.ndarray, columns: np.n
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
-# --- intersections ----------------------------------------------------------------------------------------------
+# --- rays -------------------------------------------------------------------------------------------------------
 
 
 def _trace(scene, camera, rows, columns, size, look):
@@ -115,7 +114,7 @@ def _trace(scene, camera, rows, columns, size, look):
     near[down] = -eye[2] / rays[down, 2]
     ids[down] = -1
     for index, thing in enumerate(scene.objects):
-        distance = _hit(thing, eye, rays)
+        distance = hit(thing, eye, rays)
         closer = distance < near
         near[closer], ids[closer] = distance[closer], index
     normals = np.zeros_like(rays)
@@ -123,127 +122,11 @@ def _trace(scene, camera, rows, columns, size, look):
     points = eye + rays * np.where(np.isfinite(near), near, 0)[:, None]
     for index, thing in enumerate(scene.objects):
         mine = ids == index
-        normals[mine] = _normal(thing, points[mine])
+        normals[mine] = normal(thing, points[mine])
     shade = _shade_pastel if look == "pastel" else _shade_plain
     color = shade(scene, ids, points, normals, rays)
     depth = near * (rays @ -axes[2])
     return ids, depth, normals, color
-
-
-def _hit(thing: Thing, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Return the distance (N,) along every ray to the object, inf where it misses. `origin` is (3,) or (N, 3)."""
-    distance = np.full(len(rays), np.inf, np.float32)
-    size = thing.size
-    middle = np.array((thing.x, thing.y, size * _HALF_HEIGHT[thing.shape]), np.float32)
-    to_middle = middle - origin
-    along = (rays * to_middle).sum(1) if to_middle.ndim == 2 else rays @ to_middle
-    away = (to_middle**2).sum(-1) - along**2
-    at = np.flatnonzero((away < (size * _BOUND[thing.shape]) ** 2) & (along > -size * _BOUND[thing.shape]))
-    if at.size:
-        local, directions = _to_local(thing, origin[at] if to_middle.ndim == 2 else origin[None], rays[at])
-        distance[at] = _INTERSECT[thing.shape](local, directions) * size
-    return distance
-
-
-def _to_local(thing: Thing, points: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Transform points and rays into the object's own axes: it stands at the origin, with unit size and no yaw."""
-    c, s = np.float32(np.cos(thing.yaw)), np.float32(np.sin(thing.yaw))
-    turn = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1)), np.float32)
-    base = np.array((thing.x, thing.y, 0), np.float32)
-    return ((points - base) / np.float32(thing.size)) @ turn, rays @ turn
-
-
-def _positive(t: np.ndarray, ok: np.ndarray) -> np.ndarray:
-    return np.where(ok & (t > _EPSILON), t, np.inf)
-
-
-def _hit_sphere(o, d):
-    o = o - np.array((0, 0, 1), np.float32)
-    b = (o * d).sum(1)
-    disc = b * b - (o * o).sum(1) + 1
-    return _positive(-b - np.sqrt(np.maximum(disc, 0)), disc > 0)
-
-
-_CUBE = 0.82  # half a side, per unit of size
-
-
-def _hit_cube(o, d):
-    o = o - np.array((0, 0, _CUBE), np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a, b = (-_CUBE - o) / d, (_CUBE - o) / d
-    enter, leave = np.minimum(a, b).max(1), np.maximum(a, b).min(1)
-    return _positive(enter, enter < leave)
-
-
-_CYLINDER = (0.84, 1.75)  # radius and height, per unit of size
-
-
-def _hit_cylinder(o, d):
-    radius, height = _CYLINDER
-    a = (d[:, :2] ** 2).sum(1) + 1e-12
-    b = (o[:, :2] * d[:, :2]).sum(1)
-    disc = b * b - a * ((o[:, :2] ** 2).sum(1) - radius**2)
-    side = (-b - np.sqrt(np.maximum(disc, 0))) / a
-    z = o[:, 2] + side * d[:, 2]
-    side = _positive(side, (disc > 0) & (z > 0) & (z < height))
-    return np.minimum(side, _hit_disc(o, d, radius, height))
-
-
-_CONE = (0.98, 2.05)
-
-
-def _hit_cone(o, d):
-    radius, height = _CONE
-    k = (radius / height) ** 2
-    h = height - o[:, 2]
-    a = (d[:, :2] ** 2).sum(1) - k * d[:, 2] ** 2
-    b = (o[:, :2] * d[:, :2]).sum(1) + k * h * d[:, 2]
-    disc = b * b - a * ((o[:, :2] ** 2).sum(1) - k * h**2)
-    root = np.sqrt(np.maximum(disc, 0))
-    best = np.full(len(d), np.inf, np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for t in ((-b - root) / a, (-b + root) / a):
-            z = o[:, 2] + t * d[:, 2]
-            best = np.minimum(best, _positive(t, (disc > 0) & (z > 0) & (z < height)))
-    return best
-
-
-def _hit_disc(o, d, radius, height):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = (height - o[:, 2]) / d[:, 2]
-        inside = ((o[:, :2] + t[:, None] * d[:, :2]) ** 2).sum(1) < radius**2
-    return _positive(t, inside)
-
-
-_INTERSECT = {"sphere": _hit_sphere, "cube": _hit_cube, "cylinder": _hit_cylinder, "cone": _hit_cone}
-_HALF_HEIGHT = {"sphere": 1.0, "cube": _CUBE, "cylinder": _CYLINDER[1] / 2, "cone": _CONE[1] / 2}
-_BOUND = {  # radius of the sphere around the middle that holds the object, per unit of size
-    "sphere": 1.001,
-    "cube": _CUBE * 1.733,
-    "cylinder": float(np.hypot(_CYLINDER[0], _CYLINDER[1] / 2)) + 1e-3,
-    "cone": float(np.hypot(_CONE[0], _CONE[1] / 2)) + 1e-3,
-}
-
-
-def _normal(thing: Thing, points: np.ndarray) -> np.ndarray:
-    """Return the outward unit normals (N, 3) at points on the object's surface."""
-    local, _ = _to_local(thing, points, points)
-    if thing.shape == "sphere":
-        normal = local - (0, 0, 1)
-    elif thing.shape == "cube":
-        local = local - (0, 0, _CUBE)
-        axis = np.abs(local).argmax(1)
-        normal = np.zeros_like(local)
-        normal[np.arange(len(local)), axis] = np.sign(local[np.arange(len(local)), axis])
-    elif thing.shape == "cylinder":
-        top = local[:, 2] > _CYLINDER[1] - 1e-3
-        normal = np.where(top[:, None], (0, 0, 1), local * (1, 1, 0))
-    else:
-        flat = np.linalg.norm(local[:, :2], axis=1) + 1e-9
-        normal = np.column_stack((local[:, 0] / flat, local[:, 1] / flat, np.full(len(local), _CONE[0] / _CONE[1])))
-    c, s = np.cos(thing.yaw), np.sin(thing.yaw)
-    normal = normal @ np.array(((c, s, 0), (-s, c, 0), (0, 0, 1)))
-    return (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
 
 
 # --- light ------------------------------------------------------------------------------------------------------
@@ -282,7 +165,7 @@ def _in_shadow(scene: Scene, points: np.ndarray, normals: np.ndarray) -> np.ndar
     towards = np.broadcast_to(light, points.shape)
     dark = np.zeros(len(points), bool)
     for thing in scene.objects:
-        dark |= np.isfinite(_hit(thing, start, towards))
+        dark |= np.isfinite(hit(thing, start, towards))
     return dark
 
 

@@ -23,7 +23,7 @@ from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
 from scedit_cli.training.datasets import (
     check_dataset,
-    first_pictures,
+    first_images,
     held_out_scenes,
     rendered_scenes,
 )
@@ -69,7 +69,7 @@ def specs_of(data: DataSection, seed: int) -> list[AnnotationSpec]:
     Raises:
         SceditError: a condition needs annotator weights or is unknown, or its settings are invalid.
     """
-    specs = make_specs(data.make, data.params, seed=seed, option="data.params:")
+    specs = make_specs(data.make, data.params, seed=seed, where="data.params:")
     for spec in specs:
         if spec.annotator.weights:
             raise SceditError(
@@ -132,7 +132,7 @@ def _check_weights(base: Base) -> None:
             if not weight.isfinite().all():
                 raise SceditError(
                     f"base {base.name}: {name} of its {part} holds values that are not numbers (NaN or Inf)",
-                    hint="get it anew; if they are too large for fp16, take another train.precision",
+                    hint="get it again; if they are too large for fp16, take another train.precision",
                 )
 
 
@@ -221,7 +221,7 @@ def open_stream(
         shuffle=data.shuffle,
         unusable=data.unusable,
         share=(processes.index, processes.count),
-        orders=specs_of(data, train.seed),
+        specs=specs_of(data, train.seed),
         workers=data.workers,
         reporter=reporter,
     )
@@ -266,7 +266,7 @@ def examples(
     """Return the examples of the sample grids: held-out scenes, or the first images of a dataset folder, with their
     conditions of `kinds` and those that `specs` make."""
     if data.path:
-        shown = first_pictures(dataset, samples.count, kinds)
+        shown = first_images(dataset, samples.count, kinds)
     else:
         shown = held_out_scenes(samples.count, samples.seed, kinds, dataset.buckets[0][0], data.look)
     for spec in specs:

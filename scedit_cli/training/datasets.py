@@ -19,7 +19,7 @@ from scedit_cli.data.images import open_image
 from scedit_cli.data.shard_dataset import FIRST, ShardDataset
 from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import Base
-from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene
+from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene, shapes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import discard, expanded
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -89,15 +89,15 @@ def held_out_scenes(
     return [scenes.example(HELD_OUT_SEED + seed + number, kinds, size, look) for number in range(count)]
 
 
-def first_pictures(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
+def first_images(dataset: Dataset, count: int, kinds: Sequence[str]) -> list[scenes.Example]:
     """Return the first `count` images (or all, if fewer) that have the most frequent size of a dataset folder."""
     alike = [item for item, size in zip(dataset.items, dataset.sizes, strict=True) if size == dataset.buckets[0]]
     shown = []
     for item in alike[:count]:
         files = {kind: item.conditions[kind] for kind in kinds}
-        pictures = {kind: open_condition_image(file, kind) for kind, file in files.items()}
+        images = {kind: open_condition_image(file, kind) for kind, file in files.items()}
         makers = {kind: maker for kind, file in files.items() if (maker := recorded_maker(file, kind))}
-        shown.append(scenes.Example(open_image(item.image), item.text, pictures, makers))
+        shown.append(scenes.Example(open_image(item.image), item.text, images, makers))
     return shown
 
 
@@ -111,7 +111,8 @@ def cache_folder() -> Path:
 @cache
 def _renderer() -> str:
     """Return a digest of the code that makes scenes: when the code changes, scenes are rendered again."""
-    files = [Path(module.__file__) for module in (captions, encodings, layout, render, scene, scenes, canny, color)]
+    modules = (captions, encodings, layout, render, scene, shapes, scenes, canny, color)
+    files = [Path(module.__file__) for module in modules]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

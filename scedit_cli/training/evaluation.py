@@ -86,8 +86,8 @@ def control_scores(
         wanted = [each.conditions[kind] for each in shown]
         annotator = conditions.scene_annotator(kind)
         values = [
-            conditions.consistencies(kind, pictures, wanted, annotator, str(base.device))
-            for pictures in (with_, without, real)
+            conditions.consistencies(kind, images, wanted, annotator, str(base.device))
+            for images in (with_, without, real)
         ]
         scores[kind] = Score(*(sum(each) / scenes for each in values), conditions.control_score(*values), scenes)
     return scores
@@ -109,13 +109,13 @@ def style_score(
     size = base.defaults.resolution
     plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
     with attach(base.unet, tuner.to(base.device), [scale]) as edits:
-        pictures = to_tensor(_sampled(base, plain, batch_size, reporter, edits))
+        images = to_tensor(_sampled(base, plain, batch_size, reporter, edits))
     renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]
-    made, *looks = (load_reader().read(each).features for each in (pictures, *renders))
+    made, *looks = (load_reader().read(each).features for each in (images, *renders))
     deviation = torch.cat(looks).std(0).clamp(min=1e-6)
     from_plain, from_styled = (((made - each.mean(0)) / deviation).norm(dim=1) for each in looks)
     nearer = (from_styled < from_plain).double().mean().item()
-    return StyleScore(nearer, named_share([each.text for each in plain], pictures), scenes)
+    return StyleScore(nearer, named_share([each.text for each in plain], images), scenes)
 
 
 def _sampled(
@@ -138,16 +138,16 @@ def _sampled(
 
 
 def _through_the_autoencoder(base: Base, shown: Sequence[Example], batch_size: int) -> list[Image.Image]:
-    pictures = []
+    images = []
     for batch in to_tensor([each.image for each in shown]).split(batch_size):
-        pictures += to_images(base.decode(base.latents_from(base.encode_images(batch))))
-    return pictures
+        images += to_images(base.decode(base.latents_from(base.encode_images(batch))))
+    return images
 
 
-def named_share(captions: Sequence[str], pictures: Tensor) -> float:
+def named_share(captions: Sequence[str], images: Tensor) -> float:
     """Return the share of the (colour, shape) objects named by `captions` that the embedded reader recognises in
-    `pictures` (B, 3, H, W) in [0, 1], one image per caption."""
+    `images` (B, 3, H, W) in [0, 1], one image per caption."""
     named = [set(named_objects(caption)) for caption in captions]
-    found = load_reader().read(pictures).objects()
+    found = load_reader().read(images).objects()
     return sum(len(n & f) for n, f in zip(named, found, strict=True)) / sum(map(len, named))
 

@@ -123,7 +123,7 @@ class Loop:
         self.began = self.losses.saved = checkpoint.step
         self.seconds = self.seconds_before = checkpoint.state["seconds"]
         self.losses.skipped, self.losses.skipped_in_a_row = checkpoint.state["skipped"]
-        self.reporter.note(f"going on with {self.run.folder} at step {checkpoint.step}")
+        self.reporter.note(f"resuming {self.run.folder} at step {checkpoint.step}")
         return checkpoint.step
 
     def run_steps(self) -> None:
@@ -193,7 +193,7 @@ class Loop:
             line |= {"memory": memory_used(self.trainer.device), "waited": round(self.waited, 3)}
             log.write(as_lines([line]))
             trackers.log(line, step.number)
-        self._tell_step()
+        self._report_step()
 
     def _save_what_is_due(self) -> None:
         """Save a checkpoint if one is due after this step."""
@@ -201,7 +201,8 @@ class Loop:
             self.losses.look()
             self.losses.check_weights()
             self._save()
-            self._draw_curve()
+            if self.trainer.step < self.plan.train.steps:  # else `run_steps` draws it, validated and whole
+                self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         """Draw a sample grid if one is due after this step."""
@@ -218,7 +219,7 @@ class Loop:
         step = self.trainer.step
         return step == self.plan.train.steps or every > 0 and step % every == 0
 
-    def _tell_step(self) -> None:
+    def _report_step(self) -> None:
         speed, waiting = self.images_per_second, self.waiting_share
         values = {
             "loss": self.losses.last,

@@ -84,7 +84,7 @@ def forecast(
         with fake:
             for module in (unreal.unet, tuner):
                 module.to_empty(device="cpu")
-        with Trainer(unreal, tuner, cache, part, data, pictures=[0]) as trainer, fake, live:
+        with Trainer(unreal, tuner, cache, part, data, indices=[0]) as trainer, fake, live:
             if trainer.offload:
                 trainer.offload.bring = partial(_brought, live)
             live.own("weights", _tensors(unreal.unet, tuner))

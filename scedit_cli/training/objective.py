@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scedit_cli.core.objective import add_noise, min_snr_weights, noise_prediction_loss
+from scedit_cli.core.objective import FLOW, add_noise, min_snr_weights, noise_prediction_loss
 from scedit_cli.data.loader import sent
 from scedit_cli.models.base import Base
 from scedit_cli.recipe import TrainSection
@@ -24,7 +24,7 @@ class StepRandomness:
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], batch_size: int) -> None:
-        self.of_pictures = [generator_of(seed, step, place) for place in places]
+        self.of_images = [generator_of(seed, step, place) for place in places]
         self._of_step = generator_of(seed, step)
         self._places = torch.tensor(places)
         self._batch_size = batch_size
@@ -49,7 +49,7 @@ class StepRandomness:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Return standard normal values, (B, *shape)."""
-        return torch.stack([torch.randn(shape, generator=generator) for generator in self.of_pictures])
+        return torch.stack([torch.randn(shape, generator=generator) for generator in self.of_images])
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NoisyBatch:
 
 
 class Objective:
-    """The noise-prediction loss that a recipe describes, for the base that was opened for this recipe."""
+    """The loss that a recipe describes, for the base that was opened for this recipe."""
 
     def __init__(self, base: Base, options: TrainSection) -> None:
         self.options = options
@@ -77,7 +77,7 @@ class Objective:
         self.prediction_type, self.alphas = levels.prediction_type, levels.alphas_on(base.device)
         self._times, self._sign, self._sigma_data = levels.times, levels.sign, levels.sigma_data
 
-    def ask(self, latents: Tensor, draws: StepRandomness) -> NoisyBatch:
+    def add_noise(self, latents: Tensor, draws: StepRandomness) -> NoisyBatch:
         """Return the latents (B, C, h, w), on the CPU, with the noise of `draws`."""
         noise = draws.normal(latents.shape[1:])
         timesteps = draws.timesteps(len(self.alphas), self.options)
@@ -93,23 +93,24 @@ class Objective:
         `noise`, which remains the target. All arguments are on the CPU."""
         given = latents / self._sigma_data, noise, timesteps, noise if seen is None else seen, self._times[timesteps]
         latents, noise, timesteps, seen, times = (sent(each, self.alphas.device) for each in given)
-        return NoisyBatch(add_noise(latents, seen, timesteps, self.alphas), latents, noise, timesteps, times)
+        noisy = add_noise(latents, seen, timesteps, self.alphas, self.prediction_type == FLOW)
+        return NoisyBatch(noisy, latents, noise, timesteps, times)
 
     def losses(
-        self, answer: Tensor, asked: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
+        self, output: Tensor, noised: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Return the recipe's loss of each image, (B,), times `weights` (B,) and under `mask` (B, 1, h, w)."""
         if self.options.loss_weighting == "min-snr":
-            by_noise = min_snr_weights(asked.timesteps, self.alphas, self.prediction_type, self.options.snr_gamma)
+            by_noise = min_snr_weights(noised.timesteps, self.alphas, self.prediction_type, self.options.snr_gamma)
             weights = by_noise if weights is None else weights.to(by_noise) * by_noise
-        return self.plain_losses(answer, asked, weights, mask)
+        return self.plain_losses(output, noised, weights, mask)
 
     def plain_losses(
-        self, answer: Tensor, asked: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
+        self, output: Tensor, noised: NoisyBatch, weights: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Return the mean squared error of each image, (B,), without the recipe's weighting by noise level."""
-        known = asked.noise, asked.latents, asked.timesteps, self.alphas, self.prediction_type
-        return noise_prediction_loss(self._sign * answer, *known, weights, mask)
+        known = noised.noise, noised.latents, noised.timesteps, self.alphas, self.prediction_type
+        return noise_prediction_loss(self._sign * output, *known, weights, mask)
 
 
 def generator_of(*numbers: int) -> torch.Generator:

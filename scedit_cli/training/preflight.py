@@ -22,72 +22,98 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Preflight:
-    """The facts of a run that are known before its first step.
-
-    Attributes:
-        of_controlnet, of_full: `trainable_parameters` as shares of the parameters of a ControlNet for this base and of
-            the U-Net; the first is None where the base can have no ControlNet.
-        epochs: passes over the `pictures` to train on.
-        seconds_per_step: the time of a step after warm-up; measured in a dry run only.
-        estimated_peak_memory: bytes at the peak of a step, or None for the reason in `not_estimated`.
-        memory_here: bytes of memory of the device in all.
-        shards: the number of shards streamed from, whose images are cut to `size`; 0 and None for a dataset folder.
-        warmup: steps in which the learning rate rises.
-        scarce_sizes: the number of image sizes with fewer images than a batch, which therefore repeats some.
-    """
+class TunerFacts:
+    """The tuner, and its `trainable_parameters` as shares of those of a ControlNet for this base (None where the base
+    can have none) and of the U-Net."""
 
     base: str
     tuner: str
     trainable_parameters: int
     of_controlnet: float | None
     of_full: float
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The images of a run.
+
+    Attributes:
+        pictures, held_out: the numbers of images to train on and to measure with.
+        epochs: passes over the images to train on.
+        shards: the number of shards streamed from, whose images are cut to `size`; 0 and None for a dataset folder.
+        scarce_sizes: the number of image sizes with fewer images than a batch, which therefore repeats some.
+    """
+
     pictures: int
     held_out: int
-    batch_size: int
-    micro_batch_size: int
-    processes: int
-    base_is_sharded: bool
-    device: str
-    precision: str
-    optimizer: str
-    steps: int
     epochs: float
-    seconds_per_step: float | None = None
-    estimated_peak_memory: int | None = None
-    not_estimated: str | None = None
-    memory_here: int | None = None
     shards: int = 0
     size: tuple[int, int] | None = None
     scarce_sizes: int = 0
-    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """The steps of a run, and where they are made; `warmup` is the number in which the learning rate rises."""
+
+    steps: int
+    warmup: int
+    batch_size: int
+    micro_batch_size: int
+    optimizer: str
+    precision: str
+    device: str
+    processes: int
+    base_is_sharded: bool
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The facts of a run that are known before its first step.
+
+    Attributes:
+        seconds_per_step: the time of a step after warm-up; measured in a dry run only.
+        estimated_peak_memory: bytes at the peak of a step, or None for the reason in `not_estimated`.
+        memory_here: bytes of memory of the device in all.
+    """
+
+    tuner: TunerFacts
+    data: DataFacts
+    step: StepFacts
+    memory_here: int | None = None
+    seconds_per_step: float | None = None
+    estimated_peak_memory: int | None = None
+    not_estimated: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the result as a JSON document."""
-        return asdict(self) | {"estimated_seconds": self.estimated_seconds}
+        own = {name: value for name, value in asdict(self).items() if name not in ("tuner", "data", "step")}
+        facts = asdict(self.tuner) | asdict(self.data) | asdict(self.step)
+        return facts | own | {"estimated_seconds": self.estimated_seconds}
 
     @property
     def estimated_seconds(self) -> float | None:
-        return None if self.seconds_per_step is None else self.seconds_per_step * self.steps
+        return None if self.seconds_per_step is None else self.seconds_per_step * self.step.steps
 
     def summary(self) -> list[tuple[str, str]]:
         """Return the (name, text) rows shown to the user."""
-        beside = f"{self.of_full:.2%} of full fine-tuning"
-        if self.of_controlnet is not None:
-            beside = f"{self.of_controlnet:.2%} of a ControlNet's, {beside}"
-        shared = f" by {self.processes} processes" if self.processes > 1 else ""
-        shared += ", each with a part of the base" if self.base_is_sharded else ""
-        parts = f", {self.micro_batch_size} at once" if self.micro_batch_size else ""
-        rising = f"; train.warmup is {self.warmup}: the learning rate is never reached" * (self.warmup >= self.steps)
-        held_out = f", {self.held_out} more held out" if self.held_out else ""
-        if self.shards:
-            held_out += "; streamed from {} shards, cut to {}x{}, encoded at each step".format(self.shards, *self.size)
+        tuner, data, step = self.tuner, self.data, self.step
+        beside = f"{tuner.of_full:.2%} of full fine-tuning"
+        if tuner.of_controlnet is not None:
+            beside = f"{tuner.of_controlnet:.2%} of a ControlNet's, {beside}"
+        shared = f" by {step.processes} processes" if step.processes > 1 else ""
+        shared += ", each with a part of the base" if step.base_is_sharded else ""
+        parts = f", {step.micro_batch_size} at once" if step.micro_batch_size else ""
+        rising = f"; train.warmup is {step.warmup}: the learning rate is never reached" * (step.warmup >= step.steps)
+        held_out = f", {data.held_out} more held out" if data.held_out else ""
+        if data.shards:
+            held_out += "; streamed from {} shards, cut to {}x{}, encoded at each step".format(data.shards, *data.size)
         rows = [
-            ("base", self.base),
-            ("tuner", f"{self.tuner}, {self.trainable_parameters:,} parameters: {beside}"),
-            ("data", f"{self.pictures} pictures{held_out}{self._repetition()}"),
-            ("training", f"{self.optimizer} in {self.precision} on {self.device}{shared}"),
-            ("steps", f"{self.steps} of {self.batch_size} pictures{parts}, {self.epochs:.3g} epochs{rising}"),
+            ("base", tuner.base),
+            ("tuner", f"{tuner.tuner}, {tuner.trainable_parameters:,} parameters: {beside}"),
+            ("data", f"{data.pictures} pictures{held_out}{self._repetition()}"),
+            ("training", f"{step.optimizer} in {step.precision} on {step.device}{shared}"),
+            ("steps", f"{step.steps} of {step.batch_size} pictures{parts}, {data.epochs:.3g} epochs{rising}"),
         ]
         if memory := self._memory():
             rows.append(("memory", memory))
@@ -97,11 +123,11 @@ class Preflight:
 
     def _repetition(self) -> str:
         """Return a clause about images that occur several times in a batch, or ""."""
-        fewer = f"fewer than a batch of {self.batch_size}"
+        data, fewer = self.data, f"fewer than a batch of {self.step.batch_size}"
         again = "comes several times in a batch, each time with another noise"
-        if self.pictures < self.batch_size:
+        if data.pictures < self.step.batch_size:
             return f"; {fewer}, so each {again}"
-        return f"; of {self.scarce_sizes} sizes {fewer}, so each of those {again}" if self.scarce_sizes else ""
+        return f"; of {data.scarce_sizes} sizes {fewer}, so each of those {again}" if data.scarce_sizes else ""
 
     def _memory(self) -> str | None:
         if self.estimated_peak_memory is None:
@@ -110,46 +136,52 @@ class Preflight:
         if self.memory_here is None:
             return said
         if self.estimated_peak_memory <= self.memory_here:
-            return f"{said}, of {gib(self.memory_here)} on this {self.device}"
-        less = "scedit train --fit finds what fits"
-        return f"{said}, more than the {gib(self.memory_here)} on this {self.device}: {less}"
+            return f"{said}, of {gib(self.memory_here)} on this {self.step.device}"
+        less = "`train(RECIPE, fit=True)` finds what fits"
+        return f"{said}, more than the {gib(self.memory_here)} on this {self.step.device}: {less}"
 
 
 def look_ahead(
     options: TrainSection,
     base: Base,
     tuner: Tuner,
-    pictures: int,
+    images: int,
     held_out: int,
     processes: Processes,
     shards: ShardDataset | None = None,
     scarce: int = 0,
 ) -> Preflight:
-    """Return the facts of a run on `pictures` images of a dataset folder or `shards`; `scarce` of their
+    """Return the facts of a run on `images` images of a dataset folder or `shards`; `scarce` of their
     sizes have fewer images than a batch."""
     parameters = sum(each.numel() for each in tuner.parameters())
     controlnet = controlnet_parameters(base.unet)
     return Preflight(
-        base=f"{base.name} ({base.family}, {base.prediction_type})",
-        tuner=str(tuner),
-        trainable_parameters=parameters,
-        of_controlnet=parameters / controlnet if controlnet else None,
-        of_full=parameters / base.parameter_count,
-        pictures=pictures,
-        held_out=held_out,
-        batch_size=options.batch_size,
-        micro_batch_size=options.micro_batch_size,
-        processes=processes.count,
-        base_is_sharded=processes.shards_base,
-        device=base.device.type,
-        precision=options.precision,
-        optimizer=options.optimizer,
-        steps=options.steps,
-        epochs=options.steps * options.batch_size / pictures,
-        shards=len(shards.places) if shards else 0,
-        size=shards.size if shards else None,
-        scarce_sizes=scarce,
-        warmup=options.warmup,
+        TunerFacts(
+            base=f"{base.name} ({base.family}, {base.prediction_type})",
+            tuner=str(tuner),
+            trainable_parameters=parameters,
+            of_controlnet=parameters / controlnet if controlnet else None,
+            of_full=parameters / base.parameter_count,
+        ),
+        DataFacts(
+            images,
+            held_out,
+            epochs=options.steps * options.batch_size / images,
+            shards=len(shards.places) if shards else 0,
+            size=shards.size if shards else None,
+            scarce_sizes=scarce,
+        ),
+        StepFacts(
+            steps=options.steps,
+            warmup=options.warmup,
+            batch_size=options.batch_size,
+            micro_batch_size=options.micro_batch_size,
+            optimizer=options.optimizer,
+            precision=options.precision,
+            device=base.device.type,
+            processes=processes.count,
+            base_is_sharded=processes.shards_base,
+        ),
         memory_here=memory_of(base.device),
     )
 

@@ -37,11 +37,11 @@ def check_changes(before: Values, now: Values) -> str | None:
     changes = list(_changes(before, now))
     if refused := [sentence for key, sentence in changes if key in _FIXED]:
         raise SceditError(
-            f"the run cannot go on with another recipe: {'; '.join(refused)}",
+            f"the run cannot be resumed with another recipe: {'; '.join(refused)}",
             hint="resume with the recipe it began with, or start a new run",
         )
     others = [sentence for key, sentence in changes if key not in _FREE and not key.startswith(_FREE_SECTIONS)]
-    return f"going on with another recipe: {'; '.join(others)}" if others else None
+    return f"resuming with another recipe: {'; '.join(others)}" if others else None
 
 
 def _changes(before: Values, now: Values) -> Iterator[tuple[str, str]]:

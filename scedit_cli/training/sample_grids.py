@@ -45,7 +45,7 @@ class SampleGrids:
         scored = "" if self.score is None else f" (control score {self.score:.2f})"
         return grid(rows, [*kinds, "without the tuner", f"with it{scored}", "reference"], self._prompts)
 
-    def _control_score(self, pictures: Sequence[Image.Image]) -> float | None:
+    def _control_score(self, images: Sequence[Image.Image]) -> float | None:
         kind = next(iter(self.examples[0].conditions), None)
         if not self.options.score or kind not in conditions.measured_kinds():
             return None
@@ -63,7 +63,7 @@ class SampleGrids:
             moments = [self.base.encode_images(to_tensor([shown.image])) for shown in self.examples]
             real = [to_images(self.base.decode(self.base.latents_from(each)))[0] for each in moments]
             self._bounds = follows(self._without), follows(real)
-        return conditions.control_score(follows(pictures), *self._bounds)
+        return conditions.control_score(follows(images), *self._bounds)
 
     @property
     def _prompts(self) -> list[str]:

@@ -44,10 +44,10 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log(numbers, step=step)
 
-    def show(self, name: str, picture: Image.Image, step: int) -> None:
+    def show(self, name: str, image: Image.Image, step: int) -> None:
         for tracker in self._trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({name: np.asarray(picture)[None]}, step=step, **layout)
+            tracker.log_images({name: np.asarray(image)[None]}, step=step, **layout)
 
     def close(self) -> None:
         for tracker in self._trackers:

@@ -69,7 +69,7 @@ class Trainer:
         cache: the data, with hints of the tuner's condition, and masks where the loss is masked.
         options: the options of the optimisation.
         data: the options of dropout and masking.
-        pictures: the indices of `cache` to train on; all by default.
+        indices: those of `cache` to train on; all by default.
         stream: images to train on instead, encoded at their step.
     """
 
@@ -81,7 +81,7 @@ class Trainer:
         options: TrainSection,
         data: DataSection,
         *,
-        pictures: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
         processes: Processes = Processes(),
         stream: Stream | None = None,
     ) -> None:
@@ -109,7 +109,7 @@ class Trainer:
         if stream:
             self._sampler, self._batches = stream, stream.batches()
         else:
-            self._sampler = self._sampler_of(list(range(len(cache)) if pictures is None else pictures))
+            self._sampler = self._sampler_of(list(range(len(cache)) if indices is None else indices))
             self._batches = batches(cache, self._sampler)
         # The hooks that gather a part of a sharded base are not called by memory-lean layers.
         memory = "plain" if processes.shards_base else options.memory
@@ -125,7 +125,7 @@ class Trainer:
         if options.offload == "encoder":
             _ = base.fingerprint, base.parameter_count  # known now, while all weights are here
             self.offload = self._attached.enter_context(offloaded(base.unet, base.device))
-        self._answer = processes.together(_Answer(base, tuner), base.device)
+        self._unet = processes.together(_TunedUNet(base, tuner), base.device)
         if options.compile:
             base.unet.compile()
 
@@ -135,10 +135,10 @@ class Trainer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _sampler_of(self, pictures: list[int]) -> StatefulSampler:
+    def _sampler_of(self, indices: list[int]) -> StatefulSampler:
         options, share = self.options, (self._processes.index, self._processes.count)
-        sizes, data = self.cache.buckets[pictures].tolist(), self.cache.fingerprint(pictures)
-        return StatefulSampler(pictures, options.batch_size, options.seed, groups=sizes, share=share, data=data)
+        sizes, data = self.cache.buckets[indices].tolist(), self.cache.fingerprint(indices)
+        return StatefulSampler(indices, options.batch_size, options.seed, groups=sizes, share=share, data=data)
 
     def close(self) -> None:
         self._batches.close()
@@ -190,7 +190,7 @@ class Trainer:
             is_idle = not of_part  # another process has one image more
             of_part = of_part or places[:1]
             within = slice(of_part.start - places.start, of_part.stop - places.start)
-            with apart(self._answer, is_last=part == parts - 1):
+            with apart(self._unet, is_last=part == parts - 1):
                 each = self._losses(_cut(batch, within), of_part)
                 # The gradients of all processes are averaged, hence the factor.
                 mean = each.sum() * (0.0 if is_idle else self._processes.count / options.batch_size)
@@ -199,12 +199,12 @@ class Trainer:
                 losses[of_part.start : of_part.stop] = each.detach()
         return losses
 
-    def answer(self, batch: Batch, asked: NoisyBatch, text: dict[str, Tensor]) -> Tensor:
+    def output(self, batch: Batch, noised: NoisyBatch, text: dict[str, Tensor]) -> Tensor:
         """Return the U-Net's output for noisy latents of `batch` with the tuner's edits; all on the base's device."""
         self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
-        height, width = (self._pixels * side for side in asked.noisy.shape[-2:])
+        height, width = (self._pixels * side for side in noised.noisy.shape[-2:])
         arguments = self.base.unet_arguments(text, height, width, batch.sizes)
-        return self._answer(asked.noisy.to(self._dtype), asked.times, arguments)
+        return self._unet(noised.noisy.to(self._dtype), noised.times, arguments)
 
     @contextmanager
     def finished(self) -> Iterator[Tuner]:
@@ -278,7 +278,7 @@ class Trainer:
 
     def _losses(self, batch: Batch, places: range) -> Tensor:
         draws = StepRandomness(self.options.seed, self.step, places, self.options.batch_size)
-        asked = self.objective.ask(self.base.latents_from(batch.moments, draws.of_pictures), draws)
+        noised = self.objective.add_noise(self.base.latents_from(batch.moments, draws.of_images), draws)
         batch = batch.on(self.device)
         without_text = sent(draws.happens(self._data.caption_dropout), self.device)
         text = {name: _where(without_text, self._dropped_text[name], values) for name, values in batch.text.items()}
@@ -288,8 +288,8 @@ class Trainer:
             batch = replace(batch, hints=hints)
         mask = None
         if self._data.masked_loss:
-            mask = F.adaptive_avg_pool2d(luminance(batch.hints[MASK]), asked.latents.shape[-2:])
-        return self.objective.losses(self.answer(batch, asked, text), asked, batch.weights, mask)
+            mask = F.adaptive_avg_pool2d(luminance(batch.hints[MASK]), noised.latents.shape[-2:])
+        return self.objective.losses(self.output(batch, noised, text), noised, batch.weights, mask)
 
     def _update(self) -> tuple[float, Tensor | None, bool]:
         """Update the weights by the gradients; return learning rate, gradient norm and whether the step was skipped."""
@@ -310,7 +310,7 @@ class Trainer:
         return rate, norm, is_skipped
 
 
-class _Answer(nn.Module):
+class _TunedUNet(nn.Module):
     """The U-Net's output as a module that owns the tuner's weights only, since DDP synchronises what a module owns."""
 
     def __init__(self, base: Base, tuner: Tuner) -> None:
@@ -348,4 +348,5 @@ def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def _changed(what: str) -> SceditError:
-    return SceditError(f"the run cannot go on: {what}", hint="resume with the recipe it began with, or start a new run")
+    hint = "resume with the recipe it began with, or start a new run"
+    return SceditError(f"the run cannot be resumed: {what}", hint)

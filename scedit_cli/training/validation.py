@@ -42,15 +42,15 @@ def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]
 
 
 class HeldOut:
-    """The measurement of a tuner on the held-out `pictures` of the trainer's data.
+    """The measurement of a tuner on the held-out images of the trainer's data, by their `indices`.
 
     Every image has the mean of its latents' distribution, its own fixed noise and `options.timesteps` evenly spread
     timesteps. The loss is the plain squared error, without the recipe's weighting and dropout. Between two steps, or
     two runs on one base and the same images, it therefore differs by the weights alone.
     """
 
-    def __init__(self, pictures: Sequence[int], options: ValidationSection, processes: Processes) -> None:
-        self.pictures, self.options, self._processes = pictures, options, processes
+    def __init__(self, indices: Sequence[int], options: ValidationSection, processes: Processes) -> None:
+        self.indices, self.options, self._processes = indices, options, processes
 
     @torch.no_grad()
     def loss(self, trainer: Trainer) -> float:
@@ -58,27 +58,27 @@ class HeldOut:
         total = len(trainer.objective.alphas)
         sum_ = torch.zeros(1, dtype=torch.float64)
         processes = Processes() if self._processes.shards_base else self._processes  # a sharded U-Net: equal work
-        own = part_of(range(len(self.pictures)), processes.index, processes.count)
+        own = part_of(range(len(self.indices)), processes.index, processes.count)
         options = trainer.options
         at_once = options.micro_batch_size or -(-options.batch_size // processes.count)
         with trainer.finished():
-            for indices in _of_one_size(self.pictures[own.start : own.stop], trainer.cache, at_once):
+            for indices in _of_one_size(self.indices[own.start : own.stop], trainer.cache, at_once):
                 batch = load_batch(trainer.cache, 0, indices).on(trainer.device)
                 latents = trainer.base.latents_from(batch.moments)
                 noise = [torch.randn(latents.shape[1:], generator=generator_of(self.options.seed, i)) for i in indices]
                 for number in range(self.options.timesteps):
                     timestep = int((number + 0.5) / self.options.timesteps * total)
                     timesteps = torch.full((len(indices),), timestep)
-                    asked = trainer.objective.noised(latents, torch.stack(noise), timesteps)
-                    losses = trainer.objective.plain_losses(trainer.answer(batch, asked, batch.text), asked)
+                    noised = trainer.objective.noised(latents, torch.stack(noise), timesteps)
+                    losses = trainer.objective.plain_losses(trainer.output(batch, noised, batch.text), noised)
                     sum_ += losses.cpu().double().sum()
-        mean = processes.sum(sum_) / (len(self.pictures) * self.options.timesteps)
+        mean = processes.sum(sum_) / (len(self.indices) * self.options.timesteps)
         return mean.item()
 
 
-def _of_one_size(pictures: Sequence[int], cache: Cache, at_once: int) -> Iterator[list[int]]:
-    """Yield all of `pictures` in lists of one size, at most `at_once` long."""
+def _of_one_size(images: Sequence[int], cache: Cache, at_once: int) -> Iterator[list[int]]:
+    """Yield all of `images` in lists of one size, at most `at_once` long."""
     sizes = cache.buckets.tolist()
-    for _, group in groupby(sorted(pictures, key=lambda index: sizes[index]), key=lambda index: sizes[index]):
+    for _, group in groupby(sorted(images, key=lambda index: sizes[index]), key=lambda index: sizes[index]):
         alike = list(group)
         yield from (alike[at : at + at_once] for at in range(0, len(alike), at_once))

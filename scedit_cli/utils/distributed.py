@@ -65,14 +65,14 @@ def _gather(items: list[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
-def launched() -> int:
-    """Return how many processes a launcher has started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def launched(local: bool = False) -> int:
+    """Return how many processes a launcher has started, in all or, if `local`, on this machine; 1 without one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE" if local else "WORLD_SIZE") or 1)
 
 
 def launched_rank(local: bool = False) -> int:
-    """Return the number of this process among them, or among the `local` ones of its machine; 0 without a launcher."""
-    return int(os.environ.get("LOCAL_RANK" if local else "RANK", "0"))
+    """Return the number of this process among them, or among the `local` ones; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK" if local else "RANK") or 0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 EMBEDDED = "scenes"  # the base that comes with the package
 PUBLIC = ("sd15", "sd21", "sdxl")  # families that bench builds from configurations, with random weights
 PRECISIONS = ("fp32", "bf16", "fp16")  # of a base
-PREDICTIONS = ("epsilon", "v_prediction")  # of a base
+PREDICTIONS = ("epsilon", "flow", "v_prediction")  # of a base
 RESIZE_RULES = ("crop", "fit", "stretch")
 OFFLOADS = ("models", "encoder")  # what a base keeps off the accelerator while images are generated
 TUNER_PRECISIONS = ("fp16", "bf16", "fp32", "fp64")  # of a tuner's file

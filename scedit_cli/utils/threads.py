@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from scedit_cli.utils.distributed import launched
+
 _SET_BY_USERS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _SPINS = "10000"  # turns of GNU's loop: as fast as its default of 300,000 on a quiet machine, half as wasteful on others
 _PRESSURE = 25.0  # per cent of the last ten seconds in which some process waited for a processor
@@ -74,7 +76,7 @@ def pressure() -> float | None:
 
 def _shared(cores: int, share: float | None) -> str | None:
     """Return why the processors are not this process's alone, or None where they seem to be."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    ranks = launched(local=True)
     if ranks > 1:
         return f"{ranks} ranks on this machine"
     if share is not None and share < cores:

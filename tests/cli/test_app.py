@@ -20,6 +20,7 @@ import scedit_cli.jobs
 from scedit_cli import __version__
 from scedit_cli.cli import app
 from scedit_cli.cli.console import Screen
+from scedit_cli.conditions.config import AnnotatorConfig
 from scedit_cli.data.sources import Images
 from scedit_cli.generation.config import OutputConfig, Prompt
 from scedit_cli.inference.config import Control
@@ -119,9 +120,9 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "encoding": Encoding(["latents", "text"], "b", "my-vae", "fp16"),
         },
         "annotate": {
-            "args": (Path("photo.png"), ["canny", "depth", "seg"], Path("edges.png")), "params": ["canny.low=50..90"],
-            "annotator": "scene", "seed": 4, "sheet": Path("sheet.png"), "preview": 3, "weights": Path("there"),
-            "accept_license": True, "device": "cpu", "processes": 2, "batch_size": 16, "overwrite": False,
+            "args": (Path("photo.png"), ["canny", "depth", "seg"]), "out": Path("edges.png"), "canny": {"low": "50..90"},
+            "sheet": Path("sheet.png"), "preview": 3, "overwrite": False, "depth": {},
+            "config": AnnotatorConfig("scene", 4, Path("there"), True, "cpu", 2, 16),
         },
         "train": {"out": Path("there"), "resume": True, "overwrite": False, "dry_run": True, "push_to_hub": None},
         "generate": {
@@ -246,7 +247,7 @@ def test_bench_draws_a_table_and_fails_when_it_got_worse(monkeypatch: pytest.Mon
         (["generate", "--num", "many"], "--num"),
         (["merge", "--out", "combo.safetensors"], "FILE"),
         (["annotate", "a.png", "--cond", "canny", "--param", "50"], "--param 50: expected KIND.NAME=VALUE"),
-        (["annotate", "--cond", "canny"], "no folder or picture is named"),
+        (["annotate", "--cond", "canny"], "no folder or image is named"),
         (["bench", "--tolerance", "-1"], "--tolerance"),
         (["train", "--recipe", "~no-such-user/a.toml"], "~no-such-user is nobody's home folder here"),
         (["prepare", "~no-such-user/a", "--out", "b"], "~no-such-user is nobody's home folder here"),

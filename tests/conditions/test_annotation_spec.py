@@ -64,7 +64,7 @@ def test_annotator_and_weights_are_the_orders():
         (["least=0..0.5"], "least is 0.0"),
         (["least=0.6..0.8"], "least must not be greater than most"),
         (["size=3"], "no parameter 'size'.*it takes least, mask, most, seed"),
-        (["inpaint.=3"], "expected KIND.NAME=VALUE.*--param inpaint.low"),
+        (["inpaint.=3"], "expected KIND.NAME=VALUE.*params inpaint.low"),
         (["seed=1..2..3"], "seed is '1..2..3'"),
     ],
 )

@@ -12,7 +12,7 @@ from scedit_cli import conditions
 from scedit_cli.conditions.consistency import color, depth, edges, normal, pose, seg, structure
 from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.kinds.color import PALETTE
-from scedit_cli.scenes.encodings import classes_to_picture, depth_to_picture, normals_to_picture
+from scedit_cli.scenes.encodings import classes_to_image, depth_to_image, normals_to_image
 from scedit_cli.utils.errors import SceditError
 
 
@@ -95,14 +95,14 @@ def test_scene_depth_is_measured_in_metres():
     wanted = np.full((4, 4), 4.0)
     wanted[2:] = np.inf  # the sky, at 16 m where it is shown
     found = np.where(np.isinf(wanted), 16, 6.0)
-    figures = depth.SCENE_DEPTH.compare(*(Image.fromarray(depth_to_picture(each)) for each in (found, wanted)))
+    figures = depth.SCENE_DEPTH.compare(*(Image.fromarray(depth_to_image(each)) for each in (found, wanted)))
     assert figures["relative_error"] == pytest.approx(0.25, abs=0.01)
     assert figures["consistency"] == 1 - figures["relative_error"] and figures["rank_correlation"] == 1
 
 
 def test_segmentations_are_compared_by_the_nearest_colour():
     wanted, found = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 5]])
-    shown = [classes_to_picture(each).astype(int) for each in (found, wanted)]
+    shown = [classes_to_image(each).astype(int) for each in (found, wanted)]
     shown[1] = np.clip(shown[1] + 9, 0, 255)
     figures = seg.SCENE_CLASSES.compare(*(Image.fromarray(each.astype(np.uint8)) for each in shown))
     assert figures["consistency"] == figures["mean_iou"] == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
@@ -119,7 +119,7 @@ def test_ade20k_has_its_own_palette():
 def test_normals_are_compared_by_their_angle():
     wanted = np.array([[(0, 0, 1), (0, 0, 1), (0, 0, 1), (0, 0, 0)]], np.float32)
     found = np.array([[(0, 0, 1), (0, 0, -1), (0, 0, 0), (0, 0, 0)]], np.float32)
-    shown = (Image.fromarray(normals_to_picture(each)) for each in (found, wanted))
+    shown = (Image.fromarray(normals_to_image(each)) for each in (found, wanted))
     figures = normal.NORMALS.compare(*shown)
     assert figures["angle"] == pytest.approx((0 + 180 + 90 + 0) / 4, abs=1)
     assert figures["consistency"] == 1 - figures["angle"] / 180

@@ -91,7 +91,8 @@ def test_scedit_pytorch_makes_the_same_edits(unet, trained, tmp_path, ratio, ran
     tuner = trained(SCTuner.for_unet(unet, ratio))
     save_tuner(tuner, tmp_path / "theirs", format="scedit-pytorch")
     state = load_file(tmp_path / "theirs" / "pytorch_scedit_weights.safetensors")
-    for step, (block, k) in enumerate(survey(unet).sites):
+    sites = [(int(site.enters[-1]), 1 - site.place) for site in reversed(survey(unet).sites)]  # two resnets a block
+    for step, (block, k) in enumerate(sites):
         index = 5 - step
         names = tuple(f"up_blocks.{block}.sc_tuners.{k}.{layer}" for layer in ("down", "up"))
         width = tuner.channels[index]
@@ -226,7 +227,8 @@ def test_what_scepter_cannot_say(canny, unet, tmp_path):
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_up_blocks_are_found_by_the_channels(family):
     skips = survey(tiny.unet(family))
-    assert by_up_block(SCTuner(skips.channels)) == list(skips.sites)
+    expected = [(block, k) for block, count in enumerate(skips.up_blocks) for k in range(count)]
+    assert by_up_block(SCTuner(skips.channels)) == expected
 
 
 def test_up_blocks_that_several_share_are_asked_for(trained, tmp_path):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from scedit_cli import SceditError
 from scedit_cli.core.objective import PREDICTION_TYPES, add_noise, min_snr_weights, noise_prediction_loss, target
@@ -76,3 +76,20 @@ def test_an_unknown_prediction_type_is_refused(drawn):
         target("flow", *drawn, TIMESTEPS, ALPHAS)
     with pytest.raises(SceditError, match="prediction type 'flow' is not known"):
         min_snr_weights(TIMESTEPS, ALPHAS, "flow")
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_is_the_schedulers(drawn, shift):
+    latents, noise = drawn
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    levels = scheduler.sigmas.flip(0).double()
+    noisy = add_noise(latents, noise, TIMESTEPS, (1 - levels).square(), flow=True)
+    times = scheduler.timesteps.flip(0)[TIMESTEPS]
+    torch.testing.assert_close(noisy, scheduler.scale_noise(latents, times, noise), rtol=0, atol=1e-6)
+    velocity = target("flow", noise, latents, TIMESTEPS, ALPHAS)
+    sigma = levels[TIMESTEPS].view(-1, 1, 1, 1)
+    torch.testing.assert_close((noisy - sigma * velocity).float(), latents, rtol=0, atol=2e-6)
+    for level in levels[TIMESTEPS]:
+        weight = min_snr_weights(torch.tensor([0]), (1 - level).square()[None], "flow")
+        snr = ((1 - level) / level).square()
+        torch.testing.assert_close(weight.item(), float(level**2 * snr.clamp(max=5.0)), rtol=1e-5, atol=1e-7)

@@ -49,7 +49,11 @@ def test_survey_of_sd15():
     skips = survey(full_size("sd15"))
     assert skips.channels == (320,) * 4 + (640,) * 3 + (1280,) * 5
     assert skips.strides == (1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8)
-    assert skips.sites == tuple((b, k) for b in range(4) for k in range(3))
+    assert skips.up_blocks == (3, 3, 3, 3) and {site.layout for site in skips.sites} == {"image"}
+    assert [(site.leaves, site.enters, site.place) for site in skips.sites][::6] == [
+        ("conv_in", "up_blocks.3", 0),
+        ("down_blocks.1.downsamplers", "up_blocks.1", 0),
+    ]
 
 
 def test_survey_of_sdxl_with_and_without_a_mid_block():
@@ -64,11 +68,11 @@ def test_survey_where_levels_differ_in_depth():
     skips = survey(full_size("sd15", layers_per_block=[1, 2, 1, 1]))
     assert skips.channels == (320,) * 3 + (640,) * 3 + (1280,) * 3
     assert skips.strides == (1, 1, 2, 2, 2, 4, 4, 8, 8)
-    assert skips.sites == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1))
+    assert skips.up_blocks == (2, 2, 3, 2)
 
 
 def test_a_model_without_skips_is_refused():
-    with pytest.raises(SceditError, match="Linear has no skip connections"):
+    with pytest.raises(SceditError, match="no skip connections are found in Linear"):
         survey(nn.Linear(2, 2))
 
 

@@ -13,7 +13,7 @@ from scedit_cli.data import scenes
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.scenes import SCENE_KINDS, example, write_scenes
 from scedit_cli.scenes.captions import caption
-from scedit_cli.scenes.encodings import SEG_PALETTE, picture_to_depth
+from scedit_cli.scenes.encodings import SEG_PALETTE, image_to_depth
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.render import render
 from scedit_cli.utils.errors import SceditError
@@ -44,7 +44,7 @@ def test_the_files_show_the_scene(tmp_path):
     assert np.array_equal(np.asarray(Image.open(item.image)), truth.image)
     assert np.array_equal(pictures["canny"], cv2.Canny(truth.image, 100, 200))
     assert np.array_equal(pictures["seg"], SEG_PALETTE[truth.segmentation])
-    depth = picture_to_depth(pictures["depth"])
+    depth = image_to_depth(pictures["depth"])
     assert np.array_equal(np.isfinite(depth), np.isfinite(truth.depth))
     close = truth.depth < 16
     assert np.abs(depth[close] - truth.depth[close]).max() < 0.06

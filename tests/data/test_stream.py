@@ -192,13 +192,13 @@ def test_conditions_are_made_of_the_pictures(shards):
     Image.fromarray(noise).save(buffer, "PNG")
     write(shards / "000.tar", {"a": {"png": buffer.getvalue(), "txt": b"noise"}})
     only = shards / "000.tar"
-    made = stream(only, 1, kinds=(), orders=make_specs(["canny"], ["low=10..900", "high=950"]))
+    made = stream(only, 1, kinds=(), specs=make_specs(["canny"], ["low=10..900", "high=950"]))
     one, other = islice(made.batches(), 2)
     wanted = conditions.annotate("canny", Image.fromarray(one.pixels[0].permute(1, 2, 0).numpy()))
     assert one.hints["canny"].shape == (1, 3, 48, 64) and not torch.equal(one.hints["canny"], other.hints["canny"])
-    plain = next(stream(only, 1, kinds=(), orders=make_specs(["canny"])).batches())
+    plain = next(stream(only, 1, kinds=(), specs=make_specs(["canny"])).batches())
     assert np.array_equal(plain.hints["canny"][0, 0].numpy() * 255, np.asarray(wanted.convert("L")))
-    holes = next(stream(only, 1, kinds=(), orders=make_specs(["inpaint"])).batches())
+    holes = next(stream(only, 1, kinds=(), specs=make_specs(["inpaint"])).batches())
     assert holes.hints["inpaint"].shape == (1, 4, 48, 64)
 
 
@@ -277,7 +277,7 @@ def test_empty_shards_and_wrong_sizes_are_told(shards, tmp_path):
     write(tmp_path / "empty.tar", {})
     with pytest.raises(SceditError, match="holds no samples"):
         open_streamed(str(tmp_path / "empty.tar"), SIZE)
-    for content, told in ((b"{", "no JSON"), (b'{"000.tar": "many"}', "does not tell counts by name")):
+    for content, told in ((b"{", "no JSON"), (b'{"000.tar": "many"}', "holds no counts by name")):
         (shards / "sizes.json").write_bytes(content)
         with pytest.raises(SceditError, match=told):
             open_streamed(str(shards), SIZE)

@@ -41,7 +41,7 @@ def test_an_entry_of_another_layout_is_as_if_it_were_not_there(tmp_path):
 def test_values_that_are_no_numbers_are_told(tmp_path):
     with TensorStore(tmp_path).writer() as writer:
         writer.add(["x"], tensors(float("nan")))
-    with pytest.raises(SceditError, match="not numbers .*made anew"):
+    with pytest.raises(SceditError, match="not numbers .*made again"):
         TensorStore(tmp_path).get(["x"])
 
 

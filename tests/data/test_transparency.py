@@ -26,7 +26,7 @@ from scedit_cli.data.stream import Stream
 from scedit_cli.inference.config import Control
 from scedit_cli.inference.controls import OpenedControl
 from scedit_cli.inference.sampler import to_hints
-from scedit_cli.training.datasets import first_of, first_pictures
+from scedit_cli.training.datasets import first_of, first_images
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image, cut_mask, mask_image
 from tests.archives import write_tar
@@ -81,8 +81,8 @@ def hints(file, kind, photo, folder):
     channels = conditions.channels_of(kind)
     path = prepared(file, kind, photo, folder)
     [item] = open_dataset(path).items
-    [example] = first_pictures(open_dataset(path), 1, [kind])
-    [kept] = first_pictures(first_of(sharded(file, kind, photo, folder), 1), 1, [kind])
+    [example] = first_images(open_dataset(path), 1, [kind])
+    [kept] = first_images(first_of(sharded(file, kind, photo, folder), 1), 1, [kind])
     return {
         "folder": Hints([file], (SIDE, SIDE), channels=channels).batch([0], 1)[0],
         "prepare": read_uint8(item.conditions[kind], channels) / 255,
@@ -117,7 +117,7 @@ def test_gray_tiffs_whose_alpha_nothing_reads_are_named(tmp_path, bits, alpha):
     tifffile.imwrite(tmp_path / "a.tiff", pixels, photometric="minisblack", extrasamples=[alpha], planarconfig="contig")
     with pytest.raises(SceditError, match=r"a.tiff is no readable picture") as error:
         read_uint8(tmp_path / "a.tiff")
-    assert "save it anew" in error.value.hint
+    assert "save it again" in error.value.hint
 
 
 def test_partial_opacity_is_a_gray_on_black(tmp_path, photo, drawn):

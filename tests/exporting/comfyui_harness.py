@@ -21,7 +21,9 @@ def nodes_in(folder: Path, name: str = "scedit_nodes") -> ModuleType:
     """The package of nodes, imported as ComfyUI imports custom nodes."""
     for known in [each for each in sys.modules if each.partition(".")[0] == name]:
         del sys.modules[known]
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -41,7 +43,7 @@ class EPS:
         return 0.0 if percent >= 1 else float(self.sigmas[round((1 - percent) * 999)])
 
 
-class V_PREDICTION(EPS):  # noqa: N801  ComfyUI's name
+class V_PREDICTION(EPS):
     pass
 
 
@@ -76,7 +78,9 @@ class Model:
         wrappers = _wrappers(transformer_options, "apply_model")
         return Executor(self._apply_model, self, wrappers).execute(x, t, None, None, None, transformer_options, **conds)
 
-    def _apply_model(self, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any, options: dict, **conds) -> Tensor:
+    def _apply_model(
+        self, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any, options: dict, **conds
+    ) -> Tensor:
         patches, handles, first = options.get("patches", {}).get("output_block_patch", []), [], 0
 
         def patched(block: nn.Module, args: tuple, kwargs: dict, first: int) -> tuple[tuple, dict]:
@@ -89,7 +93,7 @@ class Model:
             return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}
 
         for block in self.unet.up_blocks:
-            hook = lambda block, args, kwargs, first=first: patched(block, args, kwargs, first)  # noqa: E731
+            hook = lambda block, args, kwargs, first=first: patched(block, args, kwargs, first)
             handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
             first += len(block.resnets)
         try:
@@ -130,17 +134,21 @@ class Patcher:
     def remove_callbacks_with_key(self, kind: str, key: str) -> None:
         self.callbacks.get(kind, {}).pop(key, None)
 
-    def step(self, x: Tensor, sigma: float, conds: list[dict], areas: list | None = None, chunks: int = 2) -> list[Tensor]:
+    def step(
+        self, x: Tensor, sigma: float, conds: list[dict], areas: list | None = None, chunks: int = 2
+    ) -> list[Tensor]:
         """One step of sampling: the U-Net's output for each of `conds` (with the prompt, without it), in batches of at
         most `chunks`. `areas` are the parts of the latents (height, width, top, left) that each one sees."""
         options = {**self.model_options, "transformer_options": {**self.model_options["transformer_options"]}}
         options["transformer_options"]["wrappers"] = self.wrappers
         wrappers = _wrappers(options["transformer_options"], "calc_cond_batch")
-        run = lambda model, conds, x, t, options: self._batches(x, t, conds, options, areas, chunks)  # noqa: E731
+        run = lambda model, conds, x, t, options: self._batches(x, t, conds, options, areas, chunks)
         with torch.no_grad():
             return Executor(run, None, wrappers).execute(self.model, conds, x, torch.full((len(x),), sigma), options)
 
-    def _batches(self, x: Tensor, t: Tensor, conds: list, options: dict, areas: list | None, chunks: int) -> list[Tensor]:
+    def _batches(
+        self, x: Tensor, t: Tensor, conds: list, options: dict, areas: list | None, chunks: int
+    ) -> list[Tensor]:
         outputs: list[Tensor] = []
         for at in range(0, len(conds), chunks):
             part = conds[at : at + chunks]

@@ -75,13 +75,18 @@ def patcher_of(comfy, unet: UNet2DConditionModel, family: str):
         "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "use_checkpoint": False,
         "channel_mult": [width // 32 for width in levels], "num_res_blocks": [2] * len(levels),
         "transformer_depth": depth, "transformer_depth_output": outputs,
-        "transformer_depth_middle": 2 if family == "sdxl" else 1, "context_dim": CONTEXT, "use_spatial_transformer": True,
+        "transformer_depth_middle": 2 if family == "sdxl" else 1, "context_dim": CONTEXT,
+        "use_spatial_transformer": True,
         "use_linear_in_transformer": family != "sd15", "legacy": False, "dtype": torch.float32,
         "adm_in_channels": 6 * 8 + POOLED if family == "sdxl" else None,
         "num_classes": "sequential" if family == "sdxl" else None, "use_temporal_attention": False,
     }  # fmt: skip
     # Heads are of one width per level in SDXL and SD2.1, of one number in SD1.5; the tiny U-Nets have 16 or 2.
-    config |= {"num_heads": 2, "num_head_channels": -1} if family == "sd15" else {"num_heads": -1, "num_head_channels": {"sd21": 32, "sdxl": 16}[family]}
+    config |= (
+        {"num_heads": 2, "num_head_channels": -1}
+        if family == "sd15"
+        else {"num_heads": -1, "num_head_channels": {"sd21": 32, "sdxl": 16}[family]}
+    )
     made = comfy.supported_models.SD15(config)
     made.unet_config = config
     model = comfy.model_base.BaseModel(made, comfy.model_base.ModelType.EPS)
@@ -116,7 +121,9 @@ def denoised(comfy, patcher, conds: list[dict], x: Tensor, sigma: float) -> list
     comfy.sampler_helpers.prepare_model_patcher(patcher, {}, options)
     patcher.pre_run()
     with torch.inference_mode():
-        return comfy.samplers.calc_cond_batch(patcher.model, [[c] for c in conds], x, torch.full((len(x),), sigma), options)
+        return comfy.samplers.calc_cond_batch(
+            patcher.model, [[c] for c in conds], x, torch.full((len(x),), sigma), options
+        )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12)], ids=str)
@@ -153,7 +160,7 @@ def test_the_real_model_gives_what_attach_gives(comfy, tmp_path, family, size):
 
 
 def test_a_whole_sampling(comfy, tmp_path, monkeypatch):
-    """KSampler with guidance, between start and end, on a branch beside an untouched one; a regional prompt; LoadImage."""
+    """KSampler with guidance, between start and end, beside an untouched branch; a regional prompt; LoadImage."""
     unet = unet_of("sd15")
     tuner = tiny.trained(CSCTuner.for_unet(unet, "canny", hint_channels=8), 1, 0.05)
     (tmp_path / "scedit").mkdir()
@@ -221,8 +228,15 @@ def test_the_sample_workflow_is_of_nodes_that_comfyui_has(comfy, tmp_path):
             assert inputs[each["name"]][0] == each["type"], node["type"]
         assert [each["type"] for each in node["outputs"]] == list(kind.RETURN_TYPES)
         widgets = [name for name in inputs if name not in {each["name"] for each in node["inputs"]}]
-        widgets = [name for name in widgets if not str(inputs[name][0]).isupper() or inputs[name][0] in ("FLOAT", "INT", "STRING")]
-        more = sum(bool(_told(inputs[name]).get("control_after_generate") or _told(inputs[name]).get("image_upload")) for name in widgets)
+        widgets = [
+            name
+            for name in widgets
+            if not str(inputs[name][0]).isupper() or inputs[name][0] in ("FLOAT", "INT", "STRING")
+        ]
+        more = sum(
+            bool(_told(inputs[name]).get("control_after_generate") or _told(inputs[name]).get("image_upload"))
+            for name in widgets
+        )
         assert len(node["widgets_values"]) == len(widgets) + more, node["type"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, attach
 from scedit_cli.exporting.graph import EditedUNet
 from scedit_cli.exporting.graph_files import UNetGraph
-from scedit_cli.exporting.running import UNetFolder
+from scedit_cli.exporting.running import GraphAttachment, UNetFolder
 from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import Base
 from tests import tiny
@@ -99,8 +99,10 @@ def test_a_pipeline_samples_with_it(ready, base, tuners):
     """The same images as with the tuners attached, with guidance, from two prompts."""
     hints = {"canny": shades(2, 3, 64, 64)}
     given = {"seeds": [1, 2], "steps": 3, "guidance": 4.0, "height": 64, "width": 64, "hints": hints}
-    ready.unet.detach()
-    found = sample(ready, ["a cone", "a cube"], attachment=ready.unet, **given)
+    ready.unet.reset()
+    acting = GraphAttachment(ready.unet, tuners[::-1])
+    acting.scales = [0.5, 1.0]
+    found = sample(ready, ["a cone", "a cube"], attachment=acting, **given)
     with attach(base.unet, tuners, [1.0, 0.5]) as edits:
         expected = sample(base, ["a cone", "a cube"], attachment=edits, **given)
     without = sample(base, ["a cone", "a cube"], **{**given, "hints": None})

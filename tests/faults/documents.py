@@ -75,6 +75,8 @@ class Shown:
         reasons = {
             "--ui": "a page in a browser: tests/jobs/test_generate_page.py",
             "owner/dataset": "a dataset of the hub",
+            "onnx": "minutes of exporting: tests/exporting/test_graphs.py",
+            "--unet": "an exported U-Net: tests/jobs/test_generate_unet.py",
             "--sampling": "the whole Stable Diffusion 1.5",
             "--skips": "minutes of sampling: tests/benchmark/test_quality.py draws few",
             "w": "weights of the hub",

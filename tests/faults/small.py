@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import generate, prepare, train
 from scedit_cli.models import base as bases
@@ -79,10 +77,7 @@ def make_small(folder: Path) -> Small:
     data, prepared, recipe_file, finished = (folder / name for name in names)
     small = Small(folder, data, prepared, folder / "base", recipe_file, finished)
     with quiet():
-        pipeline = tiny.pipeline("sd21")
-        torch.manual_seed(0)
-        pipeline.register_modules(unet=tiny.two_levels())
-        pipeline.save_pretrained(small.base)
+        tiny.pipeline(tiny.SMALLEST).save_pretrained(small.base)
     write_scenes(data, PICTURES, size=64, kinds=("canny",))
     write_scenes(prepared, 5, size=64, kinds=())
     recipe = {

@@ -101,7 +101,7 @@ def test_the_page_shows_texts_of_others_as_text(tmp_path) -> None:
     ("changes", "reason"),
     [
         ({"condition": ESCAPES}, "condition is"), ({"base": "x" * 2000}, "base is"), ({"base": "a\nb"}, "base is"),
-        ({"prediction_type": "flow"}, "prediction_type is"), ({"up_blocks": "[1, -1]"}, "up_blocks"),
+        ({"prediction_type": "score"}, "prediction_type is"), ({"up_blocks": "[1, -1]"}, "up_blocks"),
         ({"sizes": NESTED}, "nested"), ({"sizes": json.dumps({"channels": [8] * 100_000})}, "skips of"),
         ({"sizes": json.dumps({"channels": [10**400], "hidden": [1]})}, "incomplete"), ({"kind": "lora"}, "incomplete"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.cli.parsing import generation_config, in_options
+from scedit_cli.conditions.annotation_spec import parameters_of
+from scedit_cli.conditions.config import AnnotatorConfig
+from scedit_cli.jobs import annotate as annotating
 from scedit_cli.jobs import generate as job
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -23,16 +27,32 @@ class _InOptions(Reporter):
         self.note = lambda text: reporter.note(in_options(text))
 
 
+@contextmanager
+def told_in_options():
+    """Errors in the block are told as the command line tells them."""
+    try:
+        yield
+    except SceditError as error:
+        raise type(error)(in_options(error.message, error.field), error.hint and in_options(error.hint)) from error
+
+
+def annotate(src, kinds, out=None, params=(), sheet=None, preview=None, overwrite=False, reporter=None, **config):
+    """The result of `scedit annotate` with these options."""
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    with told_in_options():
+        given = parameters_of(kinds, params, "--param")
+        options = {"out": out, "sheet": sheet, "preview": preview, "overwrite": overwrite, "reporter": reporter}
+        return annotating.annotate(src, kinds, config=AnnotatorConfig(**config), **options, **given)
+
+
 def draw(loaded=None, reporter=SILENT, **options):
     """The result of `scedit generate` with these options, by the names of its function's parameters; messages are those
     of the command line. A `loaded` base stands for the one that is named."""
-    try:
+    with told_in_options():
         config = generation_config(options)
         if loaded:
             config = replace(config, base=replace(config.base, model=loaded))
         return job.generate(**vars(config), reporter=_InOptions(reporter))
-    except SceditError as error:
-        raise type(error)(in_options(error.message, error.field), error.hint and in_options(error.hint)) from error
 
 
 def pixels(path: str | Path) -> np.ndarray:

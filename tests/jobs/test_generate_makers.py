@@ -15,9 +15,9 @@ from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.jobs import generate as job
-from scedit_cli.jobs.annotate import annotate as annotate_job
 from scedit_cli.utils.errors import SceditError
 from tests.conditions.local_weights import save_weights
+from tests.jobs.drawn import annotate as annotate_job
 from tests.jobs.drawn import same, settings
 
 TUNED = {"tuners": ["{}/canny.safetensors"]}

@@ -119,7 +119,7 @@ def served(files, tmp_path, monkeypatch):
         base=BaseConfig(given["base"]), sampler=SamplerConfig(2), out=OutputConfig(tmp_path / "out"),
         tuners=[TunerSpec(file) for file in tuners],
     )  # fmt: skip
-    options = {"reporter": Recorder(tell), "stop": over, "command": partial(command_line, given, out=tmp_path / "out")}
+    options = {"reporter": Recorder(tell), "stop": over, "command_of": partial(command_line, given, out=tmp_path / "out")}
     serving = threading.Thread(target=job.serve, args=(config,), kwargs=options)
     serving.start()
     assert ready.wait(120), "the page was not served"

@@ -13,9 +13,9 @@ from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.jobs import prepare as job
-from scedit_cli.jobs.annotate import annotate
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.jobs.drawn import annotate
 from tests.preparing import prepare
 from tests.recorder import Recorder
 

@@ -186,11 +186,10 @@ def test_a_refiners_folder_is_told_as_one(copied):
 @pytest.mark.parametrize(
     ("kind", "changes", "sentence"),
     [
-        ("FlowMatchEulerDiscreteScheduler", {}, "FlowMatchEulerDiscreteScheduler, is one for flow matching"),
-        ("FlowMatchHeunDiscreteScheduler", {}, "is one for flow matching"),
+        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "noise levels .* change with the image's"),
         ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
-         "is one for flow matching"),
-        ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "is one for flow matching"),
+         "is set to flow matching"),
+        ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "is set to flow matching"),
         ("DDIMScheduler", {"prediction_type": "velocity"}, "what its U-Net predicts is 'velocity'"),
         ("EDMEulerScheduler", {"prediction_type": "sample"}, "what its U-Net predicts is 'sample'"),
         ("CMStochasticIterativeScheduler", {}, "what its U-Net predicts is None"),

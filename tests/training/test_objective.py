@@ -9,11 +9,13 @@ from diffusers import (
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 
+from scedit_cli import SCTuner, attach
 from scedit_cli.core.objective import add_noise
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe, TrainSection
@@ -31,18 +33,18 @@ def draws(places=range(6)) -> StepRandomness:
 
 def test_a_picture_draws_the_same_in_any_company(base):
     options = TrainSection(noise_offset=0.1, input_perturbation=0.1, timesteps="logit-normal")
-    whole, part = Objective(base, options).ask(LATENTS, draws()), range(2, 5)
-    asked = Objective(base, options).ask(LATENTS[2:5], draws(part))
+    whole, part = Objective(base, options).add_noise(LATENTS, draws()), range(2, 5)
+    asked = Objective(base, options).add_noise(LATENTS[2:5], draws(part))
     for name in ("noisy", "latents", "noise", "timesteps"):
         assert torch.equal(getattr(asked, name), getattr(whole, name)[2:5]), name
     assert torch.equal(draws().happens(0.5)[2:5], draws(part).happens(0.5))
-    other = Objective(base, options).ask(LATENTS, StepRandomness(7, 4, range(6), 6))
+    other = Objective(base, options).add_noise(LATENTS, StepRandomness(7, 4, range(6), 6))
     assert not torch.equal(other.noise, whole.noise)
 
 
 def test_noise_offset_moves_whole_channels(base):
-    plain = Objective(base, TrainSection()).ask(LATENTS, draws())
-    moved = Objective(base, TrainSection(noise_offset=0.5)).ask(LATENTS, draws())
+    plain = Objective(base, TrainSection()).add_noise(LATENTS, draws())
+    moved = Objective(base, TrainSection(noise_offset=0.5)).add_noise(LATENTS, draws())
     offset = (moved.noise - plain.noise)[..., :1, :1]
     assert torch.allclose(moved.noise - plain.noise, offset.expand_as(plain.noise), atol=1e-6)
     assert 0.2 < offset.std() < 0.8
@@ -50,8 +52,8 @@ def test_noise_offset_moves_whole_channels(base):
 
 
 def test_input_perturbation_is_seen_and_not_asked_for(base):
-    plain = Objective(base, TrainSection()).ask(LATENTS, draws())
-    perturbed = Objective(base, TrainSection(input_perturbation=0.1)).ask(LATENTS, draws())
+    plain = Objective(base, TrainSection()).add_noise(LATENTS, draws())
+    perturbed = Objective(base, TrainSection(input_perturbation=0.1)).add_noise(LATENTS, draws())
     assert torch.equal(perturbed.noise, plain.noise)
     spread = (1 - base.scheduler.alphas_cumprod[plain.timesteps]).sqrt().view(-1, 1, 1, 1)
     assert ((perturbed.noisy - plain.noisy) / spread).std().item() == pytest.approx(0.1, rel=0.1)
@@ -79,7 +81,7 @@ def test_a_base_learns_what_the_recipe_says():
     with pytest.raises(SceditError, match="predicts epsilon, of which pure noise tells nothing"):
         builders.with_prediction(base, recipe(zero_terminal_snr=True).train)
     base = builders.with_prediction(base, recipe(prediction="sample").train)
-    asked = Objective(base, TrainSection()).ask(LATENTS, draws())
+    asked = Objective(base, TrainSection()).add_noise(LATENTS, draws())
     losses = Objective(base, TrainSection()).losses(torch.zeros_like(LATENTS), asked)
     assert torch.allclose(losses, LATENTS.square().flatten(1).mean(1))
 
@@ -87,7 +89,7 @@ def test_a_base_learns_what_the_recipe_says():
 def test_min_snr_joins_a_pictures_own_weight(base):
     weights = torch.arange(6.0)
     plain = Objective(base, TrainSection(loss_weighting="min-snr", snr_gamma=2.0))
-    asked = plain.ask(LATENTS, draws())
+    asked = plain.add_noise(LATENTS, draws())
     losses = plain.losses(torch.zeros_like(LATENTS), asked)
     assert torch.allclose(plain.losses(torch.zeros_like(LATENTS), asked, weights), losses * weights)
     unweighted = plain.plain_losses(torch.zeros_like(LATENTS), asked)
@@ -113,9 +115,9 @@ def latents_by_diffusers(base, moments):
 def test_the_loss_is_that_of_diffusers_trainers(family, prediction, statistics, weighting):
     base = load_base(tiny.pipeline_folder(family)).rescheduled(prediction)
     base.vae.register_to_config(**statistics)
-    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_images[0]), LATENTS
     objective = Objective(base, TrainSection(loss_weighting=weighting, snr_gamma=5.0))
-    asked = objective.ask(base.latents_from(moments), draws())
+    asked = objective.add_noise(base.latents_from(moments), draws())
     losses = objective.losses(answer, asked)
 
     scheduler, latents = DDPMScheduler.from_config(base.scheduler.config), latents_by_diffusers(base, moments)
@@ -154,10 +156,10 @@ def test_a_base_of_edm_is_preconditioned_as_it_is_sampled(name):
     base._loaded.register_modules(scheduler=scheduler)
     base.vae.register_to_config(**STATISTICS)
     objective = Objective(base, TrainSection())
-    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_pictures[0]), LATENTS
+    moments, answer = torch.randn(6, 8, 8, 8, generator=draws().of_images[0]), LATENTS
     latents = base.latents_from(moments)
     torch.testing.assert_close(latents, latents_by_diffusers(base, moments))
-    asked = objective.ask(latents, draws())
+    asked = objective.add_noise(latents, draws())
     assert (objective.alphas.diff() < 0).all()  # the higher, the noisier
     sigma = (4 * asked.times).exp().view(-1, 1, 1, 1)
     assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
@@ -175,7 +177,7 @@ def test_a_base_of_eulers_continuous_levels_is_told_those():
     told = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
     scheduler = EulerDiscreteScheduler(**told, sigma_min=0.002, sigma_max=700.0)
     base._loaded.register_modules(scheduler=scheduler)
-    asked = Objective(base, TrainSection()).ask(LATENTS, draws())
+    asked = Objective(base, TrainSection()).add_noise(LATENTS, draws())
     assert torch.equal(asked.times, levels_of(scheduler)[asked.timesteps])
     whole = copy.deepcopy(scheduler)
     whole.set_timesteps(1000)
@@ -200,3 +202,75 @@ def test_a_base_of_edm_keeps_its_noise():
     with pytest.raises(SceditError, match="a prediction of sample is not for those"):
         builders.with_prediction(base, recipe(prediction="sample").train)
     assert builders.with_prediction(base, recipe().train) is base
+
+
+def flow_base(family: str = "sdxl", shift: float = 1.0):
+    base = load_base(tiny.pipeline_folder(family)).rescheduled("flow")
+    return base._with(FlowMatchEulerDiscreteScheduler(shift=shift))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_flow_loss_is_that_of_diffusers_trainers(family, shift):
+    """Their formulas: sigma from the scheduler's timestep, (1 - sigma)·x + sigma·noise, and noise - x."""
+    base = flow_base(family, shift)
+    objective = Objective(base, TrainSection())
+    asked, scheduler = objective.ask(LATENTS, draws()), FlowMatchEulerDiscreteScheduler(shift=shift)
+    places = [scheduler.index_for_timestep(time) for time in asked.times]
+    assert (scheduler.timesteps[places] - asked.times).abs().max() < 1e-4 and len(set(places)) > 3
+    sigmas = scheduler.sigmas[places].view(-1, 1, 1, 1)
+    torch.testing.assert_close(asked.noisy, (1 - sigmas) * LATENTS + sigmas * asked.noise, rtol=0, atol=1e-6)
+    answer = LATENTS.flip(0)
+    expected = (answer - (asked.noise - LATENTS)).square().flatten(1).mean(1)
+    torch.testing.assert_close(objective.losses(answer, asked), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_flow_draws_timesteps_as_diffusers_trainers_do():
+    """Theirs count from the noisiest, ours from the cleanest, so that their mean is ours negated."""
+    theirs, ours = [], []
+    scheduler, levels = FlowMatchEulerDiscreteScheduler(shift=3.0), flow_base(shift=3.0).noise_levels
+    u = compute_density_for_timestep_sampling("logit_normal", 4000, -0.5, 0.8, generator=torch.manual_seed(0))
+    theirs = scheduler.timesteps[(u * 1000).long()]
+    options = TrainSection(timesteps="logit-normal", timestep_mean=0.5, timestep_deviation=0.8)
+    ours = levels.times[StepRandomness(0, 1, range(4000), 4000).timesteps(1000, options)]
+    shares = torch.linspace(0.05, 0.95, 10)
+    assert (theirs.quantile(shares) - ours.quantile(shares)).abs().max() < 30  # of 1000; two samples of 4000
+
+
+@pytest.mark.parametrize("sampler", ["FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"])
+def test_a_base_of_flow_is_sampled_by_flow(sampler):
+    """A U-Net that predicts the velocity of one latent ends at it, whatever the sampler for flow."""
+    base = flow_base("sd15")
+    goal = LATENTS[:1]
+    pipeline = base.pipeline(sampler)
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(6)
+    x = LATENTS[1:2] * scheduler.init_noise_sigma
+    for time in scheduler.timesteps:
+        sigma = time / 1000
+        x = scheduler.step((scheduler.scale_model_input(x, time) - goal) / sigma, time, x, return_dict=False)[0]
+    torch.testing.assert_close(x, goal, rtol=0, atol=1e-4)
+    with pytest.raises(SceditError, match="scheduler DDIM is for bases trained on a schedule of betas"):
+        base.pipeline("DDIM")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a cone", num_inference_steps=2, height=64, width=64, output_type="np").images.shape == (1, 64, 64, 3)
+
+
+def test_training_to_flow_converges():
+    """A tiny U-Net, with an SC-Tuner and its output layer trained, learns the velocity of latents around 2: its loss
+    falls from that of guessing nothing, 1 + 2², towards that of knowing the latents but not the noise, 1."""
+    base = flow_base("sd15")
+    tuner = SCTuner.for_unet(base.unet)
+    trained = [*tuner.parameters(), *base.unet.conv_out.requires_grad_().parameters()]
+    objective, optimizer = Objective(base, TrainSection()), torch.optim.AdamW(trained, lr=3e-2)
+    text = base.unet_arguments(base.encode_prompts(["a cone"] * 6), 64, 64)
+    losses = []
+    with attach(base.unet, tuner):
+        for step in range(30):
+            asked = objective.ask(2 + 0.1 * LATENTS, StepRandomness(7, step, range(6), 6))
+            loss = objective.losses(base.unet(asked.noisy, asked.times, **text).sample, asked).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[0] > 4.5 and sum(losses[-5:]) / 5 < 2, losses

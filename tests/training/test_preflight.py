@@ -19,10 +19,10 @@ def test_it_tells_what_will_be_trained(base):
     ahead = look_ahead(recipe.train, base, tuner, 24, 3, Processes(0, 2))
     count = sum(each.numel() for each in tuner.parameters())
     controlnet = sum(each.numel() for each in ControlNetModel.from_unet(base.unet).parameters())
-    assert ahead.trainable_parameters == count and controlnet_parameters(base.unet) == controlnet
-    assert ahead.of_controlnet == pytest.approx(count / controlnet)
-    assert ahead.of_full == pytest.approx(count / sum(each.numel() for each in base.unet.parameters()))
-    assert (ahead.epochs, ahead.held_out, ahead.processes) == (10, 3, 2)
+    assert ahead.tuner.trainable_parameters == count and controlnet_parameters(base.unet) == controlnet
+    assert ahead.tuner.of_controlnet == pytest.approx(count / controlnet)
+    assert ahead.tuner.of_full == pytest.approx(count / sum(each.numel() for each in base.unet.parameters()))
+    assert (ahead.data.epochs, ahead.data.held_out, ahead.step.processes) == (10, 3, 2)
     rows = dict(ahead.summary())
     assert f"{count:,} parameters" in rows["tuner"] and "10 epochs" in rows["steps"]
     assert "2 processes" in rows["training"] and not {"time", "memory"} & rows.keys()
@@ -44,7 +44,8 @@ def test_pictures_that_come_again_within_a_batch_are_told(base):
 def test_a_warm_up_that_does_not_end_is_told(base):
     def row(**train) -> str:
         recipe = Recipe.from_dict({"tuner": {"kind": "sc"}, "train": train})
-        return dict(look_ahead(recipe.train, base, by_recipe.fresh_tuner(recipe, base), 24, 0, Processes()).summary())["steps"]
+        tuner = by_recipe.fresh_tuner(recipe, base)
+        return dict(look_ahead(recipe.train, base, tuner, 24, 0, Processes()).summary())["steps"]
 
     assert row(steps=20, warmup=500).endswith("; train.warmup is 500: the learning rate is never reached")
     assert row(steps=20, warmup=19).endswith(" epochs")

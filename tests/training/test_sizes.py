@@ -37,7 +37,7 @@ def make(xl, mixed):
         }
     )
     cache = cache_latents_and_text(mixed, xl, ["canny"])
-    return lambda: Trainer(xl, by_recipe.fresh_tuner(recipe, xl), cache, recipe.train, recipe.data, pictures=range(6))
+    return lambda: Trainer(xl, by_recipe.fresh_tuner(recipe, xl), cache, recipe.train, recipe.data, indices=range(6))
 
 
 def test_batches_are_of_one_size_which_the_unet_is_told(make, mixed, xl, monkeypatch):
@@ -81,7 +81,7 @@ def test_held_out_pictures_of_all_sizes_count_alike(make, monkeypatch):
     with make() as trainer:
         alone = [HeldOut([index], options, Processes()).loss(trainer) for index in (1, 3, 6)]
         sizes, original = [], trainer.answer
-        monkeypatch.setattr(trainer, "answer", lambda *args: sizes.append(len(args[0].indices)) or original(*args))
+        monkeypatch.setattr(trainer, "output", lambda *args: sizes.append(len(args[0].indices)) or original(*args))
         assert HeldOut([1, 3, 6], options, Processes()).loss(trainer) == pytest.approx(sum(alone) / 3, rel=1e-5)
     assert sizes == [1, 1, 1, 1, 1, 1]
 

@@ -45,7 +45,7 @@ def test_the_loss_depends_on_the_weights_alone(make_trainer):
 def test_it_is_the_mean_squared_error(make_trainer, monkeypatch):
     with make_trainer() as trainer:
         asked = []
-        monkeypatch.setattr(trainer, "answer", lambda batch, each, text: asked.append(each) or each.noise)
+        monkeypatch.setattr(trainer, "output", lambda batch, each, text: asked.append(each) or each.noise)
         found = HeldOut([1], ValidationSection(pictures=1, timesteps=2, seed=9), Processes()).loss(trainer)
     assert [each.timesteps.tolist() for each in asked] == [[250], [750]]
     assert torch.equal(asked[0].noise, asked[1].noise)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.conditions.consistency.measure import Figures, Measure
-from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR, picture_to_depth
+from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR, image_to_depth
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -44,7 +44,7 @@ def _relative(found: Image.Image, wanted: Image.Image) -> Figures:
 
 def _metric(found: Image.Image, wanted: Image.Image) -> Figures:
     metres = [
-        np.clip(picture_to_depth(np.asarray(picture.convert("L"))), DEPTH_NEAR, DEPTH_FAR)
+        np.clip(image_to_depth(np.asarray(picture.convert("L"))), DEPTH_NEAR, DEPTH_FAR)
         for picture in (found, wanted)
     ]
     return {"relative_error": relative_error(*metres), **_relative(found, wanted)}

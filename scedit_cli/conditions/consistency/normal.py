@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from scedit_cli.conditions.consistency.measure import Figures, Measure
-from scedit_cli.scenes.encodings import picture_to_normals
+from scedit_cli.scenes.encodings import image_to_normals
 
 
 def mean_angle(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -17,7 +17,7 @@ def mean_angle(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _figures(found: Image.Image, wanted: Image.Image) -> Figures:
-    return {"angle": mean_angle(*(picture_to_normals(np.asarray(p.convert("RGB"))) for p in (found, wanted)))}
+    return {"angle": mean_angle(*(image_to_normals(np.asarray(p.convert("RGB"))) for p in (found, wanted)))}
 
 
 NORMALS = Measure(_figures, lambda figures: 1 - figures["angle"] / 180)

@@ -15,13 +15,13 @@ from scedit_cli.conditions.consistency.depth import RELATIVE_DEPTH, SCENE_DEPTH
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
-from scedit_cli.scenes.encodings import depth_to_picture
+from scedit_cli.scenes.encodings import depth_to_image
 
 _UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)  # the first stage gets no residual; MiDaS' files lack these
 
 
 class Relative(Parameters):
-    """`bits` of the condition image: 8, or 16 for other tools. Training and `generate --cond` read 8 of them."""
+    """`bits` of the condition image: 8, or 16 for other tools. Training and generation read 8 of them."""
 
     bits: int = Field(8, ge=8, le=16, multiple_of=8)
 
@@ -62,7 +62,7 @@ def _network(repository: str, weights: Path | None, device: str) -> tuple[Any, A
 def scene_depth(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that draws the depth of embedded scenes, in mode L: 255 at 2 m, falling linearly to 1 at 16 m
     and beyond, 0 for the sky."""
-    return lambda pictures: [Image.fromarray(depth_to_picture(reading.depth)) for reading in read(pictures)]
+    return lambda pictures: [Image.fromarray(depth_to_image(reading.depth)) for reading in read(pictures)]
 
 
 def _annotator(name: str, repository: str, licence: str = "Apache-2.0", commercial: bool = True) -> Annotator:

@@ -14,7 +14,7 @@ from scedit_cli.conditions.detectors import Detection, detected, detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import filled, state_of
-from scedit_cli.scenes.encodings import normals_to_picture
+from scedit_cli.scenes.encodings import normals_to_image
 
 WEIGHTS = "lllyasviel/Annotators:scannet.pt"
 
@@ -36,7 +36,7 @@ def _detector(weights: Path | None, device: str) -> Any:
 def scene_normals(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that draws the normals of embedded scenes, by their reader; R, G and B are the axes right, up
     and towards the viewer, the sky is mid-gray."""
-    return lambda pictures: [Image.fromarray(normals_to_picture(reading.normals)) for reading in read(pictures)]
+    return lambda pictures: [Image.fromarray(normals_to_image(reading.normals)) for reading in read(pictures)]
 
 
 KIND = Kind(

@@ -16,7 +16,7 @@ from scedit_cli.conditions.detectors import detector
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
-from scedit_cli.scenes.encodings import classes_to_picture
+from scedit_cli.scenes.encodings import classes_to_image
 from scedit_cli.utils.errors import SceditError
 
 _POINTS = 64  # points in a batch
@@ -109,7 +109,7 @@ def _generator(repository: str, weights: Path | None, device: str) -> Any:
 def scene_segmentation(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that segments embedded scenes, by their reader: sky, floor and the four shapes, in the embedded
     world's palette."""
-    return lambda pictures: [Image.fromarray(classes_to_picture(reading.segmentation)) for reading in read(pictures)]
+    return lambda pictures: [Image.fromarray(classes_to_image(reading.segmentation)) for reading in read(pictures)]
 
 
 def _semantic(name: str, model: str, repository: str, licence: str, commercial: bool = True) -> Annotator:

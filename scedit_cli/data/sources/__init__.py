@@ -53,7 +53,7 @@ def _open_table(
 ) -> Source:
     """Open a table that was named directly and may have any name."""
     _no(conditions=conditions)
-    if suffix_of(path.name) == ".parquet" and hub.hold_pictures(path.parent, [path.name]):
+    if suffix_of(path.name) == ".parquet" and hub.hold_images(path.parent, [path.name]):
         return hub.open_parquet(path.parent, [path.name], columns, split)
     _no(split=split)
     return _of_tables(FolderTree(path.parent), [path.name], columns)
@@ -73,7 +73,7 @@ def _open_tree(
     if found:
         _no(conditions=conditions, split=not splits and split)
         source = _of_tables(tree, found, columns)
-    elif parquet and (not is_else or hub.hold_pictures(tree.path, parquet)):
+    elif parquet and (not is_else or hub.hold_images(tree.path, parquet)):
         _no(conditions=conditions)
         source = hub.open_parquet(tree.path, parquet, columns, None if splits else split)
         return replace(source, orphans=tree.pictures, hidden=tree.hidden)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from scedit_cli.data.formats import is_picture, is_readable, is_shard, suffix_of
+from scedit_cli.data.formats import is_image, is_readable, is_shard, suffix_of
 from scedit_cli.data.sources.entry import Blob, Entry, Source
 from scedit_cli.data.sources.trees import FolderTree, Tree, ZipTree, blob, stem_of
 from scedit_cli.utils.errors import SceditError
@@ -39,13 +39,13 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
         inside = {kind: f"{_CONDITIONS}{kind}/" for kind in sorted(kinds)} | inside
     apart = tuple(inside.values())
     names = [file for file in tree.files if file.startswith(root) and not file.startswith(apart)]
-    labels = _labels([file for file in names if is_picture(file)])
-    pictures = [file for file in names if is_picture(file) and file not in labels]
-    if not pictures:
-        raise _no_pictures(tree)
+    labels = _labels([file for file in names if is_image(file)])
+    images = [file for file in names if is_image(file) and file not in labels]
+    if not images:
+        raise _no_images(tree)
 
-    stems = {stem_of(file) for file in pictures}
-    captions = _captions(names, pictures)
+    stems = {stem_of(file) for file in images}
+    captions = _captions(names, images)
     taken = {name for found in captions.values() for name in found.values()}
     orphans = [file for file in names if suffix_of(file) in CAPTIONS and file not in taken]
     read = (root, _CONDITIONS, *apart)
@@ -71,7 +71,7 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
     twins = _twins(captions)
 
     def entries() -> Iterator[Entry]:
-        for file in pictures:
+        for file in images:
             yield Entry(
                 name=file,
                 image=blob(tree, file),
@@ -80,10 +80,10 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
                 fault=twins.get(file),
             )
 
-    return Source(len(pictures), entries(), orphans, tree.hidden)
+    return Source(len(images), entries(), orphans, tree.hidden)
 
 
-def _no_pictures(tree: Tree) -> SceditError:
+def _no_images(tree: Tree) -> SceditError:
     if shards := list(filter(is_shard, tree.files)):
         folder = shards[0].rpartition("/")[0]
         return SceditError(
@@ -95,24 +95,24 @@ def _no_pictures(tree: Tree) -> SceditError:
     )
 
 
-def _labels(pictures: list[str]) -> dict[str, str]:
+def _labels(images: list[str]) -> dict[str, str]:
     """Return the images that are labels of others by OneTrainer's names, with their kinds."""
-    stems = {stem_of(file) for file in pictures}
+    stems = {stem_of(file) for file in images}
     return {
         file: kind
-        for file in pictures
+        for file in images
         for kind, end in _LABELS.items()
         if stem_of(file).endswith(end) and stem_of(file).removesuffix(end) in stems
     }
 
 
-def _captions(names: list[str], pictures: list[str]) -> dict[str, dict[str, str]]:
+def _captions(names: list[str], images: list[str]) -> dict[str, dict[str, str]]:
     """Return for each image the caption files among `names` by suffix: for a.png this is a.txt, else a.png.txt."""
     beside = {file: (stem_of(file), suffix_of(file)) for file in names if suffix_of(file) in CAPTIONS}
     held = {key: file for file, key in sorted(beside.items())}  # a.txt, sorted after a.TXT, replaces it
     return {
         file: {end: name for end in CAPTIONS if (name := held.get((stem_of(file), end)) or held.get((file, end)))}
-        for file in pictures
+        for file in images
     }
 
 

@@ -30,7 +30,7 @@ def is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in _SAVED)
 
 
-def hold_pictures(root: Path, files: Sequence[str]) -> bool:
+def hold_images(root: Path, files: Sequence[str]) -> bool:
     """Return whether the parquet files below `root` have a column that may contain images, not just their names.
 
     Raises:
@@ -44,7 +44,7 @@ def hold_pictures(root: Path, files: Sequence[str]) -> bool:
     try:
         schema = parquet.read_schema(root / files[0])
     except ArrowException as error:
-        raise SceditError(f"{root}/{files[0]} is no readable parquet file: {reason(error)}", "get it anew") from None
+        raise SceditError(f"{root}/{files[0]} is no readable parquet file: {reason(error)}", "get it again") from None
     return any(
         types.is_binary(kind) or types.is_large_binary(kind)
         or (types.is_struct(kind) and {"bytes", "path"} & {kind.field(n).name for n in range(kind.num_fields)})
@@ -125,7 +125,7 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
     features = dataset.features
     roots = _roots(place)
     encoded = [column for column, kind in features.items() if isinstance(kind, Image)]
-    able = [column for column, kind in features.items() if _may_hold_pictures(kind)]
+    able = [column for column, kind in features.items() if _may_hold_images(kind)]
 
     def column(wanted: str) -> str:
         if (found := column_named(features, wanted)) is None:
@@ -135,8 +135,8 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
     kinds = {kind: column(wanted) for kind, wanted in columns.items() if kind not in ("image", "text")}
     texts = [column(columns["text"])] if "text" in columns else text_columns(features)
     image = column(columns["image"]) if "image" in columns else (
-        _of_pictures([each for each in encoded if each not in kinds.values()], name)
-        or _of_pictures([e for e in able if e not in kinds.values() and _has_picture(dataset, e, roots)], name)
+        _of_images([each for each in encoded if each not in kinds.values()], name)
+        or _of_images([e for e in able if e not in kinds.values() and _has_image(dataset, e, roots)], name)
     )
     for each in filter(None, (image, *kinds.values())):
         if each not in able:
@@ -154,8 +154,8 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
         raise SceditError(f"{name} holds no pictures")
     for each in {image, *kinds.values()}.intersection(encoded):
         dataset = dataset.cast_column(each, Image(decode=False))
-    told = [each for each in features if each in texts or not _is_nested(features[each])]
-    dataset = dataset.select_columns(list(dict.fromkeys((image, *kinds.values(), *told))))
+    kept = [each for each in features if each in texts or not _is_nested(features[each])]
+    dataset = dataset.select_columns(list(dict.fromkeys((image, *kinds.values(), *kept))))
 
     def entries() -> Iterator[Entry]:
         for number, row in enumerate(dataset):
@@ -172,7 +172,7 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
     return Source(len(dataset), entries())
 
 
-def _may_hold_pictures(kind: Any) -> bool:
+def _may_hold_images(kind: Any) -> bool:
     """Return whether a column of this type may hold image files: as the library's images, as bytes, as a struct of
     bytes and path, or as a list of bytes."""
     from datasets import Image, LargeList, List, Value
@@ -191,7 +191,7 @@ def _is_nested(kind: Any) -> bool:
     return not isinstance(kind, Value | ClassLabel) or getattr(kind, "dtype", "") in _BINARY
 
 
-def _of_pictures(columns: Sequence[str], name: str) -> str | None:
+def _of_images(columns: Sequence[str], name: str) -> str | None:
     """Return which of these columns of images holds the images to learn, not conditions; None where there are none.
 
     Raises:
@@ -211,7 +211,7 @@ def _is_address(cell: Any) -> bool:
     return isinstance(cell, str) and is_remote(cell) and len(cell.split()) == 1
 
 
-def _has_picture(dataset: Dataset, column: str, roots: list[Path]) -> bool:
+def _has_image(dataset: Dataset, column: str, roots: list[Path]) -> bool:
     """Return whether the first non-empty cell holds an image."""
     cells = (row[column] for row in dataset.select_columns([column]).take(min(_TRIED, len(dataset))))
     blob = next(filter(None, (_blob(cell, column, roots) for cell in cells)), None)

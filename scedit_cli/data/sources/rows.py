@@ -10,11 +10,10 @@ from typing import Any
 
 from scedit_cli.data.formats import suffix_of
 from scedit_cli.data.sources.trees import Tree
+from scedit_cli.data.text_tables import csv_rows, json_objects
 from scedit_cli.utils.errors import SceditError, not_installed
-from scedit_cli.utils.io import read_json
 
 LINES = "prompt.json"  # ControlNet's table, which holds JSON lines in spite of its name
-_SEPARATORS = ",;\t"  # of a CSV; programs write semicolons where the comma marks decimals
 _AT_ONCE = 1024  # rows that are read together from a parquet file
 
 Row = dict[str, Any]
@@ -36,26 +35,15 @@ def is_table(file: str) -> bool:
 
 def _jsonl(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
     with tree.open(table) as lines:
-        for number, line in enumerate(lines, 1):
-            at = f"{tree.name}/{table} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = read_json(line)
-            except ValueError as error:
-                raise SceditError(f"{at}: no JSON ({error})", hint="one object per line") from None
-            if not isinstance(row, dict):
-                raise SceditError(f"{at}: no object", hint='each line looks like {"file_name": "a.png", "text": "..."}')
-            yield at, row
+        place = f"{tree.name}/{table}"
+        for number, row in json_objects(lines, place, '{"file_name": "a.png", "text": "..."}'):
+            yield f"{place} line {number}", row
 
 
 def _csv(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
     with io.TextIOWrapper(tree.open(table), "utf-8-sig", newline="") as text:
         try:
-            heading = text.readline()
-            text.seek(0)
-            mark = max(_SEPARATORS, key=heading.count)
-            for number, row in enumerate(csv.DictReader(text, delimiter=mark, strict=True), 2):
+            for number, row in enumerate(csv_rows(text, strict=True), 2):
                 at = f"{tree.name}/{table} row {number}"
                 if None in row or None in row.values():
                     raise SceditError(f"{at}: not as many cells as the heading", hint="quote texts that hold commas")
@@ -77,7 +65,7 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
                     number += 1
                     yield f"{tree.name}/{table} row {number}", row
         except ArrowException as error:
-            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it anew") from None
+            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it again") from None
 
 
 TABLES = (".jsonl", ".csv", ".parquet")

@@ -55,7 +55,7 @@ def find(tree: Tree, parts: Sequence[str]) -> list[str]:
     if parts:
         return [table for table in tables if table.startswith(tuple(parts))]
     folders = {table.rpartition("/")[0] for table in tables}
-    return tables if all(not folders.isdisjoint(_above(picture)) for picture in tree.pictures) else []
+    return tables if all(not folders.isdisjoint(_above(image)) for image in tree.pictures) else []
 
 
 def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
     suspects = [file for file in set(tree.files) - set(used) if suffix_of(file) in suffixes]
     if not suspects:
         return []
-    stems = {stem_of(picture) for picture in tree.pictures}
+    stems = {stem_of(image) for image in tree.pictures}
     folders = {folder for stem in stems for folder in _above(stem)}
     found = []
     for file in sorted(suspects):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from scedit_cli.data.formats import is_picture
+from scedit_cli.data.formats import is_image
 from scedit_cli.data.images import LARGEST_FILE
 from scedit_cli.data.sources.entry import Blob
 from scedit_cli.data.uris import is_hidden
@@ -29,7 +29,7 @@ class Tree:
 
     def __init__(self, name: str, files: list[str], hidden: int) -> None:
         self.name, self.files, self.hidden = name, sorted(files), hidden
-        self.pictures = [file for file in self.files if is_picture(file)]
+        self.pictures = [file for file in self.files if is_image(file)]
         self.others: tuple[str, ...] = ()
 
     def open(self, file: str) -> BinaryIO:
@@ -86,7 +86,7 @@ class ZipTree(Tree):
         except MemoryError:
             raise
         except Exception as error:  # zipfile raises errors of any class over damaged files
-            raise SceditError(f"{path} is no readable zip: {reason(error)}", hint="get it anew") from error
+            raise SceditError(f"{path} is no readable zip: {reason(error)}", hint="get it again") from error
         every = {_with_slashes(info.filename): info for info in self._zip.infolist() if not info.is_dir()}
         kept = [name for name in every if not any(map(is_hidden, name.split("/")))]
         tops = {name.split("/")[0] for name in kept}
@@ -109,7 +109,7 @@ class ZipTree(Tree):
         except MemoryError:
             raise
         except Exception as error:  # and so do its decompressors
-            raise SceditError(f"{self.name}: {file} cannot be read: {reason(error)}", "get the zip anew") from error
+            raise SceditError(f"{self.name}: {file} cannot be read: {reason(error)}", "get the zip again") from error
 
 
 def composed(names: Iterable[str]) -> dict[str, str]:

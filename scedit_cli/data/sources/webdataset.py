@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.dataset import weight_of
-from scedit_cli.data.formats import is_picture, is_readable, is_shard
+from scedit_cli.data.formats import is_image, is_readable, is_shard
 from scedit_cli.data.licences import licences_of
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
 from scedit_cli.data.sources.columns import WEIGHT, caption_in, column_named, text_columns
@@ -59,12 +59,12 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
     columns = {key: name.lower().removeprefix(".") for key, name in columns.items()}
     kinds = {kind: suffix for kind, suffix in columns.items() if kind not in ("image", "text")}
     plain = [suffix for suffix in files if "." not in suffix and suffix not in kinds.values()]
-    alone = [suffix for suffix in plain if is_picture(f"a.{suffix}")]
+    alone = [suffix for suffix in plain if is_image(f"a.{suffix}")]
     alone = [suffix for suffix in alone if is_readable(f"a.{suffix}")] or alone[:1]
     image = columns.get("image") or (alone[0] if len(alone) == 1 else None)
     for suffix in files:
         kind, dot, last = suffix.partition(".")
-        if dot and "." not in last and is_picture(suffix) and suffix != image and suffix not in kinds.values():
+        if dot and "." not in last and is_image(suffix) and suffix != image and suffix not in kinds.values():
             kinds[kind] = suffix
 
     def blob(suffix: str | None) -> Blob | None:
@@ -86,10 +86,10 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
     )
 
 
-def _fault(sample: Sample, pictures: Sequence[str]) -> str:
-    """Return why a sample has no image, or which of its `pictures` are ambiguous, with the files that it has."""
-    if pictures:
-        return f"it has several pictures, {' and '.join(pictures)}: `columns=image={pictures[0]}` says which it is"
+def _fault(sample: Sample, images: Sequence[str]) -> str:
+    """Return why a sample has no image, or which of its `images` are ambiguous, with the files that it has."""
+    if images:
+        return f"it has several pictures, {' and '.join(images)}: `columns=image={images[0]}` says which it is"
     names = list(sample.files)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     said = f"it has no picture: the sample {sample.key} is {', '.join(names[:_SHOWN])}{more}"
@@ -102,5 +102,5 @@ def _json(data: bytes, key: str) -> dict[str, Any]:
     try:
         values = read_json(data)
     except ValueError as error:
-        raise SceditError(f"{key}.json: no JSON ({error})", hint="get the shard anew") from None
+        raise SceditError(f"{key}.json: no JSON ({error})", hint="get the shard again") from None
     return values if isinstance(values, dict) else {}

@@ -165,8 +165,8 @@ def apply_to(model: Any, added: Applied) -> Any:
     tuner = added.tuner
     if tuner.channels != channels:
         raise ValueError(
-            f"{tuner} was trained for {tuner.base}, whose skips have {_in_words(tuner.channels)} channels; this model's "
-            f"have {_in_words(channels)}. Load the checkpoint that it was trained on, or a tuner for this one"
+            f"{tuner} was trained for {tuner.base}, whose skips have {_in_words(tuner.channels)} channels; this "
+            f"model's have {_in_words(channels)}. Load the checkpoint that it was trained on, or a tuner for this one"
         )
     clone = model.clone()
     if not hasattr(clone, "add_wrapper_with_key"):
@@ -198,8 +198,8 @@ def skips_of(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
     if not {"model_channels", "channel_mult", "num_res_blocks"} <= config.keys():
         raise ValueError(
-            f"{type(model.model).__name__} has no skip connections to edit: SCEdit's tuners are for U-Nets, such as those "
-            "of Stable Diffusion 1.5, 2.1 and XL"
+            f"{type(model.model).__name__} has no skip connections to edit: SCEdit's tuners are for U-Nets, such as "
+            "those of Stable Diffusion 1.5, 2.1 and XL"
         )
     width, levels = config["model_channels"], config["channel_mult"]
     layers = config["num_res_blocks"]

@@ -42,7 +42,7 @@ def tiles_of(x: Tensor, whole: Tensor | None, chunks: int) -> list[Tile]:
     noise, so that a part is found where they are equal. A part that is found nowhere counts as an image of its own.
 
     Args:
-        x: the noisy latents of the call, (R, C, h, w): each chunk (with the prompt, without it) has all images in order.
+        x: the noisy latents of the call, (R, C, h, w): each chunk (with the prompt, without) has all images in order.
         whole: the noisy latents of the sampling step, (B, C, H, W); None if unknown.
         chunks: the number of chunks in the batch.
     """

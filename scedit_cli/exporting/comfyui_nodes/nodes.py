@@ -42,11 +42,11 @@ class LoadTuner:
     RETURN_NAMES = ("tuner",)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"tuner": (list(tuner_files()), {"tooltip": "a tuner file of the format scedit/1"})}}
 
     @classmethod
-    def IS_CHANGED(cls, tuner: str) -> str:  # noqa: N802
+    def IS_CHANGED(cls, tuner: str) -> str:
         facts = _file(tuner).stat()
         return f"{facts.st_mtime_ns} {facts.st_size}"
 
@@ -63,7 +63,7 @@ class ApplyTuner:
     RETURN_TYPES = ("MODEL",)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         share = {"default": 0.0, "min": 0.0, "max": 1.0, "step": 0.001}
         return {
             "required": {
@@ -96,7 +96,9 @@ class ApplyTuner:
         mask: Tensor | None = None,
     ) -> tuple[Any]:
         if start_percent > end_percent:
-            raise ValueError(f"start_percent {start_percent:g} is after end_percent {end_percent:g}: the tuner never acts")
+            raise ValueError(
+                f"start_percent {start_percent:g} is after end_percent {end_percent:g}: the tuner never acts"
+            )
         if tuner.kind == "csc" and hint is None and strength * tuner.scale != 0:
             raise ValueError(f"{tuner} has no hint: connect a {tuner.condition} image to it")
         if tuner.kind == "sc" and hint is not None:

@@ -45,8 +45,8 @@ class Tuner:
         return f"{self.name} ({self.condition or 'SC-Tuner'})"
 
     def edit(self, weights: Mapping[str, Tensor], skip: Tensor, index: int, feature: Tensor | None) -> Tensor:
-        """Return T(x) of skip `index` (encoder order), or T(x + c) + c with the hint's `feature` c, with `weights` of the
-        skip's device and dtype."""
+        """Return T(x) of skip `index` (encoder order), or T(x + c) + c with the hint's `feature` c. The `weights` are of
+        the skip's device and dtype."""
         x = skip if feature is None else skip + feature
         hidden = F.gelu(_convolved(x, weights, f"maps.{index}.down"))
         edit = _convolved(hidden, weights, f"maps.{index}.up")
@@ -79,13 +79,13 @@ def read(path: Path) -> Tuner:
     try:
         with safe_open(path, "pt") as opened:
             header = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
     except Exception as error:
         raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(
-            f"{path.name} is no tuner of the format {FORMAT}; `scedit merge FILE --out tuner.safetensors` converts those "
-            "of SCEPTER, ms-swift and scedit-pytorch"
+            f"{path.name} is no tuner of the format {FORMAT}; `scedit merge FILE --out tuner.safetensors` converts "
+            "those of SCEPTER, ms-swift and scedit-pytorch"
         )
     scale = 1.0
     try:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from scedit_cli import conditions, scenes
+from scedit_cli.exporting.formats import read_description
 from scedit_cli.generation.config import BaseConfig, GenerationConfig
 from scedit_cli.generation.filenames import Names
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
@@ -19,15 +22,19 @@ from scedit_cli.scenes import WORLD
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import check_writable, expanded
 from scedit_cli.utils.names import EMBEDDED
+from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
     from scedit_cli.core.bundle import Bundle
     from scedit_cli.core.tuners import Tuner
+    from scedit_cli.models.base import Base
 
 
 def check(config: GenerationConfig) -> None:
     """Raise SceditError for every fault that shows without weights."""
     config.check()
+    if config.base.unet is not None:
+        config = _with_graph(config)
     jobs = jobs_of(config)
     if config.out.path is not None:
         names = Names(expanded(config.out.path), config.out.name, config.out.overwrite)
@@ -38,6 +45,39 @@ def check(config: GenerationConfig) -> None:
         if control.weights is not None:
             check_folder(expanded(control.weights), f"{place}.weights")
     _check_conditions(config, jobs)
+
+
+def _with_graph(config: GenerationConfig) -> GenerationConfig:
+    """Return the configuration with the base and the tuners of its exported U-Net.
+
+    Raises:
+        SceditError: there is no such graph, or it takes no such setting.
+    """
+    with in_field("base.unet", named=False):
+        about = read_description(expanded(config.base.unet))
+    if config.tuners:
+        message = f"{config.base.unet} has its tuners in it, and takes no others"
+        raise SceditError(message, "leave `tuners` out, or export them with it", "tuners")
+    if config.base.dtype not in (None, about["dtype"]):
+        message = f"base.dtype is {config.base.dtype}, and the U-Net was exported in {about['dtype']}"
+        raise SceditError(message, "leave `dtype` out", "base.dtype")
+    for name in ("offload", "compile"):
+        if getattr(config.base, name):
+            message = f"base.{name} has no effect on an exported U-Net"
+            raise SceditError(message, f"leave `{name}` out", f"base.{name}")
+    if config.overrides.masks or any(control.mask is not None for _, control in config.placed_controls()):
+        raise SceditError("an exported U-Net takes no masks of its tuners", "leave `masks` out", "overrides.masks")
+    if about["file"].endswith(".onnx"):
+        check_library("a U-Net in ONNX", "onnxruntime", "onnx")
+    tuners = SimpleNamespace(tuners=[SimpleNamespace(condition=condition) for condition in about["conditions"]])
+    return replace(config, tuners=(TunerSpec(tuners),), base=replace(config.base, model=graph_base(config.base, about)))
+
+
+def graph_base(base: BaseConfig, about: Mapping[str, Any]) -> str | Path | Base:
+    """Return the model of an exported U-Net: the one that its description names, unless another is given."""
+    if base.model != EMBEDDED:
+        return base.model
+    return f"{about['base']}@{about['base_revision']}" if about.get("base_revision") else about["base"]
 
 
 def check_page(config: GenerationConfig) -> None:

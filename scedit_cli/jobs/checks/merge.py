@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scedit_cli.core.foreign.formats import FORMATS, is_folder
+from scedit_cli.exporting.formats import FOLDERS, GRAPHS, check_folder
+from scedit_cli.jobs.checks.common import check_library
 from scedit_cli.jobs.checks.tuners import header_of, known_conditions
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError, memory_told
@@ -30,14 +32,17 @@ def check(
     dtype: str | None = None,
     format: str = "scedit",
     up_blocks: Sequence[int] | None = None,
+    base: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Raise SceditError for every fault that shows without weights."""
     _check_options(rank, activations, device, dtype, format, up_blocks)
+    _check_graph(format, base, dtype)
     check_writable(out, "--out")
     _check_place(Path(out), format, overwrite)
-    if activations is not None:
-        check_model(activations)
+    for model in (activations, base):
+        if model is not None:
+            check_model(model)
     ingredients = [parse_ingredient(text) for text in tuners]
     known = known_conditions([header_of(spec.name) for _, spec in ingredients])
     if known is not None:
@@ -55,8 +60,8 @@ def _check_options(
     format: str,
     up_blocks: Sequence[int] | None,
 ) -> None:
-    if format not in ("scedit", *FORMATS):
-        raise SceditError(f"--format {format}: not known", hint=f"choose one of scedit, {', '.join(FORMATS)}")
+    if format not in (known := ("scedit", *FORMATS, *FOLDERS)):
+        raise SceditError(f"--format {format}: not known", hint=f"choose one of {', '.join(known)}")
     if dtype is not None and dtype not in TUNER_PRECISIONS:
         raise SceditError(f"--dtype {dtype}: not known", hint=f"choose one of {', '.join(TUNER_PRECISIONS)}")
     if rank is not None and rank < 1:
@@ -71,10 +76,29 @@ def _check_options(
         )
 
 
+def _check_graph(format: str, base: str | None, dtype: str | None) -> None:
+    if base is not None and format not in GRAPHS:
+        raise SceditError(
+            f"--base {base}: the format {format} holds tuners alone",
+            hint=f"leave it out, or write {' or '.join(GRAPHS)}",
+        )
+    if format in GRAPHS and base is None:
+        raise SceditError(
+            f"--format {format} writes a base's U-Net with its tuners, and there is no --base",
+            hint="name it with --base",
+        )
+    if format in GRAPHS and dtype not in (None, "fp32", "fp16"):
+        raise SceditError(f"--dtype {dtype}: an exported U-Net is of fp32 or fp16", hint="leave it out for fp32")
+    for library in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        check_library("--format onnx", library, "onnx")
+
+
 def _check_place(out: Path, format: str, overwrite: bool) -> None:
+    if format in FOLDERS:
+        check_folder(out, format)
     if format == "scedit" and out.suffix != ".safetensors":
         raise SceditError(f"--out {out}: a tuner file ends in .safetensors", hint=f"name it {out.stem}.safetensors")
-    if format != "scedit" and is_folder(out):
+    if format in FOLDERS or (format != "scedit" and is_folder(out)):
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise SceditError(f"--out {out} exists already", hint="name another folder, or remove it first")
     elif out.is_dir() or (out.exists() and not overwrite):

@@ -11,7 +11,7 @@ from scedit_cli.data.formats import is_shard
 from scedit_cli.data.sources.entry import Images
 from scedit_cli.data.uris import is_remote
 from scedit_cli.models.names import check_autoencoder, check_model, multiple_of
-from scedit_cli.scenes import PICTURE_SIZE, WORLD
+from scedit_cli.scenes import IMAGE_SIZE, WORLD
 from scedit_cli.scenes.render import LOOKS
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.hub import is_hub_id
@@ -111,7 +111,7 @@ class PrepareRequest:
         """The side of the images in pixels."""
         if self.size is not None:
             return self.size
-        return _PHOTO_SIZE if isinstance(self.src, Images) else PICTURE_SIZE
+        return _PHOTO_SIZE if isinstance(self.src, Images) else IMAGE_SIZE
 
 
 def check(request: PrepareRequest) -> None:

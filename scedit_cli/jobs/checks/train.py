@@ -57,7 +57,7 @@ def check(request: TrainRequest) -> None:
     _check_libraries(recipe)
     if request.push_to_hub:
         check_repository(request.push_to_hub)
-    make_specs(recipe.data.make, recipe.data.params, option="data.params:")
+    make_specs(recipe.data.make, recipe.data.params, where="data.params:")
     _check_data(recipe)
 
 

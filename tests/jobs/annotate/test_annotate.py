@@ -16,8 +16,8 @@ from scedit_cli.conditions.registry import Annotator, Kind, all_kinds
 from scedit_cli.data import annotation
 from scedit_cli.data.annotation import read_record
 from scedit_cli.data.dataset import open_dataset, write_rows
-from scedit_cli.jobs.annotate import annotate
 from scedit_cli.utils.errors import SceditError, WorkFailed
+from tests.jobs.drawn import annotate
 from tests.recorder import Recorder
 
 
@@ -44,7 +44,7 @@ def test_a_folder_gets_columns_and_pictures(folder, rows):
     result = annotate(folder, ["canny", "color"], reporter=Recorder(events.append))
     assert (result.kind, result.written, result.skipped, result.failed) == ("canny,color", 6, 0, [])
     assert [(event.stage, event.step, event.total) for event in events] == [("canny, color", 3, 3)]
-    assert events[0].values["pictures/s"] > 0
+    assert events[0].values["images/s"] > 0
     assert [row["mood"] for row in rows()] == [0, 1, 2]
     dataset = open_dataset(folder)
     assert dataset.kinds == ("canny", "color")
@@ -231,7 +231,7 @@ def test_a_bad_picture_is_named_and_the_others_go_on(folder, rows):
     assert ["canny_file_name" in row for row in rows()] == [True, False, True]
     for name in ("0", "2"):
         (folder / f"images/{name}.png").write_bytes(b"no picture")
-    with pytest.raises(SceditError, match="none of the pictures"):
+    with pytest.raises(SceditError, match="none of the images"):
         annotate(folder, "gray")
 
 
@@ -257,13 +257,12 @@ def test_two_pictures_of_one_stem_are_refused(folder, rows):
         ({"params": ["low=-5..b"]}, "low is '-5..b'"),
         ({"params": ["low=-5..5"]}, "low is -5.0.*greater than or equal to 0"),
         ({"preview": 0}, "--preview is 0"),
-        ({"sheet": "sheet.png"}, "--sheet is for a single picture"),
+        ({"sheet": "sheet.png"}, "--sheet is for a single image"),
         ({"sheet": "sheet.jpg", "preview": 1}, "no .png"),
         ({"src": "images/0.png", "preview": 3}, "--preview is for a dataset folder"),
         ({"src": "images/0.png", "sheet": "sheet.jpg"}, "no .png"),
         ({"annotator": "mine"}, "no annotator 'mine'"),
-        ({"out": "edges.png"}, "--out is for a single picture"),
-        ({"src": "images/0.png"}, "no place is named"),
+        ({"out": "edges.png"}, "--out is for a single image"),
         ({"src": "images/0.png", "out": "edges.jpg"}, "no .png"),
         ({"src": "images/0.png", "out": "x.png", "sheet": "images/../x.png"}, "--out and --sheet are both"),
         ({"src": "images/0.png", "out": "edges.png", "kinds": ["canny", "seg"]}, "several kinds"),

@@ -19,10 +19,10 @@ from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.data import annotation
 from scedit_cli.data.annotation import Outcome
 from scedit_cli.data.dataset import open_dataset
-from scedit_cli.jobs.annotate import annotate
 from scedit_cli.utils import distributed
 from scedit_cli.utils.errors import WorkFailed
 from tests.conditions.local_weights import save_weights
+from tests.jobs.drawn import annotate
 from tests.recorder import Recorder
 
 

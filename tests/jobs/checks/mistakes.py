@@ -143,11 +143,12 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["prepare", "empty", "--out", "new"], "no pictures in empty", "folder"),
     (["prepare", "--scenes", "2", "--out", "new", "--look", "odd"], "look is 'odd'", "pastel"),
     (["prepare", "photos", "--out", "edges.png/new"], "edges.png is a file", "name a place you can write to"),
-    (["annotate", "missing.png", "--cond", "canny"], "missing.png does not exist", "picture"),
+    (["annotate", "missing.png", "--cond", "canny"], "missing.png does not exist", "image"),
     (["annotate", "edges.png", "--cond", "nosuch", "--out", "new.png"], "nosuch", "canny"),
     (["annotate", "edges.png", "--cond", "canny", "--out", "edges.png/a.png"], "edges.png is a file", "place you can"),
     (["annotate", "edges.png", "--cond", "canny", "--out", "new.jpg"], "new.jpg is no .png", "PNG"),
     ([*ANNOTATE, "--param", "lou=1"], "lou", ""),
+    (["annotate", "edges.png", "--cond", "canny"], "no place is named for the condition of edges.png", "edges.png"),
     (["annotate", "photos", "--cond", "canny"], "photos is no dataset folder", "scedit prepare"),
 ]  # fmt: skip
 

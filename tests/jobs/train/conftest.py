@@ -13,6 +13,7 @@ from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe
+from scedit_cli.training import loop
 from scedit_cli.training.memory import Forecast
 from tests import tiny
 from tests.recorder import Recorder
@@ -22,9 +23,11 @@ TIMED = ("seconds", "waited", "memory")  # what no two runs have alike
 
 
 @pytest.fixture(autouse=True)
-def _foreseen(monkeypatch):
-    """A step on fake tensors for each run would count among those that the tests count."""
-    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20, "activations": 2**21}, 0, 0))
+def _quick(monkeypatch):
+    """A step on fake tensors for each run would count among those that the tests count; curves take longer than steps,
+    and the one of `finished` is a real one."""
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20, "activations": 2**21}))
+    monkeypatch.setattr(loop, "draw_curve", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +44,7 @@ def recipe(dataset):
 
     def make(**sections: dict) -> Recipe:
         plain = {
-            "base": {"model": str(tiny.pipeline_folder("sd21"))},
+            "base": {"model": str(tiny.pipeline_folder(tiny.SMALLEST))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(dataset), "caption_dropout": 0.3},
             "train": {

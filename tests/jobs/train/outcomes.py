@@ -183,11 +183,8 @@ def _counting(seen: Counter[int]) -> Callable:
 def _data(folder: Path) -> dict[str, str]:
     """The folders and shards that recipes may name, by how `Runs.recipe` knows them."""
     for seed, name in enumerate(("base", "other")):
-        with quiet(), torch.random.fork_rng():
-            pipeline = tiny.pipeline("sd21", seed)
-            torch.manual_seed(seed)
-            pipeline.register_modules(unet=tiny.two_levels())
-            pipeline.save_pretrained(folder / name)
+        with quiet():
+            tiny.pipeline(tiny.SMALLEST, seed).save_pretrained(folder / name)
     kept = folder / "hub" / "models--me--base"
     (kept / "refs").mkdir(parents=True)
     for revision, name in (("main", "base"), ("v2", "other")):

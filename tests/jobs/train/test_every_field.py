@@ -14,7 +14,6 @@ import torch
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.recipe import Recipe
-from scedit_cli.training import loop
 from tests import by_recipe
 from tests.jobs.train.outcomes import HUB_BASE, PICTURES, PLAIN, Outcome, Runs
 
@@ -289,11 +288,10 @@ def runs(tmp_path_factory) -> Runs:
 
 @pytest.fixture(autouse=True)
 def _quick(runs, monkeypatch):
-    """A hub in a folder; curves, which no field changes, are not drawn; graphs are captured, not made machine code."""
+    """A hub in a folder; graphs are captured, not made machine code."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", runs.places["hub"])
     monkeypatch.setenv("SCEDIT_CACHE", runs.places["data"] + "-cache")
-    monkeypatch.setattr(loop, "draw_curve", lambda *_: None)
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
 

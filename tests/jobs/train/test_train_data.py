@@ -37,7 +37,7 @@ def add(folder: Path, column: str, values: list) -> None:
 
 def test_weights_of_pictures_weigh_their_losses(recipe, folder, tmp_path):
     plain = open_dataset(folder)
-    base = load_base(tiny.pipeline_folder("sd21"))
+    base = load_base(tiny.pipeline_folder(tiny.SMALLEST))
     assert plain.weights == (1,) * PICTURES and cache_latents_and_text(plain, base).weights is None
     add(folder, "weight", [1, 0.5, "2", None, 1, 1])  # a number, or its text, as CSV has it
     weighed = open_dataset(folder)
@@ -62,21 +62,15 @@ def test_masks_of_the_dataset_weigh_the_loss(recipe, folder, tmp_path):
     (folder / "conditions" / "mask").mkdir()
     names = [f"conditions/mask/{number:06d}.png" for number in range(PICTURES)]
     add(folder, "mask_file_name", names)
-    losses = []
-    for shade in (255, 0):
-        for name in names:
-            Image.new("L", (64, 64), shade).save(folder / name)
-        run = tmp_path / str(shade)
-        job.train(wanted, out=run)
-        losses += [line["loss"] for line in log_of(run)]
     job.train(recipe(train={"steps": 1}), out=tmp_path / "plain")
     plain = log_of(tmp_path / "plain")[0]["loss"]
-    assert losses == [pytest.approx(plain, rel=1e-5), 0]
     left = np.arange(64)[None] < np.full((64, 1), 32)
     weights = np.where(left, 76, 29).astype(np.uint8)
     white, nothing = np.full_like(weights, 255), np.zeros_like(weights)
-    found = []
+    found = {}
     for name, pixels in {
+        "white": white,
+        "black": nothing,
         "gray": weights,
         "opacity": np.dstack((white, weights)),
         "luminance": np.dstack((white * left, nothing, white * ~left)),  # red and blue
@@ -84,9 +78,10 @@ def test_masks_of_the_dataset_weigh_the_loss(recipe, folder, tmp_path):
         for file in names:
             Image.fromarray(pixels).save(folder / file)
         job.train(wanted, out=tmp_path / name)
-        found.append(log_of(tmp_path / name)[0]["loss"])
-    assert found[1] == found[0] and found[2] == pytest.approx(found[0], rel=1e-3)
-    assert abs(found[0] / plain - 1) > 3e-3
+        found[name] = log_of(tmp_path / name)[0]["loss"]
+    assert (found["white"], found["black"]) == (pytest.approx(plain, rel=1e-5), 0)
+    assert found["opacity"] == found["gray"] == pytest.approx(found["luminance"], rel=1e-3)
+    assert abs(found["gray"] / plain - 1) > 3e-3
 
 
 def test_grids_show_held_out_scenes_in_the_look_of_the_data(dataset):
@@ -102,7 +97,7 @@ def test_grids_show_held_out_scenes_in_the_look_of_the_data(dataset):
 @pytest.mark.parametrize("name", [None, "sd21-canny"])
 def test_what_prepare_encodes_by_default_serves_recipes_as_they_are(dataset, tmp_path, name):
     """One that names no precision, and a built-in one."""
-    folder, base = Path(shutil.copytree(dataset, tmp_path / "data")), tiny.pipeline_folder("sd21")
+    folder, base = Path(shutil.copytree(dataset, tmp_path / "data")), tiny.pipeline_folder(tiny.SMALLEST)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     prepare(None, folder, cache=["latents", "text"], base=str(base))
     before = {file: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*.safetensors")}
@@ -117,7 +112,7 @@ def test_what_prepare_encodes_by_default_serves_recipes_as_they_are(dataset, tmp
     wanted = load_recipe(name, settings(sets)) if name else Recipe.from_dict(sections)
     job.train(wanted, dry_run=True, reporter=Recorder(events.append))
     assert {file: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*.safetensors")} == before
-    assert len(before) == 2 and not any("anew" in event.text for event in events if isinstance(event, Note))
+    assert len(before) == 2 and not any("again" in event.text for event in events if isinstance(event, Note))
 
 
 @pytest.fixture
@@ -127,7 +122,7 @@ def plain(tmp_path) -> Path:
     return tmp_path / "plain"
 
 
-@pytest.mark.parametrize("kind", ["canny", "color", "gray", "blur", "inpaint", "tile"])
+@pytest.mark.parametrize("kind", ["canny", "inpaint"])
 def test_a_condition_that_no_picture_has_is_made_where_it_is_quick(recipe, plain, tmp_path, kind):
     """As if data.make had said so, and said in the run's own recipe; a resumed run makes it too."""
     losses = []
@@ -158,7 +153,7 @@ def test_a_condition_that_some_pictures_lack_is_not_mixed_with_made_ones(recipe,
     ("kind", "hint"),
     [
         ("depth", r"`annotate\(.*plain, kinds=depth\)` makes them$"),
-        ("thermal", "nothing makes thermal: scedit prepare"),
+        ("thermal", r"nothing makes thermal: `prepare\(conditions=thermal=FOLDER\)` takes them"),
     ],
 )
 def test_a_condition_that_takes_a_network_is_not_made_while_training(recipe, plain, tmp_path, kind, hint):
@@ -192,7 +187,7 @@ def test_a_run_on_images_of_ones_own_is_not_scored_on_scenes(dataset, tmp_path):
 @pytest.mark.parametrize(("precision", "fits"), [("bf16", True), ("fp32", False)])
 def test_text_that_prepare_encoded_serves_the_precision_it_was_made_for(recipe, folder, tmp_path, precision, fits):
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    prepare(None, folder, cache=["latents", "text"], base=str(tiny.pipeline_folder("sd21")), precision=precision)
+    prepare(None, folder, cache=["latents", "text"], base=str(tiny.pipeline_folder(tiny.SMALLEST)), precision=precision)
     before = set((folder / "cache").rglob("*.safetensors"))
     assert len(before) == 2
     wanted, events = recipe(data={"path": str(folder)}, train={"precision": "bf16"}), []
@@ -200,8 +195,8 @@ def test_text_that_prepare_encoded_serves_the_precision_it_was_made_for(recipe, 
     new = set((folder / "cache").rglob("*.safetensors")) - before
     assert [file.parent.name.partition("-")[0] for file in new] == ([] if fits else ["text"])
     told = [event.text for event in events if isinstance(event, Note)]
-    sentence = f"the captions in {folder}/cache are encoded in fp32 and train.precision is bf16: they are encoded anew"
+    sentence = f"the captions in {folder}/cache are encoded in fp32 and train.precision is bf16: they are encoded again"
     assert any(sentence in each for each in told) != fits
     events.clear()
     job.train(wanted, dry_run=True, reporter=Recorder(events.append))
-    assert not any("encoded anew" in event.text for event in events if isinstance(event, Note))
+    assert not any("encoded again" in event.text for event in events if isinstance(event, Note))

@@ -1,0 +1,86 @@
+"""Skips that an up block takes as a tuple and gives to its resnets, last first: Stable Diffusion's U-Nets and most
+others of diffusers, for images (DeepFloyd IF, Kandinsky 2.2, AudioLDM2, DreamLite, UNet2DModel) and for video
+(AnimateDiff, ModelScope, I2VGen-XL, Stable Video Diffusion)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from scedit_cli.core.sites.site import FRAMES, IMAGE, Site, SkipMap, check_fit
+
+_TRANSFORMERS = ("attentions", "temp_attentions", "motion_modules")
+
+
+class InTuple(Site):
+    """A skip at its place in a tuple."""
+
+    argument, position = "res_hidden_states_tuple", 1
+
+    def take(self, value: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        return value[self.place]
+
+    def put(self, value: tuple[Tensor, ...], skip: Tensor) -> tuple[Tensor, ...]:
+        return (*value[: self.place], skip, *value[self.place + 1 :])
+
+
+def survey(unet: nn.Module) -> SkipMap | None:
+    """Read channels and strides off the encoder, and off the decoder the channels that each resnet takes beside the
+    previous one's output."""
+    blocks = getattr(unet, "up_blocks", None) or ()
+    first = next(iter(blocks), None)
+    if not hasattr(first, "resnets"):
+        return None
+    nested = hasattr(next(iter(first.resnets)), "spatial_res_block")
+    if nested:  # Stable Video Diffusion, whose input is (B, F, C, h, w)
+        frames = 1
+    else:
+        frames = 2 if hasattr(first, "motion_modules") or hasattr(first, "temp_convs") else None
+    layout = IMAGE if frames is None else FRAMES
+    given = _encoder(unet, nested)
+    entries, places, taken = _decoder(blocks, nested, given[-1][1])
+    check_fit(unet, [width for _, width, _ in given], taken)
+    sites = [InTuple(out, into, width, stride, at, layout) for (out, width, stride), into, at in zip(given, entries, places)]
+    return SkipMap(tuple(sites), frames_axis=frames)
+
+
+def parts(unet: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
+    for block in unet.up_blocks:
+        for name in _TRANSFORMERS:
+            for transformer in getattr(block, name, ()):
+                yield transformer, True
+        for resnet in block.resnets:
+            yield resnet, False
+
+
+def _encoder(unet: nn.Module, nested: bool) -> list[tuple[str, int, int]]:
+    """Return the layer that gives each skip, the skip's channels and its stride. Where resnets are `nested`, each has a
+    spatial one inside."""
+    stride = 1
+    given = [("conv_in", unet.conv_in.weight.shape[0], stride)]
+    for b, block in enumerate(unet.down_blocks):
+        for k, resnet in enumerate(block.resnets):
+            resnet = resnet.spatial_res_block if nested else resnet
+            given.append((f"down_blocks.{b}.resnets.{k}", resnet.out_channels, stride))
+        # A block's downsamplers run one after another, and only the last one's output becomes a skip.
+        if downsamplers := getattr(block, "downsamplers", None):
+            stride *= 2 ** len(downsamplers)
+            given.append((f"down_blocks.{b}.downsamplers", downsamplers[-1].out_channels, stride))
+    return given
+
+
+def _decoder(blocks: nn.ModuleList, nested: bool, deepest: int) -> tuple[list[str], list[int], list[int]]:
+    """Return, in encoder order, the up block that takes each skip, the skip's place in its tuple, and the channels
+    taken."""
+    entries, places, taken = [], [], []
+    previous = deepest  # a mid block keeps the channels
+    for b, block in enumerate(blocks):
+        count = len(block.resnets)
+        entries += [f"up_blocks.{b}"] * count
+        places += range(count - 1, -1, -1)
+        for resnet in block.resnets:
+            resnet = resnet.spatial_res_block if nested else resnet
+            taken.append(resnet.in_channels - previous)
+            previous = resnet.out_channels
+    return entries[::-1], places[::-1], taken[::-1]
