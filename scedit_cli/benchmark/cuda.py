@@ -8,6 +8,7 @@ in the place of the sentence that no card has measured the estimates.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from scedit_cli.utils.io import as_json, write_whole
 from scedit_cli.utils.reporter import SILENT
 
 METHODS = ("sc", "csc", "lora", "full", "controlnet")
-SENTENCE = "No\ncard has measured it yet."
+SENTENCE = re.compile(r"\s*No\s+card\s+has\s+measured\s+it\s+yet\.")
 _SMALL = (("sc-checkpoint", "int4", "none"), ("sc-checkpoint", "int4", "encoder"), ("csc-checkpoint", "int4", "encoder"))
 _STEPS = 10
 _MINUTES = 25.0
@@ -118,17 +119,17 @@ def table(document: dict[str, Any]) -> str:
 
 
 def fill_in(readme: Path, text: str) -> None:
-    """Put `text` in the place of SENTENCE.
+    """Put `text` after the paragraph that holds SENTENCE, and take the sentence out.
 
     Raises:
         SceditError: the file does not hold the sentence.
     """
     content = readme.read_text("utf-8")
-    if SENTENCE not in content:
+    found = SENTENCE.search(content)
+    if not found:
         raise SceditError(f"{readme} does not say that no card has measured the estimates", hint="edit it by hand")
-    before, after = content.split(SENTENCE)
-    rest, _, later = after.partition("\n")
-    write_whole(readme, f"{before.rstrip()}{rest}\n\n{text}{later}".encode())
+    rest, _, later = content[found.end() :].partition("\n\n")
+    write_whole(readme, f"{content[: found.start()]}{rest.rstrip()}\n\n{text}\n{later}".encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,8 +50,8 @@ class Rung:
 
     @property
     def text(self) -> str:
-        """The settings as text: "train.memory=checkpoint train.micro_batch_size=1"."""
-        return " ".join(f"{key}={value}" for key, value in self.settings.items())
+        """The settings as arguments in backquotes, which the command line shows as its own."""
+        return " ".join(f"`{key}={value}`" for key, value in self.settings.items())
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Preflight:
             return said
         if self.estimated_peak_memory <= self.memory_here:
             return f"{said}, of {gib(self.memory_here)} on this {self.step.device}"
-        less = "`train(RECIPE, fit=True)` finds what fits"
+        less = "`fit=True` finds the least change that fits"
         return f"{said}, more than the {gib(self.memory_here)} on this {self.step.device}: {less}"
 
 

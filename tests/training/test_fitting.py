@@ -121,7 +121,7 @@ def test_the_first_that_fits_ends_the_search(monkeypatch, recipe, base, cache):
     found = ladder(monkeypatch, recipe, card, cache, lean.total + fitting.CONTEXT)
     assert found.document()["fit"]["train.memory"] == "lean" and [each.fits for each in found.rungs] == [False, True]
     rows = found.summary()
-    assert rows[0][0] == "memory" and rows[-1][0] == "train.memory=lean" and rows[-1][1].endswith(": fits")
+    assert rows[0][0] == "memory" and rows[-1][0] == "`train.memory=lean`" and rows[-1][1].endswith(": fits")
     assert ladder(monkeypatch, recipe, card, cache, 2**40).document()["fit"] == {"train.memory": "plain"}
 
 
