@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from scedit_cli.data.sources.entry import Images
     from scedit_cli.generation.config import BaseConfig, InitImage, OutputConfig, Overrides, Prompt
     from scedit_cli.inference.config import Control, SamplerConfig
+    from scedit_cli.inference.sampling_options import SamplingOptions
     from scedit_cli.jobs.annotate import annotate
     from scedit_cli.jobs.checks.prepare import Encoding, ImportRules, Scenes
+    from scedit_cli.jobs.evaluate import evaluate
     from scedit_cli.jobs.generate import generate
     from scedit_cli.jobs.prepare import prepare
     from scedit_cli.jobs.train import train
@@ -50,9 +52,11 @@ _HOMES = {
     "Prompt": "generation.config",
     "SCTuner": "core.tuners",
     "SamplerConfig": "inference.config",
+    "SamplingOptions": "inference.sampling_options",
     "Scenes": "jobs.checks.prepare",
     "annotate": "jobs.annotate",
     "attach": "core.attach",
+    "evaluate": "jobs.evaluate",
     "generate": "jobs.generate",
     "load_base": "models.base",
     "load_tuner": "core.weights",
@@ -77,11 +81,13 @@ __all__ = [
     "Prompt",
     "SCTuner",
     "SamplerConfig",
+    "SamplingOptions",
     "SceditError",
     "Scenes",
     "__version__",
     "annotate",
     "attach",
+    "evaluate",
     "generate",
     "load_base",
     "load_tuner",

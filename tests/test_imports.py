@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,6 @@ LEVELS = (
 _SHARED = ("scedit_cli.jobs.checks", "scedit_cli.jobs.merge_inputs")  # by several jobs
 NEIGHBOURS = {("__main__", "cli")}
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 # Who alone may import these.
 RESERVED = {"typer": {"cli"}, "rich": {"cli"}, "tomllib": {"recipe"}, "gradio": {"generation"}}
 
@@ -87,28 +85,6 @@ def test_libraries_stay_in_their_rooms(file: Path) -> None:
 def test_jobs_import_no_jobs(file: Path) -> None:
     jobs = {name for name in imports(file) if name.startswith("scedit_cli.jobs.")}
     assert not {name for name in jobs if not name.startswith(_SHARED)}
-
-
-# Rooms in which arguments stand in backticks, which the command line replaces by its options.
-TRANSLATED = (
-    "conditions", "data", "models", "recipe", "scenes", "training", "jobs.train", "jobs.prepare", "jobs.checks.train",
-    "jobs.checks.prepare",
-)  # fmt: skip
-# A program of its own, a page for users of the command line, and what `generate` alone says.
-_UNTRANSLATED = ("scedit_cli.scenes.build", "scedit_cli.training.model_card", "scedit_cli.conditions.naming")
-_OTHER_PROGRAMS = re.compile(r"(tar|accelerate launch|hf download) --|--local-dir")
-IN_TRANSLATED = [f for f in FILES if f"{module_of(f)}.".startswith(tuple(f"scedit_cli.{r}." for r in TRANSLATED))]
-
-
-@pytest.mark.parametrize("file", IN_TRANSLATED, ids=module_of)
-def test_options_are_the_command_lines_alone(file: Path) -> None:
-    if module_of(file).startswith(_UNTRANSLATED):
-        return
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    docs = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)}
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    named = {text for text in texts - docs if re.search(r"(?<![\w-])--[a-z]", text)}
-    assert not {text for text in named if not _OTHER_PROGRAMS.search(text)}
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)

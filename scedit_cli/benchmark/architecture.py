@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 _TOKENS = 77  # CLIP's text length
+_FRAMES = 16  # AnimateDiff's, whose U-Net does not say it
+_KINDS = ("UNet2DConditionModel", "UNetMotionModel", "UNetSpatioTemporalConditionModel")
 _MOST_TOKENS = 10_000  # A larger number means no limit.
 
 
@@ -40,6 +42,8 @@ class Architecture:
         alphas: ᾱ of the noise schedule, (T,).
         prediction_type: "epsilon" or "v_prediction".
         tokens: the length of an encoded text.
+        kind: the U-Net's class in diffusers.
+        frames: the number of a video's frames, those that its U-Net was made for; None for images.
     """
 
     name: str
@@ -47,6 +51,11 @@ class Architecture:
     alphas: Tensor
     prediction_type: str
     tokens: int = _TOKENS
+    kind: str = "UNet2DConditionModel"
+
+    @cached_property
+    def frames(self) -> int | None:
+        return None if self.kind == "UNet2DConditionModel" else self.config.get("num_frames", _FRAMES)
 
     @cached_property
     def multiple(self) -> int:
@@ -65,7 +74,7 @@ class Architecture:
         if not all(isinstance(each, int) for each in sizes):
             raise SceditError(
                 f"base {self.name} does not say what size it was made for: sample_size is {size}",
-                hint="add --resolution",
+                hint="add `resolution`",
             )
         return HINT_SCALE * min(sizes)
 
@@ -94,11 +103,11 @@ class Architecture:
             model.set_attn_processor(AttnProcessor())
 
     def _random(self, device: torch.device | str, dtype: torch.dtype) -> UNet2DConditionModel:
-        from diffusers import UNet2DConditionModel
+        import diffusers
 
         with quiet(), torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
-            return UNet2DConditionModel.from_config(self.config).to(dtype)
+            return getattr(diffusers, self.kind).from_config(self.config).to(dtype)
 
 
 def architecture(model: str) -> Architecture:
@@ -144,20 +153,22 @@ def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: in
     """Return the architecture for the configurations of a U-Net and a scheduler."""
     import diffusers
 
-    if unet["_class_name"] != "UNet2DConditionModel":
-        raise ValueError(f"a {unet['_class_name']}, which has no U-Net skips to edit")
-    check_unet(unet, name, unet.get("out_channels", 4))
+    kind = unet["_class_name"]
+    if kind not in _KINDS:
+        raise ValueError(f"a {kind}, for whose inputs no batch is written; bench takes {', '.join(_KINDS)}")
+    if kind == _KINDS[0]:
+        check_unet(unet, name, unet.get("out_channels", 4))
     with quiet():
         schedule = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
         with torch.device("meta"):
-            config = dict(diffusers.UNet2DConditionModel.from_config(unet).config)
+            config = dict(getattr(diffusers, kind).from_config(unet).config)
     check_scheduler(schedule, name)
     if not isinstance(config["cross_attention_dim"], int):
         raise ValueError(f"cross_attention_dim is {config['cross_attention_dim']}, and texts have one width")
     if tokens not in range(1, _MOST_TOKENS):
         raise ValueError(f"model_max_length of its tokenizer is {tokens}")
     levels = noise_levels(schedule)
-    return Architecture(name, config, levels.alphas.float(), levels.prediction_type, tokens)
+    return Architecture(name, config, levels.alphas.float(), levels.prediction_type, tokens, kind)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from scedit_cli.utils.errors import SceditError
 
 _EXACT = ("trainable_parameters", "flops_per_step", "file_size")  # equal on every machine
 _MEASURED = ("peak_memory", "images_per_second")
-_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr")
-_QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet")
+_MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr", "clip_score")
+_QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet", "clip_score", "fid")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
 _HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled", "quantize", "offload", "beside")
-_SHOWN = ("scenes", "seeds", "learning_rate")
+_SHOWN = ("scenes", "images", "seeds", "learning_rate")
+_EVALUATED = ("protocol", "data", "resolution", "sampler", "steps", "guidance", "seed")  # alike in what is compared
 
 Document = dict[str, Any]
 
@@ -26,15 +27,15 @@ def read_baseline(path: Path, methods: Sequence[str]) -> Document:
     Raises:
         SceditError: the file is not such a document, or has no figures to compare.
     """
-    document = read_result(path, "--baseline").document()
+    document = read_result(path, "`baseline`").document()
     known = {result["method"] for result in document["results"]}
     if methods and not known & set(methods):
         raise SceditError(
-            f"--baseline {path} has none of {', '.join(methods)}",
-            hint=f"it has {', '.join(sorted(known)) or 'control scores only: compare them with --quality'}",
+            f"`baseline` {path} has none of {', '.join(methods)}",
+            hint=f"it has {', '.join(sorted(known)) or 'scores only: compare them with scores'}",
         )
     if not methods and not document["quality"]:
-        raise SceditError(f"--baseline {path} holds no control scores", hint="compare with one made by --quality")
+        raise SceditError(f"`baseline` {path} holds no control scores", hint="compare with a document that holds some")
     return document
 
 
@@ -43,7 +44,7 @@ def check_comparable(path: Path, baseline: Document, document: Document) -> None
     for name in (*_SETTINGS, *_HOW):
         if baseline[name] != document[name]:
             raise SceditError(
-                f"--baseline {path} was measured with {name} {baseline[name]}, this is {document[name]}",
+                f"`baseline` {path} was measured with {name} {baseline[name]}, this is {document[name]}",
                 hint="measure both alike",
             )
 
@@ -67,6 +68,10 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
     for before in baseline["results"]:
         if result := now.get(before["method"]):
             sentences += _fallen(before["method"], before, result, fields, tolerance)
+    earlier, later = (each.get("evaluation") or {} for each in (baseline, document))
+    for name in _EVALUATED:
+        if earlier and later and earlier.get(name) != later.get(name):
+            return [*sentences, f"cannot be compared, {name} was {earlier.get(name)} and is {later.get(name)}"]
     for name, before in baseline.get("quality", {}).items():
         if result := document.get("quality", {}).get(name):
             fixed = _SHOWN if name.endswith("same seconds") else (*_SHOWN, "steps")

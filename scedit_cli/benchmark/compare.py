@@ -104,7 +104,7 @@ def estimate_all(
         SceditError: `device` is not "cpu" or "cuda", or the configuration is invalid.
     """
     if device not in (None, "cpu", "cuda"):
-        raise SceditError(f"--device {device}: not known", hint="choose cpu or cuda")
+        raise SceditError(f"`device` {device}: not known", hint="choose cpu or cuda")
     base = architecture(wanted.base or "sd15")
     device = device or ("cpu" if base.name == EMBEDDED else "cuda")
     setting = settled(replace(wanted, base=base.name, device=f"{device} (estimated)"), base, torch.device(device))

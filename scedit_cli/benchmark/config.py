@@ -30,8 +30,8 @@ class BenchConfig:
         lora_rank: r of LoRA.
         lora_feed_forward: whether LoRA is also on the feed-forward layers, not on attention alone.
         down_ratio: the hidden width of SC- and CSC-Tuners as a share of a skip's channels.
-        steps: the number of timed steps (of training per round; of sampling under --sampling), or of denoising steps
-            under --skips; None where there are none.
+        steps: the number of timed steps (of training per round, or of sampling), or of denoising steps where skips
+            are measured; None where there are none.
         compiled: whether the U-Net was compiled by `torch.compile`.
         quantize, offload: the storage of the frozen weights, as in recipes, and "encoder" where it is offloaded.
         beside: what an estimate counts besides a step's tensors, of `beside.COUNTED`.

@@ -48,28 +48,30 @@ class _Costs(BenchConfig):
 class _Document(_Costs):
     estimate: _Costs | None = None
     quality: dict[str, dict[str, Annotated[Any, PlainValidator(_number)]]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     skips: list[SkipEffect] = field(default_factory=list)
     sampling: list[StepTime] = field(default_factory=list)
     environment: dict[str, str | int] = field(default_factory=dict)
 
 
-def read_result(path: Path, option: str) -> BenchResult:
-    """Read a document written by `bench --json`; `option` names it in messages.
+def read_result(path: Path, argument: str) -> BenchResult:
+    """Read a document written by `bench --json`; `argument` names it in messages.
 
     Raises:
         SceditError: the file is not such a document; the message names the field.
     """
-    values = read_values(path, option)
+    values = read_values(path, argument)
     try:
         found = TypeAdapter(_Document).validate_python(values)
     except ValidationError as error:
-        raise SceditError(f"{option} {path} is no benchmark: {_mistake(error)}", HINT) from None
+        raise SceditError(f"{argument} {path} is no benchmark: {_mistake(error)}", HINT) from None
     if missing := [name for name in _ALWAYS if name not in values]:
-        raise SceditError(f"{option} {path} is no benchmark: it has no {', '.join(missing)}", HINT)
+        raise SceditError(f"{argument} {path} is no benchmark: it has no {', '.join(missing)}", HINT)
     return BenchResult(
         found.costs(),
         estimate=found.estimate and found.estimate.costs(),
         quality=found.quality,
+        evaluation=found.evaluation,
         skips=found.skips,
         sampling=found.sampling,
         environment=found.environment,

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from scedit_cli import conditions
-from scedit_cli.benchmark.frechet import frechet_distance
 from scedit_cli.benchmark.methods import Inputs, TrainableMethod
-from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.core.objective import add_noise, noise_prediction_loss
 from scedit_cli.data.cache import Cache, cache_latents_and_text
 from scedit_cli.data.scenes import Example
+from scedit_cli.inference.frechet import frechet_distance
 from scedit_cli.inference.sampler import sample, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.training.datasets import held_out_scenes, rendered_scenes
 from scedit_cli.training.evaluation import named_share
 from scedit_cli.utils.reporter import SILENT, Reporter
+from scedit_cli.utils.result_cache import ResultCache
 
 CONDITION, LOOK = "canny", "pastel"  # the tasks of methods with a hint, and of those without
 _LOSS_SCENES = 64

@@ -74,7 +74,7 @@ def measure(method: str, wanted: BenchConfig, reporter: Reporter, device: str | 
     wake_libraries(device)
     gc.collect()
     memory = Memory(device)
-    needed = f"about {sum(guess.values()) / _GIB:.2f} GiB are estimated for it; take a smaller --batch or --resolution"
+    needed = f"about {sum(guess.values()) / _GIB:.2f} GiB are estimated for it; take a smaller `batch` or `resolution`"
     starved = partial(memory_told, f"{method} was measured", needed)
     with starved():
         unet = base.unet(dtype, device)
@@ -155,7 +155,7 @@ def settled(wanted: BenchConfig, base: Architecture, device: torch.device) -> Be
         SceditError: the base cannot take the resolution.
     """
     resolution = wanted.resolution or base.resolution
-    check_size(base, resolution, resolution, "--resolution")
+    check_size(base, resolution, resolution, "`resolution`")
     embedded, card = base.name == EMBEDDED, device.type != "cpu"
     return replace(
         wanted,

@@ -154,11 +154,15 @@ def _tuned(
 
 def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> TrainableMethod:
     from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     _shrink(unet, options)
     targets = _ATTENTION + (_FEED_FORWARD if options.lora_feed_forward else [])
-    unet.add_adapter(LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets))
+    config = LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets)
+    if hasattr(unet, "add_adapter"):
+        unet.add_adapter(config)
+    else:  # Stable Video Diffusion's U-Net has no loader of its own for adapters
+        inject_adapter_in_model(config, unet)
     cast_training_params(unet, torch.float32)
     if memory == "checkpoint":
         unet.enable_gradient_checkpointing()

@@ -23,14 +23,14 @@ _LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _MIB, _GIB = 2**20, 2**30
 
 
-def check_plot(path: Path, option: str = "--plot") -> None:
+def check_plot(path: Path, argument: str = "`plot`") -> None:
     """Raise SceditError if the suffix of `path` is not that of an image format that can be drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     suffixes = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in suffixes:
         raise SceditError(
-            f"{option} {path}: not the name of a picture", hint=f"end it in one of {', '.join(suffixes)}"
+            f"{argument} {path}: not the name of a picture", hint=f"end it in one of {', '.join(suffixes)}"
         )
 
 

@@ -17,10 +17,10 @@ from scedit_cli.benchmark.evaluation import Evaluation
 from scedit_cli.benchmark.learning import training
 from scedit_cli.benchmark.measure import kind_of, options_for
 from scedit_cli.benchmark.methods import prepared
-from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.timing import timed
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.utils.reporter import Reporter
+from scedit_cli.utils.result_cache import ResultCache
 
 # Learning rates of AdamW after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet
 # distance or control score; an SC-Tuner's next rate was 4 % better still. ControlNet-XS was not swept, since the

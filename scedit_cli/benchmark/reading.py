@@ -8,11 +8,11 @@ from typing import Any
 from scedit_cli.utils.errors import SceditError, reason
 from scedit_cli.utils.io import read_json
 
-HINT = "scedit bench --json > FILE makes one"
+HINT = "`bench(json=True)` > FILE makes one"
 
 
-def read_values(path: Path, option: str) -> Any:
-    """Return the JSON in the file at `path`; `option` names it in messages.
+def read_values(path: Path, argument: str) -> Any:
+    """Return the JSON in the file at `path`; `argument` names it in messages.
 
     Raises:
         SceditError: the file does not exist, or does not hold JSON.
@@ -20,6 +20,6 @@ def read_values(path: Path, option: str) -> Any:
     try:
         return read_json(path.read_bytes())
     except FileNotFoundError:
-        raise SceditError(f"{option} {path}: no such file", HINT) from None
+        raise SceditError(f"{argument} {path}: no such file", HINT) from None
     except (OSError, ValueError) as error:
-        raise SceditError(f"{option} {path} is no benchmark: {reason(error)}", HINT) from error
+        raise SceditError(f"{argument} {path} is no benchmark: {reason(error)}", HINT) from error

@@ -24,6 +24,7 @@ _LEARNED = {  # column: (figure, unit, format)
     "parameters": ("trainable_parameters", 1, ",.0f"),
     "estimated MiB": ("estimated_peak_memory", _MIB, ",.0f"),
 }
+_ENDS = ("_low", "_high")  # of the names of 95 % intervals
 _CONTROLLED = ("csc", "controlnet", "t2i")
 _COMPARED = (
     "trainable_parameters", "flops_per_step", "peak_memory", "images_per_second", "processor_seconds_per_step",
@@ -89,12 +90,14 @@ def sweep_table(sweep: Sequence[tuple[str, int, int]]) -> Table:
 
 
 def quality_table(quality: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the table of scores, or of quality and cost; a mean over seeds is followed by its deviation."""
+    """Return the table of scores, or of quality and cost; a mean over seeds is followed by its deviation, and
+    one over images by its 95 % interval."""
     if any("learning_rate" in each for each in quality.values()):
         columns = _LEARNED
     else:
         names = dict.fromkeys(name for figures in quality.values() for name in figures)
-        columns = {name.replace("_", " "): (name, 1, ".3f") for name in names if name != "scenes"}
+        names = [name for name in names if name not in ("scenes", "images") and not name.endswith(_ENDS)]
+        columns = {name.replace("_", " "): (name, 1, ".3f") for name in names}
     rows = [[name, *(_learned(figures, *column) for column in columns.values())] for name, figures in quality.items()]
     return ["", *columns], rows
 
@@ -102,8 +105,19 @@ def quality_table(quality: Mapping[str, Mapping[str, Any]]) -> Table:
 def quality_facts(quality: Mapping[str, Mapping[str, Any]]) -> str:
     """Return how many scenes and seeds the figures are means over."""
     last = list(quality.values())[-1]
-    counts = {name: last[name] for name in ("seeds", "scenes") if name in last}
+    counts = {name: last[name] for name in ("seeds", "scenes", "images") if name in last}
     return ", ".join(f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items())
+
+
+def evaluation_facts(details: Mapping[str, Any]) -> str:
+    """Return how tuners were evaluated, in words that follow others; empty where none were."""
+    if not details:
+        return ""
+    figures = [f"{kind}: {figure} (by {details['annotators'][kind]})" for kind, figure in details["figures"].items()]
+    drawn = f"{details['sampler']}, {details['steps']} steps, guidance {details['guidance']:g}, seed {details['seed']}"
+    lacking = [f"{name} needs {weights}" for name, weights in details["missing"].items()]
+    of = f" of {details['data']} ({', '.join(details['resolution'])})" if details["resolution"] else ""
+    return "; ".join([of, f"protocol {details['protocol']}", drawn, *figures, *lacking])
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -127,6 +141,9 @@ def _learned(figures: Mapping[str, Any], name: str, unit: float, form: str) -> s
     value, deviation = (figures.get(each) for each in (name, f"{name}_deviation"))
     if value is None:
         return "–"
+    low, high = (figures.get(f"{name}{end}") for end in _ENDS)
+    if low is not None and high is not None:
+        return f"{value / unit:{form}} ({low / unit:{form}} to {high / unit:{form}})"
     return f"{value / unit:{form}}" + ("" if deviation is None else f" ± {deviation / unit:{form}}")
 
 

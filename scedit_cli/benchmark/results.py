@@ -16,6 +16,7 @@ from scedit_cli.benchmark.report import (
     as_csv,
     as_markdown,
     cost_table,
+    evaluation_facts,
     quality_facts,
     quality_table,
     ratios,
@@ -36,9 +37,11 @@ class BenchResult:
     Attributes:
         costs: the measured costs, or the estimated ones where none were to be measured; empty results in other modes.
         estimate: the estimate of another base beside the one measured.
-        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, scenes}; a single
-            SC-Tuner, as "style", {nearer, objects, scenes}; the embedded base, as "base", {psnr, objects, scenes}; and
-            a method, as "METHOD, same steps" and "METHOD, same seconds", the figures of `quality.summed_up`.
+        quality: name -> figures. A condition of tuners has {score, with, without, reconstruction, images} and their
+            intervals, with `scenes` for `images` on held-out ones; a single SC-Tuner, as "style", {nearer, objects,
+            scenes}; whole images, as "images", {clip_score, fid, images}; the embedded base, as "base", {psnr, objects,
+            scenes}; and a method, as "METHOD, same steps" and "METHOD, same seconds", those of `quality.summed_up`.
+        evaluation: how tuners were evaluated: protocol, data, annotators, resolution, sampler, steps, tuners.
         skips: the effects of every change of every skip.
         sampling: the cost that tuners add to a step of sampling.
         environment: the machine and the versions.
@@ -51,6 +54,7 @@ class BenchResult:
     costs: Costs
     estimate: Costs | None = None
     quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     skips: Sequence[SkipEffect] = ()
     sampling: Sequence[StepTime] = ()
     environment: dict[str, str | int] = field(default_factory=environment)
@@ -68,6 +72,7 @@ class BenchResult:
         return {
             **_costs(self.costs),
             "quality": self.quality,
+            "evaluation": self.evaluation,
             "skips": [asdict(effect) for effect in self.skips],
             "sampling": [asdict(each) for each in self.sampling],
             "estimate": _costs(self.estimate) if self.estimate else None,
@@ -90,7 +95,7 @@ class BenchResult:
         if self.sampling:
             tables.append((facts(self.setting), _sampling_table(self.sampling, self.setting.device)))
         if self.quality:
-            title = f"{facts(self.setting)}, {quality_facts(self.quality)}"
+            title = f"{facts(self.setting)}, {quality_facts(self.quality)}{evaluation_facts(self.evaluation)}"
             tables.append((title, quality_table(self.quality)))
         return tables
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from scedit_cli.cli.bench_request import request_of
 from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
@@ -46,7 +48,7 @@ def bench(
     device: Device = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9); --quality: to train; --skips: of the sampler."),
+        typer.Option(min=1, help="Steps to time, 10 (--sampling: 9), train (--quality) or sample (--skips, --tuner)."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -102,6 +104,43 @@ def bench(
                            rich_help_panel=_QUALITY)
     ] = False,
     tuner: Tuners = [],
+    against: Annotated[
+        list[str],
+        typer.Option(metavar="FILE[:SCALE]", help="Tuner to compare --tuner with, image by image, or none; repeatable.",
+                     rich_help_panel=_QUALITY),
+    ] = [],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Dataset folder or shards to evaluate --tuner on; by default held-out scenes.",
+                     rich_help_panel=_QUALITY),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="scedit|controlnet++", help="Figures of --tuner: tolerant (default), or the papers'.",
+                     rich_help_panel=_QUALITY),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images of --data; by default all of a folder, or 1000 of shards.",
+                                 rich_help_panel=_QUALITY)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale for --tuner; by default the base's.", rich_help_panel=_QUALITY)
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Sampler for --tuner, as in generate.", rich_help_panel=_QUALITY)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first image's noise; 0 by default.", rich_help_panel=_QUALITY)
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with local weights of annotators.", rich_help_panel=_QUALITY)
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder with a CLIP model, for CLIP scores.", rich_help_panel=_QUALITY)
+    ] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="TorchScript file of Inception, for FID.", rich_help_panel=_QUALITY)
+    ] = None,
     scenes: Annotated[
         int | None,
         typer.Option(min=1, help="Held-out scenes to draw; 128, under --skips 16, or 4 off the embedded base.",
@@ -120,8 +159,11 @@ def bench(
                                 rich_help_panel=_QUALITY)
     ] = [],
     keep: Annotated[
-        Path | None, typer.Option(help="Folder for finished trainings, from which the same command resumes.",
-                                  rich_help_panel=_QUALITY)
+        Path | None,
+        typer.Option(
+            help="Folder for finished trainings, from which the same command resumes; with --tuner for images, their "
+            "table and a contact sheet.", rich_help_panel=_QUALITY,
+        ),
     ] = None,
     sampling: Annotated[
         bool, typer.Option("--sampling", help="Time a sampling step instead of training steps.", rich_help_panel=_COST)
@@ -169,6 +211,8 @@ def bench(
       scedit bench --methods sc,csc,lora,lora-lean --rounds 3 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
+      scedit bench --quality --tuner mine.safetensors --base photoreal --data photos --images 100 --keep evaluated
+      scedit bench --quality --tuner a.safetensors --against b.safetensors --protocol controlnet++ --data photos
       scedit bench --quality --methods sc,lora,full --seconds 60 --keep trained
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips
@@ -177,25 +221,29 @@ def bench(
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
-        from scedit_cli.jobs.checks import bench as checks
+        from scedit_cli.jobs.checks.bench import check
 
         if plot is None and not (asked or tuner or sampling or show):
             plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
-        options = {
-            "base": base, "prediction": prediction, "methods": parts(methods) or None, "batch": batch,
+        request, output = request_of({
+            "base": base, "prediction": prediction, "methods": parts(methods), "batch": batch,
             "resolution": resolution, "dtype": dtype, "device": device, "steps": steps, "rounds": rounds,
             "compiled": compiled, "lora_rank": lora_rank, "lora_feed_forward": lora_feed_forward,
-            "down_ratio": down_ratio, "quantize": quantize, "offload": offload, "beside": parts(with_), "fits": fits, "batches": _numbers("--batches", batches), "estimate": estimate,
+            "down_ratio": down_ratio, "quantize": quantize, "offload": offload, "beside": parts(with_), "fits": fits,
+            "batches": _numbers("--batches", batches), "estimate": estimate,
             "sampling": sampling, "skips": skips, "skip_scale": skip_scale, "skip_noise": skip_noise,
-            "quality": quality, "tuners": tuner, "scenes": scenes, "seconds": seconds, "seeds": seeds,
+            "quality": quality, "tuners": tuner, "against": against, "data": data, "protocol": protocol,
+            "images": images, "guidance": guidance, "scheduler": scheduler, "seed": seed, "weights": weights,
+            "clip": clip, "inception": inception, "scenes": scenes, "seconds": seconds, "seeds": seeds,
             "learning_rates": _rates(learning_rate), "keep": keep, "show": show, "plot": plot, "baseline": baseline,
             "tolerance": tolerance, "out": out,
-        }  # fmt: skip
-        checks.check(options)  # refuses bad options before the slow import of PyTorch
-        options["device"] = device if estimate or show else device_here(device)
+        })  # fmt: skip
+        check(request, output)  # refuses bad options before the slow import of PyTorch
+        if not (estimate or show):
+            request = replace(request, device=device_here(device))
         from scedit_cli.jobs import bench as job
 
-        result = job.bench(**options, reporter=screen)
+        result = job.bench(request, output, reporter=screen)
     if markdown or csv:
         screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:

@@ -23,7 +23,7 @@ _NOT_ON_THE_PAGE = {  # parameter -> option
     "prompts": "--prompt", "prompts_file": "--prompts", "negative": "--negative", "seed": "--seed", "num": "--num",
     "conds": "--cond", "conds_from": "--cond-from", "params": "--param", "scales": "--scale", "sweeps": "--sweep",
 }  # fmt: skip
-_START, _OUTPUT, _MEMORY, _PAGE = "A picture to start from", "Output", "Memory and speed", "A page in the browser"
+_START, _OUTPUT, _MEMORY, _PAGE = "An image to start from", "Output", "Memory and speed", "A page in the browser"
 
 
 def generate(
@@ -221,7 +221,7 @@ def generate(
     from_file: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="PICTURE", help="Make this generated image again, with other options changed.",
+            "--from", metavar="IMAGE", help="Make this generated image again, with other options changed.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -288,8 +288,9 @@ def generate(
     options = dict(
         prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond, conds_from=cond_from,
         params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep, base=base, vae=vae,
-        prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler,
-        width=width, height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
+        prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
+        guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
+        height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
         weighted=weighted, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
         batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
+from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
 
@@ -78,27 +80,28 @@ def merge(
       scedit merge canny.safetensors --format onnx --base models/sd15 --out canny-unet
     """
     with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.jobs.checks import merge as checks
+        from scedit_cli.jobs.checks.merge import MergeRequest, check
 
-        options = {
-            "out": out,
-            "take": parts(*take),
-            "drop": parts(*drop),
-            "rescale": dict(map(_scale, rescale)),
-            "rank": rank,
-            "activations": activations,
-            "device": device,
-            "dtype": dtype,
-            "format": format_,
-            "up_blocks": _counts(up_blocks) if up_blocks is not None else None,
-            "base": base,
-            "overwrite": overwrite,
-        }
-        checks.check(tuners, **options)  # refuses bad options before the slow import of PyTorch
+        request = MergeRequest(
+            [parse_named_tuner(text) for text in tuners],
+            out=out,
+            average=average,
+            take=parts(*take),
+            drop=parts(*drop),
+            rescale=dict(map(_scale, rescale)),
+            rank=rank,
+            activations=activations,
+            device=device,
+            dtype=dtype,
+            format=format_,
+            up_blocks=_counts(up_blocks) if up_blocks is not None else None,
+            base=base,
+            overwrite=overwrite,
+        )
+        check(request)  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import merge as job
 
-        options["device"] = device_here(device)
-        result = job.merge(tuners, **options, average=average, reporter=screen)
+        result = job.merge(replace(request, device=device_here(device)), reporter=screen)
     screen.result(result.document(), result.summary())
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.names import LARGEST_SEED
-from scedit_cli.utils.specs import FRACTION, parse_scale, parse_tuner, split_file
+from scedit_cli.utils.specs import FRACTION, TunerSpec, parse_scale, parse_tuner, split_file
 
 if TYPE_CHECKING:
     from scedit_cli.generation.config import GenerationConfig, InitImage
     from scedit_cli.inference.config import Control
 
 _KIND = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
+_NAMED_TUNER = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 _SPAN = re.compile(rf"({FRACTION})-({FRACTION})")
 _MOST_SEEDS = 10_000
 
@@ -33,6 +34,7 @@ _OPTIONS = {
     "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint",
     "init.margins": "--outpaint", "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out",
     "params": "--param", "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
+    "compiled": "--compile", "beside": "--with", "learning_rates": "--learning-rate",
 }  # fmt: skip
 _QUOTED = re.compile(r"`([a-z_][a-z_.]*)(?:=([^`]+)|\(([^`]*)\))?`")
 _CALLS = {"explain": "train --explain"}  # functions that the command line calls otherwise
@@ -128,6 +130,18 @@ def parse_control(text: str, option: str = "--cond", kind: str | None = None) ->
     scale = parse_scale(tail[0], f"{option} {text}") if tail else 1.0
     span = parse_span(tail[1], f"{option} {text}") if len(tail) == 2 else (0.0, 1.0)
     return Control(kind, **{"photo" if is_photo else "image": file}, scale=scale, start=span[0], end=span[1])
+
+
+def parse_named_tuner(text: str, option: str = "tuner") -> TunerSpec:
+    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge or to evaluate.
+
+    Raises:
+        SceditError: the scale is no number.
+    """
+    names: tuple[str, ...] = ()
+    if not os.path.exists(expanded(text)) and (named := _NAMED_TUNER.fullmatch(text)):
+        names, text = tuple(named[1].split(",")), named[2]
+    return replace(parse_tuner(text, option), conditions=names)
 
 
 def parse_span(text: str, where: str) -> tuple[float, float]:

@@ -141,17 +141,17 @@ def request_of(src: str | Path | None, out: Path, options: Mapping[str, Any]) ->
         return {each.name: options[each.name] for each in fields(group) if each.name in options}
 
     scenes = options["scenes"]
-    if src is not None and scenes is not None:
-        raise SceditError(
-            "prepare takes pictures or a number of scenes, not both",
-            hint="scedit prepare PHOTOS --out DIR, or scedit prepare --scenes 100 --out DIR",
-        )
     source = None if src is None else Images(src, **taken(Images))
     source = source if scenes is None else Scenes(scenes, **taken(Scenes))
     encoding = Encoding(**taken(Encoding)) if options["cache"] else None
-    request = PrepareRequest(source, out, options["size"], ImportRules(**taken(ImportRules)), encoding, options["shards"])
-    if source or request.is_made:
-        given = {name for name, value in options.items() if value and value != _DEFAULTS.get(name)}
-        case = "with `scenes`" if scenes else "with pictures" if source else THERE
-        check_idle(given, [case] if encoding else [case, "without `cache`"])
+    rules = ImportRules(**taken(ImportRules))
+    request = PrepareRequest(source, out, options["size"], rules, encoding, options["shards"])
+    if (src is None) == (scenes is None) and not request.is_made:
+        raise SceditError(
+            "prepare takes pictures or a number of scenes" + (", not both" if scenes else ""),
+            hint="scedit prepare PHOTOS --out DIR, or scedit prepare --scenes 100 --out DIR",
+        )
+    given = {name for name, value in options.items() if value and value != _DEFAULTS.get(name)}
+    case = "with `scenes`" if scenes else "with pictures" if source else THERE
+    check_idle(given, [case] if encoding else [case, "without `cache`"])
     return request

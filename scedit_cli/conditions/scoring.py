@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -48,6 +48,7 @@ def measured(
     annotator: str | None = None,
     weights: Path | None = None,
     device: str = "cpu",
+    measure: Measure | None = None,
     **parameters: float | str,
 ) -> list[Figures]:
     """Return for each image its `consistency` (0 to 1) with the condition at the same place and the measure's other
@@ -56,12 +57,16 @@ def measured(
     Args:
         annotator: the annotator that made the conditions; by default the kind's first.
         weights, device: as in `annotate`.
+        measure: the measure; by default the annotator's own.
         parameters: the settings with which the conditions were made.
 
     Raises:
         SceditError: as in `consistency`.
     """
-    chosen, measure = _measure(kind, annotator)
+    if measure:
+        chosen = find(kind).annotator(annotator)
+    else:
+        chosen, measure = _measure(kind, annotator)
     for picture, condition in zip(pictures, conditions, strict=True):
         if picture.size != condition.size:
             sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
@@ -78,16 +83,18 @@ def measured_by(
     pictures: Sequence[Image.Image],
     conditions: Sequence[Image.Image],
     device: str = "cpu",
+    choose: Callable[[str], Measure] | None = None,
 ) -> list[Figures]:
     """Return `measured` for each image with the condition and the spec at the same place. `makers` are the specs that
-    made the conditions, without ranges. Raises as `measured`."""
+    made the conditions, without ranges; `choose` returns the measure for an annotator's name. Raises as `measured`."""
     alike: dict[AnnotationSpec, list[int]] = defaultdict(list)
     for place, maker in enumerate(makers):
         alike[maker].append(place)
     figures: list[Figures] = [{} for _ in makers]
     for maker, places in alike.items():
         found, wanted = ([each[place] for place in places] for each in (pictures, conditions))
-        values = measured(maker.kind, found, wanted, maker.by, maker.weights, device, **dict(maker.values))
+        measure = choose and choose(maker.by)
+        values = measured(maker.kind, found, wanted, maker.by, maker.weights, device, measure, **dict(maker.values))
         for place, value in zip(places, values, strict=True):
             figures[place] = value
     return figures

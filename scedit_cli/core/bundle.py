@@ -32,6 +32,14 @@ class Bundle(nn.Module):
         self.scales = checked_scales(scales, len(tuners))
         self.metadata: dict[str, str] = {}
 
+    def __str__(self) -> str:
+        return f"Bundle of {', '.join(map(str, self.tuners))}"
+
+
+def tuners_of(tuner: Tuner | Bundle) -> list[Tuner]:
+    """Return the tuners of a bundle, or a single tuner, as a list."""
+    return list(tuner.tuners) if isinstance(tuner, Bundle) else [tuner]
+
 
 def unwrapped(tuner: nn.Module) -> Tuner | Bundle:
     """Return the tuner itself, without wrappers of torch.compile or DistributedDataParallel, which rename the weights.

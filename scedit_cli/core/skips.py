@@ -85,13 +85,13 @@ class _BeforeEntry:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         argument, position = self.sites[0][1].argument, self.sites[0][1].position
         named = argument in kwargs
-        before = value = kwargs[argument] if named else args[position]
+        value, changed = kwargs[argument] if named else args[position], False
         for index, site in self.sites:
             skip = site.take(value, self.input_size.size)
             edited = self.edit(skip, index)
             if edited is not skip:
-                value = site.put(value, edited)
-        if value is before:
+                value, changed = site.put(value, edited), True
+        if not changed:
             return None
         if named:
             return args, kwargs | {argument: value}

@@ -181,7 +181,7 @@ def cache_latents(
         return layout == {"moments": (torch.float32, (channels, height // side, width // side))}
 
     with ThreadPoolExecutor(4) as pool:
-        settings = [_weights(base.vae)]
+        settings = [weights_digest(base.vae)]
         return _filled(dataset, "latents", settings, keys, fits, batches, encode, reporter, share, wait), keys
 
 
@@ -224,7 +224,7 @@ def text_in_other_precision(dataset: Dataset, base: Base) -> torch.dtype | None:
 
 def _text_settings(base: Base) -> list[str]:
     parts = base.pipeline().components.items()
-    return [_weights(part) for name, part in parts if name.startswith("text_encoder") and part]
+    return [weights_digest(part) for name, part in parts if name.startswith("text_encoder") and part]
 
 
 def _folder(dataset: Dataset, name: str, settings: list[str]) -> Path:
@@ -282,7 +282,7 @@ def _chunks(keys: list[str], size: int) -> list[list[str]]:
     return [keys[at : at + size] for at in range(0, len(keys), size)]
 
 
-def _weights(module: nn.Module) -> str:
+def weights_digest(module: nn.Module) -> str:
     """Return a digest of the module's weights: names, types, shapes and some values of each."""
     digest = hashlib.sha256()
     for name, weight in own_weights(module):

@@ -17,7 +17,7 @@ _FILES = (".safetensors", ".bin", ".onnx", ".pt2")
 def check_folder(out: Path, format: str) -> None:
     """Raise SceditError if `out` has a file's suffix: these formats are folders."""
     if out.suffix in _FILES:
-        raise SceditError(f"--out {out}: the format {format} is a folder", hint=f"name it {out.with_suffix('')}")
+        raise SceditError(f"`out` {out}: the format {format} is a folder", f"name it {out.with_suffix('')}", "out")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise SceditError(
             f"{folder} is no folder with an exported U-Net: {reason(error)}",
-            hint="`scedit merge TUNER --format onnx --base B --out DIR` writes one",
+            hint="`scedit merge` writes one, in the format onnx or torch-export",
         ) from error
     if not file.is_file():
         raise SceditError(f"{file} is missing", hint="export the U-Net anew")

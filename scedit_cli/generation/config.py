@@ -211,7 +211,7 @@ class GenerationConfig:
             SceditError: an argument is of another type.
         """
         forms = {
-            "prompts": _prompts, "base": _base, "tuners": _tuners, "controls": _controls, "seeds": _seeds, "out": _out,
+            "prompts": _prompts, "base": _base, "tuners": tuner_specs, "controls": _controls, "seeds": _seeds, "out": _out,
         }  # fmt: skip
         for name, wanted in {"overrides": Overrides, "init": (InitImage, type(None)), "sampler": SamplerConfig}.items():
             if name in given:
@@ -265,10 +265,10 @@ def _base(given: Any) -> BaseConfig:
     return given if isinstance(given, BaseConfig) else BaseConfig(given)
 
 
-def _tuners(given: Any) -> tuple[TunerSpec, ...]:
+def tuner_specs(given: Any, field: str = "tuners") -> tuple[TunerSpec, ...]:
     """Return the tuners of a list in which each is an object, a path, or a pair of either and its scale."""
     one = isinstance(given, TunerSpec | str | os.PathLike) or _is_tuner(given)
-    each = [given] if one else _listed(given, "tuners", "a list of tuners, of their files, or of either with its scale")
+    each = [given] if one else _listed(given, field, "a list of tuners, of their files, or of either with its scale")
     specs = []
     for i, tuner in enumerate(each):
         scaled = isinstance(tuner, tuple | list) and len(tuner) == 2
@@ -276,7 +276,7 @@ def _tuners(given: Any) -> tuple[TunerSpec, ...]:
         if not (isinstance(spec.source, _PATH) or _is_tuner(spec.source)):
             kind = type(spec.source).__name__
             hint = "give a tuner, its file, or a pair of either and its scale"
-            raise SceditError(f"tuners[{i}] is of type {kind}, which is no tuner", hint, f"tuners[{i}]")
+            raise SceditError(f"{field}[{i}] is of type {kind}, which is no tuner", hint, f"{field}[{i}]")
         specs.append(spec)
     return tuple(specs)
 

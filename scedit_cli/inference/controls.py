@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -192,10 +193,30 @@ def load_placed(spec: TunerSpec, field: str = "tuners") -> list[PlacedTuner]:
     tuners, scales = (loaded.tuners, loaded.scales) if isinstance(loaded, Bundle) else ([loaded], [1.0])
     factor = 1.0 if spec.scale is None else spec.scale
     bundled = len(tuners) > 1
-    return [
+    placed = [
         PlacedTuner(tuner if path else copy(tuner), str(given), own, factor, bundled, path, lasting, field)
         for tuner, own in zip(tuners, scales, strict=True)
     ]
+    if spec.conditions:
+        _name_conditions(placed, spec.conditions)
+    return placed
+
+
+def _name_conditions(placed: Sequence[PlacedTuner], names: Sequence[str]) -> None:
+    """Give the CSC-Tuners of another program's file these conditions, in order."""
+    file, takers = placed[0].file, [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
+    if len(names) != len(takers):
+        raise SceditError(
+            f"{file} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
+            hint="name each one, as in canny,depth=FILE",
+        )
+    for name, tuner in zip(names, takers, strict=True):
+        if "format" in tuner.metadata and tuner.condition != name:
+            raise SceditError(
+                f"{file} takes {tuner.condition} conditions, not {name}",
+                hint="KIND= names the conditions of another program's file; leave it out",
+            )
+        tuner.condition = name
 
 
 def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
@@ -285,11 +306,18 @@ def prediction_note(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | Non
 
 def _name_foreign(placed: Sequence[PlacedTuner], controls: Sequence[OpenedControl]) -> None:
     """Give other programs' tuners, which do not state their condition, those that no other tuner takes, in order."""
-    named = {each.tuner.condition for each in placed if "format" in each.tuner.metadata}
+    named = {each.tuner.condition for each in placed if not is_unnamed(each.tuner, each.path is None)}
     free = iter([control.kind for control in controls if control.kind not in named])
     for each in placed:
-        if isinstance(each.tuner, CSCTuner) and "format" not in each.tuner.metadata:
+        if isinstance(each.tuner, CSCTuner) and is_unnamed(each.tuner, each.path is None):
             each.tuner.condition = next(free, each.tuner.condition)
+
+
+def is_unnamed(tuner: Tuner, in_memory: bool) -> bool:
+    """Return whether a tuner is of another program, whose files do not state a condition. A tuner `in_memory` without
+    metadata may be a new one, which has its condition, unless that is the stand-in "hint", "hint2", …"""
+    foreign = "format" not in tuner.metadata
+    return foreign and not (in_memory and re.fullmatch(r"hint\d*", tuner.condition or "") is None)
 
 
 def _needed(placed: Sequence[PlacedTuner], kinds: set[str]) -> list[PlacedTuner]:

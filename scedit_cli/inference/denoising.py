@@ -43,12 +43,12 @@ class Start:
     """An image to start from.
 
     Attributes:
-        picture: the image, (1, 3, H, W) in [0, 1].
+        image: the image, (1, 3, H, W) in [0, 1].
         strength: the share of it that becomes noise, in (0, 1]; the same share of the steps is made.
         redraw: a mask of the part that is redrawn, (1, 1, H, W) in [0, 1]; None redraws all of it.
     """
 
-    picture: Tensor
+    image: Tensor
     strength: float
     redraw: Tensor | None = None
 
@@ -155,21 +155,21 @@ class Denoiser:
     def _start_arguments(self) -> dict[str, Any]:
         """Return the pipeline's keywords for the image to start from: its latents, encoded once in float32."""
         start, base = self.start, self.base
-        given: dict[str, Any] = {"image": self._encoded(start.picture), "strength": start.strength}
+        given: dict[str, Any] = {"image": self._encoded(start.image), "strength": start.strength}
         if start.redraw is not None:
             # A latent stands for a square of pixels, which is redrawn where the mask has any pixel in it.
             side = self.pipeline.vae_scale_factor
             drawn = F.interpolate(F.max_pool2d(start.redrawn.float(), side), scale_factor=side)
             given["mask_image"] = drawn
             if base.unet.config.in_channels != base.vae.config.latent_channels:
-                start_picture = torch.where(drawn > 0.5, 0.5, start.picture)  # such U-Nets were trained with gray there
-                given["masked_image_latents"] = self._encoded(start_picture)
+                masked = torch.where(drawn > 0.5, 0.5, start.image)  # such U-Nets were trained with gray there
+                given["masked_image_latents"] = self._encoded(masked)
             else:
                 given["masked_image_latents"] = torch.zeros_like(given["image"])  # unused, so nothing is encoded
         return given
 
-    def _encoded(self, picture: Tensor) -> Tensor:
-        return self.base.latents_from(self.base.encode_images(picture))
+    def _encoded(self, image: Tensor) -> Tensor:
+        return self.base.latents_from(self.base.encode_images(image))
 
     @staticmethod
     def _batched(value: Any, count: int) -> Any:
@@ -245,7 +245,7 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
         return pipeline
     if (latent := base.vae.config.latent_channels) != 4:
         raise SceditError(
-            f"base {base.name}: its latents have {latent} channels; diffusers starts from pictures with 4 only",
+            f"base {base.name}: its latents have {latent} channels; diffusers starts from images with 4 only",
             hint="draw from text alone",
         )
     family = "StableDiffusionXL" if hasattr(pipeline, "text_encoder_2") else "StableDiffusion"

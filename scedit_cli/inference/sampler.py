@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from scedit_cli import conditions
+from scedit_cli.inference.config import SamplerConfig
 from scedit_cli.inference.denoising import Denoiser, Guidance, Start, check_sampling
 from scedit_cli.models.base import Base
 from scedit_cli.models.loading import quiet
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _INK, _PAPER = (38, 38, 44), (255, 255, 255)
 _GAP = 8
-_STARVED = "sampling", "make fewer pictures at once, or smaller ones"
+_STARVED = "sampling", "make fewer images at once, or smaller ones"
 
 
 @torch.no_grad()
@@ -29,21 +30,16 @@ def sample(
     base: Base,
     prompts: Sequence[str],
     *,
+    seeds: Sequence[int],
     attachment: Attachment | None = None,
     hints: dict[str, Tensor] | None = None,
-    seeds: Sequence[int],
-    steps: int | None = None,
-    guidance: float | Guidance | None = None,
-    negative: str | Sequence[str] = "",
-    height: int | None = None,
-    width: int | None = None,
-    batch_size: int = 8,
-    scheduler: str | None = None,
     spans: Sequence[tuple[float, float]] | None = None,
+    negative: str | Sequence[str] = "",
+    guidance: float | Guidance | None = None,
     start: Start | None = None,
-    weighted: bool = False,
     offload: str | None = None,
     reporter: Reporter = SILENT,
+    **settings: Any,
 ) -> list[Image.Image]:
     """Sample one image per prompt and seed, through the diffusers pipeline's own call.
 
@@ -56,15 +52,13 @@ def sample(
         attachment: the tuners on `base.unet`; its scales are restored afterwards.
         hints: condition -> (N, C, H, W) in [0, 1], one per prompt, or (1, C, H, W) for all of them; C is the tuner's
             `in_channels`: 3, or 4 for a condition with alpha.
-        steps, guidance, height, width: by default the base's. Guidance of 1 or less means none.
-        negative: the negative prompt, for all or one per prompt.
-        batch_size: the most images per batch.
-        scheduler: the name of a class of diffusers, and its settings; by default the base's own.
         spans: the fractions of the steps between which each attached tuner acts, as (start, end) in [0, 1].
+        negative: the negative prompt, for all or one per prompt.
+        guidance: by default the base's; 1 or less means none.
         start: an image to start from; pixels outside its mask stay exactly as they are.
-        weighted: whether prompts are in compel's syntax, of any length and with weights.
         offload: an accelerator that holds each model only while it runs; the base must then be loaded on the CPU.
         reporter: gets (denoising steps done, of how many) over all batches.
+        settings: `steps`, `scheduler`, `height`, `width`, `batch_size` and `weighted` as in `SamplerConfig`.
 
     Raises:
         SceditError: the size or scheduler does not suit the base, or the base cannot be sampled.
@@ -75,20 +69,21 @@ def sample(
     if hints and attachment is None:
         raise ValueError("hints without an attachment would be ignored")
     defaults = base.defaults
-    height, width = height or defaults.resolution, width or defaults.resolution
-    steps = steps or defaults.steps
+    sampler = SamplerConfig(**settings)
+    scheduler, steps = sampler.scheduler, sampler.steps or defaults.steps
+    height, width = sampler.height or defaults.resolution, sampler.width or defaults.resolution
     if not isinstance(guidance, Guidance):
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
-    check_size(base, height, width, "the picture")
+    check_size(base, height, width, "the image")
     with quiet(), memory_told(*_STARVED):
         check_sampling(base, steps, guidance, scheduler, start)
         denoiser = Denoiser(base, scheduler, start, offload)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         pairs = list(zip(prompts, negatives, strict=True))
-        texts = {pair: denoiser.encode(*pair, weighted) for pair in dict.fromkeys(pairs)}
-    batches = list(_batches([texts[pair]["prompt_embeds"].shape[1] for pair in pairs], batch_size))
+        texts = {pair: denoiser.encode(*pair, sampler.weighted) for pair in dict.fromkeys(pairs)}
+    batches = list(_batches([texts[pair]["prompt_embeds"].shape[1] for pair in pairs], sampler.batch_size))
     full_scales = attachment.scales if attachment else ()
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
 
     def act(progress: float) -> None:
         if attachment and spans:
@@ -119,13 +114,13 @@ def sample(
                 )
                 drawn = base.decode(latents)
             if start and start.redraw is not None:
-                drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.picture.to(drawn))
-            pictures += to_images(drawn)
+                drawn = torch.where(start.redrawn.to(drawn.device), drawn, start.image.to(drawn))
+            images += to_images(drawn)
     finally:
         if attachment:
             attachment.scales = full_scales
             attachment.set_hints(None)
-    return pictures
+    return images
 
 
 def _batches(lengths: Sequence[int], most: int) -> Iterator[slice]:
@@ -149,24 +144,24 @@ def check_size(base: Base, height: int, width: int, what: str) -> None:
         )
 
 
-def to_images(pictures: Tensor) -> list[Image.Image]:
+def to_images(pixels: Tensor) -> list[Image.Image]:
     """Return RGB images of (B, 3, H, W) floats in [0, 1]."""
-    levels = (pictures * 255).round().to("cpu", torch.uint8)
-    return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).contiguous()]
+    levels = (pixels * 255).round().to("cpu", torch.uint8)
+    return [Image.fromarray(each.numpy()) for each in levels.permute(0, 2, 3, 1).contiguous()]
 
 
-def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """Return (B, 3, H, W) floats in [0, 1] of images of one size, as RGB."""
     import numpy as np
 
-    return torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures])).permute(0, 3, 1, 2) / 255
+    return torch.from_numpy(np.stack([np.asarray(each.convert("RGB")) for each in images])).permute(0, 3, 1, 2) / 255
 
 
-def to_hints(kind: str, pictures: Sequence[Image.Image]) -> Tensor:
+def to_hints(kind: str, images: Sequence[Image.Image]) -> Tensor:
     """Return (B, C, H, W) floats in [0, 1] of condition images of one size, as a tuner of this kind takes them. C is 3,
     or 4 where the kind uses alpha; a kind without annotators has 3."""
     known = conditions.find(kind) if kind in conditions.KINDS else conditions.Kind(kind, ())
-    return torch.stack([torch.tensor(known.hint(picture)) for picture in pictures])
+    return torch.stack([torch.tensor(known.hint(image)) for image in images])
 
 
 def grid(
@@ -179,10 +174,10 @@ def grid(
     Images smaller than 256 pixels are shown at a whole multiple of their size; None leaves a cell empty. Rows may
     differ in length.
     """
-    shown = [[None if picture is None else _enlarged(picture) for picture in row] for row in rows]
-    cells = [picture for row in shown for picture in row if picture]
+    shown = [[None if image is None else _enlarged(image) for image in row] for row in rows]
+    cells = [image for row in shown for image in row if image]
     if not cells:
-        raise ValueError("a grid needs a picture")
+        raise ValueError("a grid needs an image")
     wide, high = max(p.width for p in cells), max(p.height for p in cells)
     count = max(len(row) for row in shown)
     font = ImageFont.load_default(max(15, high // 17))
@@ -203,17 +198,17 @@ def grid(
             lines = _wrapped(labels[number], font, gutter)[: max(1, high // line)]
             for k, text in enumerate(lines):
                 draw.text((_GAP, y + (high - len(lines) * line) // 2 + k * line), text, _INK, font)
-        for k, picture in enumerate(row):
-            if picture:
+        for k, image in enumerate(row):
+            if image:
                 x = left + k * (wide + _GAP)
-                sheet.paste(picture, (x + (wide - picture.width) // 2, y + (high - picture.height) // 2))
+                sheet.paste(image, (x + (wide - image.width) // 2, y + (high - image.height) // 2))
     return sheet
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    times = max(1, -(-256 // max(picture.size)))
-    size = (picture.width * times, picture.height * times)
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS if times > 1 else None)
+def _enlarged(image: Image.Image) -> Image.Image:
+    times = max(1, -(-256 // max(image.size)))
+    size = (image.width * times, image.height * times)
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS if times > 1 else None)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

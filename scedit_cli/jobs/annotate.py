@@ -49,7 +49,7 @@ class AnnotateResult:
     images: dict[str, Image.Image] = field(default_factory=dict, repr=False)
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the document for programs."""
         return {
             "out": str(self.out) if self.out else None,
             "sheet": str(self.sheet) if self.sheet else None,

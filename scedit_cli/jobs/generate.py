@@ -16,14 +16,7 @@ from scedit_cli import scenes
 from scedit_cli.data.images import open_image
 from scedit_cli.exporting.running import UNetFolder
 from scedit_cli.generation.conditioning import Conditioning
-from scedit_cli.generation.config import (
-    BaseConfig,
-    GenerationConfig,
-    InitImage,
-    OutputConfig,
-    Overrides,
-    Prompt,
-)
+from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
 from scedit_cli.generation.filenames import Names
 from scedit_cli.generation.grid import sheet
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
@@ -98,7 +91,7 @@ class GenerateResult:
     conditions: dict[str, Image.Image] = field(default_factory=dict)
 
     def document(self) -> dict:
-        """Return the document that --json writes."""
+        """Return the document for programs."""
         names = ("seed", "prompt", "scores", "measures", "scales")
         return {
             "images": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from scedit_cli.exporting.graph_files import UNetGraph, write_checked
 from scedit_cli.inference.controls import PlacedTuner, as_trained, check_base, rescheduled_for
 from scedit_cli.inference.sampler import sample
 from scedit_cli.jobs import merge_inputs
-from scedit_cli.jobs.checks.merge import MEMORY, check
+from scedit_cli.jobs.checks.merge import MEMORY, MergeRequest, check
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError, WorkFailed, memory_told
 from scedit_cli.utils.io import whole, whole_folder
@@ -62,11 +62,11 @@ class Compressed:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The written file or folder. `max_difference` is the largest absolute difference between its edits and the sum
-    (with `average`, the weighted mean) of the separate tuners' edits on random features and hints, and
-    `relative_difference` the norm of that difference as a share of the sum's."""
+    """The merged tuner, and the file or folder that it was written to. `max_difference` is the largest absolute
+    difference between its edits and the sum (with `average`, the weighted mean) of the separate tuners' edits on random
+    features and hints, and `relative_difference` the norm of that difference as a share of the sum's."""
 
-    out: Path
+    out: Path | None
     kind: str
     tuners: list[MergedTuner]
     max_difference: float
@@ -74,11 +74,12 @@ class MergeResult:
     format: str = "scedit"
     average: bool = False
     compressed: Compressed | None = None
+    tuner: Tuner | Bundle | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the document that --json writes."""
         return {
-            "out": str(self.out),
+            "out": None if self.out is None else str(self.out),
             "kind": self.kind,
             "format": self.format,
             "tuners": [asdict(tuner) for tuner in self.tuners],
@@ -104,65 +105,26 @@ class MergeResult:
 
 
 @memory_told(*MEMORY)
-def merge(
-    tuners: Sequence[str],
-    *,
-    out: str | Path,
-    average: bool = False,
-    take: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    rescale: Mapping[str, float] | None = None,
-    rank: int | None = None,
-    activations: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    format: str = "scedit",
-    up_blocks: Sequence[int] | None = None,
-    base: str | None = None,
-    overwrite: bool = False,
-    reporter: Reporter | None = None,
-) -> MergeResult:
-    """Merge tuner files into one that gives the same edits. SC-Tuners become one SC-Tuner; with CSC-Tuners among
-    them, the result is a bundle with a tuner for each condition and at most one SC-Tuner.
+def merge(request: MergeRequest, reporter: Reporter | None = None) -> MergeResult:
+    """Merge tuners into one that gives the same edits. SC-Tuners become one SC-Tuner; with CSC-Tuners among them, the
+    result is a bundle with a tuner for each condition and at most one SC-Tuner.
 
-    The written file is read back and compared with the separate tuners before it appears; the largest difference is
+    A written file is read back and compared with the separate tuners before it appears; the largest difference is
     kept in its metadata as `merge.max_difference`.
-
-    Args:
-        tuners: `[KIND=]FILE[:SCALE]`; a scale multiplies the scales that a bundle has already, and the kinds,
-            separated by commas, name the conditions of another program's CSC-Tuners.
-        out: the tuner file, ending in .safetensors. In another program's format also a .bin file, or a folder.
-        average: take the weighted mean of tuners of one condition and shape, with the scales as weights; not exact.
-        take, drop: conditions to use, or to leave out; "sc" stands for SC-Tuners.
-        rescale: α by condition, or "sc" for the only SC-Tuner, in place of the files' values.
-        rank: the most hidden units per skip of the SC-Tuner; not exact.
-        activations: a base whose skip features `rank` is fitted on; by default the fit uses the weights alone.
-        device: the device of that base; by default an accelerator where there is one.
-        dtype: one of DTYPES; by default the tuners' own.
-        format: "scedit", or one of FORMATS; "comfyui" for a package of nodes; "onnx" or "torch-export" for the U-Net of
-            `base` with the tuners in one graph.
-        up_blocks: the number of skips that each up block of the base takes, where a format needs it and the tuners do
-            not state it.
-        base: the base whose U-Net a graph holds.
-        overwrite: replace `out` where it is a file.
 
     Raises:
         SceditError: a file is missing or no tuner, the tuners or the options do not go together, or `out` exists.
-        WorkFailed: the file that was read back gives other edits, or memory or disk ran out.
+        WorkFailed: the merged tuner gives other edits, or memory or disk ran out.
     """
     reporter = reporter or SILENT
-    out = Path(out)
-    check(
-        tuners, out=out, take=take, drop=drop, rescale=rescale or {}, rank=rank, activations=activations, device=device,
-        dtype=dtype, format=format, up_blocks=up_blocks, base=base, overwrite=overwrite,
-    )  # fmt: skip
-    placed = merge_inputs.gathered(tuners, take, drop, rescale or {})
-    if silent := merge_inputs.check_together(placed, average):
+    check(request)
+    placed = merge_inputs.gathered(request)
+    if silent := merge_inputs.check_together(placed, request.average):
         stated = next(each.file for each in placed if each.file not in silent)
         for file in silent:
             reporter.note(f"{file} does not say what base it was trained on; it is taken to be that of {stated}")
     parts: list[Weighted] = [(each.tuner, each.scale) for each in placed]
-    if average:
+    if request.average:
         merged: Tuner | Bundle = blend.average(parts)
         total = sum(scale for _, scale in parts)
         parts = [(tuner, scale / total) for tuner, scale in parts]
@@ -172,22 +134,33 @@ def merge(
     else:
         merged = blend.merge(parts)
     compressed = None
-    if rank is not None:
-        merged, compressed = _compressed(merged, rank, activations, device, placed, reporter)
-    if up_blocks:
+    if request.rank is not None:
+        merged, compressed = _compressed(merged, request, placed, reporter)
+    if request.up_blocks:
         for tuner, _ in _parts(merged):
-            tuner.up_blocks = tuple(up_blocks)
-    facts = {"merge.average": "true"} if average else {}
+            tuner.up_blocks = tuple(request.up_blocks)
+    facts = {"merge.average": "true"} if request.average else {}
     if compressed:
-        facts |= {"merge.rank": str(rank), "merge.rank_error": f"{compressed.error:.3g}"}
-    exact = not average and rank is None and DTYPES.get(dtype) not in (torch.float16, torch.bfloat16)
-    if format in GRAPHS:
-        difference = _write_graph(merged, placed, base, out, format, dtype, facts)
+        facts |= {"merge.rank": str(request.rank), "merge.rank_error": f"{compressed.error:.3g}"}
+    dtype = DTYPES.get(request.dtype)
+    exact = not request.average and request.rank is None and dtype not in (torch.float16, torch.bfloat16)
+    if request.out is None:
+        merged = _rounded(merged, dtype)
+        difference = (_check_alike if exact else difference_of)(parts, _parts(merged))
+    elif request.format in GRAPHS:
+        difference = _write_graph(merged, placed, request, facts)
     else:
-        difference = _write(merged, parts, exact, out, format, DTYPES.get(dtype), facts, overwrite, reporter)
-    sources = [MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed]
+        difference = _write(merged, parts, exact, request, facts, reporter)
     return MergeResult(
-        out, merged.kind, sources, difference.largest, difference.relative, format, average, compressed
+        out=request.out,
+        kind=merged.kind,
+        tuners=[MergedTuner(each.file, each.tuner.kind, each.tuner.condition, each.scale) for each in placed],
+        max_difference=difference.largest,
+        relative_difference=difference.relative,
+        format=request.format,
+        average=request.average,
+        compressed=compressed,
+        tuner=merged,
     )
 
 
@@ -195,20 +168,18 @@ def _write(
     merged: Tuner | Bundle,
     parts: Sequence[Weighted],
     exact: bool,
-    out: Path,
-    format: str,
-    dtype: torch.dtype | None,
+    request: MergeRequest,
     facts: dict[str, str],
-    overwrite: bool,
     reporter: Reporter,
 ) -> Difference:
     """Write `merged`, read it back, and return the difference of its edits from those of `parts`, which its metadata
     states too."""
-    if format == "scedit":
+    out, dtype = request.out, DTYPES.get(request.dtype)
+    if request.format == "scedit":
         exported: Export | NodePackage | None = None
     else:
-        exported = node_package(merged) if format == "comfyui" else export(merged, format)
-    folder = format in FOLDERS or (exported is not None and is_folder(out))
+        exported = node_package(merged) if request.format == "comfyui" else export(merged, request.format)
+    folder = request.format in FOLDERS or (exported is not None and is_folder(out))
     expected = _parts(_rounded(merged, dtype))
 
     def write(place: Path, facts: dict[str, str]) -> None:
@@ -217,7 +188,7 @@ def _write(
         else:
             save_tuner(merged, place, facts, dtype=dtype)
 
-    with whole_folder(out) if folder else whole(out, replace=overwrite) as place:
+    with whole_folder(out) if folder else whole(out, replace=request.overwrite) as place:
         write(place, facts)
         read = _read_back(place, exported, [tuner.condition for tuner, _ in expected if tuner.condition])
         _check_alike(expected, read)
@@ -234,20 +205,14 @@ def _write(
 
 
 def _write_graph(
-    merged: Tuner | Bundle,
-    placed: Sequence[PlacedTuner],
-    base: str,
-    out: Path,
-    format: str,
-    dtype: str | None,
-    facts: dict[str, str],
+    merged: Tuner | Bundle, placed: Sequence[PlacedTuner], request: MergeRequest, facts: dict[str, str]
 ) -> Difference:
     """Write the base's U-Net with `merged` as one graph; return the difference of its output from the attached
     tuners'."""
-    loaded = load_base(as_trained(base, placed), dtype=DTYPES[dtype or "fp32"], device="cpu")
+    loaded = load_base(as_trained(request.base, placed), dtype=DTYPES[request.dtype or "fp32"], device="cpu")
     for each in placed:
-        check_base(each, loaded, "--base")
-    return write_checked(UNetGraph(rescheduled_for(placed, loaded), merged, format), out, facts)
+        check_base(each, loaded)
+    return write_checked(UNetGraph(rescheduled_for(placed, loaded), merged, request.format), request.out, facts)
 
 
 def _read_back(place: Path, exported: Export | NodePackage | None, conditions: list[str]) -> list[Weighted]:
@@ -297,22 +262,18 @@ def _rounded(merged: Tuner | Bundle, dtype: torch.dtype | None) -> Tuner | Bundl
 
 
 def _compressed(
-    merged: Tuner | Bundle,
-    rank: int,
-    activations: str | None,
-    device: str | None,
-    placed: Sequence[PlacedTuner],
-    reporter: Reporter,
+    merged: Tuner | Bundle, request: MergeRequest, placed: Sequence[PlacedTuner], reporter: Reporter
 ) -> tuple[Tuner | Bundle, Compressed]:
     """Return `merged` with its SC-Tuner compressed, and the errors of the compression."""
+    rank, activations = request.rank, request.activations
     sc, others = (merged.tuners[0], merged) if isinstance(merged, Bundle) else (merged, None)
     if not isinstance(sc, SCTuner):
-        raise SceditError("--rank compresses an SC-Tuner, and there is none here", hint="leave --rank out")
+        raise SceditError("`rank` compresses an SC-Tuner, and there is none here", "leave `rank` out", "rank")
     features = None
     if activations is not None:
-        base = load_base(as_trained(activations, placed), device=device)
+        base = load_base(as_trained(activations, placed), device=request.device)
         for each in placed:
-            check_base(each, base, "--activations")
+            check_base(each, base, "`activations`")
         with recorded(base.unet, rows_for(sc)) as features:
             sample(
                 base,
@@ -322,7 +283,7 @@ def _compressed(
             )
     small, errors = compress(sc, rank, features, reporter.stage("compressing"))
     if small.hidden == sc.hidden:
-        reporter.note(f"--rank {rank} takes nothing away: no skip has more hidden units")
+        reporter.note(f"a rank of {rank} takes nothing away: no skip has more hidden units")
     result = Compressed(rank, activations or "the weights", errors)
     if others is None:
         return small, result

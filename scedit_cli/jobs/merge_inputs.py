@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from scedit_cli.core.skips import in_words
-from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.inference.controls import PlacedTuner, check_trained_alike, load_placed
+from scedit_cli.jobs.checks.merge import MergeRequest, check_chosen, nothing_left
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.specs import check_chosen, parse_ingredient
 
 
-def gathered(
-    texts: Sequence[str], take: Sequence[str], drop: Sequence[str], rescale: Mapping[str, float]
-) -> list[PlacedTuner]:
-    """Return the tuners of `[KIND=]FILE[:SCALE]` texts, with bundles taken apart.
-
-    Args:
-        texts: kinds, separated by commas, name the conditions of another program's CSC-Tuners in order.
-        take, drop: the conditions to use, or to leave out; "sc" stands for SC-Tuners.
-        rescale: α by condition, or of the only SC-Tuner as "sc", in place of the files' values.
+def gathered(request: MergeRequest) -> list[PlacedTuner]:
+    """Return the tuners of a request, with bundles taken apart.
 
     Raises:
         SceditError: a file is missing, no tuner or holds values that are not finite, a name is of no tuner, or of
             several to rescale, or no tuner is left.
     """
-    placed = [each for text in texts for each in _loaded(text)]
+    rescale = request.rescale
+    placed = [each for number, spec in enumerate(request.tuners) for each in load_placed(spec, f"tuners[{number}]")]
     for each in placed:
         for name, parameter in each.tuner.named_parameters():
             if not parameter.isfinite().all():
                 raise SceditError(f"{each.file}: {name} holds values that are not numbers", hint="get the file anew")
-    check_chosen(take, drop, rescale, {_name(each) for each in placed})
-    placed = [each for each in placed if (_name(each) in take if take else _name(each) not in drop)]
+    check_chosen(request, {_name(each) for each in placed})
+    taken = request.take or {_name(each) for each in placed}
+    placed = [each for each in placed if _name(each) in taken and _name(each) not in request.drop]
     if not placed:
-        raise SceditError("--drop leaves nothing to merge", hint="keep at least one tuner")
+        raise nothing_left()
     for name in rescale:
         if sum(_name(each) == name for each in placed) > 1:
-            raise SceditError(
-                f"--rescale {name}: there are several such tuners", hint="give each its scale behind its file"
-            )
+            hint = "give each its scale behind its file"
+            raise SceditError(f"`rescale` {name}: there are several such tuners", hint, "rescale")
     return [
         replace(each, own_scale=rescale[_name(each)], factor=1.0) if _name(each) in rescale else each for each in placed
     ]
@@ -67,21 +60,21 @@ def check_together(placed: Sequence[PlacedTuner], averaged: bool = False) -> lis
         if averaged and (_name(each), each.tuner.sizes) != (_name(first), first.tuner.sizes):
             raise SceditError(
                 f"{first.file} ({_name(first)}) and {each.file} ({_name(each)}) are of different conditions or shapes",
-                hint="--average takes tuners of one condition and shape; without it, conditions become a bundle",
+                hint="`average` takes tuners of one condition and shape; without it, conditions become a bundle",
             )
         condition = each.tuner.condition
         if condition and condition in takers and not averaged:
             alike = each.tuner.sizes == takers[condition].tuner.sizes
             raise SceditError(
                 f"{takers[condition].file} and {each.file} both take {condition} conditions",
-                hint="leave one out" + (", or add --average for the mean of their weights" if alike else "")
+                hint="leave one out" + (", or add `average` for the mean of their weights" if alike else "")
                 if "format" in each.tuner.metadata
                 else "leave one out, or name the conditions: canny=FILE depth=FILE",
             )
         takers[condition] = each
     if averaged and sum(each.scale for each in placed) == 0:
         raise SceditError(
-            "--average: the scales add up to 0", hint="they are the weights of the mean; give positive ones"
+            "`average`: the scales add up to 0", hint="they are the weights of the mean; give positive ones"
         )
     return _check_bases(placed)
 
@@ -107,24 +100,3 @@ def _with_base(placed: PlacedTuner) -> str:
 
 def _name(placed: PlacedTuner) -> str:
     return placed.tuner.condition or "sc"
-
-
-def _loaded(text: str) -> list[PlacedTuner]:
-    names, spec = parse_ingredient(text)
-    placed = load_placed(spec)
-    takers = [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
-    if not names:
-        return placed
-    if len(names) != len(takers):
-        raise SceditError(
-            f"{spec.name} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
-            hint="name each one, as in canny,depth=FILE",
-        )
-    for name, tuner in zip(names, takers, strict=True):
-        if "format" in tuner.metadata and tuner.condition != name:
-            raise SceditError(
-                f"{spec.name} takes {tuner.condition} conditions, not {name}",
-                hint="KIND= names the conditions of another program's file; leave it out",
-            )
-        tuner.condition = name
-    return placed

@@ -21,15 +21,7 @@ from scedit_cli.data.report import Report
 from scedit_cli.data.scenes import SCENE_KINDS, write_scenes
 from scedit_cli.data.shards import write_shards
 from scedit_cli.data.sources import Images, open_source
-from scedit_cli.jobs.checks.prepare import (
-    MULTIPLE,
-    Encoding,
-    ImportRules,
-    PrepareRequest,
-    Scenes,
-    check,
-    check_size,
-)
+from scedit_cli.jobs.checks.prepare import MULTIPLE, Encoding, ImportRules, PrepareRequest, Scenes, check, check_size
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED

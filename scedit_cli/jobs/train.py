@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scedit_cli import conditions
+from scedit_cli.core.bundle import Bundle, tuners_of
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
 from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.evaluation_set import evaluation_set
 from scedit_cli.data.scenes import SCENE_KINDS
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.jobs.checks.train import TrainRequest, check
@@ -26,6 +30,7 @@ from scedit_cli.training.fitting import Ladder, least_change
 from scedit_cli.training.log import last_value, recent_loss
 from scedit_cli.training.loop import Loop, LoopPlan
 from scedit_cli.training.memory import forecast
+from scedit_cli.training.metrics import HeldOutScores
 from scedit_cli.training.model_card import UPLOADED, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
 from scedit_cli.training.resume_compat import check_changes
@@ -35,7 +40,7 @@ from scedit_cli.training.trackers import Trackers, check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, held_out_count, split
 from scedit_cli.utils.distributed import Processes
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.hub import check_login, upload
 from scedit_cli.utils.reporter import SILENT, Reporter
 
@@ -44,7 +49,8 @@ from scedit_cli.utils.reporter import SILENT, Reporter
 class TrainResult:
     """The result of a run. `seconds` is the time of the whole command; `images_per_second` counts its training steps
     alone, and is None without any; `waiting_share` is the share of their time that they waited for data.
-    `validation_loss` is the last loss on held-out images, and `skipped` the number of steps that fp16 left out."""
+    `validation_loss` is the last loss on held-out images, `best` the step of the highest control score on them, and
+    `skipped` the number of steps that fp16 left out; `scores` are the control scores at the end by condition."""
 
     run: Path
     tuner: Path
@@ -53,18 +59,25 @@ class TrainResult:
     images_per_second: float | None
     loss: float | None
     trainable_parameters: int
-    score: Score | None
+    scores: Mapping[str, Score]
     resumed_at: int | None
     waiting_share: float | None = None
     validation_loss: float | None = None
     skipped: int = 0
+    best: Mapping[str, Any] | None = None
 
     @property
     def control_score(self) -> float | None:
-        return self.score.score if self.score else None
+        """The mean control score of all conditions; None where one has none."""
+        known = [each.score for each in self.scores.values()]
+        return statistics.fmean(known) if known and None not in known else None
 
     def document(self) -> dict[str, Any]:
         """Return the result as a JSON document."""
+        consistencies = {
+            kind: {key.rstrip("_"): value for key, value in asdict(each).items() if key != "score"}
+            for kind, each in self.scores.items()
+        }
         return {
             "run": str(self.run),
             "tuner": str(self.tuner),
@@ -77,10 +90,9 @@ class TrainResult:
             "waiting_share": self.waiting_share,
             "validation_loss": self.validation_loss,
             "skipped": self.skipped,
+            "best": self.best,
             "control_score": self.control_score,
-            "consistency": {key.rstrip("_"): value for key, value in asdict(self.score).items() if key != "score"}
-            if self.score
-            else None,
+            "consistency": next(iter(consistencies.values()), None) if len(consistencies) < 2 else consistencies,
         }
 
     def summary(self) -> list[tuple[str, str]]:
@@ -99,13 +111,15 @@ class TrainResult:
             rows.append(("held out", f"{self.validation_loss:.4f}"))
         if self.skipped:
             rows.append(("skipped", f"{self.skipped} steps whose values fp16 could not hold"))
-        if self.score:
-            known = "none to reach" if self.control_score is None else f"{self.control_score:.3f}"
+        if self.best:
+            rows.append(("best", f"control score {self.best['control_score']:.3f} at step {self.best['step']}"))
+        for kind, score in self.scores.items():
+            known = "none to reach" if score.score is None else f"{score.score:.3f}"
             rows.append(
                 (
-                    "control score",
-                    f"{known} over {self.score.scenes} held-out scenes (consistency {self.score.with_:.3f} with the "
-                    f"tuner, {self.score.without:.3f} without, {self.score.reconstruction:.3f} reconstructed)",
+                    "control score" + (f", {kind}" if len(self.scores) > 1 else ""),
+                    f"{known} over {score.scenes} held-out scenes (consistency {score.with_:.3f} with the "
+                    f"tuner, {score.without:.3f} without, {score.reconstruction:.3f} reconstructed)",
                 )
             )
         return rows
@@ -221,6 +235,7 @@ def _train(
                 recipe.samples, recipe.data, builders.kinds_read(recipe.tuner, recipe.data), specs, dataset
             ),
             trackers=lambda: Trackers(recipe.tracking, recipe.model_dump(), run.tensorboard),
+            scores=_held_out_scores(recipe, run, trainer, dataset, held_out) if recipe.validation.metrics else None,
         )
         measured = HeldOut(held_out, recipe.validation, processes) if held_out else None
         memory = preflight.estimated_peak_memory
@@ -230,8 +245,8 @@ def _train(
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
-            save_tuner(tuner, run.tuner, builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset))
-        score = _score(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else None
+            _save(tuner, run.tuner, builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset))
+        scores = _scores(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else {}
     if not processes.is_first:
         return None
     result = TrainResult(
@@ -242,11 +257,12 @@ def _train(
         images_per_second=loop.images_per_second,
         loss=recent_loss(run.log),
         trainable_parameters=preflight.tuner.trainable_parameters,
-        score=score,
+        scores=scores,
         resumed_at=resumed_at,
         waiting_share=loop.waiting_share,
         validation_loss=last_value(run.log, "validation_loss"),
         skipped=loop.losses.skipped,
+        best=_best(plan.scores),
     )
     facts = {"trained": f"{result.trainable_parameters:,} parameters"} | dict(result.summary())
     shown = without_folders(recipe).to_toml()
@@ -311,8 +327,49 @@ def _with_memory(
     return replace(preflight, estimated_peak_memory=peak.total)
 
 
-def _score(recipe: Recipe, base: Base, tuner: Tuner, reporter: Reporter) -> Score | None:
-    scenes, kind = recipe.score.scenes, tuner.condition
-    if not scenes or kind not in SCENE_KINDS or base.name != EMBEDDED or recipe.data.path:
-        return None  # rendered scenes do not show what a tuner learned from the user's images
-    return control_scores(base, [tuner], scenes=scenes, reporter=reporter.stage("control score"))[kind]
+def _held_out_scores(
+    recipe: Recipe, run: RunFolder, trainer: Trainer, dataset: Dataset, held_out: Sequence[int]
+) -> HeldOutScores:
+    """Return the control scores on held-out images; every annotator is loaded, so that errors come before the steps."""
+    if not held_out:
+        told = f"validation.metrics: of {len(dataset)} images none is held out to be scored"
+        raise SceditError(told, "set validation.pictures, or leave it out", "validation.metrics")
+    base, kinds = trainer.base, recipe.tuner.kinds
+    specs = {spec.kind: spec.drawn("") for spec in builders.specs_of(recipe.data, recipe.train.seed)}
+    images = evaluation_set(
+        dataset, kinds, scenes=base.family == EMBEDDED, numbers=held_out, device=str(base.device), specs=specs
+    )
+    for kind in kinds:
+        if kind not in conditions.measured_kinds():
+            told, known = f"validation.metrics: nothing measures {kind}", ", ".join(conditions.measured_kinds())
+            raise SceditError(told, f"it is measured for {known}", "validation.metrics")
+        for maker in dict.fromkeys(images.makers(kind, range(len(images)))):
+            with in_field("validation.metrics"):
+                maker.load(maker.settings(""), str(base.device))
+
+    def keep(step: int, score: float) -> None:
+        facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset)
+        _save(trainer.tuner, run.best, facts | {"steps": str(step), "validation.control_score": f"{score:.6g}"})
+
+    return HeldOutScores(
+        run.scores, images, recipe.samples, recipe.validation.patience, keep if recipe.checkpoints.best else None
+    )
+
+
+def _best(scores: HeldOutScores | None) -> dict[str, Any] | None:
+    best = scores.best if scores else None
+    return best and {"step": best["step"], "control_score": best["control_score"]}
+
+
+def _save(tuner: Tuner | Bundle, file: Path, facts: dict[str, str]) -> None:
+    """Write the tuner; each of a bundle states the facts itself, since it may be taken out of it."""
+    for each in tuners_of(tuner) if isinstance(tuner, Bundle) else ():
+        each.metadata = {name: value for name, value in facts.items() if name != "recipe"}
+    save_tuner(tuner, file, facts)
+
+
+def _scores(recipe: Recipe, base: Base, tuner: Tuner | Bundle, reporter: Reporter) -> dict[str, Score]:
+    scenes, kinds = recipe.score.scenes, recipe.tuner.kinds
+    if not scenes or not kinds or not set(kinds) <= set(SCENE_KINDS) or base.name != EMBEDDED or recipe.data.path:
+        return {}  # rendered scenes do not show what a tuner learned from the user's images
+    return control_scores(base, tuners_of(tuner), scenes=scenes, reporter=reporter.stage("control score"))

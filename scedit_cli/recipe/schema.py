@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class _Section(BaseModel):
     # Strict, so that `steps = true` or `steps = "200"` is an error and not the number 1 or 200.
-    # The text under a field is its description: `scedit train --explain` and recipes/README.md show it.
+    # The text under a field is its description, which the command line and recipes/README.md show.
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -49,13 +49,18 @@ class BaseSection(_Section):
         return self
 
 
+_KIND = r"^[a-z][a-z0-9_-]*$"  # of a condition's name
+
+
 class TunerSection(_Section):
     """The tuner that is trained; its sizes are those of SCEdit's sections 3.2 and 3.3."""
 
     kind: Literal["sc", "csc"]
     """csc: controlled by a condition image; sc: by the prompt alone."""
-    condition: str | None = Field(None, pattern=r"^[a-z][a-z0-9_-]*$")
+    condition: str | None = Field(None, pattern=_KIND)
     """Kind of the condition image, such as canny; only csc takes it."""
+    conditions: list[Annotated[str, Field(pattern=_KIND)]] = []
+    """Several kinds in place of one, such as `["canny", "color"]`: a bundle of tuners that are trained together."""
     down_ratio: float = Field(1.0, gt=0, le=8)
     """Hidden width of each tuner, as a share of its skip's channels."""
     hint_kernel: Literal[1, 3, 5, 7] = 1
@@ -75,13 +80,22 @@ class TunerSection(_Section):
 
     @model_validator(mode="after")
     def _hints_belong_to_csc(self) -> TunerSection:
-        if self.kind == "csc" and self.condition is None:
+        if self.kind == "csc" and not self.kinds:
             raise invalid("tuner.condition", 'missing; a csc tuner needs one, such as "canny"')
+        if self.condition and self.conditions:
+            raise invalid("tuner.conditions", "they take the place of tuner.condition; give one of the two")
+        if twice := [kind for kind in self.conditions if self.conditions.count(kind) > 1]:
+            raise invalid("tuner.conditions", f"{twice[0]} is named twice")
         if self.kind == "sc":
-            for key in ("condition", "hint_kernel", "hint_channels", "hint_width"):
+            for key in ("condition", "conditions", "hint_kernel", "hint_channels", "hint_width"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise invalid(f"tuner.{key}", 'an sc tuner takes no hint; leave it out, or set tuner.kind = "csc"')
         return self
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of condition that the tuner takes; none for an SC-Tuner."""
+        return [self.condition] if self.condition else list(self.conditions)
 
 
 class DataSection(_Section):
@@ -98,8 +112,9 @@ class DataSection(_Section):
     """Style in which scenes are drawn."""
     caption_dropout: Share = 0.1
     """Share of captions left empty at each step, which classifier-free guidance needs."""
-    hint_dropout: Share = 0.0
-    """Share of hints set to black at each step; only csc takes it."""
+    hint_dropout: Share | dict[str, Share] = 0.0
+    """Share of hints set to black at each step, each condition by itself, or shares by kind, such as `{canny = 0.5}`;
+    only csc takes it."""
     make: list[str] = []
     """Kinds of condition made from the images while training instead of read, such as `["canny"]`."""
     params: list[str] = []
@@ -118,6 +133,18 @@ class DataSection(_Section):
     """Share of streamed samples that may be left out as too small or unreadable; above it the run ends."""
     workers: int = Field(4, ge=1, le=256)
     """Threads per process that read and resize streamed images."""
+
+    @field_validator("hint_dropout", mode="before")
+    @classmethod
+    def _is_a_share(cls, value: Any) -> Any:
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, bool) or not isinstance(each, int | float) or not 0 <= each <= 1:
+                raise invalid("data.hint_dropout", f"{shortened(repr(each))} is no share from 0 to 1")
+        return value
+
+    def hint_dropout_of(self, kind: str) -> float:
+        """Return the share of hints of this kind that are set to black."""
+        return self.hint_dropout.get(kind, 0.0) if isinstance(self.hint_dropout, dict) else self.hint_dropout
 
     @model_validator(mode="after")
     def _held_out_scenes_stay_unseen(self) -> DataSection:
@@ -236,6 +263,8 @@ class CheckpointsSection(_Section):
 
     keep: int = Field(2, ge=1, le=1000)
     """Number of the newest checkpoints to keep."""
+    best: bool = False
+    """Keep the tuner with the highest control score of `validation.metrics` as best.safetensors."""
 
 
 class SamplesSection(_Section):
@@ -268,6 +297,10 @@ class ValidationSection(_Section):
     """Timesteps measured for each image, spread evenly."""
     seed: Seed = 0
     """Seed of the choice of images and of their noise."""
+    metrics: bool = False
+    """Measure the control score on the held-out images too, sampled as `samples` says, and draw its curve."""
+    patience: int = Field(0, ge=0)
+    """Measures of the control score without a better one after which the run ends; 0: it makes all its steps."""
 
 
 class TrackingSection(_Section):
@@ -311,6 +344,11 @@ class Recipe(_Section):
     def _hints_are_dropped_where_there_are_some(self) -> Recipe:
         if self.data.hint_dropout and self.tuner.kind == "sc":
             raise invalid("data.hint_dropout", "an sc tuner takes no hint; leave it 0")
+        if isinstance(self.data.hint_dropout, dict):
+            for kind in self.data.hint_dropout:
+                if kind not in self.tuner.kinds:
+                    takes = ", ".join(self.tuner.kinds)
+                    raise invalid("data.hint_dropout", f"{kind} is no condition of the tuner, which takes {takes}")
         if self.data.masked_loss and self.data.path is None:
             raise invalid("data.masked_loss", "rendered scenes have no masks; name a dataset folder with data.path")
         return self
@@ -320,10 +358,24 @@ class Recipe(_Section):
         if self.data.make and self.tuner.kind == "sc":
             raise invalid("data.make", "an sc tuner takes no hint; leave it out")
         for kind in self.data.make:
-            if kind != self.tuner.condition:
-                raise invalid("data.make", f"{kind} is made for nobody; the tuner takes {self.tuner.condition}")
+            if kind not in self.tuner.kinds:
+                takes = ", ".join(self.tuner.kinds)
+                raise invalid("data.make", f"{kind} is made for nobody; the tuner takes {takes}")
         if self.data.params and not self.data.make:
             raise invalid("data.params", 'settings of nothing; say what is made, as in data.make = ["canny"]')
+        return self
+
+    @model_validator(mode="after")
+    def _scores_are_measured(self) -> Recipe:
+        if self.validation.metrics and self.tuner.kind == "sc":
+            raise invalid("validation.metrics", "an sc tuner follows no condition that could be scored; leave it out")
+        if self.validation.metrics and self.validation.pictures == 0:
+            raise invalid("validation.metrics", "validation.pictures is 0, so no images are held out to score")
+        if not self.validation.metrics:
+            users = {"checkpoints.best": self.checkpoints.best, "validation.patience": self.validation.patience}
+            for key, is_set in users.items():
+                if is_set:
+                    raise invalid(key, "it goes by the control score; add validation.metrics = true")
         return self
 
     @property

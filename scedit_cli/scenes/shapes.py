@@ -1,7 +1,7 @@
 """The solids of the embedded world: where rays meet them, and their normals.
 
-Rays are tested only against objects whose bounding sphere they enter. Units are metres, z points up; directions are unit
-vectors.
+Rays are tested only against objects whose bounding sphere they enter. Units are metres, z points up; directions are
+unit vectors.
 """
 
 from __future__ import annotations

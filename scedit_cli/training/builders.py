@@ -10,6 +10,7 @@ import torch
 
 from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
+from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.offload import ENCODER
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
@@ -21,12 +22,7 @@ from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
-from scedit_cli.training.datasets import (
-    check_dataset,
-    first_images,
-    held_out_scenes,
-    rendered_scenes,
-)
+from scedit_cli.training.datasets import check_dataset, first_images, held_out_scenes, rendered_scenes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Processes
@@ -37,8 +33,8 @@ T = TypeVar("T")
 
 
 def kinds_read(tuner: TunerSection, data: DataSection) -> list[str]:
-    """Return the conditions whose images the dataset has to hold: one, or none for an SC-Tuner."""
-    return [tuner.condition] if tuner.condition and tuner.condition not in data.make else []
+    """Return the conditions whose images the dataset has to hold; none for an SC-Tuner."""
+    return [kind for kind in tuner.kinds if kind not in data.make]
 
 
 def cached_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
@@ -47,7 +43,7 @@ def cached_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
 
 
 def missing_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
-    """Return the tuner's condition where the data lacks it and making it needs no network, else nothing.
+    """Return the tuner's conditions that the data lacks and that are made without a network.
 
     Raises:
         SceditError: the dataset folder or a shard does not exist.
@@ -241,22 +237,26 @@ def find_dataset(tuner: TunerSection, data: DataSection, base: Base, reporter: R
     return dataset
 
 
-def fresh_tuner(options: TunerSection, train: TrainSection, base: Base) -> Tuner:
-    """Return the tuner before its first step, fixed by `train.seed`."""
+def fresh_tuner(options: TunerSection, train: TrainSection, base: Base) -> Tuner | Bundle:
+    """Return the tuner, or for several conditions a bundle, before its first step, fixed by `train.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(train.seed)
         if options.kind == "sc":
             tuner = SCTuner.for_unet(base.unet, options.down_ratio)
         else:
-            tuner = CSCTuner.for_unet(
-                base.unet,
-                options.condition,
-                hint_kernel=options.hint_kernel,
-                hint_channels=options.hint_channels,
-                hint_width=options.hint_width,
-                down_ratio=options.down_ratio,
-                in_channels=channels_of(options.condition),
-            )
+            tuners = [
+                CSCTuner.for_unet(
+                    base.unet,
+                    kind,
+                    hint_kernel=options.hint_kernel,
+                    hint_channels=options.hint_channels,
+                    hint_width=options.hint_width,
+                    down_ratio=options.down_ratio,
+                    in_channels=channels_of(kind),
+                )
+                for kind in options.kinds
+            ]
+            tuner = tuners[0] if len(tuners) == 1 else Bundle(tuners)
     return tuner.to(memory_format=_layout(train))
 
 

@@ -19,7 +19,7 @@ from scedit_cli.data.images import open_image
 from scedit_cli.data.shard_dataset import FIRST, ShardDataset
 from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import Base
-from scedit_cli.scenes import HELD_OUT_SEED, captions, encodings, layout, render, scene, shapes
+from scedit_cli.scenes import HELD_OUT_SEED, IMAGE_SIZE, captions, encodings, layout, render, scene, shapes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import discard, expanded
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -35,13 +35,16 @@ def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
         dataset.condition_paths(kind)
 
 
-def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], reporter: Reporter = SILENT) -> Dataset:
-    """Return the dataset of the `count` scenes from number `seed` on, rendered unless the cache already holds it.
+def rendered_scenes(
+    count: int, seed: int, look: str, kinds: Sequence[str], reporter: Reporter = SILENT, size: int = IMAGE_SIZE
+) -> Dataset:
+    """Return the dataset of the `count` scenes from number `seed` on, `size` pixels wide and high, rendered unless the
+    cache already holds it.
 
     Raises:
         SceditError: the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
-    name = "-".join((*kinds, look, f"{seed}+{count}", _renderer()))
+    name = "-".join((*kinds, look, f"{seed}+{count}", *([] if size == IMAGE_SIZE else [f"{size}px"]), _renderer()))
     folder = cache_folder() / "scenes" / name
     was_there = folder.exists()
     try:
@@ -53,7 +56,7 @@ def rendered_scenes(count: int, seed: int, look: str, kinds: Sequence[str], repo
     try:
         if was_there:  # a folder that appeared since comes whole from another run
             discard(folder)
-        scenes.write_scenes(folder, count, seed, look, kinds=kinds, reporter=reporter)
+        scenes.write_scenes(folder, count, seed, look, size=size, kinds=kinds, reporter=reporter)
     except (OSError, SceditError):
         if not (folder / "metadata.jsonl").is_file():  # otherwise another run finished the same scenes first
             raise

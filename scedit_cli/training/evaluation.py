@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scedit_cli import conditions
-from scedit_cli.core.attach import Attachment, attach
+from scedit_cli.conditions.protocols import find_protocol
+from scedit_cli.core.attach import attach
 from scedit_cli.core.tuners import SCTuner, Tuner
-from scedit_cli.data.scenes import SCENE_KINDS, Example
-from scedit_cli.inference.sampler import sample, to_hints, to_images, to_tensor
+from scedit_cli.data.evaluation_set import evaluation_set
+from scedit_cli.data.scenes import SCENE_KINDS
+from scedit_cli.inference.evaluation import RECONSTRUCTION, WITHOUT, Arm, Evaluator
+from scedit_cli.inference.sampler import sample, to_tensor
+from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.models.base import Base
+from scedit_cli.scenes import HELD_OUT_SEED
 from scedit_cli.scenes.captions import named_objects
 from scedit_cli.scenes.reader import load_reader
-from scedit_cli.training.datasets import held_out_scenes
+from scedit_cli.training.datasets import held_out_scenes, rendered_scenes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
@@ -75,21 +80,19 @@ def control_scores(
         raise SceditError(
             f"scenes have no {unknown[0]} conditions to score", hint=f"they have {', '.join(SCENE_KINDS)}"
         )
-    shown = held_out_scenes(scenes, seed, kinds, base.defaults.resolution)
-    hints = {kind: to_hints(kind, [each.conditions[kind] for each in shown]) for kind in kinds}
-    with attach(base.unet, [tuner.to(base.device) for tuner in tuners], scales) as edits:
-        with_ = _sampled(base, shown, batch_size, reporter.part(0, 2), edits, hints)
-    without = _sampled(base, shown, batch_size, reporter.part(1, 2))
-    real = _through_the_autoencoder(base, shown, batch_size)
+    dataset = rendered_scenes(scenes, HELD_OUT_SEED + seed, "plain", kinds, size=base.defaults.resolution)
+    images = evaluation_set(dataset, kinds, scenes=True, device=str(base.device))
+    protocol = find_protocol("scedit")
+    evaluator = Evaluator(base, images, protocol, SamplingOptions(batch_size=batch_size))
+    arm = Arm("with", tuple(tuners), tuple(scales or [1.0] * len(tuners)))
+    found = evaluator.run([arm, WITHOUT, RECONSTRUCTION], reporter)
     scores = {}
     for kind in kinds:
-        wanted = [each.conditions[kind] for each in shown]
-        annotator = conditions.scene_annotator(kind)
-        values = [
-            conditions.consistencies(kind, images, wanted, annotator, str(base.device))
-            for images in (with_, without, real)
+        means = [
+            statistics.fmean(figures["consistency"] for figures in found.figures[name][kind])
+            for name in ("with", "without", "reconstruction")
         ]
-        scores[kind] = Score(*(sum(each) / scenes for each in values), conditions.control_score(*values), scenes)
+        scores[kind] = Score(*means, conditions.control_score(*([mean] for mean in means)), scenes)
     return scores
 
 
@@ -109,39 +112,17 @@ def style_score(
     size = base.defaults.resolution
     plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
     with attach(base.unet, tuner.to(base.device), [scale]) as edits:
-        images = to_tensor(_sampled(base, plain, batch_size, reporter, edits))
+        texts = [each.text for each in plain]
+        drawn = sample(
+            base, texts, attachment=edits, seeds=range(scenes), batch_size=batch_size, reporter=reporter
+        )
+        images = to_tensor(drawn)
     renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]
     made, *looks = (load_reader().read(each).features for each in (images, *renders))
     deviation = torch.cat(looks).std(0).clamp(min=1e-6)
     from_plain, from_styled = (((made - each.mean(0)) / deviation).norm(dim=1) for each in looks)
     nearer = (from_styled < from_plain).double().mean().item()
-    return StyleScore(nearer, named_share([each.text for each in plain], images), scenes)
-
-
-def _sampled(
-    base: Base,
-    shown: Sequence[Example],
-    batch_size: int,
-    reporter: Reporter,
-    edits: Attachment | None = None,
-    hints: dict[str, Tensor] | None = None,
-) -> list[Image.Image]:
-    return sample(
-        base,
-        [each.text for each in shown],
-        attachment=edits,
-        hints=hints,
-        seeds=range(len(shown)),
-        batch_size=batch_size,
-        reporter=reporter,
-    )
-
-
-def _through_the_autoencoder(base: Base, shown: Sequence[Example], batch_size: int) -> list[Image.Image]:
-    images = []
-    for batch in to_tensor([each.image for each in shown]).split(batch_size):
-        images += to_images(base.decode(base.latents_from(base.encode_images(batch))))
-    return images
+    return StyleScore(nearer, named_share(texts, images), scenes)
 
 
 def named_share(captions: Sequence[str], images: Tensor) -> float:

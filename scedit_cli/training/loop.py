@@ -17,6 +17,7 @@ from scedit_cli.recipe import CheckpointsSection, SamplesSection, TrainSection, 
 from scedit_cli.training.checkpoints import newest_checkpoint, prune, save_checkpoint
 from scedit_cli.training.log import as_lines, draw_curve, read_log
 from scedit_cli.training.losses import LossCheck
+from scedit_cli.training.metrics import HeldOutScores
 from scedit_cli.training.preflight import duration
 from scedit_cli.training.run_folder import RunFolder
 from scedit_cli.training.sample_grids import SampleGrids
@@ -43,6 +44,7 @@ class LoopPlan:
         recipe: the text of the resolved recipe, which the run's folder keeps.
         examples: a function that returns the examples of the sample grids.
         trackers: a function that opens the trackers.
+        scores: the control scores on held-out images, where they are measured.
     """
 
     train: TrainSection
@@ -53,6 +55,7 @@ class LoopPlan:
     recipe: str
     examples: Callable[[], list[Example]]
     trackers: Callable[[], Trackers]
+    scores: HeldOutScores | None = None
 
 
 class Loop:
@@ -69,7 +72,7 @@ class Loop:
         processes: Processes = Processes(),
         estimated_memory: int | None = None,
     ) -> None:
-        self.plan, self.run, self.dataset, self.trainer, self.reporter = plan, run, dataset, trainer, reporter
+        self.plan, self.run, self.trainer, self.reporter = plan, run, trainer, reporter
         self.held_out, self.processes = held_out, processes
         self._estimated_memory = estimated_memory  # bytes at the peak
         self.began = 0  # the step at which this session began
@@ -140,6 +143,8 @@ class Loop:
         if self._scores.exists():
             shown = step if self._grid.exists() else step - 1
             write_whole(self._scores, as_lines(read_log(self._scores, until=shown)))
+        if self.plan.scores:
+            self.plan.scores.restore(step)
         trackers = self.plan.trackers()
         try:
             with explained(self.run.log), self.run.log.open("a", encoding="utf-8", buffering=1) as log:
@@ -154,11 +159,13 @@ class Loop:
         try:
             if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
                 self._draw_what_is_due(trackers)  # A run killed after its checkpoint has not drawn.
-            while self.trainer.step < steps:
+            self._score_what_is_due(trackers)  # Likewise it may not have measured.
+            while self.trainer.step < steps and not self._is_over:
                 with undisturbed(self.processes.agreed):  # A process that left alone would make the others wait for it.
                     self._advance(log, trackers)
                     self._save_what_is_due()
                 self._draw_what_is_due(trackers)
+                self._score_what_is_due(trackers)
         except WorkFailed:
             raise
         except (KeyboardInterrupt, SystemExit, SceditError):  # SceditError: data became unreadable.
@@ -215,6 +222,43 @@ class Loop:
                 hints = failure.hint, f"`resume` goes on from step {self.losses.saved}"
                 raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
 
+    def _score_what_is_due(self, trackers: Trackers | None) -> None:
+        """Measure the control scores on held-out images if that is due after this step and not done yet."""
+        scores, step = self.plan.scores, self.trainer.step
+        if not scores or step == 0 or not self._is_due(self.plan.validation.every):
+            return
+        if self.processes.by_first(lambda: scores.is_known(step)):
+            return
+        if self.processes.shards_base:  # each process has a part of the U-Net: all draw
+            line = self._scored()
+        else:
+            line = self.processes.by_first(self._scored)
+        if trackers:
+            self.run.check_claim()
+            with self.trainer.finished():
+                scores.write(line)
+            scores.draw(self.run.score_curve, self.plan.title)
+            if line["control_score"] is not None:
+                trackers.log({"validation_score": line["control_score"]}, step)
+        if self._is_over:
+            best = self.processes.by_first(lambda: scores.best["step"])
+            self.reporter.note(f"the control score was highest at step {best}: the run ends early, at step {step}")
+
+    def _scored(self) -> dict[str, Any]:
+        base = self.trainer.base
+        move_idle_parts(base, base.device)
+        with self.trainer.finished():
+            line = self.plan.scores.measure(self.trainer, self.reporter.stage("validation"))
+        self._leave_idle()
+        return line
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the control score has stopped rising."""
+        return bool(self.plan.scores and self.plan.scores.patience) and self.processes.by_first(
+            lambda: self.plan.scores.is_over
+        )
+
     def _is_due(self, every: int) -> bool:
         step = self.trainer.step
         return step == self.plan.train.steps or every > 0 and step % every == 0
@@ -239,7 +283,8 @@ class Loop:
         if self.processes.is_first:
             self.run.check_claim()
             checkpoint = self.trainer.checkpoint()
-            state = checkpoint.state | {"seconds": self.seconds, "skipped": [self.losses.skipped, self.losses.skipped_in_a_row]}
+            skipped = [self.losses.skipped, self.losses.skipped_in_a_row]
+            state = checkpoint.state | {"seconds": self.seconds, "skipped": skipped}
             save_checkpoint(self.run.checkpoints, replace(checkpoint, state=state), self.plan.checkpoints.keep)
         self.losses.saved = self.trainer.step
 

@@ -46,7 +46,8 @@ def write_card(
     Args:
         recipe, name: the text of the recipe, without paths, and its name.
     """
-    kind = tuner.condition
+    kinds = tuner.kinds
+    kind = " and ".join(kinds)
     task = "image-to-image" if kind else "text-to-image"
     model = without_folder(base.name)
     title = f"{kind or name}: a {tuner.kind.upper()}-Tuner"
@@ -54,7 +55,7 @@ def write_card(
         "library_name": "scedit",
         "pipeline_tag": task,
         "license": _LICENCES.get(base.name, "other"),
-        "tags": ["scedit", f"{tuner.kind}-tuner", "diffusion", *([kind] if kind else [])],
+        "tags": ["scedit", f"{tuner.kind}-tuner", "diffusion", *kinds],
     }
     if base.name != EMBEDDED and model == base.name:
         data["base_model"] = base.name
@@ -63,9 +64,10 @@ def write_card(
     command = "scedit generate --tuner tuner.safetensors"
     if base.name != EMBEDDED:
         command += f" --base {shlex.quote(model)}"
-    command += f" --cond {kind}=condition.png --prompt ..." if kind else " --prompt ..."
+    command += "".join(f" --cond {each}={'condition' if len(kinds) == 1 else each}.png" for each in kinds)
+    command += " --prompt ..."
     grids = sorted(run.samples.glob("[!.]*.png"))
-    columns = "condition, without the tuner, with it, reference" if kind else "without the tuner, with it, reference"
+    columns = f"{'condition' if len(kinds) == 1 else 'conditions'}, without the tuner, with it, reference" if kind else "without the tuner, with it, reference"
     parts = [
         f"# {plain(title)}",
         "A tuner of a diffusion model's skip connections, after [SCEdit](https://arxiv.org/abs/2312.11392), trained "

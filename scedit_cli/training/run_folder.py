@@ -48,6 +48,18 @@ class RunFolder:
         return self.folder / "checkpoints"
 
     @property
+    def scores(self) -> Path:
+        return self.folder / "validation.jsonl"
+
+    @property
+    def score_curve(self) -> Path:
+        return self.folder / "validation.png"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.safetensors"
+
+    @property
     def card(self) -> Path:
         return self.folder / "README.md"
 
@@ -62,6 +74,7 @@ class RunFolder:
     @property
     def _parts(self) -> tuple[Path, ...]:
         files = self.tuner, self.recipe, self.log, self.curve, self.card
+        files = *files, self.scores, self.score_curve, self.best
         return *files, self.samples, self.checkpoints, self.tensorboard, self.wandb
 
     @property

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scedit_cli.core.attach import attach
+from scedit_cli.core.bundle import Bundle, tuners_of
 from scedit_cli.core.offload import offloaded
 from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import Tuner
@@ -65,8 +66,8 @@ class Trainer:
 
     Args:
         base: the frozen base, in the precision to train in. Only its U-Net is called.
-        tuner: the tuner, float32, on the base's device.
-        cache: the data, with hints of the tuner's condition, and masks where the loss is masked.
+        tuner: the tuner, or a bundle of several, float32, on the base's device.
+        cache: the data, with hints of the tuner's conditions, and masks where the loss is masked.
         options: the options of the optimisation.
         data: the options of dropout and masking.
         indices: those of `cache` to train on; all by default.
@@ -76,7 +77,7 @@ class Trainer:
     def __init__(
         self,
         base: Base,
-        tuner: Tuner,
+        tuner: Tuner | Bundle,
         cache: Cache,
         options: TrainSection,
         data: DataSection,
@@ -94,6 +95,7 @@ class Trainer:
         self.optimizer = make_optimizer(tuner.parameters(), options, base.device)
         self.average = average_of(tuner, options.ema_decay) if options.ema_decay else None
         self._data, self._processes = data, processes
+        self._kinds = [each.condition for each in tuners_of(tuner) if each.condition]
         self._pixels = base.pipeline().vae_scale_factor  # pixels per latent
         self._dropped_text = {name: values.to(base.device) for name, values in cache.dropped_text.items()}
         self._rate = learning_rate_factor(
@@ -207,7 +209,7 @@ class Trainer:
         return self._unet(noised.noisy.to(self._dtype), noised.times, arguments)
 
     @contextmanager
-    def finished(self) -> Iterator[Tuner]:
+    def finished(self) -> Iterator[Tuner | Bundle]:
         """Give the tuner its final weights within the block: the averaged ones, if there is an average."""
         own = {name: value.clone() for name, value in self.tuner.state_dict().items()}
         try:
@@ -235,7 +237,7 @@ class Trainer:
         }
         state = {
             "base_fingerprint": self.base.fingerprint,
-            "condition": self.tuner.condition,
+            "condition": ",".join(self._kinds) or None,
             "sampler": self._sampler.state_dict() | {"step": self.step},
             "epoch": self.epoch,
             "optimizer": {"name": self.options.optimizer, "state": plain},
@@ -254,8 +256,8 @@ class Trainer:
         state: dict[str, Any] = checkpoint.state
         if state["base_fingerprint"] != self.base.fingerprint:
             raise _changed(f"its base is not {self.base.name}")
-        if state["condition"] != self.tuner.condition:
-            raise _changed(f"its tuner.condition is {state['condition']}, not {self.tuner.condition}")
+        if state["condition"] != (own := ",".join(self._kinds) or None):
+            raise _changed(f"its tuner.condition is {state['condition']}, not {own}")
         if ("average" in checkpoint.tensors) != bool(self.average):
             raise _changed("a moving average of its weights (train.ema_decay) cannot begin or end on the way")
         if state["optimizer"]["name"] != self.options.optimizer:
@@ -282,10 +284,12 @@ class Trainer:
         batch = batch.on(self.device)
         without_text = sent(draws.happens(self._data.caption_dropout), self.device)
         text = {name: _where(without_text, self._dropped_text[name], values) for name, values in batch.text.items()}
-        if self._data.hint_dropout:
-            black = sent(draws.happens(self._data.hint_dropout), self.device)
-            hints = {k: v if k == MASK else _where(black, torch.zeros_like(v), v) for k, v in batch.hints.items()}
-            batch = replace(batch, hints=hints)
+        hints = dict(batch.hints)
+        for kind in self._kinds:
+            if share := self._data.hint_dropout_of(kind):
+                black = sent(draws.happens(share), self.device)
+                hints[kind] = _where(black, torch.zeros_like(hints[kind]), hints[kind])
+        batch = replace(batch, hints=hints)
         mask = None
         if self._data.masked_loss:
             mask = F.adaptive_avg_pool2d(luminance(batch.hints[MASK]), noised.latents.shape[-2:])
@@ -313,7 +317,7 @@ class Trainer:
 class _TunedUNet(nn.Module):
     """The U-Net's output as a module that owns the tuner's weights only, since DDP synchronises what a module owns."""
 
-    def __init__(self, base: Base, tuner: Tuner) -> None:
+    def __init__(self, base: Base, tuner: Tuner | Bundle) -> None:
         super().__init__()
         self.tuner = tuner
         self._base = base

@@ -52,7 +52,8 @@ def device_here(name: str | None) -> str | None:
         number = str(launched_rank(local=True))
     if number and int(number) >= count:
         found = f"{count} device{'s' if count > 1 else ''}"
-        hint = "start fewer processes" if processes > 1 else f"choose {kind}:0" + f" to {kind}:{count - 1}" * (count > 1)
+        others = f"choose {kind}:0" + f" to {kind}:{count - 1}" * (count > 1)
+        hint = "start fewer processes" if processes > 1 else others
         raise SceditError(f"`device` {kind}:{number}: this machine has {found}, counted from 0", hint=hint)
     if number:
         torch.accelerator.set_device_index(int(number))

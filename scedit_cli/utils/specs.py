@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from scedit_cli.utils.io import expanded
 if TYPE_CHECKING:
     from torch import nn
 
-_NAMED = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 FRACTION = r"(?:\d+\.?\d*|\.\d+)"
 _TAIL = re.compile(rf":{_NUMBER}(?::{FRACTION}-{FRACTION})?$")
@@ -24,10 +22,17 @@ _TAIL = re.compile(rf":{_NUMBER}(?::{FRACTION}-{FRACTION})?$")
 
 @dataclass(frozen=True)
 class TunerSpec:
-    """A tuner, or its file, folder, hub id or shipped name, and its scale α; with None, a bundle keeps its own."""
+    """A tuner or bundle, or its file, folder, hub id or shipped name, and its scale α; None keeps a bundle's own.
+    `conditions` name those of another program's CSC-Tuners, in order."""
 
     source: str | Path | nn.Module
     scale: float | None = None
+    conditions: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str | None:
+        """The name of the tuner's file, folder, hub id or shipped one; None for a tuner in memory."""
+        return str(self.source) if isinstance(self.source, str | os.PathLike) else None
 
     @property
     def name(self) -> str:
@@ -43,29 +48,6 @@ def parse_tuner(text: str, option: str = "--tuner") -> TunerSpec:
     """
     name, tail = split_file(text, most=1)
     return TunerSpec(name, parse_scale(tail[0], f"{option} {text}") if tail else None)
-
-
-def parse_ingredient(text: str) -> tuple[list[str], TunerSpec]:
-    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge, and return the named kinds and the tuner.
-
-    Raises:
-        SceditError: the scale is no number.
-    """
-    if not os.path.exists(expanded(text)) and (named := _NAMED.fullmatch(text)):
-        return named[1].split(","), parse_tuner(named[2], "tuner")
-    return [], parse_tuner(text, "tuner")
-
-
-def check_chosen(take: Iterable[str], drop: Iterable[str], rescale: Iterable[str], names: Set[str]) -> None:
-    """Raise SceditError if the options of a merge name tuners that are not among `names`, or exclude each other."""
-    for option, wanted in (("--take", take), ("--drop", drop), ("--rescale", rescale)):
-        for name in wanted:
-            if name not in names:
-                raise SceditError(
-                    f"{option} {name}: no tuner of that name", hint=f"here are {', '.join(sorted(names))}"
-                )
-    if take and drop:
-        raise SceditError("--take and --drop together", hint="say what to use, or what to leave out")
 
 
 def split_file(text: str, most: int) -> tuple[str, list[str]]:

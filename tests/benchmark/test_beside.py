@@ -52,13 +52,10 @@ def test_methods_say_why_they_cannot(base):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"quantize": "int3"}, "--quantize int3: not known"),
-        ({"offload": "all"}, "--offload all: not known"),
-        ({"beside": ["vea"]}, "--with vea: not known"),
-    ],
+    ("given", "field"), [(("int3", "none", ()), "quantize"), (("none", "all", ()), "offload"), (("none", "none", ["x"]), "beside")]
 )
-def test_an_unknown_storage_is_told(given, said):
-    with pytest.raises(SceditError, match=said):
-        check_storage(given)
+def test_an_unknown_storage_is_told(given, field):
+    with pytest.raises(SceditError, match="not known") as told:
+        check_storage(*given)
+    assert told.value.field == field
+    check_storage("nf4", "encoder", ("vae", "text", "reserve"))

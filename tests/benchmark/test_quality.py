@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from scedit_cli.benchmark import quality, skips
-from scedit_cli.benchmark.frechet import frechet_distance
 from scedit_cli.benchmark.quality import BenchmarkResult, Budget, rate_of, summed_up
-from scedit_cli.benchmark.result_cache import ResultCache
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
-from scedit_cli.jobs.bench import bench
+from scedit_cli.inference.frechet import frechet_distance
+from scedit_cli.utils.result_cache import ResultCache
 from tests import tiny
+from tests.jobs.bench.conftest import bench
 from tests.recorder import Note, Progress, Recorder, steps_to
 
 

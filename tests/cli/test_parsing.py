@@ -14,22 +14,8 @@ from typer.testing import CliRunner
 
 import scedit_cli.jobs
 from scedit_cli.cli import app
-from scedit_cli.cli.parsing import (
-    command_line,
-    generation_config,
-    in_options,
-    option_of,
-    parse_control,
-    parse_seeds,
-)
-from scedit_cli.generation.config import (
-    BaseConfig,
-    GenerationConfig,
-    InitImage,
-    OutputConfig,
-    Overrides,
-    Prompt,
-)
+from scedit_cli.cli.parsing import command_line, generation_config, in_options, option_of, parse_control, parse_seeds
+from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import TunerSpec, parse_tuner

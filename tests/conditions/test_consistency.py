@@ -76,7 +76,7 @@ def test_only_the_kept_part_counts_for_inpainting():
 
 def test_relative_depth_knows_order_and_no_scale():
     wanted = noise(mode="L")
-    half = Image.fromarray((np.asarray(wanted).astype(np.uint16) * 100 + 500))  # other bits, scale and shift
+    half = Image.fromarray(np.asarray(wanted).astype(np.uint16) * 100 + 500)  # other bits, scale and shift
     figures = depth.RELATIVE_DEPTH.compare(half, wanted)
     assert figures == pytest.approx({"consistency": 1, "rank_correlation": 1, "rmse": 0}, abs=1e-6)
     away = depth.RELATIVE_DEPTH.compare(Image.fromarray(255 - np.asarray(wanted)), wanted)

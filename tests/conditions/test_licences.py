@@ -39,7 +39,7 @@ def test_what_is_free_by_default():
 
 def test_accepted_once(book):
     mine = annotator()
-    with pytest.raises(SceditError, match="depth by mine: .* forbids commercial use .research only.*accept_license=True"):
+    with pytest.raises(SceditError, match="depth by mine: .* forbids commercial use .research only.*accept_license"):
         mine.load(mine.settings())
     licences.accept(mine)
     licences.accept(mine)

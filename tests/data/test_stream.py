@@ -246,7 +246,7 @@ def test_shards_of_a_server_are_never_kept(shards):
     Thread(target=server.serve_forever, daemon=True).start()
     place = f"http://127.0.0.1:{server.server_port}/{{000..004}}.tar"
     try:
-        with pytest.raises(SceditError, match=r"how many samples 000.tar holds: .*sizes.json cannot be read"):
+        with pytest.raises(SceditError, match=r"samples in 000.tar is unknown: .*sizes.json cannot be read"):
             stream(place)
         tell_counts(shards)
         assert numbers(stream(place, 4, step=3), 4) == numbers(stream(shards, 4, step=3), 4)

@@ -242,7 +242,7 @@ def test_a_drawing_in_alpha_alone_is_told(tmp_path, photo, drawn, way):
     for read in reads:
         with pytest.raises(SceditError, match=NOTHING):
             read()
-    with pytest.raises(SceditError, match=f"--cond: nothing is left of .*{way}") as error:
+    with pytest.raises(SceditError, match=f"control.image: nothing is left of .*{way}") as error:
         OpenedControl.of(Control("canny", file))
     assert "draw in white" in error.value.hint
 

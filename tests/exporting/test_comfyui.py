@@ -251,7 +251,7 @@ def test_files_are_read_strictly(nodes):
     package = nodes(Bundle([sc("sd15"), csc("sd15", "canny")]))
     place = package.folder / "tuners"
     save_tuner(Bundle([sc("sd15"), csc("sd15", "canny")]), place / "both.safetensors")
-    with pytest.raises(ValueError, match="both.safetensors holds 2 tuners.*--format comfyui --out FOLDER"):
+    with pytest.raises(ValueError, match="both.safetensors holds 2 tuners.*`scedit merge` writes each"):
         package.load("both.safetensors")
     save_tuner(sc("sd15"), place / "theirs.safetensors", format="scedit-pytorch")
     with pytest.raises(ValueError, match="is no tuner of the format scedit/1"):

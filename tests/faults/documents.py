@@ -14,16 +14,19 @@ import numpy as np
 from PIL import Image
 from typer.main import get_command
 
+from scedit_cli.benchmark.requests import CostRequest
 from scedit_cli.cli import app
 from scedit_cli.conditions import annotate
 from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs.annotate import annotate as annotate_folder
 from scedit_cli.jobs.bench import bench
+from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.jobs.generate import generate
 from scedit_cli.jobs.merge import merge
 from scedit_cli.scenes import shipped_tuner
 from scedit_cli.utils.io import as_json
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.preparing import prepare
 
@@ -147,7 +150,7 @@ def make_world(folder: Path) -> None:
     """Photos, maps, condition pictures, datasets, tiny bases, runs, tuners and documents under the names that the
     commands use."""
     shutil.copytree(ROOT / "scedit_cli" / "results", folder / "scedit_cli" / "results")
-    result = bench(estimate=True, base=tiny.pipeline_folder("sd15"), methods=["sc"])
+    result = bench(CostRequest(str(tiny.pipeline_folder("sd15")), ["sc"], estimate=True))
     (folder / "bench.json").write_text(as_json(result.document()))
     write_scenes(folder / "scenes", 4)
     (folder / "photos").mkdir()
@@ -179,5 +182,5 @@ def make_world(folder: Path) -> None:
     for place in ("scepter-canny", "scepter/0_SwiftSCETuning"):
         save_tuner(load_tuner(shipped_tuner("canny")), folder / place, format="scepter")
     both = [str(folder / f"{kind}.safetensors") for kind in ("canny", "color")]
-    merge(both, out=folder / "combo.safetensors")
+    merge(MergeRequest([TunerSpec(file) for file in both], out=folder / "combo.safetensors"))
     generate("a red cube", steps=2, out=folder / "pictures")

@@ -68,7 +68,7 @@ def test_training_tells_what_to_lower(small: Small, tmp_path: Path, tried, kind:
 
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("name, of, part, hint", [
-    ("generate", UNet2DConditionModel, "forward", "fewer pictures at once"),
+    ("generate", UNet2DConditionModel, "forward", "fewer images at once"),
     ("prepare", Base, "encode_images", "--size"), ("prepare", Base, "encode_prompts", "--size"),
     ("merge", blend, "merge", "merge fewer at once"), ("merge", source, "safe_open", "merge fewer at once"),
 ])  # fmt: skip

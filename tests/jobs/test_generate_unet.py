@@ -14,8 +14,8 @@ import scedit_cli as scedit
 from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.cli import app
 from scedit_cli.generation.config import BaseConfig, Overrides
-from scedit_cli.jobs.merge import merge
 from tests import tiny
+from tests.jobs.merge.conftest import merge
 
 GIVEN = {"prompts": ["a cone"], "steps": 2, "seeds": [1, 2]}
 
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
     levels = (torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8)
     Image.fromarray(levels.numpy()).save(folder / "canny.png")
     named = [f"{file}:{scale}" for file, scale in zip(files, (1.0, 0.7, 1.0), strict=True)]
-    merge(named, out=folder / "graph", format="torch-export", base=str(folder / "base"))
+    merge(list(map(str, named)), out=folder / "graph", format="torch-export", base=str(folder / "base"))
     return folder
 
 

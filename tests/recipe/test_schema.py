@@ -23,7 +23,8 @@ CHANGED = {
     "base.vae_revision": "main",
     "base.prediction": "v_prediction",
     "base.quantize": "int8",
-    "tuner.condition": "hed",
+    "tuner.condition": None,
+    "tuner.conditions": ["hed", "depth"],
     "tuner.down_ratio": 0.5,
     "tuner.hint_kernel": 3,
     "tuner.hint_channels": 320,
@@ -86,10 +87,13 @@ CHANGED = {
     "samples.prompts": ['a "red" cube', "größer"],
     "samples.score": False,
     "checkpoints.keep": 5,
+    "checkpoints.best": True,
     "validation.pictures": 9,
     "validation.every": 10,
     "validation.timesteps": 2,
     "validation.seed": 4,
+    "validation.metrics": True,
+    "validation.patience": 3,
     "tracking.to": ["tensorboard", "wandb"],
     "tracking.project": "mine",
     "score.scenes": 0,
@@ -97,7 +101,7 @@ CHANGED = {
 
 UNSETTABLE = (  # alone, or as plain text
     "base.model", "base.vae_revision", "samples.prompts", "data.make", "data.params", "data.masked_loss",
-    "train.optimizer_options",
+    "train.optimizer_options", "tuner.condition", "tuner.conditions", "checkpoints.best", "validation.metrics", "validation.patience",
 )  # fmt: skip
 
 

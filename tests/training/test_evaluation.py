@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from scedit_cli.core.tuners import CSCTuner, SCTuner
+from scedit_cli.inference.evaluation import Evaluator
 from scedit_cli.inference.sampler import to_tensor
 from scedit_cli.models.base import Base, Defaults, load_base
 from scedit_cli.training import evaluation
@@ -35,16 +36,15 @@ def test_fresh_tuners_give_no_control(base, tuners, monkeypatch):
 
 
 def test_pictures_as_good_as_reconstructions_score_1(base, tuners, monkeypatch):
-    def sample(base, prompts, *, attachment, hints, seeds, **options):
-        assert list(seeds) == list(range(3)) and len(prompts) == 3
-        if attachment is None:
+    def drawn(evaluator, arm, places, reporter=None):
+        assert evaluator.images.numbers == (0, 1, 2) and places == [0, 1, 2]
+        if arm.name == "without":
             return [Image.new("RGB", (128, 128), "black")] * 3
-        assert attachment.scales == (0.5, 2.0) and hints["color"].shape == (3, 3, 128, 128)
+        assert arm.name == "reconstruction" or arm.scales == (0.5, 2.0)
         return real
 
     real = [shown.image for shown in held_out_scenes(3, 4, (), 128)]
-    monkeypatch.setattr(evaluation, "sample", sample)
-    monkeypatch.setattr(evaluation, "_through_the_autoencoder", lambda *_: real)
+    monkeypatch.setattr(Evaluator, "drawn", drawn)
     scores = evaluation.control_scores(base, tuners, [0.5, 2.0], scenes=3, seed=4)
     for each in scores.values():
         assert (each.with_, each.reconstruction, each.score) == pytest.approx((1, 1, 1)) and each.without < 0.9
@@ -72,7 +72,7 @@ def test_text_is_scored_by_the_objects_it_names():
 
 
 def test_scoring_leaves_the_base_as_it_was(base, tuners, monkeypatch):
-    monkeypatch.setattr(evaluation, "sample", lambda *args, **options: [Image.new("RGB", (128, 128))])
+    monkeypatch.setattr("scedit_cli.inference.evaluation.sample", lambda *args, **_: [Image.new("RGB", (128, 128))])
     before = {name: value.clone() for name, value in base.unet.state_dict().items()}
     evaluation.control_scores(base, tuners, scenes=1)
     assert all(torch.equal(value, before[name]) for name, value in base.unet.state_dict().items())

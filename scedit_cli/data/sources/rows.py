@@ -65,7 +65,7 @@ def _parquet(tree: Tree, table: str) -> Iterator[tuple[str, Row]]:
                     number += 1
                     yield f"{tree.name}/{table} row {number}", row
         except ArrowException as error:
-            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", hint="get it again") from None
+            raise SceditError(f"{tree.name}/{table} is no readable parquet file: {error}", "get it again") from None
 
 
 TABLES = (".jsonl", ".csv", ".parquet")

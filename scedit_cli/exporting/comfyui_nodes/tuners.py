@@ -84,8 +84,8 @@ def read(path: Path) -> Tuner:
         raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(
-            f"{path.name} is no tuner of the format {FORMAT}; `scedit merge FILE --out tuner.safetensors` converts "
-            "those of SCEPTER, ms-swift and scedit-pytorch"
+            f"{path.name} is no tuner of the format {FORMAT}; `scedit merge` converts those "
+            "of SCEPTER, ms-swift and scedit-pytorch"
         )
     scale = 1.0
     try:
@@ -93,8 +93,8 @@ def read(path: Path) -> Tuner:
             parts = json.loads(header["tuners"])
             if len(parts) != 1:
                 raise ValueError(
-                    f"{path.name} holds {len(parts)} tuners, and a node applies one: `scedit merge {path.name} "
-                    "--format comfyui --out FOLDER` writes each into a file of its own"
+                    f"{path.name} holds {len(parts)} tuners, and a node applies one: `scedit merge` "
+                    "writes each into a file of its own, in the format comfyui"
                 )
             scale, header = parts[0]["scale"], parts[0]["metadata"]
             tensors = {key.removeprefix("tuners.0."): tensor for key, tensor in tensors.items()}

@@ -124,7 +124,8 @@ def _header(source: str | Path | Tuner | Bundle) -> Header:
     if isinstance(source, str | os.PathLike):
         return header_of(str(source))
     tuners = getattr(source, "tuners", [source])
-    return Header(tuple(each.condition for each in tuners)) if all(hasattr(t, "condition") for t in tuners) else Header()
+    known = all(hasattr(each, "condition") and (each.condition or "")[:4] != "hint" for each in tuners)
+    return Header(tuple(each.condition for each in tuners)) if known else Header()
 
 
 def _check_conditions(config: GenerationConfig, jobs: Sequence[ImageJob]) -> None:
@@ -138,7 +139,7 @@ def _check_conditions(config: GenerationConfig, jobs: Sequence[ImageJob]) -> Non
             if control.kind in names:
                 raise SceditError(
                     f"{names[control.kind]} and {control.name} are both {control.kind} conditions",
-                    "give one of each kind, each with its own name of the kind",
+                    f"give one of each kind; `Control('{control.kind}', image)` says of which kind an image is",
                     "controls",
                 )
             names[control.kind] = control.name

@@ -118,8 +118,7 @@ def check(request: PrepareRequest) -> None:
     """Raise SceditError for every fault that shows without weights."""
     src, encoding, is_there = request.src, request.encoding, request.is_made
     if src is None and not is_there:
-        hint = "`prepare(PHOTOS, out=DIR)`, or `prepare(scenes=100, out=DIR)`"
-        raise SceditError("prepare takes pictures or a number of scenes", hint, "src")
+        raise SceditError("prepare takes pictures or a number of scenes", "give a folder, or Scenes(100)", "src")
     if encoding and (unknown := set(encoding.cache) - set(_CACHES)):
         hint = f"choose of {', '.join(_CACHES)}"
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint, "encoding.cache")

@@ -73,12 +73,12 @@ def _check_libraries(recipe: Recipe) -> None:
 
 def _check_data(recipe: Recipe) -> None:
     """Raise SceditError unless the data exists, or is rendered, and has or can get the tuner's condition."""
-    kind, path = recipe.tuner.condition, recipe.data.path
-    read = kind is not None and kind not in recipe.data.make
+    path = recipe.data.path
+    read = [kind for kind in recipe.tuner.kinds if kind not in recipe.data.make]
     if path is None:
-        if read and kind not in SCENE_KINDS:
+        if unknown := [kind for kind in read if kind not in SCENE_KINDS]:
             raise SceditError(
-                f"tuner.condition is {kind}, which rendered scenes do not have",
+                f"{_told(recipe)} is {unknown[0]}, which rendered scenes do not have",
                 hint=f"choose one of {', '.join(SCENE_KINDS)}, or name a dataset folder with data.path",
             )
     elif is_shards(path):
@@ -90,11 +90,17 @@ def _check_data(recipe: Recipe) -> None:
         except SceditError as error:
             hint = "`prepare(PHOTOS, out=DIR)` makes a dataset folder, `data.path=DIR` names it"
             raise SceditError(f"data.path: {error.message}", hint) from error
-        if read and not (any(column_of(kind) in row for row in rows) or _is_made_quickly(kind)):
+        for kind in read:
+            if any(column_of(kind) in row for row in rows) or _is_made_quickly(kind):
+                continue
             hint = f"`annotate({folder}, kinds={kind})` makes them"
             if kind not in conditions.KINDS:
                 hint = f"nothing makes {kind}: `prepare(conditions={kind}=FOLDER)` takes them from a folder"
-            raise SceditError(f"tuner.condition is {kind}, and {folder} has no {column_of(kind)}", hint)
+            raise SceditError(f"{_told(recipe)} is {kind}, and {folder} has no {column_of(kind)}", hint)
+
+
+def _told(recipe: Recipe) -> str:
+    return "one of tuner.conditions" if recipe.tuner.conditions else "tuner.condition"
 
 
 def _is_made_quickly(kind: str) -> bool:

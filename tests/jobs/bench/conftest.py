@@ -11,7 +11,21 @@ from scedit_cli.benchmark import compare
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
-from scedit_cli.jobs.bench import bench
+from scedit_cli.benchmark.results import BenchResult
+from scedit_cli.cli.bench_request import request_of
+from scedit_cli.cli.parsing import in_options
+from scedit_cli.jobs import bench as job
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.reporter import Reporter
+
+
+def bench(reporter: Reporter | None = None, **options) -> BenchResult:
+    """Measures what the options of the command ask for."""
+    try:
+        return job.bench(*request_of(options), reporter)
+    except SceditError as error:  # in the command's words
+        raise type(error)(in_options(error.message, error.field), in_options(error.hint)) from error
+
 
 SETTING = BenchConfig("mine", 1, 64, "fp32", "cpu", steps=10)
 

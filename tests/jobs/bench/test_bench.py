@@ -15,18 +15,17 @@ from scedit_cli import CSCTuner, SceditError, SCTuner, save_tuner
 from scedit_cli.benchmark import compare, estimate, evaluation, isolation
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.modes import DEFAULT_METHODS
-from scedit_cli.jobs.bench import bench
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import WorkFailed
 from scedit_cli.utils.reporter import SILENT
 from tests import tiny
-from tests.jobs.bench.conftest import SETTING, figures
+from tests.jobs.bench.conftest import SETTING, bench, figures
 from tests.recorder import Note, Progress, Recorder
 
 FIELDS = {
     "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "steps",
     "compiled", "results",
-    "sweep", "matrix_rate", "estimate", "quality", "skips", "sampling", "plot", "environment", "worse",
+    "sweep", "matrix_rate", "estimate", "quality", "evaluation", "skips", "sampling", "plot", "environment", "worse",
 }  # fmt: skip
 RESULT_FIELDS = {
     "method", "trainable_parameters", "flops_per_step", "peak_memory", "estimated_peak_memory", "images_per_second",
@@ -215,7 +214,8 @@ def test_quality_gives_the_scores_of_a_tuner(tmp_path):
     document = result.document()
     assert set(document) == FIELDS and document["results"] == [] and document["batch"] is None
     scores = document["quality"]["canny"]
-    assert set(scores) == {"score", "with", "without", "reconstruction", "scenes"}
+    names = ("score", "with", "without", "reconstruction")
+    assert set(scores) == {*(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "scenes"}
     assert scores["with"] == scores["without"] < scores["reconstruction"]  # a fresh tuner is the identity
     assert scores["score"] == 0 and scores["scenes"] == 2
     assert result.tables()[0][1][1][0][0] == "canny"

@@ -8,8 +8,7 @@ import pytest
 
 from scedit_cli import SceditError
 from scedit_cli.benchmark import compare, config
-from scedit_cli.jobs.bench import bench
-from tests.jobs.bench.conftest import figures
+from tests.jobs.bench.conftest import bench, figures
 from tests.recorder import Note, Recorder
 
 

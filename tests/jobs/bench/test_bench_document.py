@@ -12,9 +12,8 @@ from PIL import Image
 from scedit_cli import SceditError
 from scedit_cli.benchmark import compare
 from scedit_cli.jobs import bench as job
-from scedit_cli.jobs.bench import bench
 from scedit_cli.utils.errors import WorkFailed
-from tests.jobs.bench.conftest import figures
+from tests.jobs.bench.conftest import bench, figures
 from tests.recorder import Recorder
 
 

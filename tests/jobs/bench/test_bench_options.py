@@ -6,53 +6,80 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from scedit_cli.benchmark.requests import (
+    CostRequest,
+    EarlierResult,
+    EvaluationRequest,
+    LearningRequest,
+    Output,
+    Request,
+    SamplingRequest,
+    Sizes,
+    SkipsRequest,
+)
 from scedit_cli.cli import app
+from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.jobs import bench as job
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import TunerSpec
 
 
 @pytest.fixture
 def called(monkeypatch):
     """Calls the command; gives what the job was called with."""
 
-    def call(*words: str) -> dict[str, object]:
+    def call(*words: str) -> tuple[Request, Output]:
         calls = []
 
-        def record(**options):
-            calls.append(options)
+        def record(request, output, reporter):
+            calls.append((request, output))
             return SimpleNamespace(
                 document=dict, markdown=str, csv=str, tables=list, plot=None, worse=(), unwritten=None
             )
 
         monkeypatch.setattr(job, "bench", record)
-        monkeypatch.setattr("scedit_cli.jobs.checks.bench.check", lambda options: None)
+        monkeypatch.setattr("scedit_cli.jobs.checks.bench.check", lambda request, output: None)
         answer = CliRunner().invoke(app, ["bench", *words])
         if isinstance(answer.exception, SceditError):
             raise answer.exception
         assert answer.exit_code == 0, answer.output
-        calls[0].pop("reporter")
         return calls[0]
 
     return call
 
 
-def test_every_option_of_the_command_arrives(called):
-    words = """--methods sc,lora --base b --prediction epsilon --batch 3
-        --resolution 128 --dtype bf16 --steps 7 --plot p.svg --estimate
-        --device cpu --fits 8GiB --batches 1,4 --rounds 2 --compile --lora-rank 8 --lora-feed-forward --down-ratio 0.5
-        --quality --tuner t:0.5 --tuner u --scenes 9 --seconds 1.5 --seeds 4 --learning-rate sc=0.003
-        --learning-rate full=1e-4 --keep k --sampling --show s.json --skips --skip-scale 0 --skip-noise 2
-        --baseline b.json --tolerance 7% --out o.json --json"""
-    assert called(*words.split()) == {
-        "methods": ["sc", "lora"], "base": "b", "prediction": "epsilon", "batch": 3,
-        "resolution": 128, "dtype": "bf16", "steps": 7,
-        "plot": Path("p.svg"), "estimate": True, "device": "cpu", "fits": "8GiB", "batches": [1, 4], "rounds": 2,
-        "compiled": True, "lora_rank": 8, "lora_feed_forward": True, "down_ratio": 0.5, "quality": True,
-        "tuners": ["t:0.5", "u"], "scenes": 9, "seconds": 1.5, "seeds": 4,
-        "learning_rates": {"sc": 0.003, "full": 1e-4}, "keep": Path("k"),
-        "sampling": True, "show": Path("s.json"), "skips": True, "skip_scale": 0.0,
-        "skip_noise": 2.0, "baseline": Path("b.json"), "tolerance": "7%", "out": Path("o.json"),
-    }  # fmt: skip
+SIZES = "--lora-rank 8 --lora-feed-forward --down-ratio 0.5 --methods sc,lora"
+
+
+@pytest.mark.parametrize(("words", "request_"), [
+    (f"""--base b --batch 3 --resolution 128 --dtype bf16 --device cpu --steps 7 --rounds 2 --compile {SIZES}
+     --fits 8GiB --batches 1,4""",
+     CostRequest("b", ("sc", "lora"), 3, 128, "bf16", "cpu", 7, 2, True, Sizes(8, True, 0.5), 2**33, [1, 4])),
+    ("--estimate --base b --device cuda", CostRequest("b", device="cuda", batches=(1, 16), estimate=True)),
+    ("--sampling --base b --resolution 64 --dtype bf16 --steps 3", SamplingRequest("b", 64, "bf16", None, 3)),
+    ("""--skips --base b --prediction epsilon --resolution 64 --dtype bf16 --device cpu --steps 3 --scenes 9
+     --skip-scale 0 --skip-noise 2""", SkipsRequest("b", "epsilon", 64, "bf16", "cpu", 3, 9, 0.0, 2.0)),
+    (f"""--quality --device cpu --batch 3 --steps 7 --seconds 1.5 --seeds 4 --scenes 9 --learning-rate sc=0.003
+     --learning-rate full=1e-4 --keep k {SIZES}""",
+     LearningRequest(("sc", "lora"), "cpu", 3, 7, 1.5, 4, 9, {"sc": 0.003, "full": 1e-4}, Sizes(8, True, 0.5),
+                     Path("k"))),
+    ("""--quality --tuner t:0.5 --tuner canny=u --against none --base b --data d --protocol controlnet++ --images 9
+     --batch 3 --steps 7 --guidance 2 --scheduler DDIM --seed 4 --prediction epsilon --dtype bf16 --device cpu
+     --weights w --clip c --inception i.pt --keep k""",
+     EvaluationRequest(
+         [TunerSpec("t", 0.5), TunerSpec("u", conditions=("canny",))], [], "b", "d", "controlnet++", 9,
+         SamplingOptions(7, 2.0, "DDIM", 4, 3), "epsilon", "bf16", "cpu", Path("w"), Path("c"), Path("i.pt"), Path("k"),
+     )),
+    ("--quality --tuner none --scenes 9", EvaluationRequest([], images=9)),
+    ("--show s.json", EarlierResult(Path("s.json"))),
+])  # fmt: skip
+def test_every_option_of_the_command_arrives(called, words, request_):
+    assert called(*words.split())[0] == request_
+
+
+def test_what_is_done_with_the_result_arrives(called):
+    words = "--plot p.svg --baseline b.json --tolerance 7% --out o.json --json"
+    assert called(*words.split())[1] == Output(Path("p.svg"), Path("o.json"), Path("b.json"), 0.07)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +98,7 @@ def test_every_option_of_the_command_arrives(called):
     ],
 )
 def test_where_a_picture_is_drawn_unasked(called, words, plot):
-    assert called(*words.split())["plot"] == (plot and Path(plot))
+    assert called(*words.split())[1].plot == (plot and Path(plot))
 
 
 @pytest.mark.parametrize(

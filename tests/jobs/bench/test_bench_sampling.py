@@ -7,9 +7,9 @@ import pytest
 from scedit_cli.benchmark import sampling as room
 from scedit_cli.benchmark.architecture import Architecture
 from scedit_cli.core.attach import attached
-from scedit_cli.jobs.bench import bench
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.jobs.bench.conftest import bench
 from tests.recorder import Progress, Recorder
 
 

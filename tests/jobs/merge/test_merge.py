@@ -6,8 +6,8 @@ import torch
 from scedit_cli import Bundle, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.core.weights import read_metadata
 from scedit_cli.jobs import merge as job
-from scedit_cli.jobs.merge import merge
 from scedit_cli.utils.errors import WorkFailed
+from tests.jobs.merge.conftest import merge
 from tests.recorder import Note, Recorder
 
 
@@ -138,10 +138,10 @@ def test_what_cannot_be_read(tuner, message, saved, tmp_path):
 
 def test_where_it_may_be_written(saved, tmp_path):
     one, out = str(saved(name="one")), tmp_path / "combo.safetensors"
-    with pytest.raises(SceditError, match="--out .*combo.pt: a tuner file ends in .safetensors"):
+    with pytest.raises(SceditError, match="`out` .*combo.pt: a tuner file ends in .safetensors"):
         merge([one], out=tmp_path / "combo.pt")
     out.write_bytes(b"mine")
-    with pytest.raises(SceditError, match="--out .*combo.safetensors exists already"):
+    with pytest.raises(SceditError, match="`out` .*combo.safetensors exists already"):
         merge([one], out=out)
     assert out.read_bytes() == b"mine"
     merge([f"{one}:2"], out=out, overwrite=True)
@@ -159,8 +159,8 @@ def test_a_file_that_appears_while_tuners_are_merged_is_left_alone(saved, tmp_pa
 def test_tuners_that_were_taught_differently_are_refused(saved, tmp_path):
     one, two = saved(name="one", prediction_type="epsilon"), saved("canny", prediction_type="v_prediction")
     alone = saved(name="alone", prediction_type="v_prediction", zero_terminal_snr="true")
-    for other, ways in ((one, "epsilon and .*canny.* v_prediction"), (alone, "v_prediction from noise alone and .*")):
-        with pytest.raises(SceditError, match=f"{other.stem}.* was taught {ways}") as error:
+    for other, ways in ((one, "epsilon and .*canny.* with v_prediction"), (alone, "v_prediction from noise alone and .*")):
+        with pytest.raises(SceditError, match=f"{other.stem}.* was trained with {ways}") as error:
             merge([str(other), str(two)], out=tmp_path / "combo.safetensors")
         assert "train.zero_terminal_snr" in error.value.hint
     assert not (tmp_path / "combo.safetensors").exists()

@@ -11,10 +11,10 @@ from diffusers import StableDiffusionPipeline
 from scedit_cli import CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.exporting import graph_files
 from scedit_cli.exporting.running import UNetFolder
-from scedit_cli.jobs.merge import merge
 from scedit_cli.utils.errors import WorkFailed
 from scedit_cli.utils.reporter import Reporter
 from tests import tiny
+from tests.jobs.merge.conftest import merge
 
 
 def test_nodes_for_comfyui_keep_every_tuner_with_its_scale(edited, unet, saved, tmp_path):

@@ -6,8 +6,8 @@ import torch
 from scedit_cli import SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.core.weights import read_metadata
 from scedit_cli.jobs import merge as job
-from scedit_cli.jobs.merge import merge
 from scedit_cli.utils.errors import WorkFailed
+from tests.jobs.merge.conftest import merge
 from tests.recorder import Recorder
 
 

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
 from scedit_cli.cli import app
 from scedit_cli.jobs import merge as job
-from scedit_cli.jobs.merge import merge
+from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.models.base import load_base
+from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
+from tests.jobs.merge.conftest import merge
 from tests.recorder import Progress, Recorder
 
 
@@ -41,20 +43,20 @@ def test_take_drop_and_rescale_edit_a_bundle(saved, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"take": ["pose"]}, "--take pose: no tuner of that name .*here are canny, sc"),
-        ({"drop": ["pose"]}, "--drop pose: no tuner of that name"),
-        ({"rescale": {"pose": 1.0}}, "--rescale pose: no tuner of that name"),
+        ({"take": ["pose"]}, "`take` pose: no tuner of that name .*here are canny, sc"),
+        ({"drop": ["pose"]}, "`drop` pose: no tuner of that name"),
+        ({"rescale": {"pose": 1.0}}, "`rescale` pose: no tuner of that name"),
         ({"rescale": {"canny": float("nan")}}, "a scale is nan"),
-        ({"take": ["sc"], "drop": ["canny"]}, "--take and --drop together"),
-        ({"drop": ["sc", "canny"]}, "--drop leaves nothing to merge"),
-        ({"rank": 0}, "--rank 0: at least one"),
-        ({"rank": 4, "take": ["canny"]}, "--rank compresses an SC-Tuner, and there is none here"),
-        ({"activations": "scenes"}, "there is no --rank"),
+        ({"take": ["sc"], "drop": ["canny"]}, "`take` and `drop` together"),
+        ({"drop": ["sc", "canny"]}, "`drop` leaves nothing to merge"),
+        ({"rank": 0}, "`rank` 0: at least one"),
+        ({"rank": 4, "take": ["canny"]}, "`rank` compresses an SC-Tuner, and there is none here"),
+        ({"activations": "scenes"}, "there is no `rank`"),
         ({"rank": 4, "activations": "scenes"}, "is a tuner for another base, not for scenes"),
-        ({"dtype": "int8"}, "--dtype int8: not known .*fp16"),
-        ({"format": "comfy"}, "--format comfy: not known"),
+        ({"dtype": "int8"}, "`dtype` int8: not known .*fp16"),
+        ({"format": "comfy"}, "`format` comfy: not known"),
         ({"format": "ms-swift"}, "ms-swift has no CSC-Tuners"),
-        ({"up_blocks": [3, 3, 3, 3]}, "--up-blocks is of no use in the format scedit"),
+        ({"up_blocks": [3, 3, 3, 3]}, "`up_blocks` is of no use in the format scedit"),
         ({"average": True}, "canny.safetensors .canny. and .*sc.safetensors .sc. are of different conditions"),
     ],
 )
@@ -67,7 +69,7 @@ def test_options_that_do_not_fit(saved, tmp_path, options, message):
 
 
 def test_rescaling_one_of_two_style_tuners_is_refused(saved, tmp_path):
-    with pytest.raises(SceditError, match="--rescale sc: there are several such tuners"):
+    with pytest.raises(SceditError, match="`rescale` sc: there are several such tuners"):
         merge([str(saved(name="a")), str(saved(name="b"))], out=tmp_path / "c.safetensors", rescale={"sc": 0.5})
 
 
@@ -83,7 +85,7 @@ def test_an_average_is_told_to_be_inexact(saved, tmp_path):
     torch.testing.assert_close(mean.maps[2].down.weight, expected)
     assert result.max_difference > 0.01  # random tuners: the mean of their weights is far from their mean
     assert mean.metadata["merge.average"] == "true"
-    with pytest.raises(SceditError, match="--average: the scales add up to 0"):
+    with pytest.raises(SceditError, match="`average`: the scales add up to 0"):
         merge([f"{one}:1", f"{two}:-1"], out=tmp_path / "zero.safetensors", average=True)
     assert not (tmp_path / "zero.safetensors").exists()
 
@@ -149,34 +151,47 @@ def test_values_that_a_dtype_does_not_hold(saved, tmp_path):
 def test_every_option_of_the_command_arrives(monkeypatch, tmp_path):
     calls = []
 
-    def record(*args, **kwargs):
-        calls.append(kwargs | {"tuners": args[0]})
+    def record(request, reporter):
+        calls.append(request)
         return job.MergeResult(tmp_path / "o.safetensors", "sc", [], 0.0)
 
     monkeypatch.setattr(job, "merge", record)
-    monkeypatch.setattr("scedit_cli.jobs.checks.merge.check", lambda *args, **options: None)
+    monkeypatch.setattr("scedit_cli.jobs.checks.merge.check", lambda request: None)
     options = "--average --take canny,sc --drop depth --rescale canny=0.5 --rescale sc=-1 --rank 8 --activations scenes"
     more = "--device cpu --dtype fp16 --format ms-swift --up-blocks 3,3 --overwrite --json"
     answer = CliRunner().invoke(
         app, ["merge", "a.safetensors:0.5", "k=b", "--out", "o", *options.split(), *more.split()]
     )
     assert answer.exit_code == 0, answer.output
-    calls[0].pop("reporter")
-    assert calls[0] == {
-        "tuners": ["a.safetensors:0.5", "k=b"],
-        "out": Path("o"),
-        "average": True,
-        "take": ["canny", "sc"],
-        "drop": ["depth"],
-        "rescale": {"canny": 0.5, "sc": -1.0},
-        "rank": 8,
-        "activations": "scenes",
-        "device": "cpu",
-        "dtype": "fp16",
-        "format": "ms-swift",
-        "up_blocks": [3, 3],
-        "overwrite": True,
-    }
+    assert calls == [
+        MergeRequest(
+            [TunerSpec("a.safetensors", 0.5), TunerSpec("b", conditions=("k",))],
+            out=Path("o"),
+            average=True,
+            take=["canny", "sc"],
+            drop=["depth"],
+            rescale={"canny": 0.5, "sc": -1.0},
+            rank=8,
+            activations="scenes",
+            device="cpu",
+            dtype="fp16",
+            format="ms-swift",
+            up_blocks=[3, 3],
+            overwrite=True,
+        )
+    ]
+
+
+def test_loaded_tuners_are_merged_without_a_file(edited, unet, saved, tmp_path):
+    one, two = load_tuner(saved(name="one")), load_tuner(saved("canny", seed=2))
+    made = job.merge(MergeRequest([TunerSpec(one, 0.7), TunerSpec(two, -0.5)]))
+    hint = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(9))
+    expected = edited(unet, [one, two], [0.7, -0.5], canny=hint)
+    torch.testing.assert_close(edited(unet, made.tuner, canny=hint), expected, rtol=0, atol=1e-5)
+    assert made.out is None and made.document()["out"] is None and made.max_difference < 1e-5
+    with pytest.raises(SceditError, match="`take` pose: no tuner of that name .*here are canny, sc") as error:
+        job.merge(MergeRequest([TunerSpec(one), TunerSpec(two)], take=["pose"]))
+    assert error.value.field == "take"
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from scedit_cli.core.bundle import tuners_of
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.recipe import Recipe
+from scedit_cli.training.metrics import HeldOutScores
 from tests import by_recipe
 from tests.jobs.train.outcomes import HUB_BASE, PICTURES, PLAIN, Outcome, Runs
 
@@ -169,6 +171,8 @@ EMBEDDED = {
 }  # fmt: skip
 GRIDS = {"samples.every": 2, "samples.count": 1, "samples.steps": 1}
 HELD_OUT = {"validation.pictures": 2}
+HELD_OUT_DRAWN = HELD_OUT | {"samples.steps": 1, "validation.every": 1}
+FALLING = HELD_OUT_DRAWN | {"validation.metrics": True}  # the scores that `_quick` gives fall
 LOGIT, SHIFTED = {"train.timesteps": "logit-normal"}, {"train.timesteps": "shifted"}
 SC = {"tuner.condition": None, "tuner.hint_channels": None, "tuner.hint_width": None}
 
@@ -189,6 +193,11 @@ CASES = {
     "base.quantize": Case("int8", other_loss),
     "tuner.kind": Case("sc", tells(lambda run: run.tuner.kind, "csc", "sc"), along=SC),
     "tuner.condition": Case("color", both(other_weights, tells(lambda run: run.tuner.condition, "canny", "color"))),
+    "tuner.conditions": Case(
+        ["canny", "color"],
+        tells(lambda run: [each.condition for each in tuners_of(run.tuner)], ["canny"], ["canny", "color"]),
+        along={"tuner.condition": None},
+    ),
     "tuner.down_ratio": Case(0.5, in_other_shapes("hidden", (4, 4, 4, 8))),
     "tuner.hint_kernel": Case(3, in_other_shapes("hint_kernel", 3)),
     "tuner.hint_channels": Case(24, in_other_shapes("hint_channels", 24)),
@@ -257,6 +266,7 @@ CASES = {
     "train.ema_decay": Case(0.9999, averaged, {"train.steps": 4}),
     "train.checkpoint_every": Case(1, tells(lambda run: len(run.checkpoints), 1, 2)),
     "train.log_every": Case(2, both(same_lesson, tells(lambda run: run.logged("step"), [1, 2], [2]))),
+    "checkpoints.best": Case(True, tells(lambda run: "best.safetensors" in run.files, False, True), FALLING),
     "checkpoints.keep": Case(1, tells(lambda run: len(run.checkpoints), 2, 1), {"train.checkpoint_every": 1}),
     "samples.every": Case(1, tells(lambda run: len(run.grids), 1, 2), GRIDS),
     "samples.count": Case(2, taller_grid, GRIDS),
@@ -269,12 +279,14 @@ CASES = {
     "validation.every": Case(1, tells(lambda run: len(run.logged("validation_loss")), 1, 2), HELD_OUT),
     "validation.timesteps": Case(3, other_validation, HELD_OUT),
     "validation.seed": Case(6, other_validation, HELD_OUT),
+    "validation.metrics": Case(True, tells(lambda run: "validation.jsonl" in run.files, False, True), HELD_OUT_DRAWN),
+    "validation.patience": Case(1, tells(lambda run: run.result.steps, 3, 2), FALLING | {"train.steps": 3}),
     "tracking.to": Case(["tensorboard"], tells(lambda run: tracked(run, "scedit"), False, True)),
     "tracking.project": Case(
         "mine", tells(lambda run: tracked(run, "mine"), False, True), {"tracking.to": ["tensorboard"]}
     ),
     "score.scenes": Case(
-        1, tells(lambda run: run.result.document()["consistency"] and run.result.score.scenes, None, 1), EMBEDDED
+        1, tells(lambda run: [each.scenes for each in run.result.scores.values()], [], [1]), EMBEDDED
     ),
 }  # fmt: skip
 NEEDS = {"base.quantize": "torchao", "tracking.to": "tensorboard", "tracking.project": "tensorboard"}
@@ -292,6 +304,14 @@ def _quick(runs, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", runs.places["hub"])
     monkeypatch.setenv("SCEDIT_CACHE", runs.places["data"] + "-cache")
+    falling = {"score": 0.5, "score_low": None, "score_high": None}
+    monkeypatch.setattr(
+        HeldOutScores,
+        "measure",
+        lambda self, trainer, reporter: {
+            "step": trainer.step, "control_score": 1 / trainer.step, "conditions": {"canny": falling}
+        },
+    )
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
 

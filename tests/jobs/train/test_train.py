@@ -157,7 +157,8 @@ def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path
 def test_the_tuner_goes_to_the_hub_where_asked(recipe, tmp_path, monkeypatch):
     asked, events = [], []
     monkeypatch.setattr(job, "check_login", lambda name: asked.append(name))
-    monkeypatch.setattr(job, "upload", lambda folder, name, files: asked.append((folder, name)) or "https://hub/me/canny")
+    address = "https://hub/me/canny"
+    monkeypatch.setattr(job, "upload", lambda folder, name, files: asked.append((folder, name)) or address)
     wanted = recipe(train={"steps": 1})
     job.train(wanted, out=tmp_path / "run", push_to_hub="me/canny", reporter=Recorder(events.append))
     assert asked == ["me/canny", (tmp_path / "run", "me/canny")]

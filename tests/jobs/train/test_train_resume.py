@@ -138,7 +138,7 @@ def test_memory_that_runs_out_is_told_and_the_state_kept(finished, recipe, tmp_p
 
 def test_samples_that_fail_lose_no_step(recipe, tmp_path, monkeypatch):
     def draw(*_):
-        raise WorkFailed("memory ran out while sampling", "make fewer pictures at once, or smaller ones")
+        raise WorkFailed("memory ran out while sampling", "make fewer images at once, or smaller ones")
 
     wanted = recipe(samples={"every": 3, "count": 1, "steps": 1})
     monkeypatch.setattr(SampleGrids, "draw", draw)

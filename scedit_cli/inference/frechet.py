@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 
-def frechet_distance(made: Tensor, real: Tensor) -> float:
-    """Return ‖μ₁ - μ₂‖² + Tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) of two sets (N, F) of features, each feature in units of its
-    deviation over `real`. It depends on N: compare distances over equally many images only."""
-    scale = real.double().std(0).clamp(min=1e-6)
-    made, real = made.double() / scale, real.double() / scale
+def frechet_distance(made: Tensor, real: Tensor, scaled: bool = True) -> float:
+    """Return ‖μ₁ - μ₂‖² + Tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) of two sets (N, F) of features. If `scaled`, each feature is in units
+    of its deviation over `real`. It depends on N: compare distances over equally many images only."""
+    made, real = made.double(), real.double()
+    if scaled:
+        scale = real.std(0).clamp(min=1e-6)
+        made, real = made / scale, real / scale
     between = (made.mean(0) - real.mean(0)).square().sum()
     one, two = _root(made), _root(real)
     # Tr((Σ₁Σ₂)^½) is the sum of the singular values of R₁R₂ᵀ, with Σ = RᵀR.

@@ -1,4 +1,4 @@
-"""A cache of results that took long, one file each, so that a stopped benchmark can resume."""
+"""A cache of results that took long, one file each, so that stopped work can resume."""
 
 from __future__ import annotations
 

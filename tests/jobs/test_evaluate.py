@@ -1,0 +1,222 @@
+"""Tuners on somebody's base and images, through the library and the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import scedit_cli as scedit
+from scedit_cli import CSCTuner, SceditError, SCTuner, conditions, save_tuner
+from scedit_cli.cli import app
+from scedit_cli.conditions.protocols import find_protocol
+from scedit_cli.data.dataset import open_dataset, row_of, write_rows
+from scedit_cli.data.evaluation_set import evaluation_set
+from scedit_cli.inference import evaluation
+from scedit_cli.inference.evaluation import WITHOUT, Evaluator
+from scedit_cli.inference.sampler import sample, to_hints
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.distributed import Share
+from scedit_cli.utils.specs import TunerSpec
+from tests import tiny
+from tests.recorder import Recorder
+
+STEPS = scedit.SamplingOptions(steps=2, guidance=1.0, batch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "evaluations"
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(tiny.pipeline_folder("sd15"))
+
+
+@pytest.fixture
+def tuner(base) -> CSCTuner:
+    return tiny.trained(CSCTuner.for_unet(base.unet, "canny", hint_channels=8), 1)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """Five images, one of another size, with canny images for the first two."""
+    folder, draw = tmp_path / "photos", np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    (folder / "conditions" / "canny").mkdir(parents=True)
+    rows = []
+    for number in range(5):
+        image = Image.fromarray(draw.integers(0, 255, (4, 4, 3), np.uint8)).resize((128 if number == 4 else 64, 64))
+        image.save(folder / "images" / f"{number:06d}.png")
+        kinds = ["canny"] if number < 2 else []
+        if kinds:
+            conditions.annotate("canny", image).save(folder / "conditions" / "canny" / f"{number:06d}.png")
+        rows.append(row_of(f"{number:06d}.png", f"image {number}", kinds))
+    write_rows(folder, rows)
+    return folder
+
+
+def run(tuners, base, dataset, **options):
+    return scedit.evaluate(tuners, base=base, data=dataset, **{"sampling": STEPS} | options)
+
+
+def test_images_are_drawn_and_measured_as_by_hand(base, tuner, dataset, tmp_path):
+    found = run([(tuner, 0.5)], base, dataset, keep=tmp_path / "kept")
+    images = open_dataset(dataset)
+    wanted = [conditions.annotate("canny", Image.open(item.image)) for item in images.items]
+    figures = {"with": [], "without": []}
+    for places in ([0, 1], [2, 3], [4]):  # batches of one size
+        size = images.sizes[places[0]]
+        options = {"seeds": places, "steps": 2, "guidance": 1.0, "width": size[0], "height": size[1]}
+        texts, shown = [f"image {place}" for place in places], [wanted[place] for place in places]
+        with scedit.attach(base.unet, tuner, [0.5]) as edits:
+            hints = {"canny": to_hints("canny", shown)}
+            drawn = sample(base, texts, attachment=edits, hints=hints, batch_size=2, **options)
+        for arm, made in (("with", drawn), ("without", sample(base, texts, batch_size=2, **options))):
+            figures[arm] += conditions.consistencies("canny", made, shown)
+            for place, image in zip(places, made, strict=True):
+                assert np.array_equal(Image.open(tmp_path / "kept" / "images" / arm / f"{place:06d}.png"), image)
+    canny = found["canny"]
+    assert {arm: canny[arm] for arm in figures} == pytest.approx({arm: np.mean(figures[arm]) for arm in figures})
+    assert canny["images"] == 5 and canny["with_low"] <= canny["with"] <= canny["with_high"]
+    with (tmp_path / "kept" / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["with.consistency"]) for row in rows] == pytest.approx(figures["with"])
+    assert [row["image"] for row in rows] == [f"images/{number:06d}.png" for number in range(5)]
+    assert Image.open(found.details["contact_sheet"]).width > 1000
+    assert found.details["annotators"] == {"canny": "opencv"} and found.details["resolution"] == ["128x64", "64x64"]
+
+
+def test_what_was_drawn_is_not_drawn_again(base, tuner, dataset, monkeypatch):
+    """Killed on the way and started again, for this tuner and for another: figures are the same bit for bit."""
+    whole = run([tuner], base, dataset, keep=None)
+    drawn, own = [], evaluation.sample
+    monkeypatch.setattr(evaluation, "sample", lambda *args, **more: drawn.append(more["hints"]) or own(*args, **more))
+    assert run([tuner], base, dataset).quality == whole.quality and not drawn
+    other = run([(tuner, 0.25)], base, dataset)
+    assert len(drawn) == 3 and all(drawn), "images without tuners were drawn once more"
+    assert other["canny"]["without"] == whole["canny"]["without"] and other["canny"]["with"] != whole["canny"]["with"]
+
+
+def test_a_stopped_evaluation_goes_on(base, tuner, dataset, cache, monkeypatch):
+    def stop(event):
+        if event.step >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([tuner], base, dataset, reporter=Recorder(stop))
+    there = len(list(cache.glob("*.png")))
+    assert there
+    resumed = run([tuner], base, dataset)
+    monkeypatch.setenv("SCEDIT_CACHE", str(cache.parent / "another"))
+    assert run([tuner], base, dataset).quality == resumed.quality
+
+
+def test_processes_share_the_batches(base, dataset):
+    images = evaluation_set(open_dataset(dataset), ["canny"])
+    alone = Evaluator(base, images, find_protocol("scedit"), STEPS).run([WITHOUT])
+    rows = []
+
+    class Part(Share):
+        def gathered(self, items):
+            rows.extend(items)
+            return rows
+
+    for number in range(2):
+        together = Evaluator(base, images, find_protocol("scedit"), STEPS, share=Part(number, 2)).run([WITHOUT])
+    assert together == alone
+
+
+def test_two_tuners_are_compared_image_by_image(base, tuner, dataset):
+    same = run([tuner], base, dataset, against=[tuner])["canny"]
+    assert same["difference"] == same["difference_low"] == same["difference_high"] == 0
+    found = run([tuner], base, dataset, against=[])["canny"]
+    assert found["against"] == found["without"] and found["difference"] == found["with"] - found["without"] != 0
+    assert found["difference_low"] < found["difference_high"]
+    apart = found["with_high"] - found["with_low"] + found["without_high"] - found["without_low"]
+    assert found["difference_high"] - found["difference_low"] < apart  # images explain a part of the spread
+
+
+def test_no_tuner_is_the_base(base, dataset):
+    write_rows(dataset, [row_of(f"{n:06d}.png", "", ["canny"]) for n in range(2)])  # those that have one
+    found = run([], base, dataset)
+    assert found["canny"]["with"] == found["canny"]["without"] and found["canny"]["images"] == 2
+
+
+def test_some_images_are_a_fixed_choice(dataset):
+    few, fewer = (evaluation_set(open_dataset(dataset), [], most=count).numbers for count in (3, 2))
+    assert len(few) == 3 and set(fewer) < set(few)
+
+
+def test_the_command_names_what_a_table_needs(base, tuner, dataset, tmp_path):
+    file = save_tuner(tuner, tmp_path / "canny.safetensors", {"base_fingerprint": base.fingerprint})
+    words = ["bench", "--quality", "--tuner", f"{file}:0.5", "--base", str(tiny.pipeline_folder("sd15")), "--data",
+             str(dataset), "--steps", "2", "--guidance", "1", "--protocol", "controlnet++"]  # fmt: skip
+    answer = CliRunner().invoke(app, [*words, "--json", "--out", str(tmp_path / "a.json")])
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    about = document["evaluation"]
+    assert about["protocol"] == "controlnet++" and about["figures"] == {"canny": "f1, more is better"}
+    assert (about["sampler"], about["steps"], about["guidance"]) == ("PNDMScheduler", 2, 1.0)
+    assert about["tuners"] == [{"file": str(file), "condition": "canny", "scale": 0.5, "kind": "csc"}]
+    assert "openai/clip-vit-base-patch16" in about["missing"]["clip_score"]
+    assert "inception-2015-12-05.pt" in about["missing"]["fid"]
+    before = json.loads((tmp_path / "a.json").read_text())
+    before["quality"]["canny"]["score"] = 1e9
+    (tmp_path / "a.json").write_text(json.dumps(before))
+    answer = CliRunner().invoke(app, [*words, "--baseline", str(tmp_path / "a.json")])
+    assert answer.exit_code == 1 and "canny: score was 1e+09" in answer.stderr
+    answer = CliRunner().invoke(app, [*words[:-1], "scedit", "--baseline", str(tmp_path / "a.json")])
+    assert answer.exit_code == 1 and "cannot be compared, protocol was controlnet++" in answer.stderr
+
+
+def test_tuners_of_other_programs(base, tuner, dataset, tmp_path):
+    file = save_tuner(tuner, tmp_path / "theirs.bin", format="scepter")
+    mine = run([tuner], base, dataset)["canny"]
+    assert run([TunerSpec(file, conditions=("canny",))], base, dataset)["canny"] == mine
+    with pytest.raises(SceditError, match="no kind of condition is called 'hint'.*canny=FILE"):
+        run([file], base, dataset)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data missing", "--data missing does not exist"),
+        ("--protocol ours", "--protocol ours: not known"),
+        ("--inception missing.pt", "--inception missing.pt: no such file"),
+        ("--clip missing", "--clip: missing does not exist"),
+        ("--images 3 --scenes 4 --data photos", "--scenes counts held-out scenes"),
+        ("--tuner none", "--tuner none together with other tuners"),
+        ("--against missing.safetensors", "missing.safetensors: no such tuner file"),
+        ("--methods sc", "--methods does nothing with --quality --tuner"),
+    ],
+)
+def test_bad_options(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["bench", "--quality", "--tuner", "canny", *words.split()])
+    assert answer.exit_code == 2 and message in answer.stderr.replace("\n  ", " "), answer.output
+
+
+def test_bad_data(base, tuner, dataset, tmp_path):
+    color = tiny.trained(CSCTuner.for_unet(base.unet, "color", hint_channels=8), 1)
+    with pytest.raises(SceditError, match="controlnet\\+\\+ has no measure for color .protocol scedit measures it"):
+        run([color], base, dataset, protocol="controlnet++")
+    hed = tiny.trained(CSCTuner.for_unet(base.unet, "hed", hint_channels=8), 1)
+    (tmp_path / "weights").mkdir()
+    with pytest.raises(SceditError, match="photos has no hed images, and the annotator cannot be loaded") as error:
+        run([hed], base, dataset, weights=tmp_path / "weights")
+    assert error.value.exit_code == 2 and error.value.hint
+    Image.new("RGB", (48, 64)).save(dataset / "images" / "000002.png")
+    with pytest.raises(SceditError, match="000002.png is 48x64 pixels; the sides of base .* are multiples of 64"):
+        run([tuner], base, dataset)
+    style = tiny.trained(SCTuner.for_unet(base.unet), 1)
+    write_rows(dataset, [row_of("000000.png", "", [])])
+    with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):
+        run([style], base, dataset)
