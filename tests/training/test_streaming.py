@@ -24,6 +24,7 @@ from scedit_cli.data.stream import Stream
 from scedit_cli.jobs import train as job
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
+from scedit_cli.training.memory import Forecast
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.preparing import prepare
@@ -44,7 +45,7 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 2**20})  # takes longer than these runs
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20}))  # takes longer than these runs
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from scedit_cli.jobs import train as job
 from scedit_cli.jobs.checks import train as checks
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
+from scedit_cli.training.memory import Forecast
 from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
@@ -122,7 +123,7 @@ def test_memory_that_runs_out_is_told_and_the_state_kept(finished, recipe, tmp_p
         return original(*args)
 
     monkeypatch.setattr(objective, "add_noise", add_noise)
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 3 * 2**30})
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 3 * 2**30}, 0, 0))
     with pytest.raises(WorkFailed, match="memory ran out after step 2, with 4 pictures at once") as failed:
         job.train(recipe(), out=tmp_path / "run")
     for said in ("about 3.0 GiB", "train.micro_batch_size=2", "train.memory=checkpoint", "from step 2"):
