@@ -39,7 +39,10 @@ def reuse(unet: nn.Module, every: int, calls_per_step: int = 1) -> Reuse:
     if hasattr(unet, "_orig_mod") or unet._compiled_call_impl is not None:
         raise SceditError("this U-Net is compiled, and its code would ignore the reuse", hint="leave one of the two out")
     if not isinstance(survey(unet).sites[0], InTuple):
-        raise SceditError(f"the deep layers of {type(unet).__name__} cannot be reused", hint="only those of U-Nets whose up blocks take their skips as a tuple can")
+        raise SceditError(
+            f"the deep layers of {type(unet).__name__} cannot be reused",
+            hint="only U-Nets whose up blocks take their skips as a tuple can reuse them",
+        )
     return Reuse(unet, every, calls_per_step)
 
 
