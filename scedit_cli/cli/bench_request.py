@@ -29,7 +29,8 @@ _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
 _HELD = "quantize offload beside"
 _MODES = {
-    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} quantize offload fits batches plot baseline",
+    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} quantize offload fits batches plot "
+    "baseline",
     "--estimate": f"base methods batch resolution dtype device {_SIZES} {_HELD} fits batches plot baseline",
     "--sampling": "base resolution dtype device steps",
     "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
