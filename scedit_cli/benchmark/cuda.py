@@ -1,8 +1,8 @@
 """The measurements of a card: `python -m scedit_cli.benchmark.cuda --out card.json` makes them all within 25 minutes.
 
-Each method is measured in a process of its own, beside its estimate. The raw JSON names card and versions and is written
-after every measurement; what is not reached in time is missing. `--readme scedit_cli/benchmark/README.md` puts the table
-in the place of the sentence that no card has measured the estimates.
+Each method is measured in a process of its own, beside its estimate. The raw JSON names card and versions and is
+written after every measurement; what is not reached in time is missing. `--readme scedit_cli/benchmark/README.md` puts
+the table in the place of the sentence that no card has measured the estimates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from scedit_cli.utils.reporter import SILENT
 
 METHODS = ("sc", "csc", "lora", "full", "controlnet")
 SENTENCE = re.compile(r"\s*No\s+card\s+has\s+measured\s+it\s+yet\.")
-_SMALL = (("sc-checkpoint", "int4", "none"), ("sc-checkpoint", "int4", "encoder"), ("csc-checkpoint", "int4", "encoder"))
+_SMALL = (
+    ("sc-checkpoint", "int4", "none"), ("sc-checkpoint", "int4", "encoder"), ("csc-checkpoint", "int4", "encoder")
+)  # fmt: skip
 _STEPS = 10
 _MINUTES = 25.0
 _MIB = 2**20

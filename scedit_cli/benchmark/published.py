@@ -49,7 +49,8 @@ class Published:
 
 _SWIFT = "[ms-swift](https://swift2x-en.readthedocs.io/en/latest/GetStarted/SCEdit.html)"
 _DIFFUSERS = "[diffusers](https://github.com/huggingface/diffusers/blob/main/examples/controlnet/README.md)"
-_NEMO = "[NeMo](https://docs.nvidia.com/nemo-framework/user-guide/24.12/multimodalmodels/text2image/controlnet/perf.html)"
+_NEMO_GUIDE = "https://docs.nvidia.com/nemo-framework/user-guide/24.12/multimodalmodels/text2image"
+_NEMO = f"[NeMo]({_NEMO_GUIDE}/controlnet/perf.html)"
 _PEFT = "[PEFT 0.3](https://github.com/huggingface/peft/blob/v0.3.0/README.md)"
 _R64, _R16 = Options(lora_rank=64, lora_feed_forward=True), Options(lora_rank=16)
 _OLD = Loop(_IN_LOOP, matrices=True)
@@ -64,7 +65,8 @@ TABLE = (
     Published(_SWIFT, "LoRA r=64 with feed-forward, batch 30", 69554 * _MIB, "lora", 30, options=_R64),
     Published(_DIFFUSERS, "ControlNet, batch 4", 38 * _GB, "controlnet", 4, loop=_OLD),
     Published(_DIFFUSERS, "ControlNet, batch 1", 20 * _GB, "controlnet", 1, loop=_OLD),
-    Published(_NEMO, "ControlNet, batch 8, flash attention, AMP", 33 * _GB, "controlnet", 8, loop=Loop(_IN_LOOP, "fp16")),
+    Published(_NEMO, "ControlNet, batch 8, flash attention, AMP", 33 * _GB, "controlnet", 8,
+              loop=Loop(_IN_LOOP, "fp16")),
     Published(_NEMO, "ControlNet, batch 32, flash attention, AMP", 66 * _GB, "controlnet", 32,
               loop=Loop(_IN_LOOP, "fp16")),
     Published(_NEMO, "ControlNet, batch 8, no flash attention, AMP", 76 * _GB, "controlnet", 8,

@@ -118,7 +118,8 @@ def _nf4(weight: Tensor) -> NF4:
 def _empty(weight: Tensor, how: str) -> Codes | NF4:
     if how == "nf4":
         codes = weight.new_empty(weight.numel() // 2, 1, dtype=torch.uint8)
-        return NF4(codes, weight.new_empty(weight.numel() // NF4.BLOCK, dtype=torch.float32), weight.shape, weight.dtype)
+        scale = weight.new_empty(weight.numel() // NF4.BLOCK, dtype=torch.float32)
+        return NF4(codes, scale, weight.shape, weight.dtype)
     group, bits = _group(weight, how), 8 if how in _EIGHT_BITS else 4
     rows, groups = len(weight), prod(weight.shape[1:]) // group
     codes = weight.new_empty(rows, groups, group * bits // 8, dtype=_EIGHT_BITS.get(how, torch.uint8))

@@ -72,7 +72,8 @@ class Ladder:
         first = self.rungs[0].forecast.flops
         rows = [("memory", f"{gib(self.memory_here)} on this {self.device}")]
         for rung in self.rungs:
-            cost = f"{gib(rung.needed)}, {rung.forecast.flops / 1e12:.3g} TFLOP a step ({rung.forecast.flops / first:.2f}×)"
+            flops = rung.forecast.flops
+            cost = f"{gib(rung.needed)}, {flops / 1e12:.3g} TFLOP a step ({flops / first:.2f}×)"
             if rung.forecast.transfers:
                 cost += f", {gib(rung.forecast.transfers)} of weights brought over"
             rows.append((rung.text, f"{cost}: {'fits' if rung.fits else 'too much'}"))

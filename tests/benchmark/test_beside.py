@@ -38,7 +38,9 @@ def test_encoders_in_the_loop_are_held_with_their_weights(base):
 def test_stored_and_offloaded_weights_are_estimated(base):
     whole, four, away, both = (
         peak("sc-checkpoint", base, 1, 64, "bf16", options=options)["weights"]
-        for options in (Options(), Options(quantize="int4"), Options(offload=True), Options(quantize="int4", offload=True))
+        for options in (
+            Options(), Options(quantize="int4"), Options(offload=True), Options(quantize="int4", offload=True)
+        )
     )  # fmt: skip
     assert both < four < whole and away < whole
 
@@ -52,7 +54,8 @@ def test_methods_say_why_they_cannot(base):
 
 
 @pytest.mark.parametrize(
-    ("given", "field"), [(("int3", "none", ()), "quantize"), (("none", "all", ()), "offload"), (("none", "none", ["x"]), "beside")]
+    ("given", "field"),
+    [(("int3", "none", ()), "quantize"), (("none", "all", ()), "offload"), (("none", "none", ["x"]), "beside")],
 )
 def test_an_unknown_storage_is_told(given, field):
     with pytest.raises(SceditError, match="not known") as told:

@@ -70,7 +70,8 @@ def _no_card_is_needed(monkeypatch, forecasts):
     """The optimizer's state is measured on the CPU; the rest of a forecast asks for the device's name only. No forecast
     is made twice."""
     of_device, made = memory._state_bytes, fitting.forecast
-    monkeypatch.setattr(memory, "_state_bytes", lambda options, shape, _: of_device(options, shape, torch.device("cpu")))
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "_state_bytes", lambda options, shape, _: of_device(options, shape, cpu))
 
     def once(base, options, train, *others):
         key = train.model_dump_json(), base.device, others[-1]
