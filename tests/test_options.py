@@ -12,8 +12,8 @@ from scedit_cli.cli import app
 
 PACKAGE = Path(__file__).parents[1] / "scedit_cli"
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if PACKAGE / "cli" not in file.parents)
-# A program of its own, and a page for users of the command line.
-NOT_YET = {"scenes/build", "training/model_card.py"}
+# Programs of their own, and a page for users of the command line.
+NOT_YET = {"benchmark/cuda.py", "scenes/build", "training/model_card.py"}
 OPTIONS = {
     option
     for command in get_command(app).commands.values()

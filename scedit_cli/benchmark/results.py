@@ -99,7 +99,7 @@ class BenchResult:
         if self.sampling:
             tables.append((facts(self.setting), _sampling_table(self.sampling, self.setting.device)))
         if self.reuse:
-            header = ["--reuse", "time of a step", "control score", "objects"]
+            header = ["reuse", "time of a step", "control score", "objects"]
             tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.reuse])))
         if self.quality:
             title = f"{facts(self.setting)}, {quality_facts(self.quality)}{evaluation_facts(self.evaluation)}"

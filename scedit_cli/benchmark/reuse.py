@@ -24,13 +24,13 @@ from scedit_cli.training.datasets import held_out_scenes
 from scedit_cli.training.evaluation import named_share
 from scedit_cli.utils.reporter import Reporter
 
-EVERY = (1, 2, 3, 4, 5)  # the values of `--reuse` on the curve
+EVERY = (1, 2, 3, 4, 5)  # the values of `reuse` on the curve
 _KIND, _AT_ONCE = "canny", 32
 
 
 @dataclass(frozen=True)
 class ReusePoint:
-    """One value of `--reuse`.
+    """One value of `reuse`.
 
     Attributes:
         every: the number of steps from one full step to the next.
@@ -122,8 +122,8 @@ def draw_reuse(path: Path, points: Sequence[ReusePoint]) -> None:
             axes.plot(every, values, marker="o", markersize=4, color=color, linestyle=line, label=name)
     axes.set_xticks(every)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("--reuse: steps from one full step to the next", fontsize=8, color=FAINT)
-    title = "Deep layers reused while sampling; the time is a share of --reuse 1's"
+    axes.set_xlabel("reuse: steps from one full step to the next", fontsize=8, color=FAINT)
+    title = "Deep layers reused while sampling; the time is a share of reuse 1's"
     axes.set_title(title, loc="left", fontsize=9.5, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, labelcolor=INK, color=FAINT)

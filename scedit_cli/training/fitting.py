@@ -63,7 +63,7 @@ class Ladder:
     rungs: list[Rung] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
-        """Return the document that --json writes."""
+        """Return the document as JSON values."""
         rungs = [each.document() for each in self.rungs]
         return {"device": self.device, "memory_here": self.memory_here, "rungs": rungs, "fit": rungs[-1]["settings"]}
 
