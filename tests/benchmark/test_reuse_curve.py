@@ -44,7 +44,7 @@ def test_the_curve_is_kept_by_a_document(tmp_path):
     again = read_result(tmp_path / "bench.json", "--show")
     assert list(again.reuse) == POINTS and list(again.sampling) == times
     [(_, (_, steps)), (_, (header, rows))] = again.tables()
-    assert "0.600" in steps[0] and header[0] == "--reuse" and rows[1][:2] == ["3", "0.480"]
+    assert "0.600" in steps[0] and header[0] == "reuse" and rows[1][:2] == ["3", "0.480"]
 
 
 def test_the_curve_without_scores_is_drawn_too(tmp_path):
