@@ -29,9 +29,9 @@ def examples(recipe: Recipe, dataset: Dataset) -> list[Example]:
     return builders.examples(recipe.samples, data, kinds, specs, dataset)
 
 
-def peak_of_run(recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes()) -> dict[str, int]:
+def forecast(recipe: Recipe, base: Base, cache: Cache, processes: Processes = Processes()) -> memory.Forecast:
     sections = recipe.tuner, recipe.train, recipe.data
-    return memory.peak_of_run(base, *sections, cache, processes, quantized=recipe.base.quantize)
+    return memory.forecast(base, *sections, cache, processes, quantized=recipe.base.quantize)
 
 
 def write_card(run: RunFolder, recipe: Recipe, base: Base, facts: Mapping[str, str], score: float | None) -> None:

@@ -14,7 +14,7 @@ _MEASURED = ("peak_memory", "images_per_second")
 _MORE_IS_BETTER = ("images_per_second", "score", "nearer", "objects", "psnr", "clip_score")
 _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet", "clip_score", "fid")
 _SETTINGS = ("base", "batch", "resolution", "dtype")
-_HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled")
+_HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled", "quantize", "offload", "beside")
 _SHOWN = ("scenes", "images", "seeds", "learning_rate")
 _EVALUATED = ("protocol", "data", "resolution", "sampler", "steps", "guidance", "seed")  # alike in what is compared
 

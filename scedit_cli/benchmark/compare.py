@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
+from scedit_cli.benchmark.beside import PARTS, Loop, held
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.estimate import estimate, peak
 from scedit_cli.benchmark.isolation import measure_apart
@@ -181,6 +182,8 @@ def estimated(
                 method, base, setting.batch, setting.resolution, setting.dtype,
                 device=device, libraries=libraries, options=options_for(setting, base),
             )  # fmt: skip
+            if setting.beside:
+                figures = with_beside(figures, base, setting, device)
         except (RuntimeError, ValueError) as error:
             reporter.note(f"{method} cannot be had on {base.name}: {reason(error)}")
             figures = Figures(method)
@@ -189,6 +192,19 @@ def estimated(
     if all(each.trainable_parameters is None for each in results):
         raise WorkFailed(f"none of {', '.join(methods)} could be estimated on {base.name}")
     return Costs(setting, results)
+
+
+def with_beside(figures: Figures, base: Architecture, setting: BenchConfig, device: str) -> Figures:
+    """Return the figures with the memory that `setting.beside` names; libraries stay."""
+    sizes = setting.batch, setting.resolution, setting.dtype
+    loop = Loop(tuple(part for part in setting.beside if part in PARTS))
+    found = held(figures.method, base, *sizes, loop, device=device, options=options_for(setting, base))
+    reserved = sum(found.values())
+    if "reserve" not in setting.beside:
+        del found["reserve"]
+    found |= {name: figures.memory[name] for name in ("libraries",) if name in figures.memory}
+    total = sum(found.values())
+    return replace(figures, memory=found, peak_memory=total, estimated_peak_memory=total, peak_reserved=reserved)
 
 
 def swept(

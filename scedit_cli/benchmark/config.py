@@ -33,6 +33,8 @@ class BenchConfig:
         steps: the number of timed steps (of training per round, or of sampling), or of denoising steps where skips
             are measured; None where there are none.
         compiled: whether the U-Net was compiled by `torch.compile`.
+        quantize, offload: the storage of the frozen weights, as in recipes, and "encoder" where it is offloaded.
+        beside: what an estimate counts besides a step's tensors, of `beside.COUNTED`.
     """
 
     base: str
@@ -45,6 +47,9 @@ class BenchConfig:
     down_ratio: float = 1.0
     steps: int | None = None
     compiled: bool = False
+    quantize: str = "none"
+    offload: str = "none"
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

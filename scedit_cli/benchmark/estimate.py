@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.config import Figures
 from scedit_cli.benchmark.methods import METHODS, Inputs, Options, TrainableMethod, prepared
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
+from scedit_cli.core.offload import offloaded
 from scedit_cli.models.base import DTYPES
 from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
 from scedit_cli.training.preflight import controlnet_parameters
@@ -125,12 +126,27 @@ def peak(
     with prepared(method, unet, options) as trainee, FakeTensorMode(allow_non_fake_inputs=True):
         for part in trainee.parts:
             part.to_empty(device="cpu")
-        with LiveStorages("activations") as live:
-            live.own("weights", _tensors(trainee.parts))
+        live = LiveStorages("activations")
+        with boundary(trainee, options, live), live:
+            live.own("weights", tensors_of(trainee.parts))
             live.own_gradients(trainee.weights)
-            _train(trainee, _faked(inputs), _faked(noise), base, dtype, device, live)
+            _train(trainee, faked(inputs), faked(noise), base, dtype, device, live)
     known = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0)
     return known | live.at_peak
+
+
+def boundary(
+    trainee: TrainableMethod, options: Options | None, live: LiveStorages
+) -> AbstractContextManager[object]:
+    """Return a context in which an offloaded encoder's weights count while they are on the device."""
+    if not (options and options.offload):
+        return nullcontext()
+
+    def bring(host: Tensor) -> Tensor:
+        with live.labelled("weights"):
+            return torch.empty_like(host)
+
+    return offloaded(trainee.unet, torch.device("cpu"), bring)
 
 
 def _train(
@@ -157,14 +173,16 @@ def _train(
             optimizer.step()
 
 
-def _faked(each: Any) -> Any:
+def faked(each: Any) -> Any:
+    """Return a batch's tensors without values, under a FakeTensorMode."""
     if isinstance(each, Inputs):
-        return Inputs(*(_faked(value) for value in (each.latents, each.timesteps, each.hint, each.text)))
+        return Inputs(*(faked(value) for value in (each.latents, each.timesteps, each.hint, each.text)))
     if isinstance(each, dict):
-        return {name: _faked(value) for name, value in each.items()}
+        return {name: faked(value) for name, value in each.items()}
     return torch.empty_like(each, device="cpu")
 
 
-def _tensors(parts: Iterable[nn.Module]) -> list[Tensor]:
+def tensors_of(parts: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the parameters and buffers of all parts."""
     return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
 

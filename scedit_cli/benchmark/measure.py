@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from scedit_cli.benchmark.matmul_rate import matrix_rate, wake_libraries
 from scedit_cli.benchmark.methods import Options, TrainableMethod, prepared
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.benchmark.timing import synchronise
+from scedit_cli.core.offload import offloaded
 from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import DTYPES
 from scedit_cli.models.loading import EMBEDDED
@@ -80,8 +81,12 @@ def measure(method: str, wanted: BenchConfig, reporter: Reporter, device: str | 
         inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
     memory.forget()
     seconds, processor = [], []
-    with starved(), prepared(method, unet, options) as trainee:
+    with starved(), ExitStack() as stack, prepared(method, unet, options) as trainee:
         del unet
+        if options.offload:
+            stack.enter_context(offloaded(trainee.unet, device))
+        if options.offload or options.quantize != "none":
+            memory.forget()  # the whole weights, which were here before
         if used.compiled:
             trainee.unet.compile()
         optimizer = new_optimizer(trainee)
@@ -168,7 +173,8 @@ def options_for(setting: BenchConfig, base: Architecture) -> Options:
     sizes = {"hint_channels": 320, "hint_width": 2.0} if base.pooled else {}
     if base.name == EMBEDDED:
         sizes = {"hint_channels": 64, "hint_width": 0.25, "controlnet_width": 0.25}
-    return Options(setting.lora_rank, setting.lora_feed_forward, setting.down_ratio, **sizes)
+    storage = {"quantize": setting.quantize, "offload": setting.offload == "encoder"}
+    return Options(setting.lora_rank, setting.lora_feed_forward, setting.down_ratio, **sizes, **storage)
 
 
 def kind_of(device: torch.device) -> str:

@@ -17,6 +17,7 @@ from scedit_cli.core.attach import attach
 from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.core.weights import save_tuner
+from scedit_cli.models.quantization import quantize, quantize_shapes
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -28,7 +29,8 @@ _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 @dataclass(frozen=True)
 class Options:
     """The sizes of the methods: LoRA, tuners, a CSC-Tuner's hint encoder (by default the paper's), and ControlNet's
-    hint encoder as a share of its usual width."""
+    hint encoder as a share of its usual width; and the base's storage: its weights' `quantize`, as in recipes, and
+    whether the encoder is offloaded, which only tuners on skips allow."""
 
     lora_rank: int = 64
     lora_feed_forward: bool = False
@@ -36,6 +38,8 @@ class Options:
     hint_channels: int = 256
     hint_width: float = 1.0
     controlnet_width: float = 1.0
+    quantize: str = "none"
+    offload: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = 
     """Prepare `unet` for one of METHODS within the block. Some methods change its weights, so each needs its own U-Net;
     one on the meta device is enough for counting."""
     unet.requires_grad_(False)
+    if options and options.offload and method.split("-")[0] not in ("sc", "csc"):
+        raise ValueError("the encoder cannot be offloaded: the backward pass enters it")
     with ExitStack() as stack:
         trainee = METHODS[method].make(unet, options or Options(), stack)
         for part in trainee.parts:
@@ -129,16 +135,19 @@ def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = 
 
 
 def _sc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> TrainableMethod:
-    return _tuned(unet, SCTuner.for_unet(unet, options.down_ratio), stack, memory)
+    return _tuned(unet, SCTuner.for_unet(unet, options.down_ratio), options, stack, memory)
 
 
 def _csc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str, kernel: int) -> TrainableMethod:
     sizes = {"down_ratio": options.down_ratio, "hint_channels": options.hint_channels, "hint_width": options.hint_width}
     tuner = CSCTuner.for_unet(unet, "hint", hint_kernel=kernel, **sizes)
-    return _tuned(unet, tuner, stack, memory)
+    return _tuned(unet, tuner, options, stack, memory)
 
 
-def _tuned(unet: UNet2DConditionModel, tuner: Tuner, stack: ExitStack, memory: str) -> TrainableMethod:
+def _tuned(
+    unet: UNet2DConditionModel, tuner: Tuner, options: Options, stack: ExitStack, memory: str
+) -> TrainableMethod:
+    _shrink(unet, options)
     edits = stack.enter_context(attach(unet, tuner, memory=memory))
     return TrainableMethod(unet, (unet, tuner), partial(save_tuner, tuner), edits, isinstance(tuner, CSCTuner))
 
@@ -147,6 +156,7 @@ def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig, inject_adapter_in_model
 
+    _shrink(unet, options)
     targets = _ATTENTION + (_FEED_FORWARD if options.lora_feed_forward else [])
     config = LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets)
     if hasattr(unet, "add_adapter"):
@@ -154,11 +164,14 @@ def _lora(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory
     else:  # Stable Video Diffusion's U-Net has no loader of its own for adapters
         inject_adapter_in_model(config, unet)
     cast_training_params(unet, torch.float32)
+    if memory == "checkpoint":
+        unet.enable_gradient_checkpointing()
     _lean(unet, stack, memory)
     return TrainableMethod(unet, (unet,), partial(peers.save_trained, unet))
 
 
 def _full(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> TrainableMethod:
+    _stays_whole(options, "full fine-tuning changes them")
     unet.float().requires_grad_(True)
     return TrainableMethod(unet, (unet,), partial(peers.save_trained, unet))
 
@@ -171,6 +184,7 @@ def _beside(
     memory: str = "plain",
 ) -> TrainableMethod:
     beside = make(unet, options)
+    _shrink(unet, options)
     _lean(unet, stack, memory)
     handle = unet.register_forward_pre_hook(beside, with_kwargs=True)
     stack.callback(handle.remove)
@@ -187,6 +201,7 @@ def _t2i_adapter(unet: UNet2DConditionModel, options: Options) -> peers.SideNetw
 
 
 def _controlnet_xs(unet: UNet2DConditionModel, options: Options, stack: ExitStack) -> TrainableMethod:
+    _stays_whole(options, "ControlNet-XS joins them with its own")
     fused = peers.controlnet_xs(unet)
     hinted = peers.Fused()
     handle = fused.register_forward_pre_hook(hinted, with_kwargs=True)
@@ -194,8 +209,19 @@ def _controlnet_xs(unet: UNet2DConditionModel, options: Options, stack: ExitStac
     return TrainableMethod(fused, (fused,), partial(peers.save_trained, fused), hinted, takes_hint=True)
 
 
+def _shrink(unet: UNet2DConditionModel, options: Options) -> None:
+    """Store the base's weights as `options` ask; on the meta device, their shapes."""
+    if options.quantize != "none":
+        (quantize_shapes if unet.device.type == "meta" else quantize)(unet, options.quantize)
+
+
+def _stays_whole(options: Options, why: str) -> None:
+    if options.quantize != "none":
+        raise ValueError(f"the base's weights cannot be {options.quantize}: {why}")
+
+
 def _lean(unet: UNet2DConditionModel, stack: ExitStack, memory: str) -> None:
-    if memory == "lean":
+    if memory != "plain":
         from scedit_cli.core.frozen import lean
 
         stack.enter_context(lean(unet))
@@ -212,6 +238,7 @@ METHODS: dict[str, Method] = {
     "csc-k3-plain": Method(partial(_csc, memory="plain", kernel=3), "csc-k3-plain"),
     "lora": Method(partial(_lora, memory="plain"), "lora"),
     "lora-lean": Method(partial(_lora, memory="lean"), "lora"),
+    "lora-checkpoint": Method(partial(_lora, memory="checkpoint"), "lora"),
     "full": Method(_full, "full"),
     "controlnet": Method(partial(_beside, make=_controlnet), "controlnet"),
     "controlnet-lean": Method(partial(_beside, make=_controlnet, memory="lean"), "controlnet"),

@@ -65,6 +65,8 @@ def cost_table(results: Sequence[Figures], estimated: bool) -> Table:
     }
     if estimated:
         columns["weights + gradients + optimizer + activations"] = lambda each: _memory(each)
+        columns["encoders"] = lambda each: _encoders(each)
+        columns["reserved"] = lambda each: _figure(each, "peak_reserved", _MIB, ",.0f")
     else:
         columns["estimated"] = lambda each: _figure(each, "estimated_peak_memory", _MIB, ",.0f")
         columns["reserved"] = lambda each: _figure(each, "peak_reserved", _MIB, ",.0f")
@@ -180,6 +182,11 @@ def _memory(figures: Figures) -> str:
         return "–"
     names = ("weights", "gradients", "optimizer", "activations")
     return " + ".join(f"{figures.memory.get(name, 0) / _MIB:,.0f}" for name in names)
+
+
+def _encoders(figures: Figures) -> str:
+    found = [figures.memory[name] for name in ("vae", "text") if name in figures.memory]
+    return f"{sum(found) / _MIB:,.0f}" if found else "–"
 
 
 def _spread(figures: Figures) -> str:

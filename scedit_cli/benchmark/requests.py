@@ -27,6 +27,22 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Held:
+    """How memory is used and counted.
+
+    Attributes:
+        quantize: the storage of the frozen weights, as in recipes.
+        offload: "encoder" keeps the frozen encoder in the host's memory; tuners on skips alone allow it.
+        beside: what an estimate counts besides a step's tensors: of "vae" and "text", encoders in the training loop,
+            and "reserve", what PyTorch holds beyond its tensors.
+    """
+
+    quantize: str = "none"
+    offload: str = "none"
+    beside: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class CostRequest:
     """Compare training methods by the cost of their steps, each method in its own process.
 
@@ -56,6 +72,7 @@ class CostRequest:
     rounds: int = 1
     compiled: bool = False
     sizes: Sizes = Sizes()
+    held: Held = Held()
     fits: int | None = None
     batches: Sequence[int] = ()
     estimate: bool = False

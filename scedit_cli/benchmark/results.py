@@ -132,7 +132,10 @@ def facts(setting: BenchConfig) -> str:
     """Return the configuration in one line."""
     batch = f", batch {setting.batch}" if setting.batch else ""
     size, compiled = f"{setting.resolution}×{setting.resolution}", ", compiled" if setting.compiled else ""
-    return f"{setting.base} on {setting.device}, {size}{batch}, {setting.dtype}{compiled}"
+    stored = f", base in {setting.quantize}" if setting.quantize != "none" else ""
+    stored = f"{stored}, encoder offloaded" if setting.offload != "none" else stored
+    beside = f", with {' and '.join(setting.beside)}" if setting.beside else ""
+    return f"{setting.base} on {setting.device}, {size}{batch}, {setting.dtype}{compiled}{stored}{beside}"
 
 
 def _costs(costs: Costs) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def frames_axis(base: Architecture) -> int | None:
 def loss_of(trainee: TrainableMethod, inputs: Inputs, noise: Tensor, base: Architecture) -> Tensor:
     """Return the mean noise-prediction loss of a batch of clean latents with `noise` added."""
     alphas = base.alphas.to(inputs.latents.device)
-    noisy = replace(inputs, latents=add_noise(inputs.latents, noise, inputs.timesteps, alphas, base.prediction_type == FLOW))
+    latents = add_noise(inputs.latents, noise, inputs.timesteps, alphas, base.prediction_type == FLOW)
+    noisy = replace(inputs, latents=latents)
     answer = trainee.predict(noisy)
     channels = 2 if frames_axis(base) == 1 else 1
     wanted = (each.narrow(channels, 0, answer.shape[channels]) for each in (noise, inputs.latents))

@@ -85,6 +85,23 @@ def bench(
         float | None, typer.Option(help="Hidden width of tuners, as a share of a skip's channels; 1 by default.",
                                    rich_help_panel=_COST)
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(metavar="int8|fp8|int4|nf4", help="Storage of the frozen weights.", rich_help_panel=_COST),
+    ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(metavar="encoder", help="Keep the frozen encoder in the host's memory.", rich_help_panel=_COST),
+    ] = None,
+    with_: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="vae,text,reserve",
+            help="Count encoders in the training loop, and what PyTorch reserves, in an estimate.",
+            rich_help_panel=_COST,
+        ),
+    ] = "",
     quality: Annotated[
         bool, typer.Option("--quality", help="Score --tuner; without it, train --methods on the embedded world.",
                            rich_help_panel=_QUALITY)
@@ -193,6 +210,7 @@ def bench(
     Examples:
       scedit bench
       scedit bench --estimate --base sdxl --batch 4 --fits 24GiB
+      scedit bench --estimate --base sdxl --batch 1 --methods csc-checkpoint --quantize int4 --offload encoder
       scedit bench --methods sc,csc,lora,lora-lean --rounds 3 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
@@ -214,7 +232,8 @@ def bench(
             "base": base, "prediction": prediction, "methods": parts(methods), "batch": batch,
             "resolution": resolution, "dtype": dtype, "device": device, "steps": steps, "rounds": rounds,
             "compiled": compiled, "lora_rank": lora_rank, "lora_feed_forward": lora_feed_forward,
-            "down_ratio": down_ratio, "fits": fits, "batches": _numbers("--batches", batches), "estimate": estimate,
+            "down_ratio": down_ratio, "quantize": quantize, "offload": offload, "beside": parts(with_), "fits": fits,
+            "batches": _numbers("--batches", batches), "estimate": estimate,
             "sampling": sampling, "skips": skips, "skip_scale": skip_scale, "skip_noise": skip_noise,
             "quality": quality, "tuners": tuner, "against": against, "data": data, "protocol": protocol,
             "images": images, "guidance": guidance, "scheduler": scheduler, "seed": seed, "weights": weights,

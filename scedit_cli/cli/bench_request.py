@@ -12,6 +12,7 @@ from scedit_cli.benchmark.requests import (
     CostRequest,
     EarlierResult,
     EvaluationRequest,
+    Held,
     LearningRequest,
     Output,
     Request,
@@ -26,9 +27,11 @@ from scedit_cli.utils.errors import SceditError
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
+_HELD = "quantize offload beside"
 _MODES = {
-    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} fits batches plot baseline",
-    "--estimate": f"base methods batch resolution dtype device {_SIZES} fits batches plot baseline",
+    "": f"base methods batch resolution dtype device steps rounds compiled {_SIZES} quantize offload fits batches plot "
+        "baseline",
+    "--estimate": f"base methods batch resolution dtype device {_SIZES} {_HELD} fits batches plot baseline",
     "--sampling": "base resolution dtype device steps scenes plot",
     "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
     "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
@@ -58,7 +61,8 @@ def request_of(options: Mapping[str, Any]) -> tuple[Request, Output]:
             "--quality --tuner": EvaluationRequest}.get(mode, CostRequest)  # fmt: skip
     names = {"skip_scale": "scale", "skip_noise": "noise"}
     fields = {names.get(name, name): value for name, value in given.items() if name in _MODES[mode].split()}
-    fields = {name: value for name, value in fields.items() if name not in (*_SIZES.split(), "plot", "baseline")}
+    gathered = *_SIZES.split(), *_HELD.split(), "plot", "baseline"
+    fields = {name: value for name, value in fields.items() if name not in gathered}
     if kind in (CostRequest, LearningRequest):
         fields["sizes"] = Sizes(**{name: given[name] for name in _SIZES.split() if name in given})
     if "methods" in fields:
@@ -69,6 +73,7 @@ def request_of(options: Mapping[str, Any]) -> tuple[Request, Output]:
         fields = _evaluated(fields)
     if kind is CostRequest:
         fields |= {"estimate": mode == "--estimate"}
+        fields["held"] = Held(**{name: given[name] for name in _HELD.split() if name in given})
         if "fits" in fields:
             fields["fits"] = read_size(fields["fits"])
         if output.plot and "batches" not in fields:

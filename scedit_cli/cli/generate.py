@@ -244,9 +244,14 @@ def generate(
         bool, typer.Option("--vae-tiling", help="Decode images tile by tile.", rich_help_panel=_MEMORY)
     ] = False,
     offload: Annotated[
-        bool,
-        typer.Option("--offload", help="Keep models on the CPU while they do not run.", rich_help_panel=_MEMORY),
-    ] = False,
+        str | None,
+        typer.Option(
+            "--offload",
+            metavar="models|encoder",
+            help="What stays on the CPU while it does not run: whole models, or the U-Net's encoder block by block.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the U-Net.", rich_help_panel=_MEMORY)] = False,
     reuse: Annotated[
         int | None,

@@ -34,7 +34,7 @@ _OPTIONS = {
     "overrides.masks": "--mask", "init": "--image", "init.strength": "--strength", "init.mask": "--inpaint",
     "init.margins": "--outpaint", "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out",
     "params": "--param", "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
-    "compiled": "--compile", "learning_rates": "--learning-rate",
+    "compiled": "--compile", "beside": "--with", "learning_rates": "--learning-rate",
 }  # fmt: skip
 _QUOTED = re.compile(r"`([a-z_][a-z_.]*)(?:=([^`]+)|\(([^`]*)\))?`")
 _CALLS = {"explain": "train --explain"}  # functions that the command line calls otherwise

@@ -32,6 +32,10 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be trained, and stop before the first step.")
     ] = False,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="Show the least change of settings that fits this device's memory, and stop."),
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe with all defaults.")] = False,
     explain: Annotated[
@@ -53,6 +57,7 @@ def train(
       scedit train --recipe canny.toml --set train.steps=1200 --out runs/longer
       scedit train --recipe canny.toml --out runs/longer --resume
       scedit train --recipe sdxl-depth.toml --set data.path=dataset --set base.model=sdxl.safetensors --dry-run
+      scedit train --recipe sdxl-depth.toml --set data.path=dataset --set base.model=sdxl.safetensors --fit
       scedit train --explain train.timestep_shift
       torchrun --nproc-per-node 4 -m scedit_cli train --recipe sd15-canny.toml --set data.path=dataset
     """
@@ -74,7 +79,7 @@ def train(
         check(TrainRequest(loaded, **options))  # refuses bad options before the slow import of PyTorch
         from scedit_cli.jobs import train as job
 
-        result = job.train(loaded, **options, device=device_here(device), reporter=screen)
+        result = job.train(loaded, **options, fit=fit, device=device_here(device), reporter=screen)
     if result:
         screen.result(result.document(), result.summary())
 

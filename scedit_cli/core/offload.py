@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+ENCODER = ("down_blocks", "mid_block")  # the children of a U-Net that are offloaded
+
 Bring = Callable[[Tensor], Tensor]
 
 
@@ -40,13 +42,14 @@ class Offload:
 
     Attributes:
         units: the modules that visit the device one after the other.
+        bring: the function that copies a weight to the device.
     """
 
     def __init__(self, unet: nn.Module, device: torch.device, bring: Bring | None = None) -> None:
         self.units = list(_units(unet))
         self._device = device
         self._stream = torch.Stream(device) if device.type in ("cuda", "xpu") else None
-        self._bring = bring or self._copied
+        self.bring = bring or self._copied
         self._slots = {unit: [*_slots(unit, self._stream is not None)] for unit in self.units}
         self._next: dict[nn.Module, nn.Module] = {}  # learned from the order of the last pass
         self._last: nn.Module | None = None
@@ -97,7 +100,7 @@ class Offload:
     def _fetch(self, unit: nn.Module) -> None:
         self._here.add(unit)
         for slot in self._slots[unit]:
-            slot.put(self._bring(slot.host))
+            slot.put(self.bring(slot.host))
 
     def _drop(self, unit: nn.Module) -> None:
         self._here.discard(unit)

@@ -43,8 +43,8 @@ def decoder_parts(unet: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
 def edit_skips(
     unet: nn.Module, skips: SkipMap, edit: Edit, entries: Entries | None = None
 ) -> list[RemovableHandle]:
-    """Let `unet` read edit(skip, index) in the place of every skip, (…, C, h, w) with its number in encoder order, until
-    the returned handles are removed. An `edit` that returns the skip itself leaves it as it is.
+    """Let `unet` read edit(skip, index) in the place of every skip, (…, C, h, w) with its number in encoder order,
+    until the returned handles are removed. An `edit` that returns the skip itself leaves it as it is.
 
     The hooks can be pickled and deep-copied with the U-Net if `edit` can be. `entries` are skips.entries(unet), if known.
     """

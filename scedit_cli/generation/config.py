@@ -13,7 +13,7 @@ from scedit_cli.data.inputs import check_image_input
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.fields import check_choice, check_number, check_switches, check_type, is_a
-from scedit_cli.utils.names import EMBEDDED, LARGEST_SEED, PRECISIONS, PREDICTIONS
+from scedit_cli.utils.names import EMBEDDED, LARGEST_SEED, OFFLOADS, PRECISIONS, PREDICTIONS
 from scedit_cli.utils.specs import TunerSpec
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class BaseConfig:
         dtype: one of PRECISIONS; by default the base's.
         any_base: whether tuners may have been trained on other weights than the base's, if its skips are the same.
         vae_slicing, vae_tiling: decode images one at a time, or tile by tile, for less memory.
-        offload: whether models stay on the CPU while they do not run.
+        offload: one of OFFLOADS: "models" keeps each model on the CPU while it does not run, "encoder" the U-Net's
+            encoder and middle alone, which visit the accelerator block by block at every step; None for neither.
         compile: whether the U-Net is compiled.
         fingerprint: the fingerprint that the base must have; None for any.
         unet: a folder with the base's U-Net and its tuners as one graph, as `merge` exports it; the graph takes the
@@ -70,7 +71,7 @@ class BaseConfig:
     any_base: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
-    offload: bool = False
+    offload: str | None = None
     compile: bool = False
     fingerprint: str | None = None
     unet: str | Path | None = None
@@ -88,7 +89,12 @@ class BaseConfig:
             check_choice(self.dtype, f"{field}.dtype", PRECISIONS)
         if self.prediction is not None:
             check_choice(self.prediction, f"{field}.prediction", PREDICTIONS)
-        check_switches(self, field, ("any_base", "vae_slicing", "vae_tiling", "offload", "compile"))
+        check_switches(self, field, ("any_base", "vae_slicing", "vae_tiling", "compile"))
+        if self.offload is not None:
+            check_choice(self.offload, f"{field}.offload", OFFLOADS)
+        if self.offload == "encoder" and self.compile:
+            place = f"{field}.offload"
+            raise SceditError(f"{place}: a compiled U-Net's weights stay in place", "leave one of them out", place)
         for name in ("vae", "prediction", "dtype", "device") if self.loaded else ():
             if getattr(self, name) is not None:
                 place = f"{field}.{name}"

@@ -29,11 +29,11 @@ _LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
-          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet"),
+          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet", "offload"),
     int: ("seed", "steps", "reuse", "width", "height"),
     float: ("guidance", "guidance_rescale", "strength"),
     list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),
-    bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "offload", "compile"),
+    bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "compile"),
 }.items() for field in names}  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def settings_in(path: Path) -> dict[str, Any]:
             "name an image that scedit generate wrote, not a copy that another program saved",
             "source",
         ) from error
+    if isinstance(settings.get("offload"), bool):  # written when there was one kind of offloading
+        settings["offload"] = "models" if settings["offload"] else None
     batch = settings.get("batch") or [0, 1]
     counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
     if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from scedit_cli.core.attach import attach
+from scedit_cli.core.offload import ENCODER, offloaded
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.exporting.running import ExportedUNet, GraphAttachment
 from scedit_cli.generation.conditioning import Conditioning
@@ -53,6 +54,11 @@ class ImageRunner:
                 if getattr(settings, f"vae_{part}"):
                     undo.callback(setattr, base.vae, f"use_{part}", getattr(base.vae, f"use_{part}", False))
                     getattr(base.vae, f"enable_{part}")()
+            if settings.offload == "encoder":
+                undo.callback(base.place, base.device)
+                _ = base.fingerprint, base.parameter_count  # known now, while all weights are here
+                base.place(self._device, ENCODER)
+                undo.enter_context(offloaded(base.unet, self._device))
             if isinstance(base.unet, ExportedUNet):
                 self._attachment = GraphAttachment(base.unet, [each.tuner for each in placed])
                 undo.callback(self._attachment.detach)
@@ -113,7 +119,7 @@ class ImageRunner:
             start=given.start,
             weighted=self.sampler.weighted,
             reuse=self.sampler.reuse,
-            offload=str(self._device) if self.config.base.offload else None,
+            offload=str(self._device) if self.config.base.offload == "models" else None,
             reporter=reporter,
         )
 

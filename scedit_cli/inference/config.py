@@ -112,11 +112,11 @@ class SamplerConfig:
     scheduler: str | None = None
     negative: str = ""
     weighted: bool = False
-    reuse: int = 1
     width: int | None = None
     height: int | None = None
     resize: str = "crop"
     batch_size: int = 8
+    reuse: int = 1
     place: tuple[int, int] | None = None
 
     def check(self, field: str = "sampler") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import torch
@@ -102,8 +102,8 @@ def bench(request: Request, output: Output = Output(), reporter: Reporter | None
 
 
 def _cost(request: CostRequest, check: Callable[[BenchConfig], None], reporter: Reporter) -> BenchResult:
-    sizes = astuple(request.sizes)
-    wanted = BenchConfig(request.base or "", request.batch, request.resolution, request.dtype, None, *sizes)
+    sizes, memory = astuple(request.sizes), asdict(request.held) | {"beside": tuple(request.held.beside)}
+    wanted = BenchConfig(request.base or "", request.batch, request.resolution, request.dtype, None, *sizes, **memory)
     further = Further(request.fits, tuple(request.batches))
     watch = {"check": check, "reporter": reporter}
     if request.estimate:

@@ -1,4 +1,4 @@
-"""The job `evaluate`: how well tuners control a base, on anybody's images."""
+"""The job that evaluates tuners: how well they control a base, on anybody's images."""
 
 from __future__ import annotations
 

@@ -26,9 +26,10 @@ from scedit_cli.recipe import Recipe, load_recipe, without_folders
 from scedit_cli.training import builders
 from scedit_cli.training.datasets import check_dataset, first_of
 from scedit_cli.training.evaluation import Score, control_scores
+from scedit_cli.training.fitting import Ladder, least_change
 from scedit_cli.training.log import last_value, recent_loss
 from scedit_cli.training.loop import Loop, LoopPlan
-from scedit_cli.training.memory import peak_of_run
+from scedit_cli.training.memory import forecast
 from scedit_cli.training.metrics import HeldOutScores
 from scedit_cli.training.model_card import UPLOADED, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
@@ -132,10 +133,11 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    fit: bool = False,
     push_to_hub: str | None = None,
     device: str | None = None,
     reporter: Reporter | None = None,
-) -> TrainResult | Preflight | None:
+) -> TrainResult | Preflight | Ladder | None:
     """Train the tuner that `recipe` describes, together with the other processes that a launcher has started.
 
     Ctrl-C and SIGTERM end it after the current step, with a checkpoint from which `resume` continues bit for bit (on a
@@ -149,6 +151,7 @@ def train(
             step 0.
         overwrite: replace the run that `out` holds.
         dry_run: stop before the first step and return the preflight; encoded latents and text remain.
+        fit: stop before the first step and return the settings that were tried until one fits the device's memory.
         push_to_hub: a hub repository ("user/name") to upload tuner, recipe, card and samples to.
         device: the device that trains; by default an accelerator where there is one.
 
@@ -166,16 +169,16 @@ def train(
                 processes.by_first(lambda: check_login(hub))
             processes.by_first(lambda: check_trackers(recipe.tracking))
             folder = processes.by_first(request.run)
-            if not request.dry_run:
+            if not (request.dry_run or fit):
                 processes.by_first(lambda: stack.enter_context(claimed(folder)))
-            return _train(request, folder, processes, reporter or SILENT)
+            return _train(request, folder, processes, reporter or SILENT, fit)
     finally:
         processes.leave()
 
 
 def _train(
-    request: TrainRequest, run: RunFolder, processes: Processes, every: Reporter
-) -> TrainResult | Preflight | None:
+    request: TrainRequest, run: RunFolder, processes: Processes, every: Reporter, fit: bool
+) -> TrainResult | Preflight | Ladder | None:
     started, recipe = time.monotonic(), request.recipe
     reporter = every if processes.is_first else SILENT
     added = processes.by_first(lambda: builders.missing_kinds(recipe.tuner, recipe.data))
@@ -187,7 +190,7 @@ def _train(
             f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
-    base = builders.open_base(recipe.base, recipe.train, recipe.samples, request.device)
+    base = builders.open_base(recipe.base, recipe.train, recipe.samples, request.device, to_train=not fit)
     dataset, shards = _data(recipe, base, processes, reporter)
     stream = None
     if shards:
@@ -204,6 +207,9 @@ def _train(
     with processes.meeting() as meet:
         kinds = builders.cached_kinds(recipe.tuner, recipe.data)
         cache = cache_latents_and_text(dataset, base, kinds, reporter.stage("encoding"), specs, share, meet)
+    sections = recipe.tuner, recipe.train, recipe.data
+    if fit:
+        return least_change(base, *sections, cache, processes, stream is not None) if processes.is_first else None
     tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, indices=learned, processes=processes, stream=stream) as trainer:
@@ -315,10 +321,10 @@ def _with_memory(
 ) -> Preflight:
     try:
         sections = recipe.tuner, recipe.train, recipe.data
-        peak = peak_of_run(base, *sections, cache, processes, streams, recipe.base.quantize)
+        peak = forecast(base, *sections, cache, processes, streams, recipe.base.quantize)
     except SceditError as reason:
         return replace(preflight, not_estimated=str(reason))
-    return replace(preflight, estimated_peak_memory=sum(peak.values()))
+    return replace(preflight, estimated_peak_memory=peak.total)
 
 
 def _held_out_scores(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scedit_cli.core.objective import FLOW
+from scedit_cli.core.quantized import parameter_count
 from scedit_cli.core.skips import SkipMap, survey
 from scedit_cli.models.autoencoder import open_autoencoder
 from scedit_cli.models.distillates import distillation_doubt, is_distilled
@@ -141,6 +142,21 @@ class Base:
     def fingerprint(self) -> str:
         """The fingerprint of the U-Net's weights: 32 hex digits, the same in every precision."""
         return fingerprint(self.unet)
+
+    @cached_property
+    def parameter_count(self) -> int:
+        """The number of the U-Net's parameters, in whatever way they are stored."""
+        return parameter_count(self.unet)
+
+    def place(self, device: torch.device, apart: Iterable[str] = ()) -> None:
+        """Move all parts of the pipeline to `device`, but for the U-Net's children named in `apart`."""
+        for part in self.pipeline().components.values():
+            if part is self.unet:
+                for name, child in part.named_children():
+                    if name not in apart:
+                        child.to(device)
+            elif isinstance(part, torch.nn.Module):
+                part.to(device)
 
     def pipeline(self, scheduler: str | None = None) -> DiffusionPipeline:
         """Return a diffusers pipeline over the same modules, with a scheduler of its own and no progress bar.

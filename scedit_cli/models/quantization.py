@@ -33,12 +33,16 @@ def quantize(unet: nn.Module, how: str, device: torch.device | None = None) -> Q
     Args:
         unet: a frozen diffusers U-Net.
         how: one of utils.names.QUANTIZERS.
-        device: the device that computes and keeps the result, layer by layer; by default the layer's own.
+        device: the device that computes, layer by layer; by default the layer's own, which keeps the result.
 
     Raises:
         SceditError: the library is not installed, or bitsandbytes does not know the device.
     """
-    return _stored(unet, lambda weight: _quantized(weight.detach().to(device or weight.device), how), how)
+
+    def make(weight: Tensor) -> Codes | NF4:
+        return _quantized(weight.detach().to(device or weight.device), how).to(weight.device)
+
+    return _stored(unet, make, how)
 
 
 def quantize_shapes(unet: nn.Module, how: str) -> Quantized:

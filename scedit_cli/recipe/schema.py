@@ -193,6 +193,9 @@ class TrainSection(_Section):
     """Tensors kept for the backward pass: all (plain), those it needs (lean), or the fewest (checkpoint)."""
     recompute: Literal["transformer", "layer", "fine"] = "layer"
     """Parts that memory = "checkpoint" computes again, from the coarsest to the finest."""
+    offload: Literal["none", "encoder"] = "none"
+    """Keep the encoder and the middle of the frozen U-Net in the host's memory, from where they visit an accelerator
+    block by block; the backward pass does not need them."""
     tf32: bool = True
     """Let an accelerator multiply float32 matrices as TF32."""
     channels_last: bool = True
@@ -245,6 +248,8 @@ class TrainSection(_Section):
         for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
             if option in self.optimizer_options:
                 raise invalid("train.optimizer_options", f"{option} is what train.{key} sets")
+        if self.offload != "none" and self.compile:
+            raise invalid("train.offload", "a compiled U-Net's weights stay in place; leave train.compile out")
         if self.optimizer == "schedule-free":
             if self.schedule != "constant":
                 raise invalid("train.schedule", 'schedule-free needs none; leave it "constant"')

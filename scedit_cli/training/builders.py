@@ -11,6 +11,7 @@ import torch
 from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
 from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.offload import ENCODER
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.scenes import Example
@@ -23,6 +24,7 @@ from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
 from scedit_cli.training.datasets import check_dataset, first_images, held_out_scenes, rendered_scenes
 from scedit_cli.training.trainer import MASK
+from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -74,17 +76,33 @@ def specs_of(data: DataSection, seed: int) -> list[AnnotationSpec]:
 
 
 def open_base(
-    options: BaseSection, train: TrainSection, samples: SamplesSection, device: str | None = None
+    options: BaseSection,
+    train: TrainSection,
+    samples: SamplesSection,
+    device: str | None = None,
+    to_train: bool = True,
 ) -> Base:
-    """Return the base in the training precision on `device`, by default an accelerator where there is one.
+    """Return the base in the training precision on `device`, by default an accelerator where there is one. Where its
+    weights are quantised or its encoder is offloaded, the whole weights never are on the device.
+
+    Args:
+        to_train: whether the U-Net will be called; otherwise its weights stay whole, most of them in the host's memory.
 
     Raises:
-        SceditError: the base cannot be loaded, or cannot be tuned.
+        SceditError: the base cannot be loaded, or cannot be tuned; or there is no accelerator to offload from.
     """
+    place = torch.device(device) if device else best_device()
+    offloads = train.offload == "encoder" and to_train
+    if offloads and place.type == "cpu":
+        raise SceditError(
+            "train.offload is encoder, and there is no accelerator to offload from: training is on the cpu",
+            hint='leave it out; train.memory = "checkpoint" and base.quantize = "int4" save memory here too',
+        )
+    waits = offloads or options.quantize != "none" or not to_train
     base = load_base(
         options.model,
         dtype=DTYPES[train.precision],
-        device=device,
+        device="cpu" if waits else place,
         revision=options.revision,
         vae=options.vae,
         vae_revision=options.vae_revision,
@@ -95,9 +113,11 @@ def open_base(
     if samples.every:
         _check_samples(base, samples)
     base.unet.to(memory_format=_layout(train))
-    if options.quantize != "none":
-        _ = base.fingerprint  # computed now, from the original weights
-        quantize(base.unet, options.quantize)
+    if options.quantize != "none" and to_train:
+        _ = base.fingerprint, base.parameter_count  # computed now, from the original weights
+        quantize(base.unet, options.quantize, place)
+    if waits:
+        base.place(place, (*ENCODER, "up_blocks") if not to_train else ENCODER if offloads else ())
     return base
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from scedit_cli.models.loading import quiet
 from scedit_cli.models.quantization import quantize_shapes
 from scedit_cli.recipe import DataSection, TrainSection, TunerSection
 from scedit_cli.training import builders
-from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
+from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages
 from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.utils.distributed import Processes
@@ -25,7 +26,28 @@ from scedit_cli.utils.errors import SceditError, reason
 from scedit_cli.utils.process_memory import resident
 
 
-def peak_of_run(
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of a training step in one process.
+
+    Attributes:
+        peak: bytes at the peak by category: weights, gradients, optimizer, activations, and others (on a CPU the rest
+            of the process, on a card the encoders where a run streams).
+        flops: floating-point operations of forward and backward passes, with those that are made twice.
+        transfers: bytes of offloaded weights that are brought to the device.
+    """
+
+    peak: dict[str, int]
+    flops: int = 0
+    transfers: int = 0
+
+    @property
+    def total(self) -> int:
+        """The bytes at the peak."""
+        return sum(self.peak.values())
+
+
+def forecast(
     base: Base,
     options: TunerSection,
     train: TrainSection,
@@ -34,13 +56,11 @@ def peak_of_run(
     processes: Processes = Processes(),
     streams: bool = False,
     quantized: str = "none",
-) -> dict[str, int]:
-    """Return the bytes at the peak of a training step in one of `processes`, by category: weights, gradients,
-    optimizer, activations, and others (on a CPU the rest of the process, on a card the encoders where a run `streams`).
+) -> Forecast:
+    """Return the forecast of a training step in one of `processes`, on a base whose weights are `quantized`.
 
-    The trainer makes its usual step, on a base whose weights are `quantized`, on images of the largest size in `cache`,
-    with fake tensors. On an accelerator the result is the memory that PyTorch allocates; kernels' workspaces and the
-    driver's memory come on top.
+    The trainer makes its usual step on images of the largest size in `cache`, with fake tensors. On an accelerator the
+    peak is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
 
     Raises:
         SceditError: no estimate is possible; the message says why.
@@ -50,6 +70,8 @@ def peak_of_run(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     on_card = base.device.type != "cpu"
+    if train.offload != "none":
+        _ = base.fingerprint, base.parameter_count  # which the trainer asks for
     unreal, part = _without_weights(base, quantized), _one_part(train, processes.count)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
@@ -58,10 +80,13 @@ def peak_of_run(
         shapes = [weight.shape for weight in tuner.parameters()]
         state = {shape: _state_bytes(train, shape, base.device) for shape in set(shapes)}
         fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveStorages("activations")
+        flops = CountedFlops()
         with fake:
             for module in (unreal.unet, tuner):
                 module.to_empty(device="cpu")
         with Trainer(unreal, tuner, cache, part, data, indices=[0]) as trainer, fake, live:
+            if trainer.offload:
+                trainer.offload.bring = partial(_brought, live)
             live.own("weights", _tensors(unreal.unet, tuner))
             live.own_gradients(tuner.parameters())
             with live.labelled("optimizer"):
@@ -72,20 +97,27 @@ def peak_of_run(
                         weight.grad = torch.zeros_like(weight)
             live.forget_peak()
             try:
-                with CudaAutocast() if on_card else nullcontext():
+                with CudaAutocast() if on_card else nullcontext(), flops:
                     trainer.backward(_faked(batch))
             except RuntimeError as error:  # Fake tensors lack an operation of an unusual base.
                 raise SceditError(f"not estimated: {reason(error)}") from error
             del kept
+            transfers = trainer.offload.size if trainer.offload else 0
     peak = dict(live.at_peak)
     if train.ema_decay:
         peak["weights"] += sum(weight.nbytes for weight in tuner.parameters())
     if not on_card:
-        peak["others"] = max(0, resident() - peak["weights"])  # The weights are resident already.
+        peak["others"] = max(0, resident() - sum(each.nbytes for each in _tensors(base.unet, tuner)))  # they are here
     elif streams:
         parts = [part for part in base.pipeline().components.values() if isinstance(part, nn.Module)]
         peak["others"] = sum(each.nbytes for part in parts if part is not base.unet for each in _tensors(part))
-    return peak
+    passes = -(-train.batch_size // (processes.count * part.batch_size))
+    return Forecast(peak, passes * flops.total, passes * transfers)
+
+
+def _brought(live: LiveStorages, weight: Tensor) -> Tensor:
+    with live.labelled("weights"):
+        return torch.empty_like(weight)
 
 
 def _without_weights(base: Base, quantized: str = "none") -> Base:

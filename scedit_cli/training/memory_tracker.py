@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 
 class LiveStorages(TorchDispatchMode):
@@ -100,6 +101,32 @@ class LiveStorages(TorchDispatchMode):
         _, label, size = self._known.pop(key)
         self.now[label] -= size
         self._held -= size
+
+
+_ATTENTION = "_scaled_dot_product_flash_attention"
+_ON_CPU = {  # the attention of fake tensors on a CPU, counted as a card's
+    getattr(torch.ops.aten, f"{_ATTENTION}_for_cpu{end}"): flop_registry[getattr(torch.ops.aten, f"{_ATTENTION}{end}")]
+    for end in ("", "_backward")
+}
+
+
+class CountedFlops(TorchDispatchMode):
+    """A mode that counts the floating-point operations of matrix products, convolutions and attention. Unlike
+    PyTorch's counter it takes no operation apart and holds no tensor, so that memory can be followed at once.
+
+    Attributes:
+        total: the operations so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if formula := (_ON_CPU | flop_registry).get(func._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 class CudaAutocast(TorchFunctionMode):

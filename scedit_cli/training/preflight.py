@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from scedit_cli.core.quantized import parameter_count
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.models.base import Base
@@ -133,13 +132,13 @@ class Preflight:
     def _memory(self) -> str | None:
         if self.estimated_peak_memory is None:
             return self.not_estimated
-        said = f"about {_gib(self.estimated_peak_memory)} at the peak of a step"
+        said = f"about {gib(self.estimated_peak_memory)} at the peak of a step"
         if self.memory_here is None:
             return said
         if self.estimated_peak_memory <= self.memory_here:
-            return f"{said}, of {_gib(self.memory_here)} on this {self.step.device}"
-        less = 'lower train.micro_batch_size, or take train.memory = "checkpoint"'
-        return f"{said}, more than the {_gib(self.memory_here)} on this {self.step.device}: {less}"
+            return f"{said}, of {gib(self.memory_here)} on this {self.step.device}"
+        less = "`fit=True` finds the least change that fits"
+        return f"{said}, more than the {gib(self.memory_here)} on this {self.step.device}: {less}"
 
 
 def look_ahead(
@@ -162,7 +161,7 @@ def look_ahead(
             tuner=str(tuner),
             trainable_parameters=parameters,
             of_controlnet=parameters / controlnet if controlnet else None,
-            of_full=parameters / parameter_count(base.unet),
+            of_full=parameters / base.parameter_count,
         ),
         DataFacts(
             images,
@@ -224,5 +223,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Return a size in bytes as text: "7.45 GiB"."""
     return f"{size / 2**30:.3g} GiB"

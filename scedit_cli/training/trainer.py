@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scedit_cli.core.attach import attach
 from scedit_cli.core.bundle import Bundle, tuners_of
+from scedit_cli.core.offload import offloaded
 from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache
@@ -122,6 +123,10 @@ class Trainer:
         if processes.shards_base:
             _ = base.fingerprint  # computed now, while all weights are here
             processes.shard(base.unet)
+        self.offload = None
+        if options.offload == "encoder":
+            _ = base.fingerprint, base.parameter_count  # known now, while all weights are here
+            self.offload = self._attached.enter_context(offloaded(base.unet, base.device))
         self._unet = processes.together(_TunedUNet(base, tuner), base.device)
         if options.compile:
             base.unet.compile()

@@ -13,7 +13,6 @@ from scedit_cli.benchmark import compare
 from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.compare import Costs, largest_batch
 from scedit_cli.benchmark.config import BenchConfig, Figures
-from scedit_cli.benchmark.modes import read_tolerance
 from scedit_cli.benchmark.plot import draw
 from scedit_cli.benchmark.quality_plot import draw_quality
 from scedit_cli.benchmark.report import (
@@ -25,6 +24,7 @@ from scedit_cli.benchmark.report import (
     ratios,
     reference_of,
 )
+from scedit_cli.cli.bench_request import read_tolerance
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.reporter import SILENT
 from tests import tiny

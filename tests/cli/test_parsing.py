@@ -26,11 +26,11 @@ WORDS = """
     --mask canny=m.png --scale style=2 --sweep canny=0,1 --resize fit --base b@2 --any-base --prediction epsilon --vae v
     --steps 7 --guidance 3.5 --guidance-rescale 0.7 --guidance-span 0.1-0.8 --scheduler LCM --width 64 --height 128
     --image i.png --strength 0.4 --inpaint n.png --outpaint 8 --out o --name '{seed}' --grid --score --overwrite
-    --batch 3 --dtype bf16 --device cpu --vae-slicing --vae-tiling --offload --compile --unet graph --reuse 3
+    --batch 3 --dtype bf16 --device cpu --vae-slicing --vae-tiling --offload models --compile --unet graph --reuse 3
 """
 CONFIG = GenerationConfig(
     prompts=[Prompt("a red cube"), Prompt("b")],
-    base=BaseConfig("b@2", "v", "epsilon", "bf16", "cpu", True, True, True, True, True, unet="graph"),
+    base=BaseConfig("b@2", "v", "epsilon", "bf16", "cpu", True, True, True, "models", True, unet=Path("graph")),
     tuners=[TunerSpec("style", 0.5), TunerSpec("t")],
     controls=[
         Control("canny", Path("a.png"), scale=0.5, end=0.5, weights=Path("w")),

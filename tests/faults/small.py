@@ -13,6 +13,7 @@ from scedit_cli.models import base as bases
 from scedit_cli.models.loading import quiet
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import builders, loop
+from scedit_cli.training.memory import Forecast
 from scedit_cli.utils import io
 from scedit_cli.utils.io import write_whole
 from tests import tiny
@@ -64,7 +65,7 @@ class Small:
         def work() -> None:
             builders.load_base = prepare.load_base = generate.load_base = load_once
             io._sweep_once.cache_clear()  # a process of its own has swept nothing yet
-            train.peak_of_run = lambda *about: {"foretold": FORETOLD}
+            train.forecast = lambda *about: Forecast({"foretold": FORETOLD})
             loop.draw_curve = lambda path, lines, title: write_whole(path, f"{title}: {len(lines)} lines")
             command()
 
@@ -99,10 +100,10 @@ def make_small(folder: Path) -> Small:
 
 def _warm_up(small: Small) -> None:
     """What a process does but once: imports, the base, the first backward pass."""
-    before = builders.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run
+    before = builders.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.forecast
     try:
         small.train(small.folder / "warm")()
     except SystemExit as done:
         assert not done.code
     finally:
-        builders.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.peak_of_run = before
+        builders.load_base, prepare.load_base, generate.load_base, loop.draw_curve, train.forecast = before

@@ -72,7 +72,7 @@ def test_a_compiled_picture_is_the_eager_one(small, tmp_path, monkeypatch):
 def test_offloading_without_an_accelerator_is_told(small, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: None)
     with pytest.raises(SceditError, match="--offload: there is no accelerator"):
-        draw(base=small[0].name, offload=True, out=tmp_path / "out")
+        draw(base=small[0].name, offload="models", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -89,7 +89,25 @@ def test_an_offloaded_base_waits_on_the_cpu_in_the_accelerators_precision(small,
     monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda self, device: asked.append(str(device)))
     _, options = small
     plain = draw(**options, dtype="bf16", out=tmp_path / "plain.png").images[0].path
-    made = draw(**options, offload=True, out=tmp_path / "made.png").images[0].path
+    made = draw(**options, offload="models", out=tmp_path / "made.png").images[0].path
     assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.bfloat16)]
     assert asked == ["cpu"] and same(made, plain)
     assert attached(loaded[-1]["base"].unet) is None and runner.accelerator() == torch.device("cpu")
+
+
+def test_an_offloaded_encoder_draws_the_same_image_and_the_base_is_whole_again(small, tmp_path, monkeypatch):
+    """The accelerator is played by the CPU: weights that are away have no elements."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: torch.device("cpu"))
+    base, options = small
+    before = [(name, weight.clone()) for name, weight in base.unet.named_parameters()]
+    plain = draw(**options, out=tmp_path / "plain.png", loaded=base).images[0].path
+    away = []
+    handle = base.unet.up_blocks[0].register_forward_pre_hook(
+        lambda *_: away.append(sum(each.numel() for each in base.unet.down_blocks.parameters()))
+    )
+    made = draw(**options, offload="encoder", out=tmp_path / "made.png", loaded=base).images[0].path
+    handle.remove()
+    assert same(made, plain) and away and set(away) == {0}
+    after = list(base.unet.named_parameters())
+    assert [name for name, _ in after] == [name for name, _ in before]
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))

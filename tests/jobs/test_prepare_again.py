@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -17,6 +15,7 @@ from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import annotate
 from tests.preparing import prepare
+from tests.ranks import together
 from tests.recorder import Recorder
 
 
@@ -33,7 +32,7 @@ def photos(tmp_path):
 
 def test_the_same_call_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatch):
     """Stopped after the folder has appeared, which is complete then; another call is refused as ever."""
-    asked = {"size": 64, "cache": ["text"], "base": str(tiny.pipeline_folder("sd15")), "allow_captionless": True}
+    asked = {"size": 64, "cache": ["text"], "base": str(tiny.pipeline_folder(tiny.SMALLEST)), "allow_captionless": True}
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr(job, "cache_text", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         prepare(photos, tmp_path / "out", **asked)
@@ -171,12 +170,8 @@ def test_licences_go_with_the_conditions(photos, tmp_path):
 
 
 def test_processes_share_what_is_encoded(photos, tmp_path):
-    launcher = "torch.distributed.run --standalone --nproc-per-node=2 -m scedit_cli prepare".split()
-    options = ["--out", str(tmp_path / "out"), "--size", "64", "--cache", "latents,text", "--shards", "1", "--json"]
-    command = [sys.executable, "-m", *launcher, str(photos), *options, "--base", str(tiny.pipeline_folder("sd15"))]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)  # one, of the first
+    options = ["--out", tmp_path / "out", "--size", 64, "--cache", "latents,text", "--shards", 1]
+    document, _ = together(tmp_path, "prepare", photos, *options, "--base", tiny.pipeline_folder(tiny.SMALLEST))
     assert (document["pictures"], document["shards"]) == (2, 2)
     for name in ("latents", "text"):  # each process has written one file of each
         assert len(list((tmp_path / "out/cache").glob(f"{name}-*/*.safetensors"))) == 2

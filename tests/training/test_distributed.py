@@ -1,4 +1,5 @@
-"""Two processes on one machine, over gloo: really started, since nothing less shows that they agree."""
+"""Two processes on one machine, over gloo: really started, since nothing less shows that they agree, by a launcher
+where the processes do as alone and where the base is spread, and else by tests/ranks.py."""
 
 from __future__ import annotations
 
@@ -6,12 +7,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
+from tests.ranks import Rank, ranks, together
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -39,7 +40,7 @@ def recipe(mixed, tmp_path) -> Path:
     """Batches of five pictures of one size, of which two processes have two and three, in parts of one and two."""
     plain = Recipe.from_dict(
         {
-            "base": {"model": str(tiny.pipeline_folder("sd21"))},
+            "base": {"model": str(tiny.pipeline_folder(tiny.SMALLEST))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(mixed.path), "caption_dropout": 0.3},
             "train": {
@@ -73,10 +74,10 @@ def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
     run = tmp_path / "run"
     with pair(recipe, run, ["train.steps=5000"]) as (first, second):
         wait_for_steps(run, first, second)
-        second.send_signal(signal.SIGKILL)
-        out, _ = first.communicate(timeout=300)
-    error = json.loads(out)["error"]
-    assert first.returncode == 1 and "of 2 processes together" in error["message"]
+        second.kill(signal.SIGKILL)
+        code = first.end()
+    error = json.loads(first.out)["error"]
+    assert code == 1 and "of 2 processes together" in error["message"]
     (checkpoint,) = (run / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step-"))
     assert step == len(logged(run)) and f"goes on from step {step}" in error["hint"]
@@ -93,10 +94,9 @@ def test_a_signal_to_one_of_them_ends_both_after_the_same_step(recipe, tmp_path)
     run = tmp_path / "run"
     with pair(recipe, run, ["train.steps=5000"]) as (first, second):
         wait_for_steps(run, first, second)
-        second.send_signal(signal.SIGTERM)
-        out, _ = first.communicate(timeout=60)
-        assert (first.returncode, second.wait(timeout=60)) == (143, 143)
-    assert "SIGTERM" in json.loads(out)["error"]["message"]
+        second.kill(signal.SIGTERM)
+        assert (first.end(), second.end()) == (143, 143)
+    assert "SIGTERM" in json.loads(first.out)["error"]["message"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{len(logged(run)):06d}"]
 
 
@@ -129,7 +129,7 @@ def test_a_base_that_is_spread_is_not_offloaded_too(monkeypatch):
 
 def test_processes_share_what_is_to_be_encoded(recipe, mixed, tmp_path):
     folder = fresh(mixed.path, tmp_path)
-    by_two(recipe, tmp_path / "two", [f"data.path={folder}", "train.steps=1"], (*ACCELERATE, "--multi_gpu"))
+    together(tmp_path, *train(recipe, tmp_path / "two", [f"data.path={folder}", "train.steps=1"]))
     assert [len(list(each.glob("*.safetensors"))) for each in (folder / "cache").iterdir() if each.is_dir()] == [2, 2]
     assert not list(folder.glob(".seen-by-*"))
 
@@ -139,9 +139,8 @@ def test_a_picture_that_one_process_cannot_read_ends_all(recipe, mixed, tmp_path
     torn = folder / "images" / "1.png"  # the second process'
     torn.write_bytes(torn.read_bytes()[:-2000])
     with pair(recipe, tmp_path / "run", [f"data.path={folder}"]) as (first, second):
-        out, _ = first.communicate(timeout=300)
-        assert (first.returncode, second.wait(timeout=300)) == (2, 2)
-    assert "1.png" in json.loads(out)["error"]["message"] and not (tmp_path / "run").exists()
+        assert (first.end(), second.end()) == (2, 2)
+    assert "1.png" in json.loads(first.out)["error"]["message"] and not (tmp_path / "run").exists()
 
 
 def test_machines_that_do_not_see_one_folder_encode_for_themselves(tmp_path, monkeypatch):
@@ -161,56 +160,30 @@ def fresh(dataset: Path, folder: Path) -> Path:
     return Path(shutil.copytree(dataset, folder / "data", ignore=shutil.ignore_patterns("cache")))
 
 
-@contextmanager
-def pair(recipe: Path, run: Path, sets: Sequence[str]) -> Iterator[list[subprocess.Popen]]:
-    """Two processes whose launcher does not end the one where the other fails; none of them lives on afterwards."""
-    options = [word for each in sets for word in ("--set", each)]
-    command = [sys.executable, "-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(run)]
-    shared = ENVIRONMENT | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"
-    }  # fmt: skip
-    both = [
-        subprocess.Popen(
-            [*command, "--json"],
-            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        yield both
-    finally:
-        for each in both:
-            each.kill()
-            each.communicate()
+def train(recipe: Path, out: Path, sets: Sequence[str] = ()) -> list[str]:
+    return ["train", "--recipe", str(recipe), *(word for each in sets for word in ("--set", each)), "--out", str(out)]
+
+
+def pair(recipe: Path, run: Path, sets: Sequence[str]) -> AbstractContextManager[list[Rank]]:
+    return ranks(run.parent, *train(recipe, run, sets), "--json")
 
 
 def by_two(recipe: Path, out: Path, sets: Sequence[str] = (), launcher: Sequence[str] = TORCHRUN) -> tuple[dict, str]:
     """What two processes, started by a launcher, write to stdout and stderr: the first alone speaks, one document."""
-    options = [word for each in sets for word in ("--set", each)]
-    train = ["-m", "scedit_cli", "train", "--recipe", str(recipe), *options, "--out", str(out), "--json"]
-    command = [sys.executable, "-m", *launcher, *train]
+    command = [sys.executable, "-m", *launcher, "-m", "scedit_cli", *train(recipe, out, sets), "--json"]
     answer = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return json.loads(answer.stdout), answer.stderr
 
 
-def wait_for_steps(run: Path, *processes: subprocess.Popen) -> None:
+def wait_for_steps(run: Path, *processes: Rank) -> None:
     """Returns when two steps are logged; the processes must live until then."""
     until = time.monotonic() + 300
     while len(logged(run)) < 2:
-        assert time.monotonic() < until and all(process.poll() is None for process in processes)
+        assert time.monotonic() < until and all(process.is_running() for process in processes)
         time.sleep(0.1)
 
 
 def logged(run: Path) -> list[str]:
     log = run / "log.jsonl"
     return log.read_text().splitlines() if log.exists() else []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -62,7 +62,7 @@ def test_memory_is_told_beside_what_is_here(base):
     assert ahead.memory_here > gib
     fits = row(estimated_peak_memory=3 * gib, memory_here=24 * gib)
     assert fits == "about 3 GiB at the peak of a step, of 24 GiB on this cpu"
-    assert "more than the 24 GiB on this cpu: lower" in row(estimated_peak_memory=30 * gib, memory_here=24 * gib)
+    assert "more than the 24 GiB on this cpu: `fit=True` finds" in row(estimated_peak_memory=30 * gib, memory_here=24 * gib)
     assert row(not_estimated="not estimated for a reason") == "not estimated for a reason"
 
 

@@ -24,11 +24,12 @@ from scedit_cli.data.stream import Stream
 from scedit_cli.jobs import train as job
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import Recipe
+from scedit_cli.training.memory import Forecast
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.preparing import prepare
+from tests.ranks import together
 from tests.recorder import Note, Recorder, notes_to
-from tests.training.test_distributed import by_two
 
 PICTURES = 11
 
@@ -44,14 +45,14 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 2**20})  # takes longer than these runs
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20}))  # takes longer than these runs
 
 
 @pytest.fixture
 def recipe(scenes):
     def make(**sections: dict) -> Recipe:
         plain = {
-            "base": {"model": str(tiny.pipeline_folder("sd21"))},
+            "base": {"model": str(tiny.pipeline_folder(tiny.SMALLEST))},
             "tuner": {"kind": "csc", "condition": "canny", "hint_channels": 16},
             "data": {"path": str(scenes / "shards"), "caption_dropout": 0.3},
             "train": {
@@ -76,7 +77,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_what_is_streamed_is_what_would_be_cached(scenes):
-    base = load_base(tiny.pipeline_folder("sd21"))
+    base = load_base(tiny.pipeline_folder(tiny.SMALLEST))
     cache = cache_latents_and_text(open_dataset(scenes), base, ["canny"])
     stream = Stream(open_streamed(str(scenes / "shards"), (64, 64), ("canny",)), 4)
     batch = next(stream.batches()).encoded(base)
@@ -228,7 +229,7 @@ def test_two_processes_stream_what_one_does(recipe, scenes, tmp_path):
     assert any(isinstance(event, Note) and "000003.tar" in event.text for event in events)
     file = tmp_path / "together.toml"
     file.write_text(recipe(data={"path": str(copy)}).to_toml())
-    document, told = by_two(file, tmp_path / "two")
+    document, told = together(tmp_path, "train", "--recipe", file, "--out", tmp_path / "two")
     assert "000003.tar" in told and document["steps"] == 5
     assert document["validation_loss"] == pytest.approx(alone.validation_loss, rel=1e-5)
     a, b = (load_file(tmp_path / run / "tuner.safetensors") for run in ("one", "two"))

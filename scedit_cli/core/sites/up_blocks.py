@@ -41,7 +41,10 @@ def survey(unet: nn.Module) -> SkipMap | None:
     given = _encoder(unet, nested)
     entries, places, taken = _decoder(blocks, nested, given[-1][1])
     check_fit(unet, [width for _, width, _ in given], taken)
-    sites = [InTuple(out, into, width, stride, at, layout) for (out, width, stride), into, at in zip(given, entries, places)]
+    sites = [
+        InTuple(out, into, width, stride, at, layout)
+        for (out, width, stride), into, at in zip(given, entries, places, strict=True)
+    ]
     return SkipMap(tuple(sites), frames_axis=frames)
 
 

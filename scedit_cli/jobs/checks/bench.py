@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scedit_cli.benchmark.modes import BASE, METHODS, check_methods, check_rates
+from scedit_cli.benchmark.modes import BASE, METHODS, check_methods, check_rates, check_storage
 from scedit_cli.benchmark.plot import check_plot
 from scedit_cli.benchmark.reading import read_values
 from scedit_cli.benchmark.requests import (
@@ -36,6 +36,7 @@ def check(request: Request, output: Output) -> None:
             raise SceditError(f"`plot` {output.plot}: the grid of `skips` is made of pixels", "end it in .png", "plot")
     if isinstance(request, CostRequest):
         check_methods(request.methods)
+        check_storage(request.held.quantize, request.held.offload, request.held.beside)
     if isinstance(request, LearningRequest):
         check_methods(request.methods, (BASE, *METHODS))
         check_rates(request.learning_rates, request.methods)

@@ -86,6 +86,11 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     ([*TRAIN, "--set", "train.optimizer=prodigy"], "train.optimizer prodigy needs prodigyopt", "pip install"),
     ([*TRAIN, "--set", "train.optimizer=adamw-8bit"], "train.optimizer adamw-8bit needs bitsandbytes", "pip install"),
     ([*TRAIN, "--set", "base.quantize=int8"], "base.quantize int8 needs torchao", "scedit-cli[quantize]"),
+    ([*TRAIN, "--set", "base.quantize=nf4"], "base.quantize nf4 needs bitsandbytes", "scedit-cli[8bit]"),
+    (
+        [*TRAIN, "--set", "train.offload=encoder", "--set", "train.compile=true"],
+        "train.offload: a compiled U-Net's weights stay in place", "--explain",
+    ),
     ([*TRAIN, "--set", 'tracking.to=["tensorboard"]'], "tracking.to tensorboard needs tensorboard", "pip install"),
     ([*COND, "--weighted"], "a weighted prompt needs compel", "scedit-cli[prompts]"),
     (["generate", "--ui"], "the page needs gradio", "scedit-cli[ui]"),

@@ -14,6 +14,7 @@ from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.recipe import Recipe
 from scedit_cli.training import loop
+from scedit_cli.training.memory import Forecast
 from tests import tiny
 from tests.recorder import Recorder
 
@@ -25,7 +26,7 @@ TIMED = ("seconds", "waited", "memory")  # what no two runs have alike
 def _quick(monkeypatch):
     """A step on fake tensors for each run would count among those that the tests count; curves take longer than steps,
     and the one of `finished` is a real one."""
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 2**20, "activations": 2**21})
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 2**20, "activations": 2**21}))
     monkeypatch.setattr(loop, "draw_curve", lambda *_: None)
 
 

@@ -105,7 +105,7 @@ def less_memory(plain: Outcome, changed: Outcome) -> None:
     held = []
     for each in (plain, changed):
         cache = cache_latents_and_text(open_dataset(each.recipe.data.path), each.base, ["canny"])
-        held.append(by_recipe.peak_of_run(each.recipe, each.base, cache)["activations"])
+        held.append(by_recipe.forecast(each.recipe, each.base, cache).peak["activations"])
     assert held[1] < held[0]
 
 
@@ -240,6 +240,7 @@ CASES = {
     "train.precision": Case("bf16", other_loss),
     "train.memory": Case("checkpoint", less_memory, {"train.memory": "plain"}),
     "train.recompute": Case("fine", less_memory, {"train.memory": "checkpoint", "train.recompute": "transformer"}),
+    "train.offload": Case("encoder", refused("no accelerator to offload from")),
     "train.tf32": Case(False, both(same_lesson, tells(lambda run: run.settings[0], "tf32", "ieee"))),
     "train.channels_last": Case(False, both(same_lesson, tells(lambda run: run.settings[1], True, False))),
     "train.compile": Case(True, compiled),

@@ -13,7 +13,7 @@ from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.sampler import StatefulSampler
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
-from scedit_cli.models.base import load_base
+from scedit_cli.models.base import Defaults, load_base
 from scedit_cli.recipe import Recipe, load_recipe
 from scedit_cli.training import builders, objective
 from scedit_cli.utils.errors import SceditError, WorkFailed
@@ -211,6 +211,7 @@ def test_the_main_job_in_small(tmp_path, monkeypatch):
     """The built-in recipe on the embedded base, from rendered scenes to the control score."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(job.Base, "defaults", Defaults(128, 2, 3.0))
     sets = ["train.steps=1", "train.batch_size=2", "data.scenes=3", "samples.every=0", "score.scenes=1"]
     result = job.train(load_recipe("canny", settings(sets)))
     document = result.document()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scedit_cli.core.attach import attach
+from scedit_cli.core.quantized import QuantizedConv2d, QuantizedLinear
 from scedit_cli.core.weights import load_tuner
 from scedit_cli.jobs import train as job
 from scedit_cli.models.base import load_base
@@ -41,18 +42,24 @@ def test_figures_go_to_wandb_without_a_network(recipe, tmp_path, monkeypatch):
     assert b"gradient_norm" in content and b"train.learning_rate" in content
 
 
-def test_a_base_in_eight_bits_learns(recipe, tmp_path):
-    pytest.importorskip("torchao")
-    wanted = recipe(base={"quantize": "int8"}, train=PLAIN)
+@pytest.mark.parametrize(
+    ("how", "library", "near"),
+    [("int8", "torchao", 0.01), ("fp8", "torchao", 0.02), ("int4", "torchao", 0.03), ("nf4", "bitsandbytes", 0.03)],
+)
+def test_a_base_in_few_bits_learns(recipe, tmp_path, how, library, near):
+    pytest.importorskip(library)
+    wanted = recipe(base={"quantize": how}, train=PLAIN)
     base, whole = by_recipe.open_base(wanted), load_base(wanted.base.model)
-    assert base.fingerprint == whole.fingerprint
-    linear = [each for each in base.unet.modules() if isinstance(each, torch.nn.Linear)]
-    assert {type(each.weight).__name__ for each in linear} == {"Int8Tensor"}
+    assert base.fingerprint == whole.fingerprint and base.parameter_count == whole.parameter_count
+    kinds = [type(each) for each in base.unet.modules()]
+    assert QuantizedLinear in kinds and QuantizedConv2d in kinds
     job.train(wanted, out=tmp_path / "run")
     job.train(recipe(train=PLAIN), out=tmp_path / "whole")
-    eight, full = ([line["loss"] for line in log_of(tmp_path / run)] for run in ("run", "whole"))
-    assert eight != full and eight == pytest.approx(full, rel=0.05)
-    with attach(whole.unet, load_tuner(tmp_path / "run")) as edits:
+    few, full = ([line["loss"] for line in log_of(tmp_path / run)] for run in ("run", "whole"))
+    assert few != full and few == pytest.approx(full, rel=near)
+    tuner = load_tuner(tmp_path / "run")
+    assert tuner.metadata["base_quantize"] == how and "base_quantize" not in load_tuner(tmp_path / "whole").metadata
+    with attach(whole.unet, tuner) as edits:
         edits.set_hints({"canny": torch.rand(1, 3, 64, 64)})
 
 

@@ -13,6 +13,7 @@ from scedit_cli.jobs import train as job
 from scedit_cli.jobs.checks import train as checks
 from scedit_cli.training import objective
 from scedit_cli.training.checkpoints import newest_checkpoint
+from scedit_cli.training.memory import Forecast
 from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
@@ -23,21 +24,18 @@ from tests.recorder import Note, Progress, Recorder
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, signal.SIGINT, signal.SIGTERM], ids=str)
 def test_a_stopped_run_goes_on_bit_for_bit(finished, recipe, tmp_path, monkeypatch, stop):
     """Stopped between steps by its caller, and in the middle of a step by a signal."""
-    if stop is KeyboardInterrupt:
+    original, steps = objective.add_noise, iter(range(1, 100))
 
-        def hear(event):
-            if isinstance(event, Progress) and (event.stage, event.step) == ("training", 3):
-                raise KeyboardInterrupt
-    else:
-        hear, steps = None, iter(range(1, 100))
+    def hear(event):
+        if stop is KeyboardInterrupt and isinstance(event, Progress) and (event.stage, event.step) == ("training", 3):
+            raise KeyboardInterrupt
 
-        def add_noise(*args):
-            if next(steps) == 3:
-                os.kill(os.getpid(), stop)
-            return original(*args)
+    def add_noise(*args):
+        if next(steps) == 3 and stop is not KeyboardInterrupt:
+            os.kill(os.getpid(), stop)
+        return original(*args)
 
-        original = objective.add_noise
-        monkeypatch.setattr(objective, "add_noise", add_noise)
+    monkeypatch.setattr(objective, "add_noise", add_noise)
     with pytest.raises(SystemExit if stop == signal.SIGTERM else KeyboardInterrupt) as stopped:
         job.train(recipe(), out=tmp_path / "run", reporter=Recorder(hear))
     if stop == signal.SIGTERM:
@@ -125,7 +123,7 @@ def test_memory_that_runs_out_is_told_and_the_state_kept(finished, recipe, tmp_p
         return original(*args)
 
     monkeypatch.setattr(objective, "add_noise", add_noise)
-    monkeypatch.setattr(job, "peak_of_run", lambda *_: {"weights": 3 * 2**30})
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 3 * 2**30}, 0, 0))
     with pytest.raises(WorkFailed, match="memory ran out after step 2, with 4 pictures at once") as failed:
         job.train(recipe(), out=tmp_path / "run")
     for said in ("about 3.0 GiB", "train.micro_batch_size=2", "train.memory=checkpoint", "from step 2"):
