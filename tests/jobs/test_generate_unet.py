@@ -77,6 +77,7 @@ def test_from_the_command_line_and_again_from_the_image(made, tmp_path):
         ({"tuners": ["style.safetensors"]}, "has its tuners in it, and takes no others"),
         ({"base": {"unet": "graph", "compile": True}}, "base.compile has no effect on an exported U-Net"),
         ({"base": {"unet": "graph", "dtype": "fp16"}}, "base.dtype is fp16, and the U-Net was exported in fp32"),
+        ({"sampler": scedit.SamplerConfig(reuse=2)}, "sampler.reuse has no effect on an exported U-Net"),
         ({"overrides": Overrides(masks={"style": "canny.png"})}, "takes no masks"),
         ({"controls": ["pose"]}, "pose"),
         ({"base": {"unet": "graph", "model": "scenes-like"}}, "scenes-like"),

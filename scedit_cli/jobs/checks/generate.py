@@ -65,6 +65,9 @@ def _with_graph(config: GenerationConfig) -> GenerationConfig:
         if getattr(config.base, name):
             message = f"base.{name} has no effect on an exported U-Net"
             raise SceditError(message, f"leave `{name}` out", f"base.{name}")
+    if config.sampler.reuse != 1:
+        message = "sampler.reuse has no effect on an exported U-Net, whose layers cannot be left out"
+        raise SceditError(message, "leave `reuse` out", "sampler.reuse")
     if config.overrides.masks or any(control.mask is not None for _, control in config.placed_controls()):
         raise SceditError("an exported U-Net takes no masks of its tuners", "leave `masks` out", "overrides.masks")
     if about["file"].endswith(".onnx"):
