@@ -83,9 +83,11 @@ class Screen(Reporter):
         if not self.quiet:
             self.warn(in_options(text))
 
-    def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
-        """Show a job's result: `document` under --json, else the rows of `summary`."""
-        document, summary = in_options([document, summary])
+    def result(self, document: dict[str, Any], summary: list[tuple[str, str]], verbatim: bool = False) -> None:
+        """Show a job's result: `document` under --json, else the rows of `summary`. Options take the place of arguments
+        in backquotes unless `verbatim`: texts of users, such as prompts, may hold backquotes too."""
+        if not verbatim:
+            document, summary = in_options([document, summary])
         if self.as_json:
             self._write(document)
         elif not self.quiet:

@@ -327,7 +327,7 @@ def generate(
 
             import_libraries()
         result = job.generate(**vars(config), reporter=screen)
-    screen.result(result.document(), result.summary())
+    screen.result(result.document(), result.summary(), verbatim=True)
 
 
 def _unused(config: GenerationConfig) -> list[str]:

@@ -95,7 +95,8 @@ class GenerateResult:
         names = ("seed", "prompt", "scores", "measures", "scales")
         return {
             "images": [
-                {"path": str(image.path), **{name: getattr(image, name) for name in names}} for image in self.images
+                {"path": image.path and str(image.path)} | {name: getattr(image, name) for name in names}
+                for image in self.images
             ],
             "grid": str(self.grid) if self.grid else None,
             "base": self.base,

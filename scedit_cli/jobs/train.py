@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli import conditions
 from scedit_cli.core.bundle import Bundle, tuners_of
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
@@ -245,7 +244,8 @@ def _train(
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
-            _save(tuner, run.tuner, builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset))
+            facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset, trainer.step)
+            _save(tuner, run.tuner, facts)
         scores = _scores(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else {}
     if not processes.is_first:
         return None
@@ -340,20 +340,16 @@ def _held_out_scores(
         dataset, kinds, scenes=base.family == EMBEDDED, numbers=held_out, device=str(base.device), specs=specs
     )
     for kind in kinds:
-        if kind not in conditions.measured_kinds():
-            told, known = f"validation.metrics: nothing measures {kind}", ", ".join(conditions.measured_kinds())
-            raise SceditError(told, f"it is measured for {known}", "validation.metrics")
         for maker in dict.fromkeys(images.makers(kind, range(len(images)))):
             with in_field("validation.metrics"):
                 maker.load(maker.settings(""), str(base.device))
 
-    def keep(step: int, score: float) -> None:
-        facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset)
-        _save(trainer.tuner, run.best, facts | {"steps": str(step), "validation.control_score": f"{score:.6g}"})
+    def keep(file: Path, step: int, score: float) -> None:
+        facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset, step)
+        _save(trainer.tuner, file, facts | {"validation.control_score": f"{score:.6g}"})
 
-    return HeldOutScores(
-        run.scores, images, recipe.samples, recipe.validation.patience, keep if recipe.checkpoints.best else None
-    )
+    kept = run.best if recipe.checkpoints.best else None
+    return HeldOutScores(run.scores, images, recipe.samples, recipe.validation.patience, kept, keep)
 
 
 def _best(scores: HeldOutScores | None) -> dict[str, Any] | None:

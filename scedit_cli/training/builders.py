@@ -278,9 +278,10 @@ def examples(
 
 
 def facts(
-    options: BaseSection, train: TrainSection, recipe: str, base: Base, dataset: Dataset
+    options: BaseSection, train: TrainSection, recipe: str, base: Base, dataset: Dataset, steps: int
 ) -> dict[str, str]:
-    """Return the metadata of the tuner file about how the tuner was made; `recipe` is the resolved recipe's text."""
+    """Return the metadata of the tuner file about how the tuner was made, in `steps` steps; `recipe` is the resolved
+    recipe's text."""
     known = {
         "base": base.name,
         "base_revision": base.revision,
@@ -291,7 +292,7 @@ def facts(
         "prediction_type": base.prediction_type,
         "recipe": recipe,
         "zero_terminal_snr": "true" if train.zero_terminal_snr else None,
-        "steps": str(train.steps),
+        "steps": str(steps),
         "modelspec.resolution": "x".join(map(str, dataset.buckets[0])),
     }
     return {key: value for key, value in known.items() if value is not None}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -81,6 +82,7 @@ class Loop:
         self.waited = 0.0  # seconds of this session spent waiting for data
         self.losses = LossCheck(trainer, dataset, processes, plan.train.max_skipped)
         self._grids: SampleGrids | None = None
+        self._last = plan.train.steps  # the number of the run's last step, unless the control score ends it earlier
 
     @property
     def images_per_second(self) -> float | None:
@@ -154,13 +156,13 @@ class Loop:
         self._draw_curve()
 
     def _make_steps(self, log: TextIO | None, trackers: Trackers | None) -> None:
-        base, steps = self.trainer.base, self.plan.train.steps
+        base = self.trainer.base
         self._leave_idle()
         try:
             if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
                 self._draw_what_is_due(trackers)  # A run killed after its checkpoint has not drawn.
             self._score_what_is_due(trackers)  # Likewise it may not have measured.
-            while self.trainer.step < steps and not self._is_over:
+            while self.trainer.step < self._last:
                 with undisturbed(self.processes.agreed):  # A process that left alone would make the others wait for it.
                     self._advance(log, trackers)
                     self._save_what_is_due()
@@ -208,27 +210,41 @@ class Loop:
             self.losses.look()
             self.losses.check_weights()
             self._save()
-            if self.trainer.step < self.plan.train.steps:  # else `run_steps` draws it, validated and whole
+            if self.trainer.step < self._last:  # else `run_steps` draws it, validated and whole
                 self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         """Draw a sample grid if one is due after this step."""
         is_drawing = self.processes.is_first or self.processes.shards_base
         if is_drawing and self.plan.samples.every and self._is_due(self.plan.samples.every):
-            try:
+            with self._steps_kept():
                 self._draw_samples(trackers)
-            except WorkFailed as failure:  # the training steps before it are valid
-                self._rescue()
-                hints = failure.hint, f"`resume` goes on from step {self.losses.saved}"
-                raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
+
+    @contextmanager
+    def _steps_kept(self) -> Iterator[None]:
+        """Save a checkpoint where the work of the block fails, since the training steps before it are valid."""
+        try:
+            yield
+        except WorkFailed as failure:
+            self._rescue()
+            hints = failure.hint, f"`resume` resumes at step {self.losses.saved}"
+            raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
 
     def _score_what_is_due(self, trackers: Trackers | None) -> None:
-        """Measure the control scores on held-out images if that is due after this step and not done yet."""
+        """Measure the control scores on held-out images if that is due after this step and not done yet. Where they have
+        stopped rising, end the run with this step."""
         scores, step = self.plan.scores, self.trainer.step
-        if not scores or step == 0 or not self._is_due(self.plan.validation.every):
+        if not scores or step == 0:
             return
-        if self.processes.by_first(lambda: scores.is_known(step)):
-            return
+        is_due = self._is_due(self.plan.validation.every)
+        if is_due and not self.processes.by_first(lambda: scores.is_known(step)):
+            with self._steps_kept():
+                self._score(trackers)
+        if step < self._last and self.processes.by_first(lambda: scores.is_over):
+            self._end_early(trackers)
+
+    def _score(self, trackers: Trackers | None) -> None:
+        scores = self.plan.scores
         if self.processes.shards_base:  # each process has a part of the U-Net: all draw
             line = self._scored()
         else:
@@ -239,10 +255,18 @@ class Loop:
                 scores.write(line)
             scores.draw(self.run.score_curve, self.plan.title)
             if line["control_score"] is not None:
-                trackers.log({"validation_score": line["control_score"]}, step)
-        if self._is_over:
-            best = self.processes.by_first(lambda: scores.best["step"])
-            self.reporter.note(f"the control score was highest at step {best}: the run ends early, at step {step}")
+                trackers.log({"validation_score": line["control_score"]}, line["step"])
+
+    def _end_early(self, trackers: Trackers | None) -> None:
+        """Make this step the last one, with the checkpoint and the sample grid that a last step has."""
+        best = self.processes.by_first(lambda: self.plan.scores.best["step"])
+        self._last = self.trainer.step
+        self.reporter.note(f"the control score was highest at step {best}: the run ends early, at step {self._last}")
+        if self.losses.saved < self._last:
+            with undisturbed(self.processes.agreed):
+                self._save_what_is_due()
+        if not self.processes.by_first(self._grid.exists):
+            self._draw_what_is_due(trackers)
 
     def _scored(self) -> dict[str, Any]:
         base = self.trainer.base
@@ -252,16 +276,9 @@ class Loop:
         self._leave_idle()
         return line
 
-    @property
-    def _is_over(self) -> bool:
-        """Whether the control score has stopped rising."""
-        return bool(self.plan.scores and self.plan.scores.patience) and self.processes.by_first(
-            lambda: self.plan.scores.is_over
-        )
-
     def _is_due(self, every: int) -> bool:
         step = self.trainer.step
-        return step == self.plan.train.steps or every > 0 and step % every == 0
+        return step == self._last or every > 0 and step % every == 0
 
     def _report_step(self) -> None:
         speed, waiting = self.images_per_second, self.waiting_share

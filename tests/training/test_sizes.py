@@ -98,7 +98,7 @@ def test_samples_are_of_the_most_frequent_size(mixed, xl):
     shown = by_recipe.examples(recipe, mixed)
     assert [each.text for each in shown] == ["picture 0", "picture 2", "picture 4", "picture 6"]
     assert {each.image.size for each in shown} == {(64, 64)}
-    assert builders.facts(recipe.base, recipe.train, "", xl, mixed)["modelspec.resolution"] == "64x64"
+    assert builders.facts(recipe.base, recipe.train, "", xl, mixed, 1)["modelspec.resolution"] == "64x64"
 
 
 def test_a_size_that_the_base_cannot_take_is_told(mixed, base, tmp_path):
