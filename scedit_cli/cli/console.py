@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from scedit_cli.cli.parsing import in_options
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
@@ -226,7 +226,7 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}", "make room and try again", 1
     if is_out_of_memory(error):
-        return "out of memory", "take a smaller batch, resolution or number of pictures", 1
+        return "out of memory", "take a smaller batch, resolution or number of images", 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
     return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1

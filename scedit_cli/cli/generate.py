@@ -303,7 +303,7 @@ def generate(
         batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.cli.parsing import command_line, generation_config, given_of
+        from scedit_cli.cli.generate_request import command_line, generation_config, given_of
         from scedit_cli.jobs.checks import generate as checks
 
         options["device"] = device_here(device)

@@ -212,8 +212,7 @@ def _write_graph(
     loaded = load_base(as_trained(request.base, placed), dtype=DTYPES[request.dtype or "fp32"], device="cpu")
     for each in placed:
         check_base(each, loaded)
-    own = copy.deepcopy(merged).to(loaded.device, loaded.dtype).eval()  # the caller's tuners stay as they are
-    return write_checked(UNetGraph(rescheduled_for(placed, loaded), own, request.format), request.out, facts)
+    return write_checked(UNetGraph(rescheduled_for(placed, loaded), merged, request.format), request.out, facts)
 
 
 def _read_back(place: Path, exported: Export | NodePackage | None, conditions: list[str]) -> list[Weighted]:

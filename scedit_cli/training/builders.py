@@ -69,7 +69,7 @@ def specs_of(data: DataSection, seed: int) -> list[AnnotationSpec]:
     for spec in specs:
         if spec.annotator.weights:
             raise SceditError(
-                f"data.make: {spec.kind} needs a network for every picture, and is not made while training",
+                f"data.make: {spec.kind} needs a network for every image, and is not made while training",
                 hint=f"`annotate(DATASET, kinds={spec.kind})` makes it once",
             )
     return specs
@@ -194,7 +194,7 @@ def find_shards(
             if getattr(data, key):
                 raise SceditError(
                     f"data.{key} is for shards that are streamed, and data.path names none",
-                    hint="leave it out; scedit prepare brings pictures to their size",
+                    hint="leave it out; scedit prepare brings images to their size",
                 )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)

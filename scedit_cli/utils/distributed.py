@@ -271,7 +271,7 @@ class Processes:
         if batch_size < self.count:
             raise SceditError(
                 f"train.batch_size {batch_size} cannot be shared by {self.count} processes",
-                hint=f"it counts the pictures of all processes: {self.count} or more",
+                hint=f"it counts the images of all processes: {self.count} or more",
             )
 
 

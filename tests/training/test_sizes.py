@@ -80,7 +80,7 @@ def test_held_out_pictures_of_all_sizes_count_alike(make, monkeypatch):
     options = ValidationSection(pictures=3, timesteps=2)
     with make() as trainer:
         alone = [HeldOut([index], options, Processes()).loss(trainer) for index in (1, 3, 6)]
-        sizes, original = [], trainer.answer
+        sizes, original = [], trainer.output
         monkeypatch.setattr(trainer, "output", lambda *args: sizes.append(len(args[0].indices)) or original(*args))
         assert HeldOut([1, 3, 6], options, Processes()).loss(trainer) == pytest.approx(sum(alone) / 3, rel=1e-5)
     assert sizes == [1, 1, 1, 1, 1, 1]

@@ -121,7 +121,7 @@ def test_steps_are_kept_where_the_measurement_fails(recipe, tmp_path, monkeypatc
         raise WorkFailed("memory ran out while sampling")
 
     monkeypatch.setattr(HeldOutScores, "measure", starved)
-    with pytest.raises(WorkFailed, match="memory ran out while sampling .`resume` resumes at step 2"):
+    with pytest.raises(WorkFailed, match="memory ran out while sampling .`resume` continues from step 2"):
         job.train(recipe(**SCORED, train={"checkpoint_every": 0}), out=tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
 
