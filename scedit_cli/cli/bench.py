@@ -146,7 +146,7 @@ def bench(
     ] = None,
     scenes: Annotated[
         int | None,
-        typer.Option(min=1, help="Held-out scenes to draw; 128, --skips: 16, or 4 off the embedded base; --sampling: 32.",
+        typer.Option(min=1, help="Held-out scenes; 128, --skips: 16, or 4 off the embedded base; --sampling: 32.",
                      rich_help_panel=_QUALITY),
     ] = None,
     seconds: Annotated[

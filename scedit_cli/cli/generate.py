@@ -299,8 +299,8 @@ def generate(
         prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
         guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
         height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
-        weighted=weighted, reuse=reuse, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload, compile=compile_,
-        batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
+        weighted=weighted, reuse=reuse, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload,
+        compile=compile_, batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.cli.generate_request import command_line, generation_config, given_of

@@ -122,8 +122,8 @@ def specs_of(
 
 
 def parameters_of(kinds: Sequence[str], params: Iterable[str], where: str) -> dict[str, dict[str, str]]:
-    """Return the values of `[KIND.]NAME=VALUE` texts by kind and name; every one of `kinds` is a key. `where` begins the
-    error's sentence.
+    """Return the values of `[KIND.]NAME=VALUE` texts by kind and name; every one of `kinds` is a key. `where` begins
+    the error's sentence.
 
     Raises:
         SceditError: a text has another form, or names a kind that is not in `kinds`.

@@ -237,7 +237,7 @@ class Attachment:
                 )
 
     def _begin(self, sample: Tensor) -> None:
-        """Prepare the U-Net's call on `sample`, (B, C, h, w) or a video: collect the active tuners with their features."""
+        """Collect the active tuners with their features for the U-Net's call on `sample`, (B, C, h, w) or a video."""
         self._require_hints()
         self._frames = 1 if self._frames_axis is None else sample.shape[self._frames_axis]
         active = []

@@ -35,8 +35,8 @@ def lean(unet: nn.Module, *, checkpoint: str | None = None) -> Iterator[None]:
 
     This works on any model of torch's layers and diffusers' blocks, beside trainable parts (LoRA, a ControlNet,
     tuners): a layer counts as frozen while none of its parameters requires a gradient. Layers that are not recognised
-    or have other weights than torch's own are left alone; those of `core.quantized` are lean by themselves. In a compiled U-Net the compiler chooses
-    which tensors of convolutions and normalisations are kept.
+    or have other weights than torch's own are left alone; those of `core.quantized` are lean by themselves. In a
+    compiled U-Net the compiler chooses which tensors of convolutions and normalisations are kept.
 
     Args:
         unet: a U-Net.

@@ -46,7 +46,8 @@ def edit_skips(
     """Let `unet` read edit(skip, index) in the place of every skip, (…, C, h, w) with its number in encoder order,
     until the returned handles are removed. An `edit` that returns the skip itself leaves it as it is.
 
-    The hooks can be pickled and deep-copied with the U-Net if `edit` can be. `entries` are skips.entries(unet), if known.
+    The hooks can be pickled and deep-copied with the U-Net if `edit` can be. `entries` are skips.entries(unet), if
+    known.
     """
     size = _InputSize(skips.input)
     handles = []

@@ -256,7 +256,8 @@ class _Lane:
                         if position >= held:
                             is_any = True
                             yield _Read(first + position, place, sample)
-                    self._report_once(place, f"{place} holds fewer samples than sizes.json states; others take their place")
+                    fewer = f"{place} holds fewer samples than sizes.json states"
+                    self._report_once(place, f"{fewer}; others take their place")
                 except SceditError as error:
                     self._report_once(place, f"{error.message}; others take its samples' place")
         raise SceditError("data.path: none of the shards can be read", hint="look at what was passed over")

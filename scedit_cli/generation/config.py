@@ -211,7 +211,8 @@ class GenerationConfig:
             SceditError: an argument is of another type.
         """
         forms = {
-            "prompts": _prompts, "base": _base, "tuners": tuner_specs, "controls": _controls, "seeds": _seeds, "out": _out,
+            "prompts": _prompts, "base": _base, "tuners": tuner_specs, "controls": _controls,
+            "seeds": _seeds, "out": _out,
         }  # fmt: skip
         for name, wanted in {"overrides": Overrides, "init": (InitImage, type(None)), "sampler": SamplerConfig}.items():
             if name in given:

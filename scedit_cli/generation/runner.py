@@ -42,7 +42,8 @@ class ImageRunner:
         self.steps = self.sampler.steps or base.defaults.steps
         self.guidance = self.sampler.guided(base.defaults.guidance)
         with quiet(), in_field("sampler", named=False):
-            check_sampling(base, self.steps, self.guidance, self.sampler.scheduler, conditioning.start, self.sampler.reuse)
+            how = self.sampler.scheduler, conditioning.start, self.sampler.reuse
+            check_sampling(base, self.steps, self.guidance, *how)
         self._device = accelerator(config.base.device) if config.base.offload else base.device
         self._attachment = None
 

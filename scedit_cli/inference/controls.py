@@ -180,8 +180,8 @@ def place_tuners(tuners: Sequence[TunerSpec], controls: Sequence[OpenedControl],
 
 
 def load_placed(spec: TunerSpec, field: str = "tuners") -> list[PlacedTuner]:
-    """Load the tuners of one file, a bundle's one by one; the bare name of a shipped tuner loads that. A tuner in memory
-    is taken in a copy that shares its weights; `field` is its name in errors."""
+    """Load the tuners of one file, a bundle's one by one; the bare name of a shipped tuner loads that. A tuner in
+    memory is taken in a copy that shares its weights; `field` is its name in errors."""
     path, lasting, given = None, "", field
     if isinstance(spec.source, str | os.PathLike):
         given = scenes.tuner_place(str(spec.source))
@@ -335,7 +335,8 @@ def _needed(placed: Sequence[PlacedTuner], kinds: set[str]) -> list[PlacedTuner]
     for each in placed:
         kind = each.tuner.condition
         if kind in takers:
-            raise SceditError(f"{takers[kind]} and {each.file} both take {kind} conditions", "leave one out", each.field)
+            message = f"{takers[kind]} and {each.file} both take {kind} conditions"
+            raise SceditError(message, "leave one out", each.field)
         if kind is not None:
             takers[kind] = each.file
         if kind is None or kind in kinds:

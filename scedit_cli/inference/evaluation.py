@@ -262,7 +262,7 @@ class Evaluator:
             "seeds": [self.sampling.seed + self.images.numbers[place] for place in places],
         }  # fmt: skip
         if arm.tuners:
-            about["tuners"] = [(self._digest(tuner), scale) for tuner, scale in zip(arm.tuners, arm.scales, strict=True)]
+            about["tuners"] = list(zip(map(self._digest, arm.tuners), arm.scales, strict=True))
             kinds = [tuner.condition for tuner in arm.tuners if tuner.condition]
             about["hints"] = [[self.images.key(kind, place) for place in places] for kind in kinds]
         return key_of(**about)

@@ -286,8 +286,8 @@ def _note_syntax(config: GenerationConfig, jobs: Sequence[ImageJob], reporter: R
 def _ready_base(
     config: GenerationConfig, loaded: Base | None, placed: Sequence[PlacedTuner], reporter: Reporter
 ) -> Base:
-    """Load the base, unless it is `loaded`, check that the tuners are for it, and return it with the prediction type that
-    they were trained with."""
+    """Load the base, unless it is `loaded`, check that the tuners are for it, and return it with the prediction type
+    that they were trained with."""
     if not loaded:
         _check_sampler(config, placed)
     base = loaded or _load(config.base, placed)

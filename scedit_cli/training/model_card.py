@@ -67,7 +67,8 @@ def write_card(
     command += "".join(f" --cond {each}={'condition' if len(kinds) == 1 else each}.png" for each in kinds)
     command += " --prompt ..."
     grids = sorted(run.samples.glob("[!.]*.png"))
-    columns = f"{'condition' if len(kinds) == 1 else 'conditions'}, without the tuner, with it, reference" if kind else "without the tuner, with it, reference"
+    columns = ["condition" if len(kinds) == 1 else "conditions"] * bool(kinds)
+    columns = ", ".join([*columns, "without the tuner", "with it", "reference"])
     parts = [
         f"# {plain(title)}",
         "A tuner of a diffusion model's skip connections, after [SCEdit](https://arxiv.org/abs/2312.11392), trained "

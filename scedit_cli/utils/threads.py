@@ -15,7 +15,7 @@ from pathlib import Path
 from scedit_cli.utils.distributed import launched
 
 _SET_BY_USERS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_SPINS = "10000"  # turns of GNU's loop: as fast as its default of 300,000 on a quiet machine, half as wasteful on others
+_SPINS = "10000"  # turns of GNU's loop: as fast as its default of 300,000 on a quiet machine, less wasteful on others
 _PRESSURE = 25.0  # per cent of the last ten seconds in which some process waited for a processor
 _LOOKS, _BETWEEN = 5, 0.003  # at the number of running processes, and seconds between two looks
 

@@ -45,8 +45,8 @@ class Tuner:
         return f"{self.name} ({self.condition or 'SC-Tuner'})"
 
     def edit(self, weights: Mapping[str, Tensor], skip: Tensor, index: int, feature: Tensor | None) -> Tensor:
-        """Return T(x) of skip `index` (encoder order), or T(x + c) + c with the hint's `feature` c. The `weights` are of
-        the skip's device and dtype."""
+        """Return T(x) of skip `index` (encoder order), or T(x + c) + c with the hint's `feature` c. The `weights` are
+        of the skip's device and dtype."""
         x = skip if feature is None else skip + feature
         hidden = F.gelu(_convolved(x, weights, f"maps.{index}.down"))
         edit = _convolved(hidden, weights, f"maps.{index}.up")
