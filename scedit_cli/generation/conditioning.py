@@ -20,9 +20,10 @@ from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.generation.init_image import OpenedInitImage
 from scedit_cli.generation.provenance import control_text, digests, image_files, sha256
 from scedit_cli.inference.config import Control
-from scedit_cli.inference.controls import OpenedControl, PlacedTuner, Size, place_tuners, resized, size_for
+from scedit_cli.inference.controls import OpenedControl, PlacedTuner, place_tuners
 from scedit_cli.inference.denoising import Start
 from scedit_cli.inference.sampler import check_size, to_hints, to_tensor
+from scedit_cli.inference.sizes import Size, resized, size_for
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded

@@ -10,9 +10,9 @@ from PIL import Image
 from scedit_cli.data.images import open_image, open_mask
 from scedit_cli.data.inputs import file_of, source_of
 from scedit_cli.generation.config import InitImage
-from scedit_cli.inference.controls import Size, resized
 from scedit_cli.inference.denoising import Start
 from scedit_cli.inference.sampler import to_tensor
+from scedit_cli.inference.sizes import Size, resized
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.transparency import cut_mask
 

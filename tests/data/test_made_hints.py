@@ -42,7 +42,7 @@ def test_drawn_settings_change_with_the_step_and_nothing_else(pictures):
     assert not torch.equal(first, hints.batch([0, 1], step=2))
     assert torch.equal(first, made(pictures, "canny", "low=20..600", "high=900", seed=3).batch([0, 1], step=1))
     assert torch.equal(first[1], hints.batch([1], step=1)[0])
-    low = hints.order.settings("1.png 1").low
+    low = hints.spec.settings("1.png 1").low
     expected = cv2.Canny(np.asarray(Image.open(pictures[1])), low, 900)
     assert np.array_equal(first[1, 0].numpy() * 255, expected)
 

@@ -103,7 +103,7 @@ def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_
 
 
 def test_sixteen_bit_conditions_keep_their_depth_when_resized():
-    from scedit_cli.inference.controls import resized
+    from scedit_cli.inference.sizes import resized
 
     levels = np.linspace(0, 65535, 72 * 64).astype(np.uint16).reshape(64, 72)
     cut = np.asarray(resized(Image.fromarray(levels), (64, 64), "crop"))
@@ -115,7 +115,7 @@ def test_a_photo_is_resized_before_it_is_annotated_and_large_ones_shrink(generat
     photo.save(tmp_path / "large.png")
     made = generate(conds_from=[f"canny={tmp_path}/large.png"], tuners=["{}/canny.safetensors"])
     assert Image.open(made.images[0].path).size == (64, 64)
-    from scedit_cli.inference.controls import resized
+    from scedit_cli.inference.sizes import resized
 
     expected = annotate("canny", resized(photo.convert("RGB"), (64, 64), "crop"))
     assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected))
