@@ -173,7 +173,7 @@ def test_only_the_first_of_several_processes_writes_to_stdout(monkeypatch: pytes
     fake(monkeypatch, "train", work)
     monkeypatch.setenv("RANK", "1")
     answer = call("train", "--json")
-    assert (answer.exit_code, answer.stdout, answer.stderr) == (2, "", "process 1: no pictures (find some)\n")
+    assert (answer.exit_code, answer.stdout, answer.stderr) == (2, "", "process 1: no images (find some)\n")
     fake(monkeypatch, "train", lambda *args, **kwargs: None)
     assert call("train", "--json").output == ""
 

@@ -16,7 +16,7 @@ def test_more_than_one_percent_without_a_caption_is_an_error():
     report = Report(pictures=200, captionless=["a.png", "b.png"])
     report.check(strict=False, captionless=0.01)
     report.captionless.append("c.png")
-    with pytest.raises(SceditError, match=r"3 of 200 pictures have no caption: a\.png, b\.png, c\.png") as error:
+    with pytest.raises(SceditError, match=r"3 of 200 images have no caption: a\.png, b\.png, c\.png") as error:
         report.check(strict=False, captionless=0.01)
     assert "`allow_captionless`" in error.value.hint
     report.check(strict=False, captionless=1.0)
@@ -30,7 +30,7 @@ def test_more_than_one_percent_without_a_caption_is_an_error():
         ({"captionless": ["a.png"]}, "1 have no caption: a.png"),
         ({"duplicates": [("b.png", "a.png")]}, r"1 repeat others: b\.png \(as a\.png\)"),
         ({"unread": [("a.csv", "rename it")]}, r"1 are not read: a\.csv \(rename it\)"),
-        ({"orphans": list("abcdefg")}, "7 belong to no picture: a, b, c, d, e and 2 more"),
+        ({"orphans": list("abcdefg")}, "7 belong to no image: a, b, c, d, e and 2 more"),
     ],
 )
 def test_strict_makes_an_error_of_what_is_listed(found, sentence):

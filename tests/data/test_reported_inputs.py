@@ -74,7 +74,7 @@ def test_labels_beside_a_picture_are_its_conditions_and_no_pictures(tmp_path, pl
     result = prepare(source, tmp_path / "out", size=64)
     assert (result.pictures, result.conditions) == (2, ["mask"])
     assert [(file, why) for file, _, why in result.report.rejected] == [
-        (f"{place}odd-masklabel.png", "it has no mask picture")
+        (f"{place}odd-masklabel.png", "it has no mask image")
     ]
     written = Image.open(tmp_path / "out" / rows(tmp_path / "out")[0]["mask_file_name"]).convert("L")
     assert np.array_equal(np.asarray(written), mask)
@@ -310,7 +310,7 @@ def saved(folder, **columns):
 def test_of_several_picture_columns_none_is_guessed(tmp_path):
     edges, drawn = (Image.open(io.BytesIO(photo(number))) for number in (1, 2))
     source = saved(tmp_path / "a", source=edges, target=drawn, prompt="a circle")
-    with pytest.raises(SceditError, match="several columns of pictures, source, target") as told:
+    with pytest.raises(SceditError, match="several columns of images, source, target") as told:
         open_source(source)
     assert "--columns image=target,canny=source" in told.value.hint
     for columns in ({"image": "target", "canny": "source"}, {"canny": "source"}):

@@ -119,7 +119,7 @@ DOTTED = {
 @pytest.mark.parametrize("name", DOTTED)
 def test_names_with_several_dots_say_what_was_taken_for_one_sample(name, tmp_path):
     write_tar(tmp_path / "a.tar", {name: png(1), f"{name.rpartition('.')[0]}.txt": b"t"})
-    with pytest.raises(SceditError, match=f"it has no picture: {DOTTED[name]}"):
+    with pytest.raises(SceditError, match=f"it has no image: {DOTTED[name]}"):
         prepare(tmp_path / "a.tar", tmp_path / "out", size=64)
     with pytest.raises(SceditError, match=f"none of the 1 samples can be used.*{DOTTED[name]}"):
         open_streamed(str(tmp_path / "a.tar"), (64, 64)).write_first(tmp_path / "first", 1)
@@ -144,7 +144,7 @@ def test_a_sample_without_a_picture_says_what_it_is(tmp_path):
 
 def test_of_several_pictures_somebody_says_which_it_is(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": encoded("JPEG"), "1.png": png(1), "1.txt": b"t"})
-    why = "it has several pictures, jpg and png: `columns=image=jpg` says which it is"
+    why = "it has several images, jpg and png: `columns=image=jpg` says which it is"
     with pytest.raises(SceditError, match=why):
         prepare(tmp_path / "a.tar", tmp_path / "out", size=64)
     with pytest.raises(SceditError, match=why):

@@ -208,7 +208,7 @@ def test_columns_say_what_a_sample_holds(shards):
     write(shards / "000.tar", {"a": parts | {"edges.png": sample["canny.png"]}})
     columns = {"image": "big.png", "text": "say", "canny": "edges.png"}
     assert numbers(stream(shards / "000.tar", 1, columns=columns), 2) == [[5], [5]]
-    with pytest.raises(SceditError, match="it has no depth picture"):
+    with pytest.raises(SceditError, match="it has no depth image"):
         numbers(stream(shards, kinds=("depth",)), 1)
 
 
