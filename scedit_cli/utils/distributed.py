@@ -189,7 +189,7 @@ class Processes:
             token.unlink(missing_ok=True)
         if all(seen):
             return self.index, self.count
-        return self.local_index, Share.mine().local_count
+        return self.local_index, launched(local=True)
 
     def agreed(self, number: int) -> int:
         """Return the highest of all processes' `number`s."""
