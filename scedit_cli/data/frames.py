@@ -81,14 +81,14 @@ def _files(folder: Path) -> list[Path]:
 
 def _check_count(held: int, count: int, what: str) -> None:
     if held < count and held != 1:
-        raise SceditError(f"{what}, and the video has {count}", "give one frame per frame, or one image for all")
+        raise SceditError(f"{what}, and the video has {count}", "give a frame for each, or one image for all")
 
 
 def _reader():
     try:
         import imageio_ffmpeg
     except ImportError:
-        raise not_installed("a video", "imageio-ffmpeg", "video", "give a folder of frames or a GIF") from None
+        raise not_installed("a video", "imageio_ffmpeg", "video", "give a folder of frames or a GIF") from None
     return imageio_ffmpeg.read_frames
 
 
