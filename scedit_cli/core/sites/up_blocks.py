@@ -5,6 +5,7 @@ others of diffusers, for images (DeepFloyd IF, Kandinsky 2.2, AudioLDM2, DreamLi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 
 from torch import Tensor, nn
 
@@ -37,13 +38,11 @@ def survey(unet: nn.Module) -> SkipMap | None:
     else:
         frames = 2 if _has(blocks[0], "motion_modules") or _has(blocks[0], "temp_convs") else None
     layout = IMAGE if frames is None else FRAMES
-    given = _encoder(unet, nested)
-    entries, places, taken = _decoder(blocks, nested, given[-1][1])
-    check_fit(unet, [width for _, width, _ in given], taken)
-    sites = [
-        InTuple(out, into, width, stride, at, layout)
-        for (out, width, stride), into, at in zip(given, entries, places, strict=True)
-    ]
+    names, channels, strides = _encoder(unet, nested)
+    entries, places, taken = _decoder(blocks, nested, channels[-1])
+    check_fit(unet, channels, taken)
+    rows = zip(names, entries, channels, strides, places, [layout] * len(names), strict=True)
+    sites = map(tuple.__new__, repeat(InTuple), rows)  # a named tuple's own constructor takes three times as long
     return SkipMap(tuple(sites), frames_axis=frames)
 
 
@@ -61,22 +60,26 @@ def _has(module: nn.Module, name: str) -> bool:
     return name in module._modules or (len(module._modules) == 1 and hasattr(module, name))
 
 
-def _encoder(unet: nn.Module, nested: bool) -> list[tuple[str, int, int]]:
-    """Return the layer that gives each skip, the skip's channels and its stride. Where resnets are `nested`, each has a
-    spatial one inside."""
+def _encoder(unet: nn.Module, nested: bool) -> tuple[list[str], list[int], list[int]]:
+    """Return, in encoder order, the layer that gives each skip, the skip's channels and its stride. Where resnets are
+    `nested`, each has a spatial one inside."""
     stride = 1
-    given = [("conv_in", unet.conv_in.weight.shape[0], stride)]
+    names, channels, strides = ["conv_in"], [unet.conv_in.weight.shape[0]], [stride]
     for b, block in enumerate(unet.down_blocks):
         name = f"down_blocks.{b}"
         for k, resnet in enumerate(block.resnets):
             resnet = resnet.spatial_res_block if nested else resnet
-            given.append((f"{name}.resnets.{k}", resnet.out_channels, stride))
+            names.append(f"{name}.resnets.{k}")
+            channels.append(resnet.out_channels)
+            strides.append(stride)
         # A block's downsamplers run one after another, and only the last one's output becomes a skip.
         if downsamplers := getattr(block, "downsamplers", None):
             *_, last = downsamplers
             stride *= 2 ** len(downsamplers)
-            given.append((f"{name}.downsamplers", last.out_channels, stride))
-    return given
+            names.append(f"{name}.downsamplers")
+            channels.append(last.out_channels)
+            strides.append(stride)
+    return names, channels, strides
 
 
 def _decoder(blocks: list[nn.Module], nested: bool, deepest: int) -> tuple[list[str], list[int], list[int]]:
