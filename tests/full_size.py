@@ -62,7 +62,7 @@ def main(folder: Path) -> None:
 
 
 def learn(base: str, out: str, killed_after: int) -> None:
-    """Trains on `base`, killed after that step and resumed, and samples a picture."""
+    """Trains on `base`, killed after that step and resumed, and samples an image."""
     sets = [f"base.model={base}", "data.path=data", *SETS]
     train = ("train", "--recipe", "sd15-canny.toml", *(word for each in sets for word in ("--set", each)), "--out", out)
     run(*train, kill_at=Path(out) / f"checkpoints/step-{killed_after:06d}")

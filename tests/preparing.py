@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.cli.parsing import in_options
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.cli.prepare import request_of
 from scedit_cli.data import sources
 from scedit_cli.jobs import prepare as job

@@ -123,7 +123,7 @@ def architecture(model: str) -> Architecture:
         raise
     except Exception as error:  # Odd configurations raise many kinds of errors in diffusers.
         raise SceditError(
-            f"base {model}: its configuration cannot be read: {reason(error)}", hint="get it anew"
+            f"base {model}: its configuration cannot be read: {reason(error)}", hint="get it again"
         ) from error
 
 

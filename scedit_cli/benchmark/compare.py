@@ -15,13 +15,12 @@ from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.matmul_rate import wake_libraries
 from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, with_speed
 from scedit_cli.models.loading import EMBEDDED
+from scedit_cli.training.fitting import CONTEXT
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.process_memory import resident
 from scedit_cli.utils.reporter import Reporter
 
-# Memory of a card outside all tensors, for the driver's context and the libraries' workspaces: an assumption.
-CONTEXT = 768 * 2**20
 _BESIDE_BATCH = 4  # of the estimate beside the embedded base
 
 

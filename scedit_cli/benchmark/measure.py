@@ -35,7 +35,6 @@ _GIB = 2**30
 _WARM_UP = 2  # untimed steps: the first ones allocate
 
 
-
 @dataclass(frozen=True)
 class Measured:
     """One method's figures in one process, the configuration that they hold for, the seconds of each timed step, the

@@ -30,7 +30,7 @@ def check_plot(path: Path, argument: str = "`plot`") -> None:
     suffixes = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in suffixes:
         raise SceditError(
-            f"{argument} {path}: not the name of a picture", hint=f"end it in one of {', '.join(suffixes)}"
+            f"{argument} {path}: not the name of an image", hint=f"end it in one of {', '.join(suffixes)}"
         )
 
 

@@ -94,7 +94,7 @@ class BenchResult:
                 title = f"{each.setting.base}: estimated peak memory in MiB against batch size"
                 tables.append((title, sweep_table(each.sweep)))
         if self.skips:
-            header = ["skip", "channels", "stride", "change", "picture change", "objects", "before"]
+            header = ["skip", "channels", "stride", "change", "image change", "objects", "before"]
             tables.append(("", (header, [[shown(value) for value in asdict(each).values()] for each in self.skips])))
         if self.sampling:
             tables.append((facts(self.setting), _sampling_table(self.sampling, self.setting.device)))
@@ -157,4 +157,4 @@ def _sampling_table(times: Sequence[StepTime], device: str | None) -> Table:
         figures = [f"{each.seconds:.3f}", clock, f"{each.ratio - 1:+.1%}", f"{low} … {high}", f"{each.once:.3f}"]
         rows.append([each.name, *figures])
     clocks = ["CPU s" if device == "cpu" else "seconds", "by the clock"]
-    return ["one step", *clocks, "to the base", "quartiles", "once per picture"], rows
+    return ["one step", *clocks, "to the base", "quartiles", "once per image"], rows

@@ -27,7 +27,6 @@ _PROMPTS = (
 )
 
 
-
 @dataclass(frozen=True)
 class SkipEffect:
     """The effect of a change of one skip on images of the same prompts and noise.

@@ -31,6 +31,7 @@ from scedit_cli.inference.controls import (
     as_trained,
     check_base,
     load_placed,
+    on_device,
     prediction_note,
     rescheduled_for,
 )
@@ -89,6 +90,7 @@ def evaluate_tuners(
     protocol = find_protocol(request.protocol)
     base, model = _opened(request, [*placed, *others], reporter)
     base = rescheduled_for([*placed, *others], base)
+    placed, others = ([on_device(each, base.device) for each in several] for several in (placed, others))
     on_scenes = request.data is None
     is_style = on_scenes and placed and not any(each.tuner.condition for each in (*placed, *others))
     cache = ImageCache(cache_folder() / "evaluations")
@@ -127,9 +129,9 @@ def evaluate_tuners(
     if whole_images:
         quality["images"] = whole_images | {"images": len(images)}
     if share.is_first:
-        cache.prune()
         if keep:
             details |= _reported(keep, evaluator, protocol, found, arms)
+        cache.prune()
     return TunerEvaluation(setting, quality, details)
 
 

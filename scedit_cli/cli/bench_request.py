@@ -20,7 +20,8 @@ from scedit_cli.benchmark.requests import (
     Sizes,
     SkipsRequest,
 )
-from scedit_cli.cli.parsing import option_of, parse_named_tuner
+from scedit_cli.cli.option_names import option_of
+from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.utils.errors import SceditError
 

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from scedit_cli.cli.parsing import in_options
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory
 from scedit_cli.utils.io import as_json
 from scedit_cli.utils.quieting import quiet_imports
@@ -83,9 +83,11 @@ class Screen(Reporter):
         if not self.quiet:
             self.warn(in_options(text))
 
-    def result(self, document: dict[str, Any], summary: list[tuple[str, str]]) -> None:
-        """Show a job's result: `document` under --json, else the rows of `summary`."""
-        document, summary = in_options([document, summary])
+    def result(self, document: dict[str, Any], summary: list[tuple[str, str]], verbatim: bool = False) -> None:
+        """Show a job's result: `document` under --json, else the rows of `summary`. Options take the place of arguments
+        in backquotes unless `verbatim`: texts of users, such as prompts, may hold backquotes too."""
+        if not verbatim:
+            document, summary = in_options([document, summary])
         if self.as_json:
             self._write(document)
         elif not self.quiet:
@@ -224,7 +226,7 @@ def _explained(error: Exception) -> tuple[str, str | None, int]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}", "make room and try again", 1
     if is_out_of_memory(error):
-        return "out of memory", "take a smaller batch, resolution or number of pictures", 1
+        return "out of memory", "take a smaller batch, resolution or number of images", 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "name a file or folder that can be used", 2
     return f"unexpected {type(error).__name__}: {error}", "--debug shows where it came from", 1

@@ -318,7 +318,7 @@ def generate(
         batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:
-        from scedit_cli.cli.parsing import command_line, generation_config, given_of
+        from scedit_cli.cli.generate_request import command_line, generation_config, given_of
         from scedit_cli.jobs.checks import generate as checks
 
         options["device"] = device_here(device)
@@ -342,7 +342,7 @@ def generate(
 
             import_libraries()
         result = job.generate(**vars(config), reporter=screen)
-    screen.result(result.document(), result.summary())
+    screen.result(result.document(), result.summary(), verbatim=True)
 
 
 def _unused(config: GenerationConfig) -> list[str]:

@@ -79,7 +79,7 @@ def _interruption(error: BaseException, heard: list[KeyboardInterrupt]) -> Keybo
 
 def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError:
     by, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
-    stopped = SceditError(f"stopped by {by}", "the same command with --resume goes on" if command == "train" else None)
+    stopped = SceditError(f"stopped by {by}", "the same command with --resume continues it" if command == "train" else None)
     stopped.exit_code = code
     return stopped
 

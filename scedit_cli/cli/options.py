@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scedit_cli.cli.parsing import in_options
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.utils.devices import check_name
 from scedit_cli.utils.distributed import launched_rank
 from scedit_cli.utils.errors import SceditError

@@ -148,10 +148,10 @@ def request_of(src: str | Path | None, out: Path, options: Mapping[str, Any]) ->
     request = PrepareRequest(source, out, options["size"], rules, encoding, options["shards"])
     if (src is None) == (scenes is None) and not request.is_made:
         raise SceditError(
-            "prepare takes pictures or a number of scenes" + (", not both" if scenes else ""),
+            "prepare takes images or a number of scenes" + (", not both" if scenes else ""),
             hint="scedit prepare PHOTOS --out DIR, or scedit prepare --scenes 100 --out DIR",
         )
     given = {name for name, value in options.items() if value and value != _DEFAULTS.get(name)}
-    case = "with `scenes`" if scenes else "with pictures" if source else THERE
+    case = "with `scenes`" if scenes else "with images" if source else THERE
     check_idle(given, [case] if encoding else [case, "without `cache`"])
     return request

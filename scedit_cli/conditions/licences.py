@@ -62,7 +62,7 @@ def _entries() -> list[dict[str, Any]]:
         return []
     except ValueError as error:
         raise SceditError(
-            f"{_book()} is no JSON: {error}", hint="remove it; licences are then accepted anew"
+            f"{_book()} is no JSON: {error}", hint="remove it; licences are then accepted again"
         ) from error
     return [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
 

@@ -70,7 +70,7 @@ def measured(
     for picture, condition in zip(pictures, conditions, strict=True):
         if picture.size != condition.size:
             sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
-            raise SceditError(f"a picture of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
+            raise SceditError(f"an image of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
     found = [photograph(picture) for picture in pictures]
     conditions = [condition_image(each, find(kind).channels, f"the {kind} condition") for each in conditions]
     if measure.annotates and found:
@@ -121,7 +121,7 @@ def check_measurable(
 def _measure(kind: str, annotator: str | None) -> tuple[Annotator, Measure]:
     if kind not in measured_kinds():
         known = ", ".join(measured_kinds())
-        raise SceditError(f"nothing measures how well a picture follows {kind}", hint=f"choose {known}")
+        raise SceditError(f"nothing measures how well an image follows {kind}", hint=f"choose {known}")
     chosen = find(kind).annotator(annotator)
     return chosen, chosen.measure or find(kind).measure
 

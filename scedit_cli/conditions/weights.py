@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-_TIMEOUT = 10.0  # seconds after which the hub counts as unreachable
-
 
 def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) -> Path:
     """Return the file that `place` ("owner/repository:file") names, in the folder `weights`; without that folder, the

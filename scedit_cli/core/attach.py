@@ -225,7 +225,7 @@ class Attachment:
         if hint.shape[1] != tuner.in_channels:
             raise SceditError(
                 f"the {tuner.condition} hint has {hint.shape[1]} channels, its tuner takes {tuner.in_channels}",
-                hint="give the condition picture with the channels the tuner was trained with",
+                hint="give the condition image with the channels the tuner was trained with",
             )
 
     def _require_hints(self) -> None:
@@ -261,8 +261,8 @@ class Attachment:
         if hint.shape[-2:] != wanted:
             raise SceditError(
                 f"the {tuner.condition} hint is {hint.shape[-2]}×{hint.shape[-1]} pixels (height × width), "
-                f"latents of {height}×{width} ask for {wanted[0]}×{wanted[1]}",
-                hint="make the condition picture as large as the picture to generate",
+                f"latents of {height}×{width} need {wanted[0]}×{wanted[1]}",
+                hint="make the condition image as large as the image to generate",
             )
         if batch % hint.shape[0]:
             raise SceditError(

@@ -62,7 +62,7 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         if len(key) > _LONGEST_KEY or not key.isprintable():
             raise SceditError(
                 f"{file}: one of its tensors is called {ascii(key[:40])}… ({len(key)} characters)",
-                hint="no program names weights so; get the file anew",
+                hint="no program names weights so; get the file again",
             )
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype not in _DTYPES or str(tensor.layout) != "torch.strided":
@@ -110,7 +110,7 @@ def _opened(file: Path, framework: str, take: Callable[[Any], Content]) -> tuple
         with safe_open(file, framework) as opened:
             count = len(opened.keys())
             if count > _MOST_TENSORS:
-                raise SceditError(f"{file} holds {count:,} tensors", hint="no tuner has so many; get the file anew")
+                raise SceditError(f"{file} holds {count:,} tensors", hint="no tuner has so many; get the file again")
             return opened.metadata() or {}, take(opened)
     except SceditError:
         raise

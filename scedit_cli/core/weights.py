@@ -158,7 +158,7 @@ def _ours(file: Path, header: dict[str, str], tensors: dict[str, Tensor], names:
     except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # sizes that no tensor has
         raise SceditError(
             f"{file}: its metadata is incomplete: {type(error).__name__}: {reason(error)}",
-            hint="the file was changed; get it anew",
+            hint="the file was changed; get it again",
         ) from error
     conditions = [tuner.condition for tuner in tuners if tuner.condition]
     if names and names != conditions:
@@ -226,7 +226,7 @@ def _filled(module: Tuner | Bundle, tensors: Mapping[str, Tensor], file: Path) -
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise SceditError(f"{file} does not fit its tuner: {'; '.join(faults[:3])}{more}", hint="get the file anew")
+        raise SceditError(f"{file} does not fit its tuner: {'; '.join(faults[:3])}{more}", hint="get the file again")
     double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
     module.to(torch.float64 if double else torch.float32).to_empty(device="cpu")
     module.load_state_dict(tensors)
@@ -234,6 +234,6 @@ def _filled(module: Tuner | Bundle, tensors: Mapping[str, Tensor], file: Path) -
         if not value.isfinite().all():
             raise SceditError(
                 f"{file}: {key} holds values that are not numbers (NaN or Inf)",
-                hint="its training failed, or the file is damaged; get it anew, or an earlier checkpoint of it",
+                hint="its training failed, or the file is damaged; get it again, or an earlier checkpoint of it",
             )
     return module

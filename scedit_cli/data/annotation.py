@@ -140,7 +140,7 @@ def _pooled(
             yield running.popleft().result()
     except BrokenProcessPool as error:
         raise WorkFailed(
-            "a process that annotated pictures was killed", hint="it may have been out of memory; take fewer processes"
+            "a process that annotated images was killed", hint="it may have been out of memory; take fewer processes"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -225,8 +225,8 @@ def made(make: Make, images: list[Image.Image]) -> list[Image.Image | Exception]
         raise
     except Exception as error:  # annotators raise errors of any class over unusual images
         if len(images) == 1 and is_out_of_memory(error):
-            hint = "annotate a smaller picture, or with fewer processes; a full accelerator leaves the CPU"
-            raise WorkFailed("memory ran out over one picture", hint) from error
+            hint = "annotate a smaller image, or with fewer processes; a full accelerator leaves the CPU"
+            raise WorkFailed("memory ran out over one image", hint) from error
         if len(images) == 1:
             return [error]
     # The retry stands outside the handler, whose error keeps the memory that the library used for all the images.

@@ -25,7 +25,7 @@ from scedit_cli.utils.reporter import SILENT, Reporter
 
 PIXELS_AT_ONCE = 2**19  # encoded together: 32 images of 128², 2 of 512²
 _TEXTS_AT_ONCE = 64
-_STARVED = "end other programs, or prepare smaller pictures with `size`; what is encoded already is kept"
+_STARVED = "end other programs, or prepare smaller images with `size`; what is encoded already is kept"
 
 Wait = Callable[[], None]
 
@@ -163,7 +163,7 @@ def cache_latents(
                 raise SceditError(
                     f"{paths[index]} is {size[0]}x{size[1]} pixels, not {'x'.join(map(str, dataset.sizes[index]))} as "
                     "its line in metadata.jsonl says",
-                    hint="correct width and height there, or prepare the pictures again",
+                    hint="correct width and height there, or prepare the images again",
                 )
         return {"moments": base.encode_images(torch.stack(images).float() / 255)}
 

@@ -100,7 +100,7 @@ class Dataset:
                 if other != size:
                     raise SceditError(
                         f"{self._at(item)}: {kind}{_COLUMN} {item.conditions[kind].name} is {_by(other)} pixels, "
-                        f"its picture is {_by(size)}",
+                        f"its image is {_by(size)}",
                         hint=f"`annotate({self.path}, kinds={kind}, overwrite=True)` makes it again",
                     )
         return paths
@@ -149,7 +149,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     for line, row in rows:
         _check(row, _at(path, line))
     if not rows:
-        raise SceditError(f"{file} names no pictures", hint="scedit prepare makes a dataset folder")
+        raise SceditError(f"{file} names no images", hint="scedit prepare makes a dataset folder")
     return rows
 
 

@@ -44,11 +44,11 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
+    @cached_property
     def items(self) -> list[Item]:
         return [self.dataset.items[number] for number in self.numbers]
 
-    @property
+    @cached_property
     def sizes(self) -> list[Size]:
         return [self.dataset.sizes[number] for number in self.numbers]
 
@@ -68,6 +68,10 @@ class EvaluationSet:
         """Raise SceditError if a condition image has another size than its image, or an image another than its line
         says."""
         with ThreadPoolExecutor(_THREADS) as pool:
+            images = [item.image for item in self.items]
+            for item, size, found in zip(self.items, self.sizes, pool.map(image_size, images), strict=True):
+                if found != size:
+                    raise _of_other_size(item, found)
             for kind in self.specs:
                 having = [(item, size) for item, size in zip(self.items, self.sizes, strict=True)
                           if kind in item.conditions]  # fmt: skip
@@ -76,7 +80,7 @@ class EvaluationSet:
                     if found != size:
                         raise SceditError(
                             f"{item.conditions[kind]} is {found[0]}x{found[1]} pixels, its image {size[0]}x{size[1]}",
-                            hint=f"`annotate({self.dataset.path}, kinds={kind}, overwrite=True)` makes it anew",
+                            hint=f"`annotate({self.dataset.path}, kinds={kind}, overwrite=True)` makes it again",
                         )
 
     def images(self, places: Sequence[int]) -> list[Image.Image]:
@@ -89,10 +93,7 @@ class EvaluationSet:
         opened = [open_image(item.image) for item in items]
         for place, item, image in zip(places, items, opened, strict=True):
             if image.size != self.sizes[place]:
-                raise SceditError(
-                    f"{item.image} is {image.width}x{image.height} pixels, not as its line in metadata.jsonl says",
-                    hint="correct width and height there, or prepare the images anew",
-                )
+                raise _of_other_size(item, image.size)
         return opened
 
     def makers(self, kind: str, places: Sequence[int]) -> list[AnnotationSpec]:
@@ -143,6 +144,11 @@ class EvaluationSet:
                 kind: list(pool.map(lambda file, kind=kind: file and recorded_maker(file, kind), every))
                 for kind, every in files.items()
             }
+
+
+def _of_other_size(item: Item, size: Size) -> SceditError:
+    message = f"{item.image} is {size[0]}x{size[1]} pixels, not as its line in metadata.jsonl says"
+    return SceditError(message, "correct width and height there, or prepare the images again")
 
 
 def evaluation_set(

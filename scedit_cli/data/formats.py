@@ -11,15 +11,15 @@ READ = frozenset((
 ))  # fmt: skip
 # The suffix alone decides: Pillow would read a camera's raw file as a TIFF and return its thumbnail.
 _UNREAD = {
-    "a JPEG XL picture: save it as PNG, for example with djxl": (".jxl",),
-    "a JPEG 2000 or JPEG XR picture: save it as PNG": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".jxr", ".wdp", ".hdp"),
-    "a camera's raw picture: develop it, and save it as PNG or TIFF": (
+    "a JPEG XL image: save it as PNG, for example with djxl": (".jxl",),
+    "a JPEG 2000 or JPEG XR image: save it as PNG": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".jxr", ".wdp", ".hdp"),
+    "a camera's raw image: develop it, and save it as PNG or TIFF": (
         ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".raf", ".orf", ".rw2", ".rwl", ".pef",
         ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc", ".dcr", ".mrw",
     ),
     "a document of a drawing program: export it as PNG": (".psd", ".psb", ".xcf", ".kra", ".ora", ".afphoto"),
     "a vector drawing: export it as PNG": (".svg", ".svgz", ".eps", ".wmf", ".emf"),
-    "a picture of high dynamic range: bring it to 8 bits, and save it as PNG": (".exr", ".hdr", ".pfm"),
+    "an image of high dynamic range: bring it to 8 bits, and save it as PNG": (".exr", ".hdr", ".pfm"),
     "of a format that is not read: save it as PNG": (
         ".dds", ".ktx", ".ktx2", ".cur", ".icns", ".pcx", ".xbm", ".xpm", ".sgi", ".ras", ".qoi", ".dcm", ".fits",
         ".mng", ".jng", ".flif", ".bpg", ".pict",

@@ -75,7 +75,7 @@ class MadeHints:
     unless the spec fixes it: an image never has the same hole twice.
 
     Args:
-        pictures: the images' files, none larger than `size` (width, height).
+        images: the images' files, none larger than `size` (width, height).
         spec: the spec, of an annotator that needs no weights.
     """
 
@@ -94,8 +94,8 @@ class MadeHints:
 
 
 def made_hint(spec: AnnotationSpec, name: str, image: np.ndarray) -> Tensor:
-    """Return the hint, float32 (C, H, W) in [0, 1], that the spec `spec` makes from the image `image`, uint8
-    (H, W, 3), with the settings that are drawn for `name`."""
+    """Return the hint, float32 (C, H, W) in [0, 1], that `spec` makes from `image`, uint8 (H, W, 3),
+    with the settings that are drawn for `name`."""
     [made] = spec.load(spec.settings(name))([Image.fromarray(image)])
     return torch.from_numpy(np.array(find(spec.kind).hint(made)))
 

@@ -44,7 +44,7 @@ class ImageCache:
             with Image.open(io.BytesIO(data)) as opened:
                 stack = np.asarray(opened)
             self._file(key).touch()
-        except (OSError, ValueError, SyntaxError):  # Pillow's errors over damaged files
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, over damaged or huge files
             return None
         if len(stack) % count:
             return None

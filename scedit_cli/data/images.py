@@ -111,9 +111,9 @@ def reading(file: Path | BinaryIO | Image.Image, name: str | None = None) -> Ite
     except Exception as error:  # the decoders raise errors of any class over damaged files
         if not isinstance(file, Image.Image):
             if not heif_formats() and is_heif(_head(file)):
-                raise not_installed(f"{name} is a HEIC picture, which", "pi_heif", "heic", "save it as PNG") from None
+                raise not_installed(f"{name} is a HEIC image, which", "pi_heif", "heic", "save it as PNG") from None
             check_fetched(file, name)
-        raise SceditError(f"{name} is no readable picture: {_reason(error)}", "remove it or save it again") from error
+        raise SceditError(f"{name} is no readable image: {_reason(error)}", "remove it or save it again") from error
 
 
 def _head(file: Path | BinaryIO) -> bytes:

@@ -33,7 +33,6 @@ _LONGEST_CAPTION = 2**20  # bytes
 _REPORTED_EVERY = 0.2  # seconds
 
 
-
 @dataclass(frozen=True)
 class Taken:
     """An image that was written to the dataset.
@@ -84,10 +83,10 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
         size_of: maps the source's size to the size of the result; raises SceditError where the source is too small.
     """
     if entry.fault or entry.image is None:
-        return Rejected("unpaired", entry.fault or "it has no picture")
+        return Rejected("unpaired", entry.fault or "it has no image")
     lacking = [kind for kind, blob in entry.conditions.items() if blob is None]
     if lacking:
-        return Rejected("unpaired", f"it has no {' and no '.join(lacking)} picture")
+        return Rejected("unpaired", f"it has no {' and no '.join(lacking)} image")
     try:
         text, caption_from = _caption(entry)
         with _opened(entry.image, "it") as opened:
@@ -222,7 +221,7 @@ def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
         file.seek(0)
         with reading(file, name) as opened:
             if opened.format in ANIMATED and getattr(opened, "is_animated", False):
-                raise SceditError(f"{name} is an animation: save the frame that is meant as a picture of its own")
+                raise SceditError(f"{name} is an animation: save the frame that is meant as an image of its own")
             yield opened
 
 

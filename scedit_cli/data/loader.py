@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,16 @@ class Batch:
         text, hints = ({name: sent(each, device) for name, each in part.items()} for part in (self.text, self.hints))
         weights = None if self.weights is None else sent(self.weights, device)
         return replace(self, sizes=sent(self.sizes, device), text=text, hints=hints, weights=weights)
+
+    def cut(self, within: slice) -> Batch:
+        """Return a part of the batch's images."""
+        return Batch(*(_cut(getattr(self, each.name), within) for each in fields(self)))
+
+
+def _cut(value: Any, within: slice) -> Any:
+    if isinstance(value, dict):
+        return {name: each[within] for name, each in value.items()}
+    return None if value is None else value[within]
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:

@@ -81,17 +81,17 @@ class Report:
             "cannot be used": [f"{file} ({why})" for file, _, why in self.rejected],
             "have no caption": self.captionless,
             "repeat others": [f"{file} (as {first})" for file, first in self.duplicates],
-            "belong to no picture": self.orphans,
+            "belong to no image": self.orphans,
             "are not read": [f"{file} ({why})" for file, why in self.unread],
         }
         if strict and (found := {what: files for what, files in faults.items() if files}):
             raise SceditError(
                 "; ".join(f"{len(files)} {what}: {named(files)}" for what, files in found.items()),
-                hint="fix them; without `strict` the good pictures are prepared, and report.json names all others",
+                hint="fix them; without `strict` the good images are prepared, and report.json names all others",
             )
         if self.captionless and len(self.captionless) > captionless * self.pictures:
             raise SceditError(
-                f"{len(self.captionless)} of {self.pictures} pictures have no caption: {named(self.captionless)}",
+                f"{len(self.captionless)} of {self.pictures} images have no caption: {named(self.captionless)}",
                 hint="write a .txt or .caption file beside each, name a table's column with `columns=text=NAME`, or "
                 "keep them as they are with `allow_captionless`" + self._perhaps_in(),
             )
@@ -105,7 +105,7 @@ class Report:
         rows = []
         if self.captions or self.captionless:
             sources = ", ".join(f"{count} from {where}" for where, count in self.captions.most_common())
-            rows.append(("captions", f"{self.coverage:.1%} of the pictures ({sources or 'none'})"))
+            rows.append(("captions", f"{self.coverage:.1%} of the images ({sources or 'none'})"))
         if self.buckets:
             sizes = [f"{w}x{h}: {count}" for (w, h), count in self.buckets.most_common()]
             more = f", and {len(sizes) - 8} more sizes" if len(sizes) > 8 else ""

@@ -40,7 +40,7 @@ class StatefulSampler:
     ) -> None:
         every = np.arange(indices) if isinstance(indices, int) else np.asarray(indices)
         if not len(every) or batch_size < 1:
-            raise ValueError(f"{len(every)} pictures in batches of {batch_size}")
+            raise ValueError(f"{len(every)} images in batches of {batch_size}")
         self.count = len(every)
         self.batch_size = batch_size
         self.seed = seed
@@ -115,7 +115,7 @@ def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
         return
     differences = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
     if not differences:
-        differences = ["the pictures, captions, condition pictures or weights are others, or in another order or size"]
+        differences = ["the images, captions, condition images or weights are others, or in another order or size"]
     raise SceditError(
         f"the data to resume on is not what it was: {', '.join(differences)}",
         hint="bring it back as it was (data.path), or start a new run",

@@ -110,7 +110,7 @@ class ShardDataset:
         held = (*self.counts[:shard], samples, *[0] * (len(self.counts) - shard - 1))
         if count > len(first) or not any(replace(self, held=held).left):
             raise SceditError(
-                f"validation.pictures: {count} of at most {sum(self.counts)} pictures would be held out",
+                f"validation.pictures: {count} of at most {sum(self.counts)} images would be held out",
                 hint="leave some to learn from; where it is left out, a tenth is held out",
             )
         kept = [number for number, left in enumerate(replace(self, held=held).left) if left > 0]

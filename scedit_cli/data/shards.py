@@ -222,7 +222,7 @@ def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > LARGEST_FILE:
-        raise SceditError(f"{tar.name or 'a shard'}: {member.name} has {member.size:,} bytes", "no picture is so large")
+        raise SceditError(f"{tar.name or 'a shard'}: {member.name} has {member.size:,} bytes", "no image is so large")
     return tar.extractfile(member).read()
 
 

@@ -69,7 +69,7 @@ class Stream:
         shuffle: the number of samples that are shuffled together, over all lanes; 0 keeps the order within shards.
         unusable: the share (0 to 1) of a block that may be unusable.
         share: (number, of how many): this process' places in a batch, as in `StatefulSampler`.
-        specs: specs of the hints that are made from the images.
+        specs: those of the hints that are made from the images.
         workers: the number of threads that read and decode.
         reporter: gets a note about each sample or shard that could not be used.
     """
@@ -219,7 +219,7 @@ class _Lane:
         if len(self._unusable) > self._stream.unusable * len(self._here) or len(self._unusable) == len(self._here):
             raise SceditError(
                 f"data.path: {len(self._unusable)} of {len(self._here)} samples cannot be used; the last: {why}",
-                hint="scedit prepare makes shards of whole pictures; data.columns names what they hold, data.upscale "
+                hint="scedit prepare makes shards of whole images; data.columns names what they hold, data.upscale "
                 "takes small ones, data.unusable tells how many may be left out",
             )
 
@@ -256,7 +256,7 @@ class _Lane:
                         if position >= held:
                             is_any = True
                             yield _Read(first + position, place, sample)
-                    self._report_once(place, f"{place} holds fewer samples than was told; others take their place")
+                    self._report_once(place, f"{place} holds fewer samples than sizes.json states; others take their place")
                 except SceditError as error:
                     self._report_once(place, f"{error.message}; others take its samples' place")
         raise SceditError("data.path: none of the shards can be read", hint="look at what was passed over")

@@ -37,5 +37,5 @@ def read_description(folder: Path) -> dict[str, Any]:
             hint="`scedit merge` writes one, in the format onnx or torch-export",
         ) from error
     if not file.is_file():
-        raise SceditError(f"{file} is missing", hint="export the U-Net anew")
+        raise SceditError(f"{file} is missing", hint="export the U-Net again")
     return about | {"conditions": tuners}

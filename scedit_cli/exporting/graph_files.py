@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class UNetGraph:
 
     Attributes:
         base: the frozen base.
-        tuner: a tuner or a bundle; its scales become the inputs' usual values in the description.
+        tuner: a tuner or a bundle, which stays as it is; its scales become the inputs' usual values in the description.
         format: one of FILES.
         largest: the most bytes of weights within an ONNX file; more lie in a file beside it.
     """
@@ -59,11 +60,11 @@ class UNetGraph:
         Raises:
             SceditError: the U-Net cannot be exported.
         """
-        tuners = [each.to(self.base.device, self.base.dtype).eval() for each, _ in parts_of(self.tuner)]
-        edited = EditedUNet(self.base, tuners).eval().requires_grad_(False)
-        about = description(self.base, self.tuner, edited, facts or {}) | {"file": FILES[self.format]}
+        own = [copy.deepcopy(each).to(self.base.device, self.base.dtype) for each, _ in parts_of(self.tuner)]
+        edited = EditedUNet(self.base, own).eval().requires_grad_(False)
         write = _write_onnx if self.format == "onnx" else _write_exported
         try:
+            about = description(self.base, self.tuner, edited, facts or {}) | {"file": FILES[self.format]}
             with quiet(), torch.no_grad():
                 write(_exported(edited), edited, folder / FILES[self.format], about, self.largest)
         except Exception as error:  # exporters raise errors of any kind

@@ -40,7 +40,7 @@ class UNetFolder:
             self.dtype: torch.dtype = DTYPES[self.about["dtype"]]
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise SceditError(
-                f"{path}: its description is damaged: {reason(error)}", hint="export the U-Net anew"
+                f"{path}: its description is damaged: {reason(error)}", hint="export the U-Net again"
             ) from error
 
     def on(self, base: Base) -> Base:
@@ -142,7 +142,7 @@ class ExportedUNet(nn.Module):
             return torch.zeros(len(sample), *size)
         if tuple(hint.shape[1:]) != size or len(sample) % len(hint):
             raise SceditError(
-                f"the {tuner.condition} hint is {tuple(hint.shape)}, and these latents ask for {(len(sample), *size)}",
+                f"the {tuner.condition} hint is {tuple(hint.shape)}, and these latents need {(len(sample), *size)}",
                 hint="make the condition image as large as the image to generate",
             )
         return hint.repeat(len(sample) // len(hint), 1, 1, 1)
@@ -195,7 +195,7 @@ def _onnx(file: Path, device: torch.device) -> Any:
     try:
         session = onnxruntime.InferenceSession(file, providers=[*providers, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
-        raise SceditError(f"{file} cannot be read by onnxruntime: {reason(error)}", hint="export it anew") from error
+        raise SceditError(f"{file} cannot be read by onnxruntime: {reason(error)}", hint="export it again") from error
 
     def run(inputs: Mapping[str, Tensor]) -> Tensor:
         return torch.from_numpy(session.run(None, {name: each.cpu().numpy() for name, each in inputs.items()})[0])
@@ -207,7 +207,7 @@ def _program(file: Path) -> Any:
     try:
         module = torch.export.load(file).module()
     except Exception as error:  # of any kind: the bytes may be anything
-        raise SceditError(f"{file} cannot be read by torch.export: {reason(error)}", hint="export it anew") from error
+        raise SceditError(f"{file} cannot be read by torch.export: {reason(error)}", hint="export it again") from error
 
     def run(inputs: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():

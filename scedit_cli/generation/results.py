@@ -39,7 +39,7 @@ class GeneratedImage:
 
     def document(self) -> dict:
         """Return the fields for programs."""
-        return {"path": str(self.path), **{name: getattr(self, name) for name in _NAMES}}
+        return {"path": self.path and str(self.path), **{name: getattr(self, name) for name in _NAMES}}
 
 
 @dataclass(frozen=True)

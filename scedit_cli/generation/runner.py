@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from scedit_cli.exporting.running import ExportedUNet, GraphAttachment
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.image_jobs import ImageJob
-from scedit_cli.inference.controls import PlacedTuner
+from scedit_cli.inference.controls import PlacedTuner, on_device
 from scedit_cli.inference.denoising import check_sampling
 from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import DTYPES, Base
@@ -75,12 +74,8 @@ class ImageRunner:
         self._undo.close()
 
     def _ready(self, placed: PlacedTuner) -> Tuner:
-        """Return a tuner on the device and in the base's precision, to which its edits are rounded anyway; one that the
-        caller holds is copied for that."""
-        tuner, device, dtype = placed.tuner, torch.device(self._device), self.base.dtype
-        if placed.path is None and any((w.device, w.dtype) != (device, dtype) for w in tuner.parameters()):
-            tuner = deepcopy(tuner)
-        return tuner.to(device, dtype)
+        """Return a tuner on the device and in the base's precision, to which its edits are rounded anyway."""
+        return on_device(placed, torch.device(self._device), self.base.dtype).tuner
 
     def batches(self, jobs: Sequence[ImageJob]) -> list[list[int]]:
         """Return batches of indices into `jobs` that can be drawn together, as they differ only in prompts, seeds and

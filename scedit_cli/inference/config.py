@@ -88,6 +88,8 @@ class Control:
         if self.mask is not None:
             check_image_input(self.mask, f"{field}.mask")
         check_type(self.params, f"{field}.params", Mapping, "a mapping of names to values")
+        for name, value in self.params.items():
+            check_type(value, f"{field}.params[{name!r}]", (int, float, str), "a number or a text")
 
 
 @dataclass(frozen=True)

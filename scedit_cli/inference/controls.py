@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from copy import copy
-from dataclasses import dataclass
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from scedit_cli import conditions, scenes
@@ -200,6 +201,14 @@ def load_placed(spec: TunerSpec, field: str = "tuners") -> list[PlacedTuner]:
     if spec.conditions:
         _name_conditions(placed, spec.conditions)
     return placed
+
+
+def on_device(placed: PlacedTuner, device: torch.device, dtype: torch.dtype | None = None) -> PlacedTuner:
+    """Return a tuner on `device`, in `dtype` if that is given; one that the caller holds is copied where it changes."""
+    tuner = placed.tuner
+    if placed.path is None and any((w.device, w.dtype) != (device, dtype or w.dtype) for w in tuner.parameters()):
+        tuner = deepcopy(tuner)
+    return replace(placed, tuner=tuner.to(device, dtype))
 
 
 def _name_conditions(placed: Sequence[PlacedTuner], names: Sequence[str]) -> None:

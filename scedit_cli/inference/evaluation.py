@@ -34,8 +34,8 @@ _LARGEST_BATCH = 32
 
 @dataclass(frozen=True)
 class Arm:
-    """Images made in one way: drawn with these tuners and scales, or, as "reconstruction", passed through the
-    autoencoder."""
+    """Images made in one way: drawn with these tuners, which are on the base's device, and scales, or, as
+    "reconstruction", passed through the autoencoder."""
 
     name: str
     tuners: tuple[Tuner, ...] = ()
@@ -115,6 +115,7 @@ class Evaluator:
         self.steps = sampling.steps or base.defaults.steps
         self.guidance = base.defaults.guidance if sampling.guidance is None else sampling.guidance
         self._edits, self._extras = edits, extras or {}
+        self._digests: dict[Tuner, str] = {}  # of tuners, which do not change between two batches
         self._about_base = None if edits else self._describe_base()
         for (width, height), item in zip(images.sizes, images.items, strict=True):
             check_size(base, height, width, str(item.image))
@@ -175,9 +176,8 @@ class Evaluator:
         hints = {kind: to_hints(kind, self.images.conditions(kind, places)) for kind in kinds}
         if self._edits:
             before, self._edits.scales = self._edits.scales, arm.scales or 0.0
-        tuners = [tuner.to(self.base.device) for tuner in arm.tuners]
-        attachment = nullcontext(self._edits) if self._edits or not tuners else attach(
-            self.base.unet, tuners, list(arm.scales)
+        attachment = nullcontext(self._edits) if self._edits or not arm.tuners else attach(
+            self.base.unet, arm.tuners, arm.scales
         )
         with attachment as edits:
             try:
@@ -262,10 +262,15 @@ class Evaluator:
             "seeds": [self.sampling.seed + self.images.numbers[place] for place in places],
         }  # fmt: skip
         if arm.tuners:
-            about["tuners"] = [(_digest(tuner), scale) for tuner, scale in zip(arm.tuners, arm.scales, strict=True)]
+            about["tuners"] = [(self._digest(tuner), scale) for tuner, scale in zip(arm.tuners, arm.scales, strict=True)]
             kinds = [tuner.condition for tuner in arm.tuners if tuner.condition]
             about["hints"] = [[self.images.key(kind, place) for place in places] for kind in kinds]
         return key_of(**about)
+
+    def _digest(self, tuner: Tuner) -> str:
+        if tuner not in self._digests:
+            self._digests[tuner] = _digest(tuner)
+        return self._digests[tuner]
 
     def _describe_base(self) -> dict[str, Any]:
         parts = self.base.pipeline().components

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from scedit_cli.data.annotation import Outcome, Task, annotate_all, digest_of, f
 from scedit_cli.data.dataset import column_of, condition_name, read_rows, write_rows
 from scedit_cli.data.images import open_image, save_image
 from scedit_cli.data.licences import check_licences, record_licences
+from scedit_cli.jobs.checks.annotate import by_kind, check_names, check_options, check_place
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Share
 from scedit_cli.utils.errors import SceditError, in_field, reason
-from scedit_cli.utils.fields import check_number, check_type
-from scedit_cli.utils.io import check_writable, expanded, whole
+from scedit_cli.utils.io import expanded, whole
 from scedit_cli.utils.locks import alone
 from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.transparency import in_8_bits
@@ -112,10 +112,10 @@ def annotate(
     if not names:
         raise SceditError("no kind of condition is named", f"choose one of {', '.join(conditions.KINDS)}", "kinds")
     config.check()
-    _check_options(source, out, sheet, preview)
+    check_options(source, out, sheet, preview)
     weights = expanded(config.weights) if config.weights else None
     with in_field("params", named=False):
-        given = _by_kind(names, params)
+        given = by_kind(names, params)
         specs = specs_of(names, given, annotator=config.annotator, weights=weights, seed=config.seed)
     for spec in specs:
         (licences.accept if config.accept_license else licences.require)(spec.annotator)
@@ -131,22 +131,6 @@ def annotate(
         done = _folder(work)
     makers = {spec.kind: spec.by for spec in specs}
     return AnnotateResult(kind=",".join(names), annotators=makers, seconds=time.monotonic() - started, **done)
-
-
-def _by_kind(kinds: Sequence[str], params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of each of the `kinds`: the mappings by kind, and single settings, which one kind takes."""
-    given: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
-    for name, value in params.items():
-        if isinstance(value, Mapping) and name in given:
-            given[name] |= value
-        elif isinstance(value, Mapping):
-            raise SceditError(f"params: no {name} is made here", f"the kinds are {', '.join(kinds)}", "params")
-        elif len(kinds) > 1:
-            hint = f"give them by kind, as in {kinds[0]}={{{name!r}: {value!r}}}"
-            raise SceditError(f"params: say which of {', '.join(kinds)} {name} is for", hint, "params")
-        else:
-            given[kinds[0]][name] = value
-    return given
 
 
 @dataclass(frozen=True)
@@ -180,36 +164,6 @@ class _Work:
         return found
 
 
-def _check_options(source: Any, out: object, sheet: object, preview: int | None) -> None:
-    if isinstance(source, Image.Image):
-        for name, value in {"out": out, "sheet": sheet, "preview": preview}.items():
-            if value is not None:
-                raise SceditError(f"{name} has no effect on an image in memory", "save what is returned", name)
-        return
-    check_type(source, "source", (str, os.PathLike), "an image, an image's file, or a dataset folder")
-    src = Path(source)
-    if not src.exists():
-        raise SceditError(f"{src} does not exist", "name a dataset folder, or an image", "source")
-    if not src.is_dir():
-        if preview is not None:
-            message = f"preview is for a dataset folder, and {src} is none"
-            raise SceditError(message, "`sheet` shows one image", "preview")
-    elif out is not None:
-        raise SceditError(
-            f"{out}: `out` is for a single image, and {src} is a folder",
-            "its condition images go into the folder itself",
-            "out",
-        )
-    elif sheet is not None and preview is None:
-        raise SceditError(
-            f"{sheet}: `sheet` is for a single image, and {src} is a folder",
-            "`preview=8` shows so many images of a folder",
-            "sheet",
-        )
-    elif preview is not None:
-        check_number(preview, "preview", 1, whole=True)
-
-
 def _one_image(work: _Work, out: Path | None, sheet: Path | None) -> dict[str, Any]:
     src, specs = work.src, work.specs
     if out and len(specs) > 1:
@@ -220,7 +174,7 @@ def _one_image(work: _Work, out: Path | None, sheet: Path | None) -> dict[str, A
         )
     for name, place in {"out": out, "sheet": sheet}.items():
         if place:
-            _check_place(place, work.overwrite, name)
+            check_place(place, work.overwrite, name)
     if out and sheet and out.resolve() == sheet.resolve():
         raise SceditError(f"`out` and `sheet` are both {out}", "name two places", "sheet")
     image = open_image(src)
@@ -235,19 +189,11 @@ def _one_image(work: _Work, out: Path | None, sheet: Path | None) -> dict[str, A
     return {"out": out, "sheet": sheet, "written": 1 if out else 0, "skipped": 0, "failed": [], "images": images}
 
 
-def _check_place(place: Path, overwrite: bool, field: str) -> None:
-    if place.suffix.lower() != ".png":
-        raise SceditError(f"{place} is no .png", "condition images are PNG, which loses nothing", field)
-    if place.exists() and not overwrite:
-        raise SceditError(f"{field} {place} exists already", "name another place, or give `overwrite`", field)
-    check_writable(place, field)
-
-
 def _preview(work: _Work, count: int, sheet: Path | None) -> dict[str, Any]:
     """Write a sheet of a folder's first `count` images beside their conditions. A sheet at the default place replaces
     the previous one."""
     if sheet:
-        _check_place(sheet, work.overwrite, "sheet")
+        check_place(sheet, work.overwrite, "sheet")
     place = sheet or work.src.resolve().with_name(f"{work.src.resolve().name}-preview.png")
     names = [row["file_name"] for _, row in read_rows(work.src)][:count]
     rows: dict[str, list[Image.Image]] = {}
@@ -297,7 +243,7 @@ def _below_each_other(strips: list[Image.Image]) -> Image.Image:
 def _folder(work: _Work) -> dict[str, Any]:
     share = Share.mine()
     rows = [row for _, row in read_rows(work.src)]
-    _check_places(work.src, rows)
+    check_names(work.src, rows)
     check_licences(work.src)
     outcomes = share.gathered(_annotate(work, share.of([row["file_name"] for row in rows]), share))
     failed = failures(outcomes)
@@ -320,13 +266,6 @@ def _folder(work: _Work) -> dict[str, Any]:
     }
 
 
-def _check_places(src: Path, rows: Sequence[dict[str, Any]]) -> None:
-    owner: dict[str, str] = {}
-    for name in (row["file_name"] for row in rows):
-        if (other := owner.setdefault(condition_name("any", name), name)) != name:
-            raise SceditError(f"{src}: {other} and {name} would share a condition image", hint="rename one of them")
-
-
 def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     """Annotate on the accelerator, if any, by annotators that run there, and by the others in processes on the CPU."""
     began = time.monotonic()
@@ -337,7 +276,6 @@ def _annotate(work: _Work, names: Sequence[str], share: Share) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for where, specs in passes:
         stage = ", ".join(spec.kind for spec in specs)
-
         if specs:
             outcomes += annotate_all(
                 [_task(work.src, name, specs) for name in names],

@@ -179,7 +179,7 @@ def _skips(request: SkipsRequest, reporter: Reporter) -> BenchResult:
         reporter=reporter.stage("drawing"),
     )
     if base.name != EMBEDDED:
-        reporter.note("text agreement is not measured: only the embedded base has a reader of pictures")
+        reporter.note("text agreement is not measured: only the embedded base has a reader of images")
     return BenchResult(Costs(setting, []), skips=effects, grid=picture)
 
 

@@ -23,7 +23,7 @@ def gathered(request: MergeRequest) -> list[PlacedTuner]:
     for each in placed:
         for name, parameter in each.tuner.named_parameters():
             if not parameter.isfinite().all():
-                raise SceditError(f"{each.file}: {name} holds values that are not numbers", hint="get the file anew")
+                raise SceditError(f"{each.file}: {name} holds values that are not numbers", hint="get the file again")
     check_chosen(request, {_name(each) for each in placed})
     taken = request.take or {_name(each) for each in placed}
     placed = [each for each in placed if _name(each) in taken and _name(each) not in request.drop]

@@ -186,7 +186,7 @@ def _take(
         importer.run(source, folder)
         if not report.pictures and not report.rejected:
             said = f"sizes.json beside the shards states {source.count}"
-            raise SceditError(f"{origin.asked['source']} holds no pictures", hint=said)
+            raise SceditError(f"{origin.asked['source']} holds no images", hint=said)
         try:
             if not report.pictures:
                 raise _none_usable(origin.asked["source"], report)
@@ -202,7 +202,7 @@ def _take(
 def _none_usable(source: str, report: Report) -> SceditError:
     file, _, reason = report.rejected[0]
     return SceditError(
-        f"none of the {len(report.rejected)} pictures in {source} can be used; {shortened(file)}: {shortened(reason)}"
+        f"none of the {len(report.rejected)} images in {source} can be used; {shortened(file)}: {shortened(reason)}"
     )
 
 
@@ -214,7 +214,7 @@ def _render(
         if not scenes.held_out:
             raise SceditError(
                 f"scenes from seed {HELD_OUT_SEED} on are kept for measuring, and a tuner must not learn from them",
-                hint="take a smaller `seed`; or give `held_out=True`, for pictures to measure with",
+                hint="take a smaller `seed`; or give `held_out=True`, for images to measure with",
             )
         reporter.note("these scenes are kept for measuring: train nothing on them")
     report, kinds = Report(pictures=scenes.count), list(SCENE_KINDS)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scedit_cli import conditions
 from scedit_cli.core.bundle import Bundle, tuners_of
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.core.weights import save_tuner
@@ -28,11 +26,13 @@ from scedit_cli.training.datasets import check_dataset, first_of
 from scedit_cli.training.evaluation import Score, control_scores
 from scedit_cli.training.fitting import Ladder, least_change
 from scedit_cli.training.log import last_value, recent_loss
-from scedit_cli.training.loop import Loop, LoopPlan
+from scedit_cli.training.loop import Loop
+from scedit_cli.training.loop_plan import LoopPlan
 from scedit_cli.training.memory import forecast
 from scedit_cli.training.metrics import HeldOutScores
 from scedit_cli.training.model_card import UPLOADED, write_card
 from scedit_cli.training.preflight import Preflight, look_ahead, scarce_sizes
+from scedit_cli.training.result import TrainResult
 from scedit_cli.training.resume_compat import check_changes
 from scedit_cli.training.run_folder import RunFolder, claimed
 from scedit_cli.training.signals import terminable
@@ -43,86 +43,6 @@ from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.hub import check_login, upload
 from scedit_cli.utils.reporter import SILENT, Reporter
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a run. `seconds` is the time of the whole command; `images_per_second` counts its training steps
-    alone, and is None without any; `waiting_share` is the share of their time that they waited for data.
-    `validation_loss` is the last loss on held-out images, `best` the step of the highest control score on them, and
-    `skipped` the number of steps that fp16 left out; `scores` are the control scores at the end by condition."""
-
-    run: Path
-    tuner: Path
-    steps: int
-    seconds: float
-    images_per_second: float | None
-    loss: float | None
-    trainable_parameters: int
-    scores: Mapping[str, Score]
-    resumed_at: int | None
-    waiting_share: float | None = None
-    validation_loss: float | None = None
-    skipped: int = 0
-    best: Mapping[str, Any] | None = None
-
-    @property
-    def control_score(self) -> float | None:
-        """The mean control score of all conditions; None where one has none."""
-        known = [each.score for each in self.scores.values()]
-        return statistics.fmean(known) if known and None not in known else None
-
-    def document(self) -> dict[str, Any]:
-        """Return the result as a JSON document."""
-        consistencies = {
-            kind: {key.rstrip("_"): value for key, value in asdict(each).items() if key != "score"}
-            for kind, each in self.scores.items()
-        }
-        return {
-            "run": str(self.run),
-            "tuner": str(self.tuner),
-            "steps": self.steps,
-            "resumed_at": self.resumed_at,
-            "seconds": round(self.seconds, 3),
-            "images_per_second": self.images_per_second,
-            "loss": self.loss,
-            "trainable_parameters": self.trainable_parameters,
-            "waiting_share": self.waiting_share,
-            "validation_loss": self.validation_loss,
-            "skipped": self.skipped,
-            "best": self.best,
-            "control_score": self.control_score,
-            "consistency": next(iter(consistencies.values()), None) if len(consistencies) < 2 else consistencies,
-        }
-
-    def summary(self) -> list[tuple[str, str]]:
-        """Return the rows (name, value) that a person reads."""
-        speed = f", {self.images_per_second:.1f} images/s" if self.images_per_second else ""
-        if self.waiting_share is not None:
-            speed += f", {self.waiting_share:.1%} of the time waiting for data"
-        minutes, seconds = divmod(round(self.seconds), 60)
-        rows = [
-            ("run", str(self.run)),
-            ("tuner", f"{self.tuner} ({self.trainable_parameters:,} parameters)"),
-            ("steps", f"{self.steps} in {minutes}:{seconds:02d} min{speed}"),
-            ("loss", "unknown" if self.loss is None else f"{self.loss:.4f}"),
-        ]
-        if self.validation_loss is not None:
-            rows.append(("held out", f"{self.validation_loss:.4f}"))
-        if self.skipped:
-            rows.append(("skipped", f"{self.skipped} steps whose values fp16 could not hold"))
-        if self.best:
-            rows.append(("best", f"control score {self.best['control_score']:.3f} at step {self.best['step']}"))
-        for kind, score in self.scores.items():
-            known = "none to reach" if score.score is None else f"{score.score:.3f}"
-            rows.append(
-                (
-                    "control score" + (f", {kind}" if len(self.scores) > 1 else ""),
-                    f"{known} over {score.scenes} held-out scenes (consistency {score.with_:.3f} with the "
-                    f"tuner, {score.without:.3f} without, {score.reconstruction:.3f} reconstructed)",
-                )
-            )
-        return rows
 
 
 def train(
@@ -245,7 +165,8 @@ def _train(
     with trainer.finished():
         if processes.is_first:
             run.check_claim()
-            _save(tuner, run.tuner, builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset))
+            facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset, trainer.step)
+            _save(tuner, run.tuner, facts)
         scores = _scores(recipe, base, tuner, reporter) if processes.is_first or processes.shards_base else {}
     if not processes.is_first:
         return None
@@ -297,7 +218,7 @@ def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, re
     if overlong := base.overlong(sorted({item.text for item in dataset.items})):
         reporter.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
     if streams and not any(item.text for item in dataset.items):
-        reporter.note("the first pictures in the shards have no captions; data.columns says how those are called")
+        reporter.note("the first images in the shards have no captions; data.columns says how those are called")
     if other := text_in_other_precision(dataset, base):
         precisions = {dtype: name for name, dtype in DTYPES.items()}
         reporter.note(
@@ -340,20 +261,16 @@ def _held_out_scores(
         dataset, kinds, scenes=base.family == EMBEDDED, numbers=held_out, device=str(base.device), specs=specs
     )
     for kind in kinds:
-        if kind not in conditions.measured_kinds():
-            told, known = f"validation.metrics: nothing measures {kind}", ", ".join(conditions.measured_kinds())
-            raise SceditError(told, f"it is measured for {known}", "validation.metrics")
         for maker in dict.fromkeys(images.makers(kind, range(len(images)))):
             with in_field("validation.metrics"):
                 maker.load(maker.settings(""), str(base.device))
 
-    def keep(step: int, score: float) -> None:
-        facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset)
-        _save(trainer.tuner, run.best, facts | {"steps": str(step), "validation.control_score": f"{score:.6g}"})
+    def keep(file: Path, step: int, score: float) -> None:
+        facts = builders.facts(recipe.base, recipe.train, recipe.to_toml(), base, dataset, step)
+        _save(trainer.tuner, file, facts | {"validation.control_score": f"{score:.6g}"})
 
-    return HeldOutScores(
-        run.scores, images, recipe.samples, recipe.validation.patience, keep if recipe.checkpoints.best else None
-    )
+    kept = run.best if recipe.checkpoints.best else None
+    return HeldOutScores(run.scores, images, recipe.samples, recipe.validation.patience, kept, keep)
 
 
 def _best(scores: HeldOutScores | None) -> dict[str, Any] | None:

@@ -124,4 +124,4 @@ def _from_diffusers_file(file: Path, own: AutoencoderKL) -> AutoencoderKL:
 
 
 def _unloadable(name: str, error: Exception) -> SceditError:
-    return not_loaded(error, f"autoencoder {name}: it cannot be loaded", "get it anew, or take another", whole=True)
+    return not_loaded(error, f"autoencoder {name}: it cannot be loaded", "get it again, or take another", whole=True)

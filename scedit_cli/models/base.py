@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scedit_cli.core.objective import FLOW
 from scedit_cli.core.quantized import parameter_count
 from scedit_cli.core.skips import SkipMap, survey
 from scedit_cli.models.autoencoder import open_autoencoder
@@ -22,7 +21,7 @@ from scedit_cli.models.inpainting import complete_inputs
 from scedit_cli.models.latents import check_latents, scaled, unscaled
 from scedit_cli.models.loading import EMBEDDED, open_pipeline, quiet
 from scedit_cli.models.noise_levels import NoiseLevels, noise_levels, prediction_of
-from scedit_cli.models.samplers import CONTINUOUS, EDM, kind_of
+from scedit_cli.models.rescheduling import rescheduled
 from scedit_cli.models.schedulers import scheduler_like
 from scedit_cli.models.single_file import PREDICTIONS
 from scedit_cli.utils.devices import best_device
@@ -189,34 +188,9 @@ class Base:
         Raises:
             SceditError: the base has continuous or EDM noise levels, which do not allow the change.
         """
-        from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-
-        if FLOW == prediction_type == self.prediction_type:
+        scheduler = rescheduled(self.scheduler, self.name, prediction_type, zero_terminal_snr)
+        if scheduler is self.scheduler:
             return self
-        if prediction_type == FLOW:
-            total = self.scheduler.config.num_train_timesteps
-            return self._with(FlowMatchEulerDiscreteScheduler(num_train_timesteps=total))
-        if self.prediction_type == FLOW:
-            raise SceditError(
-                f"base {self.name} was trained by flow matching, and a prediction of {prediction_type} is not for it",
-                hint='leave prediction out, or take "flow"',
-            )
-        kind, changes = type(self.scheduler), {"prediction_type": prediction_type}
-        if zero_terminal_snr:
-            changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-            kind = kind if "rescale_betas_zero_snr" in self.scheduler.config else DDIMScheduler
-        if all(self.scheduler.config.get(key) == value for key, value in changes.items()):
-            return self
-        possible = {EDM: ("epsilon", "v_prediction"), CONTINUOUS: ("v_prediction",)}.get(kind_of(self.scheduler))
-        if possible and (zero_terminal_snr or prediction_type not in possible):
-            wanted = "zero-terminal-SNR noise" if zero_terminal_snr else f"a prediction of {prediction_type}"
-            raise SceditError(
-                f"base {self.name}: its noise levels are continuous, as EDM's, and {wanted} is not for those",
-                hint="leave zero_terminal_snr and prediction out, or name another base",
-            )
-        return self._with(kind.from_config(self.scheduler.config, **changes))
-
-    def _with(self, scheduler: SchedulerMixin) -> Base:
         other = copy.copy(self)
         other._loaded = copy.copy(self._loaded)
         with quiet():
@@ -263,12 +237,12 @@ class Base:
         arguments: dict = {"encoder_hidden_states": context}
         if "text_embeds" in text:
             ids = [height, width, 0, 0, height, width]
-            told = context.new_tensor(ids).repeat(len(context), 1) if sizes is None else sizes.to(context)
-            arguments["added_cond_kwargs"] = {"text_embeds": text["text_embeds"], "time_ids": told}
+            ids = context.new_tensor(ids).repeat(len(context), 1) if sizes is None else sizes.to(context)
+            arguments["added_cond_kwargs"] = {"text_embeds": text["text_embeds"], "time_ids": ids}
         if width_of_guidance := self.unet.config.time_cond_proj_dim:  # distilled with the guidance as an input
             scales = torch.full((len(context),), self.defaults.guidance - 1)
-            told = self._loaded.get_guidance_scale_embedding(scales, embedding_dim=width_of_guidance)
-            arguments["timestep_cond"] = told.to(context)
+            embedded = self._loaded.get_guidance_scale_embedding(scales, embedding_dim=width_of_guidance)
+            arguments["timestep_cond"] = embedded.to(context)
         return arguments
 
     @torch.no_grad()
@@ -276,7 +250,7 @@ class Base:
         """Encode images (B, 3, H, W) in [0, 1] to the moments (B, 2C, h, w) of their latents' distribution, in float32
         and unscaled."""
         pictures = pictures.to(self.device, torch.float32)
-        return finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these pictures")
+        return finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these images")
 
     def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return scaled latents (B, C, h, w), as the U-Net takes them: drawn with `generator`, or the mean without."""
@@ -295,7 +269,7 @@ class Base:
         """
         latents = finite(latents.to(self.device, torch.float32), "the sampled latents")
         pictures = self.vae.decode(unscaled(latents, self.vae)).sample
-        return (finite(pictures, "the decoded pictures") / 2 + 0.5).clamp(0, 1)
+        return (finite(pictures, "the decoded images") / 2 + 0.5).clamp(0, 1)
 
 
 def load_base(
@@ -317,7 +291,8 @@ def load_base(
         device: the device of all parts; by default an accelerator where there is one.
         revision: branch, tag or commit of a hub id that names none.
         vae, vae_revision: an autoencoder (a folder, a hub id or a file) that replaces the base's own, and its revision.
-        prediction: "epsilon", "v_prediction" or "flow", for files that do not say what the U-Net predicts, or say it wrongly.
+        prediction: "epsilon", "v_prediction" or "flow", for files that do not say what the U-Net predicts, or say it
+            wrongly.
 
     Raises:
         SceditError: the model does not exist, the hub cannot be reached, it is no pipeline, or its model is no U-Net.

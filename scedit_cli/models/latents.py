@@ -38,18 +38,18 @@ def check_latents(vae: AutoencoderKL, what: str) -> None:
     means, deviations = config.get("latents_mean"), config.get("latents_std")
     if (means is None) != (deviations is None):
         there, lacks = ("latents_mean", "latents_std") if deviations is None else ("latents_std", "latents_mean")
-        raise SceditError(f"{what}: its configuration has {there} and no {lacks}", hint="get it anew")
+        raise SceditError(f"{what}: its configuration has {there} and no {lacks}", hint="get it again")
     for name, values in (("latents_mean", means), ("latents_std", deviations)):
         if values is not None and not _are_numbers(values, config.latent_channels, positive=name == "latents_std"):
             kind = "positive numbers" if name == "latents_std" else "numbers"
             raise SceditError(
                 f"{what}: {name} in its configuration is {values}, not {config.latent_channels} {kind}",
-                hint="get it anew",
+                hint="get it again",
             )
     if not _are_numbers([config.scaling_factor], 1, positive=True):
         raise SceditError(
             f"{what}: scaling_factor in its configuration is {config.scaling_factor}, no positive number",
-            hint="get it anew",
+            hint="get it again",
         )
 
 

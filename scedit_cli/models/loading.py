@@ -69,7 +69,7 @@ def open_pipeline(
         raise SceditError(f"base {model}: it has no revision {revision}, it is not on the hub", hint="leave it out")
     if model == EMBEDDED:
         if not _EMBEDDED_FOLDER.is_dir():
-            raise WorkFailed(f"the embedded base is missing: {_EMBEDDED_FOLDER}", hint="install scedit anew")
+            raise WorkFailed(f"the embedded base is missing: {_EMBEDDED_FOLDER}", hint="install scedit again")
         return Opened(_load_folder(_EMBEDDED_FOLDER, EMBEDDED, dtype), (EMBEDDED,))
     if path.is_dir():
         return Opened(_load_folder(path, str(model), dtype), names_in(path))
@@ -179,7 +179,7 @@ def check_files(folder: Path, name: str, dtype: torch.dtype, more: tuple[str, ..
             for vocabulary in ("vocab.json", "merges.txt"):
                 if not (inside / vocabulary).is_file():
                     raise SceditError(
-                        f"base {name}: {part}/{vocabulary} is missing", "get it anew, with its .json and .txt files"
+                        f"base {name}: {part}/{vocabulary} is missing", "get it again, with its .json and .txt files"
                     )
 
 
@@ -212,7 +212,7 @@ def read_index(folder: Path, name: str) -> tuple[str | None, dict[str, str]]:
     except FileNotFoundError:
         raise no_pipeline(name) from None
     except (ValueError, LookupError, AttributeError) as error:
-        raise SceditError(f"base {name}: model_index.json is damaged: {error}", hint="get the folder anew") from error
+        raise SceditError(f"base {name}: model_index.json is damaged: {error}", hint="get the folder again") from error
     kind = index.get("_class_name")
     libraries = {part: value[0] for part, value in index.items() if isinstance(value, list) and value[1]}
     if foreign := {part: library for part, library in libraries.items() if library not in _LIBRARIES}:

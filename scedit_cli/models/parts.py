@@ -77,7 +77,7 @@ def preferred(variants: Collection[str | None]) -> str | None:
 
 def missing(what: str) -> SceditError:
     """Return the error for weights, called `what`, that no file holds."""
-    return SceditError(f"{what} are missing", hint="get it anew")
+    return SceditError(f"{what} are missing", hint="get it again")
 
 
 def homeless(what: str, keys: Collection[str], place: str = "its configuration") -> SceditError:

@@ -83,7 +83,9 @@ def _quantized(weight: Tensor, how: str) -> Codes | NF4:
     blocks = (1, group)
     if how == "fp8":
         largest = torch.finfo(torch.float8_e4m3fn).max
-        scale = (rows.abs().amax(1).clamp(min=1e-12) / largest).to(weight.dtype).view(-1, 1, 1)
+        # In fp16 the scale of a row of zeros, or of nearly zeros, would be 0.
+        least = torch.finfo(weight.dtype).tiny
+        scale = (rows.abs().amax(1) / largest).to(weight.dtype).clamp(min=least).view(-1, 1, 1)
         codes = (rows.unsqueeze(1) / scale.float()).clamp(-largest, largest).to(_EIGHT_BITS[how])
         return Codes(codes, scale, None, weight.shape, 8)
     if how == "int8":

@@ -76,7 +76,7 @@ def open_original(file: Path, dtype: torch.dtype, prediction: str | None = None)
     with TemporaryDirectory() as folder:
         _write_configs(Path(folder), family, kind.__name__, changes)
         options = {"config": folder, "local_files_only": True}
-        hint = "get it anew, or give the model as a diffusers folder"
+        hint = "get it again, or give the model as a diffusers folder"
         try:
             vae = AutoencoderKL.from_single_file(str(file), subfolder="vae", dtype=torch.float32, **options)
             pad = "!" if family == "sd21" else "<|endoftext|>"
@@ -130,7 +130,7 @@ def _told_apart(file: Path, prediction: str | None = None) -> tuple[str, dict[st
             channels = checkpoint.get_slice(_UNET_INPUT).get_shape()[1] if _UNET_INPUT in keys else 0
             edm = {key: checkpoint.get_tensor(key).flatten().tolist() for key in keys if key.startswith("edm_")}
     except (SafetensorError, OSError, RuntimeError, ValueError, IndexError) as error:
-        raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it anew") from error
+        raise SceditError(f"base {file}: a damaged file: {reason(error)}", hint="get it again") from error
     if scaled := min(filter(_QUANTISED.fullmatch, keys), default=None):
         raise SceditError(
             f"base {file}: its weights are quantised, with scales of their own ({scaled}), which are not read",
@@ -170,7 +170,7 @@ def _preconditioning(file: Path, edm: dict[str, list[float]]) -> dict[str, dict[
     for first, second in (("edm_mean", "edm_std"), ("edm_vpred.sigma_min", "edm_vpred.sigma_max")):
         if (first in edm) != (second in edm):
             there, lacks = (first, second) if first in edm else (second, first)
-            raise SceditError(f"base {file}: it has {there} and no {lacks}", hint="get it anew")
+            raise SceditError(f"base {file}: it has {there} and no {lacks}", hint="get it again")
     if "edm_mean" in edm:
         statistics = {"latents_mean": edm["edm_mean"], "latents_std": edm["edm_std"]}
         changes = {"scheduler": _PLAYGROUND, "vae": statistics | {"scaling_factor": _PLAYGROUND_SCALE}}
@@ -179,7 +179,7 @@ def _preconditioning(file: Path, edm: dict[str, list[float]]) -> dict[str, dict[
         if len(low) != 1 or len(high) != 1 or not 0 < low[0] < high[0] < math.inf:
             raise SceditError(
                 f"base {file}: edm_vpred.sigma_min and sigma_max are {low} and {high}, no noise levels",
-                hint="get it anew",
+                hint="get it again",
             )
         changes["scheduler"] = _COSXL | {"sigma_min": low[0], "sigma_max": high[0]}
     return changes

@@ -360,7 +360,7 @@ class Recipe(_Section):
         for kind in self.data.make:
             if kind not in self.tuner.kinds:
                 takes = ", ".join(self.tuner.kinds)
-                raise invalid("data.make", f"{kind} is made for nobody; the tuner takes {takes}")
+                raise invalid("data.make", f"the tuner does not take {kind}; it takes {takes}")
         if self.data.params and not self.data.make:
             raise invalid("data.params", 'settings of nothing; say what is made, as in data.make = ["canny"]')
         return self

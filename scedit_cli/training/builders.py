@@ -69,7 +69,7 @@ def specs_of(data: DataSection, seed: int) -> list[AnnotationSpec]:
     for spec in specs:
         if spec.annotator.weights:
             raise SceditError(
-                f"data.make: {spec.kind} needs a network for every picture, and is not made while training",
+                f"data.make: {spec.kind} needs a network for every image, and is not made while training",
                 hint=f"`annotate(DATASET, kinds={spec.kind})` makes it once",
             )
     return specs
@@ -194,7 +194,7 @@ def find_shards(
             if getattr(data, key):
                 raise SceditError(
                     f"data.{key} is for shards that are streamed, and data.path names none",
-                    hint="leave it out; scedit prepare brings pictures to their size",
+                    hint="leave it out; scedit prepare brings images to their size",
                 )
         return None
     size = tuple(data.size or (base.defaults.resolution,) * 2)
@@ -278,9 +278,10 @@ def examples(
 
 
 def facts(
-    options: BaseSection, train: TrainSection, recipe: str, base: Base, dataset: Dataset
+    options: BaseSection, train: TrainSection, recipe: str, base: Base, dataset: Dataset, steps: int
 ) -> dict[str, str]:
-    """Return the metadata of the tuner file about how the tuner was made; `recipe` is the resolved recipe's text."""
+    """Return the metadata of the tuner file about how the tuner was made, in `steps` steps; `recipe` is the resolved
+    recipe's text."""
     known = {
         "base": base.name,
         "base_revision": base.revision,
@@ -291,7 +292,7 @@ def facts(
         "prediction_type": base.prediction_type,
         "recipe": recipe,
         "zero_terminal_snr": "true" if train.zero_terminal_snr else None,
-        "steps": str(train.steps),
+        "steps": str(steps),
         "modelspec.resolution": "x".join(map(str, dataset.buckets[0])),
     }
     return {key: value for key, value in known.items() if value is not None}

@@ -30,7 +30,7 @@ _READING = 2  # raised when samples are read differently from those cached by ea
 def check_dataset(dataset: Dataset, base: Base, kinds: Sequence[str]) -> None:
     """Raise SceditError if images or condition images are missing or have sizes that `base` cannot train on."""
     for width, height in dataset.buckets:
-        check_size(base, height, width, f"{dataset.path}: a picture")
+        check_size(base, height, width, f"{dataset.path}: an image")
     for kind in kinds:
         dataset.condition_paths(kind)
 

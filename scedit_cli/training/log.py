@@ -69,7 +69,7 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
     axes.plot(steps, smoothed(raw), color=_SMOOTH, linewidth=2.0)
     held_out = [(line["step"], line["validation_loss"]) for line in known if "validation_loss" in line]
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=1.5, marker="o", label="held-out pictures")
+        axes.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=1.5, marker="o", label="held-out images")
         axes.legend(frameon=False)
         raw = np.concatenate([raw, [loss for _, loss in held_out]])
     low, high = np.percentile(raw, (0.5, 99.5))  # A few outliers must not flatten the curve.

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
 
 from scedit_cli.data.dataset import Dataset
-from scedit_cli.data.scenes import Example
-from scedit_cli.recipe import CheckpointsSection, SamplesSection, TrainSection, ValidationSection
+from scedit_cli.training.between_steps import BetweenSteps
 from scedit_cli.training.checkpoints import newest_checkpoint, prune, save_checkpoint
 from scedit_cli.training.log import as_lines, draw_curve, read_log
+from scedit_cli.training.loop_plan import LoopPlan
 from scedit_cli.training.losses import LossCheck
-from scedit_cli.training.metrics import HeldOutScores
 from scedit_cli.training.preflight import duration
 from scedit_cli.training.run_folder import RunFolder
-from scedit_cli.training.sample_grids import SampleGrids
 from scedit_cli.training.signals import undisturbed
 from scedit_cli.training.trackers import Trackers
 from scedit_cli.training.trainer import Trainer, move_idle_parts
@@ -32,30 +29,6 @@ from scedit_cli.utils.process_memory import memory_used
 from scedit_cli.utils.reporter import Reporter
 
 _WARM = 5  # steps after which the remaining time can be estimated
-
-
-@dataclass(frozen=True)
-class LoopPlan:
-    """What a run does beside its steps.
-
-    Attributes:
-        train, checkpoints, samples, validation: the sections of its recipe.
-        title: the heading of the loss curve.
-        recipe: the text of the resolved recipe, which the run's folder keeps.
-        examples: a function that returns the examples of the sample grids.
-        trackers: a function that opens the trackers.
-        scores: the control scores on held-out images, where they are measured.
-    """
-
-    train: TrainSection
-    checkpoints: CheckpointsSection
-    samples: SamplesSection
-    validation: ValidationSection
-    title: str
-    recipe: str
-    examples: Callable[[], list[Example]]
-    trackers: Callable[[], Trackers]
-    scores: HeldOutScores | None = None
 
 
 class Loop:
@@ -80,7 +53,8 @@ class Loop:
         self.seconds_before = 0.0
         self.waited = 0.0  # seconds of this session spent waiting for data
         self.losses = LossCheck(trainer, dataset, processes, plan.train.max_skipped)
-        self._grids: SampleGrids | None = None
+        self._between = BetweenSteps(plan, run, trainer, reporter, processes)
+        self._last = plan.train.steps  # the number of the run's last step, unless the control score ends it earlier
 
     @property
     def images_per_second(self) -> float | None:
@@ -140,11 +114,7 @@ class Loop:
         step = self.trainer.step
         write_whole(self.run.log, as_lines(read_log(self.run.log, until=step)))  # first, as it identifies a run
         write_whole(self.run.recipe, self.plan.recipe)
-        if self._scores.exists():
-            shown = step if self._grid.exists() else step - 1
-            write_whole(self._scores, as_lines(read_log(self._scores, until=shown)))
-        if self.plan.scores:
-            self.plan.scores.restore(step)
+        self._between.restore()
         trackers = self.plan.trackers()
         try:
             with explained(self.run.log), self.run.log.open("a", encoding="utf-8", buffering=1) as log:
@@ -154,13 +124,13 @@ class Loop:
         self._draw_curve()
 
     def _make_steps(self, log: TextIO | None, trackers: Trackers | None) -> None:
-        base, steps = self.trainer.base, self.plan.train.steps
-        self._leave_idle()
+        base = self.trainer.base
+        self._between.leave_idle()
         try:
-            if self.processes.by_first(lambda: self.trainer.step > 0 and not self._grid.exists()):
+            if self.processes.by_first(lambda: self.trainer.step > 0 and not self._between.is_drawn):
                 self._draw_what_is_due(trackers)  # A run killed after its checkpoint has not drawn.
             self._score_what_is_due(trackers)  # Likewise it may not have measured.
-            while self.trainer.step < steps and not self._is_over:
+            while self.trainer.step < self._last:
                 with undisturbed(self.processes.agreed):  # A process that left alone would make the others wait for it.
                     self._advance(log, trackers)
                     self._save_what_is_due()
@@ -208,60 +178,53 @@ class Loop:
             self.losses.look()
             self.losses.check_weights()
             self._save()
-            if self.trainer.step < self.plan.train.steps:  # else `run_steps` draws it, validated and whole
+            if self.trainer.step < self._last:  # else `run_steps` draws it, validated and whole
                 self._draw_curve()
 
     def _draw_what_is_due(self, trackers: Trackers | None) -> None:
         """Draw a sample grid if one is due after this step."""
         is_drawing = self.processes.is_first or self.processes.shards_base
         if is_drawing and self.plan.samples.every and self._is_due(self.plan.samples.every):
-            try:
-                self._draw_samples(trackers)
-            except WorkFailed as failure:  # the training steps before it are valid
-                self._rescue()
-                hints = failure.hint, f"`resume` goes on from step {self.losses.saved}"
-                raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
+            with self._steps_kept():
+                self._between.draw(trackers)
+
+    @contextmanager
+    def _steps_kept(self) -> Iterator[None]:
+        """Save a checkpoint where the work of the block fails, since the training steps before it are valid."""
+        try:
+            yield
+        except WorkFailed as failure:
+            self._rescue()
+            hints = failure.hint, f"`resume` continues from step {self.losses.saved}"
+            raise WorkFailed(failure.message, hint="; ".join(filter(None, hints))) from failure
 
     def _score_what_is_due(self, trackers: Trackers | None) -> None:
-        """Measure the control scores on held-out images if that is due after this step and not done yet."""
+        """Measure the control scores on held-out images if that is due after this step and not done yet. Where they
+        have stopped rising, end the run with this step."""
         scores, step = self.plan.scores, self.trainer.step
-        if not scores or step == 0 or not self._is_due(self.plan.validation.every):
+        if not scores or step == 0:
             return
-        if self.processes.by_first(lambda: scores.is_known(step)):
-            return
-        if self.processes.shards_base:  # each process has a part of the U-Net: all draw
-            line = self._scored()
-        else:
-            line = self.processes.by_first(self._scored)
-        if trackers:
-            self.run.check_claim()
-            with self.trainer.finished():
-                scores.write(line)
-            scores.draw(self.run.score_curve, self.plan.title)
-            if line["control_score"] is not None:
-                trackers.log({"validation_score": line["control_score"]}, step)
-        if self._is_over:
-            best = self.processes.by_first(lambda: scores.best["step"])
-            self.reporter.note(f"the control score was highest at step {best}: the run ends early, at step {step}")
+        is_due = self._is_due(self.plan.validation.every)
+        if is_due and not self.processes.by_first(lambda: scores.is_known(step)):
+            with self._steps_kept():
+                self._between.score(trackers)
+        if step < self._last and self.processes.by_first(lambda: scores.is_over):
+            self._end_early(trackers)
 
-    def _scored(self) -> dict[str, Any]:
-        base = self.trainer.base
-        move_idle_parts(base, base.device)
-        with self.trainer.finished():
-            line = self.plan.scores.measure(self.trainer, self.reporter.stage("validation"))
-        self._leave_idle()
-        return line
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether the control score has stopped rising."""
-        return bool(self.plan.scores and self.plan.scores.patience) and self.processes.by_first(
-            lambda: self.plan.scores.is_over
-        )
+    def _end_early(self, trackers: Trackers | None) -> None:
+        """Make this step the last one, with the checkpoint and the sample grid that a last step has."""
+        best = self.processes.by_first(lambda: self.plan.scores.best["step"])
+        self._last = self.trainer.step
+        self.reporter.note(f"the control score was highest at step {best}: the run ends early, at step {self._last}")
+        if self.losses.saved < self._last:
+            with undisturbed(self.processes.agreed):
+                self._save_what_is_due()
+        if not self.processes.by_first(lambda: self._between.is_drawn):
+            self._draw_what_is_due(trackers)
 
     def _is_due(self, every: int) -> bool:
         step = self.trainer.step
-        return step == self.plan.train.steps or every > 0 and step % every == 0
+        return step == self._last or every > 0 and step % every == 0
 
     def _report_step(self) -> None:
         speed, waiting = self.images_per_second, self.waiting_share
@@ -299,7 +262,7 @@ class Loop:
         self._rescue()
         return WorkFailed(
             f"after step {self.trainer.step} of {self.processes.count} processes together: {reason(error)}",
-            hint=f"one of them is gone or cannot be reached; `resume` goes on from step {self.losses.saved}",
+            hint=f"one of them is gone or cannot be reached; `resume` continues from step {self.losses.saved}",
         )
 
     def _starved(self) -> WorkFailed:
@@ -311,44 +274,10 @@ class Loop:
             less.insert(0, f"`train.micro_batch_size={at_once // 2}`")
         wanted = f"about {self._estimated_memory / 2**30:.1f} GiB are needed; " if self._estimated_memory else ""
         return WorkFailed(
-            f"memory ran out after step {self.trainer.step}, with {at_once} pictures at once",
+            f"memory ran out after step {self.trainer.step}, with {at_once} images at once",
             hint=f"{wanted}{' or '.join(less) or 'smaller pictures'} takes less"
-            + (f", and `resume` goes on from step {self.losses.saved}" if self.losses.saved else ""),
+            + (f", and `resume` continues from step {self.losses.saved}" if self.losses.saved else ""),
         )
-
-    @property
-    def _grid(self) -> Path:
-        """The path of the sample grid after the current step."""
-        return self.run.samples / f"step-{self.trainer.step:06d}.png"
-
-    @property
-    def _scores(self) -> Path:
-        return self.run.samples / "scores.jsonl"
-
-    def _draw_samples(self, trackers: Trackers | None) -> None:
-        base, step = self.trainer.base, self.trainer.step
-        move_idle_parts(base, base.device)
-        self._grids = self._grids or SampleGrids(base, self.plan.examples(), self.plan.samples)
-        with self.trainer.finished():
-            grid = self._grids.draw(self.trainer.edits, self.reporter.stage("samples"))
-        self._leave_idle()
-        if not trackers:
-            return
-        self.run.check_claim()
-        if (score := self._grids.score) is not None:
-            with explained(self._scores):
-                self._scores.parent.mkdir(parents=True, exist_ok=True)
-                with self._scores.open("a", encoding="utf-8") as scores:
-                    scores.write(as_lines([{"step": step, "control_score": score}]))
-            trackers.log({"control_score": score}, step)
-        buffer = io.BytesIO()
-        grid.save(buffer, "PNG")
-        write_whole(self._grid, buffer.getvalue())  # The grid is written last: where it exists, its score does too.
-        trackers.show("samples", grid, step)
-
-    def _leave_idle(self) -> None:
-        if not self.trainer.stream:  # A stream's images and captions are encoded at each step.
-            move_idle_parts(self.trainer.base, "cpu")
 
     def _draw_curve(self) -> None:
         if self.processes.is_first:

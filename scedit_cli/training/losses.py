@@ -87,10 +87,10 @@ class LossCheck:
         of = stream.name_of if stream else lambda index: self._dataset.items[index].image.name
         names = [of(index) for index in indices[:_NAMED]]
         more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
-        where = ", ".join(names) + more if names else "pictures of another process"
-        return WorkFailed(f"step {step.number}: {what} {where}", hint=f"look at these pictures, {self._remedy}")
+        where = ", ".join(names) + more if names else "images of another process"
+        return WorkFailed(f"step {step.number}: {what} {where}", hint=f"look at these images, {self._remedy}")
 
     @property
     def _remedy(self) -> str:
-        go_on = f", and go on from step {self.saved} by `resume`" if self.saved else ""
-        return f"lower train.learning_rate or take train.precision = fp32{go_on}"
+        further = f", and continue from step {self.saved} by `resume`" if self.saved else ""
+        return f"lower train.learning_rate or take train.precision = fp32{further}"

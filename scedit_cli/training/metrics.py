@@ -30,7 +30,8 @@ class HeldOutScores:
         images: the held-out images, with the conditions of the tuner.
         samples: the sampler's settings.
         patience: after how many measures without a better one the run ends; 0 for never.
-        keep: saves the tuner as it is, where a measure is the best so far; called with its step and its score.
+        kept: the file of the tuner with the best score; None keeps none.
+        keep: saves the tuner as it is; called with that file, the step and the score.
     """
 
     def __init__(
@@ -39,16 +40,20 @@ class HeldOutScores:
         images: EvaluationSet,
         samples: SamplesSection,
         patience: int = 0,
-        keep: Callable[[int, float], None] | None = None,
+        kept: Path | None = None,
+        keep: Callable[[Path, int, float], None] = lambda file, step, score: None,
     ) -> None:
-        self.file, self.images, self.patience, self._keep = file, images, patience, keep
+        self.file, self.images, self.patience, self.kept, self._keep = file, images, patience, kept, keep
         self._sampling = SamplingOptions(samples.steps, samples.guidance, seed=samples.seed)
         self._bounds: Evaluated | None = None  # the images without the tuner, and the reconstructions
 
     def restore(self, step: int) -> None:
-        """Remove the lines of later steps, which belong to an abandoned session."""
+        """Remove the lines of later steps, which belong to an abandoned session, and the tuner kept at one of them."""
         if self.file.exists():
+            best = self.best
             write_whole(self.file, as_lines(read_log(self.file, until=step)))
+            if self.kept and best and best["step"] > step:
+                self.kept.unlink(missing_ok=True)
 
     def is_known(self, step: int) -> bool:
         return any(line["step"] == step for line in read_log(self.file))
@@ -83,10 +88,12 @@ class HeldOutScores:
         return {"step": trainer.step, "control_score": mean, "conditions": scores}
 
     def write(self, line: dict[str, Any]) -> None:
-        """Keep the tuner where the line's score is the best so far, then add the line to the file."""
+        """Keep the tuner where the line's score is the best so far, or where the best one's was removed by `restore`,
+        then add the line to the file."""
         best, score = self.best, line["control_score"]
-        if self._keep and score is not None and (best is None or score > best["control_score"]):
-            self._keep(line["step"], score)
+        is_better = score is not None and (best is None or score > best["control_score"])
+        if self.kept and (is_better or score is not None and not self.kept.exists()):
+            self._keep(self.kept, line["step"], score)
         with explained(self.file), self.file.open("a", encoding="utf-8") as file:
             file.write(as_lines([line]))
 

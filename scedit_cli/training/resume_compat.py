@@ -22,8 +22,8 @@ _FIXED = {
 _FREE_SECTIONS = ("checkpoints", "samples", "tracking", "score", "validation")
 _FREE = {
     *("base.model", "base.revision", "base.vae", "base.vae_revision", "data.path"),
-    *("train.micro_batch_size", "train.memory", "train.recompute", "train.tf32", "train.channels_last"),
-    *("train.compile", "train.max_skipped", "train.checkpoint_every", "train.log_every"),
+    *("train.micro_batch_size", "train.memory", "train.recompute", "train.offload", "train.tf32"),
+    *("train.channels_last", "train.compile", "train.max_skipped", "train.checkpoint_every", "train.log_every"),
 }
 
 

@@ -132,7 +132,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
             names the process that works on it, if there is one); or the folder's files are not those of a run.
     """
     if resume and overwrite:
-        raise SceditError("`resume` goes on with a run and `overwrite` replaces it", "give one of them", "resume")
+        raise SceditError("`resume` continues a run and `overwrite` replaces it", "give one of them", "resume")
     if out is not None:
         run = RunFolder(expanded(out))
         if run.folder.exists() and not run.folder.is_dir():
@@ -142,7 +142,7 @@ def choose_run(name: str, out: str | Path | None, resume: bool = False, overwrit
             check_free(run.folder / _LOCK, run.folder, _ANOTHER)
             raise SceditError(
                 f"`out` {out} already holds a run",
-                "name another folder, go on with it by `resume`, or replace it by `overwrite`",
+                "name another folder, continue it by `resume`, or replace it by `overwrite`",
                 "out",
             )
         return run

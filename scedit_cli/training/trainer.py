@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -193,7 +193,7 @@ class Trainer:
             of_part = of_part or places[:1]
             within = slice(of_part.start - places.start, of_part.stop - places.start)
             with apart(self._unet, is_last=part == parts - 1):
-                each = self._losses(_cut(batch, within), of_part)
+                each = self._losses(batch.cut(within), of_part)
                 # The gradients of all processes are averaged, hence the factor.
                 mean = each.sum() * (0.0 if is_idle else self._processes.count / options.batch_size)
                 self._scaler.scale(mean).backward()
@@ -333,17 +333,6 @@ def move_idle_parts(base: Base, device: torch.device | str) -> None:
     for part in base.pipeline().components.values():
         if isinstance(part, nn.Module) and part is not base.unet:
             part.to(device)
-
-
-def _cut(batch: Batch, within: slice) -> Batch:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return Batch(**{name: _cut_each(value, within) for name, value in values.items()})
-
-
-def _cut_each(value: Any, within: slice) -> Any:
-    if isinstance(value, dict):
-        return {key: each[within] for key, each in value.items()}
-    return value if value is None else value[within]
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def split(count: int, options: ValidationSection) -> tuple[list[int], list[int]]
     held_out = held_out_count(count, options)
     if held_out >= count:
         raise SceditError(
-            f"validation.pictures: {held_out} of {count} pictures would be held out",
+            f"validation.pictures: {held_out} of {count} images would be held out",
             hint="leave some to learn from; where it is left out, a tenth is held out",
         )
     order = np.random.default_rng(options.seed).permutation(count).tolist()

@@ -189,7 +189,7 @@ class Processes:
             token.unlink(missing_ok=True)
         if all(seen):
             return self.index, self.count
-        return self.local_index, Share.mine().local_count
+        return self.local_index, launched(local=True)
 
     def agreed(self, number: int) -> int:
         """Return the highest of all processes' `number`s."""
@@ -271,7 +271,7 @@ class Processes:
         if batch_size < self.count:
             raise SceditError(
                 f"train.batch_size {batch_size} cannot be shared by {self.count} processes",
-                hint=f"it counts the pictures of all processes: {self.count} or more",
+                hint=f"it counts the images of all processes: {self.count} or more",
             )
 
 

@@ -96,7 +96,7 @@ def not_loaded(error: BaseException, said: str, hint: str, whole: bool = False) 
     memory ran out, it is a WorkFailed; a damaged configuration with absurd sizes causes that too."""
     if is_out_of_memory(error):
         told = f"{said}: memory ran out: {reason(error, whole)}"
-        return WorkFailed(told, "end other programs; if it asks for far too much, it is damaged: get it anew")
+        return WorkFailed(told, "end other programs; if it asks for far too much, it is damaged: get it again")
     return SceditError(f"{said}: {reason(error, whole)}", hint)
 
 

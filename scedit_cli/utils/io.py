@@ -203,7 +203,7 @@ def check_writable(path: str | os.PathLike[str], field: str) -> None:
     except OSError as error:
         if error.errno not in _FULL | _BROKEN:  # a full or broken disk may work again by the time of writing
             message = f"{field} {path} could not be written: {error.strerror}"
-            raise SceditError(message, "name a place you can write to", field) from error
+            raise SceditError(message, "name a place you can write to", field.strip("`")) from error
 
 
 def sweep(folder: Path) -> None:

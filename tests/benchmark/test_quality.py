@@ -179,7 +179,7 @@ def test_a_study_says_what_it_cannot_tell(tmp_path, monkeypatch):
     events = []
     base = str(tiny.pipeline_folder("sd15"))
     bench(skips=True, base=base, plot=tmp_path / "skips.png", reporter=Recorder(events.append))
-    assert events == [Note("text agreement is not measured: only the embedded base has a reader of pictures")]
+    assert events == [Note("text agreement is not measured: only the embedded base has a reader of images")]
 
 
 def test_skips_of_the_embedded_base(tmp_path):

@@ -168,7 +168,7 @@ def test_recipes_are_listed_and_shown() -> None:
 
 def test_only_the_first_of_several_processes_writes_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*args: object, **kwargs: object) -> object:
-        raise SceditError("no pictures", "find some")
+        raise SceditError("no images", "find some")
 
     fake(monkeypatch, "train", work)
     monkeypatch.setenv("RANK", "1")

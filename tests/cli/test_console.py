@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from scedit_cli.benchmark.report import as_markdown
 from scedit_cli.cli import app
 from scedit_cli.cli.console import Screen
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import check_writable
 from scedit_cli.utils.markdown import plain
 
 TEXTS = [
@@ -30,6 +32,30 @@ def screen(request, monkeypatch):
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "200")
     return Screen
+
+
+def test_texts_of_users_stay_in_a_verbatim_result(capsys):
+    document = {"prompt": "a `seed` of grass"}
+    Screen(as_json=True).result(document, [], verbatim=True)
+    assert "a `seed` of grass" in capsys.readouterr().out
+    Screen(as_json=True).result(document, [])
+    assert "a --seed of grass" in capsys.readouterr().out
+
+
+def test_a_generated_image_has_the_prompt_that_was_given(monkeypatch, capsys, tmp_path):
+    from scedit_cli.jobs import generate as job
+
+    made = job.GenerateResult([job.GeneratedImage(0, "a `seed` of grass", tmp_path / "a.png")], None, "scenes", 1.0)
+    monkeypatch.setattr(job, "generate", lambda **options: made)
+    found = CliRunner().invoke(app, ["generate", "--prompt", "a `seed` of grass", "--out", str(tmp_path), "--json"])
+    assert '"prompt": "a `seed` of grass"' in found.stdout
+
+
+def test_an_argument_in_backquotes_is_shown_as_one_option():
+    with pytest.raises(SceditError) as caught:
+        check_writable("/proc/scedit/there", "`out`")
+    assert caught.value.field == "out"
+    assert in_options(caught.value.message, caught.value.field).startswith("--out /proc/scedit/there could not be")
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -23,7 +23,7 @@ from tests.cli.test_app import COMMANDS, MINIMAL, ROOT, call, fake, result
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (SceditError("a.png is no picture", "name a picture"), 2, "a.png is no picture"),
+        (SceditError("a.png is no image", "name an image"), 2, "a.png is no image"),
         (WorkFailed("lost weights"), 1, "lost weights"),
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), 1, "the disk is full"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.png"), 2, "x.png: No such file or directory"),
@@ -73,7 +73,7 @@ def test_an_interruption_of_which_a_library_leaves_no_trace(monkeypatch: pytest.
     def work(*args: object, **kwargs: object) -> None:
         with suppress(KeyboardInterrupt):
             signal.raise_signal(number)
-        raise SceditError("a.safetensors cannot be read", "get it anew")
+        raise SceditError("a.safetensors cannot be read", "get it again")
 
     monkeypatch.setattr(signal, "default_int_handler", signal.getsignal(signal.SIGINT))  # whatever the tests run in
     fake(monkeypatch, "generate", work)
@@ -83,13 +83,13 @@ def test_an_interruption_of_which_a_library_leaves_no_trace(monkeypatch: pytest.
 
 def test_errors_that_are_each_others_cause_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*args: object, **kwargs: object) -> None:
-        first, second = SceditError("a.png is no picture", "name a picture"), OSError("unreadable")
+        first, second = SceditError("a.png is no image", "name an image"), OSError("unreadable")
         first.__cause__, second.__context__ = second, first
         raise first
 
     fake(monkeypatch, "train", work)
     answer = call("train")
-    assert answer.exit_code == 2 and answer.stderr.startswith("error: a.png is no picture")
+    assert answer.exit_code == 2 and answer.stderr.startswith("error: a.png is no image")
 
 
 FULL = Path("/dev/full")

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 import scedit_cli.jobs
 from scedit_cli.cli import app
-from scedit_cli.cli.parsing import command_line, generation_config, in_options, option_of, parse_control, parse_seeds
+from scedit_cli.cli.generate_request import command_line, generation_config
+from scedit_cli.cli.option_names import in_options, option_of
+from scedit_cli.cli.parsing import parse_control, parse_seeds
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.utils.errors import SceditError

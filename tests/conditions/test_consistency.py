@@ -225,7 +225,7 @@ def test_what_is_missing_is_told_before_there_are_pictures(tmp_path):
 def test_what_cannot_be_measured_is_told():
     with pytest.raises(SceditError, match="64x48 pixels cannot be compared with a canny of 32x32"):
         conditions.consistency("canny", noise(), lines())
-    with pytest.raises(SceditError, match="nothing measures how well a picture follows thermal"):
+    with pytest.raises(SceditError, match="nothing measures how well an image follows thermal"):
         conditions.consistency("thermal", noise(), noise())
 
 

@@ -40,7 +40,7 @@ def saved(folder, label=0, confidence=1.0):
 
 
 def expected() -> np.ndarray:
-    """(133, 2): where COCO's keypoints are in the picture."""
+    """(133, 2): where COCO's keypoints are in the image."""
     seen = onnx_people.places() / np.array((288, 384))
     return seen * (300, 400) + np.array((240, 320)) - (150, 200)
 
@@ -81,7 +81,7 @@ def test_parts_are_drawn_alone(weights, part):
 
 
 def test_joints_keep_their_width(weights):
-    """They are drawn at the resolution and resized with the picture."""
+    """They are drawn at the resolution and resized with the image."""
     shown = {
         resolution: conditions.annotate("pose", BLANK, weights=weights, resolution=resolution)
         for resolution in (240, 960)

@@ -135,7 +135,7 @@ def test_hints_that_cannot_be(unet, canny, depth, hint, give, message):
 def test_hints_that_do_not_fit_the_latents(unet, run, hint, canny):
     with attach(unet, canny) as edits:
         edits.set_hints(hint(height=72))
-        with pytest.raises(SceditError, match=r"hint is 72×64 pixels .* latents of 8×8 ask for 64×64"):
+        with pytest.raises(SceditError, match=r"hint is 72×64 pixels .* latents of 8×8 need 64×64"):
             run(unet)
         edits.set_hints(hint(batch=3))
         with pytest.raises(SceditError, match="3 canny hints for a U-Net batch of 2"):

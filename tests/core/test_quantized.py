@@ -40,6 +40,14 @@ def decoded(model: nn.Module) -> nn.Module:
     return plain
 
 
+def test_rows_of_zeros_stay_zeros_in_half_precision(how):
+    model = layers(torch.float16)
+    model[2].weight[3] = 0
+    model[2].weight[4] *= 1e-6
+    quantize(model, how)
+    assert model[2].weight.isfinite().all() and (model[2].weight[3] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_outputs_and_gradients_are_those_of_the_decoded_weights(how, dtype):
     model = layers(dtype)

@@ -134,7 +134,7 @@ def test_what_cannot_be_saved(canny, tmp_path):
 
 
 def changed(file, tensors=lambda t: t, header=lambda h: h):
-    """Writes `file` anew with other tensors or another header."""
+    """Writes `file` again with other tensors or another header."""
     with safe_open(file, framework="pt") as opened:
         before = opened.metadata()
     save_file(tensors(load_file(file)), file, metadata=header(before))

@@ -200,6 +200,6 @@ def test_batches_follow_the_sampler_and_resume(dataset, base):
 def test_a_hint_that_cannot_be_read_stops_the_batches(dataset, base):
     paths = dataset.condition_paths("canny")
     cache = replace(cache_latents_and_text(dataset, base), hints={"canny": Hints(paths, (64, 64), in_memory=0)})
-    paths[2].write_bytes(b"no picture")
-    with pytest.raises(SceditError, match="no readable picture"):
+    paths[2].write_bytes(b"no image")
+    with pytest.raises(SceditError, match="no readable image"):
         list(islice(batches(cache, StatefulSampler(5, 1)), 5))

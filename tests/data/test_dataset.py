@@ -81,7 +81,7 @@ def test_a_condition_written_as_missing_is_one(folder):
 
 def test_sizes_that_differ_are_named(folder):
     Image.new("RGB", (64, 64)).save(folder / "conditions/canny/1.png")
-    with pytest.raises(SceditError, match=r"line 2: canny_file_name 1\.png is 64x64 pixels, its picture is 64x48"):
+    with pytest.raises(SceditError, match=r"line 2: canny_file_name 1\.png is 64x64 pixels, its image is 64x48"):
         open_dataset(folder).condition_paths("canny")
 
 
@@ -92,7 +92,7 @@ def test_folders_that_are_no_dataset(tmp_path):
     for name, sentence in {
         "none": "does not exist",
         "empty": "no metadata.jsonl",
-        "blank": "names no pictures",
+        "blank": "names no images",
     }.items():
         with pytest.raises(SceditError, match=sentence):
             open_dataset(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Remembered digests: what a memo says is taken where it has the right form, and everything else is read anew."""
+"""Remembered digests: what a memo says is taken where it has the right form, and everything else is read again."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_condition_picture_that_is_not_read_says_why(tmp_path):
     files = {"a.png": png(1), "a.txt": b"t", "b.png": png(2), "b.txt": b"t", "m/a.exr": b"x", "m/b.png": png(103)}
     report = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, conditions={"depth": "m"}).report
     [(name, _, why)] = report.rejected
-    assert name == "a.png" and why.startswith("its depth is a picture of high dynamic range: ")
+    assert name == "a.png" and why.startswith("its depth is an image of high dynamic range: ")
 
 
 @pytest.mark.parametrize("kind", formats.ANIMATED)
@@ -150,7 +150,7 @@ def test_without_pi_heif_its_extra_is_told(place, tmp_path, monkeypatch):
     finally:
         formats.heif_formats.cache_clear()
     assert [each["reason"] for each in result.document()["rejected"]] == [
-        "it is a HEIC picture, which needs pi_heif, which is not installed (python -m pip install "
+        "it is a HEIC image, which needs pi_heif, which is not installed (python -m pip install "
         "'scedit-cli[heic]', or save it as PNG)"
     ] * 3
 
@@ -178,7 +178,7 @@ def test_with_pi_heif_they_are_read(place, tmp_path):
     assert made.shape[:2] == image_size(tmp_path / "a.heic")[::-1] == (128, 64)
     assert made[4, 4, 0] > 240 and made[-4, 4, 0] < 16
     (tmp_path / "torn.heic").write_bytes(TURNED[:-100])
-    with pytest.raises(SceditError, match=r"torn\.heic is no readable picture"):
+    with pytest.raises(SceditError, match=r"torn\.heic is no readable image"):
         open_image(tmp_path / "torn.heic")
 
 

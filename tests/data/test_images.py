@@ -141,13 +141,13 @@ def test_what_is_no_picture_is_named(tmp_path):
     whole = tmp_path / "whole.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole)
     (tmp_path / "torn.png").write_bytes(whole.read_bytes()[:3000])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     for name in ("torn.png", "text.png", "empty.png"):
-        with pytest.raises(SceditError, match=f"{name} is no readable picture"):
+        with pytest.raises(SceditError, match=f"{name} is no readable image"):
             open_image(tmp_path / name)
     for read in (open_image, image_size):
         with pytest.raises(SceditError, match=r"gone\.png does not exist"):
             read(tmp_path / "gone.png")
-    with pytest.raises(SceditError, match=r"text\.png is no readable picture"):
+    with pytest.raises(SceditError, match=r"text\.png is no readable image"):
         image_size(tmp_path / "text.png")

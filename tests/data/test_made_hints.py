@@ -1,4 +1,4 @@
-"""Hints that are made while training: of the pictures themselves, anew at every step, the same after a resume."""
+"""Hints that are made while training: of the pictures themselves, again at every step, the same after a resume."""
 
 from __future__ import annotations
 

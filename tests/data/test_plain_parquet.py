@@ -50,7 +50,7 @@ def test_the_column_that_holds_pictures_is_found(tmp_path):
     table(tmp_path / "a.parquet", EMBEDDING | {"shot": pyarrow.array(PICTURES), "text": list("abc")})
     assert [entry.image.open().read() for entry in open_source(tmp_path / "a.parquet").entries] == PICTURES
     table(tmp_path / "b.parquet", EMBEDDING | {"text": list("abc")})
-    with pytest.raises(SceditError, match="has no column of pictures") as error:
+    with pytest.raises(SceditError, match="has no column of images") as error:
         open_source(tmp_path / "b.parquet")
     assert error.value.hint == "it has embedding, text; --columns image=NAME names one"
     entry = next(iter(open_source(tmp_path / "b.parquet", columns={"image": "embedding"}).entries))
@@ -74,7 +74,7 @@ def test_columns_that_hold_no_pictures_are_told(cells, sentence, tmp_path):
     with pytest.raises(SceditError, match=f"{sentence}|has no column file_name"):
         open_source(src)
     table(tmp_path / "a.parquet", EMBEDDING | {"image": cells, "text": list("abc")})
-    with pytest.raises(SceditError, match="image is no column of pictures") as error:
+    with pytest.raises(SceditError, match="image is no column of images") as error:
         open_source(src, columns={"image": "image"})
     assert "those are embedding; " in error.value.hint
 

@@ -322,10 +322,10 @@ def test_of_several_picture_columns_none_is_guessed(tmp_path):
 
 
 def test_addresses_of_pictures_are_told_from_pictures(tmp_path):
-    with pytest.raises(SceditError, match="no column of pictures") as told:
+    with pytest.raises(SceditError, match="no column of images") as told:
         open_source(saved(tmp_path / "a", image="https://my.host/a.png", text="x"))
     assert "image holds addresses: img2dataset" in told.value.hint
-    with pytest.raises(SceditError, match="no column of pictures") as told:
+    with pytest.raises(SceditError, match="no column of images") as told:
         open_source(saved(tmp_path / "b", text="x"))
     assert told.value.hint == "it has text; --columns image=NAME names one"
 

@@ -103,7 +103,7 @@ def test_groups_resume_too(stop):
 
 def test_other_data_is_not_gone_on_with():
     state = StatefulSampler(11, 4, data="one").state_dict()
-    with pytest.raises(SceditError, match="the pictures, captions, condition pictures or weights are others"):
+    with pytest.raises(SceditError, match="the images, captions, condition images or weights are others"):
         StatefulSampler(11, 4, data="other").load_state_dict(state)
     with pytest.raises(SceditError, match="count was 11 and is 12$|count was 11 and is 12 "):
         StatefulSampler(12, 4, data="other").load_state_dict(state)

@@ -64,7 +64,7 @@ def test_a_folder_of_img2dataset_is_prepared_and_streamed(tmp_path):
 
 
 def test_folders_of_pictures_that_img2dataset_wrote(tmp_path):
-    """Its tables beside them tell nothing that the files do not, and are no reason to read no pictures."""
+    """Its tables beside them tell nothing that the files do not, and are no reason to read no images."""
     img2dataset(tmp_path / "src")
     for shard in range(2):
         files = {f"{shard:05d}/{n}.jpg": encoded("JPEG") for n in range(2)}
@@ -138,7 +138,7 @@ def test_a_sample_without_a_picture_says_what_it_is(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.png": png(1), "1.txt": b"1", "2.txt": b"2", "3.png": png(3), "3.txt": b"3"})
     [told] = prepare(tmp_path / "a.tar", tmp_path / "out", size=64).document()["rejected"]
     assert told["reason"] == (
-        "it has no picture: the sample 2 is txt; the files of a sample have one name and follow each other"
+        "it has no image: the sample 2 is txt; the files of a sample have one name and follow each other"
     )
 
 

@@ -146,7 +146,7 @@ def test_what_is_damaged_is_named_and_others_take_its_place(shards):
     write(shards / "003.tar", {f"{n:02d}": files(n) | ({"png": b"no"} if n == 12 else {}) for n in range(11, 16)})
     told: list[str] = []
     whole = numbers(stream(shards, 4, reporter=notes_to(told.append)), 40)
-    known = {"001.tar is no whole .tar", "12: it is no readable picture", "004.tar holds fewer samples than was told"}
+    known = {"001.tar is no whole .tar", "12: it is no readable image", "004.tar holds fewer samples than sizes.json states"}
     assert all(any(each in sentence for sentence in told) for each in known), told
     assert {n for batch in whole for n in batch} == set(range(20)) - {12} - set(range(4, 10)) | {3}
     for step in (7, 23):
@@ -158,7 +158,7 @@ def test_what_is_damaged_is_named_and_others_take_its_place(shards):
 def test_too_much_damage_ends_it(shards):
     for shard in range(5):
         write(shards / f"{shard:03d}.tar", {f"{n}": files(n) | ({"png": b"no"} if n % 3 else {}) for n in range(9)})
-    with pytest.raises(SceditError, match=r"of 16 samples cannot be used; the last: .*no readable picture") as refused:
+    with pytest.raises(SceditError, match=r"of 16 samples cannot be used; the last: .*no readable image") as refused:
         numbers(stream(shards, shuffle=0), 30)
     assert "data.unusable" in refused.value.hint
     assert {n for batch in numbers(stream(shards, shuffle=0, unusable=0.9), 30) for n in batch} == {0, 3, 6}

@@ -208,7 +208,7 @@ def test_tables_that_are_not_read_are_named(tmp_path):
     write(tmp_path, {"photos/images/0.json": "{}", "00000_stats.json": "{}", "00000/1.png": png(8)})
     source = open_source(tmp_path)
     assert [file for file, _ in source.unread] == sorted(others) and source.count == 5
-    with pytest.raises(SceditError, match="5 of 5 pictures have no caption") as error:
+    with pytest.raises(SceditError, match="5 of 5 images have no caption") as error:
         prepare(tmp_path, tmp_path / "out", size=64)
     assert "captions.csv is not read: a table is called metadata.csv, or named itself" in error.value.hint
     with pytest.raises(SceditError, match="4 are not read: captions.csv"):

@@ -54,7 +54,7 @@ def photo():
 
 
 def prepared(file, kind, photo, folder, size=SIDE):
-    """The dataset folder of one photo with one condition picture."""
+    """The dataset folder of one photo with one condition image."""
     photo.save(folder / "photo.png")
     entry = Entry("photo", Blob.of_file(folder / "photo.png"), "a", conditions={kind: Blob.of_file(file)})
     taken = take(entry, "000000.png", folder / "set", partial(exactly, size=(size, size)))
@@ -115,7 +115,7 @@ def test_lossy_files_are_laid_on_black_too(tmp_path, drawn, name, options):
 def test_gray_tiffs_whose_alpha_nothing_reads_are_named(tmp_path, bits, alpha):
     pixels = np.full((SIDE, SIDE, 2), 2**bits - 1, f"u{bits // 8}")
     tifffile.imwrite(tmp_path / "a.tiff", pixels, photometric="minisblack", extrasamples=[alpha], planarconfig="contig")
-    with pytest.raises(SceditError, match=r"a.tiff is no readable picture") as error:
+    with pytest.raises(SceditError, match=r"a.tiff is no readable image") as error:
         read_uint8(tmp_path / "a.tiff")
     assert "save it again" in error.value.hint
 

@@ -199,6 +199,13 @@ def test_exporting_leaves_the_unet_as_it_was(base, tuners):
     assert not any(module._forward_pre_hooks for module in base.unet.modules())
 
 
+def test_exporting_leaves_the_tuners_as_they_were(base, tmp_path):
+    tuner = SCTuner.for_unet(base.unet).double()
+    UNetGraph(base, tuner, "torch-export").write(tmp_path)
+    assert tuner.training and tuner.dtype == torch.float64
+    assert all(weight.requires_grad for weight in tuner.parameters())
+
+
 class _Guessing(nn.Module):
     """An operator whose path depends on the values, which no graph can hold."""
 

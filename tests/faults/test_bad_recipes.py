@@ -33,7 +33,7 @@ SANE = {"tuner": {"kind": "csc", "condition": "canny"}}
 
 @cache
 def program():
-    """The program, built once: the runner of the tests would build it anew for every call."""
+    """The program, built once: the runner of the tests would build it again for every call."""
     return get_command(app)
 
 
@@ -231,7 +231,7 @@ def test_every_bound_on_both_sides(key, tmp_path, tried) -> None:
         values.setdefault(section, {})[name] = value
         said = shown(tomlkit.dumps(values), folder=tmp_path)
         if allowed and said != "fine":  # refused for what does not go with it, never for itself
-            reasons = 'leave it|; learn "|made for nobody|takes no hint|must be the smaller|take a smaller seed'
+            reasons = 'leave it|; learn "|does not take|takes no hint|must be the smaller|take a smaller seed'
             assert re.search(rf"recipe.toml: [a-z]+\.[a-z_]+: .*({reasons})", said), said
         if not allowed:
             assert re.search(rf"{re.escape(key)}(\.\d+)?: ", said), (value, said)

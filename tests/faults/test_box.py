@@ -18,7 +18,7 @@ def act(case: str) -> str:
         case "raise":
             raise ZeroDivisionError("a traceback")
         case "refuse":
-            raise SceditError("a.png is no picture", "name a picture")
+            raise SceditError("a.png is no image", "name an image")
         case "bomb":
             return str(len(bytearray(os.urandom(16)) * (2**24)))
     return "read"

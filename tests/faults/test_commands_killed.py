@@ -18,7 +18,7 @@ from tests.faults.forked import each, points, run
 from tests.faults.shim import BROKEN_DISK, Shim, die
 from tests.faults.small import Small
 
-MOST = {"prepare": 20, "annotate": 20, "merge": 1000, "shards anew": 12}
+MOST = {"prepare": 20, "annotate": 20, "merge": 1000, "shards again": 12}
 
 
 def _sharded(small: Small, place: Path) -> None:
@@ -27,7 +27,7 @@ def _sharded(small: Small, place: Path) -> None:
 
 
 EVERY = COMMANDS | {
-    "shards anew": Command(
+    "shards again": Command(
         _sharded, lambda small, place: ["prepare", "--out", place / "data", "--shards", "5"], ("data",)
     )
 }

@@ -160,7 +160,7 @@ def test_a_place_that_cannot_be_written_to(small: Small, tmp_path: Path, tried, 
 @pytest.mark.parametrize("name", ["prepare", "annotate", "generate", "merge"])
 def test_a_folder_that_vanishes(small: Small, tmp_path: Path, tried, name: str) -> None:
     """Renamed at half of the operations in it, as when its disk is gone: a sentence, and what was there is as it was.
-    `merge` has read all it needs, and may make the folder anew. The command is called again when it is back."""
+    `merge` has read all it needs, and may make the folder again. The command is called again when it is back."""
     command, place, gone = COMMANDS[name], tmp_path / "place", tmp_path / "gone"
     whole, count = undisturbed(command, small, tmp_path / "whole")
     command.made(small, place)
@@ -243,7 +243,7 @@ def leave(disk: Path, kilobytes: int) -> None:
 
 
 def assert_intact(place: Path, before: dict[str, bytes]) -> None:
-    """What was there is there, unchanged but for what grows, or anew and whole; of a run, a checkpoint that can be
+    """What was there is there, unchanged but for what grows, or again and whole; of a run, a checkpoint that can be
     read; no leftovers."""
     now = files_in(place)
     for file, data in before.items():

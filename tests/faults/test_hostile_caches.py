@@ -1,4 +1,4 @@
-"""Caches that come with a stranger's dataset: an entry that is not what it should be is made anew, or refused."""
+"""Caches that come with a stranger's dataset: an entry that is not what it should be is made again, or refused."""
 
 from __future__ import annotations
 

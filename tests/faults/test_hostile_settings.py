@@ -62,6 +62,6 @@ def test_settings_of_others(base, picture, monkeypatch, tried) -> None:
             return json.dumps(made.document())[:100]
 
         outcomes = try_each(range(len(again)), work, SECONDS)
-    tried("pictures with settings of others", len(outcomes))
+    tried("images with settings of others", len(outcomes))
     assert faults(outcomes, SECONDS) == ""
     assert {each.what for each in outcomes} == {"fine", "refused"} and outcomes[-1].what == "fine"

@@ -157,7 +157,7 @@ def test_a_run_goes_on_from_a_checkpoint_that_has_all_it_needs(small: Small, tmp
 
 
 def forge(path: Path, file: str, text: str) -> None:
-    """Writes a checkpoint's file anew. The sums agree, unless it is they that are written."""
+    """Writes a checkpoint's file again. The sums agree, unless it is they that are written."""
     (path / file).write_text(text)
     if file == "state.json":
         manifest = json.loads((path / "manifest.json").read_text())

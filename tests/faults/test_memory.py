@@ -57,7 +57,7 @@ def test_training_tells_what_to_lower(small: Small, tmp_path: Path, tried, kind:
     said = told(run(starve), 1)
     assert "memory ran out after step 3" in said and "train.micro_batch_size=1" in said
     assert "about 3.0 GiB are needed" in said and "train.memory=checkpoint" in said
-    assert "--resume goes on from step 3" in said
+    assert "--resume continues from step 3" in said
     resumed = run(small.train(out, "--resume"))
     assert json.loads(resumed.out)["resumed_at"] == 3
     assert (out / "tuner.safetensors").read_bytes() == (small.finished / "tuner.safetensors").read_bytes()

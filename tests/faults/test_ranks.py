@@ -38,7 +38,7 @@ def test_the_other_ends_within_a_minute_and_the_run_goes_on(small: Small, tmp_pa
         last = newest.step if newest else 0
         assert not torn and last >= (step - step % 2 if killed == 0 else step), (last, step)
         if killed == 1:
-            assert f"goes on from step {last}" in json.loads(other.out)["error"]["hint"]
+            assert f"continues from step {last}" in json.loads(other.out)["error"]["hint"]
         again = [process.end() for process in pair(small, out, "--resume")]
         assert [ended.code for ended in again] == [0, 0] and (json.loads(again[0].out)["resumed_at"] or 0) == last
         assert (out / "tuner.safetensors").read_bytes() == (whole / "tuner.safetensors").read_bytes()

@@ -15,7 +15,7 @@ from tests.faults.small import Small
 
 
 def test_fresh_processes_agree(small: Small, tmp_path: Path, tried) -> None:
-    """Two of each, started anew, with other hash seeds, in other folders."""
+    """Two of each, started again, with other hash seeds, in other folders."""
     files = tmp_path / "files"
     files.mkdir()
     tuners(small, files)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scedit_cli.cli.parsing import generation_config
+from scedit_cli.cli.generate_request import generation_config
 from scedit_cli.generation.image_jobs import jobs_of
 from scedit_cli.utils.errors import SceditError
 

@@ -1,4 +1,4 @@
-"""Where a picture to start from is drawn anew."""
+"""Where a picture to start from is drawn again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def canvas(folder, levels: np.ndarray) -> OpenedInitImage:
 
 @pytest.mark.parametrize("black", [0, 3, 127])
 def test_a_scratch_is_not_lost_in_a_smaller_picture(tmp_path, black):
-    """The mask is cut in its own size: noise does not count, and a pixel that holds some of it is drawn anew."""
+    """The mask is cut in its own size: noise does not count, and a pixel that holds some of it is drawn again."""
     levels = np.full((256, 256), black, np.uint8)
     levels[:, 80] = 200
     redrawn = canvas(tmp_path, levels).start((64, 64), "crop").redrawn

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scedit_cli.cli.parsing import generation_config, in_options, parse_seeds
+from scedit_cli.cli.generate_request import generation_config
+from scedit_cli.cli.option_names import in_options
+from scedit_cli.cli.parsing import parse_seeds
 from scedit_cli.cli.prompt_files import read_prompts
 from scedit_cli.generation.config import Prompt
 from scedit_cli.generation.image_jobs import jobs_of

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from scedit_cli.core.tuners import SCTuner
-from scedit_cli.inference.controls import PlacedTuner, as_trained, called, check_base, rescheduled_for
+from scedit_cli.inference.controls import PlacedTuner, as_trained, called, check_base, on_device, rescheduled_for
 from scedit_cli.models.base import Base, load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
@@ -28,6 +29,14 @@ def test_an_sc_tuner_is_called_as_its_file_or_its_runs_folder():
     assert {file: PlacedTuner(tuner, file).name for file in files} == files
     assert called("/tuner.safetensors") == "tuner"
     assert called("owner/warm@0a1b2c") == called("owner/warm") == "warm"
+
+
+def test_a_tuner_in_memory_is_copied_to_a_device():
+    tuner = SCTuner([4], [4])
+    moved = on_device(PlacedTuner(tuner, "tuners[0]"), torch.device("meta"), torch.float16).tuner
+    assert (moved.device.type, moved.dtype) == ("meta", torch.float16)
+    assert (tuner.device.type, tuner.dtype) == ("cpu", torch.float32)
+    assert on_device(PlacedTuner(tuner, "tuners[0]"), torch.device("cpu")).tuner is tuner
 
 
 def test_a_base_is_sampled_as_its_tuner_wrescheduled_for(base):

@@ -42,7 +42,7 @@ def files(base, tmp_path_factory):
     photo.resize((72, 64)).save(folder / "seg-72x64.png")
     photo.resize((128, 64)).save(folder / "wide-canny.png")
     (folder / "torn-canny.png").write_bytes((folder / "canny.png").read_bytes()[:60])
-    (folder / "notes-canny.png").write_text("no picture")
+    (folder / "notes-canny.png").write_text("no image")
     return folder
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scedit_cli.cli.parsing import generation_config, in_options
+from scedit_cli.cli.generate_request import generation_config
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.conditions.annotation_spec import parameters_of
 from scedit_cli.conditions.config import AnnotatorConfig
 from scedit_cli.jobs import annotate as annotating

@@ -105,6 +105,14 @@ def test_what_was_drawn_is_not_drawn_again(base, tuner, dataset, monkeypatch):
     assert other["canny"]["without"] == whole["canny"]["without"] and other["canny"]["with"] != whole["canny"]["with"]
 
 
+def test_an_image_of_another_size_than_its_line_says_is_refused_first(base, tuner, dataset, monkeypatch):
+    rows = [json.loads(line) for line in (dataset / "metadata.jsonl").read_text().splitlines()]
+    write_rows(dataset, [row | {"width": 64, "height": 64} for row in rows])
+    monkeypatch.setattr(evaluation, "sample", lambda *args, **more: pytest.fail("an image was drawn"))
+    with pytest.raises(SceditError, match="000004.png is 128x64 pixels, not as its line in metadata.jsonl says"):
+        run([tuner], base, dataset)
+
+
 def test_a_stopped_evaluation_goes_on(base, tuner, dataset, cache, monkeypatch):
     def stop(event):
         if event.step >= 5:

@@ -190,8 +190,8 @@ def test_other_programs_syntax_is_told_once_and_drawn_as_it_stands(generate):
 
 BAD = {
     "missing file": ({"conds": ["canny=gone.png"]}, "--cond: gone.png does not exist"),
-    "no picture": ({"conds": ["{}/notes-canny.png"]}, "notes-canny.png is no readable picture"),
-    "torn picture": ({"conds": ["{}/torn-canny.png"]}, "torn-canny.png is no readable picture"),
+    "no image": ({"conds": ["{}/notes-canny.png"]}, "notes-canny.png is no readable image"),
+    "torn picture": ({"conds": ["{}/torn-canny.png"]}, "torn-canny.png is no readable image"),
     "no kind": ({"conds": ["{}/photo.png"]}, "photo.png: neither its name nor its folder's"),
     "bad scale": ({"conds": ["{}/canny.png:much"]}, "the scale 'much' is no number"),
     "bad span": ({"conds": ["{}/canny.png:1:0.5-2"]}, "no part of the steps"),
@@ -214,7 +214,7 @@ BAD = {
     "missing photo": ({"conds_from": ["canny=gone.png"]}, "--cond-from: gone.png does not exist"),
     "score of nothing": ({"score": True}, "--score compares images with conditions"),
     "score of unknown": ({"conds": ["mine={}/photo.png"], "score": True}, "cannot be scored against mine"),
-    "no pictures": ({"num": 0}, "--num is 0"),
+    "no images": ({"num": 0}, "--num is 0"),
     "no steps": ({"steps": 0}, "--steps is 0"),
     "no number": ({"guidance": float("nan")}, "--guidance is nan"),
     "negative seed": ({"seed": -1}, "--seed is -1"),

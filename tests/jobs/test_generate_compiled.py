@@ -1,4 +1,4 @@
-"""`generate --compile` for real, and what `--offload` asks of diffusers; neither changes the picture."""
+"""`generate --compile` for real, and what `--offload` asks of diffusers; neither changes the image."""
 
 from __future__ import annotations
 

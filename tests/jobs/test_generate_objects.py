@@ -112,6 +112,17 @@ def test_photographs_masks_and_starts_may_be_in_memory(base, files, masks, photo
     assert np.array_equal(first[:, 32:], np.asarray(photo)[:, 32:])
 
 
+def test_the_document_of_images_in_memory_has_no_paths(base):
+    found = scedit.generate("x", base=base, steps=1, guidance=1.0)
+    assert found.document()["images"][0]["path"] is None
+
+
+def test_a_range_of_settings_is_refused_by_its_field(base, files):
+    with pytest.raises(SceditError, match="give a number or a text") as caught:
+        scedit.generate(base=base, controls=Control("canny", photo=Image.new("RGB", (64, 64)), params={"low": [1, 2]}))
+    assert caught.value.field == "controls[0].params['low']"
+
+
 def test_each_prompt_may_have_its_own_controls_and_masks(base, files, masks, tuners):
     left, right = (Control("canny", files / "canny.png", mask=masks / f"{side}.png") for side in ("left", "right"))
     given = {"base": base, "steps": 2, "tuners": [tuners["canny"]]}

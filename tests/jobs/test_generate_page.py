@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scedit_cli.cli import app
-from scedit_cli.cli.parsing import command_line
+from scedit_cli.cli.generate_request import command_line
 from scedit_cli.generation import web_ui
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, OutputConfig, Overrides, Prompt
 from scedit_cli.inference.config import Control, SamplerConfig

@@ -19,7 +19,7 @@ from tests.recorder import Recorder
 
 
 def save(path, size=(96, 64), left=(255, 0, 0), right=(0, 0, 255)):
-    """A picture of two halves."""
+    """An image of two halves."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[:, : size[0] // 2], pixels[:, size[0] // 2 :] = left, right
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def test_pictures_with_captions_beside_them(photos, tmp_path):
     assert result.pictures == 2
     assert set(reasons) == {"small.png", "torn.png", "empty.png"}
     assert reasons["small.png"] == ("small", "40x90 pixels, smaller than 64x64")
-    assert reasons["torn.png"][0] == "unreadable" and "no readable picture" in reasons["torn.png"][1]
+    assert reasons["torn.png"][0] == "unreadable" and "no readable image" in reasons["torn.png"][1]
     assert reasons["empty.png"] == ("unreadable", "it is an empty file")
     assert (events[-1].step, events[-1].total) == (5, 5) and events[-1].values["pictures/s"] > 0
     dataset = open_dataset(tmp_path / "out")
@@ -109,7 +109,7 @@ def test_buckets_and_squares(tmp_path):
 
 def test_captions_may_be_missing_where_it_is_allowed(photos, tmp_path):
     (photos / "b.txt").write_text(" ")
-    with pytest.raises(SceditError, match=r"1 of 2 pictures have no caption: b\.png"):
+    with pytest.raises(SceditError, match=r"1 of 2 images have no caption: b\.png"):
         prepare(photos, tmp_path / "out", size=64)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.report.json", "photos"]
     assert json.loads((tmp_path / "out.report.json").read_text())["captionless"] == ["b.png"]
@@ -263,7 +263,7 @@ def test_shards_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"src": None}, "pictures or a number of scenes"),
+        ({"src": None}, "images or a number of scenes"),
         ({"shards": 0}, "shards of 0"),
         ({"scenes": 2}, "not both"),
         ({"size": 0}, "size is 0.*64 is nearest"),
@@ -288,13 +288,13 @@ def test_no_picture_that_can_be_used_is_told_with_its_report(photos, tmp_path):
 def test_shards_that_hold_nothing_of_what_they_promise(tmp_path):
     write_tar(tmp_path / "0.tar", {})
     (tmp_path / "sizes.json").write_text('{"0.tar": 3}')
-    with pytest.raises(SceditError, match=r"0\.tar holds no pictures"):
+    with pytest.raises(SceditError, match=r"0\.tar holds no images"):
         prepare(tmp_path / "0.tar", tmp_path / "out")
 
 
 def test_an_empty_folder_is_bad_input(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SceditError, match="no pictures in"):
+    with pytest.raises(SceditError, match="no images in"):
         prepare(tmp_path / "empty", tmp_path / "out")
 
 

@@ -60,7 +60,7 @@ def test_the_second_who_prepares_a_folder_is_told(photos, tmp_path, monkeypatch)
 
 def test_another_call_or_another_source_is_not_the_same(photos, tmp_path, monkeypatch):
     out, asked = tmp_path / "out", {"size": 64, "shards": 1}
-    (photos / "torn.png").write_bytes(b"no picture")
+    (photos / "torn.png").write_bytes(b"no image")
     assert prepare(photos, out, **asked).pictures == 2
     for more in ({"strict": True}, {"allow_captionless": True}):
         with pytest.raises(SceditError, match="exists already"):

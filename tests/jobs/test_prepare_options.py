@@ -23,7 +23,7 @@ OF_PICTURES = [
         ({"src": "photos", "precision": "fp32"}, "--precision does nothing without --cache"),
         ({"src": "photos", "precision": "int8", "cache": ["text"]}, "--precision int8: not known"),
         ({"src": "photos", "base": "models/sd15", "shards": 2}, "--base does nothing without --cache"),
-        *(({"src": "photos", name: value}, f"{option} does nothing with pictures")
+        *(({"src": "photos", name: value}, f"{option} does nothing with images")
           for option, name, value in OF_SCENES),
         *(({"src": None, "scenes": 1, name: value}, f"{option} does nothing with --scenes")
           for option, name, value in OF_PICTURES),

@@ -282,7 +282,7 @@ def test_the_parts_of_a_recipe_must_agree() -> None:
 
 def test_what_is_made_while_training_is_what_the_tuner_takes() -> None:
     assert load_recipe("canny", settings(['data.make=["canny"]', 'data.params=["low=50..90"]'])).data.make == ["canny"]
-    assert "data.make: color is made for nobody; the tuner takes canny" in refusal(['data.make=["color"]']).message
+    assert "data.make: the tuner does not take color; it takes canny" in refusal(['data.make=["color"]']).message
     assert "data.make: an sc tuner takes no hint" in refusal(['data.make=["canny"]'], "style").message
     assert "data.params: settings of nothing" in refusal(['data.params=["low=50"]']).message
 

@@ -20,7 +20,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 def render(*args) -> tuple[Path, bool]:
-    """The folder of the scenes, and whether they were rendered anew."""
+    """The folder of the scenes, and whether they were rendered again."""
     told = []
     dataset = datasets.rendered_scenes(*args, steps_to(told.append))
     assert len(open_dataset(dataset.path)) == args[0]

@@ -80,7 +80,7 @@ def test_a_process_that_dies_leaves_a_checkpoint(recipe, tmp_path):
     assert code == 1 and "of 2 processes together" in error["message"]
     (checkpoint,) = (run / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step-"))
-    assert step == len(logged(run)) and f"goes on from step {step}" in error["hint"]
+    assert step == len(logged(run)) and f"continues from step {step}" in error["hint"]
     resumed = job.train(load_recipe(recipe, settings([f"train.steps={step + 1}"])), out=run, resume=True)
     assert (resumed.resumed_at, resumed.steps) == (step, step + 1)
 

@@ -80,7 +80,7 @@ def test_held_out_pictures_of_all_sizes_count_alike(make, monkeypatch):
     options = ValidationSection(pictures=3, timesteps=2)
     with make() as trainer:
         alone = [HeldOut([index], options, Processes()).loss(trainer) for index in (1, 3, 6)]
-        sizes, original = [], trainer.answer
+        sizes, original = [], trainer.output
         monkeypatch.setattr(trainer, "output", lambda *args: sizes.append(len(args[0].indices)) or original(*args))
         assert HeldOut([1, 3, 6], options, Processes()).loss(trainer) == pytest.approx(sum(alone) / 3, rel=1e-5)
     assert sizes == [1, 1, 1, 1, 1, 1]
@@ -98,7 +98,7 @@ def test_samples_are_of_the_most_frequent_size(mixed, xl):
     shown = by_recipe.examples(recipe, mixed)
     assert [each.text for each in shown] == ["picture 0", "picture 2", "picture 4", "picture 6"]
     assert {each.image.size for each in shown} == {(64, 64)}
-    assert builders.facts(recipe.base, recipe.train, "", xl, mixed)["modelspec.resolution"] == "64x64"
+    assert builders.facts(recipe.base, recipe.train, "", xl, mixed, 1)["modelspec.resolution"] == "64x64"
 
 
 def test_a_size_that_the_base_cannot_take_is_told(mixed, base, tmp_path):

@@ -127,7 +127,7 @@ def test_a_run_is_not_resumed_on_other_data(recipe, scenes, tmp_path):
         before = file.read_bytes()
         other = copy / "images/000005.png"
         file.write_bytes(before + bytes(10240) if file.suffix == ".tar" else other.read_bytes())
-        with pytest.raises(SceditError, match="the data to resume on is not what it was: the pictures, captions, "):
+        with pytest.raises(SceditError, match="the data to resume on is not what it was: the images, captions, "):
             job.train(recipe(data={"path": str(path)}, train={"steps": 3}), out=run, resume=True)
         file.write_bytes(before)
 

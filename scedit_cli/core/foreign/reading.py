@@ -50,7 +50,7 @@ def read_foreign(
                 tuners.append(_shaped_like(state, condition))
         except KeyError as error:
             raise SceditError(
-                f"{file} lacks weights of its tuner: {error.args[0]}", hint="the file is cut short; get it anew"
+                f"{file} lacks weights of its tuner: {error.args[0]}", hint="the file is cut short; get it again"
             ) from error
         states.append(state)
     if blockwise:

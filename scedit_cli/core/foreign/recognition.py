@@ -48,7 +48,7 @@ _KINDS = [
     (
         "a scedit tuner whose metadata was lost",
         ("maps.0.down.", "tuners.0.maps."),
-        "a program that rewrote it dropped its header: get the file anew",
+        "a program that rewrote it dropped its header: get the file again",
     ),
 ]
 
@@ -60,4 +60,4 @@ def recognised(keys: Sequence[str]) -> tuple[str, str]:
             return name, tool
     if keys:
         return f"a file with keys such as {keys[0]!r}", "no other kind of file has such keys"
-    return "an empty file", "get the file anew"
+    return "an empty file", "get the file again"

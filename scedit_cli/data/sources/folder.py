@@ -65,7 +65,7 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
     for kind, pairs in paired.items():
         if not pairs.files:
             place = conditions.get(kind, inside.get(kind))
-            raise SceditError(f"no {kind} pictures in {place}", hint="name the folder that holds them")
+            raise SceditError(f"no {kind} images in {place}", hint="name the folder that holds them")
         orphans += [f"{kind}: {file}" for file in pairs.without()]
 
     twins = _twins(captions)
@@ -91,7 +91,7 @@ def _no_images(tree: Tree) -> SceditError:
             hint=f"name the shards alone, as {'/'.join(filter(None, (tree.name, folder)))}/{{00000..00009}}.tar",
         )
     return SceditError(
-        f"no pictures in {tree.name}", hint="name a folder with pictures and a .txt or .caption file beside each"
+        f"no images in {tree.name}", hint="name a folder with images and a .txt or .caption file beside each"
     )
 
 
@@ -125,7 +125,7 @@ def _twins(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         called.setdefault(stem_of(file), []).append(file)
     return {
         file: f"{next(other for other in alike if other != file)} has the same name: remove one of two copies; "
-        "condition pictures belong in a folder of their own, which `conditions=KIND=FOLDER` names"
+        "condition images belong in a folder of their own, which `conditions=KIND=FOLDER` names"
         for alike in called.values()
         if len(alike) > 1 and not own.issuperset(alike)
         for file in alike

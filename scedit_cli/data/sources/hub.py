@@ -141,7 +141,7 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
     for each in filter(None, (image, *kinds.values())):
         if each not in able:
             raise SceditError(
-                f"{name}: {each} is no column of pictures",
+                f"{name}: {each} is no column of images",
                 hint=f"those are {', '.join(able) or 'none'}; `columns=image=NAME,depth=NAME` names them, and a table "
                 "of files' names is called metadata.parquet",
             )
@@ -149,9 +149,9 @@ def _source(dataset: Dataset, name: str, place: Path | None, columns: Mapping[st
         addressed = next((each for each, cell in next(iter(dataset), {}).items() if _is_address(cell)), None)
         hint = f"it has {', '.join(features)}; `columns=image=NAME` names one"
         hint = f"{addressed} holds addresses: img2dataset fetches what they name" if addressed else hint
-        raise SceditError(f"{name} has no column of pictures", hint)
+        raise SceditError(f"{name} has no column of images", hint)
     if not len(dataset):
-        raise SceditError(f"{name} holds no pictures")
+        raise SceditError(f"{name} holds no images")
     for each in {image, *kinds.values()}.intersection(encoded):
         dataset = dataset.cast_column(each, Image(decode=False))
     kept = [each for each in features if each in texts or not _is_nested(features[each])]
@@ -201,7 +201,7 @@ def _of_images(columns: Sequence[str], name: str) -> str | None:
     image = column_named(columns, "image")
     if image is None and len(columns) > 1:
         raise SceditError(
-            f"{name} has several columns of pictures, {', '.join(columns)}, and none is called image",
+            f"{name} has several columns of images, {', '.join(columns)}, and none is called image",
             hint=f"say what each is, as in `columns=image={columns[-1]},canny={columns[0]}`",
         )
     return image or next(iter(columns), None)

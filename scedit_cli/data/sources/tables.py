@@ -79,9 +79,9 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
 
 def _why_unread(file: str, name: str) -> str:
     if suffix_of(name) in (".json", ".tsv"):
-        return "write what it tells as metadata.jsonl or metadata.csv, or as .txt files beside the pictures"
+        return "write what it tells as metadata.jsonl or metadata.csv, or as .txt files beside the images"
     if name.lower() in _NAMES:
-        return f"there is another table, or it tells of some of the pictures alone: name {file} itself to read it"
+        return f"there is another table, or it tells of some of the images alone: name {file} itself to read it"
     return f"a table is called metadata{suffix_of(name)}, or named itself in the place of its folder"
 
 
@@ -103,7 +103,7 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
     place = f"{tree.name}/{tables[0]}"
     names = list(dict.fromkeys(chain.from_iterable(row for table in tables for _, row in rows_of(tree, table))))
     if not names:
-        raise SceditError(f"{place} names no pictures", hint="give it a row for each picture")
+        raise SceditError(f"{place} names no images", hint="give it a row for each image")
 
     def column(wanted: str) -> str:
         if (found := column_named(names, wanted)) is not None:
@@ -184,7 +184,7 @@ def _file(cell: Any, folder: str, at: str, known: set[str]) -> str:
     if not isinstance(cell, str) or not cell:
         raise SceditError(f"{at} is {cell!r}", hint="it must be the name of a file")
     if "://" in cell:
-        raise SceditError(f"{at} is {cell!r}", hint="fetch the pictures first, for example with img2dataset")
+        raise SceditError(f"{at} is {cell!r}", hint="fetch the images first, for example with img2dataset")
     plain = cell.strip().replace("\\", "/")
     for name in (cell, plain):
         if name.startswith("/") or ".." in name.split("/"):

@@ -103,7 +103,7 @@ class ZipTree(Tree):
         except KeyError:
             raise FileNotFoundError(f"{self.name}: {file}") from None
         if info.file_size > LARGEST_FILE:
-            raise SceditError(f"{self.name}: {file} has {info.file_size:,} bytes", hint="no picture is so large")
+            raise SceditError(f"{self.name}: {file} has {info.file_size:,} bytes", hint="no image is so large")
         try:
             return io.BytesIO(self._zip.read(info))
         except MemoryError:

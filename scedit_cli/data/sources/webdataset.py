@@ -47,7 +47,7 @@ def open_shards(path: str | Path, columns: Mapping[str, str]) -> Source:
     shards = shard_places(path)
     count = sum(counts_of(shards))
     if not count:
-        raise SceditError(f"{path} holds no pictures", hint="shards hold files such as 000001.jpg, 000001.txt")
+        raise SceditError(f"{path} holds no images", hint="shards hold files such as 000001.jpg, 000001.txt")
     entries = (entry_of(sample, columns) for shard in shards for sample in read_samples(shard))
     beside = {} if is_remote(shards[0]) else licences_of(Path(shards[0]).parent)
     return Source(count, entries, licences=beside)
@@ -89,10 +89,10 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
 def _fault(sample: Sample, images: Sequence[str]) -> str:
     """Return why a sample has no image, or which of its `images` are ambiguous, with the files that it has."""
     if images:
-        return f"it has several pictures, {' and '.join(images)}: `columns=image={images[0]}` says which it is"
+        return f"it has several images, {' and '.join(images)}: `columns=image={images[0]}` says which it is"
     names = list(sample.files)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    said = f"it has no picture: the sample {sample.key} is {', '.join(names[:_SHOWN])}{more}"
+    said = f"it has no image: the sample {sample.key} is {', '.join(names[:_SHOWN])}{more}"
     if any("." in name for name in names):
         return f"{said}; a sample's name ends at the first dot of its files: write underscores for the others"
     return f"{said}; the files of a sample have one name and follow each other"

@@ -100,7 +100,7 @@ def read(path: Path) -> Tuner:
             tensors = {key.removeprefix("tuners.0."): tensor for key, tensor in tensors.items()}
         return Tuner(path.name, header, tensors, scale)
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name}: its metadata is incomplete ({error!r}); get the file anew") from error
+        raise ValueError(f"{path.name}: its metadata is incomplete ({error!r}); get the file again") from error
 
 
 def _shapes(kind: str, sizes: Mapping) -> dict[str, tuple[int, ...]]:
@@ -129,11 +129,11 @@ def _check_weights(name: str, tensors: Mapping[str, Tensor], shapes: Mapping[str
         key = wrong[0]
         raise ValueError(
             f"{name}: {key} is {found.get(key, 'missing')} where {shapes.get(key, 'nothing')} is expected; "
-            "get the file anew"
+            "get the file again"
         )
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name}: {key} holds values that are not numbers; get the file anew")
+            raise ValueError(f"{name}: {key} holds values that are not numbers; get the file again")
 
 
 def _convolved(x: Tensor, weights: Mapping[str, Tensor], name: str, stride: int = 1) -> Tensor:

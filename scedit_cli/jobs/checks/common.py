@@ -9,10 +9,10 @@ from scedit_cli.utils.errors import SceditError, not_installed
 
 
 def check_folder(path: Path, field: str) -> None:
-    """Raise SceditError unless `path` is a folder; the message names the `field`."""
+    """Raise SceditError unless `path` is a folder; the message names the `field`, which may be in backquotes."""
     if not path.is_dir():
         what = "is no folder" if path.exists() else "does not exist"
-        raise SceditError(f"{field}: {path} {what}", "name a folder that is there", field)
+        raise SceditError(f"{field}: {path} {what}", "name a folder that is there", field.strip("`"))
 
 
 def check_library(what: str, library: str, extra: str, otherwise: str = "") -> None:

@@ -28,8 +28,8 @@ _OF_IMAGES = (
 )  # fmt: skip
 _OF_SCENES = ("seed", "look", "held_out")
 _IDLE = {  # case -> arguments that do nothing in it, and the reason in a hint
-    "with `scenes`": (_OF_IMAGES, "it is for pictures"),
-    "with pictures": (_OF_SCENES, "it belongs to `scenes`"),
+    "with `scenes`": (_OF_IMAGES, "it is for images"),
+    "with images": (_OF_SCENES, "it belongs to `scenes`"),
     THERE: ((*_OF_IMAGES, *_OF_SCENES, "size"), "it counts where the dataset is made"),
     "without `cache`": (("base", "vae", "precision", "device"), "`cache=latents,text` encodes by it"),
 }
@@ -118,7 +118,7 @@ def check(request: PrepareRequest) -> None:
     """Raise SceditError for every fault that shows without weights."""
     src, encoding, is_there = request.src, request.encoding, request.is_made
     if src is None and not is_there:
-        raise SceditError("prepare takes pictures or a number of scenes", "give a folder, or Scenes(100)", "src")
+        raise SceditError("prepare takes images or a number of scenes", "give a folder, or Scenes(100)", "src")
     if encoding and (unknown := set(encoding.cache) - set(_CACHES)):
         hint = f"choose of {', '.join(_CACHES)}"
         raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint, "encoding.cache")
@@ -126,9 +126,9 @@ def check(request: PrepareRequest) -> None:
         hint = f"choose one of {', '.join(PRECISIONS)}"
         raise SceditError(f"`precision` {encoding.precision}: not known", hint, "encoding.precision")
     if request.shards is not None and request.shards < 1:
-        raise SceditError(f"shards of {request.shards} pictures", "give the number of pictures in each", "shards")
+        raise SceditError(f"shards of {request.shards} images", "give the number of images in each", "shards")
     given = {name for name, value in vars(request.rules).items() if value} | ({"size"} if request.size else set())
-    check_idle(given, [THERE if is_there else "with `scenes`" if isinstance(src, Scenes) else "with pictures"])
+    check_idle(given, [THERE if is_there else "with `scenes`" if isinstance(src, Scenes) else "with images"])
     if isinstance(src, Scenes) and src.look not in LOOKS:
         raise SceditError(f"look is {src.look!r}", f"choose one of {', '.join(LOOKS)}", "src.look")
     if encoding:
@@ -172,8 +172,8 @@ def _check_images(src: Images) -> None:
         raise SceditError(f"{src.place} does not exist", "name a folder, a file or shards that are there", "src")
     if path.is_dir():
         if not any(path.iterdir()):
-            hint = "name a folder with pictures and a .txt or .caption file beside each"
-            raise SceditError(f"no pictures in {src.place}", hint, "src")
+            hint = "name a folder with images and a .txt or .caption file beside each"
+            raise SceditError(f"no images in {src.place}", hint, "src")
         for kind, place in src.conditions.items():
             if not (expanded(place).exists() or (path / place).exists()):
                 message = f"`conditions={kind}={place}`: {place} does not exist"

@@ -58,6 +58,11 @@ def check(request: TrainRequest) -> None:
     if request.push_to_hub:
         check_repository(request.push_to_hub)
     make_specs(recipe.data.make, recipe.data.params, where="data.params:")
+    measured = conditions.measured_kinds()
+    for kind in recipe.tuner.kinds if recipe.validation.metrics else ():
+        if kind not in measured:
+            message = f"validation.metrics: nothing measures {kind}"
+            raise SceditError(message, f"it is measured for {', '.join(measured)}", "validation.metrics")
     _check_data(recipe)
 
 

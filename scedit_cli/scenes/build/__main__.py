@@ -31,7 +31,7 @@ SCENES, TRUTHS, STYLED = 30_000, 10_000, 10_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scedit_cli.scenes.build", description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and unfinished stages (4 GB)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for images and unfinished stages (4 GB)")
     parser.add_argument("--out", type=Path, default=WORLD, help="where the world goes (default: into the package)")
     options = parser.parse_args()
     work, out = options.work, options.out

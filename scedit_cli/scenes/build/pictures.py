@@ -25,7 +25,7 @@ def render_all(work: Path, scenes: int, truths: int, styled: int, processes: int
     jobs = [job for job in jobs if not _path(*job[:3]).exists()]
     with get_context("spawn").Pool(processes, initializer=serve_parent) as pool:
         for done, _ in enumerate(pool.imap_unordered(_chunk, jobs), 1):
-            print(f"pictures: {done}/{len(jobs)} chunks of {CHUNK}", flush=True)
+            print(f"images: {done}/{len(jobs)} chunks of {CHUNK}", flush=True)
 
 
 def load(work: Path, look: str, count: int, *names: str) -> list[np.ndarray]:

@@ -139,7 +139,7 @@ def test_a_sheet_shows_several_kinds_side_by_side(folder, tmp_path):
 
 def test_a_preview_writes_a_sheet_and_nothing_else(folder):
     before = sorted(folder.rglob("*"))
-    (folder / "images/0.png").write_bytes(b"no picture")
+    (folder / "images/0.png").write_bytes(b"no image")
     events = []
     result = annotate(folder, "canny", params=["low=20..60"], preview=2, reporter=Recorder(events.append))
     assert result.sheet == folder.parent / "data-preview.png"
@@ -224,13 +224,13 @@ def test_the_list_names_every_annotator():
 
 
 def test_a_bad_picture_is_named_and_the_others_go_on(folder, rows):
-    (folder / "images/1.png").write_bytes(b"no picture")
+    (folder / "images/1.png").write_bytes(b"no image")
     result = annotate(folder, ["canny", "color"])
     assert (result.written, result.skipped) == (4, 0)
     assert [failed["file"] for failed in result.document()["failed"]] == ["images/1.png"]
     assert ["canny_file_name" in row for row in rows()] == [True, False, True]
     for name in ("0", "2"):
-        (folder / f"images/{name}.png").write_bytes(b"no picture")
+        (folder / f"images/{name}.png").write_bytes(b"no image")
     with pytest.raises(SceditError, match="none of the images"):
         annotate(folder, "gray")
 

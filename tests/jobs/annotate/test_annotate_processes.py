@@ -31,7 +31,7 @@ def test_processes_make_what_one_makes(folder, monkeypatch):
     alone = {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()}
     monkeypatch.setattr(annotation, "_ALONE", 0)
     monkeypatch.setattr(annotation, "_CHUNK", 1)
-    (folder / "images/1.png").write_bytes(b"no picture")
+    (folder / "images/1.png").write_bytes(b"no image")
     result = annotate(folder, ["canny", "inpaint"], processes=2, overwrite=True)
     assert (result.written, [file for file, _ in result.failed]) == (4, ["images/1.png"])
     assert {path.name: path.read_bytes() for path in (folder / "conditions/inpaint").iterdir()} == alone

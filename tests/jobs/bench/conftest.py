@@ -13,7 +13,7 @@ from scedit_cli.benchmark.measure import Measured
 from scedit_cli.benchmark.methods import METHODS
 from scedit_cli.benchmark.results import BenchResult
 from scedit_cli.cli.bench_request import request_of
-from scedit_cli.cli.parsing import in_options
+from scedit_cli.cli.option_names import in_options
 from scedit_cli.jobs import bench as job
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import Reporter

@@ -149,7 +149,7 @@ def test_bad_input_of_a_method_ends_it_all(faked):
         ({"methods": ["sc", "lara"]}, "--methods lara: not known .*did you mean lora"),
         ({"methods": ["base"]}, "--methods base: not known"),
         ({"dtype": "int8"}, "--dtype int8: not known"),
-        ({"plot": "bench.txt"}, "--plot bench.txt: not the name of a picture"),
+        ({"plot": "bench.txt"}, "--plot bench.txt: not the name of an image"),
         ({"scenes": 8}, "--scenes does nothing where costs are measured .*scedit bench --skips"),
         ({"estimate": True, "compiled": True}, "--compile does nothing with --estimate"),
         ({"keep": "kept"}, "--keep does nothing where costs are measured"),

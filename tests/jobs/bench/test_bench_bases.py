@@ -47,7 +47,7 @@ def test_what_the_base_predicts_may_be_told(drawn, tmp_path):
 
 def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
     guessed = replace(load_base(tiny.pipeline_folder("sd15")), is_guessed=True)
-    reader = "text agreement is not measured: only the embedded base has a reader of pictures"
+    reader = "text agreement is not measured: only the embedded base has a reader of images"
     for room in (job, tuner_evaluation):
         monkeypatch.setattr(room, "load_base", lambda *_, **more: guessed)
     events = []

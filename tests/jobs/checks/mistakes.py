@@ -24,8 +24,8 @@ ANNOTATE = ["annotate", "edges.png", "--cond", "canny", "--out", "new.png"]
 # arguments, then what the sentence and the hint have to hold
 MISTAKES: list[tuple[list[str], str, str]] = [
     ([*GENERATE, "--cond", "canny=missing.png"], "--cond: missing.png does not exist", "check the path"),
-    ([*GENERATE, "--cond", "canny=words.png"], "--cond: words.png is no readable picture", ""),
-    ([*GENERATE, "--cond", "canny=photos"], "--cond: photos is no readable picture", ""),
+    ([*GENERATE, "--cond", "canny=words.png"], "--cond: words.png is no readable image", ""),
+    ([*GENERATE, "--cond", "canny=photos"], "--cond: photos is no readable image", ""),
     ([*GENERATE, "--cond", "edges.png"], "--cond edges.png: neither its name nor its folder's", "canny=edges.png"),
     ([*GENERATE, "--cond", "pose=edges.png"], "edges.png: no tuner takes pose conditions", "--tuner"),
     ([*COND, "--cond", "canny=photos/a.png"], "edges.png and photos/a.png are both canny conditions", "one of each"),
@@ -127,7 +127,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     ([*BENCH, "--baseline", "words.txt"], "--baseline words.txt is no benchmark", "scedit bench --json"),
     ([*BENCH, "--quality", "--learning-rate", "lorra=0.1"], "--learning-rate lorra: no method", "lora"),
     ([*BENCH, "--skips", "--base", "sd15"], "--base sd15 has random weights", "folder"),
-    (["bench", "--plot", "new.txt"], "--plot new.txt: not the name of a picture", "png"),
+    (["bench", "--plot", "new.txt"], "--plot new.txt: not the name of an image", "png"),
     (["bench", "--plot", "edges.png/new.png"], "edges.png is a file", "name a place you can write to"),
     (["bench", "--show", "missing.json"], "--show missing.json: no such file", "scedit bench --json"),
     (["bench", "--quality", "--tuner", "missing.safetensors"], "missing.safetensors: no such tuner file", ""),
@@ -140,7 +140,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["prepare", "missing", "--out", "new"], "missing does not exist", "name a folder"),
     (["prepare", "--scenes", "2", "--out", "photos"], "photos exists already", "name another place"),
     (["prepare", "photos", "--out", "words.txt"], "words.txt exists already", "name another place"),
-    (["prepare", "empty", "--out", "new"], "no pictures in empty", "folder"),
+    (["prepare", "empty", "--out", "new"], "no images in empty", "folder"),
     (["prepare", "--scenes", "2", "--out", "new", "--look", "odd"], "look is 'odd'", "pastel"),
     (["prepare", "photos", "--out", "edges.png/new"], "edges.png is a file", "name a place you can write to"),
     (["annotate", "missing.png", "--cond", "canny"], "missing.png does not exist", "image"),

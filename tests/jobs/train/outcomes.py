@@ -221,7 +221,7 @@ def _copied(data: Path, folder: Path, **columns: Any) -> Path:
 
 
 def _write_tar(place: Path, data: Path, files: Callable[[str, Image.Image], dict[str, Image.Image | bytes]]) -> None:
-    """A shard of the pictures of a dataset folder, a sample holding the `files` of its name and picture."""
+    """A shard of the images of a dataset folder, a sample holding the `files` of its name and picture."""
     with tarfile.open(place, "w") as tar:
         for picture in sorted((data / "images").iterdir()):
             for name, content in files(picture.stem, Image.open(picture)).items():

@@ -55,7 +55,7 @@ def test_what_is_made_while_training_may_have_an_alpha(recipe, tmp_path):
 
 
 def test_only_quick_conditions_are_made_while_training(recipe, tmp_path):
-    for make, sentence in ((["hed"], "hed needs a network for every picture"), (["thermal"], "'thermal'")):
+    for make, sentence in ((["hed"], "hed needs a network for every image"), (["thermal"], "'thermal'")):
         with pytest.raises(SceditError, match=sentence):
             job.train(recipe(tuner={"condition": make[0]}, data={"make": make}), out=tmp_path / "run")
     with pytest.raises(SceditError, match="data.params: blur=1: expected KIND.NAME=VALUE|no parameter"):

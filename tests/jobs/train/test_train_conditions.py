@@ -118,7 +118,7 @@ def test_each_condition_is_dropped_by_itself(recipe, scenes, monkeypatch):
         ({"tuner": {"conditions": ["canny", "color"]}}, "they take the place of tuner.condition"),
         ({"tuner": {"condition": None, "conditions": ["canny", "canny"]}}, "canny is named twice"),
         ({"tuner": BOTH, "data": {"hint_dropout": {"depth": 0.5}}}, "depth is no condition of the tuner"),
-        ({"tuner": BOTH, "data": {"make": ["depth"]}}, "depth is made for nobody; the tuner takes canny, color"),
+        ({"tuner": BOTH, "data": {"make": ["depth"]}}, "the tuner does not take depth; it takes canny, color"),
     ],
 )
 def test_bad_recipes(recipe, sections, message):

@@ -52,7 +52,7 @@ def test_a_finite_loss_whose_gradient_is_none_leaves_the_last_good_checkpoint(
     wanted = recipe(train={"checkpoint_every": 2, "log_every": 100, "max_grad_norm": clipped})
     with pytest.raises(WorkFailed, match=told) as failed:
         job.train(wanted, out=tmp_path / "run")
-    assert "go on from step 2 by `resume`" in failed.value.hint
+    assert "continue from step 2 by `resume`" in failed.value.hint
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     weights = newest_checkpoint(tmp_path / "run" / "checkpoints")[0].tensors["tuner"].values()
     assert all(each.isfinite().all() for each in weights) and "tuner.safetensors" not in files_in(tmp_path / "run")
@@ -91,4 +91,4 @@ def test_scores_that_cannot_be_written_lose_no_step(recipe, tmp_path, full, erro
     assert type(failed.value) is error and "tuner.safetensors" not in files_in(tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].step == 3
     if full:
-        assert "make room on the disk" in failed.value.hint and "goes on from step 3" in failed.value.hint
+        assert "make room on the disk" in failed.value.hint and "continues from step 3" in failed.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.hints import open_condition_image
 from scedit_cli.inference.sampler import sample, to_hints
 from scedit_cli.jobs import train as job
+from scedit_cli.jobs.checks.train import TrainRequest, check
 from scedit_cli.models.base import load_base
 from scedit_cli.recipe import ValidationSection
 from scedit_cli.training.metrics import HeldOutScores
 from scedit_cli.training.validation import split
+from scedit_cli.utils.errors import WorkFailed
 from tests.recorder import Recorder
 
 SCORED = {
@@ -100,6 +103,49 @@ def test_the_best_tuner_is_kept_and_the_run_ends_early(recipe, scripted, tmp_pat
     assert again.steps == 4 and [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_an_early_end_leaves_what_a_last_step_leaves(recipe, scripted, tmp_path):
+    scripted(0.5, 0.25, 0.75, 0.8)
+    sections = {
+        "validation": SCORED["validation"] | {"every": 1, "patience": 1}, "train": {"steps": 4, "checkpoint_every": 0},
+        "samples": {"every": 100, "count": 1, "steps": 1, "guidance": 1.0},
+    }  # fmt: skip
+    run = job.train(recipe(**sections), out=tmp_path / "run").run
+    assert load_tuner(run).metadata["steps"] == "2"
+    assert (run / "samples" / "step-000002.png").exists() and (run / "checkpoints" / "step-000002").is_dir()
+    again = job.train(recipe(**sections | {"validation": SCORED["validation"] | {"every": 1}}), out=run, resume=True)
+    assert again.resumed_at == 2 and again.steps == 4
+
+
+def test_steps_are_kept_where_the_measurement_fails(recipe, tmp_path, monkeypatch):
+    def starved(self, trainer, reporter):
+        raise WorkFailed("memory ran out while sampling")
+
+    monkeypatch.setattr(HeldOutScores, "measure", starved)
+    with pytest.raises(WorkFailed, match="memory ran out while sampling .`resume` continues from step 2"):
+        job.train(recipe(**SCORED, train={"checkpoint_every": 0}), out=tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
+
+
+def test_the_best_tuner_of_an_abandoned_session_is_replaced(recipe, scripted, tmp_path):
+    scripted(0.5, 0.25, 0.75, 0.1)
+    sections = SCORED | {
+        "validation": SCORED["validation"] | {"every": 1}, "checkpoints": {"best": True}, "train": {"checkpoint_every": 2},
+    }  # fmt: skip
+    run = job.train(recipe(**sections), out=tmp_path / "run").run
+    assert load_tuner(run / "best.safetensors").metadata["steps"] == "3"
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    scripted(0.5, 0.25, 0.3, 0.4)
+    job.train(recipe(**sections), out=run, resume=True)
+    assert load_tuner(run / "best.safetensors").metadata["steps"] in ("3", "4")
+    assert load_tuner(run / "best.safetensors").metadata["validation.control_score"] in ("0.3", "0.4")
+
+
+def test_an_unmeasured_condition_is_refused_before_any_work(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(conditions, "measured_kinds", lambda: ("depth",))
+    with pytest.raises(SceditError, match="validation.metrics: nothing measures canny"):
+        check(TrainRequest(recipe(**SCORED), tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -116,6 +162,7 @@ def test_bad_recipes(recipe, sections, message):
 
 
 def test_too_few_images_to_hold_some_out(recipe, tmp_path):
-    with pytest.raises(SceditError, match="validation.metrics: of 6 images none is held out to be scored .set validation.pictures"):
+    message = "validation.metrics: of 6 images none is held out to be scored .set validation.pictures"
+    with pytest.raises(SceditError, match=message):
         job.train(recipe(validation={"metrics": True}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

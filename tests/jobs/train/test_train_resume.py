@@ -124,7 +124,7 @@ def test_memory_that_runs_out_is_told_and_the_state_kept(finished, recipe, tmp_p
 
     monkeypatch.setattr(objective, "add_noise", add_noise)
     monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"weights": 3 * 2**30}, 0, 0))
-    with pytest.raises(WorkFailed, match="memory ran out after step 2, with 4 pictures at once") as failed:
+    with pytest.raises(WorkFailed, match="memory ran out after step 2, with 4 images at once") as failed:
         job.train(recipe(), out=tmp_path / "run")
     for said in ("about 3.0 GiB", "train.micro_batch_size=2", "train.memory=checkpoint", "from step 2"):
         assert said in failed.value.hint
@@ -141,7 +141,7 @@ def test_samples_that_fail_lose_no_step(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(SampleGrids, "draw", draw)
     with pytest.raises(WorkFailed, match="memory ran out while sampling") as failed:
         job.train(wanted, out=tmp_path / "run")
-    assert "`resume` goes on from step 3" in failed.value.hint
+    assert "`resume` continues from step 3" in failed.value.hint
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0].step == 3
 
 
