@@ -13,6 +13,7 @@ from PIL import Image
 
 from scedit_cli import conditions
 from scedit_cli.data import formats
+from scedit_cli.data.frames import check_frames
 from scedit_cli.data.images import open_image
 from scedit_cli.data.uris import open_place
 from scedit_cli.generation import web_ui
@@ -62,6 +63,11 @@ def a_heic_picture(folder: Path) -> None:
         formats.heif_formats.cache_clear()
 
 
+def a_video(folder: Path) -> None:
+    (folder / "a.mp4").touch()
+    check_frames(folder / "a.mp4", 2, "controls[0].image")
+
+
 def quantized(folder: Path) -> None:
     recipe = {"tuner": {"kind": "sc"}, "base": {"model": "scenes", "quantize": "int8"}}
     by_recipe.open_base(Recipe.from_dict(recipe))
@@ -89,6 +95,7 @@ CASES = [
     ("onnx", "onnxruntime", an_exported_unet),
     ("prompts", "compel", weighted),
     ("ui", "gradio", lambda folder: web_ui.page(None, None, (), folder, None)),
+    ("video", "imageio_ffmpeg", a_video),
     ("8bit", "bitsandbytes", by_optimizer("adamw-8bit")),
     ("prodigy", "prodigyopt", by_optimizer("prodigy")),
     ("schedule-free", "schedulefree", by_optimizer("schedule-free")),

@@ -10,7 +10,7 @@ import torch
 
 from scedit_cli import conditions
 from scedit_cli.benchmark.methods import Inputs, TrainableMethod
-from scedit_cli.core.objective import add_noise, noise_prediction_loss
+from scedit_cli.core.objective import FLOW, add_noise, noise_prediction_loss
 from scedit_cli.data.cache import Cache, cache_latents_and_text
 from scedit_cli.data.scenes import Example
 from scedit_cli.inference.frechet import frechet_distance
@@ -19,6 +19,7 @@ from scedit_cli.models.base import Base
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.training.datasets import held_out_scenes, rendered_scenes
 from scedit_cli.training.evaluation import named_share
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 from scedit_cli.utils.result_cache import ResultCache
 
@@ -51,9 +52,15 @@ class Evaluation:
         base: the unmodified embedded base.
         scenes: the number of scenes.
         kept: the cache of `limits`.
+
+    Raises:
+        SceditError: the base was trained by flow matching.
     """
 
     def __init__(self, base: Base, scenes: int, kept: ResultCache) -> None:
+        if base.prediction_type == FLOW:
+            message = f"base {base.name} was trained by flow matching, and these trainings predict noise"
+            raise SceditError(message, "score a tuner that `scedit train` made on it, with `tuner=FILE`", "base")
         self._base, self._kept, self.fingerprint = base, kept, base.fingerprint
         size = base.defaults.resolution
         self.plain = held_out_scenes(scenes, 0, [CONDITION], size)

@@ -23,7 +23,8 @@ _NOT_ON_THE_PAGE = {  # parameter -> option
     "prompts": "--prompt", "prompts_file": "--prompts", "negative": "--negative", "seed": "--seed", "num": "--num",
     "conds": "--cond", "conds_from": "--cond-from", "params": "--param", "scales": "--scale", "sweeps": "--sweep",
 }  # fmt: skip
-_START, _OUTPUT, _MEMORY, _PAGE = "An image to start from", "Output", "Memory and speed", "A page in the browser"
+_START, _VIDEO, _OUTPUT = "An image to start from", "Videos", "Output"
+_MEMORY, _PAGE = "Memory and speed", "A page in the browser"
 
 
 def generate(
@@ -201,6 +202,19 @@ def generate(
             metavar="PIXELS|L,T,R,B", help="Margins to draw around --image, such as 64.", rich_help_panel=_START
         ),
     ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Make videos of so many frames, such as 16, with a base for videos; --cond then takes a folder of "
+            "frames, a GIF or a video.", rich_help_panel=_VIDEO,
+        ),
+    ] = None,
+    fps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Frames per second of a video; by default the base's, 7 or 8.", rich_help_panel=_VIDEO
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Image file (.png) or folder; by default pictures.", rich_help_panel=_OUTPUT),
@@ -291,6 +305,7 @@ def generate(
       scedit generate --image room.png --inpaint mask.png --prompt "a red cube"
       scedit generate --from pictures/0001.png --seed 7
       scedit generate --unet canny-unet --cond canny=edges.png
+      scedit generate --base animatediff --frames 16 --cond depth=frames/ --tuner depth.safetensors --out clip.webp
       scedit generate --ui
     """
     options = dict(
@@ -299,8 +314,9 @@ def generate(
         prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
         guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
         height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
-        weighted=weighted, reuse=reuse, vae_slicing=vae_slicing, vae_tiling=vae_tiling, offload=offload,
-        compile=compile_, batch_size=batch, from_file=from_file, out=out, name=name, grid=grid, score=score, overwrite=overwrite,
+        weighted=weighted, reuse=reuse, frames=frames, fps=fps, vae_slicing=vae_slicing, vae_tiling=vae_tiling,
+        offload=offload, compile=compile_, batch_size=batch, from_file=from_file, out=out, name=name, grid=grid,
+        score=score, overwrite=overwrite,
     )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.cli.generate_request import command_line, generation_config, given_of

@@ -44,7 +44,7 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
     from scedit_cli.inference.config import SamplerConfig
 
     given, made = given_of(options), None
-    output = {name: given.pop(name) for name in ("name", "grid", "score", "overwrite") if name in given}
+    output = {name: given.pop(name) for name in ("name", "grid", "score", "overwrite", "fps") if name in given}
     place, path = given.pop("out", None), given.pop("from_file", None)
     if path is not None:
         known, made = settings_to_remake(expanded(path))

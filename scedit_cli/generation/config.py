@@ -171,6 +171,7 @@ class OutputConfig:
         grid: whether one labelled grid of all images is also written.
         score: whether each image's consistency with each of its conditions is measured.
         overwrite: whether existing images that `path` and `name` name are replaced.
+        fps: the frames per second of a video; by default the base's.
     """
 
     path: str | Path | None = None
@@ -178,11 +179,14 @@ class OutputConfig:
     grid: bool = False
     score: bool = False
     overwrite: bool = False
+    fps: int | None = None
 
     def check(self, field: str = "out") -> None:
         """Raise SceditError for an invalid setting; `field` is the configuration's own name."""
         check_type(self.path, field, (*_PATH, type(None)), "a path, or None to write nothing")
         check_switches(self, field, ("grid", "score", "overwrite"))
+        if self.fps is not None:
+            check_number(self.fps, f"{field}.fps", 1, 100, whole=True)
         for name in ("name", "grid") if self.path is None else ():
             if getattr(self, name):
                 raise SceditError(f"{field}.{name} needs a place to write to", "give `out`", f"{field}.{name}")
@@ -229,10 +233,12 @@ class GenerationConfig:
             raise SceditError(message, "leave out `compile` or `reuse`", "sampler.reuse")
         self.overrides.check()
         self.out.check()
+        if self.out.fps is not None and self.sampler.frames is None:
+            raise SceditError("out.fps is of a video, and images are made", "add `frames=16`, or leave it out", "out.fps")
         if self.init:
             self.init.check()
         for place, control in self.placed_controls():
-            control.check(place)
+            control.check(place, self.sampler.frames)
         for i, spec in enumerate(self.tuners):
             if spec.scale is not None:
                 check_number(spec.scale, f"tuners[{i}].scale")

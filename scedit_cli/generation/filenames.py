@@ -6,7 +6,7 @@ import difflib
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import write_new, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+VIDEO_FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 FIELDS = tuple("number prompt seed sweep base scheduler steps guidance width height date time".split())
 _NUMBERS = ("number", "seed", "steps", "guidance", "width", "height")
 _NUMBERED = re.compile(r"(\d+)(?:-grid)?\.\w+")
@@ -29,15 +30,17 @@ class Names:
         out: an image file (further images are numbered after it), or a folder.
         template: the file names in the folder, with FIELDS in braces; by default the next free numbers.
         overwrite: whether existing files are replaced.
+        formats: the formats to write by suffix, the default one first.
     """
 
     out: Path
     template: str | None
     overwrite: bool
+    formats: Mapping[str, str] = field(default_factory=lambda: FORMATS)
 
     @property
     def is_file(self) -> bool:
-        return self.out.suffix.lower() in FORMATS and not self.out.is_dir()
+        return self.out.suffix.lower() in self.formats and not self.out.is_dir()
 
     def check(self, count: int, with_grid: bool) -> None:
         """Raise SceditError where a file is in the way, or the template is invalid."""
@@ -52,7 +55,7 @@ class Names:
                 raise SceditError(f"out {taken[0]} exists already", hint, "out")
         elif (self.out.exists() or is_image(self.out.name)) and not self.out.is_dir():
             what = "is a file that is no image" if self.out.exists() else "names a format that is not written"
-            hint = f"name a folder, or a file ending in {', '.join(FORMATS)}"
+            hint = f"name a folder, or a file ending in {', '.join(self.formats)}"
             raise SceditError(f"out {self.out} {what}", hint, "out")
 
     def first_number(self) -> int:
@@ -67,7 +70,7 @@ class Names:
         if self.is_file:
             return self._numbered(len(facts))
         template = self.template or "{number:04d}"
-        return [self.out / _filled(template, {**known, "number": first + n}) for n, known in enumerate(facts)]
+        return [self.out / _filled(template, {**known, "number": first + n}, self.formats) for n, known in enumerate(facts)]
 
     def grid(self, first: int) -> Path:
         return self.out.with_stem(f"{self.out.stem}-grid") if self.is_file else self.out / f"{first:04d}-grid.png"
@@ -91,6 +94,11 @@ class Names:
         return [self.out, *(self.out.with_stem(f"{self.out.stem}-{n}") for n in range(2, count + 1))]
 
 
+def frames_folder(video: Path) -> Path:
+    """Return the folder of a video file's frames."""
+    return video.with_name(f"{video.stem}-frames")
+
+
 def _check_template(template: str) -> None:
     try:
         parts = list(string.Formatter().parse(template))
@@ -110,10 +118,10 @@ def _bad_name(template: str, message: str, hint: str) -> SceditError:
     return SceditError(f"out.name {template}: {message}", hint, "out.name")
 
 
-def _filled(template: str, facts: Mapping[str, Any]) -> Path:
+def _filled(template: str, facts: Mapping[str, Any], formats: Mapping[str, str] = FORMATS) -> Path:
     safe = {name: _safe(value) if isinstance(value, str) else value for name, value in facts.items()}
     name = template.format_map(safe)
-    return Path(name if Path(template).suffix.lower() in FORMATS else f"{name}.png")
+    return Path(name if Path(template).suffix.lower() in formats else f"{name}{next(iter(formats))}")
 
 
 def _safe(text: str) -> str:

@@ -30,7 +30,7 @@ _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
           "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet", "offload"),
-    int: ("seed", "steps", "reuse", "width", "height"),
+    int: ("seed", "steps", "reuse", "width", "height", "frames", "fps"),
     float: ("guidance", "guidance_rescale", "strength"),
     list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),
     bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "compile"),
@@ -39,18 +39,22 @@ _TYPES = {field: kind for kind, names in {
 
 def encoded(image: Image.Image, suffix: str, settings: dict[str, Any]) -> bytes:
     """Encode an image file with its settings in a PNG's text chunk `scedit`, else in the EXIF image description."""
-    text = json.dumps(settings)
     if suffix.lower() == ".png":
         info = PngInfo()
-        info.add_text("scedit", text)
+        info.add_text("scedit", json.dumps(settings))
         options = {"pnginfo": info}
     else:
-        exif = Image.Exif()
-        exif[_IMAGE_DESCRIPTION] = text
-        options = {"exif": exif, "quality": 95}
+        options = described(settings) | {"quality": 95}
     buffer = io.BytesIO()
     image.save(buffer, FORMATS[suffix.lower()], **options)
     return buffer.getvalue()
+
+
+def described(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the option of Pillow's `save` that keeps the settings in the EXIF image description."""
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = json.dumps(settings)
+    return {"exif": exif}
 
 
 def settings_in(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli import conditions
+from scedit_cli.data.frames import check_frames
 from scedit_cli.data.images import name_of
 from scedit_cli.data.inputs import check_image_input, source_of
 from scedit_cli.models.samplers import check_name
@@ -64,15 +65,20 @@ class Control:
         """Return the name of the attribute that holds the image."""
         return "image" if self.photo is None else "photo"
 
-    def check(self, field: str) -> None:
-        """Raise SceditError for an invalid attribute; `field` is the control's own name."""
+    def check(self, field: str, frames: int | None = None) -> None:
+        """Raise SceditError for an invalid attribute; `field` is the control's own name. With `frames`, the image may
+        also be those of a video: a folder of images, an animated image or a video file."""
         check_type(self.kind, f"{field}.kind", str, "a kind of condition, such as 'canny'")
         if (self.image is None) == (self.photo is None):
             both = "neither image nor photo" if self.image is None else "both image and photo"
             raise SceditError(f"{field} has {both}", "give one of the two", f"{field}.image")
         check_number(self.scale, f"{field}.scale")
         check_span((self.start, self.end), field)
-        check_image_input(self.image if self.photo is None else self.photo, f"{field}.{self.part()}")
+        given, place = self.image if self.photo is None else self.photo, f"{field}.{self.part()}"
+        if frames is None:
+            check_image_input(given, place)
+        else:
+            check_frames(given, frames, place)
         if self.photo is not None and self.kind not in conditions.KINDS:
             raise SceditError(
                 f"{field}.photo {self.kind}={self.name}: nothing makes {self.kind} conditions",
@@ -103,6 +109,7 @@ class SamplerConfig:
         width, height: in pixels; by default those of the image to start from, of the first condition, or the base's.
         resize: how images of another size are fitted, one of RESIZE_RULES.
         batch_size: the most images that are made at once.
+        frames: the number of frames of each video; None makes images.
         place: (index, size): draw one image at this index of a batch of this size, filled with copies of it. Sums in
             other batches round differently, so that an image is made again bit for bit only in its old place.
     """
@@ -119,11 +126,12 @@ class SamplerConfig:
     resize: str = "crop"
     batch_size: int = 8
     reuse: int = 1
+    frames: int | None = None
     place: tuple[int, int] | None = None
 
     def check(self, field: str = "sampler") -> None:
         """Raise SceditError for an invalid setting; `field` is the configuration's own name."""
-        for name, least in {"steps": 1, "reuse": 1, "width": 8, "height": 8, "batch_size": 1}.items():
+        for name, least in {"steps": 1, "reuse": 1, "frames": 2, "width": 8, "height": 8, "batch_size": 1}.items():
             if (value := getattr(self, name)) is not None:
                 check_number(value, f"{field}.{name}", least, whole=True)
         if self.guidance is not None:

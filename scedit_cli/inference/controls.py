@@ -212,7 +212,7 @@ def check_base(placed: PlacedTuner, base: Base, option: str = "`base`", any_base
     facts = placed.tuner.metadata
     name, trained_on = facts.get("base"), facts.get("base_fingerprint")
     fits = tuple(placed.tuner.channels) == base.skips.channels
-    if fits and trained_on in (None, base.fingerprint):
+    if fits and trained_on in (None, *base.fingerprints):
         return None
     hint = f"name its base with {option}, or a tuner that was trained on {base.name}"
     if fits and name == base.name:
@@ -274,7 +274,7 @@ def prediction_note(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | Non
 def _name_foreign(placed: Sequence[PlacedTuner], controls: Sequence[OpenedControl]) -> None:
     """Give other programs' tuners, which do not state their condition, those that no other tuner takes, in order."""
     named = {each.tuner.condition for each in placed if not is_unnamed(each.tuner, each.path is None)}
-    free = iter([control.kind for control in controls if control.kind not in named])
+    free = iter(dict.fromkeys(control.kind for control in controls if control.kind not in named))
     for each in placed:
         if isinstance(each.tuner, CSCTuner) and is_unnamed(each.tuner, each.path is None):
             each.tuner.condition = next(free, each.tuner.condition)

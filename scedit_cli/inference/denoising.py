@@ -193,7 +193,7 @@ def check_sampling(
         message = f"sampler.reuse is {reuse}, and there are {taken} steps: the deep layers would run at the first alone"
         raise SceditError(message, "give fewer steps from one full step to the next, or more steps", "sampler.reuse")
     check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
-    if base.unet.config.time_cond_proj_dim is not None and (guidance.start, guidance.end) != (0, 1):
+    if base.unet.config.get("time_cond_proj_dim") is not None and (guidance.start, guidance.end) != (0, 1):
         raise SceditError(
             f"base {base.name} has guidance built in, it cannot be limited to a part of the steps",
             hint="leave the guidance interval out",

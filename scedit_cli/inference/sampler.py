@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _INK, _PAPER = (38, 38, 44), (255, 255, 255)
 _GAP = 8
-_STARVED = "sampling", "make fewer images at once, or smaller ones"
+STARVED = "sampling", "make fewer images at once, or smaller ones"
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def sample(
     if not isinstance(guidance, Guidance):
         guidance = Guidance(defaults.guidance if guidance is None else guidance)
     check_size(base, height, width, "the image")
-    with quiet(), memory_told(*_STARVED):
+    with quiet(), memory_told(*STARVED):
         check_sampling(base, steps, guidance, scheduler, start, sampler.reuse)
         denoiser = Denoiser(base, scheduler, start, offload)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
@@ -84,14 +84,8 @@ def sample(
         texts = {pair: denoiser.encode(*pair, sampler.weighted) for pair in dict.fromkeys(pairs)}
     batches = list(_batches([texts[pair]["prompt_embeds"].shape[1] for pair in pairs], sampler.batch_size))
     full_scales = attachment.scales if attachment else ()
+    act = acting(attachment, spans)
     images: list[Image.Image] = []
-
-    def act(progress: float) -> None:
-        if attachment and spans:
-            attachment.scales = [
-                scale if start <= progress < end else 0.0
-                for scale, (start, end) in zip(full_scales, spans, strict=True)
-            ]
 
     deep = reuse(base.unet, sampler.reuse, denoiser.pipeline.scheduler.order)
     try:
@@ -100,7 +94,7 @@ def sample(
             if attachment:
                 attachment.set_hints({kind: h if len(h) == 1 else h[batch] for kind, h in (hints or {}).items()})
 
-            with quiet(), memory_told(*_STARVED):
+            with quiet(), memory_told(*STARVED):
                 latents = denoiser.latents(
                     {
                         name: torch.cat([texts[pair][name] for pair in pairs[batch]])
@@ -125,6 +119,22 @@ def sample(
             attachment.scales = full_scales
             attachment.set_hints(None)
     return images
+
+
+def acting(
+    attachment: Attachment | None, spans: Sequence[tuple[float, float]] | None
+) -> Callable[[float], None]:
+    """Return a function that gives the attached tuners their present scales where the completed share of the steps is
+    within their `spans`, else 0."""
+    full = attachment.scales if attachment else ()
+
+    def act(progress: float) -> None:
+        if attachment and spans:
+            attachment.scales = [
+                scale if start <= progress < end else 0.0 for scale, (start, end) in zip(full, spans, strict=True)
+            ]
+
+    return act
 
 
 def _batches(lengths: Sequence[int], most: int) -> Iterator[slice]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 
 from scedit_cli import scenes
-from scedit_cli.data.images import open_image
 from scedit_cli.exporting.running import UNetFolder
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
-from scedit_cli.generation.filenames import Names
+from scedit_cli.generation.filenames import VIDEO_FORMATS, Names
 from scedit_cli.generation.grid import sheet
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
 from scedit_cli.generation.provenance import encoded
+from scedit_cli.generation.results import GeneratedImage, GeneratedVideo, GenerateResult
 from scedit_cli.generation.runner import ImageRunner, accelerator
 from scedit_cli.generation.syntax import foreign_syntax
+from scedit_cli.generation.video import VideoFrames, VideoRunner, animated, first_image, flicker, sized_for, write_frames
 from scedit_cli.generation.web_ui import open_page, page, slots_for
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.inference.controls import (
@@ -36,9 +37,11 @@ from scedit_cli.inference.controls import (
 )
 from scedit_cli.inference.weighting import parsed
 from scedit_cli.jobs.checks.generate import check, check_page, graph_base
+from scedit_cli.jobs.checks.video import check_start
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
 from scedit_cli.models.schedulers import check_steps, scheduler_like
+from scedit_cli.models.video import load_video_base
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.io import expanded
@@ -50,69 +53,6 @@ if TYPE_CHECKING:
     from scedit_cli.core.tuners import Tuner
 
     AnyTuner = Tuner | Bundle | str | Path
-
-
-@dataclass(frozen=True)
-class GeneratedImage:
-    """A generated image.
-
-    Attributes:
-        seed, prompt: what it was drawn from.
-        path: its file; None where nothing is written.
-        scores: its consistencies in [0, 1] by condition; empty unless it was scored.
-        measures: further figures of each condition, in their own units.
-        scales: the α that were set by name.
-    """
-
-    seed: int
-    prompt: str
-    path: Path | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    measures: dict[str, dict[str, float]] = field(default_factory=dict)
-    scales: dict[str, float] = field(default_factory=dict)
-    _image: Image.Image | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def image(self) -> Image.Image:
-        """The image in mode RGB; one that is written is read from its file."""
-        return open_image(self.path) if self._image is None else self._image
-
-
-@dataclass(frozen=True)
-class GenerateResult:
-    """The generated images, with base, device and duration in seconds; `conditions` are the condition images of the
-    first image, by kind, as its tuners saw them."""
-
-    images: list[GeneratedImage]
-    grid: Path | None
-    base: str
-    seconds: float
-    device: str = "cpu"
-    conditions: dict[str, Image.Image] = field(default_factory=dict)
-
-    def document(self) -> dict:
-        """Return the document for programs."""
-        names = ("seed", "prompt", "scores", "measures", "scales")
-        return {
-            "images": [
-                {"path": image.path and str(image.path)} | {name: getattr(image, name) for name in names}
-                for image in self.images
-            ],
-            "grid": str(self.grid) if self.grid else None,
-            "base": self.base,
-            "device": self.device,
-            "seconds": round(self.seconds, 3),
-        }
-
-    def summary(self) -> list[tuple[str, str]]:
-        """Return the rows (file, facts) that a person reads."""
-        rows = []
-        for image in self.images:
-            scales = [f"{name} at {scale:g}" for name, scale in image.scales.items()]
-            scores = [f"{kind} {score:.3f}" for kind, score in image.scores.items()]
-            facts = [f"seed {image.seed}", image.prompt, *scales, *scores]
-            rows.append((str(image.path), " · ".join(fact for fact in facts if fact)))
-        return rows + ([(str(self.grid), "all of them")] if self.grid else [])
 
 
 def generate(
@@ -162,6 +102,8 @@ def generate(
 def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter) -> GenerateResult:
     """Generate images as `generate` does, on a base that is `loaded` already, if any."""
     check(config)
+    if config.sampler.frames is not None:
+        return _generate_videos(config, loaded, reporter)
     started = time.monotonic()
     graph = None if config.base.unet is None else UNetFolder(expanded(config.base.unet))
     if graph:
@@ -183,6 +125,67 @@ def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter)
     images, grid = _draw_all(ImageRunner(config, base, conditioning), jobs, reporter)
     seconds = time.monotonic() - started
     return GenerateResult(images, grid, base.name, seconds, device, conditioning.shown(jobs[0]))
+
+
+def _generate_videos(config: GenerationConfig, loaded: Base | None, reporter: Reporter) -> GenerateResult:
+    """Generate videos as `_generate` does images, one at a time."""
+    started = time.monotonic()
+    jobs = jobs_of(config)
+    _note_syntax(config, jobs, reporter)
+    device = str(loaded.device) if loaded else config.base.device or str(best_device())
+    split = VideoFrames(config, jobs)
+    name = loaded.name if loaded else str(config.base.model)
+    conditioning = Conditioning.of(split.config, [each for frames in split.jobs for each in frames], name, device)
+    base = _ready_base(config, loaded, conditioning.placed, reporter)
+    check_start(config, base.takes_image)
+    if not base.takes_image:
+        for prompt in base.overlong(dict.fromkeys(job.prompt for job in jobs)):
+            reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
+    image = first_image(config)
+    conditioning.config = sized_for(split.config, base, image)
+    if notes := conditioning.fit(base):
+        reporter.note(notes[0] + (f", and {len(notes) - 1} more alike" if notes[1:] else ""))
+    if len({conditioning.size(each) for frames in split.jobs for each in frames}) > 1:
+        raise SceditError("controls: the frames differ in size", "give `width` and `height`, or frames of one size", "controls")
+    videos = _draw_videos(VideoRunner(config, base, conditioning, image), split, jobs, reporter)
+    shown = conditioning.shown(split.jobs[0][0])
+    return GenerateResult(videos, None, base.name, time.monotonic() - started, device, shown)
+
+
+def _draw_videos(
+    runner: VideoRunner, split: VideoFrames, jobs: Sequence[ImageJob], reporter: Reporter
+) -> list[GeneratedVideo]:
+    """Draw, measure and write all videos."""
+    out, conditioning = runner.config.out, runner.conditioning
+    names = None if out.path is None else Names(expanded(out.path), out.name, out.overwrite, VIDEO_FORMATS)
+    facts = [runner.facts(frames[0]) for frames in split.jobs]
+    places = names.places(names.first_number(), facts) if names else [None] * len(jobs)
+    videos: list[GeneratedVideo] = []
+    taken: set[Path] = set()
+    with runner:
+        for n, (job, frame_jobs) in enumerate(zip(jobs, split.jobs, strict=True)):
+            frames = runner.draw_video(frame_jobs, reporter.stage("generate").part(n, len(jobs)))
+            figures = conditioning.measured(frame_jobs, frames) if out.score else [{} for _ in frames]
+            means = {
+                kind: {name: sum(each[kind][name] for each in figures) / len(figures) for name in first}
+                for kind, first in figures[0].items()
+            }
+            by_frame = {kind: [each[kind]["consistency"] for each in figures] for kind in means}
+            scores = {kind: each.pop("consistency") for kind, each in means.items()}
+            file, files = None, []
+            if names:
+                settings = runner.video_settings(job, frame_jobs[0])
+                data = animated(frames, places[n].suffix, settings, runner.fps)
+                file = names.write(places[n], data, taken)
+                taken.add(file)
+                files = write_frames(file, frames, settings, out.overwrite)
+            videos.append(
+                GeneratedVideo(
+                    job.seed, job.prompt, file, scores, means, dict(job.scales), None, tuple(files), by_frame,
+                    {kind: flicker(each) for kind, each in by_frame.items()}, () if file else tuple(frames),
+                )
+            )  # fmt: skip
+    return videos
 
 
 def _draw_all(
@@ -288,9 +291,12 @@ def _ready_base(
 ) -> Base:
     """Load the base, unless it is `loaded`, check that the tuners are for it, and return it with the prediction type
     that they were trained with."""
-    if not loaded:
-        _check_sampler(config, placed)
-    base = loaded or _load(config.base, placed)
+    if config.sampler.frames is not None:
+        base = loaded or _load_for_videos(config.base)
+    else:
+        if not loaded:
+            _check_sampler(config, placed)
+        base = loaded or _load(config.base, placed)
     for each in placed:
         if note := check_base(each, base, any_base=config.base.any_base):
             reporter.note(note)
@@ -321,6 +327,10 @@ def _check_sampler(config: GenerationConfig, placed: Sequence[PlacedTuner]) -> N
             made = scheduler_like(scheduler, sampler.scheduler)
             if sampler.steps:
                 check_steps(made, sampler.steps, sampler.scheduler)
+
+
+def _load_for_videos(config: BaseConfig) -> Base:
+    return load_video_base(str(config.model), dtype=DTYPES.get(config.dtype), device=config.device)
 
 
 def _load(config: BaseConfig, placed: Sequence[PlacedTuner]) -> Base:

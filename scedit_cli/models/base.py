@@ -142,6 +142,11 @@ class Base:
         """The fingerprint of the U-Net's weights: 32 hex digits, the same in every precision."""
         return fingerprint(self.unet)
 
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprints that a tuner for this base may have been trained on."""
+        return (self.fingerprint,)
+
     @cached_property
     def parameter_count(self) -> int:
         """The number of the U-Net's parameters, in whatever way they are stored."""
@@ -245,7 +250,7 @@ class Base:
         """Encode images (B, 3, H, W) in [0, 1] to the moments (B, 2C, h, w) of their latents' distribution, in float32
         and unscaled."""
         pictures = pictures.to(self.device, torch.float32)
-        return _finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these images")
+        return finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these images")
 
     def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return scaled latents (B, C, h, w), as the U-Net takes them: drawn with `generator`, or the mean without."""
@@ -262,9 +267,9 @@ class Base:
         Raises:
             WorkFailed: the latents or the images hold NaN or Inf.
         """
-        latents = _finite(latents.to(self.device, torch.float32), "the sampled latents")
+        latents = finite(latents.to(self.device, torch.float32), "the sampled latents")
         pictures = self.vae.decode(unscaled(latents, self.vae)).sample
-        return (_finite(pictures, "the decoded images") / 2 + 0.5).clamp(0, 1)
+        return (finite(pictures, "the decoded images") / 2 + 0.5).clamp(0, 1)
 
 
 def load_base(
@@ -329,7 +334,7 @@ def _family(pipeline: DiffusionPipeline) -> str:
     return "sd21" if pipeline.unet.config.use_linear_projection else "sd15"
 
 
-def _finite(values: Tensor, what: str) -> Tensor:
+def finite(values: Tensor, what: str) -> Tensor:
     if not torch.isfinite(values).all():
         raise WorkFailed(
             f"{what} hold values that are not numbers (NaN or Inf)",

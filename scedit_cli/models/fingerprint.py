@@ -16,13 +16,18 @@ def own_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
     return sorted((name, weight) for name, weight in model.state_dict().items() if not _FUSED.search(name))
 
 
-def fingerprint(unet: nn.Module) -> str:
+def fingerprint(unet: nn.Module, without: re.Pattern[str] | None = None) -> str:
     """Return 32 hex digits of a digest of a U-Net's weight names, shapes and the signs of up to 64 values of each.
 
     Signs survive every change of precision, so a base has one fingerprint in float32, float16 and bfloat16.
+
+    Args:
+        without: a pattern of the names of weights to leave out.
     """
     digest = hashlib.sha256()
     for name, weight in own_weights(unet):
+        if without and without.search(name):
+            continue
         flat = weight.detach().flatten()
         signs = signbit(flat[:: max(1, flat.numel() // 64)][:64])
         digest.update(f"{name}{tuple(weight.shape)}".encode() + bytes(signs.tolist()))

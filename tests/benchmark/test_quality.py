@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 
 from scedit_cli.benchmark import quality, skips
+from scedit_cli.benchmark.evaluation import Evaluation
 from scedit_cli.benchmark.quality import BenchmarkResult, Budget, rate_of, summed_up
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
 from scedit_cli.inference.frechet import frechet_distance
+from scedit_cli.models.base import load_base
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.result_cache import ResultCache
 from tests import tiny
 from tests.jobs.bench.conftest import bench
@@ -45,6 +48,12 @@ def test_outcomes_are_summed_up_over_seeds():
     assert found["seconds"] == 2.0 and found["score"] is None and found["frechet"] == 12.0
     assert found["loss_deviation"] == pytest.approx(0.1 * 2**0.5) and "steps_deviation" not in found
     assert "loss_deviation" not in summed_up(outcomes[:1])
+
+
+def test_trainings_that_predict_noise_refuse_a_base_of_flow(tmp_path):
+    base = load_base(tiny.pipeline_folder(tiny.SMALLEST)).rescheduled("flow")
+    with pytest.raises(SceditError, match="trained by flow matching, and these trainings predict noise"):
+        Evaluation(base, 2, ResultCache(None))
 
 
 @pytest.fixture

@@ -72,8 +72,10 @@ def test_every_option_arrives_in_an_object(called):
         f"{part}.{name}" for part in ("base", "overrides", "sampler", "out")
         for name, value in vars(getattr(CONFIG, part)).items() if value == vars(getattr(plain, part))[name]
     }  # fmt: skip
-    assert unchanged == {"base.fingerprint", "sampler.place"}  # which --from sets
-    untried = {"from", "prompts", "num", "ui", "host", "port", "json", "quiet", "debug"}
+    assert unchanged == {"base.fingerprint", "sampler.place", "sampler.frames", "out.fps"}  # of --from, and of videos
+    videos = generation_config({"frames": 16, "fps": 9})
+    assert (videos.sampler.frames, videos.out.fps) == (16, 9)
+    untried = {"frames", "fps", "from", "prompts", "num", "ui", "host", "port", "json", "quiet", "debug"}
     option = re.compile(r"--([a-z-]+)")
     tried = set(option.findall(WORDS))
     declared = {name for each in get_command(app).commands["generate"].params for name in option.findall(each.opts[0])}

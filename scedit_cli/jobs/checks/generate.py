@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from scedit_cli import conditions, scenes
 from scedit_cli.exporting.formats import read_description
 from scedit_cli.generation.config import BaseConfig, GenerationConfig
-from scedit_cli.generation.filenames import Names
+from scedit_cli.generation.filenames import FORMATS, VIDEO_FORMATS, Names
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.jobs.checks.common import check_folder, check_library
 from scedit_cli.jobs.checks.tuners import Header, header_of, known_conditions
+from scedit_cli.jobs.checks.video import check_frames_folders, check_video
 from scedit_cli.models.names import check_autoencoder, check_model, multiple_of
 from scedit_cli.scenes import WORLD
 from scedit_cli.utils.errors import SceditError, in_field
@@ -33,12 +34,17 @@ if TYPE_CHECKING:
 def check(config: GenerationConfig) -> None:
     """Raise SceditError for every fault that shows without weights."""
     config.check()
+    if is_video := config.sampler.frames is not None:
+        check_video(config)
     if config.base.unet is not None:
         config = _with_graph(config)
     jobs = jobs_of(config)
     if config.out.path is not None:
-        names = Names(expanded(config.out.path), config.out.name, config.out.overwrite)
+        formats = VIDEO_FORMATS if is_video else FORMATS
+        names = Names(expanded(config.out.path), config.out.name, config.out.overwrite, formats)
         names.check(len(jobs), config.out.grid)
+        if is_video:
+            check_frames_folders(names, len(jobs))
         check_writable(names.out, "out")
     _check_models(config.base, config.sampler)
     for place, control in config.placed_controls():
@@ -89,6 +95,8 @@ def check_page(config: GenerationConfig) -> None:
     if names.is_file:
         raise SceditError(f"out {config.out.path}: the page writes many images", "name a folder", "out")
     names.check(1, False)
+    if config.sampler.frames is not None:
+        raise SceditError("sampler.frames has no effect on the page, which makes images", "leave it out", "sampler.frames")
     config.check()
     check_writable(names.out, "out")
     _check_models(config.base, config.sampler)
