@@ -22,7 +22,7 @@ from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.generation.provenance import control_text, described, digests, encoded
 from scedit_cli.generation.runner import ImageRunner
 from scedit_cli.inference.config import Control
-from scedit_cli.inference.controls import resized, size_for
+from scedit_cli.inference.sizes import resized, size_for
 from scedit_cli.inference.sampler import STARVED, acting, to_images
 from scedit_cli.models.base import finite
 from scedit_cli.models.loading import quiet

@@ -206,7 +206,8 @@ def test_a_base_of_edm_keeps_its_noise():
 
 def flow_base(family: str = "sdxl", shift: float = 1.0):
     base = load_base(tiny.pipeline_folder(family)).rescheduled("flow")
-    return base._with(FlowMatchEulerDiscreteScheduler(shift=shift))
+    base._loaded.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=shift))
+    return base
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
