@@ -121,7 +121,7 @@ def test_captions_may_be_missing_where_it_is_allowed(photos, tmp_path):
 def test_strict_stops_at_anything_worth_a_look(photos, tmp_path):
     for number in range(9):
         (photos / f"lonely{number}.txt").write_text("l")
-    wrong = r"3 cannot be used: empty\.png .*; 10 belong to no picture: lonely\.txt.* and 5 more"
+    wrong = r"3 cannot be used: empty\.png .*; 10 belong to no image: lonely\.txt.* and 5 more"
     with pytest.raises(SceditError, match=rf"{wrong} \(.*out\.report\.json names every one\)"):
         prepare(photos, tmp_path / "out", size=64, strict=True)
     report = json.loads((tmp_path / "out.report.json").read_text())

@@ -187,7 +187,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
         losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])
     assert losses[0] == losses[1]
     hint = "`annotate(DATASET, kinds=depth)` makes it, for `prepare(shards=N)` to take along"
-    with pytest.raises(SceditError, match="it has no depth picture") as error:
+    with pytest.raises(SceditError, match="it has no depth image") as error:
         job.train(recipe(tuner={"condition": "depth"}), out=tmp_path / "run")
     assert hint in error.value.hint
 
@@ -206,7 +206,7 @@ def test_pictures_are_cut_to_the_size_that_is_asked_for(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"tuner": {"condition": "depth"}}, "it has no depth picture"),
+        ({"tuner": {"condition": "depth"}}, "it has no depth image"),
         ({"validation": {"pictures": 11}}, "validation.pictures: 11 of at most 11 pictures"),
         ({"data": {"path": "nowhere/{0..3}.tar"}}, "nowhere/0.tar does not exist"),
         ({"data": {"path": "pipe:cat x.tar"}}, "no commands are run here"),
