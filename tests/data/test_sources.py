@@ -278,7 +278,7 @@ def test_a_tables_further_columns_are_kept(tmp_path):
         (None, {}, "src does not exist"),
         ({"readme.md": ""}, {}, "no images in"),
         ({"a.png": png(0)}, {"conditions": {"depth": "gone"}}, "--cond depth=gone: it does not exist"),
-        ({"a.png": png(0), "m/x.txt": ""}, {"conditions": {"depth": "m"}}, "no depth pictures in m"),
+        ({"a.png": png(0), "m/x.txt": ""}, {"conditions": {"depth": "m"}}, "no depth images in m"),
         ({"a.png": png(0)}, {"columns": {"text": "x"}}, "--columns means nothing"),
         ({"a.png": png(0)}, {"split": "train"}, "--split means nothing"),
         ({"metadata.jsonl": "\n"}, {}, r"metadata\.jsonl names no images"),
