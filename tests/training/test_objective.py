@@ -216,7 +216,7 @@ def test_the_flow_loss_is_that_of_diffusers_trainers(family, shift):
     """Their formulas: sigma from the scheduler's timestep, (1 - sigma)·x + sigma·noise, and noise - x."""
     base = flow_base(family, shift)
     objective = Objective(base, TrainSection())
-    asked, scheduler = objective.ask(LATENTS, draws()), FlowMatchEulerDiscreteScheduler(shift=shift)
+    asked, scheduler = objective.add_noise(LATENTS, draws()), FlowMatchEulerDiscreteScheduler(shift=shift)
     places = [scheduler.index_for_timestep(time) for time in asked.times]
     assert (scheduler.timesteps[places] - asked.times).abs().max() < 1e-4 and len(set(places)) > 3
     sigmas = scheduler.sigmas[places].view(-1, 1, 1, 1)
@@ -268,7 +268,7 @@ def test_training_to_flow_converges():
     losses = []
     with attach(base.unet, tuner):
         for step in range(30):
-            asked = objective.ask(2 + 0.1 * LATENTS, StepRandomness(7, step, range(6), 6))
+            asked = objective.add_noise(2 + 0.1 * LATENTS, StepRandomness(7, step, range(6), 6))
             loss = objective.losses(base.unet(asked.noisy, asked.times, **text).sample, asked).mean()
             optimizer.zero_grad()
             loss.backward()
