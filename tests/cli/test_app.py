@@ -108,7 +108,7 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     call("train", "--set", "train.steps=3", "--set", "tuner.down_ratio=0.5", "--out", "there", "--resume", "--dry-run")
     call("generate", "--cond", "canny=a.png:0.5", "--cond", "hed.png", "--tuner", "t.safetensors", "--num", "3", "--grid")
     call("merge", "b.safetensors:0.5")
-    call("bench", "--methods", "sc,lora", "--batch", "4", "--tolerance", "0.2")
+    call("bench", "--methods", "sc,lora", "--batch", "4", "--plot", "plot.png")
     (recipe,) = calls["train"].pop("args")
     assert (recipe.name, recipe.train.steps, recipe.tuner.down_ratio) == ("canny", 3, 0.5)
     expected = {
@@ -130,12 +130,15 @@ def test_options_arrive_as_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
             "controls": [Control("canny", Path("a.png"), scale=0.5), Control("hed", Path("hed.png"))],
             "out": OutputConfig(Path("pictures"), grid=True),
         },
-        "merge": {"args": (["a.safetensors", "b.safetensors:0.5"],), "out": Path("combo.safetensors")},
-        "bench": {"methods": ["sc", "lora"], "batch": 4, "tolerance": "0.2", "quality": False},
     }
     assert scenes == Scenes(2, 7, "pastel", held_out=True)
     for name, arguments in expected.items():
         assert {key: calls[name][key] for key in arguments} == arguments
+    [merged] = calls["merge"]["args"]
+    assert merged.tuners == [TunerSpec("a.safetensors"), TunerSpec("b.safetensors", 0.5)]
+    assert merged.out == Path("combo.safetensors")
+    request, output = calls["bench"]["args"]
+    assert (list(request.methods), request.batch, output.plot) == (["sc", "lora"], 4, Path("plot.png"))
 
 
 def test_annotate_lists_kinds_annotators_and_licences() -> None:
@@ -217,18 +220,18 @@ def test_json_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bench_draws_a_table_and_fails_when_it_got_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(monkeypatch, "bench", lambda **kwargs: result())
+    fake(monkeypatch, "bench", lambda *args, **kwargs: result())
     assert call("bench").stdout.split() == ["setting", "here", "method", "images/s", "sc", "31.2", "lora", "20.1"]
     assert call("bench", "--markdown").stdout == "| method |\n"
     assert call("bench", "--csv").stdout == "method\n"
     assert call("bench", "--csv", "--json").exit_code == 2
-    fake(monkeypatch, "bench", lambda **kwargs: result(["sc: images_per_second fell"]))
+    fake(monkeypatch, "bench", lambda *args, **kwargs: result(["sc: images_per_second fell"]))
     answer = call("bench", "--json", "--baseline", "bench.json")
     assert answer.exit_code == 1
     assert json.loads(answer.stdout)["out"] == "there"
     assert answer.stderr == "sc: images_per_second fell\n"
     lost = SimpleNamespace(**vars(result()) | {"unwritten": SceditError("no room", "make some")})
-    fake(monkeypatch, "bench", lambda **kwargs: lost)
+    fake(monkeypatch, "bench", lambda *args, **kwargs: lost)
     answer = call("bench")
     assert answer.exit_code == 1 and "31.2" in answer.stdout and answer.stderr == "no room (make some)\n"
 

@@ -121,6 +121,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     for key, value in CHANGED.items():
         section, name = key.split(".")
         values.setdefault(section, {})[name] = value
+    del values["train"]["offload"]  # which a compiled U-Net does not have
     recipe = Recipe.from_dict(values)
     assert set(keys(recipe)) == {*CHANGED, "tuner.kind"}, "a key without a value in CHANGED"
     default = keys(Recipe.from_dict({"tuner": {"kind": "csc", "condition": "canny"}}))

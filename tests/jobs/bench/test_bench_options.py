@@ -57,7 +57,7 @@ SIZES = "--lora-rank 8 --lora-feed-forward --down-ratio 0.5 --methods sc,lora"
      --fits 8GiB --batches 1,4""",
      CostRequest("b", ("sc", "lora"), 3, 128, "bf16", "cpu", 7, 2, True, Sizes(8, True, 0.5), fits=2**33, batches=[1, 4])),
     ("--estimate --base b --device cuda --quantize int4 --offload encoder --with vae,text",
-     CostRequest("b", device="cuda", held=Held("int4", "encoder", ("vae", "text")), batches=(1, 16), estimate=True)),
+     CostRequest("b", device="cuda", held=Held("int4", "encoder", ["vae", "text"]), batches=(1, 16), estimate=True)),
     ("--sampling --base b --resolution 64 --dtype bf16 --steps 3", SamplingRequest("b", 64, "bf16", None, 3)),
     ("""--skips --base b --prediction epsilon --resolution 64 --dtype bf16 --device cpu --steps 3 --scenes 9
      --skip-scale 0 --skip-noise 2""", SkipsRequest("b", "epsilon", 64, "bf16", "cpu", 3, 9, 0.0, 2.0)),
