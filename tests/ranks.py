@@ -57,10 +57,7 @@ class Rank:
 @contextlib.contextmanager
 def ranks(folder: Path, *words: object, count: int = 2) -> Iterator[list[Rank]]:
     """Run `scedit` with `words` in `count` processes that no launcher ends where another fails; none lives on after."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     every = []
     for rank in range(count):
         place = folder / f"rank-{rank}"
@@ -98,3 +95,9 @@ def _scedit(folder: Path, variables: dict[str, str], words: Sequence[str]) -> No
     from scedit_cli.cli import main
 
     main()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -12,7 +12,7 @@ from scedit_cli.core.blend import merge
 from scedit_cli.core.foreign.writing import FORMATS
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import read_metadata, save_tuner
-from scedit_cli.inference.controls import as_taught, check_base, load_placed
+from scedit_cli.inference.controls import rescheduled_for, check_base, load_placed
 from scedit_cli.jobs.merge_inputs import check_together
 from scedit_cli.models.base import Base, load_base
 from scedit_cli.utils.specs import TunerSpec
@@ -70,7 +70,7 @@ def loaded(base: Base, file: Path) -> str:
         check_base(each, base)
         assert all(weight.isfinite().all() for weight in each.tuner.parameters())
         assert all(type(value) is str for value in each.tuner.metadata.values())
-    as_taught(placed, base)
+    rescheduled_for(placed, base)
     return ", ".join(str(each.tuner) for each in placed)
 
 

@@ -15,7 +15,7 @@ from scedit_cli.training.checkpoints import newest_checkpoint
 from scedit_cli.training.trainer import Trainer
 from tests.faults.forked import Child, each
 from tests.faults.small import Small
-from tests.training.test_distributed import free_port
+from tests.ranks import free_port
 
 A_MINUTE = 60.0
 
