@@ -280,7 +280,7 @@ def test_bad_input_writes_nothing(photos, tmp_path, arguments, sentence):
 
 
 def test_no_picture_that_can_be_used_is_told_with_its_report(photos, tmp_path):
-    with pytest.raises(SceditError, match=r"none of the 5 pictures .*out\.report\.json names every one"):
+    with pytest.raises(SceditError, match=r"none of the 5 images .*out\.report\.json names every one"):
         prepare(photos, tmp_path / "out", size=1024, square=True)
     assert len(json.loads((tmp_path / "out.report.json").read_text())["rejected"]) == 5
 

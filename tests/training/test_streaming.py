@@ -207,7 +207,7 @@ def test_pictures_are_cut_to_the_size_that_is_asked_for(recipe, tmp_path):
     ("changes", "told"),
     [
         ({"tuner": {"condition": "depth"}}, "it has no depth image"),
-        ({"validation": {"pictures": 11}}, "validation.pictures: 11 of at most 11 pictures"),
+        ({"validation": {"pictures": 11}}, "validation.pictures: 11 of at most 11 images"),
         ({"data": {"path": "nowhere/{0..3}.tar"}}, "nowhere/0.tar does not exist"),
         ({"data": {"path": "pipe:cat x.tar"}}, "no commands are run here"),
     ],
