@@ -206,7 +206,7 @@ def test_a_damaged_configuration_is_told(tmp_path):
         architecture(str(tmp_path))
     (tmp_path / "unet" / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
-    with pytest.raises(SceditError, match="FluxTransformer2DModel, which has no U-Net skips"):
+    with pytest.raises(SceditError, match="a FluxTransformer2DModel, for whose inputs no batch is written"):
         architecture(str(tmp_path))
 
 
@@ -235,7 +235,7 @@ def test_levels_of_unlike_depth_have_no_controlnet(changed):
 
 def test_a_base_that_does_not_say_its_size_is_asked_about(changed):
     base = architecture(changed("unet", sample_size=None))
-    with pytest.raises(SceditError, match="does not say what size it was made for.*add --resolution"):
+    with pytest.raises(SceditError, match="does not say what size it was made for.*add `resolution`"):
         estimate("sc", base, 1)
     assert estimate("sc", base, 1, 64).peak_memory > 0
 

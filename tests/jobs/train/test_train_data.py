@@ -172,7 +172,7 @@ def test_a_first_dataset_is_smaller_than_a_batch(tmp_path):
     assert result.validation_loss is not None and (tmp_path / "run" / "tuner.safetensors").is_file()
     data = "data: 13 pictures, 1 more held out; fewer than a batch of 32, so each comes several times in a batch"
     assert any(each.startswith(data) for each in told)
-    with pytest.raises(SceditError, match="validation.pictures: 32 of 14 pictures would be held out"):
+    with pytest.raises(SceditError, match="validation.pictures: 32 of 14 images would be held out"):
         asked = load_recipe("sd15-canny", settings([*sets, "validation.pictures=32"]))
         job.train(asked, out=tmp_path / "other")
 
