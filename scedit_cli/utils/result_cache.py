@@ -46,4 +46,4 @@ class ResultCache:
 
 
 def _whole(about: dict[str, Any]) -> dict[str, Any]:
-    return {"scedit": __version__} | about
+    return json.loads(json.dumps({"scedit": __version__} | about))  # as it is read back: tuples are lists

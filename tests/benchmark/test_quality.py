@@ -118,6 +118,8 @@ def test_what_is_kept_is_found_for_the_same_alone(tmp_path):
     (file,) = tmp_path.iterdir()
     file.write_text("{")
     assert kept.find("sc-seed0", {"rate": 0.1}) is None
+    kept.keep("csc-seed0", {"beside": ("vae",)}, 2)
+    assert kept.find("csc-seed0", {"beside": ("vae",)}) == 2
     ResultCache(None).keep("sc-seed0", {}, 1)
     assert ResultCache(None).find("sc-seed0", {}) is None
 

