@@ -72,10 +72,10 @@ def test_min_snr_is_finite_at_zero_terminal_snr(prediction_type):
 
 
 def test_an_unknown_prediction_type_is_refused(drawn):
-    with pytest.raises(SceditError, match="prediction type 'flow' is not known"):
-        target("flow", *drawn, TIMESTEPS, ALPHAS)
-    with pytest.raises(SceditError, match="prediction type 'flow' is not known"):
-        min_snr_weights(TIMESTEPS, ALPHAS, "flow")
+    with pytest.raises(SceditError, match="prediction type 'score' is not known"):
+        target("score", *drawn, TIMESTEPS, ALPHAS)
+    with pytest.raises(SceditError, match="prediction type 'score' is not known"):
+        min_snr_weights(TIMESTEPS, ALPHAS, "score")
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
