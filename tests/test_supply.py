@@ -49,6 +49,9 @@ WEAK_COPYLEFT = {"pi-heif": "LGPL"}
 REFUSED = re.compile(r"\bA?GPL|Affero|NonCommercial|Non-Commercial|Proprietary|SSPL|Commons Clause", re.IGNORECASE)
 
 
+_HOSTS = ("folder_paths",)  # modules of ComfyUI, which loads the nodes that a merge writes
+
+
 def imports() -> Iterator[tuple[Path, str, bool]]:
     """(file, library, whether it is imported with the module) of every import in the package."""
     for file in sorted((ROOT / "scedit_cli").rglob("*.py")):
@@ -62,7 +65,7 @@ def imports() -> Iterator[tuple[Path, str, bool]]:
                 names = [node.module]
             for name in names:
                 library = name.split(".")[0]
-                if library not in sys.stdlib_module_names and library != "scedit_cli":
+                if library not in sys.stdlib_module_names and library not in ("scedit_cli", *_HOSTS):
                     yield file, library, id(node) in at_once
 
 
