@@ -107,7 +107,8 @@ def test_every_command_hands_it_to_its_job(command, monkeypatch, cards):
     result = SimpleNamespace(document=dict, summary=list, is_first=True, worse=[], unwritten=None)
 
     def work(*args, **options) -> SimpleNamespace:
-        given.append(options.get("device") or (options.get("encoding") or args[0]).device)
+        holders = [options.get(name) for name in ("encoding", "config", "base")]
+        given.append(options.get("device") or next((each for each in holders if each), (*args, None)[0]).device)
         return result
 
     monkeypatch.setattr(module, command, work)
