@@ -90,7 +90,7 @@ def _evaluated(fields: dict[str, Any]) -> dict[str, Any]:
     sampling = SamplingOptions(**{field: fields.pop(name) for name, field in names.items() if name in fields})
     for name in ("tuners", "against"):
         if name in fields:
-            texts, option = fields[name], option_of(name)
+            texts, option = fields[name], _option(name)
             if "none" in texts and len(texts) > 1:
                 raise SceditError(f"{option} none together with other tuners", hint="it stands for the base alone")
             fields[name] = [parse_named_tuner(text, option) for text in texts if text != "none"]
@@ -98,6 +98,10 @@ def _evaluated(fields: dict[str, Any]) -> dict[str, Any]:
         fields["images"] = fields.pop("scenes")
     paths = {name: Path(fields[name]) for name in ("weights", "clip", "inception", "keep") if name in fields}
     return fields | paths | {"sampling": sampling}
+
+
+def _option(name: str) -> str:
+    return "--seeds" if name == "seeds" else option_of(name)  # `scedit generate` sets its seeds by --seed
 
 
 def _path(value: Any) -> Path | None:
@@ -116,7 +120,7 @@ def _mode_of(given: Mapping[str, Any]) -> str:
             continue
         takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]
         raise SceditError(
-            f"{option_of(name)} does nothing {f'with {mode}' if mode else 'where costs are measured'}",
+            f"{_option(name)} does nothing {f'with {mode}' if mode else 'where costs are measured'}",
             hint=f"it belongs to {' and '.join(takers)}",
         )
     return mode
@@ -132,7 +136,7 @@ def _check_use(given: Mapping[str, Any], methods: Sequence[str], mode: str) -> N
         unused |= dict.fromkeys(("steps", "seconds", "seeds", "batch"), "a method that is trained")
     for name, by in unused.items():
         if name in given:
-            raise SceditError(f"{option_of(name)} does nothing without {by}", f"add {by}, or leave the option out")
+            raise SceditError(f"{_option(name)} does nothing without {by}", f"add {by}, or leave the option out")
 
 
 def read_tolerance(text: str) -> float:

@@ -24,7 +24,7 @@ from tests.recorder import Note, Progress, Recorder
 
 FIELDS = {
     "device", "base", "batch", "resolution", "dtype", "lora_rank", "lora_feed_forward", "down_ratio", "steps",
-    "compiled", "results",
+    "compiled", "quantize", "offload", "beside", "reuse", "results",
     "sweep", "matrix_rate", "estimate", "quality", "evaluation", "skips", "sampling", "plot", "environment", "worse",
 }  # fmt: skip
 RESULT_FIELDS = {
