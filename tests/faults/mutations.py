@@ -66,7 +66,8 @@ def _change(node: Any, key: Any, rng: random.Random) -> None:
         case 2 if isinstance(node, list):
             node.insert(0, node[key])
         case 5:
-            node[key] += rng.choice((1, -1, 8, 2**31, 0.5))
+            step = rng.choice((1, -1, 8, 2**31, 0.5))
+            node[key] += step if abs(node[key]) < 2**1000 else int(step)  # which no float holds
         case _:
             node[key] = copy.deepcopy(rng.choice(NASTY))
 

@@ -52,7 +52,8 @@ def draw(loaded=None, reporter=SILENT, **options):
     with told_in_options():
         config = generation_config(options)
         if loaded:
-            config = replace(config, base=replace(config.base, model=loaded))
+            as_it_is = dict.fromkeys(("vae", "prediction", "dtype", "device"))
+            config = replace(config, base=replace(config.base, model=loaded, **as_it_is))
         return job.generate(**vars(config), reporter=_InOptions(reporter))
 
 
