@@ -80,6 +80,8 @@ class Shown:
             "owner/dataset": "a dataset of the hub",
             "onnx": "minutes of exporting: tests/exporting/test_graphs.py",
             "--unet": "an exported U-Net: tests/jobs/test_generate_unet.py",
+            "--data": "a dataset's evaluation: tests/jobs/test_evaluate.py",
+            "--frames": "a base of videos: tests/jobs/test_generate_video.py",
             "--sampling": "the whole Stable Diffusion 1.5",
             "--skips": "minutes of sampling: tests/benchmark/test_quality.py draws few",
             "w": "weights of the hub",
