@@ -6,7 +6,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,13 @@ class Measured:
 
 
 @tf32(True)  # as in training
-def measure(method: str, wanted: BenchConfig, reporter: Reporter, device: str | None = None) -> Measured:
+def measure(
+    method: str,
+    wanted: BenchConfig,
+    reporter: Reporter,
+    device: str | None = None,
+    wait_for_turn: Callable[[], object] = lambda: None,
+) -> Measured:
     """Train by `method` for a few steps and measure them. As in real training, latents and text embeddings come from a
     cache (random here), the objective is noise prediction, AdamW updates float32 weights, and no autoencoder or text
     encoder is in memory. All methods use PyTorch's default memory layout.
@@ -58,6 +64,7 @@ def measure(method: str, wanted: BenchConfig, reporter: Reporter, device: str | 
         wanted: the configuration, whose None values the base chooses; its `steps` are timed, after a warm-up.
         reporter: gets (steps done, total), warm-up included.
         device: by default the accelerator where there is one.
+        wait_for_turn: called after the estimate, before the device is used.
 
     Raises:
         SceditError: the base or the configuration is invalid.
@@ -69,6 +76,7 @@ def measure(method: str, wanted: BenchConfig, reporter: Reporter, device: str | 
     options, dtype, total = options_for(used, base), DTYPES[used.dtype], _WARM_UP + used.steps
     work = count(method, base, used.batch, used.resolution, options)
     guess = peak(method, base, used.batch, used.resolution, used.dtype, device=kind_of(device), options=options)
+    wait_for_turn()
     rate = matrix_rate(dtype, device)
     wake_libraries(device)
     gc.collect()

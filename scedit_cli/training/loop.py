@@ -18,7 +18,7 @@ from scedit_cli.training.loop_plan import LoopPlan
 from scedit_cli.training.losses import LossCheck
 from scedit_cli.training.preflight import duration
 from scedit_cli.training.run_folder import RunFolder
-from scedit_cli.training.signals import undisturbed
+from scedit_cli.training.signals import Stops, undisturbed
 from scedit_cli.training.trackers import Trackers
 from scedit_cli.training.trainer import Trainer, move_idle_parts
 from scedit_cli.training.validation import HeldOut
@@ -54,6 +54,7 @@ class Loop:
         self.waited = 0.0  # seconds of this session spent waiting for data
         self.losses = LossCheck(trainer, dataset, processes, plan.train.max_skipped)
         self._between = BetweenSteps(plan, run, trainer, reporter, processes)
+        self._stops = Stops(processes.agreed)  # a process that left alone would make the others wait for it
         self._last = plan.train.steps  # the number of the run's last step, unless the control score ends it earlier
 
     @property
@@ -127,15 +128,16 @@ class Loop:
         base = self.trainer.base
         self._between.leave_idle()
         try:
-            if self.processes.by_first(lambda: self.trainer.step > 0 and not self._between.is_drawn):
-                self._draw_what_is_due(trackers)  # A run killed after its checkpoint has not drawn.
-            self._score_what_is_due(trackers)  # Likewise it may not have measured.
-            while self.trainer.step < self._last:
-                with undisturbed(self.processes.agreed):  # A process that left alone would make the others wait for it.
+            with self._stops:
+                if self.processes.by_first(lambda: self.trainer.step > 0 and not self._between.is_drawn):
+                    self._draw_what_is_due(trackers)  # A run killed after its checkpoint has not drawn.
+                self._score_what_is_due(trackers)  # Likewise it may not have measured.
+                while self.trainer.step < self._last:
                     self._advance(log, trackers)
                     self._save_what_is_due()
-                self._draw_what_is_due(trackers)
-                self._score_what_is_due(trackers)
+                    self._stops.act()
+                    self._draw_what_is_due(trackers)
+                    self._score_what_is_due(trackers)
         except WorkFailed:
             raise
         except (KeyboardInterrupt, SystemExit, SceditError):  # SceditError: data became unreadable.
@@ -192,7 +194,8 @@ class Loop:
     def _steps_kept(self) -> Iterator[None]:
         """Save a checkpoint where the work of the block fails, since the training steps before it are valid."""
         try:
-            yield
+            with self._stops.at_once():
+                yield
         except WorkFailed as failure:
             self._rescue()
             hints = failure.hint, f"`resume` continues from step {self.losses.saved}"
@@ -217,8 +220,8 @@ class Loop:
         self._last = self.trainer.step
         self.reporter.note(f"the control score was highest at step {best}: the run ends early, at step {self._last}")
         if self.losses.saved < self._last:
-            with undisturbed(self.processes.agreed):
-                self._save_what_is_due()
+            self._save_what_is_due()
+            self._stops.act()
         if not self.processes.by_first(lambda: self._between.is_drawn):
             self._draw_what_is_due(trackers)
 

@@ -151,13 +151,14 @@ class Runs:
             if isinstance(event, Note):
                 outcome.notes.append(event.text)
             elif event.stage == "training":
-                names = [thread.name for thread in threading.enumerate()]
+                names = [thread.name for thread in threading.enumerate() if thread not in of_others]
                 outcome.threads = sum(name.startswith("ThreadPoolExecutor") for name in names)
                 weight = outcome.base.unet.conv_in.weight
                 last = weight.is_contiguous(memory_format=torch.channels_last)
                 outcome.settings = torch.backends.cuda.matmul.fp32_precision, last
 
         hooks: list = []
+        of_others = set(threading.enumerate())
         captured = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         before, builders.load_base = builders.load_base, opened
         try:
