@@ -1,8 +1,9 @@
 """The measurements of a card: `python -m scedit_cli.benchmark.cuda --out card.json` makes them all within 25 minutes.
 
-Each method is measured in a process of its own, beside its estimate. The raw JSON names card and versions and is
-written after every measurement; what is not reached in time is missing. `--readme scedit_cli/benchmark/README.md` puts
-the table in the place of the sentence that no card has measured the estimates.
+Each method is measured in a process of its own, beside its estimate, while other processes estimate the next ones. The
+raw JSON names card and versions and is written after every measurement; what is not reached in time is missing, and the
+same command goes on from there. `--readme scedit_cli/benchmark/README.md` puts the table in the place of the sentence
+that no card has measured the estimates.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +24,19 @@ from scedit_cli.benchmark.config import BenchConfig, environment
 from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.report import as_markdown
 from scedit_cli.utils.errors import SceditError, WorkFailed
-from scedit_cli.utils.io import as_json, write_whole
+from scedit_cli.utils.io import as_json, read_json, write_whole
 from scedit_cli.utils.reporter import SILENT
 
 METHODS = ("sc", "csc", "lora", "full", "controlnet")
 SENTENCE = re.compile(r"\s*No\s+card\s+has\s+measured\s+it\s+yet\.")
-_SMALL = (
-    ("sc-checkpoint", "int4", "none"), ("sc-checkpoint", "int4", "encoder"), ("csc-checkpoint", "int4", "encoder")
+# Methods with little memory: the method, and the base's storage.
+SMALL = (
+    ("sc-checkpoint", "none", "none"), ("sc-checkpoint", "int4", "none"), ("sc-checkpoint", "int4", "encoder"),
+    ("csc-checkpoint", "none", "none"), ("csc-checkpoint", "int4", "none"), ("csc-checkpoint", "int4", "encoder"),
+    ("csc-checkpoint", "none", "encoder"), ("lora-checkpoint", "none", "none"), ("lora-checkpoint", "int4", "none"),
 )  # fmt: skip
+# The settings of ms-swift's published measurements: float32, and LoRA on the feed-forward layers too.
+PUBLISHED = tuple((method, batch) for batch in (1, 10, 30) for method in ("sc-plain", "lora"))
 _STEPS = 10
 _MINUTES = 25.0
 _MIB = 2**20
@@ -44,54 +53,96 @@ class Case:
     method: str
     setting: BenchConfig
 
+    @property
+    def name(self) -> dict[str, Any]:
+        """The method and what is set, as the raw JSON names the case."""
+        return {"method": self.method} | {name: v for name, v in asdict(self.setting).items() if v not in (None, ())}
+
 
 def cases(
-    bases: Sequence[tuple[str, Sequence[int]]], methods: Sequence[str], resolution: int | None, steps: int
+    bases: Sequence[tuple[str, Sequence[int]]],
+    methods: Sequence[str],
+    resolution: int | None,
+    steps: int,
+    published: bool = False,
 ) -> list[Case]:
-    """Return the measurements, the most telling first: every base at its first batches, then quantised and offloaded
-    bases, then the other batches.
+    """Return the measurements, the most telling first: every base at its first batch, then methods with little memory,
+    then the other batches, and then other people's settings.
 
     Args:
         bases: names with the batch sizes of each.
         methods: names from METHODS.
         resolution: the images' side; by default each base's own.
         steps: timed steps of each.
+        published: whether the settings of PUBLISHED are measured too.
     """
-    plain = [
-        [Case(method, BenchConfig(base, batch, resolution, steps=steps)) for method in methods]
-        for base, batches in bases
-        for batch in batches
-    ]
+
+    def setting(base: str, batch: int, **more: Any) -> BenchConfig:
+        return BenchConfig(base, batch, resolution, steps=steps, **more)
+
+    first = [Case(method, setting(base, batches[0])) for base, batches in bases for method in methods]
     small = [
-        Case(method, BenchConfig(base, batches[0], resolution, steps=steps, quantize=quantize, offload=offload))
+        Case(method, setting(base, batches[0], quantize=quantize, offload=offload))
         for base, batches in bases
-        for method, quantize, offload in _SMALL
+        for method, quantize, offload in SMALL
     ]
-    firsts = {sum(len(batches) for _, batches in bases[:number]) for number in range(len(bases))}
-    first = [each for number, several in enumerate(plain) if number in firsts for each in several]
-    return first + small + [each for number, several in enumerate(plain) if number not in firsts for each in several]
+    later = [
+        Case(method, setting(base, batch)) for base, batches in bases for batch in batches[1:] for method in methods
+    ]
+    others = [
+        Case(method, BenchConfig("sd15", batch, 512, "fp32", lora_feed_forward=method == "lora", steps=steps))
+        for method, batch in PUBLISHED
+    ]
+    return first + small + later + others * published
 
 
-def run(wanted: Sequence[Case], out: Path, minutes: float, device: str | None = None) -> dict[str, Any]:
-    """Make the measurements and return the document, which `out` holds after each of them."""
+def run(
+    wanted: Sequence[Case], out: Path, minutes: float, device: str | None = None, at_once: int = 1
+) -> dict[str, Any]:
+    """Make the measurements and return the document, which `out` holds after each of them. What `out` holds already is
+    not measured again.
+
+    Args:
+        wanted: the measurements.
+        out: the JSON file.
+        minutes: the time after which no further one is begun, except the first.
+        device: by default the accelerator.
+        at_once: the number of processes, of which one uses the device while the others estimate.
+    """
     ends = time.monotonic() + 60 * minutes
-    document: dict[str, Any] = {"environment": environment(), "device": None, "results": [], "failed": []}
-    for number, case in enumerate(wanted):
-        about = {"method": case.method} | {name: v for name, v in asdict(case.setting).items() if v is not None}
-        if number and time.monotonic() > ends:
-            document["failed"].append(about | {"reason": f"not reached in {minutes:g} minutes"})
-            continue
+    before = read_json(out.read_text("utf-8"))["results"] if out.exists() else []
+    found = {number: each for number, case in enumerate(wanted) for each in before if each.get("case") == case.name}
+    failed: dict[int, dict[str, Any]] = {}
+    device_lock = threading.Lock() if at_once > 1 else nullcontext()
+    file_lock = threading.Lock()
+
+    def document() -> dict[str, Any]:
+        results = [found[number] for number in sorted(found)]
+        name = results[0]["setting"]["device"] if results else None
+        reasons = [failed[number] for number in sorted(failed)]
+        return {"environment": environment(), "device": name, "results": results, "failed": reasons}
+
+    def make(number: int) -> None:
+        case = wanted[number]
+        if (number or found) and time.monotonic() > ends:
+            failed[number] = case.name | {"reason": f"not reached in {minutes:g} minutes"}
+            return
         try:
-            found = measure_apart(case.method, case.setting, SILENT, device)
+            made = measure_apart(case.method, case.setting, SILENT, device, device_lock)
         except (SceditError, WorkFailed) as error:
-            document["failed"].append(about | {"reason": error.message})
+            failed[number] = case.name | {"reason": error.message}
         else:
-            document["device"] = found.setting.device
-            document["results"].append({"setting": asdict(found.setting), **found.figures.document()})
-        write_whole(out, as_json(document))
-        sys.stderr.write(f"{len(document['results']) + len(document['failed'])} of {len(wanted)}: {case.method}\n")
-    write_whole(out, as_json(document))
-    return document
+            found[number] = {"case": case.name, "setting": asdict(made.setting), **made.figures.document()}
+        with file_lock:
+            write_whole(out, as_json(document()))
+            what = failed[number]["reason"] if number in failed else "measured"
+            sys.stderr.write(f"{len(found) + len(failed)} of {len(wanted)}: {case.method}, {what}\n")
+
+    left = [number for number in range(len(wanted)) if number not in found]
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(make, left))
+    write_whole(out, as_json(document()))
+    return document()
 
 
 def table(document: dict[str, Any]) -> str:
@@ -102,6 +153,7 @@ def table(document: dict[str, Any]) -> str:
         where = f"{setting['base']} {setting['resolution']}², batch {setting['batch']}"
         stored = [setting["quantize"]] * (setting["quantize"] != "none")
         stored += ["encoder offloaded"] * (setting["offload"] != "none")
+        stored += ["float32"] * (setting["dtype"] == "fp32") + ["with feed-forward"] * setting["lora_feed_forward"]
         estimated, measured = each["estimated_peak_memory"], each["peak_memory"]
         sizes = [f"{size / _MIB:,.0f}" if size else "–" for size in (estimated, measured, each["peak_reserved"])]
         name = ", ".join([where, each["method"], *stored])
@@ -144,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int)
     parser.add_argument("--steps", type=int, default=_STEPS)
     parser.add_argument("--minutes", type=float, default=_MINUTES)
+    parser.add_argument("--published", action="store_true", help="measure other people's settings too")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="processes: one measures, others estimate")
     parser.add_argument("--device", help="by default the accelerator; cpu tries the script out")
     given = parser.parse_args(arguments)
     import torch
@@ -152,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("error: there is no CUDA card here; scedit bench --estimate needs none\n")
         return 2
     bases = [(name, [int(n) for n in sizes.split(",")]) for name, _, sizes in (b.partition(":") for b in given.bases)]
-    document = run(cases(bases, given.methods, given.resolution, given.steps), given.out, given.minutes, given.device)
+    wanted = cases(bases, given.methods, given.resolution, given.steps, given.published)
+    document = run(wanted, given.out, given.minutes, given.device, given.at_once)
     if not document["results"]:
         sys.stderr.write(f"error: nothing could be measured: {document['failed'][0]['reason']}\n")
         return 1

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from scedit_cli.benchmark import cuda
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, WorkFailed
 
 
 def result(method: str, speed: float, **setting) -> dict:
-    about = {"base": "sd15", "resolution": 512, "batch": 8, "quantize": "none", "offload": "none"} | setting
+    about = {"base": "sd15", "resolution": 512, "batch": 8, "quantize": "none", "offload": "none", "dtype": "bf16"}
+    about |= {"lora_feed_forward": False} | setting
     memory = {"estimated_peak_memory": 95 * 2**20, "peak_memory": 100 * 2**20, "peak_reserved": 120 * 2**20}
     return {"setting": about, "method": method, "images_per_second": speed, **memory}
 
@@ -22,26 +24,52 @@ def document(*results: dict) -> dict:
     return {"environment": {"torch": "2", "cuda": "13"}, "device": "a card", "results": list(results), "failed": []}
 
 
-def test_the_script_measures_writes_and_prints(tmp_path, capsys):
+def test_the_script_measures_writes_prints_and_goes_on(tmp_path, capsys):
     pytest.importorskip("torchao")
     out = tmp_path / "card.json"
-    small = ["--bases", "scenes:1", "--methods", "sc", "--resolution", "32", "--steps", "1", "--minutes", "0"]
-    assert cuda.main([*small, "--out", str(out), "--device", "cpu"]) == 0
+    small = ["--bases", "scenes:1", "--resolution", "32", "--steps", "1", "--minutes", "0", "--device", "cpu"]
+    assert cuda.main([*small, "--methods", "sc", "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     [sc] = found["results"]
     assert found["device"] == "cpu" and sc["peak_memory"] > 0 and found["environment"]["torch"] == version("torch")
     late = [(each["method"], each["quantize"], each["offload"]) for each in found["failed"]]
-    assert late == [*cuda._SMALL] and all("not reached" in each["reason"] for each in found["failed"])
+    assert late == [*cuda.SMALL] and all("not reached" in each["reason"] for each in found["failed"])
     said = capsys.readouterr().out
-    assert "| scenes 32², batch 1, sc |" in said and "Measured on cpu with torch" in said
+    assert "| scenes 32², batch 1, sc, float32 |" in said and "Measured on cpu with torch" in said
+
+    more = ["--methods", "sc", "lora", "--minutes", "0.01", "--at-once", "2"]
+    assert cuda.main([*small, *more, "--out", str(out)]) == 0
+    again = json.loads(out.read_text())
+    assert again["results"][0] == sc and [each["method"] for each in again["results"]][:2] == ["sc", "lora"]
 
 
 def test_the_most_telling_measurements_come_first():
-    wanted = cuda.cases([("sd15", [1, 8, 16]), ("sdxl", [1, 4])], cuda.METHODS, None, 10)
-    places = [(each.setting.base, each.setting.batch, each.setting.quantize) for each in wanted]
-    assert len(wanted) == 5 * 5 + 2 * 3 and places[:10] == [("sd15", 1, "none")] * 5 + [("sdxl", 1, "none")] * 5
-    assert [each for _, _, each in places[10:16]] == ["int4"] * 6
-    assert {place[:2] for place in places[16:]} == {("sd15", 8), ("sd15", 16), ("sdxl", 4)}
+    wanted = cuda.cases([("sd15", [1, 8, 16]), ("sdxl", [1, 4])], cuda.METHODS, None, 10, published=True)
+    places = [(each.setting.base, each.setting.batch) for each in wanted]
+    small = 2 * len(cuda.SMALL)
+    assert places[:10] == [("sd15", 1)] * 5 + [("sdxl", 1)] * 5 and len(wanted) == 25 + small + 6
+    assert {place for place in places[10 : 10 + small]} == {("sd15", 1), ("sdxl", 1)}
+    assert all("-checkpoint" in each.method for each in wanted[10 : 10 + small])
+    assert [*dict.fromkeys(places[10 + small : -6])] == [("sd15", 8), ("sd15", 16), ("sdxl", 4)]
+    others = [(each.method, each.setting.batch, each.setting.dtype) for each in wanted[-6:]]
+    assert others == [(method, batch, "fp32") for method, batch in cuda.PUBLISHED]
+
+
+def test_one_process_measures_while_others_estimate(monkeypatch, tmp_path):
+    """The one that got its turn keeps it until it has ended."""
+    using, most = [], []
+
+    def apart(method, setting, reporter, device, turn):
+        with turn:
+            using.append(method)
+            most.append(len(using))
+            time.sleep(0.01)
+            using.remove(method)
+        raise WorkFailed(f"{method} is not measured here")
+
+    monkeypatch.setattr(cuda, "measure_apart", apart)
+    made = cuda.run(cuda.cases([("sd15", [1])], cuda.METHODS, None, 1), tmp_path / "card.json", 5, "cpu", at_once=4)
+    assert most == [1] * 14 and [each["reason"] for each in made["failed"]][0] == "sc is not measured here"
 
 
 def test_the_table_tells_ratios_and_goals():
