@@ -347,10 +347,11 @@ def generate(
 
 
 def _unused(config: GenerationConfig) -> list[str]:
-    """Return the optional packages of diffusers and transformers that these images have no use for."""
+    """Return the optional packages of diffusers and transformers that these images have no use for, and others that
+    those libraries import where they are installed and that need one of them."""
     unused = ["bitsandbytes", "onnxruntime", "peft", "torchao"]
     if not (config.out.score or any(control.photo is not None for control in config.controls)):
-        unused.append("torchvision")  # of annotators
+        unused += ["torchvision", "timm"]  # of annotators
         if not config.sampler.scheduler and config.base.model == EMBEDDED:
-            unused.append("scipy")  # of some samplers
+            unused += ["scipy", "sklearn", "librosa"]  # of some samplers
     return unused

@@ -105,7 +105,8 @@ class Offload:
     def _drop(self, unit: nn.Module) -> None:
         self._here.discard(unit)
         for slot in self._slots[unit]:
-            if self._stream and (held := slot.tensor).numel():
+            held = slot.tensor
+            if self._stream and held.numel() and held.device.type == self._device.type:
                 held.record_stream(torch.accelerator.current_stream())  # its memory is free once the unit has computed
             slot.put(slot.host.new_empty(0, device=self._device))
 

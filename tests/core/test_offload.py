@@ -52,15 +52,19 @@ def watched(unet: nn.Module) -> Iterator[list[tuple[str, int]]]:
             hook.remove()
 
 
-def step(unet: nn.Module, tuner: CSCTuner, memory: str, family: str) -> list[Tensor]:
+def step(unet: nn.Module, tuner: CSCTuner, memory: str, family: str, device: torch.device = CPU) -> list[Tensor]:
     """A step's output and gradients."""
     tuner.zero_grad()
     generator = torch.Generator().manual_seed(0)
-    sample, hint = (torch.randn(1, *shape, generator=generator) for shape in ((4, 8, 8), (3, 64, 64)))
-    text = {"encoder_hidden_states": torch.randn(1, 5, unet.config.cross_attention_dim, generator=generator)}
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=generator).to(device)
+
+    sample, hint = normal(4, 8, 8), normal(3, 64, 64)
+    text = {"encoder_hidden_states": normal(5, unet.config.cross_attention_dim)}
     if family == "sdxl":
-        pooled = torch.randn(1, tiny.SECOND_WIDTH, generator=generator)
-        text["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.ones(1, 6)}
+        pooled = normal(tiny.SECOND_WIDTH)
+        text["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.ones(1, 6, device=device)}
     with attach(unet, tuner, memory=memory) as edits:
         edits.set_hints([hint])
         output = unet(sample, 500, **text).sample
@@ -112,3 +116,24 @@ def test_an_interrupted_pass_leaves_nothing_behind():
             unet(sample, 500, torch.randn(1, 5, 3))  # texts of another width
         assert torch.equal(unet(sample, 500, context).sample, expected)
         assert held(encoder(unet)) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+@pytest.mark.parametrize("home", ["cpu", "cuda"])
+def test_on_a_card_weights_come_from_pinned_memory_on_a_stream_of_their_own(home):
+    card = torch.device("cuda")
+    unet = tiny.unet("sd15").requires_grad_(False).to(card)
+    tuner = tiny.trained(CSCTuner.for_unet(unet, "canny", hint_channels=16)).to(card)
+    expected = step(unet, tuner, "lean", "sd15", card)
+    whole = held(encoder(unet))
+    for block in encoder(unet):
+        block.to(home)
+    before = torch.cuda.memory_allocated()
+    with offloaded(unet, card) as offload:
+        assert all(slot.host.is_pinned() for slots in offload._slots.values() for slot in slots)
+        assert home == "cpu" or torch.cuda.memory_allocated() <= before - whole
+        for _ in range(4):
+            for one, other in zip(step(unet, tuner, "lean", "sd15", card), expected, strict=True):
+                torch.testing.assert_close(one, other)
+        assert held(encoder(unet)) == 0
+    assert {weight.device.type for weight in unet.parameters()} == {"cuda"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -35,13 +36,20 @@ from scedit_cli.cli import app
 try:
     app()
 except SystemExit as end:
-    print(end.code, *sorted({"bitsandbytes", "onnxruntime", "peft", "scipy", "torchao", "torchvision"} & {*sys.modules}))
-import peft, scipy
+    unused = "bitsandbytes", "onnxruntime", "peft", "scipy", "sklearn", "torchao", "torchvision"
+    print(end.code, *sorted({*unused} & {*sys.modules}))
+import peft, scipy, sklearn
 """
 
 
 def test_generate_imports_no_optional_package_and_draws_the_same(tmp_path):
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True)
+    """Nor scikit-learn, which some releases of transformers import where it is installed, and which needs scipy."""
+    other = tmp_path / "installed"
+    (other / "scikit_learn-1.0.dist-info").mkdir(parents=True)
+    (other / "scikit_learn-1.0.dist-info" / "METADATA").write_text("Name: scikit-learn\nVersion: 1.0\n")
+    (other / "sklearn.py").write_text("import scipy.sparse\n")
+    found = os.environ | {"PYTHONPATH": os.pathsep.join([str(other), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=found, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("0", "")
 
     from PIL import Image
