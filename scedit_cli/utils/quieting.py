@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
 
-# While diffusers and torchao are imported, these loggers warn about things that users of scedit cannot change.
-_AT_IMPORT = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+# While these libraries are imported, their loggers warn about things that users of scedit cannot change.
+_AT_IMPORT = (
+    "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops"
+)  # fmt: skip
 
 
 class Shared:
@@ -44,7 +46,7 @@ no_warnings = Shared(_ignoring)
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Let imports of diffusers and torchao inside the block log errors only."""
+    """Let imports of diffusers, torchao and bitsandbytes inside the block log errors only."""
     loggers = [logging.getLogger(name) for name in _AT_IMPORT]
     for logger in loggers:
         logger.addFilter(_is_error)

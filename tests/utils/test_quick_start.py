@@ -38,7 +38,7 @@ try:
 except SystemExit as end:
     unused = "bitsandbytes", "onnxruntime", "peft", "scipy", "sklearn", "torchao", "torchvision"
     print(end.code, *sorted({*unused} & {*sys.modules}))
-import peft, scipy, sklearn
+import scipy, sklearn
 """
 
 
