@@ -28,7 +28,7 @@ from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.training.builders import tf32
 from scedit_cli.utils.devices import best_device, device_here
 from scedit_cli.utils.errors import memory_told
-from scedit_cli.utils.process_memory import Memory
+from scedit_cli.utils.process_memory import Memory, workspaces
 from scedit_cli.utils.reporter import Reporter
 
 _GIB = 2**30
@@ -79,6 +79,8 @@ def measure(
     wait_for_turn()
     rate = matrix_rate(dtype, device)
     wake_libraries(device)
+    if held := workspaces(device):
+        guess["workspaces"] = held
     gc.collect()
     memory = Memory(device)
     needed = f"about {sum(guess.values()) / _GIB:.2f} GiB are estimated for it; take a smaller `batch` or `resolution`"

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.cli.bench_request import request_of
 from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
@@ -224,6 +223,7 @@ def bench(
     with screen_for(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
+        from scedit_cli.cli.bench_request import request_of
         from scedit_cli.jobs.checks.bench import check
 
         if plot is None and not (asked or tuner or sampling or show):

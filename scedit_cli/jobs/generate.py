@@ -38,7 +38,7 @@ from scedit_cli.inference.controls import (
 from scedit_cli.inference.weighting import parsed
 from scedit_cli.jobs.checks.generate import check, check_page, graph_base
 from scedit_cli.jobs.checks.video import check_start
-from scedit_cli.models.base import DTYPES, Base, load_base
+from scedit_cli.models.base import DTYPES, Base, default_dtype, load_base
 from scedit_cli.models.loading import EMBEDDED, quiet, scheduler_in
 from scedit_cli.models.schedulers import check_steps, scheduler_like
 from scedit_cli.models.video import load_video_base
@@ -336,8 +336,7 @@ def _load_for_videos(config: BaseConfig) -> Base:
 def _load(config: BaseConfig, placed: Sequence[PlacedTuner]) -> Base:
     dtype, device = DTYPES.get(config.dtype), config.device
     if config.offload:
-        accelerator(config.device)
-        dtype, device = dtype or torch.bfloat16, "cpu"  # the precision that the base will have on the accelerator
+        dtype, device = dtype or default_dtype(config.model, accelerator(config.device)), "cpu"
     return load_base(
         as_trained(str(config.model), placed), vae=config.vae, prediction=config.prediction, dtype=dtype, device=device
     )

@@ -272,6 +272,11 @@ class Base:
         return (finite(pictures, "the decoded images") / 2 + 0.5).clamp(0, 1)
 
 
+def default_dtype(model: str | Path, device: torch.device) -> torch.dtype:
+    """Return the precision in which a base computes on `device` unless another one is asked for."""
+    return torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
+
+
 def load_base(
     model: str | Path = EMBEDDED,
     *,
@@ -298,8 +303,7 @@ def load_base(
         SceditError: the model does not exist, the hub cannot be reached, it is no pipeline, or its model is no U-Net.
     """
     device = torch.device(device) if device else best_device()
-    if dtype is None:
-        dtype = torch.float32 if model == EMBEDDED or device.type == "cpu" else torch.bfloat16
+    dtype = dtype or default_dtype(model, device)
     if prediction and prediction not in PREDICTIONS:
         raise SceditError(f"prediction type {prediction!r}: not known", hint=f"choose {' or '.join(PREDICTIONS)}")
     model, revision = split_revision(model, revision)

