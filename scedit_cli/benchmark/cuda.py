@@ -2,14 +2,12 @@
 
 Each method is measured in a process of its own, beside its estimate, while other processes estimate the next ones. The
 raw JSON names card and versions and is written after every measurement; what is not reached in time is missing, and the
-same command goes on from there. `--readme scedit_cli/benchmark/README.md` puts the table in the place of the sentence
-that no card has measured the estimates.
+same command goes on from there. The table that it prints last is the one of the benchmark's README.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import threading
 import time
@@ -28,7 +26,6 @@ from scedit_cli.utils.io import as_json, read_json, write_whole
 from scedit_cli.utils.reporter import SILENT
 
 METHODS = ("sc", "csc", "lora", "full", "controlnet")
-SENTENCE = re.compile(r"\s*No\s+card\s+has\s+measured\s+it\s+yet\.")
 # Methods with little memory: the method, and the base's storage.
 SMALL = (
     ("sc-checkpoint", "none", "none"), ("sc-checkpoint", "int4", "none"), ("sc-checkpoint", "int4", "encoder"),
@@ -41,8 +38,7 @@ _STEPS = 10
 _MINUTES = 25.0
 _MIB = 2**20
 _HEADER = ("", "estimated MiB", "measured", "reserved", "estimate / measured", "images/s")
-# Ratios of images per second that SCEdit is to reach at a base's own resolution: (method, peer, least).
-GOALS = (("sc", "lora", 1.17), ("sc", "full", 1.58), ("csc", "controlnet", 1.45))
+PAIRS = (("sc", "lora"), ("sc", "full"), ("csc", "controlnet"))  # methods whose speeds are compared
 NEAR = 0.08  # how far a measurement may be from its estimate
 
 
@@ -160,37 +156,22 @@ def table(document: dict[str, Any]) -> str:
         rows.append([name, *sizes, f"{estimated / measured:.3f}", f"{each['images_per_second']:.2f}"])
         if not stored:
             speeds[where, each["method"]] = each["images_per_second"]
-    lines = []
-    for (where, method), speed in speeds.items():
-        for ours, peer, least in GOALS:
-            if method == ours and (where, peer) in speeds:
-                ratio = speed / speeds[where, peer]
-                lines.append(f"{where}: {ours} makes {ratio:.2f} times the images/s of {peer} (goal {least}).")
+    lines = [
+        f"{where}: {ours} makes {speeds[where, ours] / speeds[where, peer]:.2f} times the images/s of {peer}."
+        for where in dict.fromkeys(where for where, _ in speeds)
+        for ours, peer in PAIRS
+        if (where, ours) in speeds and (where, peer) in speeds
+    ]
     about = document["environment"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "diffusers", "peft", "cuda") if name in about)
     title = f"Measured on {document['device']} with {versions}:"
     return "\n".join([title, "", as_markdown(_HEADER, rows), *lines]) + "\n"
 
 
-def fill_in(readme: Path, text: str) -> None:
-    """Put `text` after the paragraph that holds SENTENCE, and take the sentence out.
-
-    Raises:
-        SceditError: the file does not hold the sentence.
-    """
-    content = readme.read_text("utf-8")
-    found = SENTENCE.search(content)
-    if not found:
-        raise SceditError(f"{readme} does not say that no card has measured the estimates", hint="edit it by hand")
-    rest, _, later = content[found.end() :].partition("\n\n")
-    write_whole(readme, f"{content[: found.start()]}{rest.rstrip()}\n\n{text}\n{later}".encode())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write and print; return the exit code."""
     parser = argparse.ArgumentParser("python -m scedit_cli.benchmark.cuda", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("card.json"))
-    parser.add_argument("--readme", type=Path)
     parser.add_argument("--bases", nargs="+", default=["sd15:1,8,16", "sdxl:1,4"], metavar="BASE:BATCHES")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--resolution", type=int)
@@ -215,8 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(text)
     far = [each for each in document["results"] if abs(each["estimated_peak_memory"] / each["peak_memory"] - 1) > NEAR]
     sys.stdout.write(f"{len(far)} of {len(document['results'])} estimates are more than {NEAR:.0%} off.\n")
-    if given.readme:
-        fill_in(given.readme, text)
     return 0
 
 

@@ -16,13 +16,13 @@ def by_size(
 ) -> Callable[[Sequence[Image.Image]], list[Made]]:
     """Extend `make`, which takes images of one size, to images of any sizes; results keep the images' order."""
 
-    def made(pictures: Sequence[Image.Image]) -> list[Made]:
+    def made(images: Sequence[Image.Image]) -> list[Made]:
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, picture in enumerate(pictures):
-            alike[picture.size].append(index)
+        for index, image in enumerate(images):
+            alike[image.size].append(index)
         results: dict[int, Made] = {}
         for indices in alike.values():
-            results |= zip(indices, make([pictures[index] for index in indices]), strict=True)
-        return [results[index] for index in range(len(pictures))]
+            results |= zip(indices, make([images[index] for index in indices]), strict=True)
+        return [results[index] for index in range(len(images))]
 
     return made

@@ -47,12 +47,12 @@ def detected(detect: Callable[..., np.ndarray], resolution: int, binary: bool = 
         binary: whether condition images are black and white, so that grays from resizing are cut at one half.
     """
 
-    def one(picture: Image.Image) -> Image.Image:
+    def one(image: Image.Image) -> Image.Image:
         options = {"detect_resolution": resolution, "image_resolution": resolution, "output_type": "np"}
-        made = fitted(Image.fromarray(detect(np.asarray(picture), **options)), picture.size)
+        made = fitted(Image.fromarray(detect(np.asarray(image), **options)), image.size)
         return made.point(lambda value: 255 * (value > 127)) if binary else made
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 def fitted(made: Image.Image, size: tuple[int, int]) -> Image.Image:

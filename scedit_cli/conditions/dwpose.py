@@ -25,7 +25,7 @@ _OPENPOSE = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # it
 _BODY, _FACE, _HANDS = slice(0, 18), slice(24, 92), slice(92, 134)  # 18 to 23 are the feet, which are not drawn
 
 
-def keypoints(picture: Image.Image, weights: Path | None = None, device: str = "cpu") -> np.ndarray:
+def keypoints(image: Image.Image, weights: Path | None = None, device: str = "cpu") -> np.ndarray:
     """Return the keypoints of N people, float32 (N, 134, 3): x and y in pixels, and confidence. The first 18 are
     OpenPose's body, then 6 of the feet, 68 of the face, 21 of the left and 21 of the right hand (Yang et al., ICCVW
     2023).
@@ -35,7 +35,7 @@ def keypoints(picture: Image.Image, weights: Path | None = None, device: str = "
         WorkFailed: the hub cannot be reached.
     """
     finder, estimator = models(weights, device)
-    pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+    pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     people = [_estimated(estimator, pixels, box) for box in _found(finder, pixels)]
     if not people:
         return np.zeros((0, 134, 3), np.float32)

@@ -12,9 +12,9 @@ Hole = Callable[[np.ndarray, float, float, np.random.Generator], np.ndarray]
 _SEGMENTED = 128  # the shorter side in pixels at which an image is segmented
 
 
-def with_hole(picture: Image.Image, hole: np.ndarray) -> Image.Image:
+def with_hole(image: Image.Image, hole: np.ndarray) -> Image.Image:
     """Return the image as RGBA: black with alpha 0 in the hole (bool (H, W)), unchanged with alpha 255 elsewhere."""
-    pixels = np.dstack((np.asarray(picture), np.full(hole.shape, 255, np.uint8)))
+    pixels = np.dstack((np.asarray(image), np.full(hole.shape, 255, np.uint8)))
     pixels[hole] = 0
     return Image.fromarray(pixels)
 

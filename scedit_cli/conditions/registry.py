@@ -124,18 +124,18 @@ class Kind:
     channels: int = 3
     labels: bool = False
 
-    def hint(self, picture: Image.Image) -> np.ndarray:
+    def hint(self, image: Image.Image) -> np.ndarray:
         """Return a condition image as the tuner sees it: float32 (channels, H, W) in [0, 1]. 8-bit values are divided
         by 255, 16-bit ones by 65535; a gray channel is repeated; without alpha, an image counts as opaque.
 
         Raises:
             SceditError: the image's transparency leaves nothing of it.
         """
-        picture = condition_image(picture, self.channels, f"the {self.name} condition")
-        if picture.mode.startswith("I;16"):
-            values = np.asarray(picture)[..., None] / np.float32(65535)
+        image = condition_image(image, self.channels, f"the {self.name} condition")
+        if image.mode.startswith("I;16"):
+            values = np.asarray(image)[..., None] / np.float32(65535)
         else:
-            values = np.asarray(picture.convert("RGBA" if self.channels == 4 else "RGB")) / np.float32(255)
+            values = np.asarray(image.convert("RGBA" if self.channels == 4 else "RGB")) / np.float32(255)
         return np.broadcast_to(values, (*values.shape[:2], self.channels)).transpose(2, 0, 1)
 
     def annotator(self, name: str | None = None) -> Annotator:

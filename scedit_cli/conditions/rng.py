@@ -8,6 +8,6 @@ import numpy as np
 from PIL import Image
 
 
-def image_rng(picture: Image.Image, seed: int) -> np.random.Generator:
+def image_rng(image: Image.Image, seed: int) -> np.random.Generator:
     """Return a generator that depends only on the image's pixels and `seed` (at least 0)."""
-    return np.random.default_rng((seed, zlib.crc32(picture.tobytes())))
+    return np.random.default_rng((seed, zlib.crc32(image.tobytes())))

@@ -23,21 +23,21 @@ class SceneReading:
     segmentation: np.ndarray
 
 
-def read(pictures: Sequence[Image.Image]) -> list[SceneReading]:
+def read(images: Sequence[Image.Image]) -> list[SceneReading]:
     """Return the readings of RGB images, in their order. The reader sees an image resized to a shorter side of 128
     pixels, and its maps are resized back without blending (nearest neighbour)."""
-    return by_size(_read_alike)(pictures)
+    return by_size(_read_alike)(images)
 
 
-def _read_alike(pictures: list[Image.Image]) -> list[SceneReading]:
+def _read_alike(images: list[Image.Image]) -> list[SceneReading]:
     import torch
     from torch.nn.functional import interpolate
 
     from scedit_cli.scenes.reader import load_reader
 
-    size = pictures[0].size
+    size = images[0].size
     inner = [round(side * _SIDE / min(size)) for side in size]
-    fitted = np.stack([np.asarray(picture.resize(inner, Image.Resampling.BICUBIC)) for picture in pictures])
+    fitted = np.stack([np.asarray(image.resize(inner, Image.Resampling.BICUBIC)) for image in images])
     seen = load_reader().read(torch.from_numpy(fitted).permute(0, 3, 1, 2) / 255)
     maps = torch.cat((seen.segmentation[:, None].float(), seen.depth[:, None], seen.normals), 1)
     maps = interpolate(maps, size=size[::-1], mode="nearest-exact").permute(0, 2, 3, 1).numpy()

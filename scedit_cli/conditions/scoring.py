@@ -20,30 +20,30 @@ def measured_kinds() -> tuple[str, ...]:
     return tuple(name for name, kind in all_kinds().items() if kind.measure)
 
 
-def consistency(kind: str, picture: Image.Image, condition: Image.Image, annotator: str | None = None) -> float:
-    """Return how well `picture` follows `condition`, in [0, 1]: its own condition image is compared with it by the
+def consistency(kind: str, image: Image.Image, condition: Image.Image, annotator: str | None = None) -> float:
+    """Return how well `image` follows `condition`, in [0, 1]: its own condition image is compared with it by the
     kind's measure.
 
     Raises:
         SceditError: the kind has no measure or lacks the annotator, or the two images differ in size.
     """
-    return consistencies(kind, [picture], [condition], annotator)[0]
+    return consistencies(kind, [image], [condition], annotator)[0]
 
 
 def consistencies(
     kind: str,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     conditions: Sequence[Image.Image],
     annotator: str | None = None,
     device: str = "cpu",
 ) -> list[float]:
     """Return the `consistency` of each image with the condition at the same place, faster than one by one."""
-    return [figures["consistency"] for figures in measured(kind, pictures, conditions, annotator, device=device)]
+    return [figures["consistency"] for figures in measured(kind, images, conditions, annotator, device=device)]
 
 
 def measured(
     kind: str,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     conditions: Sequence[Image.Image],
     annotator: str | None = None,
     weights: Path | None = None,
@@ -67,11 +67,11 @@ def measured(
         chosen = find(kind).annotator(annotator)
     else:
         chosen, measure = _measure(kind, annotator)
-    for picture, condition in zip(pictures, conditions, strict=True):
-        if picture.size != condition.size:
-            sizes = ["x".join(map(str, image.size)) for image in (picture, condition)]
+    for image, condition in zip(images, conditions, strict=True):
+        if image.size != condition.size:
+            sizes = ["x".join(map(str, each.size)) for each in (image, condition)]
             raise SceditError(f"an image of {sizes[0]} pixels cannot be compared with a {kind} of {sizes[1]}")
-    found = [photograph(picture) for picture in pictures]
+    found = [photograph(image) for image in images]
     conditions = [condition_image(each, find(kind).channels, f"the {kind} condition") for each in conditions]
     if measure.annotates and found:
         found = chosen.load(chosen.settings(**parameters), weights, device)(found)
@@ -80,7 +80,7 @@ def measured(
 
 def measured_by(
     makers: Sequence[AnnotationSpec],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     conditions: Sequence[Image.Image],
     device: str = "cpu",
     choose: Callable[[str], Measure] | None = None,
@@ -92,7 +92,7 @@ def measured_by(
         alike[maker].append(place)
     figures: list[Figures] = [{} for _ in makers]
     for maker, places in alike.items():
-        found, wanted = ([each[place] for place in places] for each in (pictures, conditions))
+        found, wanted = ([each[place] for place in places] for each in (images, conditions))
         measure = choose and choose(maker.by)
         values = measured(maker.kind, found, wanted, maker.by, maker.weights, device, measure, **dict(maker.values))
         for place, value in zip(places, values, strict=True):

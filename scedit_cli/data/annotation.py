@@ -43,7 +43,7 @@ class Task:
     """An image to annotate: its name in the dataset, its file, and the path of its condition image for each spec."""
 
     name: str
-    picture: Path
+    image: Path
     places: tuple[Path, ...]
 
 
@@ -70,7 +70,7 @@ class _Opened:
     condition image to make."""
 
     outcome: Outcome
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
     todo: dict[str, tuple[Path, Parameters, dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -171,7 +171,7 @@ def _stream(
 def _open(task: Task, specs: Sequence[AnnotationSpec], overwrite: bool) -> _Opened:
     opened = _Opened(Outcome(task.name))
     try:
-        digest = digest_of(task.picture)
+        digest = digest_of(task.image)
         for spec, place in zip(specs, task.places, strict=True):
             settings = spec.settings(task.name)
             record = record_of(spec, settings, digest)
@@ -183,7 +183,7 @@ def _open(task: Task, specs: Sequence[AnnotationSpec], overwrite: bool) -> _Open
             if there is None:
                 opened.outcome.foreign.append(spec.kind)
         if opened.todo:
-            opened.picture = open_image(task.picture)
+            opened.image = open_image(task.image)
     except SceditError as error:
         opened.todo = {}
         opened.outcome.failed = {"picture": error.message}
@@ -201,7 +201,7 @@ def _make(opened: Sequence[_Opened], specs: Sequence[AnnotationSpec], device: st
                 alike[each.todo[spec.kind][1]].append(each)
         for settings, group in alike.items():
             make = spec.load(settings, device)
-            for each, one in zip(group, made(make, [each.picture for each in group]), strict=True):
+            for each, one in zip(group, made(make, [each.image for each in group]), strict=True):
                 place, _, record = each.todo[spec.kind]
                 if isinstance(one, Exception):
                     each.outcome.failed[spec.kind] = f"{spec.kind} cannot be made of it: {reason(one)}"

@@ -45,7 +45,7 @@ class Cache:
 
     latents: TensorStore
     text: TensorStore
-    pictures: tuple[str, ...]  # keys into `latents`
+    images: tuple[str, ...]  # keys into `latents`
     captions: tuple[str, ...]  # keys into `text`
     empty: str  # key into `text` of the empty prompt
     buckets: Tensor
@@ -57,14 +57,14 @@ class Cache:
     zeroes_dropped_text: bool = False
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def fingerprint(self, indices: Sequence[int]) -> str:
         """Return 32 hex digits over the content of these images, their captions, condition images, sizes and weights,
         in this order."""
         digest = hashlib.sha256()
         for index in indices:
-            known = [self.pictures[index], self.captions[index], *(kind[index] for kind in self.conditions.values())]
+            known = [self.images[index], self.captions[index], *(kind[index] for kind in self.conditions.values())]
             weight = "" if self.weights is None else f" {self.weights[index].item()}"
             digest.update(f"{' '.join(known)} {self.sizes[index].tolist()}{weight}\n".encode())
         return digest.hexdigest()[:32]
@@ -72,7 +72,7 @@ class Cache:
     def moments_of(self, indices: Sequence[int]) -> Tensor:
         """Return the (B, 2C, h, w) float32 moments of the latents' distributions, unscaled, for images of one bucket.
         Moments are cached, not latents, so that each step can draw its own noise."""
-        return self.latents.get([self.pictures[index] for index in indices])["moments"]
+        return self.latents.get([self.images[index] for index in indices])["moments"]
 
     def text_of(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return the encoded captions of these images by name, each (B, ...)."""
@@ -125,7 +125,7 @@ def cache_latents_and_text(
     return Cache(
         latents=latents,
         text=text,
-        pictures=tuple(keys),
+        images=tuple(keys),
         captions=tuple(captions),
         empty=_text_key(""),
         buckets=torch.tensor([place[size] for size in dataset.sizes]),

@@ -67,7 +67,7 @@ class Cut:
     """An image and its conditions, opened and brought to size by the same cut. `caption_from` and `really` are as in
     `Taken`, `more` as in `Entry`."""
 
-    picture: Image.Image
+    image: Image.Image
     conditions: dict[str, Image.Image]
     text: str
     fit: Fit
@@ -113,7 +113,7 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     kinds, how = tuple(made.conditions), made.fit
     ours = row_of(name, made.text, kinds)
     files = (ours["file_name"], *(ours[column_of(kind)] for kind in kinds))
-    for file, image in zip(files, (made.picture, *made.conditions.values()), strict=True):
+    for file, image in zip(files, (made.image, *made.conditions.values()), strict=True):
         save_image(image, folder / file)
     row = made.more | ours | {
         "width": how.size[0],
@@ -123,7 +123,7 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
         "crop_top": how.crop[0],
         "crop_left": how.crop[1],
     }
-    return Taken(row, files, kinds, how.size, signature(made.picture), made.caption_from, made.really)
+    return Taken(row, files, kinds, how.size, signature(made.image), made.caption_from, made.really)
 
 
 class Importer:
@@ -172,7 +172,7 @@ class Importer:
                     (folder / file).unlink()
                 return
         lines.write(json.dumps(made.row, ensure_ascii=False) + "\n")
-        report.pictures += 1
+        report.images += 1
         report.buckets[made.size] += 1
         self.kinds |= dict.fromkeys(made.kinds)
         if made.caption_from:

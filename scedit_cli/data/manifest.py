@@ -74,8 +74,8 @@ class Manifest:
         buckets = report.buckets
         sizes = f"{len(buckets)} sizes" if len(buckets) > 1 else "{}x{}".format(*next(iter(buckets)))
         name = Path(self.asked["source"]).name
-        heading = f"{name}: {report.pictures:,} images, {sizes}, {report.coverage:.0%} with a caption"
-        save_image(overview(folder, kinds, report.pictures, heading), folder / OVERVIEW)
+        heading = f"{name}: {report.images:,} images, {sizes}, {report.coverage:.0%} with a caption"
+        save_image(overview(folder, kinds, report.images, heading), folder / OVERVIEW)
 
     def refuse(self, out: Path, report: Report, error: SceditError) -> SceditError:
         """Write the report of a call that failed to a file beside `out`; return `error` with that file in its hint."""

@@ -27,7 +27,7 @@ class Report:
         splits, split, unread: as in `Source`.
     """
 
-    pictures: int = 0
+    images: int = 0
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
     captionless: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
@@ -49,14 +49,14 @@ class Report:
     @property
     def coverage(self) -> float:
         """The share of the kept images that have a caption."""
-        return 1 - len(self.captionless) / self.pictures if self.pictures else 0.0
+        return 1 - len(self.captionless) / self.images if self.images else 0.0
 
     def document(self) -> dict[str, Any]:
         """Return the content of report.json, which the command line prints together with the paths."""
         return {
-            "pictures": self.pictures,
+            "pictures": self.images,
             "captions": {
-                "with": self.pictures - len(self.captionless),
+                "with": self.images - len(self.captionless),
                 "without": len(self.captionless),
                 "coverage": round(self.coverage, 6),
                 "from": dict(self.captions),
@@ -89,9 +89,9 @@ class Report:
                 "; ".join(f"{len(files)} {what}: {named(files)}" for what, files in found.items()),
                 hint="fix them; without `strict` the good images are prepared, and report.json names all others",
             )
-        if self.captionless and len(self.captionless) > captionless * self.pictures:
+        if self.captionless and len(self.captionless) > captionless * self.images:
             raise SceditError(
-                f"{len(self.captionless)} of {self.pictures} images have no caption: {named(self.captionless)}",
+                f"{len(self.captionless)} of {self.images} images have no caption: {named(self.captionless)}",
                 hint="write a .txt or .caption file beside each, name a table's column with `columns=text=NAME`, or "
                 "keep them as they are with `allow_captionless`" + self._perhaps_in(),
             )

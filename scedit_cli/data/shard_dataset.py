@@ -94,7 +94,7 @@ class ShardDataset:
                 ways = [f"; {way_to(kind, 'DATASET')}, for `prepare(shards=N)` to take along" for kind in self.kinds]
                 raise SceditError(
                     f"data.path: none of the {sum(self.counts)} samples can be used; the last: {why}",
-                    hint=f"data.columns names what a sample holds, data.upscale takes small pictures{''.join(ways)}",
+                    hint=f"data.columns names what a sample holds, data.upscale takes small images{''.join(ways)}",
                 )
             write_rows(part, rows)
             (part / FIRST).write_text(json.dumps(first))

@@ -31,8 +31,8 @@ def in_files(files: Iterable[str]) -> dict[str, list[str]]:
 def in_folders(tree: Tree, tables: Collection[str], elsewhere: Collection[str]) -> dict[str, list[str]]:
     """Return by split the folders of a tree or its `images/` that are named as splits, each with its slash; {} unless
     no other folder but those `elsewhere` has images, or a folder of several splits holds one of the `tables`."""
-    root = "images/" if any(file.startswith("images/") for file in tree.pictures) else ""
-    inside = [file.removeprefix(root) for file in tree.pictures if file.startswith(root)]
+    root = "images/" if any(file.startswith("images/") for file in tree.images) else ""
+    inside = [file.removeprefix(root) for file in tree.images if file.startswith(root)]
     tops = {file.partition("/")[0] if "/" in file else "" for file in inside} - {*elsewhere, "conditions"}
     splits: dict[str, list[str]] = {}
     for top in sorted(tops):

@@ -206,7 +206,7 @@ class _Lane:
             if isinstance(made, Rejected):
                 self._leave_out(at, f"{read.shard}: {read.sample.key}: {made.reason}")
                 continue
-            pixels = np.array(made.picture)
+            pixels = np.array(made.image)
             hints = {kind: unit(planes(np.array(image))) for kind, image in made.conditions.items()}
             for spec in self._stream.specs:
                 hints[spec.kind] = made_hint(spec, f"{read.sample.key} {step}", pixels)

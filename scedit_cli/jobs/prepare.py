@@ -40,7 +40,7 @@ class PrepareResult:
     is False in all processes that shared the work but the first."""
 
     out: Path
-    pictures: int
+    images: int
     conditions: list[str]
     report: Report | None
     shards: int
@@ -52,7 +52,7 @@ class PrepareResult:
         found = (self.report or Report()).document()
         return found | {
             "out": str(self.out),
-            "pictures": self.pictures,
+            "pictures": self.images,
             "conditions": self.conditions,
             "shards": self.shards,
             "seconds": round(self.seconds, 3),
@@ -60,7 +60,7 @@ class PrepareResult:
 
     def summary(self) -> list[tuple[str, str]]:
         """Return the rows (name, value) that a person reads."""
-        rows = [("dataset", str(self.out)), ("pictures", f"{self.pictures} in {self.seconds:.1f} s")]
+        rows = [("dataset", str(self.out)), ("images", f"{self.images} in {self.seconds:.1f} s")]
         rows.append(("conditions", ", ".join(self.conditions) or "none yet: scedit annotate makes them"))
         if self.shards:
             rows.append(("shards", f"{self.shards} in {self.out / 'shards'}"))
@@ -184,11 +184,11 @@ def _take(
     report = importer.report
     with whole_folder(out) as folder:
         importer.run(source, folder)
-        if not report.pictures and not report.rejected:
+        if not report.images and not report.rejected:
             said = f"sizes.json beside the shards states {source.count}"
             raise SceditError(f"{origin.asked['source']} holds no images", hint=said)
         try:
-            if not report.pictures:
+            if not report.images:
                 raise _none_usable(origin.asked["source"], report)
             report.check(rules.strict, 1.0 if rules.allow_captionless else _CAPTIONLESS)
         except SceditError as error:
@@ -196,7 +196,7 @@ def _take(
         origin.write(folder, report, list(importer.kinds))
         write_licences(folder, {kind: each for kind, each in source.licences.items() if kind in importer.kinds})
     forget_refused(out)
-    return report.pictures, list(importer.kinds), report
+    return report.images, list(importer.kinds), report
 
 
 def _none_usable(source: str, report: Report) -> SceditError:
@@ -217,7 +217,7 @@ def _render(
                 hint="take a smaller `seed`; or give `held_out=True`, for images to measure with",
             )
         reporter.note("these scenes are kept for measuring: train nothing on them")
-    report, kinds = Report(pictures=scenes.count), list(SCENE_KINDS)
+    report, kinds = Report(images=scenes.count), list(SCENE_KINDS)
     report.buckets[size, size] = report.captions["the scenes"] = scenes.count
     write_scenes(
         request.out,

@@ -246,11 +246,11 @@ class Base:
         return arguments
 
     @torch.no_grad()
-    def encode_images(self, pictures: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) in [0, 1] to the moments (B, 2C, h, w) of their latents' distribution, in float32
         and unscaled."""
-        pictures = pictures.to(self.device, torch.float32)
-        return finite(self.vae.encode(pictures * 2 - 1).latent_dist.parameters, "the latents of these images")
+        images = images.to(self.device, torch.float32)
+        return finite(self.vae.encode(images * 2 - 1).latent_dist.parameters, "the latents of these images")
 
     def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return scaled latents (B, C, h, w), as the U-Net takes them: drawn with `generator`, or the mean without."""
@@ -268,8 +268,8 @@ class Base:
             WorkFailed: the latents or the images hold NaN or Inf.
         """
         latents = finite(latents.to(self.device, torch.float32), "the sampled latents")
-        pictures = self.vae.decode(unscaled(latents, self.vae)).sample
-        return (finite(pictures, "the decoded images") / 2 + 0.5).clamp(0, 1)
+        images = self.vae.decode(unscaled(latents, self.vae)).sample
+        return (finite(images, "the decoded images") / 2 + 0.5).clamp(0, 1)
 
 
 def default_dtype(model: str | Path, device: torch.device) -> torch.dtype:

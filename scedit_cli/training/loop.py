@@ -278,7 +278,7 @@ class Loop:
         wanted = f"about {self._estimated_memory / 2**30:.1f} GiB are needed; " if self._estimated_memory else ""
         return WorkFailed(
             f"memory ran out after step {self.trainer.step}, with {at_once} images at once",
-            hint=f"{wanted}{' or '.join(less) or 'smaller pictures'} takes less"
+            hint=f"{wanted}{' or '.join(less) or 'smaller images'} takes less"
             + (f", and `resume` continues from step {self.losses.saved}" if self.losses.saved else ""),
         )
 

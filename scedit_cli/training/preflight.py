@@ -111,9 +111,9 @@ class Preflight:
         rows = [
             ("base", tuner.base),
             ("tuner", f"{tuner.tuner}, {tuner.trainable_parameters:,} parameters: {beside}"),
-            ("data", f"{data.pictures} pictures{held_out}{self._repetition()}"),
+            ("data", f"{data.pictures} images{held_out}{self._repetition()}"),
             ("training", f"{step.optimizer} in {step.precision} on {step.device}{shared}"),
-            ("steps", f"{step.steps} of {step.batch_size} pictures{parts}, {data.epochs:.3g} epochs{rising}"),
+            ("steps", f"{step.steps} of {step.batch_size} images{parts}, {data.epochs:.3g} epochs{rising}"),
         ]
         if memory := self._memory():
             rows.append(("memory", memory))

@@ -72,7 +72,7 @@ def test_formats_that_are_read(place, tmp_path):
     files = {f"{n}{suffix}": encoded(kind) for n, (suffix, kind) in enumerate(READ.items())}
     captions = {f"{n}.txt": b"t" for n in range(len(READ))}
     report = prepare(place(tmp_path, files | captions), tmp_path / "out", size=64, strict=False).report
-    assert (report.pictures, report.rejected, report.captionless) == (len(READ), [], [])
+    assert (report.images, report.rejected, report.captionless) == (len(READ), [], [])
 
 
 @PLACES
@@ -81,7 +81,7 @@ def test_formats_that_are_not_read_are_named(place, tmp_path):
     src = place(tmp_path, files | {"ok.png": png(1), "ok.txt": b"t"} | {f"{n}.txt": b"t" for n in range(len(UNREAD))})
     result = prepare(src, tmp_path / "out", size=64)
     told = {str(each["file"]).lower(): each["reason"] for each in result.document()["rejected"]}
-    assert told.keys() == {name.lower() for name in files} and result.pictures == 1
+    assert told.keys() == {name.lower() for name in files} and result.images == 1
     for name, advice in zip(files, UNREAD.values(), strict=True):
         assert advice in told[name.lower()], told
     assert len([name for name, _ in result.summary() if name == "rejected"]) > 10  # and the rest is counted
@@ -101,10 +101,10 @@ def test_a_raw_file_beside_its_picture_takes_nothing_from_it(tmp_path):
     files = {"a.jpg": encoded("JPEG"), "a.CR2": TIFF.getvalue(), "a.txt": b"t"}
     files |= {"maps/a.exr": b"x", "maps/a.png": png(100)}
     report = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, conditions={"depth": "maps"}).report
-    assert report.pictures == 1 and [name for name, _, _ in report.rejected] == ["a.CR2"]
+    assert report.images == 1 and [name for name, _, _ in report.rejected] == ["a.CR2"]
     assert report.orphans == ["depth: maps/a.exr"]
     shard = write_tar(tmp_path / "a.tar", {"a.cr2": b"x", "a.jpg": files["a.jpg"], "a.txt": b"t"})
-    assert prepare(shard, tmp_path / "sharded", size=64).pictures == 1
+    assert prepare(shard, tmp_path / "sharded", size=64).images == 1
 
 
 def test_a_condition_picture_that_is_not_read_says_why(tmp_path):
@@ -120,14 +120,14 @@ def test_an_animation_is_named(place, kind, tmp_path):
     files = {f"0.{kind.lower()}": animated(kind), "1.png": png(1), "0.txt": b"t", "1.txt": b"t"}
     result = prepare(place(tmp_path, files), tmp_path / "out", size=64)
     [told] = result.document()["rejected"]
-    assert result.pictures == 1 and told["reason"].startswith("it is an animation: save the frame")
+    assert result.images == 1 and told["reason"].startswith("it is an animation: save the frame")
 
 
 def test_pages_and_a_phones_second_picture_are_no_animation(tmp_path):
     frames = {"append_images": [Image.new("RGB", (32, 32))], "save_all": True}
     files = {"a.tif": encoded("TIFF", **frames), "b.jpg": encoded("MPO", **frames), "c.mpo": encoded("MPO", **frames)}
     result = prepare(write(tmp_path / "src", files), tmp_path / "out", size=64, allow_captionless=True)
-    assert (result.pictures, result.report.rejected, result.report.misnamed) == (3, [], [])
+    assert (result.images, result.report.rejected, result.report.misnamed) == (3, [], [])
 
 
 def test_streams_pass_over_what_is_not_read(tmp_path):
@@ -172,7 +172,7 @@ def test_with_pi_heif_they_are_read(place, tmp_path):
     pytest.importorskip("pi_heif", reason="the extra 'heic' is not installed")
     files = {"0.HEIC": TURNED, "1.hif": TURNED} | {f"{n}.txt": b"t" for n in range(2)}
     result = prepare(place(tmp_path, files), tmp_path / "out", size=64)
-    assert (result.pictures, result.report.rejected) == (2, [])
+    assert (result.images, result.report.rejected) == (2, [])
     (tmp_path / "a.heic").write_bytes(TURNED)
     made = np.asarray(open_image(tmp_path / "a.heic"))
     assert made.shape[:2] == image_size(tmp_path / "a.heic")[::-1] == (128, 64)
@@ -202,7 +202,7 @@ def test_what_systems_leave_behind_is_passed_over(tmp_path):
         inside = tmp_path / place.__name__
         inside.mkdir()
         report = prepare(place(inside, {"a.png": png(1), "a.txt": b"t"} | left), inside / "out", size=64).report
-        assert (report.pictures, report.rejected, report.orphans) == (1, [], [])
+        assert (report.images, report.rejected, report.orphans) == (1, [], [])
     write(tmp_path / "shards", {"Thumbs.db": b"x"})
     write_tar(tmp_path / "shards/a.tar", {"./a.png": png(1)})
     assert open_source(tmp_path / "shards").count == 1

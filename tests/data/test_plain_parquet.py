@@ -61,7 +61,7 @@ def test_conditions_in_plain_columns(tmp_path):
     columns = {"image": pyarrow.array(PICTURES), "edges": pyarrow.array([png(9), None, png(9)]), "text": list("abc")}
     table(tmp_path / "a.parquet", columns)
     report = prepare(tmp_path / "a.parquet", tmp_path / "out", size=64, columns={"canny": "edges"}).report
-    assert report.pictures == 2 and report.rejected == [("row 1", "unpaired", "it has no canny image")]
+    assert report.images == 2 and report.rejected == [("row 1", "unpaired", "it has no canny image")]
 
 
 @pytest.mark.parametrize(("cells", "sentence"), [

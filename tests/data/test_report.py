@@ -13,7 +13,7 @@ from scedit_cli.utils.errors import SceditError
 
 
 def test_more_than_one_percent_without_a_caption_is_an_error():
-    report = Report(pictures=200, captionless=["a.png", "b.png"])
+    report = Report(images=200, captionless=["a.png", "b.png"])
     report.check(strict=False, captionless=0.01)
     report.captionless.append("c.png")
     with pytest.raises(SceditError, match=r"3 of 200 images have no caption: a\.png, b\.png, c\.png") as error:
@@ -34,14 +34,14 @@ def test_more_than_one_percent_without_a_caption_is_an_error():
     ],
 )
 def test_strict_makes_an_error_of_what_is_listed(found, sentence):
-    report = Report(pictures=1000, **found)
+    report = Report(images=1000, **found)
     report.check(strict=False, captionless=0.01)
     with pytest.raises(SceditError, match=sentence):
         report.check(strict=True, captionless=0.01)
 
 
 def test_a_clean_report_passes_and_long_lists_are_cut_in_the_table():
-    report = Report(pictures=30, hidden=2, misnamed=[(f"{n}.png", "JPEG") for n in range(12)])
+    report = Report(images=30, hidden=2, misnamed=[(f"{n}.png", "JPEG") for n in range(12)])
     report.check(strict=True, captionless=0.0)
     rows = report.summary()
     assert [value for name, value in rows if name == "misnamed"][-1] == "2 more, all in report.json"
@@ -66,6 +66,6 @@ def test_the_contact_sheet_shows_pictures_conditions_and_captions(tmp_path):
 
 
 def test_strict_names_all_that_is_listed_at_once():
-    report = Report(pictures=1, captionless=["a.png"], rejected=[("b.heic", "unreadable", "why")])
+    report = Report(images=1, captionless=["a.png"], rejected=[("b.heic", "unreadable", "why")])
     with pytest.raises(SceditError, match=r"1 cannot be used: b\.heic \(why\); 1 have no caption: a\.png"):
         report.check(strict=True, captionless=0.01)

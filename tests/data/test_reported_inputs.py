@@ -72,7 +72,7 @@ def test_labels_beside_a_picture_are_its_conditions_and_no_pictures(tmp_path, pl
     assert set(found) == {f"{place}a.jpg", f"{place}b.png", f"{place}odd-masklabel.png"}
     assert found[f"{place}a.jpg"].conditions["mask"].name == f"{place}a-masklabel.png"
     result = prepare(source, tmp_path / "out", size=64)
-    assert (result.pictures, result.conditions) == (2, ["mask"])
+    assert (result.images, result.conditions) == (2, ["mask"])
     assert [(file, why) for file, _, why in result.report.rejected] == [
         (f"{place}odd-masklabel.png", "it has no mask image")
     ]
@@ -166,7 +166,7 @@ def test_accents_in_either_form_are_one_name(tmp_path, packed, on_disk, in_table
                 archive.writestr(name, data)
         source = tmp_path / "src.zip"
     result = prepare(source, tmp_path / "out", size=64)
-    assert (result.pictures, result.conditions, result.report.rejected) == (1, ["depth"], [])
+    assert (result.images, result.conditions, result.report.rejected) == (1, ["depth"], [])
     assert result.report.orphans == []
 
 
@@ -213,8 +213,8 @@ def test_a_sample_with_two_pictures_is_read_where_one_is_told(tmp_path):
     shard = tar(tmp_path / "a.tar", {"0.jpg": photo(1, "JPEG"), "0.png": depth, "0.txt": b"zero"})
     for name, columns in (("both", {"image": "jpg", "depth": "png"}), ("the condition", {"depth": "png"})):
         result = prepare(shard, tmp_path / name, size=64, columns=columns)
-        assert (result.pictures, result.conditions) == (1, ["depth"])
-    assert prepare(shard, tmp_path / "one", size=64, columns={"image": "jpg"}).pictures == 1
+        assert (result.images, result.conditions) == (1, ["depth"])
+    assert prepare(shard, tmp_path / "one", size=64, columns={"image": "jpg"}).images == 1
 
 
 # webdataset#258, refiner#124: packed shards.
@@ -249,7 +249,7 @@ def test_levels_are_judged_before_the_bright_part_is_cut_away(tmp_path):
     levels[:, :8] = 255
     files = {"a.png": image(np.dstack([levels] * 3)), "a.txt": b"one", "d/a.png": image(levels)}
     source = write(tmp_path / "src", files)
-    assert prepare(source, tmp_path / "out", size=64, square=True, conditions={"depth": "d"}).pictures == 1
+    assert prepare(source, tmp_path / "out", size=64, square=True, conditions={"depth": "d"}).images == 1
 
 
 @pytest.mark.parametrize("kind", ["depth", "seg", "mask", "canny", "color", "mine"])
@@ -266,7 +266,7 @@ def test_black_and_full_maps_are_what_they_are(kind):
 ])  # fmt: skip
 def test_dark_maps_of_levels_are_read(tmp_path, kind, levels):
     source = write(tmp_path / "src", {"a.png": photo(1), "a.txt": b"one", f"{kind}/a.png": image(levels)})
-    assert prepare(source, tmp_path / "out", size=64, conditions={kind: kind}).pictures == 1
+    assert prepare(source, tmp_path / "out", size=64, conditions={kind: kind}).images == 1
     assert open_given_condition(source / kind / "a.png", kind).getextrema()[2][1] > 0
 
 
@@ -337,7 +337,7 @@ def test_the_folder_of_controlnets_tutorial(tmp_path):
         open_source(source)
     assert "source, target, prompt" in told.value.hint
     result = prepare(source, tmp_path / "out", size=64, columns={"image": "target", "canny": "source"})
-    assert (result.pictures, result.conditions, rows(tmp_path / "out")[0]["text"]) == (1, ["canny"], "a circle")
+    assert (result.images, result.conditions, rows(tmp_path / "out")[0]["text"]) == (1, ["canny"], "a circle")
     assert np.array_equal(
         Image.open(tmp_path / "out" / rows(tmp_path / "out")[0]["file_name"]), Image.open(io.BytesIO(photo(2)))
     )

@@ -50,7 +50,7 @@ def streamed(place, columns: dict[str, str] | None = None) -> Stream:
 def test_a_folder_of_img2dataset_is_prepared_and_streamed(tmp_path):
     folder = img2dataset(tmp_path / "src")
     report = prepare(folder, tmp_path / "out", size=64).report
-    assert (report.pictures, report.captionless, report.unread) == (4, [], [])
+    assert (report.images, report.captionless, report.unread) == (4, [], [])
     recipe = {"tuner": {"kind": "sc"}, "base": {"model": "scenes"}, "data": {"path": str(folder), "size": [64, 64]}}
 
     class base:  # noqa: N801
@@ -94,7 +94,7 @@ def test_what_is_no_folder_of_shards(tmp_path):
 def test_suffixes_are_the_same_in_any_case(columns, tmp_path):
     write_tar(tmp_path / "a.tar", {"1.JPG": encoded("JPEG"), "1.TXT": b"a thing", "1.Depth.PNG": png(100)})
     report = prepare(tmp_path / "a.tar", tmp_path / "out", size=64, columns=columns).report
-    assert (report.pictures, report.captionless) == (1, [])
+    assert (report.images, report.captionless) == (1, [])
     assert captions(streamed(tmp_path / "a.tar", columns), 1) == ["a thing"]
     assert list(next(iter(open_source(tmp_path / "a.tar", columns=columns).entries)).conditions) == ["depth"]
 
@@ -149,4 +149,4 @@ def test_of_several_pictures_somebody_says_which_it_is(tmp_path):
         prepare(tmp_path / "a.tar", tmp_path / "out", size=64)
     with pytest.raises(SceditError, match=why):
         next(streamed(tmp_path / "a.tar").batches())
-    assert prepare(tmp_path / "a.tar", tmp_path / "out", size=64, columns={"image": "png"}).pictures == 1
+    assert prepare(tmp_path / "a.tar", tmp_path / "out", size=64, columns={"image": "png"}).images == 1

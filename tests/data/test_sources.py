@@ -226,7 +226,7 @@ def test_a_damaged_member_of_a_zip_is_named_and_the_others_are_read(compression,
     (tmp_path / "src.zip").write_bytes(data)
     result = prepare(tmp_path / "src.zip", tmp_path / "out", size=64, allow_captionless=True)
     [(name, fault, why)] = result.report.rejected
-    assert (result.pictures, name, fault) == (1, "b.bmp", "unreadable") and "src.zip: b.bmp cannot be read" in why
+    assert (result.images, name, fault) == (1, "b.bmp", "unreadable") and "src.zip: b.bmp cannot be read" in why
 
 
 def test_both_kinds_of_captions(tmp_path):

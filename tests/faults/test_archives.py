@@ -151,7 +151,7 @@ def test_archives(tried) -> None:
                 seen = {path.relative_to(out).parts[0] for path in out.rglob("*")}
                 assert seen <= {"images", "conditions", "metadata.jsonl", "report.json", "overview.png"}, seen
                 assert not any(path.is_symlink() for path in out.rglob("*"))
-                return f"{made.pictures} images"
+                return f"{made.images} images"
             except SceditError:
                 assert not out.exists()
                 raise

@@ -64,7 +64,7 @@ def test_scenes_for_measuring_are_not_rendered_by_chance(tmp_path):
         prepare(None, tmp_path / "out", **held_out)
     assert not list(tmp_path.iterdir())
     events = []
-    assert prepare(None, tmp_path / "out", held_out=True, reporter=Recorder(events.append), **held_out).pictures == 2
+    assert prepare(None, tmp_path / "out", held_out=True, reporter=Recorder(events.append), **held_out).images == 2
     assert "train nothing on them" in events[0].text
 
 
@@ -72,7 +72,7 @@ def test_pictures_with_captions_beside_them(photos, tmp_path):
     events = []
     result = prepare(photos, tmp_path / "out", size=64, reporter=Recorder(events.append))
     reasons = {file: (fault, reason) for file, fault, reason in result.report.rejected}
-    assert result.pictures == 2
+    assert result.images == 2
     assert set(reasons) == {"small.png", "torn.png", "empty.png"}
     assert reasons["small.png"] == ("small", "40x90 pixels, smaller than 64x64")
     assert reasons["torn.png"][0] == "unreadable" and "no readable image" in reasons["torn.png"][1]
@@ -104,7 +104,7 @@ def test_buckets_and_squares(tmp_path):
     result = prepare(tmp_path / "src", tmp_path / "squares", square=True, **options)
     assert open_dataset(tmp_path / "squares").buckets == ((128, 128),)
     assert result.report.rejected == [("small.png", "small", "100x70 pixels, smaller than 128x128")]
-    assert prepare(tmp_path / "src", tmp_path / "large", upscale=True, square=True, **options).pictures == 4
+    assert prepare(tmp_path / "src", tmp_path / "large", upscale=True, square=True, **options).images == 4
 
 
 def test_captions_may_be_missing_where_it_is_allowed(photos, tmp_path):
@@ -131,7 +131,7 @@ def test_strict_stops_at_anything_worth_a_look(photos, tmp_path):
         (photos / f"lonely{number}.txt").unlink()
     for name in ("small.png", "torn.png", "empty.png", "lonely.txt", "small.txt", "torn.txt", "empty.txt"):
         (photos / name).unlink()
-    assert prepare(photos, tmp_path / "out", size=64, strict=True).pictures == 2
+    assert prepare(photos, tmp_path / "out", size=64, strict=True).images == 2
 
 
 def test_duplicates_are_listed_and_dropped_where_it_is_asked_for(tmp_path):
@@ -142,9 +142,9 @@ def test_duplicates_are_listed_and_dropped_where_it_is_asked_for(tmp_path):
     Image.fromarray(data.astronaut()).save(tmp_path / "src/c.png")
     options = {"size": 128, "allow_captionless": True}
     kept = prepare(tmp_path / "src", tmp_path / "kept", **options)
-    assert kept.report.duplicates == [("b.jpg", "a.png")] and kept.pictures == 3
+    assert kept.report.duplicates == [("b.jpg", "a.png")] and kept.images == 3
     dropped = prepare(tmp_path / "src", tmp_path / "dropped", drop_duplicates=True, **options)
-    assert dropped.pictures == 2 == len(list((tmp_path / "dropped/images").iterdir()))
+    assert dropped.images == 2 == len(list((tmp_path / "dropped/images").iterdir()))
 
 
 def test_dropping_duplicates_removes_nothing_but_what_was_written(tmp_path):
@@ -167,7 +167,7 @@ def test_a_wrong_suffix_is_read_and_told(tmp_path):
     (tmp_path / "src").mkdir()
     Image.fromarray(data.coffee()).save(tmp_path / "src/a.png", format="JPEG")
     result = prepare(tmp_path / "src", tmp_path / "out", size=128, allow_captionless=True)
-    assert result.report.misnamed == [("a.png", "JPEG")] and result.pictures == 1
+    assert result.report.misnamed == [("a.png", "JPEG")] and result.images == 1
 
 
 def test_conditions_from_a_folder_of_their_own_are_cut_alike(tmp_path):
@@ -220,7 +220,7 @@ def test_a_dataset_folder_keeps_its_conditions_in_place(tmp_path):
     rows.append({"file_name": "images/gone.png", "text": "x"})
     (src / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     result = prepare(src, tmp_path / "out", size=64)
-    assert result.pictures == 1
+    assert result.images == 1
     reasons = {file: reason for file, _, reason in result.report.rejected}
     assert "its canny is 100x100" in reasons["images/1.png"]
     assert "it has no" in reasons["images/gone.png"]
@@ -238,7 +238,7 @@ def test_the_cache_is_made_and_gone_on_with(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     again = prepare(None, out, cache=["latents", "text"], base=base)
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert before.items() <= after.items() and again.pictures == first.pictures == 2
+    assert before.items() <= after.items() and again.images == first.images == 2
     assert {path.parent.name.split("-")[0] for path in after.keys() - before.keys()} == {"text"}
 
 
@@ -257,7 +257,7 @@ def test_shards_are_written(tmp_path):
     result = prepare(None, tmp_path / "out", scenes=5, size=64, shards=2)
     assert result.shards == 3 == len(list((tmp_path / "out/shards").glob("*.tar")))
     back = prepare(tmp_path / "out/shards", tmp_path / "back", size=64)
-    assert back.pictures == 5 and sorted(back.conditions) == sorted(result.conditions)
+    assert back.images == 5 and sorted(back.conditions) == sorted(result.conditions)
 
 
 @pytest.mark.parametrize(

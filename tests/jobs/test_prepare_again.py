@@ -41,7 +41,7 @@ def test_the_same_call_goes_on_where_it_was_stopped(photos, tmp_path, monkeypatc
         prepare(photos, tmp_path / "out", **asked | {"square": True})
     events = []
     result = prepare(photos, tmp_path / "out", **asked, reporter=Recorder(events.append))
-    assert result.pictures == 2 and "by the same call" in events[0].text
+    assert result.images == 2 and "by the same call" in events[0].text
     assert list((tmp_path / "out" / "cache").glob("text-*/*.safetensors"))
     with pytest.raises(SceditError, match="exists already"):
         prepare(photos, tmp_path / "out", size=64)
@@ -61,7 +61,7 @@ def test_the_second_who_prepares_a_folder_is_told(photos, tmp_path, monkeypatch)
 def test_another_call_or_another_source_is_not_the_same(photos, tmp_path, monkeypatch):
     out, asked = tmp_path / "out", {"size": 64, "shards": 1}
     (photos / "torn.png").write_bytes(b"no image")
-    assert prepare(photos, out, **asked).pictures == 2
+    assert prepare(photos, out, **asked).images == 2
     for more in ({"strict": True}, {"allow_captionless": True}):
         with pytest.raises(SceditError, match="exists already"):
             prepare(photos, out, **asked | more)
@@ -74,7 +74,7 @@ def test_another_call_or_another_source_is_not_the_same(photos, tmp_path, monkey
     Image.new("RGB", (96, 64)).save(photos / "c.png")
     with pytest.raises(SceditError, match=r"photos has changed since .*--out"):
         prepare(photos, out, **asked)
-    assert prepare(None, out, shards=1).pictures == 2
+    assert prepare(None, out, shards=1).images == 2
     with pytest.raises(SceditError, match="exists already"):
         prepare(None, tmp_path / "out", scenes=2, shards=1)
 
@@ -120,7 +120,7 @@ def test_what_has_changed_behind_a_link_is_noticed(photos, tmp_path):
     shutil.copy(photos / "a.png", tmp_path / "more/c.png")
     (tmp_path / "more/c.txt").write_text("picture c")
     (photos / "linked").symlink_to(tmp_path / "more")
-    assert prepare(photos, tmp_path / "out", size=64, shards=1).pictures == 3
+    assert prepare(photos, tmp_path / "out", size=64, shards=1).images == 3
     assert prepare(photos, tmp_path / "out", size=64, shards=1).report is None
     (tmp_path / "more/c.txt").write_text("another caption")
     with pytest.raises(SceditError, match="has changed since"):

@@ -50,7 +50,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(make, few, many, tmp_p
         result = prepare(source, tmp_path / str(count), size=64)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert result.pictures == count and not result.report.duplicates
+        assert result.images == count and not result.report.duplicates
         return most
 
     peak(10)  # what is imported and kept once

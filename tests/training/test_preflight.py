@@ -36,9 +36,9 @@ def test_pictures_that_come_again_within_a_batch_are_told(base):
         return dict(look_ahead(recipe.train, base, by_recipe.fresh_tuner(recipe, base), *pictures).summary())["data"]
 
     again = "comes several times in a batch, each time with another noise"
-    assert row(3, 0, Processes(), None, 1) == f"3 pictures; fewer than a batch of 4, so each {again}"
+    assert row(3, 0, Processes(), None, 1) == f"3 images; fewer than a batch of 4, so each {again}"
     assert row(7, 0, Processes(), None, 2).endswith(f"; of 2 sizes fewer than a batch of 4, so each of those {again}")
-    assert row(4, 0, Processes()) == "4 pictures"
+    assert row(4, 0, Processes()) == "4 images"
 
 
 def test_a_warm_up_that_does_not_end_is_told(base):

@@ -182,7 +182,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
         job.train(wanted, out=tmp_path / name, reporter=Recorder(events.append))
         told = [event.text for event in events if isinstance(event, Note)]
         assert any(f"{path} has no canny images: they are made while" in each for each in told) == (name == "made")
-        assert any("10 pictures, 1 more held out; streamed" in each for each in told)
+        assert any("10 images, 1 more held out; streamed" in each for each in told)
         assert any("; fewer than a batch of 14, so each comes several times in a batch" in each for each in told)
         losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()])
     assert losses[0] == losses[1]
@@ -195,7 +195,7 @@ def test_what_no_shard_has_is_made_while_it_streams(scenes, recipe, tmp_path):
 def test_pictures_are_cut_to_the_size_that_is_asked_for(recipe, tmp_path):
     ahead = job.train(recipe(data={"size": [128, 64], "upscale": True}), out=tmp_path / "run", dry_run=True)
     rows = dict(ahead.summary())
-    assert rows["data"] == "9 pictures, 2 more held out; streamed from 4 shards, cut to 128x64, encoded at each step"
+    assert rows["data"] == "9 images, 2 more held out; streamed from 4 shards, cut to 128x64, encoded at each step"
     assert ahead.document()["shards"] == 4 and ahead.seconds_per_step > 0 and not (tmp_path / "run").exists()
     with pytest.raises(SceditError, match="data.path: none of the 11 samples can be used; the last: .*64x64 pixels"):
         job.train(recipe(data={"size": [128, 64]}), out=tmp_path / "run")

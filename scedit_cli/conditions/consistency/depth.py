@@ -44,16 +44,16 @@ def _relative(found: Image.Image, wanted: Image.Image) -> Figures:
 
 def _metric(found: Image.Image, wanted: Image.Image) -> Figures:
     metres = [
-        np.clip(image_to_depth(np.asarray(picture.convert("L"))), DEPTH_NEAR, DEPTH_FAR)
-        for picture in (found, wanted)
+        np.clip(image_to_depth(np.asarray(image.convert("L"))), DEPTH_NEAR, DEPTH_FAR)
+        for image in (found, wanted)
     ]
     return {"relative_error": relative_error(*metres), **_relative(found, wanted)}
 
 
-def _shares(picture: Image.Image) -> np.ndarray:
+def _shares(image: Image.Image) -> np.ndarray:
     """Return an image of 8 or 16 bits as (H, W) in [0, 1]."""
-    deep = picture.mode.startswith("I")
-    return np.asarray(picture if deep else picture.convert("L"), np.float64) / (65535 if deep else 255)
+    deep = image.mode.startswith("I")
+    return np.asarray(image if deep else image.convert("L"), np.float64) / (65535 if deep else 255)
 
 
 RELATIVE_DEPTH = Measure(_relative, lambda figures: max(figures["rank_correlation"], 0.0))

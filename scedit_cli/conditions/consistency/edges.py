@@ -21,7 +21,7 @@ def boundary_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = 1) -> fl
 
 
 def _figures(found: Image.Image, wanted: Image.Image) -> Figures:
-    found, wanted = (np.asarray(picture.convert("L")) for picture in (found, wanted))
+    found, wanted = (np.asarray(image.convert("L")) for image in (found, wanted))
     return {"f1": boundary_f1(found > 127, wanted > 127), "ssim": similarity(found, wanted)}
 
 

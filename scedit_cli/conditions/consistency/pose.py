@@ -53,13 +53,13 @@ def pose_similarity(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / max(len(found), len(wanted)))
 
 
-def skeletons(picture: np.ndarray) -> list[np.ndarray]:
+def skeletons(image: np.ndarray) -> list[np.ndarray]:
     """Return the skeletons (18, 2) in an OpenPose drawing, uint8 RGB (H, W, 3): x and y in pixels, NaN where unseen.
 
     A keypoint's disc is recognised by its colour; two belong to one body where the limb between them is drawn. Discs
     without a limb, such as those of hands and faces, are left out.
     """
-    pixels = picture.astype(np.int16)
+    pixels = image.astype(np.int16)
     discs = [_discs(np.abs(pixels - colour).max(-1) <= _NEAR) for colour in COLOURS]
     bodies: list[dict[int, int]] = []
     for (one, other), colour in zip(LIMBS, COLOURS[: len(LIMBS)], strict=True):
@@ -108,7 +108,7 @@ def _join(bodies: list[dict[int, int]], limb: dict[int, int]) -> None:
 
 
 def _figures(found: Image.Image, wanted: Image.Image) -> Figures:
-    return {"oks": pose_similarity(*(skeletons(np.asarray(picture.convert("RGB"))) for picture in (found, wanted)))}
+    return {"oks": pose_similarity(*(skeletons(np.asarray(image.convert("RGB"))) for image in (found, wanted)))}
 
 
 POSE = Measure(_figures, lambda figures: figures["oks"])

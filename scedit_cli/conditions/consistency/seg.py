@@ -25,13 +25,13 @@ def mean_iou(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def _figures(palette: Callable[[], np.ndarray], found: Image.Image, wanted: Image.Image) -> Figures:
     """Compare images by class. A pixel has the class of the nearest colour, since resizing and JPEG change colours."""
-    found, wanted = (nearest_colours(np.asarray(picture.convert("RGB")), palette()) for picture in (found, wanted))
+    found, wanted = (nearest_colours(np.asarray(image.convert("RGB")), palette()) for image in (found, wanted))
     return {"mean_iou": mean_iou(found, wanted), "pixel_accuracy": float((found == wanted).mean())}
 
 
-def nearest_colours(picture: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def nearest_colours(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the places (H, W) of the pixels' nearest colours in `palette`; each distinct colour is looked up once."""
-    packed = picture.astype(np.int32) @ np.array((65536, 256, 1), np.int32)
+    packed = image.astype(np.int32) @ np.array((65536, 256, 1), np.int32)
     colours, place = np.unique(packed, return_inverse=True)
     unpacked = np.stack((colours >> 16, colours >> 8 & 255, colours & 255), -1)
     distance = np.square(unpacked[:, None] - palette.astype(np.int32)).sum(-1)

@@ -33,7 +33,7 @@ def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _alike(found: Image.Image, wanted: Image.Image) -> Figures:
-    found, wanted = (np.asarray(picture.convert("RGB")) for picture in (found, wanted))
+    found, wanted = (np.asarray(image.convert("RGB")) for image in (found, wanted))
     return {"ssim": similarity(found, wanted), "psnr": psnr(found, wanted)}
 
 

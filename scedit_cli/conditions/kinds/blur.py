@@ -23,7 +23,7 @@ def blur(parameters: Focus, weights: Path | None = None, device: str = "cpu") ->
     import cv2
 
     sigma = parameters.sigma
-    return lambda pictures: [Image.fromarray(cv2.GaussianBlur(np.asarray(each), (0, 0), sigma)) for each in pictures]
+    return lambda images: [Image.fromarray(cv2.GaussianBlur(np.asarray(each), (0, 0), sigma)) for each in images]
 
 
 KIND = Kind("blur", (Annotator("blur", "gaussian", "OpenCV", blur, parameters=Focus),), LIKENESS)

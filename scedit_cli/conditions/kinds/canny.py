@@ -24,20 +24,20 @@ class Thresholds(Parameters):
 
 def edges(parameters: Thresholds, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that draws white edges on black, in mode L, of images as they are: without blur or resize."""
-    return lambda pictures: [Image.fromarray(_canny(np.asarray(each), parameters)) for each in pictures]
+    return lambda images: [Image.fromarray(_canny(np.asarray(each), parameters)) for each in images]
 
 
-def _canny(picture: np.ndarray, parameters: Thresholds) -> np.ndarray:
+def _canny(image: np.ndarray, parameters: Thresholds) -> np.ndarray:
     """Return the edges (H, W) of an image (H, W, 3). OpenCV keeps all channels' gradients, twelve bytes per pixel.
     For a large image it gets only the steepest gradient at each pixel, the one that it would use."""
     import cv2
 
-    if picture.shape[0] * picture.shape[1] <= _LARGE:
-        return cv2.Canny(picture, parameters.low, parameters.high)
-    along = np.empty((2, *picture.shape[:2]), np.int16)  # x, y
-    for top in range(0, len(picture), _STRIP):
+    if image.shape[0] * image.shape[1] <= _LARGE:
+        return cv2.Canny(image, parameters.low, parameters.high)
+    along = np.empty((2, *image.shape[:2]), np.int16)  # x, y
+    for top in range(0, len(image), _STRIP):
         above = min(top, 1)  # one more row on both sides, where the image has one
-        strip = picture[top - above : top + _STRIP + 1]
+        strip = image[top - above : top + _STRIP + 1]
         dx, dy = (
             cv2.Sobel(strip, cv2.CV_16S, *order, borderType=cv2.BORDER_REPLICATE)[above : above + _STRIP]
             for order in ((1, 0), (0, 1))

@@ -24,14 +24,14 @@ class Grid(Parameters):
 def palette(parameters: Grid, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that draws images as square cells in the mean sRGB colour of their areas."""
     cells = parameters.cells
-    return lambda pictures: [coarse(each, cells).resize(each.size, Image.Resampling.NEAREST) for each in pictures]
+    return lambda images: [coarse(each, cells).resize(each.size, Image.Resampling.NEAREST) for each in images]
 
 
-def coarse(picture: Image.Image, cells: int) -> Image.Image:
+def coarse(image: Image.Image, cells: int) -> Image.Image:
     """Return the image with one pixel per cell, `cells` along its shorter side."""
-    shorter = min(picture.size)
+    shorter = min(image.size)
     cells = min(cells, shorter)
-    return picture.resize([round(side * cells / shorter) for side in picture.size], Image.Resampling.BOX)
+    return image.resize([round(side * cells / shorter) for side in image.size], Image.Resampling.BOX)
 
 
 def _difference(found: Image.Image, wanted: Image.Image) -> Figures:

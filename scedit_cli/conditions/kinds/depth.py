@@ -31,12 +31,12 @@ def relative_depth(repository: str, parameters: Relative, weights: Path | None =
     white, the farthest black."""
     processor, network = _network(repository, weights, device)
 
-    def make(pictures: list[Image.Image]) -> list[Image.Image]:
+    def make(images: list[Image.Image]) -> list[Image.Image]:
         import torch
 
         with torch.inference_mode():
-            seen = network(**processor(images=pictures, return_tensors="pt").to(device))
-            sizes = [picture.size[::-1] for picture in pictures]
+            seen = network(**processor(images=images, return_tensors="pt").to(device))
+            sizes = [image.size[::-1] for image in images]
             found = processor.post_process_depth_estimation(seen, target_sizes=sizes)
         return [stretched(each["predicted_depth"].cpu().numpy(), parameters.bits) for each in found]
 
@@ -62,7 +62,7 @@ def _network(repository: str, weights: Path | None, device: str) -> tuple[Any, A
 def scene_depth(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that draws the depth of embedded scenes, in mode L: 255 at 2 m, falling linearly to 1 at 16 m
     and beyond, 0 for the sky."""
-    return lambda pictures: [Image.fromarray(depth_to_image(reading.depth)) for reading in read(pictures)]
+    return lambda images: [Image.fromarray(depth_to_image(reading.depth)) for reading in read(images)]
 
 
 def _annotator(name: str, repository: str, licence: str = "Apache-2.0", commercial: bool = True) -> Annotator:

@@ -10,7 +10,7 @@ from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 def gray(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that makes images gray, in mode L: the luma of ITU-R BT.601."""
-    return lambda pictures: [picture.convert("L") for picture in pictures]
+    return lambda images: [image.convert("L") for image in images]
 
 
 KIND = Kind("gray", (Annotator("gray", "luma", "Pillow", gray, licence="MIT-CMU"),), LIKENESS)

@@ -34,12 +34,12 @@ class Holes(Parameters):
 def holed(parameters: Holes, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that makes holes in images, in mode RGBA."""
 
-    def one(picture: Image.Image) -> Image.Image:
-        rng = image_rng(picture, parameters.seed)
+    def one(image: Image.Image) -> Image.Image:
+        rng = image_rng(image, parameters.seed)
         shape = rng.choice(list(HOLES)) if parameters.mask == "random" else parameters.mask
-        return with_hole(picture, HOLES[shape](np.asarray(picture), parameters.least, parameters.most, rng))
+        return with_hole(image, HOLES[shape](np.asarray(image), parameters.least, parameters.most, rng))
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 KIND = Kind(

@@ -30,12 +30,12 @@ def lines(parameters: Lines, weights: Path | None = None, device: str = "cpu") -
     mode RGB."""
     network = _network(weights, device)
 
-    def detect(picture: np.ndarray, detect_resolution: int, **_: Any) -> np.ndarray:
+    def detect(image: np.ndarray, detect_resolution: int, **_: Any) -> np.ndarray:
         import cv2
         import torch
 
         # M-LSD's own detector is not used: it returns a black image after any error, even when memory runs out.
-        seen = detector("util").resize_image(picture, detect_resolution)
+        seen = detector("util").resize_image(image, detect_resolution)
         drawn = np.zeros_like(seen)
         with torch.inference_mode():
             for line in _lines(seen, network, parameters):
@@ -46,11 +46,11 @@ def lines(parameters: Lines, weights: Path | None = None, device: str = "cpu") -
     return detected(detect, parameters.resolution)
 
 
-def _lines(picture: np.ndarray, network: Any, parameters: Lines) -> np.ndarray:
+def _lines(image: np.ndarray, network: Any, parameters: Lines) -> np.ndarray:
     """Return the lines (N, 4): x and y of both ends."""
     try:
         return detector("mlsd.utils").pred_lines(
-            picture, network, picture.shape[:2], parameters.score, parameters.distance
+            image, network, image.shape[:2], parameters.score, parameters.distance
         )
     except IndexError:  # raised where there is no line
         return np.zeros((0, 4))

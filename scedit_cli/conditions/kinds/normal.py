@@ -36,7 +36,7 @@ def _detector(weights: Path | None, device: str) -> Any:
 def scene_normals(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that draws the normals of embedded scenes, by their reader; R, G and B are the axes right, up
     and towards the viewer, the sky is mid-gray."""
-    return lambda pictures: [Image.fromarray(normals_to_image(reading.normals)) for reading in read(pictures)]
+    return lambda images: [Image.fromarray(normals_to_image(reading.normals)) for reading in read(images)]
 
 
 KIND = Kind(

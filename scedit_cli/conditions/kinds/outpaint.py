@@ -30,14 +30,14 @@ class Border(Parameters):
 def bordered(parameters: Border, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that removes images' borders, in mode RGBA."""
 
-    def one(picture: Image.Image) -> Image.Image:
-        left, right, top, bottom = (_shares(parameters, image_rng(picture, parameters.seed))[side] for side in _SIDES)
-        wide, high = picture.size
+    def one(image: Image.Image) -> Image.Image:
+        left, right, top, bottom = (_shares(parameters, image_rng(image, parameters.seed))[side] for side in _SIDES)
+        wide, high = image.size
         hole = np.ones((high, wide), bool)
         hole[round(top * high) : high - round(bottom * high), round(left * wide) : wide - round(right * wide)] = False
-        return with_hole(picture, hole)
+        return with_hole(image, hole)
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 def _shares(parameters: Border, rng: np.random.Generator) -> dict[str, float]:

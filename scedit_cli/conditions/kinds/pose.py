@@ -37,14 +37,14 @@ def by_dwpose(parameters: Confident, weights: Path | None = None, device: str = 
     """Return a function that draws poses by DWPose, which sees images at their own size, in mode RGB."""
     models(weights, device)  # missing weights raise before the first image
 
-    def one(picture: Image.Image) -> Image.Image:
-        scale = parameters.resolution / min(picture.size)
-        canvas = (round(picture.width * scale), round(picture.height * scale))
-        people = keypoints(picture, weights, device)
+    def one(image: Image.Image) -> Image.Image:
+        scale = parameters.resolution / min(image.size)
+        canvas = (round(image.width * scale), round(image.height * scale))
+        people = keypoints(image, weights, device)
         options = parameters.model_dump(exclude={"resolution"})
-        return fitted(Image.fromarray(drawn(people, picture.size, canvas, **options)), picture.size)
+        return fitted(Image.fromarray(drawn(people, image.size, canvas, **options)), image.size)
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 def by_openpose(parameters: Parts, weights: Path | None = None, device: str = "cpu") -> Make:

@@ -35,13 +35,13 @@ def semantic(
             hint="give weights that were trained on ADE20K",
         )
 
-    def make(pictures: list[Image.Image]) -> list[Image.Image]:
+    def make(images: list[Image.Image]) -> list[Image.Image]:
         import torch
 
-        tasks = {name: value * len(pictures) for name, value in options.items()}
+        tasks = {name: value * len(images) for name, value in options.items()}
         with torch.inference_mode():
-            seen = network(**processor(images=pictures, return_tensors="pt", **tasks).to(device))
-            sizes = [picture.size[::-1] for picture in pictures]
+            seen = network(**processor(images=images, return_tensors="pt", **tasks).to(device))
+            sizes = [image.size[::-1] for image in images]
             found = processor.post_process_semantic_segmentation(seen, target_sizes=sizes)
         return [Image.fromarray(palette[classes.cpu().numpy()]) for classes in found]
 
@@ -86,15 +86,15 @@ def everything(repository: str, parameters: Points, weights: Path | None = None,
         "crops_nms_thresh": parameters.overlap,
     }
 
-    def one(picture: Image.Image) -> Image.Image:
-        masks = generator(picture, **options)["masks"]
+    def one(image: Image.Image) -> Image.Image:
+        masks = generator(image, **options)["masks"]
         masks = sorted((np.asarray(mask) for mask in masks), key=np.sum, reverse=True)
-        painted = np.zeros((*picture.size[::-1], 3), np.uint8)
+        painted = np.zeros((*image.size[::-1], 3), np.uint8)
         for number, mask in enumerate(masks):
             painted[mask] = palette[number % len(palette)]
         return Image.fromarray(painted)
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +109,7 @@ def _generator(repository: str, weights: Path | None, device: str) -> Any:
 def scene_segmentation(parameters: Parameters, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that segments embedded scenes, by their reader: sky, floor and the four shapes, in the embedded
     world's palette."""
-    return lambda pictures: [Image.fromarray(classes_to_image(reading.segmentation)) for reading in read(pictures)]
+    return lambda images: [Image.fromarray(classes_to_image(reading.segmentation)) for reading in read(images)]
 
 
 def _semantic(name: str, model: str, repository: str, licence: str, commercial: bool = True) -> Annotator:

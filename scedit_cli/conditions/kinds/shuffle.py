@@ -24,19 +24,19 @@ class Flow(Parameters):
 def shuffled(parameters: Flow, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that takes every pixel from the place to which a smooth random flow points, in mode RGB."""
 
-    def one(picture: Image.Image) -> Image.Image:
+    def one(image: Image.Image) -> Image.Image:
         import cv2
 
         # RandomState draws as NumPy's global generator, so that a seed gives the image of controlnet_aux's detector.
-        rng = np.random.RandomState(parameters.seed ^ zlib.crc32(picture.tobytes()))
-        wide, high = picture.size
+        rng = np.random.RandomState(parameters.seed ^ zlib.crc32(image.tobytes()))
+        wide, high = image.size
         x = _smooth(rng, wide, high, parameters.scale) * (wide - 1)
         y = _smooth(rng, wide, high, parameters.scale) * (high - 1)
         return Image.fromarray(
-            cv2.remap(np.asarray(picture), np.dstack((x, y)).astype(np.float32), None, cv2.INTER_LINEAR)
+            cv2.remap(np.asarray(image), np.dstack((x, y)).astype(np.float32), None, cv2.INTER_LINEAR)
         )
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 def _smooth(rng: np.random.RandomState, wide: int, high: int, scale: int) -> np.ndarray:

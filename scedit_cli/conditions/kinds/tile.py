@@ -28,18 +28,18 @@ class Wear(Parameters):
 def worn(parameters: Wear, weights: Path | None = None, device: str = "cpu") -> Make:
     """Return a function that degrades images, in mode RGB."""
 
-    def one(picture: Image.Image) -> Image.Image:
-        small = picture.resize([max(round(side / parameters.factor), 1) for side in picture.size], Image.Resampling.BOX)
+    def one(image: Image.Image) -> Image.Image:
+        small = image.resize([max(round(side / parameters.factor), 1) for side in image.size], Image.Resampling.BOX)
         if parameters.noise:
-            noise = image_rng(picture, parameters.seed).normal(0, parameters.noise, (*small.size[::-1], 3))
+            noise = image_rng(image, parameters.seed).normal(0, parameters.noise, (*small.size[::-1], 3))
             small = Image.fromarray(np.clip(np.rint(np.asarray(small) + noise), 0, 255).astype(np.uint8))
         if parameters.quality < 100:
             file = io.BytesIO()
             small.save(file, "JPEG", quality=parameters.quality)
             small = Image.open(file)
-        return small.resize(picture.size, Image.Resampling.BICUBIC)
+        return small.resize(image.size, Image.Resampling.BICUBIC)
 
-    return lambda pictures: [one(picture) for picture in pictures]
+    return lambda images: [one(image) for image in images]
 
 
 KIND = Kind("tile", (Annotator("tile", "degraded", "Pillow", worn, licence="MIT-CMU", parameters=Wear),), LIKENESS)

@@ -69,14 +69,14 @@ def _open_tree(
     found = tables.find(tree, splits.get(taken, []))
     parquet = [file for file in tree.files if suffix_of(file) == ".parquet"]
     parquet = list(map(tree.on_disk, parquet)) if isinstance(tree, FolderTree) else []
-    is_else = tree.pictures or any(map(is_shard, tree.files))
+    is_else = tree.images or any(map(is_shard, tree.files))
     if found:
         _no(conditions=conditions, split=not splits and split)
         source = _of_tables(tree, found, columns)
     elif parquet and (not is_else or hub.hold_images(tree.path, parquet)):
         _no(conditions=conditions)
         source = hub.open_parquet(tree.path, parquet, columns, None if splits else split)
-        return replace(source, orphans=tree.pictures, hidden=tree.hidden)
+        return replace(source, orphans=tree.images, hidden=tree.hidden)
     else:
         _no(columns=columns, split=not splits and split)
         source = folder.open_folder(tree, conditions)

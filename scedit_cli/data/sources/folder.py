@@ -49,7 +49,7 @@ def open_folder(tree: Tree, conditions: Mapping[str, str | Path]) -> Source:
     taken = {name for found in captions.values() for name in found.values()}
     orphans = [file for file in names if suffix_of(file) in CAPTIONS and file not in taken]
     read = (root, _CONDITIONS, *apart)
-    orphans += [file for file in tree.pictures if not file.startswith(read) and file != OVERVIEW]
+    orphans += [file for file in tree.images if not file.startswith(read) and file != OVERVIEW]
     others = tuple(folder.removeprefix(root) for folder in tree.others)
     paired: dict[str, _Pairs] = {}
     for kind, end in _LABELS.items():
@@ -134,7 +134,7 @@ def _twins(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 def _below(tree: Tree, prefix: str, others: tuple[str, ...]) -> list[str]:
     """Return the images below `prefix` of a tree, without those of splits left out, in its folders `others`."""
-    inside = (file for file in tree.pictures if file.startswith(prefix))
+    inside = (file for file in tree.images if file.startswith(prefix))
     return [file for file in inside if not file[len(prefix) :].startswith(others)]
 
 

@@ -55,7 +55,7 @@ def find(tree: Tree, parts: Sequence[str]) -> list[str]:
     if parts:
         return [table for table in tables if table.startswith(tuple(parts))]
     folders = {table.rpartition("/")[0] for table in tables}
-    return tables if all(not folders.isdisjoint(_above(image)) for image in tree.pictures) else []
+    return tables if all(not folders.isdisjoint(_above(image)) for image in tree.images) else []
 
 
 def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def unread(tree: Tree, used: Sequence[str], suffixes: Sequence[str]) -> list[tup
     suspects = [file for file in set(tree.files) - set(used) if suffix_of(file) in suffixes]
     if not suspects:
         return []
-    stems = {stem_of(image) for image in tree.pictures}
+    stems = {stem_of(image) for image in tree.images}
     folders = {folder for stem in stems for folder in _above(stem)}
     found = []
     for file in sorted(suspects):
@@ -156,7 +156,7 @@ def open_tables(tree: Tree, tables: Sequence[str], columns: Mapping[str, str]) -
                 more=further(row, {image, said_in, *kinds.values()}, at),
             )
 
-    orphans = [file for file in tree.pictures if file not in taken and posixpath.basename(file) != OVERVIEW]
+    orphans = [file for file in tree.images if file not in taken and posixpath.basename(file) != OVERVIEW]
     return Source(count, entries(), orphans, tree.hidden)
 
 

@@ -29,7 +29,7 @@ class Tree:
 
     def __init__(self, name: str, files: list[str], hidden: int) -> None:
         self.name, self.files, self.hidden = name, sorted(files), hidden
-        self.pictures = [file for file in self.files if is_image(file)]
+        self.images = [file for file in self.files if is_image(file)]
         self.others: tuple[str, ...] = ()
 
     def open(self, file: str) -> BinaryIO:
@@ -38,8 +38,8 @@ class Tree:
     def leave_out(self, folders: tuple[str, ...]) -> None:
         """Remove the files of these `folders`, each with its slash."""
         self.others = folders
-        self.files, self.pictures = (
-            [file for file in files if not file.startswith(folders)] for files in (self.files, self.pictures)
+        self.files, self.images = (
+            [file for file in files if not file.startswith(folders)] for files in (self.files, self.images)
         )
 
 

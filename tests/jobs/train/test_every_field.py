@@ -203,7 +203,7 @@ CASES = {
     "tuner.hint_channels": Case(24, in_other_shapes("hint_channels", 24)),
     "tuner.hint_width": Case(0.5, in_other_shapes("hint_widths", (8, 16, 48))),
     "data.path": Case("{more}", other_loss),
-    "data.scenes": Case(3, tells(learned_from, "data: 2 pictures", "data: 3 pictures"), EMBEDDED),
+    "data.scenes": Case(3, tells(learned_from, "data: 2 images", "data: 3 images"), EMBEDDED),
     "data.seed": Case(7, other_loss, EMBEDDED),
     "data.look": Case("pastel", other_loss, EMBEDDED),
     "data.caption_dropout": Case(1.0, other_loss),

@@ -170,7 +170,7 @@ def test_a_first_dataset_is_smaller_than_a_batch(tmp_path):
     result = job.train(wanted, out=tmp_path / "run", reporter=Recorder(events.append))
     told = [event.text for event in events if isinstance(event, Note)]
     assert result.validation_loss is not None and (tmp_path / "run" / "tuner.safetensors").is_file()
-    data = "data: 13 pictures, 1 more held out; fewer than a batch of 32, so each comes several times in a batch"
+    data = "data: 13 images, 1 more held out; fewer than a batch of 32, so each comes several times in a batch"
     assert any(each.startswith(data) for each in told)
     with pytest.raises(SceditError, match="validation.pictures: 32 of 14 images would be held out"):
         asked = load_recipe("sd15-canny", settings([*sets, "validation.pictures=32"]))
