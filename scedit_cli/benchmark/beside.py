@@ -82,27 +82,27 @@ def held(
     encoders = {
         part: [_encoder(name, config, precision) for name, config in _configs(base.name, part)] for part in loop.parts
     }
-    with torch.random.fork_rng(devices=[]), prepared(method, unet, options) as trainee:
+    with torch.random.fork_rng(devices=[]), prepared(method, unet, options) as trainable:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            for part in (*trainee.parts, *(each for several in encoders.values() for each in several)):
+            for part in (*trainable.parts, *(each for several in encoders.values() for each in several)):
                 part.to_empty(device="cpu")
             live = Reserved("activations")
-            with boundary(trainee, options, live), live:
-                live.own("weights", tensors_of(trainee.parts))
+            with boundary(trainable, options, live), live:
+                live.own("weights", tensors_of(trainable.parts))
                 for part, several in encoders.items():
                     live.own(part, tensors_of(several))
-                live.own_gradients(trainee.weights)
+                live.own_gradients(trainable.weights)
                 inputs, noise = faked(inputs), faked(noise)
                 pictures = torch.empty(batch, 3, resolution, resolution, dtype=precision)
                 with live.labelled("optimizer"):
-                    optimizer = new_optimizer(trainee)
+                    optimizer = new_optimizer(trainable)
                 for _ in range(_STEPS):
                     for vae in encoders.get("vae", ()):
                         with torch.no_grad():
                             vae.encode(pictures)
                     with CudaAutocast() if device == "cuda" else nullcontext():
                         with torch.autocast("cpu", DTYPES[amp], enabled=amp != "fp32"):
-                            loss = loss_of(trainee, inputs, noise, base)
+                            loss = loss_of(trainable, inputs, noise, base)
                         loss.backward()
                         del loss
                         with live.labelled("optimizer"):

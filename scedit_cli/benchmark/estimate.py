@@ -90,10 +90,10 @@ def count(method: str, base: Architecture, batch: int, resolution: int, options:
     unet, options = base.on_meta(), options or Options()
     total, of_controlnet = unet.num_parameters(), controlnet_parameters(unet, options.controlnet_width)
     inputs, noise = random_batch(base, batch, resolution, torch.float32, "meta")
-    with prepared(METHODS[method].plain, unet, options) as trainee:
+    with prepared(METHODS[method].plain, unet, options) as trainable:
         with FlopCounterMode(display=False) as counter:
-            loss_of(trainee, inputs, noise, base).backward()
-        return Work(trainee.count, total, of_controlnet, counter.get_total_flops())
+            loss_of(trainable, inputs, noise, base).backward()
+        return Work(trainable.count, total, of_controlnet, counter.get_total_flops())
 
 
 def shares(work: Work) -> dict[str, Any]:
@@ -123,20 +123,20 @@ def peak(
     unet = base.on_meta(DTYPES[dtype])
     base.match_attention(unet, device)
     inputs, noise = random_batch(base, batch, resolution, DTYPES[dtype], "meta")
-    with prepared(method, unet, options) as trainee, FakeTensorMode(allow_non_fake_inputs=True):
-        for part in trainee.parts:
+    with prepared(method, unet, options) as trainable, FakeTensorMode(allow_non_fake_inputs=True):
+        for part in trainable.parts:
             part.to_empty(device="cpu")
         live = LiveStorages("activations")
-        with boundary(trainee, options, live), live:
-            live.own("weights", tensors_of(trainee.parts))
-            live.own_gradients(trainee.weights)
-            _train(trainee, faked(inputs), faked(noise), base, dtype, device, live)
+        with boundary(trainable, options, live), live:
+            live.own("weights", tensors_of(trainable.parts))
+            live.own_gradients(trainable.weights)
+            _train(trainable, faked(inputs), faked(noise), base, dtype, device, live)
     known = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0)
     return known | live.at_peak
 
 
 def boundary(
-    trainee: TrainableMethod, options: Options | None, live: LiveStorages
+    trainable: TrainableMethod, options: Options | None, live: LiveStorages
 ) -> AbstractContextManager[object]:
     """Return a context in which an offloaded encoder's weights count while they are on the device."""
     if not (options and options.offload):
@@ -146,11 +146,11 @@ def boundary(
         with live.labelled("weights"):
             return torch.empty_like(host)
 
-    return offloaded(trainee.unet, torch.device("cpu"), bring)
+    return offloaded(trainable.unet, torch.device("cpu"), bring)
 
 
 def _train(
-    trainee: TrainableMethod,
+    trainable: TrainableMethod,
     inputs: Inputs,
     noise: Tensor,
     base: Architecture,
@@ -158,16 +158,16 @@ def _train(
     device: str,
     live: LiveStorages,
 ) -> None:
-    optimizer = new_optimizer(trainee)
+    optimizer = new_optimizer(trainable)
     with live.labelled("optimizer"):  # the moments, made by the first step
-        for weight in trainee.weights:
+        for weight in trainable.weights:
             weight.grad = torch.empty_like(weight)
         optimizer.step()
         optimizer.zero_grad()
     live.forget_peak()
     with CudaAutocast() if device == "cuda" else nullcontext():  # also in the backward pass, where parts are recomputed
         with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
-            loss = loss_of(trainee, inputs, noise, base)
+            loss = loss_of(trainable, inputs, noise, base)
         loss.backward()
         with live.labelled("optimizer"):
             optimizer.step()

@@ -95,26 +95,26 @@ class Evaluation:
         look, kinds = ("plain", [CONDITION]) if controlled else (LOOK, [])
         return cache_latents_and_text(rendered_scenes(pictures, 0, look, kinds, reporter), base, kinds)
 
-    def judge(self, base: Base, trainee: TrainableMethod) -> dict[str, Any]:
+    def measure(self, base: Base, trainable: TrainableMethod) -> dict[str, Any]:
         """Return a trained method's `loss`, `score`, `objects` and `frechet`, as in `quality.BenchmarkResult`."""
-        shown = self.plain if trainee.takes_hint else self._styled
-        hinted = {"attachment": trainee.hinted, "hints": {"hint": self._hints}} if trainee.takes_hint else {}
+        shown = self.plain if trainable.takes_hint else self._styled
+        hinted = {"attachment": trainable.hinted, "hints": {"hint": self._hints}} if trainable.takes_hint else {}
         drawn = sample(base, self.texts, seeds=range(len(self.texts)), batch_size=_AT_ONCE, **hinted)
         made, real = to_tensor(drawn), to_tensor([each.image for each in shown])
         score = None
-        if trainee.takes_hint:
+        if trainable.takes_hint:
             with_ = conditions.consistencies(CONDITION, drawn, self._wanted)
             score = conditions.control_score(with_, self.limits.without, self.limits.reconstruction)
         features = [load_reader().read(each).features for each in (made, real)]
         return {
-            "loss": self._loss(base, trainee, shown),
+            "loss": self._loss(base, trainable, shown),
             "score": score,
             "objects": named_share(self.texts, made),
             "frechet": frechet_distance(*features),
         }
 
     @torch.no_grad()
-    def _loss(self, base: Base, trainee: TrainableMethod, shown: list[Example]) -> float:
+    def _loss(self, base: Base, trainable: TrainableMethod, shown: list[Example]) -> float:
         """Return the loss at fixed noise levels, one for each scene, with the same noise for every method."""
         shown = shown[:_LOSS_SCENES]
         count, size = len(shown), base.defaults.resolution
@@ -128,5 +128,5 @@ class Evaluation:
             self._hints[:count].to(base.device),
             base.unet_arguments(base.encode_prompts(self.texts[:count]), size, size),
         )
-        answer = trainee.predict(inputs)
+        answer = trainable.predict(inputs)
         return noise_prediction_loss(answer, noise, latents, times, alphas, base.prediction_type).mean().item()

@@ -30,21 +30,21 @@ class Training:
     """A method on a fresh embedded base; each call of `step` makes a training step."""
 
     base: Base
-    trainee: TrainableMethod
+    trainable: TrainableMethod
     step: Callable[[], None]
 
 
 @contextmanager
 def training(
-    method: str, exam: Evaluation, setting: BenchConfig, pictures: int, seed: int, rate: float
+    method: str, evaluation: Evaluation, setting: BenchConfig, pictures: int, seed: int, rate: float
 ) -> Iterator[Training]:
     """Train `method` by AdamW at the learning rate `rate`, with `setting.batch` of `pictures` scenes in a step."""
-    base = load_base(EMBEDDED, device=exam.device)
+    base = load_base(EMBEDDED, device=evaluation.device)
     torch.manual_seed(seed)
-    with prepared(method, base.unet, options_for(setting, architecture(EMBEDDED))) as trainee:
-        cache = exam.data(base, trainee.takes_hint, pictures)
+    with prepared(method, base.unet, options_for(setting, architecture(EMBEDDED))) as trainable:
+        cache = evaluation.data(base, trainable.takes_hint, pictures)
         source = batches(cache, StatefulSampler(len(cache), setting.batch, seed))
-        optimizer = torch.optim.AdamW(trainee.weights, lr=rate, fused=base.device.type in ("cpu", "cuda"))
+        optimizer = torch.optim.AdamW(trainable.weights, lr=rate, fused=base.device.type in ("cpu", "cuda"))
         done = 0
 
         def step() -> None:
@@ -52,25 +52,25 @@ def training(
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (done + 1) / _WARM_UP)
             noise = torch.Generator().manual_seed(1_000_003 * seed + done)  # equal for every method
-            _loss_of_batch(base, trainee, next(source), cache.dropped_text, noise).backward()
-            torch.nn.utils.clip_grad_norm_(trainee.weights, 1.0)
+            _loss_of_batch(base, trainable, next(source), cache.dropped_text, noise).backward()
+            torch.nn.utils.clip_grad_norm_(trainable.weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             done += 1
 
         try:
-            yield Training(base, trainee, step)
+            yield Training(base, trainable, step)
         finally:
             source.close()
 
 
 def _loss_of_batch(
-    base: Base, trainee: TrainableMethod, batch: Batch, empty: dict[str, Tensor], generator: torch.Generator
+    base: Base, trainable: TrainableMethod, batch: Batch, empty: dict[str, Tensor], generator: torch.Generator
 ) -> Tensor:
     latents = base.latents_from(batch.moments, generator)
     noise = torch.randn(latents.shape, generator=generator)
     alphas = base.scheduler.alphas_cumprod
-    kind = "shifted" if trainee.takes_hint else "uniform"
+    kind = "shifted" if trainable.takes_hint else "uniform"
     times = draw_timesteps(kind, len(latents), len(alphas), generator)
     dropped = torch.rand(len(latents), generator=generator) < _DROPPED
     text = {
@@ -79,7 +79,7 @@ def _loss_of_batch(
     }
     latents, noise, times, alphas = (each.to(base.device) for each in (latents, noise, times, alphas))
     size = base.defaults.resolution
-    hint = batch.hints[CONDITION].to(base.device) if trainee.takes_hint else None
+    hint = batch.hints[CONDITION].to(base.device) if trainable.takes_hint else None
     inputs = Inputs(add_noise(latents, noise, times, alphas), times, hint, base.unet_arguments(text, size, size))
-    answer = trainee.predict(inputs)
+    answer = trainable.predict(inputs)
     return noise_prediction_loss(answer, noise, latents, times, alphas, base.prediction_type).mean()

@@ -90,24 +90,24 @@ def measure(
         inputs, noise = random_batch(base, used.batch, used.resolution, dtype, device)
     memory.forget()
     seconds, processor = [], []
-    with starved(), ExitStack() as stack, prepared(method, unet, options) as trainee:
+    with starved(), ExitStack() as stack, prepared(method, unet, options) as trainable:
         del unet
         if options.offload:
-            stack.enter_context(offloaded(trainee.unet, device))
+            stack.enter_context(offloaded(trainable.unet, device))
         if options.offload or options.quantize != "none":
             memory.forget()  # the whole weights, which were here before
         if used.compiled:
-            trainee.unet.compile()
-        optimizer = new_optimizer(trainee)
+            trainable.unet.compile()
+        optimizer = new_optimizer(trainable)
         gradients = 0
         for step in range(total):
             synchronise(device)
             started, busy = time.perf_counter(), time.process_time()
             with torch.autocast(device.type, dtype) if used.dtype != "fp32" else nullcontext():
-                loss = loss_of(trainee, inputs, noise, base)
+                loss = loss_of(trainable, inputs, noise, base)
             loss.backward()
             optimizer.step()
-            gradients = gradients or _bytes([weight.grad for weight in trainee.weights if weight.grad is not None])
+            gradients = gradients or _bytes([weight.grad for weight in trainable.weights if weight.grad is not None])
             optimizer.zero_grad()
             synchronise(device)
             seconds.append(time.perf_counter() - started)
@@ -115,11 +115,11 @@ def measure(
             reporter.progress(step + 1, total)
         highest, reserved = memory.peak(), memory.reserved()
         kept = {
-            "weights": _bytes([weight for part in trainee.parts for weight in (*part.parameters(), *part.buffers())]),
+            "weights": _bytes([weight for part in trainable.parts for weight in (*part.parameters(), *part.buffers())]),
             "gradients": gradients,
             "optimizer": _bytes([each for state in optimizer.state.values() for each in state.values()]),
         }
-        size = _size_of(trainee)
+        size = _size_of(trainable)
     if device.type == "cpu":
         kept["libraries"] = guess["libraries"] = memory.libraries
     held = sum(bytes_ for name, bytes_ in kept.items() if name != "gradients")
@@ -203,8 +203,8 @@ def _quartiles(seconds: list[float]) -> tuple[float, float, float]:
     return upper, median, lower
 
 
-def _size_of(trainee: TrainableMethod) -> int:
+def _size_of(trainable: TrainableMethod) -> int:
     with tempfile.TemporaryDirectory(prefix="scedit-bench-") as folder:
         file = Path(folder) / "weights.safetensors"
-        trainee.save(file)
+        trainable.save(file)
         return file.stat().st_size

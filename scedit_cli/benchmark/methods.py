@@ -128,10 +128,10 @@ def prepared(method: str, unet: UNet2DConditionModel, options: Options | None = 
     if options and options.offload and method.split("-")[0] not in ("sc", "csc"):
         raise ValueError("the encoder cannot be offloaded: the backward pass enters it")
     with ExitStack() as stack:
-        trainee = METHODS[method].make(unet, options or Options(), stack)
-        for part in trainee.parts:
+        trainable = METHODS[method].make(unet, options or Options(), stack)
+        for part in trainable.parts:
             stack.enter_context(norms_in_own_precision(part))
-        yield trainee
+        yield trainable
 
 
 def _sc(unet: UNet2DConditionModel, options: Options, stack: ExitStack, memory: str) -> TrainableMethod:

@@ -93,7 +93,7 @@ class Comparison:
     budget: Budget
     seeds: int
     rates: Mapping[str, float]
-    exam: Evaluation
+    evaluation: Evaluation
     kept: ResultCache
 
     def of(self, methods: Sequence[str], reporter: Reporter) -> dict[str, Summary]:
@@ -112,7 +112,7 @@ class Comparison:
         about = self._about() | machine | {"methods": sorted(methods)}
         known = self.kept.find("paces", about)
         if known is None:
-            known = paces(methods, self.exam, self.setting, self.budget.pictures, reporter)
+            known = paces(methods, self.evaluation, self.setting, self.budget.pictures, reporter)
             self.kept.keep("paces", about, known)
         return known
 
@@ -123,11 +123,11 @@ class Comparison:
         for seed in range(self.seeds):
             name = f"{method}-seed{seed}"
             about = self._about() | {
-                "method": method, "seed": seed, "learning_rate": rate, "scenes": len(self.exam.texts)
+                "method": method, "seed": seed, "learning_rate": rate, "scenes": len(self.evaluation.texts)
             }  # fmt: skip
             found = {stop: self.kept.find(name, about | {"steps": stop}) for stop in stops.values()}
             missing = [stop for stop, figures in found.items() if figures is None]
-            run = trained(method, self.exam, self.setting, self.budget.pictures, seed, rate, missing, reporter)
+            run = trained(method, self.evaluation, self.setting, self.budget.pictures, seed, rate, missing, reporter)
             for stop, figures in run:
                 self.kept.keep(name, about | {"steps": stop}, figures)
                 found[stop] = figures
@@ -136,15 +136,16 @@ class Comparison:
 
     def _about(self) -> dict[str, Any]:
         """Return the values that every training depends on."""
-        return asdict(self.setting) | {"pictures": self.budget.pictures, "base_fingerprint": self.exam.fingerprint}
+        budget = {"pictures": self.budget.pictures}
+        return asdict(self.setting) | budget | {"base_fingerprint": self.evaluation.fingerprint}
 
     def _facts(self, method: str) -> Summary:
         return {
             "trainable_parameters": parameters_of(method, self.setting),
-            "estimated_peak_memory": peak_of(method, self.setting, self.exam.device),
+            "estimated_peak_memory": peak_of(method, self.setting, self.evaluation.device),
             "learning_rate": rate_of(method, self.rates),
             "seeds": self.seeds,
-            "scenes": len(self.exam.texts),
+            "scenes": len(self.evaluation.texts),
         }
 
 
@@ -156,7 +157,7 @@ def rate_of(method: str, rates: Mapping[str, float] | None = None) -> float:
 
 def trained(
     method: str,
-    exam: Evaluation,
+    evaluation: Evaluation,
     setting: BenchConfig,
     pictures: int,
     seed: int,
@@ -164,26 +165,26 @@ def trained(
     stops: Sequence[int],
     reporter: Reporter,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Train a method; at each number of steps in `stops`, yield it with the result of `Evaluation.judge`."""
+    """Train a method; at each number of steps in `stops`, yield it with the result of `Evaluation.measure`."""
     if not stops:
         return
-    with training(method, exam, setting, pictures, seed, rate) as run:
+    with training(method, evaluation, setting, pictures, seed, rate) as run:
         for done in range(1, max(stops) + 1):
             run.step()
             reporter.progress(done, max(stops), f"training {method}, seed {seed}")
             if done in stops:
-                yield done, exam.judge(run.base, run.trainee)
+                yield done, evaluation.measure(run.base, run.trainable)
 
 
 def paces(
-    methods: Sequence[str], exam: Evaluation, setting: BenchConfig, pictures: int, reporter: Reporter
+    methods: Sequence[str], evaluation: Evaluation, setting: BenchConfig, pictures: int, reporter: Reporter
 ) -> dict[str, float]:
     """Return the seconds of a training step of each method, by `timing.timed`: the median of a few steps, taken in
     turns, so that a slow minute of the machine affects all methods."""
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     with ExitStack() as stack:
         runs = {
-            method: stack.enter_context(training(method, exam, setting, pictures, 0, rate_of(method)))
+            method: stack.enter_context(training(method, evaluation, setting, pictures, 0, rate_of(method)))
             for method in methods
         }
         for number in range(_UNTIMED + _TIMED):
@@ -202,8 +203,8 @@ def parameters_of(method: str, setting: BenchConfig) -> int:
         ValueError, RuntimeError: the embedded base cannot have the method.
     """
     shape = architecture(EMBEDDED)
-    with prepared(method, shape.on_meta(), options_for(setting, shape)) as trainee:
-        return trainee.count
+    with prepared(method, shape.on_meta(), options_for(setting, shape)) as trainable:
+        return trainable.count
 
 
 def peak_of(method: str, setting: BenchConfig, device: torch.device) -> int:

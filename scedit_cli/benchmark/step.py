@@ -58,18 +58,18 @@ def frames_axis(base: Architecture) -> int | None:
     return {"UNetMotionModel": 2, "UNetSpatioTemporalConditionModel": 1}.get(base.kind)
 
 
-def loss_of(trainee: TrainableMethod, inputs: Inputs, noise: Tensor, base: Architecture) -> Tensor:
+def loss_of(trainable: TrainableMethod, inputs: Inputs, noise: Tensor, base: Architecture) -> Tensor:
     """Return the mean noise-prediction loss of a batch of clean latents with `noise` added."""
     alphas = base.alphas.to(inputs.latents.device)
     latents = add_noise(inputs.latents, noise, inputs.timesteps, alphas, base.prediction_type == FLOW)
     noisy = replace(inputs, latents=latents)
-    answer = trainee.predict(noisy)
+    answer = trainable.predict(noisy)
     channels = 2 if frames_axis(base) == 1 else 1
     wanted = (each.narrow(channels, 0, answer.shape[channels]) for each in (noise, inputs.latents))
     return noise_prediction_loss(answer, *wanted, inputs.timesteps, alphas, base.prediction_type).mean()
 
 
-def new_optimizer(trainee: TrainableMethod, rate: float = LEARNING_RATE) -> torch.optim.Optimizer:
-    weights = trainee.weights
+def new_optimizer(trainable: TrainableMethod, rate: float = LEARNING_RATE) -> torch.optim.Optimizer:
+    weights = trainable.weights
     fused = weights[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(weights, lr=rate, fused=fused)

@@ -26,7 +26,7 @@ from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.utils.errors import SceditError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
-_QUESTIONS = ("estimate", "sampling", "skips", "quality", "show")
+_MODE_FLAGS = ("estimate", "sampling", "skips", "quality", "show")
 _SIZES = "lora_rank lora_feed_forward down_ratio"
 _HELD = "quantize offload beside"
 _MODES = {
@@ -110,13 +110,13 @@ def _path(value: Any) -> Path | None:
 
 def _mode_of(given: Mapping[str, Any]) -> str:
     """Return the mode that the options choose; "" measures the costs of methods."""
-    if len(asked := [f"--{name}" for name in _QUESTIONS if name in given]) > 1:
+    if len(asked := [f"--{name}" for name in _MODE_FLAGS if name in given]) > 1:
         raise SceditError(f"{' and '.join(asked)} are two questions", hint="run bench once for each")
     if "tuners" in given and "quality" not in given:
         raise SceditError(f"--tuner {given['tuners'][0]}: only --quality measures tuners", hint="add --quality")
     mode = "--quality --tuner" if "tuners" in given else asked[0] if asked else ""
     for name in given:
-        if name in (*_QUESTIONS, "tolerance", "out") or name in _MODES[mode].split():
+        if name in (*_MODE_FLAGS, "tolerance", "out") or name in _MODES[mode].split():
             continue
         takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]
         raise SceditError(

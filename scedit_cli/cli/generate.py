@@ -205,8 +205,10 @@ def generate(
     frames: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Make videos of so many frames, such as 16, with a base for videos; --cond then takes a folder of "
-            "frames, a GIF or a video.", rich_help_panel=_VIDEO,
+            min=2,
+            help="Make videos of so many frames, such as 16, with a base for videos; --cond then takes a folder of frames, "
+            "a GIF or a video.",
+            rich_help_panel=_VIDEO,
         ),
     ] = None,
     fps: Annotated[

@@ -216,11 +216,11 @@ def _train(request: LearningRequest, check: Callable[[BenchConfig], None], repor
         except (RuntimeError, ValueError) as error:
             reporter.note(f"{method} cannot be had on the embedded base: {error}")
     kept = ResultCache(request.keep)
-    exam = Evaluation(base, scenes, kept)
-    own = exam.limits
+    evaluation = Evaluation(base, scenes, kept)
+    own = evaluation.limits
     found = {BASE: {"psnr": own.psnr, "objects": own.objects, "scenes": scenes}}
     reporter.progress(1, 1, "the base itself")
-    comparison = quality.Comparison(setting, budget, request.seeds, request.learning_rates, exam, kept)
+    comparison = quality.Comparison(setting, budget, request.seeds, request.learning_rates, evaluation, kept)
     found |= comparison.of([each for each in methods if each in able], reporter)
     if not able and set(methods) - {BASE}:
         raise WorkFailed(f"none of {', '.join(methods)} could be trained on the embedded base")

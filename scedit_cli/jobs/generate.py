@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
 from scedit_cli import scenes
@@ -146,7 +145,8 @@ def _generate_videos(config: GenerationConfig, loaded: Base | None, reporter: Re
     if notes := conditioning.fit(base):
         reporter.note(notes[0] + (f", and {len(notes) - 1} more alike" if notes[1:] else ""))
     if len({conditioning.size(each) for frames in split.jobs for each in frames}) > 1:
-        raise SceditError("controls: the frames differ in size", "give `width` and `height`, or frames of one size", "controls")
+        hint = "give `width` and `height`, or frames of one size"
+        raise SceditError("controls: the frames differ in size", hint, "controls")
     videos = _draw_videos(VideoRunner(config, base, conditioning, image), split, jobs, reporter)
     shown = conditioning.shown(split.jobs[0][0])
     return GenerateResult(videos, None, base.name, time.monotonic() - started, device, shown)

@@ -78,11 +78,11 @@ def test_every_methods_parameters_are_the_golden_ones(base):
     shape = architecture(base)
     options = options_for(BenchConfig(base), shape)
     for method, names in (KNOWN | OTHERS).items():
-        with prepared(method, shape.on_meta(), options) as trainee:
-            assert trainee.count == parameters[names[base == "sdxl"]], method
+        with prepared(method, shape.on_meta(), options) as trainable:
+            assert trainable.count == parameters[names[base == "sdxl"]], method
     options = options_for(BenchConfig(base, lora_feed_forward=True), shape)
-    with prepared("lora", shape.on_meta(), options) as trainee:
-        assert trainee.count == parameters["lora_attn_ff_r64"]
+    with prepared("lora", shape.on_meta(), options) as trainable:
+        assert trainable.count == parameters["lora_attn_ff_r64"]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_pefts_casts_are_a_small_part_of_loras_peak(monkeypatch):
 
     @contextmanager
     def without_casts(*args: object):
-        with prepared(*args) as trainee, disable_input_dtype_casting(trainee.unet):
-            yield trainee
+        with prepared(*args) as trainable, disable_input_dtype_casting(trainable.unet):
+            yield trainable
 
     with_casts = peak("lora")
     monkeypatch.setattr(estimate, "prepared", without_casts)

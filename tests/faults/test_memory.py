@@ -94,10 +94,10 @@ def test_a_method_that_does_not_fit_leaves_the_others_their_figures(small: Small
     def starve() -> None:
         loss_of = measure.loss_of
 
-        def hungry(trainee, *args):
-            if trainee.takes_hint:
+        def hungry(trainable, *args):
+            if trainable.takes_hint:
                 raise ERRORS["system"]()
-            return loss_of(trainee, *args)
+            return loss_of(trainable, *args)
 
         measure.loss_of, compare.measure_apart = hungry, measure.measure
         sizes = ("--base", "scenes", "--batch", "1", "--resolution", "64", "--steps", "1")

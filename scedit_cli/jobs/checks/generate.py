@@ -96,7 +96,8 @@ def check_page(config: GenerationConfig) -> None:
         raise SceditError(f"out {config.out.path}: the page writes many images", "name a folder", "out")
     names.check(1, False)
     if config.sampler.frames is not None:
-        raise SceditError("sampler.frames has no effect on the page, which makes images", "leave it out", "sampler.frames")
+        message = "sampler.frames has no effect on the page, which makes images"
+        raise SceditError(message, "leave it out", "sampler.frames")
     config.check()
     check_writable(names.out, "out")
     _check_models(config.base, config.sampler)

@@ -72,7 +72,8 @@ def check_start(config: GenerationConfig, takes_image: bool) -> None:
     texts = {"prompts": [prompt.text for prompt in config.prompts], "sampler.negative": [config.sampler.negative]}
     for field, given in texts.items():
         if any(given):
-            raise SceditError(f"{field}: base {name} makes videos from an image, and reads no texts", "leave it out", field)
+            message = f"{field}: base {name} makes videos from an image, and reads no texts"
+            raise SceditError(message, "leave it out", field)
 
 
 def _images_alone(field: str, name: str) -> SceditError:
