@@ -299,7 +299,7 @@ class ValidationSection(_Section):
     """Seed of the choice of images and of their noise."""
     metrics: bool = False
     """Measure the control score on the held-out images too, sampled as `samples` says, and draw its curve."""
-    patience: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0, le=1_000_000)
     """Measures of the control score without a better one after which the run ends; 0: it makes all its steps."""
 
 

@@ -222,7 +222,7 @@ def test_the_first_pictures_are_held_out(shards, tmp_path):
     assert (left.counts, left.left) == ((7, 1, 5, 4), [6, 1, 5, 4]) and left.fingerprint != opened.fingerprint
     seen = numbers(Stream(left, 4), 30)
     assert {n for batch in seen for n in batch} == set(range(4, 20))
-    with pytest.raises(SceditError, match="validation.images: 6 of at most 20"):
+    with pytest.raises(SceditError, match="validation.pictures: 6 of at most 20"):
         opened.without_first(tmp_path / "first", 6)
 
 

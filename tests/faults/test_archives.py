@@ -166,7 +166,7 @@ def test_archives(tried) -> None:
         assert not list(Path("/").glob("outside*"))
     tried("archives", len(outcomes))
     assert faults(outcomes, SECONDS) == ""
-    assert [each.said for each in outcomes[:2]] == ["1 pictures"] * 2
+    assert [each.said for each in outcomes[:2]] == ["1 images"] * 2
     assert {each.what for each in outcomes} == {"fine", "refused"}
 
 

@@ -126,5 +126,5 @@ def test_small_files_of_large_pictures(side, ends, tried) -> None:
     cases = [Reading((reader,), picture) for picture in picture_files.large_ones(side) for reader in READERS]
     outcomes = in_folders(cases)
     tried("small files of large pictures", len(outcomes))
-    assert faults(outcomes, SECONDS, GIB if ends == "fine" else GIB // 32) == ""  # by their size, before it is decoded
+    assert faults(outcomes, 2 * SECONDS, GIB if ends == "fine" else GIB // 32) == ""  # by their size, before it is decoded
     assert {each.what for each in outcomes} == {ends}

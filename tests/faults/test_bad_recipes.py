@@ -84,7 +84,7 @@ def bounds() -> Iterator[tuple[str, Any, bool]]:
                 yield key, [0.0] * (most + 1), False
             if getattr(rule, "pattern", None):
                 for text in ("a", "a-1_b", "A", "1a", "a b", "ä", "a\n", "", "../a"):
-                    yield key, text, text in ("a", "a-1_b")
+                    yield key, _wrapped(field, text), text in ("a", "a-1_b")
         for choice in _choices(kind):
             yield key, _wrapped(field, choice), True
             yield key, _wrapped(field, f"{choice}x" if isinstance(choice, str) else choice + 1), False
@@ -187,6 +187,7 @@ validation.pictures [0, 1000000]
 validation.every [1, inf)
 validation.timesteps [1, 1000]
 validation.seed [0, 9223372036854775807]
+validation.patience [0, 1000000]
 score.scenes [0, 100000]
 """
 LENGTHS = {
@@ -216,7 +217,7 @@ def test_the_schemas_bounds_are_those_that_were_meant() -> None:
 ALONE = {  # what a value needs beside it to be allowed, or why the schema refuses it with another
     "base.model": {"data": {"path": "x"}}, "base.vae_revision": {"base": {"vae": "x"}},
     "data.make": {}, "data.seed": {"data": {"path": "x"}}, "data.scenes": {},
-    "data.masked_loss": {"data": {"path": "x"}},
+    "data.masked_loss": {"data": {"path": "x"}}, "validation.patience": {"validation": {"metrics": True}},
 }  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def test_every_bound_on_both_sides(key, tmp_path, tried) -> None:
         values.setdefault(section, {})[name] = value
         said = shown(tomlkit.dumps(values), folder=tmp_path)
         if allowed and said != "fine":  # refused for what does not go with it, never for itself
-            reasons = 'leave it|; learn "|does not take|takes no hint|must be the smaller|take a smaller seed'
+            reasons = 'leave it|give one of the two|; learn "|does not take|takes no hint|must be the smaller|take a smaller seed'
             assert re.search(rf"recipe.toml: [a-z]+\.[a-z_]+: .*({reasons})", said), said
         if not allowed:
             assert re.search(rf"{re.escape(key)}(\.\d+)?: ", said), (value, said)
