@@ -31,8 +31,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def wake_libraries(device: torch.device) -> None:
-    """Make a small training step, so that memory loaded by the libraries at first use counts alike for all methods. On a
-    CPU, where the code is resident memory too, also load the embedded base and make a step on it."""
+    """Make a small training step, so that memory loaded by the libraries at first use counts alike for all methods. On
+    a CPU, where the code is resident memory too, also load the embedded base and make a step on it."""
     import diffusers.models.controlnets.controlnet  # noqa: F401
     import peft  # noqa: F401
 
