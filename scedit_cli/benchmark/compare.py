@@ -18,7 +18,7 @@ from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.training.fitting import CONTEXT
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.errors import SceditError, WorkFailed, reason
-from scedit_cli.utils.process_memory import resident
+from scedit_cli.utils.process_memory import resident_at_rest
 from scedit_cli.utils.reporter import Reporter
 
 _BESIDE_BATCH = 4  # of the estimate beside the embedded base
@@ -111,7 +111,7 @@ def estimate_all(
     libraries = 0
     if device == "cpu":
         wake_libraries(torch.device("cpu"))
-        libraries = resident()
+        libraries = resident_at_rest()
     costs = estimated(methods, base, setting, device, libraries, reporter=reporter)
     return further.answered(costs, device, reporter)
 

@@ -7,7 +7,11 @@ import time
 import torch
 from torch import nn
 
+from scedit_cli.benchmark.architecture import architecture
+from scedit_cli.benchmark.methods import prepared
+from scedit_cli.benchmark.step import loss_of, random_batch
 from scedit_cli.benchmark.timing import synchronise
+from scedit_cli.utils.names import EMBEDDED
 
 _SIDES = {"cpu": 1024, "cuda": 8192}
 _SECONDS = 0.5
@@ -27,7 +31,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def wake_libraries(device: torch.device) -> None:
-    """Make a small training step, so that memory loaded by the libraries at first use counts alike for all methods."""
+    """Make a small training step, so that memory loaded by the libraries at first use counts alike for all methods. On
+    a CPU, where the code is resident memory too, also load the embedded base and make a step on it."""
     import diffusers.models.controlnets.controlnet  # noqa: F401
     import peft  # noqa: F401
 
@@ -41,3 +46,7 @@ def wake_libraries(device: torch.device) -> None:
             nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().square().mean().backward()
     optimizer.step()
     synchronise(device)
+    if device.type == "cpu":
+        base = architecture(EMBEDDED)
+        with torch.random.fork_rng(devices=[]), prepared("sc", base.unet(torch.float32, device)) as trainee:
+            loss_of(trainee, *random_batch(base, 1, base.resolution, torch.float32, device), base).backward()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import tempfile
 import time
@@ -81,7 +80,6 @@ def measure(
     wake_libraries(device)
     if held := workspaces(device):
         guess["workspaces"] = held
-    gc.collect()
     memory = Memory(device)
     needed = f"about {sum(guess.values()) / _GIB:.2f} GiB are estimated for it; take a smaller `batch` or `resolution`"
     starved = partial(memory_told, f"{method} was measured", needed)

@@ -74,7 +74,7 @@ def _quoted(name: str, value: str | None, arguments: str | None) -> str | None:
         place, *others = re.split(r"(?:^|, )(?=[a-z_]+=)", arguments)
         options = (_quoted(*each.split("=", 1), None) or each for each in others)
         return " ".join(("scedit", _CALLS.get(name, name), *filter(None, (place, *options))))
-    if name.partition(".")[0] in _RECIPE and "." in name:
+    if name.partition(".")[0] in _RECIPE and "." in name or name == "base.quantize":
         return name if value is None else f"--set {name}={value}"
     option = option_of(name)
     if option not in _known():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,12 +20,12 @@ class Memory:
     allocations; on a CPU, the resident memory of the whole process, libraries included.
 
     Attributes:
-        libraries: bytes resident when it was created; 0 on an accelerator.
+        libraries: bytes at rest when it was created; 0 on an accelerator.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._accelerator = None if device.type == "cpu" else device
-        self.libraries = 0 if self._accelerator else resident()
+        self.libraries = 0 if self._accelerator else resident_at_rest()
 
     def forget(self) -> None:
         """Start counting the peak from here."""
@@ -67,6 +70,15 @@ def workspaces(device: torch.device) -> int:
 def resident() -> int:
     """Return the bytes of this process that are resident now, or the peak where the system does not report them."""
     return _status("VmRSS") or _most_resident()
+
+
+def resident_at_rest() -> int:
+    """Return the bytes of this process that are resident without garbage and, with glibc, without the free memory that
+    it would give to the next tensors."""
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident()
 
 
 def _forget_peak() -> None:

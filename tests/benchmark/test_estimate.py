@@ -135,20 +135,21 @@ def test_nothing_is_computed_and_the_random_state_stays():
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
-def test_a_real_steps_resident_memory_is_predicted(tmp_path):
-    """To 12 % with the libraries, which are most of it. Of a step's own memory the tensors alone are predicted: what
-    the kernels of a CPU allocate for themselves comes on top, up to four fifths as much here."""
+def test_a_real_steps_resident_memory_is_predicted(tmp_path, monkeypatch):
+    """To 8 % where each large tensor has pages of its own, and to 2 % with the libraries, which are most of it. By
+    default glibc reuses its heap for them, whose holes depend on the order of all allocations."""
     out = tmp_path / "estimate.json"
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**16))
     command = f"bench --estimate --base scenes --methods sc,controlnet --out {out} --quiet --csv"
     subprocess.run([sys.executable, "-m", "scedit_cli", *command.split()], check=True, capture_output=True)
     for told in json.loads(out.read_text())["results"]:
         measured = measure_apart(told["method"], BenchConfig("scenes", steps=1), SILENT).figures
-        assert told["peak_memory"] == pytest.approx(measured.peak_memory, rel=0.12)
+        assert told["peak_memory"] == pytest.approx(measured.peak_memory, rel=0.02)
         own, predicted = (
             peak - each["libraries"]
             for peak, each in ((measured.peak_memory, measured.memory), (told["peak_memory"], told["memory"]))
         )
-        assert predicted <= own <= 1.8 * predicted, told["method"]
+        assert own == pytest.approx(predicted, rel=0.08), told["method"]
 
 
 @pytest.fixture

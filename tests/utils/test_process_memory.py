@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
-from scedit_cli.utils.process_memory import workspaces
+from scedit_cli.utils.process_memory import resident, resident_at_rest, workspaces
 
 CARD = torch.device("cuda")
 
@@ -26,6 +28,16 @@ def test_both_threads_of_a_step_have_a_workspace(monkeypatch, capability, settin
     if setting:
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", setting)
     assert workspaces(CARD) == bytes_
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc_trim")
+def test_free_memory_is_not_at_rest():
+    used = [bytearray(2**16) for _ in range(2**10)]
+    last = used.pop()  # keeps the heap from shrinking by itself
+    used.clear()
+    before = resident()
+    assert resident_at_rest() < before - 2**25
+    assert len(last) == 2**16
 
 
 def test_a_cpu_has_none():
