@@ -149,14 +149,15 @@ def test_processes_share_the_batches(base, dataset):
 def test_two_processes_find_what_one_does(base, tuner, dataset, tmp_path, monkeypatch):
     """Bit for bit, from caches of their own, and each thing is written by one of them."""
     file = save_tuner(tuner, tmp_path / "canny.safetensors", {"base_fingerprint": base.fingerprint})
-    words = ["bench", "--quality", "--tuner", file, "--against", "none", "--base", tiny.pipeline_folder("sd15"), "--data",
-             dataset, "--steps", "2", "--guidance", "1", "--batch", "2", "--device", "cpu"]  # fmt: skip
+    words = ["bench", "--quality", "--tuner", file, "--against", "none", "--base", tiny.pipeline_folder("sd15"),
+             "--data", dataset, "--steps", "2", "--guidance", "1", "--batch", "2", "--device", "cpu"]  # fmt: skip
     alone = CliRunner().invoke(app, [*map(str, words), "--keep", str(tmp_path / "one"), "--json"])
     assert alone.exit_code == 0, alone.output
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "another"))
     document, err = together(tmp_path, *words, "--keep", tmp_path / "two")
     assert document["quality"] == json.loads(alone.stdout)["quality"], err
-    one, two = (sorted(file.relative_to(tmp_path / name) for file in (tmp_path / name).rglob("*.*")) for name in ("one", "two"))
+    places = [tmp_path / name for name in ("one", "two")]
+    one, two = (sorted(file.relative_to(place) for file in place.rglob("*.*")) for place in places)
     assert one == two
     assert (tmp_path / "one/images.csv").read_bytes() == (tmp_path / "two/images.csv").read_bytes()
     resumed, _ = together(tmp_path, *words)
@@ -271,9 +272,14 @@ def test_bad_data(base, tuner, dataset, tmp_path):
     with pytest.raises(SceditError, match="photos has no hed images, and the annotator cannot be loaded") as error:
         run([hed], base, dataset, weights=tmp_path / "weights")
     assert error.value.exit_code == 2 and error.value.hint
-    Image.new("RGB", (48, 64)).save(dataset / "images" / "000002.png")
-    with pytest.raises(SceditError, match="000002.png is 48x64 pixels; the sides of base .* are multiples of 64"):
-        run([tuner], base, dataset)
+    for name in ("000002", "000000"):  # also the first, whose size is that of the setting
+        before = (dataset / "images" / f"{name}.png").read_bytes()
+        (dataset / "conditions" / "canny" / f"{name}.png").unlink(missing_ok=True)
+        write_rows(dataset, [row_of(f"{n:06d}.png", "", []) for n in range(5)])
+        Image.new("RGB", (48, 64)).save(dataset / "images" / f"{name}.png")
+        with pytest.raises(SceditError, match=f"{name}.png is 48x64 pixels; the sides of base .* are multiples of 64"):
+            run([tuner], base, dataset)
+        (dataset / "images" / f"{name}.png").write_bytes(before)
     style = tiny.trained(SCTuner.for_unet(base.unet), 1)
     write_rows(dataset, [row_of("000000.png", "", [])])
     with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):

@@ -176,7 +176,8 @@ def test_photographs_are_annotated_frame_by_frame_and_sweeps_make_videos(home, g
     [
         ("motion", "DPMSolverMultistep:use_karras_sigmas=true", diffusers.DPMSolverMultistepScheduler,
          {"use_karras_sigmas": True}),
-        ("svd", "EulerDiscrete:use_karras_sigmas=false", diffusers.EulerDiscreteScheduler, {"use_karras_sigmas": False}),
+        ("svd", "EulerDiscrete:use_karras_sigmas=false", diffusers.EulerDiscreteScheduler,
+         {"use_karras_sigmas": False}),
     ],
 )  # fmt: skip
 def test_a_scheduler_draws_what_it_draws_in_diffusers_pipeline(home, generate, base, scheduler, own, settings_of_own):
@@ -218,11 +219,11 @@ def test_frames_of_another_size_are_resized_one_by_one(home, generate, base, tmp
         (tmp_path / rule).mkdir()
         for number, frame in enumerate(big):
             resized(frame, (SIDE, SIDE), rule).save(tmp_path / rule / f"{number}.png")
-        here, before = (
-            generate(base, conds=[f"color={tmp_path}/{place}"], resize=rule, out=f"{rule}-{n}", **given).images[0].frames
+        results = [
+            generate(base, conds=[f"color={tmp_path}/{place}"], resize=rule, out=f"{rule}-{n}", **given)
             for n, place in enumerate(("big", rule))
-        )
-        here, before = pixels(here), pixels(before)
+        ]
+        here, before = (pixels(each.images[0].frames) for each in results)
         assert np.array_equal(here, before)
         made.append(here)
     assert not any(np.array_equal(one, other) for one, other in combinations(made, 2))
@@ -287,7 +288,7 @@ def test_a_base_is_joined_with_its_motion_adapter_as_the_hint_says(home, generat
     classes = {each: getattr(diffusers, each) for each in ("AnimateDiffPipeline", "MotionAdapter")}
     with quiet():
         exec(code, classes | names)
-    image, joined = (load(place) for load, place in ((load_base, home / "images"), (load_video_base, tmp_path / "joined")))
+    image, joined = load_base(home / "images"), load_video_base(tmp_path / "joined")
     assert joined.fingerprints[1] == image.fingerprint  # the tuners of the base fit
     assert len(generate(tmp_path / "joined", scheduler="DDIM").images[0].frames) == FRAMES
 
