@@ -107,7 +107,8 @@ class Architecture:
 
         with quiet(), torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
-            return getattr(diffusers, self.kind).from_config(self.config).to(dtype)
+            # `to` moves what diffusers makes on the CPU whatever the context, such as the mixing factors of SVD.
+            return getattr(diffusers, self.kind).from_config(self.config).to(device, dtype)
 
 
 def architecture(model: str) -> Architecture:

@@ -51,6 +51,7 @@ class BenchResult:
         worse: sentences, one for each figure that got worse than the baseline.
         grid: the images of changed skips.
         unwritten: the reason why a file could not be written; the figures are complete all the same.
+        is_first: whether this is the process of a launch that shows and writes the result.
     """
 
     costs: Costs
@@ -65,6 +66,7 @@ class BenchResult:
     worse: Sequence[str] = ()
     grid: Image.Image | None = None
     unwritten: SceditError | OSError | None = None
+    is_first: bool = True
 
     @property
     def setting(self) -> BenchConfig:

@@ -38,6 +38,7 @@ from scedit_cli.inference.controls import (
 from scedit_cli.inference.evaluation import RECONSTRUCTION, WITHOUT, Arm, Evaluated, Evaluator, scored
 from scedit_cli.inference.frechet import frechet_distance
 from scedit_cli.inference.image_features import clip_measure, inception_measure, missing
+from scedit_cli.inference.sampler import check_size
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.scenes import HELD_OUT_SEED
@@ -200,6 +201,8 @@ def _images(
         cache=cache,
     )
     images.check_files()
+    for (width, height), item in zip(images.sizes, images.items, strict=True):
+        check_size(base, height, width, str(item.image))
     for kind in kinds:
         for maker in dict.fromkeys(images.makers(kind, range(len(images)))):
             try:

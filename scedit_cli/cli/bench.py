@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_for
+from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_of_first
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
 
@@ -220,7 +220,7 @@ def bench(
       scedit bench --skips
       scedit bench --show bench.json --markdown
     """
-    with screen_for(json_, quiet, debug) as screen:
+    with screen_of_first(json_, quiet, debug) as screen:
         if len(asked := [name for name, on in (("json", json_), ("markdown", markdown), ("csv", csv)) if on]) > 1:
             raise SceditError(f"--{asked[0]} and --{asked[1]} both want stdout", hint="--out FILE takes the JSON")
         from scedit_cli.cli.bench_request import request_of
@@ -247,6 +247,8 @@ def bench(
         from scedit_cli.jobs import bench as job
 
         result = job.bench(request, output, reporter=screen)
+    if not result.is_first:
+        return
     if markdown or csv:
         screen.text({}, result.markdown() if markdown else result.csv())
     elif json_:

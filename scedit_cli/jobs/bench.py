@@ -38,6 +38,7 @@ from scedit_cli.inference.controls import prediction_note
 from scedit_cli.jobs.checks.bench import check
 from scedit_cli.models.base import DTYPES, EMBEDDED, Base, load_base
 from scedit_cli.utils.devices import best_device
+from scedit_cli.utils.distributed import Share
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from scedit_cli.utils.io import as_json, check_place, expanded, whole, write_whole
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -98,6 +99,8 @@ def bench(request: Request, output: Output = Output(), reporter: Reporter | None
             told = f"{output.baseline} is from another machine ({before['device']}): memory and speed are not compared"
             reporter.note(told)
         result = replace(result, worse=worse(before, document, output.tolerance))
+    if not Share.mine().is_first:
+        return replace(result, is_first=False)
     return _written(result, output.plot, output.out)
 
 

@@ -52,7 +52,11 @@ def evaluate(
     images: int | None = None,
     sampling: SamplingOptions = SamplingOptions(),
     weights: str | Path | None = None,
+    clip: str | Path | None = None,
+    inception: str | Path | None = None,
     keep: str | Path | None = None,
+    prediction: str | None = None,
+    dtype: str | None = None,
     device: str | None = None,
     reporter: Reporter | None = None,
 ) -> EvaluationResult:
@@ -70,7 +74,11 @@ def evaluate(
         images: the most images.
         sampling: steps, guidance, sampler, seed and batch size.
         weights: a folder with local copies of the annotators' weights.
+        clip: a folder with a CLIP model, for CLIP scores.
+        inception: a TorchScript file of Inception, for FID.
         keep: a folder for the images, a table of their figures and a contact sheet.
+        prediction: "epsilon", "v_prediction" or "flow", for bases whose files do not say what the U-Net predicts.
+        dtype: "fp32", "bf16" or "fp16", the precision of the base; by default fp32 on a CPU, else bf16.
         device: the device of the base; by default an accelerator where there is one.
 
     Raises:
@@ -86,7 +94,11 @@ def evaluate(
         images=images,
         sampling=sampling,
         weights=weights and Path(weights),
+        clip=clip and Path(clip),
+        inception=inception and Path(inception),
         keep=keep and Path(keep),
+        prediction=prediction,
+        dtype=dtype,
         device=device,
     )
     check(request)

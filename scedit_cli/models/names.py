@@ -27,6 +27,12 @@ _MEANT = {
 }
 
 
+_WITH_ADAPTER = (
+    "name a folder of both, as diffusers writes it: AnimateDiffPipeline.from_pretrained(BASE, "
+    "motion_adapter=MotionAdapter.from_pretrained(ADAPTER)).save_pretrained(FOLDER)"
+)
+
+
 def check_model(model: str | Path) -> None:
     """Check that `model` may be a base: the embedded one, a pipeline's folder, a file, or a name of the hub.
 
@@ -38,6 +44,8 @@ def check_model(model: str | Path) -> None:
         return
     if path.is_dir():
         if not (path / _INDEX).is_file():
+            if _class_in(path / "config.json") == "MotionAdapter":
+                raise SceditError(f"base {model}: a motion adapter without the base that it moves", _WITH_ADAPTER)
             raise no_pipeline(str(model))
     elif not is_hub_id(split_revision(model)[0]) or path.suffix == ".safetensors":
         hint = f'name a diffusers folder, a single file, a hub id, or "{EMBEDDED}"'
@@ -61,14 +69,19 @@ def no_pipeline(name: str) -> SceditError:
 
 def no_video(name: str | Path, what: str) -> SceditError:
     """Return the error for the base `name`, of which videos are asked and which is `what`."""
-    hint = "name an AnimateDiffPipeline or a StableVideoDiffusionPipeline, or leave out `frames`"
-    return SceditError(f"base {name}: {what}, which makes no videos", hint, "base.model")
+    hint = f"leave out `frames`, or name a StableVideoDiffusionPipeline; for a motion adapter, {_WITH_ADAPTER}"
+    kinds = " and ".join(VIDEO_PIPELINES)
+    return SceditError(f"base {name}: {what}, and videos are made with {kinds} alone", hint, "base.model")
 
 
 def pipeline_class(folder: Path) -> str | None:
     """Return the class of the pipeline in `folder` by its index; None where it does not say it."""
+    return _class_in(folder / _INDEX)
+
+
+def _class_in(file: Path) -> str | None:
     try:
-        return read_json((folder / _INDEX).read_text("utf-8"))["_class_name"]
+        return read_json(file.read_text("utf-8"))["_class_name"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 
-from scedit_cli import SceditError
+from scedit_cli import SceditError, SCTuner
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
 from scedit_cli.benchmark.config import BenchConfig
 from scedit_cli.benchmark.estimate import count, estimate, peak
@@ -21,6 +23,7 @@ from scedit_cli.models import single_file
 from scedit_cli.utils import hub
 from scedit_cli.utils.reporter import SILENT
 from tests import tiny
+from tests.core import skip_models
 from tests.original_layout import save_configs, save_original
 
 MIB = 2**20
@@ -196,6 +199,38 @@ def test_a_folders_configuration_says_it_all(family):
     assert shape.resolution == 64 and shape.pooled == (tiny.SECOND_WIDTH if family == "sdxl" else 0)
     assert shape.prediction_type == tiny.scheduler(family).config.prediction_type
     torch.testing.assert_close(shape.alphas, tiny.scheduler(family).alphas_cumprod)
+
+
+def video_folder(place: Path, kind: str) -> str:
+    """A folder with the configurations of a tiny U-Net for videos: "motion", "sdxl motion" or "svd"."""
+    if kind == "svd":
+        unet, pipeline = skip_models.svd(), "StableVideoDiffusionPipeline"
+    else:
+        base = tiny.unet("sdxl" if "sdxl" in kind else tiny.SMALLEST)
+        adapter = diffusers.MotionAdapter(
+            block_out_channels=base.config.block_out_channels, motion_layers_per_block=base.config.layers_per_block,
+            motion_norm_num_groups=4, motion_num_attention_heads=2, use_motion_mid_block=False,
+        )  # fmt: skip
+        unet, pipeline = diffusers.UNetMotionModel.from_unet2d(base, adapter, load_weights=False), "AnimateDiffPipeline"
+    unet.save_config(place / "unet")
+    tiny.scheduler("sd15").save_pretrained(place / "scheduler")
+    parts = {"unet": ["diffusers", type(unet).__name__]}
+    (place / "model_index.json").write_text(json.dumps({"_class_name": pipeline} | parts))
+    return str(place)
+
+
+@pytest.mark.parametrize("kind", ["motion", "sdxl motion", "svd"])
+def test_unets_for_videos_are_estimated(tmp_path, kind):
+    base = architecture(video_folder(tmp_path, kind))
+    assert base.pooled == (tiny.SECOND_WIDTH if kind == "sdxl motion" else 0)
+    base = replace(base, config=base.config | {"num_frames": 4})
+    found = {method: estimate(method, base, 1, 64, options=Options(lora_rank=4)) for method in ("sc", "lora")}
+    sc = SCTuner.for_unet(base.on_meta())
+    assert found["sc"].trainable_parameters == sum(each.numel() for each in sc.parameters())
+    assert 0 < found["sc"].peak_memory < found["lora"].peak_memory
+    assert found["sc"].flops_per_step < found["lora"].flops_per_step
+    once, twice = (count("sc", replace(base, config=base.config | {"num_frames": n}), 1, 64).flops for n in (4, 8))
+    assert twice == pytest.approx(2 * once, rel=0.03)  # attention over time grows with their square
 
 
 def test_a_damaged_configuration_is_told(tmp_path):

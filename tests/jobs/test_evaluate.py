@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from scedit_cli.cli import app
 from scedit_cli.conditions.protocols import find_protocol
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.evaluation_set import evaluation_set
+from scedit_cli.data.shards import write_shards
 from scedit_cli.inference import evaluation
 from scedit_cli.inference.evaluation import WITHOUT, Evaluator
 from scedit_cli.inference.sampler import sample, to_hints
@@ -24,6 +26,8 @@ from scedit_cli.models.base import load_base
 from scedit_cli.utils.distributed import Share
 from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
+from tests.inference.test_image_features import Inception
+from tests.ranks import together
 from tests.recorder import Recorder
 
 STEPS = scedit.SamplingOptions(steps=2, guidance=1.0, batch_size=2)
@@ -142,6 +146,45 @@ def test_processes_share_the_batches(base, dataset):
     assert together == alone
 
 
+def test_two_processes_find_what_one_does(base, tuner, dataset, tmp_path, monkeypatch):
+    """Bit for bit, from caches of their own, and each thing is written by one of them."""
+    file = save_tuner(tuner, tmp_path / "canny.safetensors", {"base_fingerprint": base.fingerprint})
+    words = ["bench", "--quality", "--tuner", file, "--against", "none", "--base", tiny.pipeline_folder("sd15"),
+             "--data", dataset, "--steps", "2", "--guidance", "1", "--batch", "2", "--device", "cpu"]  # fmt: skip
+    alone = CliRunner().invoke(app, [*map(str, words), "--keep", str(tmp_path / "one"), "--json"])
+    assert alone.exit_code == 0, alone.output
+    monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "another"))
+    document, err = together(tmp_path, *words, "--keep", tmp_path / "two")
+    assert document["quality"] == json.loads(alone.stdout)["quality"], err
+    places = [tmp_path / name for name in ("one", "two")]
+    one, two = (sorted(file.relative_to(place) for file in place.rglob("*.*")) for place in places)
+    assert one == two
+    assert (tmp_path / "one/images.csv").read_bytes() == (tmp_path / "two/images.csv").read_bytes()
+    resumed, _ = together(tmp_path, *words)
+    assert resumed["quality"] == document["quality"]
+
+
+def test_precision_prediction_and_inception_are_the_commands(tuner, dataset, tmp_path):
+    folder = tiny.pipeline_folder("sd15")
+    torch.jit.script(Inception()).save(tmp_path / "inception.pt")
+    plain = run([tuner], folder, dataset, inception=tmp_path / "inception.pt")
+    assert plain["images"]["fid"] > 0 and "fid" not in plain.details.get("missing", {})
+    others = [run([tuner], folder, dataset, **more) for more in ({"dtype": "bf16"}, {"prediction": "v_prediction"})]
+    figures = [each["canny"]["without"] for each in (plain, *others)]
+    assert len(set(figures)) == 3
+
+
+@pytest.mark.parametrize("held", [(), ("canny",)])
+def test_shards_are_evaluated_as_their_folder(base, tuner, dataset, tmp_path, held):
+    """Conditions that the shards do not hold are made of the images."""
+    for number in range(2, 5):
+        (dataset / "images" / f"{number:06d}.png").unlink()
+    write_rows(dataset, [row_of(f"{n:06d}.png", f"image {n}", list(held)) for n in range(2)])
+    write_shards(open_dataset(dataset), tmp_path / "shards", 1)
+    folder, shards = run([tuner], base, dataset), run([tuner], base, str(tmp_path / "shards"))
+    assert shards.quality == folder.quality and shards["canny"]["images"] == 2
+
+
 def test_two_tuners_are_compared_image_by_image(base, tuner, dataset):
     same = run([tuner], base, dataset, against=[tuner])["canny"]
     assert same["difference"] == same["difference_low"] == same["difference_high"] == 0
@@ -197,6 +240,7 @@ def test_tuners_of_other_programs(base, tuner, dataset, tmp_path):
     ("words", "message"),
     [
         ("--data missing", "--data missing does not exist"),
+        ("--prediction x", "--prediction x: not known"),
         ("--protocol ours", "--protocol ours: not known"),
         ("--inception missing.pt", "--inception missing.pt: no such file"),
         ("--clip missing", "--clip: missing does not exist"),
@@ -212,6 +256,13 @@ def test_bad_options(words, message, tmp_path, monkeypatch):
     assert answer.exit_code == 2 and message in answer.stderr.replace("\n  ", " "), answer.output
 
 
+def test_settings_of_loading_are_not_for_a_loaded_base(base, tuner, dataset):
+    for name, value in {"prediction": "epsilon", "dtype": "bf16", "device": "cpu"}.items():
+        with pytest.raises(SceditError, match=f"`{name}` has no effect on a base that is loaded") as error:
+            run([tuner], base, dataset, **{name: value})
+        assert error.value.field == name
+
+
 def test_bad_data(base, tuner, dataset, tmp_path):
     color = tiny.trained(CSCTuner.for_unet(base.unet, "color", hint_channels=8), 1)
     with pytest.raises(SceditError, match="controlnet\\+\\+ has no measure for color .protocol scedit measures it"):
@@ -221,9 +272,14 @@ def test_bad_data(base, tuner, dataset, tmp_path):
     with pytest.raises(SceditError, match="photos has no hed images, and the annotator cannot be loaded") as error:
         run([hed], base, dataset, weights=tmp_path / "weights")
     assert error.value.exit_code == 2 and error.value.hint
-    Image.new("RGB", (48, 64)).save(dataset / "images" / "000002.png")
-    with pytest.raises(SceditError, match="000002.png is 48x64 pixels; the sides of base .* are multiples of 64"):
-        run([tuner], base, dataset)
+    for name in ("000002", "000000"):  # also the first, whose size is that of the setting
+        before = (dataset / "images" / f"{name}.png").read_bytes()
+        (dataset / "conditions" / "canny" / f"{name}.png").unlink(missing_ok=True)
+        write_rows(dataset, [row_of(f"{n:06d}.png", "", []) for n in range(5)])
+        Image.new("RGB", (48, 64)).save(dataset / "images" / f"{name}.png")
+        with pytest.raises(SceditError, match=f"{name}.png is 48x64 pixels; the sides of base .* are multiples of 64"):
+            run([tuner], base, dataset)
+        (dataset / "images" / f"{name}.png").write_bytes(before)
     style = tiny.trained(SCTuner.for_unet(base.unet), 1)
     write_rows(dataset, [row_of("000000.png", "", [])])
     with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import diffusers
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.frames import check_frames, frames_of
 from scedit_cli.generation.video import flicker
 from scedit_cli.inference.config import SamplerConfig
+from scedit_cli.inference.sizes import resized
 from scedit_cli.jobs import generate as job
 from scedit_cli.models.loading import quiet
 from scedit_cli.models.video import load_video_base
@@ -36,6 +39,7 @@ def home(tmp_path_factory):
         adapter = diffusers.MotionAdapter(
             block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2
         )
+        adapter.save_pretrained(folder / "adapter")
         schedule = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False)
         diffusers.AnimateDiffPipeline(
             vae=images.vae, text_encoder=images.text_encoder, tokenizer=images.tokenizer, unet=images.unet,
@@ -91,11 +95,13 @@ def generate(home, tmp_path, monkeypatch):
     return run
 
 
-def own_frames(home, base):
-    """The frames of diffusers' own call."""
+def own_frames(home, base, scheduler=None, **settings):
+    """The frames of diffusers' own call, by the base's scheduler or another of these settings."""
     with quiet():
         kind = {"motion": diffusers.AnimateDiffPipeline, "svd": diffusers.StableVideoDiffusionPipeline}[base]
         pipeline = kind.from_pretrained(home / base)
+        if scheduler:
+            pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **settings)
         pipeline.set_progress_bar_config(disable=True)
         given = {"prompt": "a red cube", "negative_prompt": ""} if base == "motion" else {
             "image": Image.open(home / "color.png"), "decode_chunk_size": FRAMES,
@@ -165,6 +171,67 @@ def test_photographs_are_annotated_frame_by_frame_and_sweeps_make_videos(home, g
     assert [each.path.name for each in result.images] == ["0001.webp", "0002.webp"]
 
 
+@pytest.mark.parametrize(
+    ("base", "scheduler", "own", "settings_of_own"),
+    [
+        ("motion", "DPMSolverMultistep:use_karras_sigmas=true", diffusers.DPMSolverMultistepScheduler,
+         {"use_karras_sigmas": True}),
+        ("svd", "EulerDiscrete:use_karras_sigmas=false", diffusers.EulerDiscreteScheduler,
+         {"use_karras_sigmas": False}),
+    ],
+)  # fmt: skip
+def test_a_scheduler_draws_what_it_draws_in_diffusers_pipeline(home, generate, base, scheduler, own, settings_of_own):
+    video = generate(base, scheduler=scheduler).images[0]
+    expected = pixels(own_frames(home, base, own, **settings_of_own))
+    assert np.abs(pixels(video.frames) - expected).max() <= 1  # one level of rounding
+    assert np.abs(pixels(own_frames(home, base)) - expected).max() > 1
+    assert settings(video.frame_files[0])["scheduler"] == scheduler
+
+
+@pytest.mark.parametrize("base", ["motion", "svd"])
+def test_a_mask_limits_a_condition_in_every_frame(home, generate, base):
+    for name, white in {"none": (0, 0), "left": (SIDE // 2, SIDE), "all": (SIDE, SIDE)}.items():
+        mask = Image.new("L", (SIDE, SIDE))
+        mask.paste(255, (0, 0, *white))
+        mask.save(f"{name}.png")
+    given = {"conds": ["color={}/color"], "tuners": [f"{{}}/trained-{base}.safetensors"]}
+    full = pixels(generate(base, **given, out="full").images[0].frames)
+    whole, left, none = (
+        pixels(generate(base, **given, masks=[f"color={name}.png"], out=name).images[0].frames)
+        for name in ("all", "left", "none")
+    )
+    without = pixels(own_frames(home, base))
+    assert np.array_equal(whole, full) and np.array_equal(none, without)
+    for other in (full, without):
+        assert (np.abs(left - other).max(axis=(1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("base", ["motion", "svd"])
+def test_frames_of_another_size_are_resized_one_by_one(home, generate, base, tmp_path):
+    files = sorted((home / "color").iterdir(), key=lambda file: int(file.stem.removeprefix("frame")))
+    (tmp_path / "big").mkdir()
+    big = [Image.open(file).resize((64, 96)) for file in files]
+    given = {"tuners": [f"{{}}/trained-{base}.safetensors"]}
+    made = []
+    for number, frame in enumerate(big):
+        frame.save(tmp_path / "big" / f"{number}.png")
+    for rule in ("crop", "fit", "stretch"):
+        (tmp_path / rule).mkdir()
+        for number, frame in enumerate(big):
+            resized(frame, (SIDE, SIDE), rule).save(tmp_path / rule / f"{number}.png")
+        results = [
+            generate(base, conds=[f"color={tmp_path}/{place}"], resize=rule, out=f"{rule}-{n}", **given)
+            for n, place in enumerate(("big", rule))
+        ]
+        here, before = (pixels(each.images[0].frames) for each in results)
+        assert np.array_equal(here, before)
+        made.append(here)
+    assert not any(np.array_equal(one, other) for one, other in combinations(made, 2))
+    sides = {"motion": (96, 64), "svd": (SIDE, SIDE)}[base]  # the size of the frames, or of the image to start from
+    own = generate(base, conds=[f"color={tmp_path}/big"], width=None, height=None, out="own", **given).images[0]
+    assert pixels(own.frames).shape == (FRAMES, *sides, 3)
+
+
 def test_in_memory_nothing_is_written(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = load_video_base(home / "motion", device="cpu")
@@ -192,8 +259,10 @@ def test_in_memory_nothing_is_written(home, tmp_path, monkeypatch):
         ({"base": "svd", "image": None}, "makes videos from an image, and none is given"),
         ({"base": "svd", "prompts": ["a cube"]}, "reads no texts"),
         ({"base": "svd", "strength": 0.5}, "--strength is for images"),
-        ({"base": "images"}, "a StableDiffusionPipeline, which makes no videos"),
+        ({"base": "images"}, "a StableDiffusionPipeline, and videos are made with AnimateDiffPipeline and Stable"),
+        ({"base": "adapter"}, "adapter: a motion adapter without the base that it moves"),
         ({"frames": None, "fps": 8}, "--fps is of a video"),
+        ({"scheduler": "Eulr"}, "scheduler 'Eulr': not known"),
         ({"conds": ["color={}/short"]}, "short holds 2 images, and the video has 3"),
         ({"conds": ["color={}/nowhere"]}, "nowhere does not exist"),
         ({"conds": ["color={}/nowhere.mp4"]}, "nowhere.mp4 does not exist"),
@@ -209,6 +278,25 @@ def test_what_has_no_meaning_is_refused_before_anything_loads(home, generate, tm
     with pytest.raises(SceditError, match=said):
         generate(**options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_base_is_joined_with_its_motion_adapter_as_the_hint_says(home, generate, tmp_path):
+    with pytest.raises(SceditError) as caught:
+        generate("images")
+    code = caught.value.hint.partition("a motion adapter, ")[2].partition("diffusers writes it: ")[2]
+    names = {"BASE": home / "images", "ADAPTER": home / "adapter", "FOLDER": tmp_path / "joined"}
+    classes = {each: getattr(diffusers, each) for each in ("AnimateDiffPipeline", "MotionAdapter")}
+    with quiet():
+        exec(code, classes | names)
+    image, joined = load_base(home / "images"), load_video_base(tmp_path / "joined")
+    assert joined.fingerprints[1] == image.fingerprint  # the tuners of the base fit
+    assert len(generate(tmp_path / "joined", scheduler="DDIM").images[0].frames) == FRAMES
+
+
+def test_a_scheduler_of_betas_is_not_for_continuous_noise_levels(generate, tmp_path):
+    with pytest.raises(SceditError, match="DDIM is for bases trained on a schedule of betas") as caught:
+        generate("svd", scheduler="DDIM", out="out")
+    assert caught.value.hint == "choose one of EulerDiscrete" and not list(tmp_path.iterdir())
 
 
 def test_a_base_for_videos_makes_no_images(generate, tmp_path):
@@ -238,3 +326,4 @@ def test_flicker_is_of_neighbours_alone():
     assert flicker([0.5, 0.5, 0.5]) == 0
     assert flicker([0.0, 0.5, 1.0]) == 0.5
     assert flicker([0.0, 1.0, 0.0]) == 1.0
+

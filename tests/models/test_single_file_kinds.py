@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from scedit_cli.benchmark.architecture import architecture
@@ -135,6 +135,24 @@ def test_a_file_of_another_model_is_told_as_what_it_is(tmp_path, keys, sentence)
         with pytest.raises(SceditError, match=f"base {file}: .*{sentence}") as error:
             load(file)
         assert "no whole checkpoint of SD1.5, SD2.1 or SDXL" in error.value.message
+
+
+@pytest.mark.parametrize("said", ["flow", "rectified_flow", "rf"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_file_that_says_flow_is_sampled_by_flow(checkpoint, family, said):
+    file = add(checkpoint(family), {}, **{"modelspec.prediction_type": said})
+    base, shape = load_base(file), architecture(str(file))
+    assert (base.prediction_type, shape.prediction_type) == ("flow", "flow")
+    scheduler = base.pipeline().scheduler
+    assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    torch.testing.assert_close(shape.alphas, (1 - scheduler.sigmas.flip(0)).square().float())
+    (made,) = sample(base, ["a cone"], seeds=[0], steps=2, width=64, height=64)
+    (plain,) = sample(load_base(tiny.pipeline_folder(family)), ["a cone"], seeds=[0], steps=2, width=64, height=64)
+    assert made.tobytes() != plain.tobytes()
+    with pytest.raises(SceditError, match="scheduler DDIM is for bases trained on a schedule of betas"):
+        base.pipeline("DDIM")
+    with pytest.raises(SceditError, match="was trained by flow matching, and a prediction of epsilon is not for it"):
+        base.rescheduled("epsilon")
 
 
 def test_playgrounds_file_has_statistics_and_noise_levels(checkpoint):

@@ -103,6 +103,31 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         assert resumed.validation_loss == whole.validation_loss
 
 
+@pytest.mark.parametrize("held", [("canny", "color"), ("canny",)])
+def test_several_conditions_are_streamed_and_resumed(recipe, tmp_path, held):
+    """Whether the shards hold them all, or one is made."""
+    kinds, shards = ("canny", "color"), tmp_path / "shards"
+    write_scenes(tmp_path / "scenes", PICTURES, size=64, kinds=held)
+    dataset = open_dataset(tmp_path / "scenes")
+    write_shards(dataset, shards, 3)
+    base = load_base(tiny.pipeline_folder(tiny.SMALLEST))
+    batch = next(Stream(open_streamed(str(shards), (64, 64), held), 4).batches()).encoded(base)
+    cache = cache_latents_and_text(dataset, base, held)
+    assert all(torch.equal(batch.hints[kind], cache.hints[kind].batch(batch.indices, 0)) for kind in held)
+    both = {"condition": None, "conditions": list(kinds)}
+    data = {"path": str(shards), "hint_dropout": {"canny": 0.5}, "make": sorted(set(kinds) - set(held))}
+    wanted = recipe(tuner=both, data=data)
+    job.train(wanted, out=tmp_path / "whole")
+    bundle = load_tuner(tmp_path / "whole")
+    assert [each.condition for each in bundle.tuners] == list(kinds)
+    assert all(tuner_map.up.weight.any() for each in bundle.tuners for tuner_map in each.maps)
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    for later in range(3, 6):
+        shutil.rmtree(tmp_path / f"run/checkpoints/step-{later:06d}", ignore_errors=True)
+    assert job.train(wanted, out=tmp_path / "run", resume=True).resumed_at == 2
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_stream_that_breaks_off_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):
     wanted, cut, cuts = recipe(train={"checkpoint_every": 0}), ShardDataset.cut, iter(range(1000))
     broken = Rejected("unreadable", "the network is gone")
