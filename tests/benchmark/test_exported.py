@@ -15,8 +15,8 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """An architecture of few operators, since exporting takes its time for each."""
-    shape = architecture.Architecture("tiny", dict(tiny.one_block().config), torch.ones(1000), "epsilon")
+    """An architecture of few operators under a known name, since exporting takes its time for each."""
+    shape = architecture.Architecture("sd15", dict(tiny.one_block().config), torch.ones(1000), "epsilon")
     monkeypatch.setattr(architecture, "architecture", lambda name: shape)
 
 

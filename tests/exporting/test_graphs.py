@@ -38,11 +38,12 @@ def base_of(unet: nn.Module, family: str = "sd15") -> Base:
 
 
 def two_levels() -> UNet2DConditionModel:
-    """Skips, downsampling, attention and SDXL's further inputs in the fewest operators, since exporting takes its time
-    for each."""
+    """Skips, downsampling, attention (in the encoder alone) and SDXL's further inputs in the fewest operators, since
+    exporting takes its time for each."""
     names = "addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim"
     sdxl = {name: tiny.unet("sdxl").config[name] for name in (*names, "cross_attention_dim")}
-    return UNet2DConditionModel(**{**tiny.two_levels().config, "mid_block_type": None, **sdxl})
+    fewest = {"mid_block_type": None, "up_block_types": ("UpBlock2D", "UpBlock2D")}
+    return UNet2DConditionModel(**{**tiny.two_levels().config, **fewest, **sdxl})
 
 
 @pytest.fixture(scope="module")
