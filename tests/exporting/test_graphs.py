@@ -104,12 +104,13 @@ def text_of(base: Base, rows: int, tokens: int) -> dict:
 
 def check_calls(graph: nn.Module, base: Base, tuners: list, tolerance: float) -> None:
     """Batches of one and two, several sizes and token counts, scales that change between calls; 0 is the base's own."""
-    bare = []
+    bare, stride = [], max(base.skips.strides)
+    long = (2 * stride, 5 * stride)
     for rows, size, tokens, scales in (
         (1, (8, 8), 77, (1.0, 0.5)),
         (2, (8, 8), 77, (-0.5, 2.0)),
-        (2, (4, 10), 7, (1.0, 1.0)),
-        (1, (4, 10), 7, (0.0, 0.0)),
+        (2, long, 7, (1.0, 1.0)),
+        (1, long, 7, (0.0, 0.0)),
     ):
         x, text = drawn(rows, 4, *size).to(base.dtype), text_of(base, rows, tokens)
         hint = shades(rows, 3, 8 * size[0], 8 * size[1])
