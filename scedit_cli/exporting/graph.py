@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.skips import edit_skips, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
-from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError
 
 OUTPUT = "prediction"
 MOST_ROWS = 63  # of a batch: diffusers' upsampling takes another path from 64 on
 _TEXT_TOKENS = 77
+
+TextLayout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class EditedUNet(nn.Module):
@@ -32,26 +33,27 @@ class EditedUNet(nn.Module):
     The edits are `core.attach`'s, but with scales as tensors, and without its checks, which a graph cannot hold.
 
     Args:
-        base: the frozen base; its U-Net gets hooks that act in `forward` alone, until `release`.
-        tuners: its tuners, in the U-Net's precision.
+        unet: the frozen U-Net; it gets hooks that act in `forward` alone, until `release`.
+        text: the shapes of one prompt's encoded text by name, as `Base.text_layout` gives them.
+        tuners: its tuners, in the U-Net's precision; none for the U-Net alone.
 
     Raises:
         SceditError: two tuners have inputs of one name.
     """
 
-    def __init__(self, base: Base, tuners: Sequence[Tuner]) -> None:
+    def __init__(self, unet: nn.Module, text: TextLayout, tuners: Sequence[Tuner]) -> None:
         super().__init__()
-        self.unet = base.unet
+        self.unet = unet
         self.tuners = nn.ModuleList(tuners)
         self.names = [input_name(tuner) for tuner in tuners]
         for name in self.names:
             if self.names.count(name) > 1:
                 raise SceditError(f"two tuners would have the input hint_{name}", hint="rename a tuner's condition")
-        self.example, self.shapes = _inputs(base, tuners, self.names)
-        skips = survey(self.unet)
+        skips = survey(unet)
+        self.example, self.shapes = _inputs(unet, max(skips.strides), text, tuners, self.names)
         self._strides = skips.strides
         self._active: list[tuple[Tuner, Tensor, list[Tensor] | None]] | None = None
-        self._handles = edit_skips(self.unet, skips, self.edited)
+        self._handles = edit_skips(unet, skips, self.edited)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         sample = inputs["sample"]
@@ -100,30 +102,29 @@ def parts_of(tuner: Tuner | Bundle) -> list[tuple[Tuner, float]]:
     return list(zip(tuner.tuners, tuner.scales, strict=True)) if isinstance(tuner, Bundle) else [(tuner, 1.0)]
 
 
-def _inputs(base: Base, tuners: Sequence[Tuner], names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _inputs(
+    unet: nn.Module, stride: int, text: TextLayout, tuners: Sequence[Tuner], names: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return example inputs, and by name the dimensions that may change: batch, tokens, and the latents' height and
     width in multiples of the U-Net's deepest stride."""
-    unet, dtype = base.unet.config, base.dtype
-    stride = max(base.skips.strides)
     batch, tokens = torch.export.Dim("batch", max=MOST_ROWS), torch.export.Dim("tokens")
     height, width = torch.export.Dim("height"), torch.export.Dim("width")
     rows, high, wide = 2, 2 * stride, 3 * stride  # of sizes that PyTorch does not take for constants
-    layout = base.text_layout
     inputs = {
-        "sample": torch.randn(rows, unet.in_channels, high, wide),
+        "sample": torch.randn(rows, unet.config.in_channels, high, wide),
         "timestep": torch.tensor([10.0, 700.0]),
-        "encoder_hidden_states": torch.randn(rows, _TEXT_TOKENS, layout["encoder_hidden_states"][1][-1]),
+        "encoder_hidden_states": torch.randn(rows, _TEXT_TOKENS, text["encoder_hidden_states"][1][-1]),
     }
     shapes: dict[str, Any] = {
         "sample": {0: batch, 2: stride * height, 3: stride * width},
         "timestep": {0: batch},
         "encoder_hidden_states": {0: batch, 1: tokens},
     }
-    if "text_embeds" in layout:
-        inputs["text_embeds"] = torch.randn(rows, *layout["text_embeds"][1])
+    if "text_embeds" in text:
+        inputs["text_embeds"] = torch.randn(rows, *text["text_embeds"][1])
         inputs["time_ids"] = torch.tensor([[8.0 * high, 8.0 * wide, 0, 0, 8.0 * high, 8.0 * wide]]).repeat(rows, 1)
-    if unet.time_cond_proj_dim:
-        inputs["timestep_cond"] = torch.randn(rows, unet.time_cond_proj_dim)
+    if unet.config.time_cond_proj_dim:
+        inputs["timestep_cond"] = torch.randn(rows, unet.config.time_cond_proj_dim)
     for tuner, name in zip(tuners, names, strict=True):
         if isinstance(tuner, CSCTuner):
             inputs[f"hint_{name}"] = torch.rand(rows, tuner.in_channels, HINT_SCALE * high, HINT_SCALE * wide)
@@ -132,7 +133,7 @@ def _inputs(base: Base, tuners: Sequence[Tuner], names: Sequence[str]) -> tuple[
         inputs[f"scale_{name}"] = torch.tensor(0.5)
     exact = ("timestep", "time_ids")
     inputs = {
-        name: each.to(base.device, each.dtype if name in exact or not each.dim() else dtype)
+        name: each.to(unet.device, each.dtype if name in exact or not each.dim() else unet.dtype)
         for name, each in inputs.items()
     }
     return inputs, {name: shapes.get(name, {0: batch} if each.dim() else None) for name, each in inputs.items()}

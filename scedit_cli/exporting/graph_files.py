@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +63,10 @@ class UNetGraph:
             SceditError: the U-Net cannot be exported.
         """
         own = [copy.deepcopy(each).to(self.base.device, self.base.dtype) for each, _ in parts_of(self.tuner)]
-        edited = EditedUNet(self.base, own).eval().requires_grad_(False)
-        write = _write_onnx if self.format == "onnx" else _write_exported
+        edited = EditedUNet(self.base.unet, self.base.text_layout, own).eval().requires_grad_(False)
         try:
             about = description(self.base, self.tuner, edited, facts or {}) | {"file": FILES[self.format]}
-            with quiet(), torch.no_grad():
-                write(_exported(edited), edited, folder / FILES[self.format], about, self.largest)
+            write_graph(edited, self.format, folder / FILES[self.format], about, self.largest)
         except Exception as error:  # exporters raise errors of any kind
             if isinstance(error, SceditError | OSError) or is_out_of_memory(error):
                 raise
@@ -77,6 +77,15 @@ class UNetGraph:
         finally:
             edited.release()
         (folder / DESCRIPTION).write_text(as_json(about), encoding="utf-8")
+
+
+def write_graph(
+    edited: EditedUNet, format: str, file: Path, about: Mapping[str, Any], largest: int = _LARGEST
+) -> None:
+    """Write a U-Net with tuners to `file` in one of FILES; see UNetGraph. `about` becomes its metadata."""
+    write = _write_onnx if format == "onnx" else _write_exported
+    with quiet(), torch.no_grad():
+        write(_exported(edited), edited, file, about, largest)
 
 
 def description(base: Base, tuner: Tuner | Bundle, edited: EditedUNet, facts: Mapping[str, str]) -> dict[str, Any]:
@@ -130,7 +139,11 @@ def _in_words(shape: torch.Size, changing: Mapping[int, Any] | None, stride: int
 
 
 def _exported(edited: EditedUNet) -> torch.export.ExportedProgram:
-    return torch.export.export(edited, (edited.example,), dynamic_shapes=(edited.shapes,), strict=False)
+    with redirect_stderr(StringIO()):  # PyTorch prints the whole graph where it cannot go on
+        program = torch.export.export(edited, (edited.example,), dynamic_shapes=(edited.shapes,), strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it holds paths of this machine, which files must not
+    return program
 
 
 def _write_onnx(program: Any, edited: EditedUNet, file: Path, about: Mapping[str, Any], largest: int) -> None:
@@ -175,7 +188,7 @@ def write_checked(graph: UNetGraph, out: Path, facts: Mapping[str, str]) -> Diff
 def difference_of(graph: UNetGraph, folder: UNetFolder) -> Difference:
     """Return the difference of a graph's output from that of the base with the tuners attached, on random inputs."""
     base, parts = graph.base, parts_of(graph.tuner)
-    example = EditedUNet(base, [tuner for tuner, _ in parts])
+    example = EditedUNet(base.unet, base.text_layout, [tuner for tuner, _ in parts])
     example.release()
     inputs = {name: each[:1] if each.dim() else each for name, each in example.example.items()}
     hints = {tuner.condition: inputs[f"hint_{input_name(tuner)}"] for tuner, _ in parts if tuner.condition}

@@ -25,6 +25,7 @@ class UNetFolder:
         path: the folder.
         about: the description.
         tuner: its tuners without weights, with their scales, conditions, sizes and facts.
+        most_rows: the largest batch that the graph takes; guidance takes two rows for each image.
 
     Raises:
         SceditError: there is no such folder, or its description cannot be read.
@@ -38,6 +39,7 @@ class UNetFolder:
             tuners = [_without_weights(each) for each in self.about["tuners"]]
             self.tuner = Bundle(tuners, [each["scale"] for each in self.about["tuners"]])
             self.dtype: torch.dtype = DTYPES[self.about["dtype"]]
+            self.most_rows = int(self.about["most_rows"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise SceditError(
                 f"{path}: its description is damaged: {reason(error)}", hint="export the U-Net again"
@@ -74,7 +76,7 @@ class ExportedUNet(nn.Module):
         super().__init__()
         self.config, self.dtype, self.device = unet.config, folder.dtype, unet.device
         self.add_embedding = getattr(unet, "add_embedding", None)  # SDXL's pipeline reads its width
-        self.tuners = tuple(folder.tuner.tuners)
+        self.tuners, self.most_rows = tuple(folder.tuner.tuners), folder.most_rows
         self._names = [each["input"] for each in folder.about["tuners"]]
         self._inputs: dict[str, Any] = folder.about["inputs"]
         self._own = self._scales = folder.tuner.scales
@@ -94,6 +96,13 @@ class ExportedUNet(nn.Module):
         """Set the hints by condition, each (B, C, H, W) in [0, 1], until they are set again."""
         self._hints = hints or {}
 
+    def check_rows(self, rows: int) -> None:
+        """Raise SceditError for a batch of more rows than the graph takes."""
+        if rows > (most := self.most_rows):
+            message = f"sampler.batch_size: a step has {rows} rows, and the exported U-Net takes at most {most}"
+            hint = f"make at most {most} images at once, and {most // 2} with guidance"
+            raise SceditError(message, hint, "sampler.batch_size")
+
     def reset(self) -> None:
         """Take the scales that the graph was written with, and no hints."""
         self._scales, self._hints = self._own, {}
@@ -109,6 +118,7 @@ class ExportedUNet(nn.Module):
         **others: Any,
     ) -> Any:
         rows = len(sample)
+        self.check_rows(rows)
         given = {
             "sample": sample,
             "timestep": torch.as_tensor(timestep).reshape(-1).expand(rows),

@@ -80,7 +80,7 @@ class ImageRunner:
 
     def batches(self, jobs: Sequence[ImageJob]) -> list[list[int]]:
         """Return batches of indices into `jobs` that can be drawn together, as they differ only in prompts, seeds and
-        condition images."""
+        condition images; raise SceditError for batches that are too large for an exported U-Net."""
         groups: dict[Any, list[int]] = {}
         given = self.conditioning
         for i, job in enumerate(jobs):
@@ -89,7 +89,11 @@ class ImageRunner:
             key = given.size(job), given.scales(job), given.spans(job), tuple(given.masks(job).items()), text
             groups.setdefault(key, []).append(i)
         most = self.sampler.batch_size
-        return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
+        batches = [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
+        if isinstance(self.base.unet, ExportedUNet):  # before the first image, since later batches may be larger
+            guided = self.guidance.scale > 1 and self.base.unet.config.time_cond_proj_dim is None
+            self.base.unet.check_rows(max(map(len, batches)) * (2 if guided else 1))
+        return batches
 
     def draw(self, jobs: Sequence[ImageJob], reporter: Reporter = SILENT) -> list[Image.Image]:
         """Draw the images of a batch; `reporter` gets (denoising steps done, of how many)."""

@@ -79,6 +79,14 @@ def test_from_the_command_line_and_again_from_the_image(made, tmp_path):
         ({"base": {"unet": "graph", "dtype": "fp16"}}, "base.dtype is fp16, and the U-Net was exported in fp32"),
         ({"sampler": scedit.SamplerConfig(reuse=2)}, "sampler.reuse has no effect on an exported U-Net"),
         ({"overrides": Overrides(masks={"style": "canny.png"})}, "takes no masks"),
+        (
+            {"sampler": scedit.SamplerConfig(batch_size=32), "seeds": range(32)},
+            "sampler.batch_size: a step has 64 rows, and the exported U-Net takes at most 63",
+        ),
+        (
+            {"sampler": scedit.SamplerConfig(batch_size=64), "seeds": range(64), "guidance": 1.0},
+            "a step has 64 rows",
+        ),
         ({"controls": ["pose"]}, "pose"),
         ({"base": {"unet": "graph", "model": "scenes-like"}}, "scenes-like"),
     ],
@@ -91,7 +99,7 @@ def test_what_a_graph_does_not_take_is_a_sentence(made, tmp_path, monkeypatch, o
     if "controls" in given:
         given["controls"] = [scedit.Control(kind, image=made / "canny.png") for kind in given["controls"]]
     with pytest.raises(SceditError, match=message):
-        scedit.generate(**given, out=tmp_path / "a.png", **GIVEN)
+        scedit.generate(**GIVEN | given, out=tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
