@@ -142,8 +142,7 @@ def test_it_gives_what_attach_gives(ready, base, tuners):
 
 
 def test_half_precision_in_onnx(tmp_path):
-    """Measured: 1e-3, two units in the last place of the largest output; onnxruntime's CPU computes in float32 what it
-    lacks in float16."""
+    """onnxruntime's CPU computes in float32 what it lacks in float16."""
     torch.manual_seed(0)
     half = base_of(tiny.one_block().half())
     tuners = [SCTuner.for_unet(half.unet), CSCTuner.for_unet(half.unet, "canny", hint_channels=8)]
