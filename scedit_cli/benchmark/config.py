@@ -53,6 +53,21 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The speed of one method beside the median's images per second; None or empty means not measured.
+
+    Attributes:
+        images_per_second_quartiles: the speed at the slower and at the faster quartile of steps.
+        steps_per_second: the speed at the median step.
+        rounds: images per second at the median step of each round.
+    """
+
+    images_per_second_quartiles: tuple[float, float] | None = None
+    steps_per_second: float | None = None
+    rounds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Figures:
     """The figures of one method; None means not measured, or not applicable.
 
@@ -67,9 +82,8 @@ class Figures:
             libraries on a CPU. Measured gradients are their largest size, which may occur outside the peak; estimated
             categories are all taken at the peak.
         estimated_peak_memory: bytes, by `estimate`.
-        images_per_second, steps_per_second: the speed at the median step.
-        images_per_second_quartiles: the speed at the slower and at the faster quartile of steps.
-        rounds: images per second at the median step of each round.
+        images_per_second: the speed at the median step.
+        spread: the speeds beside it.
         share_of_matrix_rate: `flops_per_step` per second over the device's measured rate of matrix products.
         file_size: bytes of the trained weights as saved.
         largest_batch: the largest batch that fits the given memory; 0 if none does.
@@ -87,16 +101,16 @@ class Figures:
     memory: dict[str, int] = field(default_factory=dict)
     estimated_peak_memory: int | None = None
     images_per_second: float | None = None
-    images_per_second_quartiles: tuple[float, float] | None = None
-    steps_per_second: float | None = None
-    rounds: list[float] = field(default_factory=list)
+    spread: Spread = Spread()
     share_of_matrix_rate: float | None = None
     file_size: int | None = None
     largest_batch: int | None = None
     processor_seconds_per_step: float | None = None
 
     def document(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all figures by their names, those of `spread` among them."""
+        plain = asdict(self)
+        return plain | plain.pop("spread")
 
 
 def environment() -> dict[str, str | int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
-from scedit_cli.benchmark.config import BenchConfig, Figures, device_name
+from scedit_cli.benchmark.config import BenchConfig, Figures, Spread, device_name
 from scedit_cli.benchmark.estimate import count, peak, shares
 from scedit_cli.benchmark.matmul_rate import matrix_rate, wake_libraries
 from scedit_cli.benchmark.methods import Options, TrainableMethod, prepared
@@ -147,9 +147,7 @@ def with_speed(
     return replace(
         figures,
         images_per_second=batch / median,
-        images_per_second_quartiles=(batch / slow, batch / fast),
-        steps_per_second=1 / median,
-        rounds=[batch / statistics.median(each) for each in rounds],
+        spread=Spread((batch / slow, batch / fast), 1 / median, [batch / statistics.median(each) for each in rounds]),
         processor_seconds_per_step=statistics.median(processor_seconds) if processor_seconds else None,
         share_of_matrix_rate=figures.flops_per_step / median / matrix_rate,
     )

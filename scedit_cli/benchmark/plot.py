@@ -103,11 +103,11 @@ def _draw_row(row: Figure, costs: Costs) -> None:
     shown = _able(costs)
     names = [each.method for each in shown]
     speeds = [each.images_per_second for each in shown]
-    measured = all(each.images_per_second and each.images_per_second_quartiles for each in shown)
+    measured = all(each.images_per_second and each.spread.images_per_second_quartiles for each in shown)
     axes = row.subplots(1, 2 + measured + bool(costs.sweep), squeeze=False)[0]
     _memory(axes[0], costs)
     if measured:
-        slow, fast = zip(*(each.images_per_second_quartiles for each in shown), strict=True)
+        slow, fast = zip(*(each.spread.images_per_second_quartiles for each in shown), strict=True)
         spread = [
             [s - low for s, low in zip(speeds, slow, strict=True)],
             [high - s for s, high in zip(speeds, fast, strict=True)],

@@ -190,9 +190,9 @@ def _encoders(figures: Figures) -> str:
 
 
 def _spread(figures: Figures) -> str:
-    if not figures.images_per_second_quartiles:
+    if not figures.spread.images_per_second_quartiles:
         return ""
-    slow, fast = figures.images_per_second_quartiles
+    slow, fast = figures.spread.images_per_second_quartiles
     return f" ± {(fast - slow) / 2:.2g}"
 
 

@@ -12,7 +12,7 @@ from scedit_cli import SceditError
 from scedit_cli.benchmark import compare
 from scedit_cli.benchmark.architecture import architecture
 from scedit_cli.benchmark.compare import Costs, largest_batch
-from scedit_cli.benchmark.config import BenchConfig, Figures
+from scedit_cli.benchmark.config import BenchConfig, Figures, Spread
 from scedit_cli.benchmark.plot import draw
 from scedit_cli.benchmark.quality_plot import draw_quality
 from scedit_cli.benchmark.report import (
@@ -36,7 +36,7 @@ def figures(method: str, **changes: object) -> Figures:
     made = Figures(
         method, 10**6, 0.1, 0.3, 10**9, 500 * 2**20, None,
         {"libraries": 2**28, "weights": 2**26, "gradients": 2**24, "optimizer": 2**25, "activations": 2**27},
-        400 * 2**20, 8.0, (7.0, 9.0), 4.0, [8.0], 0.5, 4 * 10**6,
+        400 * 2**20, 8.0, Spread((7.0, 9.0), 4.0, [8.0]), 0.5, 4 * 10**6,
     )  # fmt: skip
     return replace(made, **changes)
 

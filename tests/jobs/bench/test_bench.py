@@ -118,8 +118,8 @@ def test_rounds_are_interleaved_and_put_together(faked):
     result = bench(base="mine", methods=["sc", "lora"], rounds=2, steps=3)
     assert [method for method, _ in faked["calls"]] == ["sc", "lora", "sc", "lora"]
     sc = result.costs.results[0]
-    assert sc.images_per_second == 8.0 and sc.rounds == [8.0, 8.0] and sc.steps_per_second == 8.0
-    assert sc.images_per_second_quartiles == pytest.approx((1 / 0.15, 10.0), rel=0.1)
+    assert sc.images_per_second == 8.0 and sc.spread.rounds == [8.0, 8.0] and sc.spread.steps_per_second == 8.0
+    assert sc.spread.images_per_second_quartiles == pytest.approx((1 / 0.15, 10.0), rel=0.1)
     assert sc.share_of_matrix_rate == pytest.approx(10**9 / 0.125 / 1e10)
 
 

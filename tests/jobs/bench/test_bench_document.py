@@ -69,7 +69,7 @@ def test_the_sweep_is_shown_in_every_format(whole):
     assert "| method | batch 1 | batch 4 |\n| --- | ---: | ---: |\n| sc | 480 | 404 |\n" in result.markdown()
     lines = list(csv.DictReader(io.StringIO(result.csv())))
     measured, swept = lines[0], lines[2]
-    slow, _ = result.costs.results[0].images_per_second_quartiles
+    slow, _ = result.costs.results[0].spread.images_per_second_quartiles
     assert (measured["images_per_second_quartiles.0"], measured["rounds.1"]) == (str(slow), "8.0")
     assert (swept["base"], swept["method"], swept["batch"], swept["estimated_peak_memory"]) == (
         "mine", "sc", "4", str(404 * 2**20)
