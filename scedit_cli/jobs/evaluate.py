@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scedit_cli.benchmark.requests import EvaluationRequest
 from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
-from scedit_cli.generation.config import tuner_specs
+from scedit_cli.generation.config import BaseConfig, tuner_specs
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.jobs.checks.evaluate import check
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from scedit_cli.utils.specs import TunerSpec
 
     AnyTuner = Tuner | Bundle | str | Path
+
+
+_OF_BASE = ("model", "prediction", "dtype", "device")  # the fields that an evaluation takes
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class EvaluationResult:
 def evaluate(
     tuners: Sequence[AnyTuner | tuple[AnyTuner, float] | TunerSpec] = (),
     *,
-    base: str | Path | Base = "scenes",
+    base: str | Path | Base | BaseConfig = "scenes",
     data: str | Path | Dataset | None = None,
     protocol: str = "scedit",
     against: Sequence[AnyTuner | tuple[AnyTuner, float] | TunerSpec] | None = None,
@@ -55,9 +59,6 @@ def evaluate(
     clip: str | Path | None = None,
     inception: str | Path | None = None,
     keep: str | Path | None = None,
-    prediction: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
     reporter: Reporter | None = None,
 ) -> EvaluationResult:
     """Evaluate tuners, attached together, on images with conditions. Each image is drawn with the tuners and without
@@ -66,7 +67,7 @@ def evaluate(
 
     Args:
         tuners: tuners, bundles or files, each alone or as (tuner, scale); none evaluates the base.
-        base: as for `generate`, or a loaded base.
+        base: as for `generate`; of a `BaseConfig` only `model`, `prediction`, `dtype` and `device`.
         data: a dataset folder or shards; the embedded base has held-out scenes by default. Condition images that are
             missing are made first.
         protocol: "scedit" (tolerant consistencies from 0 to 1), or "controlnet++" (the papers' exact figures).
@@ -77,18 +78,21 @@ def evaluate(
         clip: a folder with a CLIP model, for CLIP scores.
         inception: a TorchScript file of Inception, for FID.
         keep: a folder for the images, a table of their figures and a contact sheet.
-        prediction: "epsilon", "v_prediction" or "flow", for bases whose files do not say what the U-Net predicts.
-        dtype: "fp32", "bf16" or "fp16", the precision of the base; by default fp32 on a CPU, else bf16.
-        device: the device of the base; by default an accelerator where there is one.
 
     Raises:
         SceditError: tuners, base, data and protocol do not go together, or weights are missing.
         WorkFailed: memory or disk ran out.
     """
+    config = base if isinstance(base, BaseConfig) else BaseConfig(base)
+    config.check()
+    for name, value in asdict(replace(config, model="")).items():
+        if name not in _OF_BASE and value:
+            raise SceditError(f"`base.{name}` has no effect in an evaluation", "leave it out", f"base.{name}")
+    model = config.model
     request = EvaluationRequest(
         tuner_specs(tuners),
         None if against is None else tuner_specs(against, "against"),
-        base=str(base) if isinstance(base, Path) else base,
+        base=str(model) if isinstance(model, Path) else model,
         data=data,
         protocol=protocol,
         images=images,
@@ -97,9 +101,9 @@ def evaluate(
         clip=clip and Path(clip),
         inception=inception and Path(inception),
         keep=keep and Path(keep),
-        prediction=prediction,
-        dtype=dtype,
-        device=device,
+        prediction=config.prediction,
+        dtype=config.dtype,
+        device=config.device,
     )
     check(request)
     found = evaluate_tuners(request, reporter or SILENT)

@@ -19,6 +19,7 @@ from scedit_cli.conditions.protocols import find_protocol
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.data.evaluation_set import evaluation_set
 from scedit_cli.data.shards import write_shards
+from scedit_cli.generation.config import BaseConfig
 from scedit_cli.inference import evaluation
 from scedit_cli.inference.evaluation import WITHOUT, Evaluator
 from scedit_cli.inference.sampler import sample, to_hints
@@ -169,7 +170,8 @@ def test_precision_prediction_and_inception_are_the_commands(tuner, dataset, tmp
     torch.jit.script(Inception()).save(tmp_path / "inception.pt")
     plain = run([tuner], folder, dataset, inception=tmp_path / "inception.pt")
     assert plain["images"]["fid"] > 0 and "fid" not in plain.details.get("missing", {})
-    others = [run([tuner], folder, dataset, **more) for more in ({"dtype": "bf16"}, {"prediction": "v_prediction"})]
+    changed = BaseConfig(folder, dtype="bf16"), BaseConfig(folder, prediction="v_prediction")
+    others = [run([tuner], each, dataset) for each in changed]
     figures = [each["canny"]["without"] for each in (plain, *others)]
     assert len(set(figures)) == 3
 
@@ -258,9 +260,17 @@ def test_bad_options(words, message, tmp_path, monkeypatch):
 
 def test_settings_of_loading_are_not_for_a_loaded_base(base, tuner, dataset):
     for name, value in {"prediction": "epsilon", "dtype": "bf16", "device": "cpu"}.items():
-        with pytest.raises(SceditError, match=f"`{name}` has no effect on a base that is loaded") as error:
-            run([tuner], base, dataset, **{name: value})
-        assert error.value.field == name
+        with pytest.raises(SceditError, match=f"base.{name} has no effect on a base that is loaded") as error:
+            run([tuner], BaseConfig(base, **{name: value}), dataset)
+        assert error.value.field == f"base.{name}"
+
+
+@pytest.mark.parametrize("other", [{"vae": "x"}, {"compile": True}, {"offload": "models"}])
+def test_settings_of_images_alone_are_refused(tuner, dataset, other):
+    (name,) = other
+    with pytest.raises(SceditError, match=f"`base.{name}` has no effect in an evaluation") as error:
+        run([tuner], BaseConfig(tiny.pipeline_folder("sd15"), **other), dataset)
+    assert error.value.field == f"base.{name}"
 
 
 def test_bad_data(base, tuner, dataset, tmp_path):

@@ -11,7 +11,7 @@ from scedit_cli.jobs.checks.common import check_folder
 from scedit_cli.jobs.checks.tuners import header_of
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.fields import check_choice, is_a
+from scedit_cli.utils.fields import check_choice
 from scedit_cli.utils.io import check_writable, expanded
 from scedit_cli.utils.names import PRECISIONS, PREDICTIONS
 
@@ -23,10 +23,6 @@ def check(request: EvaluationRequest) -> None:
         raise SceditError(f"`dtype` {request.dtype}: not known", f"choose one of {', '.join(PRECISIONS)}", "dtype")
     if request.prediction is not None:
         check_choice(request.prediction, "prediction", PREDICTIONS)
-    for name in ("prediction", "dtype", "device") if is_a(request.base, "scedit_cli.models.base", "Base") else ():
-        if getattr(request, name) is not None:
-            message = f"`{name}` has no effect on a base that is loaded"
-            raise SceditError(message, "pass it to `load_base`", name)
     sampling = request.sampling
     for name, value in {"images": request.images, "steps": sampling.steps, "batch": sampling.batch_size}.items():
         if value is not None and value < 1:
