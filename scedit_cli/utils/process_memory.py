@@ -59,7 +59,7 @@ def workspaces(device: torch.device) -> int:
     """Return the bytes that matrix products of a training step take beside their tensors: PyTorch gives cuBLAS a
     workspace in each thread that uses it, the one that runs the model and the one that runs the backward pass. They
     are of 32 MiB on Hopper and later, else 8 MiB and 128 KiB, unless $CUBLAS_WORKSPACE_CONFIG says otherwise."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
         return 0
     recent = torch.cuda.get_device_capability(device)[0] >= 9
     parts = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))

@@ -23,6 +23,7 @@ CARD = torch.device("cuda")
     ],
 )
 def test_both_threads_of_a_step_have_a_workspace(monkeypatch, capability, setting, bytes_):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     if setting:

@@ -35,7 +35,7 @@ def called(monkeypatch):
         def record(request, output, reporter):
             calls.append((request, output))
             return SimpleNamespace(
-                document=dict, markdown=str, csv=str, tables=list, plot=None, worse=(), unwritten=None
+                document=dict, markdown=str, csv=str, tables=list, plot=None, worse=(), unwritten=None, is_first=True
             )
 
         monkeypatch.setattr(job, "bench", record)
