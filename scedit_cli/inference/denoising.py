@@ -21,7 +21,12 @@ from scedit_cli.utils.reporter import Reporter
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_PER_GUIDANCE = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
+_TEXT = tuple(  # what the `encode_prompt` of a pipeline returns, or the first of these
+    sign + name for name in ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_mask") for sign in ("", "negative_")
+)
+_PER_GUIDANCE = (
+    "prompt_embeds", "prompt_embeds_mask", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class Denoiser:
             SceditError: compel is not installed.
         """
         if weighted:
+            if self.base.family == "dreamlite":
+                message = f"sampler.weighted: compel does not read prompts for DreamLite, of which {self.base.name} is"
+                raise SceditError(message, "leave it out", "sampler.weighted")
             return _read_by_compel(self.pipeline, prompt, negative)
         encoded = self.pipeline.encode_prompt(
             prompt=prompt,
@@ -98,8 +106,7 @@ class Denoiser:
             num_images_per_prompt=1,
             do_classifier_free_guidance=True,
         )
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        return dict(zip(names, encoded))
+        return dict(zip(_TEXT, encoded))
 
     def latents(
         self,
@@ -231,6 +238,7 @@ class _Switch:
         self._guidance = guidance
         self._negatives = {
             "prompt_embeds": text["negative_prompt_embeds"],
+            "prompt_embeds_mask": text.get("negative_prompt_embeds_mask"),
             "add_text_embeds": text.get("negative_pooled_prompt_embeds"),
         }
         self._on = guidance.at(0.0) > 1
@@ -252,6 +260,9 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
 
     if start is None:
         return pipeline
+    if base.family == "dreamlite":
+        message = f"base {base.name}: starting from an image is not written for DreamLite"
+        raise SceditError(message, hint="draw from text alone")
     if (latent := base.vae.config.latent_channels) != 4:
         raise SceditError(
             f"base {base.name}: its latents have {latent} channels; diffusers starts from images with 4 only",
