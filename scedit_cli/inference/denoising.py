@@ -21,9 +21,10 @@ from scedit_cli.utils.reporter import Reporter
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_TEXT = tuple(  # what the `encode_prompt` of a pipeline returns, or the first of these
-    sign + name for name in ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_mask") for sign in ("", "negative_")
-)
+_TEXT = (  # what the `encode_prompt` of a pipeline returns; not all pipelines return the last ones
+    "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
+    "prompt_embeds_mask", "negative_prompt_embeds_mask",
+)  # fmt: skip
 _PER_GUIDANCE = (
     "prompt_embeds", "prompt_embeds_mask", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents"
 )  # fmt: skip

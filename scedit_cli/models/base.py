@@ -323,7 +323,8 @@ def load_base(
     family = "scenes" if model == EMBEDDED else _family(pipeline)
     if vae:
         if family == "dreamlite":
-            raise SceditError(f"base {model}: an autoencoder cannot replace DreamLite's AutoencoderTiny", "leave vae out")
+            message = f"base {model}: its AutoencoderTiny cannot be replaced"
+            raise SceditError(message, hint="leave the autoencoder out")
         vae, vae_revision = split_revision(vae, vae_revision)
         own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
         pipeline.register_modules(vae=own)

@@ -1,4 +1,4 @@
-"""DreamLite's pipelines as bases for images from texts: flow matching, Qwen3-VL's texts, and two images side by side."""
+"""DreamLite's pipelines as bases for images from texts, which Qwen3-VL reads; latents are two images side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scedit_cli.models.base import Base, Defaults, finite
 from scedit_cli.models.latents import scaled
 from scedit_cli.models.loading import quiet
 
-_TOKENS = 200  # of a prompt, with the end of its template; the pipelines' default
+TOKENS = 200  # of a prompt, with the end of its template; the pipelines' default
 
 
 @dataclass(eq=False)
@@ -24,8 +24,7 @@ class DreamLiteBase(Base):
     from texts have zeros there, which hooks on the U-Net add."""
 
     def __post_init__(self) -> None:
-        self.unet.register_forward_pre_hook(_Widening(), with_kwargs=True)
-        self.unet.register_forward_hook(_Cut())
+        take_one_image(self.unet)
         kind = type(self._loaded)
         self._loaded.__class__ = type(kind.__name__, (_Batched, kind), {})
 
@@ -49,11 +48,11 @@ class DreamLiteBase(Base):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Encode prompts to `encoder_hidden_states` (B, tokens, width) and `encoder_attention_mask` (B, tokens), 1 where
-        there is a token and 0 after the last one. An empty prompt is what guidance contrasts with."""
+        """Encode prompts to `encoder_hidden_states` (B, tokens, width) and their `encoder_attention_mask` (B, tokens), 1
+        for a token and 0 after the last one. An empty prompt is encoded as guidance's negative one."""
         with quiet():
             context, mask = self._loaded.read([text and _asked(text) for text in prompts], self.device)
-        lacking = _TOKENS - mask.shape[1]
+        lacking = TOKENS - mask.shape[1]
         padded = {"encoder_hidden_states": F.pad(context, (0, 0, 0, lacking))}
         padded["encoder_attention_mask"] = F.pad(mask, (0, lacking))
         return {name: each.to(self.dtype) for name, each in padded.items()}
@@ -61,17 +60,17 @@ class DreamLiteBase(Base):
     @property
     def text_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         width = self._loaded.text_encoder.config.get_text_config().hidden_size
-        shapes = {"encoder_hidden_states": (_TOKENS, width), "encoder_attention_mask": (_TOKENS,)}
+        shapes = {"encoder_hidden_states": (TOKENS, width), "encoder_attention_mask": (TOKENS,)}
         return {name: (self.dtype, shape) for name, shape in shapes.items()}
 
     def _is_overlong(self, prompt: str) -> bool:
         loaded = self._loaded
         whole = loaded.prompt_template_encode_generate.format(_asked(prompt))
-        return len(loaded.tokenizer(whole).input_ids) > _TOKENS + loaded.prompt_template_encode_generate_start_idx
+        return len(loaded.tokenizer(whole).input_ids) > TOKENS + loaded.prompt_template_encode_generate_start_idx
 
     def unet_arguments(self, text: dict[str, Tensor], height: int, width: int, sizes: Tensor | None = None) -> dict:
-        """Return the keywords of a U-Net call as `Base.unet_arguments` does; of the sizes, DreamLite takes only those of
-        the image itself."""
+        """Return the keywords of a U-Net call as `Base.unet_arguments` does; DreamLite takes no sizes but the image's
+        own."""
         return text | _size_input(height, width, text["encoder_hidden_states"])
 
     @torch.no_grad()
@@ -84,6 +83,12 @@ class DreamLiteBase(Base):
     def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return scaled latents (B, C, h, w), as the U-Net takes them; nothing is drawn."""
         return scaled(moments, self.vae)
+
+
+def take_one_image(unet: nn.Module) -> None:
+    """Let DreamLite's U-Net be called with the noisy latents alone, and return their velocity alone."""
+    unet.register_forward_pre_hook(_Widening(), with_kwargs=True)
+    unet.register_forward_hook(_Cut())
 
 
 class _Widening:
@@ -125,7 +130,7 @@ class _Batched:
     def read(self, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the texts' features (B, tokens, width), padded to the longest, and their mask (B, tokens)."""
         dtype = self.text_encoder.dtype
-        return super().encode_prompt("generate", texts, device, dtype, max_sequence_length=_TOKENS)
+        return super().encode_prompt("generate", texts, device, dtype, max_sequence_length=TOKENS)
 
     def encode_prompt(
         self, prompt: str, negative_prompt: str | None, device: torch.device, **unused: Any
@@ -183,8 +188,8 @@ class _Batched:
         return (latents,)
 
     def _set_timesteps(self, steps: int, latents: Tensor) -> None:
-        """Set the scheduler's steps; where it shifts its noise levels by the image's size, that is counted in patches of
-        two by two latents."""
+        """Set the scheduler's steps. Where it shifts its noise levels by the image's size, that is a number of patches,
+        each of two by two latents."""
         import numpy as np
         from diffusers.pipelines.dreamlite.pipeline_dreamlite import calculate_shift
 

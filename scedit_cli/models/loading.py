@@ -257,7 +257,8 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
         )
     if (parts["unet"] == "DreamLiteUNetModel") != (kind in _DREAMLITE):
         raise SceditError(
-            f"base {name}: a {kind} with a {parts['unet']}", f"a DreamLiteUNetModel is read in a {' or '.join(_DREAMLITE)}"
+            f"base {name}: a {kind} with a {parts['unet']}",
+            hint=f"a {' or a '.join(_DREAMLITE)} has a DreamLiteUNetModel, and no other pipeline",
         )
     if "text_encoder_2" in parts and "text_encoder" not in parts:
         raise SceditError(

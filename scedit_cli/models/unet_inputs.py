@@ -10,7 +10,9 @@ from scedit_cli.utils.errors import SceditError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_FAMILIES = "bases of the SD1.5, SD2.1 and SDXL families can be tuned, whose U-Nets take latents, a time and texts"
+_FAMILIES = (
+    "bases of the SD1.5, SD2.1, SDXL and DreamLite families can be tuned, whose U-Nets take latents, a time and texts"
+)
 _CLASSES = {
     "projection": "the embedding of an image, as unCLIP's do",
     "simple_projection": "the embedding of an image",

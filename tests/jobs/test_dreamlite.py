@@ -16,9 +16,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from scedit_cli import Control, CSCTuner, SCTuner, attach, generate, load_base
+from scedit_cli.benchmark.architecture import architecture
+from scedit_cli.benchmark.estimate import estimate
+from scedit_cli.benchmark.methods import Options
+from scedit_cli.benchmark.step import random_batch
 from scedit_cli.data.cache import cache_latents_and_text
 from scedit_cli.data.dataset import open_dataset
 from scedit_cli.data.scenes import write_scenes
+from scedit_cli.exporting.graph_files import UNetGraph
 from scedit_cli.generation.config import BaseConfig, InitImage, Prompt
 from scedit_cli.inference.config import SamplerConfig
 from scedit_cli.inference.denoising import Guidance
@@ -34,6 +39,7 @@ from tests.jobs.train.conftest import assert_same_end
 from tests.recorder import Progress, Recorder
 
 SIDE = 64
+TIED = {"tie_word_embeddings": True}  # as the text encoder of DreamLite is stored
 
 
 def tokenizer() -> Qwen2Tokenizer:
@@ -58,7 +64,7 @@ def pipeline(kind: type = diffusers.DreamLitePipeline, **scheduler) -> diffusers
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         return kind(
-            text_encoder=Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision)).eval(),
+            text_encoder=Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **TIED)).eval(),
             tokenizer=tokenizer(),
             processor=None,
             vae=diffusers.AutoencoderTiny(
@@ -80,6 +86,9 @@ def pipeline(kind: type = diffusers.DreamLitePipeline, **scheduler) -> diffusers
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "dreamlite"
     pipeline().save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["processor"] = ["transformers", "Qwen3VLProcessor"]  # of images to edit, which no base reads
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 
@@ -191,7 +200,7 @@ def test_a_run_trains_resumes_bit_for_bit_and_draws(kind, folder, dataset, tmp_p
 
 
 def test_the_loss_is_that_of_flow_matching(folder, dataset):
-    """Latents are the autoencoder's own, noise levels those before the shift by size, and the target noise - latents."""
+    """Latents are the autoencoder's, noise levels those before the shift by size, and the target is noise - latents."""
     base = load_base(folder)
     cache = cache_latents_and_text(open_dataset(dataset), base)
     latents = base.latents_from(cache.moments_of([0, 1]), torch.Generator())
@@ -213,7 +222,7 @@ def test_the_loss_is_that_of_flow_matching(folder, dataset):
         ({"sampler": SamplerConfig(width=SIDE, height=SIDE, scheduler="FlowMatchHeunDiscrete")}, "cannot shift"),
         ({"sampler": SamplerConfig(width=SIDE, height=SIDE, weighted=True)}, "does not read prompts for DreamLite"),
         ({"init": InitImage(image=Image.new("RGB", (SIDE, SIDE)))}, "not written for DreamLite"),
-        ({"base": {"vae": "."}}, "cannot replace DreamLite's AutoencoderTiny"),
+        ({"base": {"vae": "."}}, "its AutoencoderTiny cannot be replaced"),
     ],
 )
 def test_what_is_not_for_dreamlite_is_said(change, sentence, folder):
@@ -221,6 +230,23 @@ def test_what_is_not_for_dreamlite_is_said(change, sentence, folder):
     base = BaseConfig(str(folder), **change.pop("base", {}))
     with pytest.raises(SceditError, match=sentence):
         generate("a cone", base=base, steps=2, **change)
+
+
+def test_no_graph_is_written(folder, tmp_path):
+    base = load_base(folder)
+    with pytest.raises(SceditError, match="no graph takes DreamLite's inputs"):
+        UNetGraph(base, SCTuner.for_unet(base.unet), "onnx").write(tmp_path)
+
+
+def test_a_step_is_estimated_on_a_batch_that_the_base_takes(folder):
+    base = architecture(str(folder))
+    assert (base.tokens, base.text_width) == (200, 16)
+    found = {method: estimate(method, base, 2, SIDE, options=Options(lora_rank=4)) for method in ("sc", "lora")}
+    assert 0 < found["sc"].flops_per_step < found["lora"].flops_per_step
+    inputs, _ = random_batch(base, 2, SIDE, torch.float32, "cpu")
+    with torch.no_grad():
+        output = base.unet(torch.float32, "cpu")(inputs.latents, inputs.timesteps, **inputs.text).sample
+    assert output.shape == inputs.latents.shape == (2, 4, 8, 8)
 
 
 @pytest.mark.parametrize(("part", "kind"), [("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel")])
