@@ -77,6 +77,11 @@ def check_texts(pipeline: DiffusionPipeline, name: str) -> None:
                 f"pooled texts, where SDXL's six sizes and its text encoder give {given}",
                 hint="an SDXL refiner takes five and an aesthetic score; SDXL bases and finetunes of it can be tuned",
             )
+    if unet.get("addition_embed_type") == "time":
+        taken, given = unet.projection_class_embeddings_input_dim, 2 * unet.addition_time_embed_dim
+        if taken != given:
+            told = f"its U-Net takes {taken} numbers of sizes, where an image's width and height give {given}"
+            raise SceditError(f"base {name}: {told}", hint="take the U-Net of a DreamLite pipeline")
     tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2] if is_xl else [pipeline.tokenizer]
     for tokenizer, config in zip(tokenizers, configs, strict=True):
         if "CLIP" in type(tokenizer).__name__ and tokenizer.model_max_length > config.max_position_embeddings:

@@ -39,7 +39,7 @@ from tests.jobs.train.conftest import assert_same_end
 from tests.recorder import Progress, Recorder
 
 SIDE = 64
-TIED = {"tie_word_embeddings": True}  # as the text encoder of DreamLite is stored
+TIED = {"tie_word_embeddings": True}  # files then lack a weight that is not missing
 
 
 def tokenizer() -> Qwen2Tokenizer:
@@ -247,6 +247,19 @@ def test_a_step_is_estimated_on_a_batch_that_the_base_takes(folder):
     with torch.no_grad():
         output = base.unet(torch.float32, "cpu")(inputs.latents, inputs.timesteps, **inputs.text).sample
     assert output.shape == inputs.latents.shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [({"encoder_hid_dim": 8}, "takes texts of width 8"), ({"projection_class_embeddings_input_dim": 12}, "takes 12 numbers")],
+)
+def test_unets_with_other_inputs_are_refused(setting, sentence, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "base")
+    with quiet():
+        config = diffusers.DreamLiteUNetModel.load_config(folder / "unet")
+        diffusers.DreamLiteUNetModel.from_config(config | setting).save_pretrained(tmp_path / "base" / "unet")
+    with pytest.raises(SceditError, match=sentence):
+        load_base(tmp_path / "base")
 
 
 @pytest.mark.parametrize(("part", "kind"), [("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel")])
