@@ -107,7 +107,7 @@ class Denoiser:
             num_images_per_prompt=1,
             do_classifier_free_guidance=True,
         )
-        return dict(zip(_TEXT, encoded))
+        return {name: each for name, each in zip(_TEXT, encoded) if each is not None}
 
     def latents(
         self,
