@@ -48,8 +48,8 @@ class DreamLiteBase(Base):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Encode prompts to `encoder_hidden_states` (B, tokens, width) and their `encoder_attention_mask` (B, tokens), 1
-        for a token and 0 after the last one. An empty prompt is encoded as guidance's negative one."""
+        """Encode prompts to `encoder_hidden_states` (B, tokens, width) and `encoder_attention_mask` (B, tokens), 1 for
+        each token and 0 after the last one. An empty prompt is encoded as guidance's negative one."""
         with quiet():
             context, mask = self._loaded.read([text and _asked(text) for text in prompts], self.device)
         lacking = TOKENS - mask.shape[1]

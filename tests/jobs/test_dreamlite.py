@@ -62,10 +62,11 @@ def pipeline(kind: type = diffusers.DreamLitePipeline, **scheduler) -> diffusers
         "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     }  # fmt: skip
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **TIED)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         return kind(
-            text_encoder=Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **TIED)).eval(),
+            text_encoder=Qwen3VLForConditionalGeneration(config).eval(),
             tokenizer=tokenizer(),
             processor=None,
             vae=diffusers.AutoencoderTiny(
@@ -256,7 +257,10 @@ def test_a_step_is_estimated_on_a_batch_that_the_base_takes(folder):
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),
-    [({"encoder_hid_dim": 8}, "takes texts of width 8"), ({"projection_class_embeddings_input_dim": 12}, "takes 12 numbers")],
+    [
+        ({"encoder_hid_dim": 8}, "takes texts of width 8"),
+        ({"projection_class_embeddings_input_dim": 12}, "takes 12 numbers"),
+    ],
 )
 def test_unets_with_other_inputs_are_refused(setting, sentence, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "base")
