@@ -13,6 +13,8 @@ from torch import Tensor
 from scedit_cli.core.skips import survey
 from scedit_cli.core.tuners import HINT_SCALE
 from scedit_cli.models.base import Base, load_base
+from scedit_cli.models.dreamlite import TOKENS as DREAMLITE_TOKENS
+from scedit_cli.models.dreamlite import take_one_image
 from scedit_cli.models.loading import quiet
 from scedit_cli.models.noise_levels import check_scheduler, noise_levels
 from scedit_cli.models.single_file import CONFIGS, original_config
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 _TOKENS = 77  # CLIP's text length
 _FRAMES = 16  # AnimateDiff's, whose U-Net does not say it
-_KINDS = ("UNet2DConditionModel", "UNetMotionModel", "UNetSpatioTemporalConditionModel")
+_DREAMLITE = "DreamLiteUNetModel"
+_IMAGES = ("UNet2DConditionModel", _DREAMLITE)
+_KINDS = (*_IMAGES, "UNetMotionModel", "UNetSpatioTemporalConditionModel")
 _MOST_TOKENS = 10_000  # A larger number means no limit.
 
 
@@ -55,7 +59,7 @@ class Architecture:
 
     @cached_property
     def frames(self) -> int | None:
-        return None if self.kind == "UNet2DConditionModel" else self.config.get("num_frames", _FRAMES)
+        return None if self.kind in _IMAGES else self.config.get("num_frames", _FRAMES)
 
     @cached_property
     def multiple(self) -> int:
@@ -77,6 +81,11 @@ class Architecture:
                 hint="add `resolution`",
             )
         return HINT_SCALE * min(sizes)
+
+    @property
+    def text_width(self) -> int:
+        """The width of an encoded text."""
+        return self.config.get("encoder_hid_dim") or self.config["cross_attention_dim"]
 
     @property
     def pooled(self) -> int:
@@ -108,7 +117,10 @@ class Architecture:
         with quiet(), torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
             # `to` moves what diffusers makes on the CPU whatever the context, such as the mixing factors of SVD.
-            return getattr(diffusers, self.kind).from_config(self.config).to(device, dtype)
+            unet = getattr(diffusers, self.kind).from_config(self.config).to(device, dtype)
+        if self.kind == _DREAMLITE:
+            take_one_image(unet)
+        return unet
 
 
 def architecture(model: str) -> Architecture:
@@ -131,7 +143,8 @@ def architecture(model: str) -> Architecture:
 def architecture_of(base: Base) -> Architecture:
     """Return the architecture of a loaded base."""
     levels = base.noise_levels
-    return Architecture(base.name, dict(base.unet.config), levels.alphas.float(), levels.prediction_type)
+    facts = dict(base.unet.config), levels.alphas.float(), levels.prediction_type
+    return Architecture(base.name, *facts, base.text_layout["encoder_hidden_states"][1][0], type(base.unet).__name__)
 
 
 def _described(model: str) -> Architecture:
@@ -157,13 +170,14 @@ def _made(name: str, unet: dict[str, Any], scheduler: dict[str, Any], tokens: in
     kind = unet["_class_name"]
     if kind not in _KINDS:
         raise ValueError(f"a {kind}, for whose inputs no batch is written; bench takes {', '.join(_KINDS)}")
-    if kind == _KINDS[0]:
+    if kind in _IMAGES:
         check_unet(unet, name, unet.get("out_channels", 4))
     with quiet():
         schedule = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
         with torch.device("meta"):
             config = dict(getattr(diffusers, kind).from_config(unet).config)
-    check_scheduler(schedule, name)
+    check_scheduler(schedule, name, by_size=kind == _DREAMLITE)
+    tokens = DREAMLITE_TOKENS if kind == _DREAMLITE else tokens
     if not isinstance(config["cross_attention_dim"], int):
         raise ValueError(f"cross_attention_dim is {config['cross_attention_dim']}, and texts have one width")
     if tokens not in range(1, _MOST_TOKENS):

@@ -118,10 +118,10 @@ def _encoder(name: str, config: dict[str, Any], dtype: torch.dtype) -> nn.Module
 
     with quiet(), torch.device("meta"):
         if name == "vae":
-            made = diffusers.AutoencoderKL.from_config(config)
+            made = getattr(diffusers, config.get("_class_name", "AutoencoderKL")).from_config(config)
         else:
-            kind = config.get("architectures", ["CLIPTextModel"])[0]
-            made = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+            kind = getattr(transformers, config.get("architectures", ["CLIPTextModel"])[0])
+            made = kind(kind.config_class(**config))
     return made.to(dtype).requires_grad_(False).eval()
 
 

@@ -34,7 +34,7 @@ def random_batch(
     def normal(*shape: int, rows: int = batch) -> Tensor:
         return torch.randn(rows, *shape, generator=draw, device=home).to(device, dtype)
 
-    text_width, channels = base.config["cross_attention_dim"], base.config["in_channels"]
+    text_width, channels = base.text_width, base.config["in_channels"]
     if base.kind == "UNetSpatioTemporalConditionModel":  # the first frame's embedding, and rate, motion and noise
         text = {"encoder_hidden_states": normal(1, text_width), "added_time_ids": normal(3)}
     else:  # a motion U-Net takes a text for each frame
@@ -42,6 +42,10 @@ def random_batch(
     if base.pooled:
         sizes = torch.tensor([[height, width, 0, 0, height, width]] * batch, device=home)
         text["added_cond_kwargs"] = {"text_embeds": normal(base.pooled), "time_ids": sizes.to(device, dtype)}
+    if base.kind == "DreamLiteUNetModel":
+        sizes = torch.tensor([[width, height]] * batch, device=home).to(device, dtype)
+        mask = torch.ones(batch, base.tokens, device=device, dtype=dtype)
+        text |= {"added_cond_kwargs": {"time_ids": sizes}, "encoder_attention_mask": mask}
     timesteps = torch.randint(len(base.alphas), (batch,), generator=draw, device=home).to(device)
     hint = torch.rand(batch, 3, height, width, generator=draw, device=home).to(device)
     size = [height // HINT_SCALE, width // HINT_SCALE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scedit_cli.core.bundle import Bundle, checked_scales
@@ -112,6 +113,7 @@ class Attachment:
         self._scales = scales
         self._strides = skips.strides
         self._frames_axis = skips.frames_axis
+        self._beside = skips.beside
         self._frames = 1  # of the running call's videos
         self._hints: dict[int, Tensor] = {}  # by the tuner's place in `tuners`
         self._features: dict[int, list[Tensor]] = {}  # encoded hints that do not change from call to call
@@ -142,7 +144,8 @@ class Attachment:
             hints: a mapping by condition, a list in the order of the CSC-Tuners, or the tensor itself for a single one.
                 A hint is (B, C, H, W) float in [0, 1], with C the tuner's `in_channels` (3, or 4 with alpha) and H and
                 W the image's (8 times the latents'), or (B, C, F, H, W) for each frame of a video. A U-Net batch may be
-                a multiple of B: classifier-free guidance then repeats the hints as a whole.
+                a multiple of B: classifier-free guidance then repeats the hints as a whole. DreamLite's latents are two
+                images side by side; a hint of the left one alone has features of 0 on the right.
 
         Raises:
             SceditError: a hint is missing (unless its scale is 0), of an unknown condition, or not such a tensor.
@@ -180,7 +183,7 @@ class Attachment:
         if len(regions) != len(self.tuners):
             raise SceditError(f"{len(regions)} regions for {len(self.tuners)} tuners", hint="give None for everywhere")
         self.changes += 1
-        self._regions = {i: Region(weights) for i, weights in enumerate(regions) if weights is not None}
+        self._regions = {i: Region(weights, self._beside) for i, weights in enumerate(regions) if weights is not None}
 
     def detach(self) -> None:
         """Detach the tuners, which leaves the U-Net exactly as it was; calling this twice is harmless."""
@@ -258,7 +261,8 @@ class Attachment:
         tuner, hint = self.tuners[i], self._hints[i]
         batch, (height, width) = sample.shape[0], sample.shape[-2:]
         wanted = (HINT_SCALE * height, HINT_SCALE * width)
-        if hint.shape[-2:] != wanted:
+        is_left = self._beside and hint.shape[-2:] == (wanted[0], wanted[1] // 2)
+        if hint.shape[-2:] != wanted and not is_left:
             raise SceditError(
                 f"the {tuner.condition} hint is {hint.shape[-2]}×{hint.shape[-1]} pixels (height × width), "
                 f"latents of {height}×{width} need {wanted[0]}×{wanted[1]}",
@@ -280,6 +284,8 @@ class Attachment:
         if features is None or stale:
             images = hint.transpose(1, 2).flatten(0, 1) if per_frame else hint
             features = tuner.encoder(images.to(tuner.device, tuner.dtype), self._strides, lean=self._lean is not None)
+            if is_left:
+                features = [F.pad(each, (0, each.shape[-1])) for each in features]
             self._features.pop(i, None)
             if not features[0].requires_grad:
                 self._features[i] = features

@@ -14,12 +14,13 @@ class Region:
     Args:
         weights: (B, 1, H, W) float in [0, 1], of any size, covering the whole image. A skip's feature is weighted by
             the mean over the pixels that it stands for.
+        beside: whether skips are of two images side by side; the tuner then acts in the left one alone.
 
     Raises:
         SceditError: `weights` is no such tensor.
     """
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, beside: bool = False) -> None:
         if (
             not isinstance(weights, Tensor)
             or weights.dim() != 4
@@ -29,7 +30,7 @@ class Region:
         ):
             got = f"{weights.dtype} of shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else weights
             raise SceditError(f"a region is {got}", hint="give a float tensor (batch, 1, height, width) in [0, 1]")
-        self._weights = weights
+        self._weights = F.pad(weights, (0, weights.shape[-1])) if beside else weights
         self._shrunk: dict[tuple[int, int], Tensor] = {}
 
     def within(self, edit: Tensor, frames: int = 1) -> Tensor:

@@ -70,7 +70,8 @@ class Cache:
         return digest.hexdigest()[:32]
 
     def moments_of(self, indices: Sequence[int]) -> Tensor:
-        """Return the (B, 2C, h, w) float32 moments of the latents' distributions, unscaled, for images of one bucket.
+        """Return the float32 moments of the latents' distributions, unscaled and as `Base.encode_images` returns them,
+        for images of one bucket.
         Moments are cached, not latents, so that each step can draw its own noise."""
         return self.latents.get([self.images[index] for index in indices])["moments"]
 
@@ -148,8 +149,8 @@ def cache_latents(
     share: tuple[int, int] = (0, 1),
     wait: Wait | None = None,
 ) -> tuple[TensorStore, list[str]]:
-    """Encode the images; return the store of their "moments", float32 (2C, h, w), and each image's key. Arguments and
-    errors are those of `cache_latents_and_text`."""
+    """Encode the images; return the store of their "moments", float32 (2C, h, w) or (C, h, w), and each image's key.
+    Arguments and errors are those of `cache_latents_and_text`."""
     folder = dataset.path / "cache"
     paths = [item.image for item in dataset.items]
     keys = digests(dataset.path, paths, folder / "contents.json")
@@ -174,7 +175,7 @@ def cache_latents(
             parts += _chunks(list(group), max(1, PIXELS_AT_ONCE // (width * height)))
         return parts
 
-    channels, side = 2 * base.vae.config.latent_channels, 2 ** (len(base.vae.config.block_out_channels) - 1)
+    channels, side = base.moment_channels, 2 ** (len(base.vae.config.block_out_channels) - 1)
 
     def fits(key: str, layout: Layout) -> bool:
         width, height = dataset.sizes[where[key]] if key in where else (0, 0)

@@ -62,6 +62,9 @@ class UNetGraph:
         Raises:
             SceditError: the U-Net cannot be exported.
         """
+        if self.base.skips.beside:
+            message = f"base {self.base.name}: no graph takes DreamLite's inputs: sizes, and a mask of its texts"
+            raise SceditError(message, hint="export a tuner of an SD1.5, SD2.1 or SDXL base")
         own = [copy.deepcopy(each).to(self.base.device, self.base.dtype) for each, _ in parts_of(self.tuner)]
         edited = EditedUNet(self.base.unet, self.base.text_layout, own).eval().requires_grad_(False)
         try:

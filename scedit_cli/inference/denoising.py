@@ -21,7 +21,13 @@ from scedit_cli.utils.reporter import Reporter
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_PER_GUIDANCE = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
+_TEXT = (  # what the `encode_prompt` of a pipeline returns; not all pipelines return the last ones
+    "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
+    "prompt_embeds_mask", "negative_prompt_embeds_mask",
+)  # fmt: skip
+_PER_GUIDANCE = (
+    "prompt_embeds", "prompt_embeds_mask", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Denoiser:
             SceditError: compel is not installed.
         """
         if weighted:
+            if self.base.family == "dreamlite":
+                message = f"sampler.weighted: compel does not read prompts for DreamLite, of which {self.base.name} is"
+                raise SceditError(message, "leave it out", "sampler.weighted")
             return _read_by_compel(self.pipeline, prompt, negative)
         encoded = self.pipeline.encode_prompt(
             prompt=prompt,
@@ -98,8 +107,7 @@ class Denoiser:
             num_images_per_prompt=1,
             do_classifier_free_guidance=True,
         )
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        return dict(zip(names, encoded))
+        return {name: each for name, each in zip(_TEXT, encoded) if each is not None}
 
     def latents(
         self,
@@ -231,6 +239,7 @@ class _Switch:
         self._guidance = guidance
         self._negatives = {
             "prompt_embeds": text["negative_prompt_embeds"],
+            "prompt_embeds_mask": text.get("negative_prompt_embeds_mask"),
             "add_text_embeds": text.get("negative_pooled_prompt_embeds"),
         }
         self._on = guidance.at(0.0) > 1
@@ -252,6 +261,9 @@ def _for_task(base: Base, pipeline: DiffusionPipeline, start: Start | None) -> D
 
     if start is None:
         return pipeline
+    if base.family == "dreamlite":
+        message = f"base {base.name}: starting from an image is not written for DreamLite"
+        raise SceditError(message, hint="draw from text alone")
     if (latent := base.vae.config.latent_channels) != 4:
         raise SceditError(
             f"base {base.name}: its latents have {latent} channels; diffusers starts from images with 4 only",

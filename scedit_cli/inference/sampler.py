@@ -98,8 +98,7 @@ def sample(
                 latents = denoiser.latents(
                     {
                         name: torch.cat([texts[pair][name] for pair in pairs[batch]])
-                        for name, each in texts[pairs[batch.start]].items()
-                        if each is not None
+                        for name in texts[pairs[batch.start]]
                     },
                     [torch.Generator().manual_seed(seed) for seed in seeds[batch]],
                     steps=steps,

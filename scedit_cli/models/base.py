@@ -1,4 +1,5 @@
-"""Frozen pipelines to tune and sample: the embedded world's, and those of the SD1.5, SD2.1 and SDXL families."""
+"""Frozen pipelines to tune and sample: the embedded world's, and those of the SD1.5, SD2.1, SDXL and
+DreamLite families."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Base:
 
     Attributes:
         name: the model that `load_base` was called with, without a revision.
-        family: "scenes", "sd15", "sd21" or "sdxl".
+        family: "scenes", "sd15", "sd21", "sdxl" or "dreamlite".
         revision: the hub commit of the weights, else None.
         vae_name, vae_revision: name and hub commit of an autoencoder that replaces the base's own, else None.
         is_guessed: whether `prediction_type` is a guess: SD2.1's releases for 512 and 768 pixels predict different
@@ -220,9 +221,12 @@ class Base:
 
     def overlong(self, prompts: Iterable[str]) -> list[str]:
         """Return the prompts that have more tokens than the text encoder reads."""
-        tokenizer = self._loaded.tokenizer
         with quiet():
-            return [text for text in prompts if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
+            return [text for text in prompts if self._is_overlong(text)]
+
+    def _is_overlong(self, prompt: str) -> bool:
+        tokenizer = self._loaded.tokenizer
+        return len(tokenizer(prompt).input_ids) > tokenizer.model_max_length
 
     def unet_arguments(
         self, text: dict[str, Tensor], height: int, width: int, sizes: Tensor | None = None
@@ -244,6 +248,11 @@ class Base:
             embedded = self._loaded.get_guidance_scale_embedding(scales, embedding_dim=width_of_guidance)
             arguments["timestep_cond"] = embedded.to(context)
         return arguments
+
+    @property
+    def moment_channels(self) -> int:
+        """The channels of what `encode_images` returns."""
+        return 2 * self.vae.config.latent_channels
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -311,7 +320,11 @@ def load_base(
     pipeline = opened.pipeline
     check_latents(pipeline.vae, f"base {model}: its vae")
     vae_commit = None
+    family = "scenes" if model == EMBEDDED else _family(pipeline)
     if vae:
+        if family == "dreamlite":
+            message = f"base {model}: its AutoencoderTiny cannot be replaced"
+            raise SceditError(message, hint="leave the autoencoder out")
         vae, vae_revision = split_revision(vae, vae_revision)
         own, vae_commit = open_autoencoder(vae, pipeline.vae, vae_revision)
         pipeline.register_modules(vae=own)
@@ -324,8 +337,10 @@ def load_base(
 
         # Over 64 tokens, plain products are faster than PyTorch's fused attention for CPUs, above all backward.
         pipeline.unet.set_attn_processor(AttnProcessor())
-    family = "scenes" if model == EMBEDDED else _family(pipeline)
-    base = Base(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names)
+    kind = Base
+    if family == "dreamlite":
+        from scedit_cli.models.dreamlite import DreamLiteBase as kind
+    base = kind(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names)
     _ = base.skips  # raises here for a U-Net that cannot be tuned, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one image at a time keeps the peak of memory small
@@ -333,6 +348,8 @@ def load_base(
 
 
 def _family(pipeline: DiffusionPipeline) -> str:
+    if type(pipeline.unet).__name__ == "DreamLiteUNetModel":
+        return "dreamlite"
     if hasattr(pipeline, "text_encoder_2"):
         return "sdxl"
     return "sd21" if pipeline.unet.config.use_linear_projection else "sd15"

@@ -29,8 +29,16 @@ _EMBEDDED_FOLDER = Path(__file__).parents[1] / "scenes" / "world" / "base"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers")
 _CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
-# The supported classes of a pipeline's parts.
-_CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": _CLIP, "text_encoder_2": _CLIP[1:]}
+# The supported classes of a pipeline's other parts, by that of its U-Net.
+_CLASSES = {
+    "UNet2DConditionModel": {"vae": ("AutoencoderKL",), "text_encoder": _CLIP, "text_encoder_2": _CLIP[1:]},
+    "DreamLiteUNetModel": {
+        "vae": ("AutoencoderTiny",),
+        "text_encoder": ("Qwen3VLForConditionalGeneration",),
+        "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    },
+}
+_DREAMLITE = ("DreamLitePipeline", "DreamLiteMobilePipeline")
 
 
 @dataclass(frozen=True)
@@ -138,15 +146,27 @@ def quiet() -> Shared:
 
 
 def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeline:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    import diffusers
+    import transformers
 
-    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    if "text_encoder_2" in _read_index(folder, name):
-        kind, options = StableDiffusionXLPipeline, {"add_watermarker": False}
-        kinds["text_encoder_2"] = CLIPTextModelWithProjection
+    parts = _read_index(folder, name)
+    kinds = {
+        "unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL,
+        "text_encoder": transformers.CLIPTextModel,
+    }  # fmt: skip
+    unused = {"feature_extractor": None, "image_encoder": None}
+    if parts["unet"] == "DreamLiteUNetModel":
+        kind, options = getattr(diffusers, read_index(folder, name)[0]), {}
+        kinds = {
+            "unet": diffusers.DreamLiteUNetModel, "vae": diffusers.AutoencoderTiny,
+            "text_encoder": transformers.Qwen3VLForConditionalGeneration,
+        }  # fmt: skip
+        unused = {"processor": None}  # it reads images to edit
+    elif "text_encoder_2" in parts:
+        kind, options = diffusers.StableDiffusionXLPipeline, {"add_watermarker": False}
+        kinds["text_encoder_2"] = transformers.CLIPTextModelWithProjection
     else:
-        kind, options = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
+        kind, options = diffusers.StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
     check_files(folder, name, dtype)
     try:
         unet, vae = (read_json((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
@@ -156,7 +176,6 @@ def _load_folder(folder: Path, name: str, dtype: torch.dtype) -> DiffusionPipeli
             for part, model in kinds.items():
                 precision = torch.float32 if part == "vae" else dtype
                 models[part] = load_part(folder / part, model, precision, f"base {name}: weights of its {part}")
-            unused = {"feature_extractor": None, "image_encoder": None}
             pipeline = kind.from_pretrained(folder, local_files_only=True, **models, **unused, **options)
     except SceditError:
         raise
@@ -185,7 +204,7 @@ def check_files(folder: Path, name: str, dtype: torch.dtype, more: tuple[str, ..
 
 def _checked(pipeline: DiffusionPipeline, name: str) -> DiffusionPipeline:
     check_texts(pipeline, name)
-    check_scheduler(pipeline.scheduler, name)
+    check_scheduler(pipeline.scheduler, name, by_size=type(pipeline).__name__ in _DREAMLITE)
     return pipeline
 
 
@@ -230,11 +249,16 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
     kind, parts = read_index(folder, name)
     if kind in VIDEO_PIPELINES:
         raise SceditError(f"base {name}: its {kind} makes videos", "`scedit generate` takes it, with `frames=16`")
-    if parts.get("unet") != "UNet2DConditionModel":
+    if parts.get("unet") not in _CLASSES:
         model = next((parts[part] for part in ("unet", "transformer", "prior") if part in parts), "model of its own")
         raise SceditError(
             f"base {name}: a {kind} with a {model}, which has no U-Net skips to edit",
-            hint="bases of the SD1.5, SD2.1 and SDXL families can be tuned",
+            hint="bases of the SD1.5, SD2.1, SDXL and DreamLite families can be tuned",
+        )
+    if (parts["unet"] == "DreamLiteUNetModel") != (kind in _DREAMLITE):
+        raise SceditError(
+            f"base {name}: a {kind} with a {parts['unet']}",
+            hint=f"a {' or a '.join(_DREAMLITE)} has a DreamLiteUNetModel, and no other pipeline",
         )
     if "text_encoder_2" in parts and "text_encoder" not in parts:
         raise SceditError(
@@ -245,11 +269,11 @@ def _read_index(folder: Path, name: str) -> dict[str, str]:
         raise SceditError(
             f"base {name}: a {kind} without {' and '.join(missing)}", hint="name a whole text-to-image pipeline"
         )
-    for part, known in _CLASSES.items():
+    for part, known in _CLASSES[parts["unet"]].items():
         if part in parts and parts[part] not in known:
             raise SceditError(
                 f"base {name}: its {part} is a {parts[part]}, not a {known[0]}",
-                hint="bases of the SD1.5, SD2.1 and SDXL families can be tuned",
+                hint="bases of the SD1.5, SD2.1, SDXL and DreamLite families can be tuned",
             )
     return parts
 

@@ -74,8 +74,9 @@ def prediction_of(scheduler: SchedulerMixin) -> str:
     return FLOW if kind_of(scheduler) == FLOW_MATCHING else scheduler.config.prediction_type
 
 
-def check_scheduler(scheduler: SchedulerMixin, name: str) -> None:
-    """Check that the scheduler of base `name` has noise levels to sample from and to train on.
+def check_scheduler(scheduler: SchedulerMixin, name: str, by_size: bool = False) -> None:
+    """Check that the scheduler of base `name` has noise levels to sample from and to train on; with `by_size`, they may
+    be shifted by the image's size in sampling.
 
     Raises:
         SceditError: it has no betas, a prediction type that is not known, or a form of flow matching that is not.
@@ -84,7 +85,7 @@ def check_scheduler(scheduler: SchedulerMixin, name: str) -> None:
     prediction_type = config.get("prediction_type")
     is_edm = kind_of(scheduler) == EDM
     if kind.removesuffix("Scheduler") in SAMPLERS[FLOW_MATCHING]:
-        if config.get("use_dynamic_shifting"):
+        if config.get("use_dynamic_shifting") and not by_size:
             raise SceditError(
                 f"base {name}: the noise levels of its scheduler, {kind}, change with the image's size",
                 hint="set use_dynamic_shifting to false and a shift in scheduler/scheduler_config.json",

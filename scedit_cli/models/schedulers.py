@@ -140,10 +140,11 @@ def _problem(scheduler: SchedulerMixin, steps: int, with_steps: bool = True) -> 
     draw = torch.Generator().manual_seed(0)
     seed_noise(trial, [draw])
     more = {"generator": draw} if "generator" in inspect.signature(trial.step).parameters else {}
+    shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}  # any size of the image
     try:
         if problem := _too_many(trial, steps):
             return problem
-        trial.set_timesteps(steps)
+        trial.set_timesteps(steps, **shift)
         if problem := _bad_timesteps(trial, steps):
             return problem
         latents = torch.randn(1, 4, 1, 1, generator=draw) * trial.init_noise_sigma
@@ -220,6 +221,11 @@ def _check_fixed(config: Mapping[str, Any], kind: type[SchedulerMixin], given: M
         if key in given and given[key] != (known := config.get(key, False)):
             hint = "`prediction` says it where the base is wrong" if key == "prediction_type" else "leave it out"
             raise SceditError(f"scheduler {name}: {key} is {given[key]}, and the base was trained with {known}", hint)
+    if config.get("use_dynamic_shifting") and "use_dynamic_shifting" not in _parameters(kind):
+        raise SceditError(
+            f"scheduler {name} cannot shift its noise levels by the image's size, as this base's does",
+            "choose FlowMatchEulerDiscrete or FlowMatchLCM",
+        )
     if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in _parameters(kind):
         raise SceditError(
             f"scheduler {name} cannot start from noise alone (zero terminal SNR), as this base was trained to",

@@ -10,7 +10,9 @@ from scedit_cli.utils.errors import SceditError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_FAMILIES = "bases of the SD1.5, SD2.1 and SDXL families can be tuned, whose U-Nets take latents, a time and texts"
+_FAMILIES = (
+    "bases of the SD1.5, SD2.1, SDXL and DreamLite families can be tuned, whose U-Nets take latents, a time and texts"
+)
 _CLASSES = {
     "projection": "the embedding of an image, as unCLIP's do",
     "simple_projection": "the embedding of an image",
@@ -29,7 +31,11 @@ def check_unet(config: Mapping[str, Any], name: str, latent_channels: int = 4) -
     if classes := config.get("class_embed_type") or config.get("num_class_embeds"):
         taken = _CLASSES.get(classes, "a class or a noise level, as upscalers' do")
         raise SceditError(f"base {name}: its U-Net takes class_labels beside texts: {taken}", _FAMILIES)
-    for key, known in (("addition_embed_type", (None, "text_time")), ("encoder_hid_dim_type", (None, "text_proj"))):
+    taken = {
+        "addition_embed_type": (None, "text_time", "time"),
+        "encoder_hid_dim_type": (None, "text_proj", "text_proj_rms"),
+    }
+    for key, known in taken.items():
         if config.get(key) not in known:
             raise SceditError(f"base {name}: its U-Net takes more than texts: {key} is {config[key]!r}", _FAMILIES)
     taken, given = (config.get(key, latent_channels) for key in ("in_channels", "out_channels"))
@@ -54,7 +60,8 @@ def check_texts(pipeline: DiffusionPipeline, name: str) -> None:
     """
     unet, is_xl = pipeline.unet.config, hasattr(pipeline, "text_encoder_2")
     encoders = [pipeline.text_encoder, pipeline.text_encoder_2] if is_xl else [pipeline.text_encoder]
-    width = sum(encoder.config.hidden_size for encoder in encoders)
+    configs = [encoder.config.get_text_config() for encoder in encoders]
+    width = sum(config.hidden_size for config in configs)
     takes = unet.get("encoder_hid_dim") or unet.cross_attention_dim
     if any(each != width for each in (takes if isinstance(takes, list | tuple) else [takes])):
         unlike = f"its U-Net takes texts of width {takes}, its text encoders give {width}"
@@ -70,17 +77,21 @@ def check_texts(pipeline: DiffusionPipeline, name: str) -> None:
                 f"pooled texts, where SDXL's six sizes and its text encoder give {given}",
                 hint="an SDXL refiner takes five and an aesthetic score; SDXL bases and finetunes of it can be tuned",
             )
+    if unet.get("addition_embed_type") == "time":
+        taken, given = unet.projection_class_embeddings_input_dim, 2 * unet.addition_time_embed_dim
+        if taken != given:
+            told = f"its U-Net takes {taken} numbers of sizes, where an image's width and height give {given}"
+            raise SceditError(f"base {name}: {told}", hint="take the U-Net of a DreamLite pipeline")
     tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2] if is_xl else [pipeline.tokenizer]
-    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
-        if tokenizer.model_max_length > encoder.config.max_position_embeddings:
+    for tokenizer, config in zip(tokenizers, configs, strict=True):
+        if "CLIP" in type(tokenizer).__name__ and tokenizer.model_max_length > config.max_position_embeddings:
             raise SceditError(
                 f"base {name}: its tokenizer gives {tokenizer.model_max_length} tokens, its text encoder reads "
-                f"{encoder.config.max_position_embeddings}",
-                hint=f'model_max_length in tokenizer_config.json is {encoder.config.max_position_embeddings}',
+                f"{config.max_position_embeddings}",
+                hint=f'model_max_length in tokenizer_config.json is {config.max_position_embeddings}',
             )
-        if len(tokenizer) > encoder.config.vocab_size:
+        if len(tokenizer) > config.vocab_size:
             raise SceditError(
-                f"base {name}: its tokenizer knows {len(tokenizer)} tokens, its text encoder "
-                f"{encoder.config.vocab_size}",
+                f"base {name}: its tokenizer knows {len(tokenizer)} tokens, its text encoder {config.vocab_size}",
                 hint="take the tokenizer that it was made with",
             )

@@ -56,11 +56,13 @@ class SkipMap:
         sites: the site of each skip, in encoder order; the decoder consumes the last one first.
         input: the name of the U-Net's first argument, the noisy latents.
         frames_axis: the axis of that input that counts a video's frames; None where the input is images.
+        beside: whether that input is two images side by side, the one to draw on the left (DreamLite's).
     """
 
     sites: tuple[Site, ...]
     input: str = "sample"
     frames_axis: int | None = None
+    beside: bool = False
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def survey(unet: nn.Module) -> SkipMap | None:
     check_fit(unet, channels, taken)
     rows = zip(names, entries, channels, strides, places, [layout] * len(names), strict=True)
     sites = map(tuple.__new__, repeat(InTuple), rows)  # a named tuple's own constructor takes three times as long
-    return SkipMap(tuple(sites), frames_axis=frames)
+    return SkipMap(tuple(sites), frames_axis=frames, beside=type(blocks[0]).__name__.startswith("DreamLite"))
 
 
 def parts(unet: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
