@@ -48,5 +48,5 @@ def wake_libraries(device: torch.device) -> None:
     synchronise(device)
     if device.type == "cpu":
         base = architecture(EMBEDDED)
-        with torch.random.fork_rng(devices=[]), prepared("sc", base.unet(torch.float32, device)) as trainee:
-            loss_of(trainee, *random_batch(base, 1, base.resolution, torch.float32, device), base).backward()
+        with torch.random.fork_rng(devices=[]), prepared("sc", base.unet(torch.float32, device)) as trainable:
+            loss_of(trainable, *random_batch(base, 1, base.resolution, torch.float32, device), base).backward()
