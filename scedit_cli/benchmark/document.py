@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
 from scedit_cli.benchmark.compare import Costs
-from scedit_cli.benchmark.config import BenchConfig, Figures
+from scedit_cli.benchmark.config import BenchConfig, Figures, Spread
 from scedit_cli.benchmark.reading import HINT, read_values
 from scedit_cli.benchmark.results import BenchResult
 from scedit_cli.benchmark.reuse import ReusePoint
@@ -34,15 +34,23 @@ class _Point:
 
 
 @dataclass(frozen=True)
+class _Result(Spread, Figures):
+    def figures(self) -> Figures:
+        values = {each.name: getattr(self, each.name) for each in fields(Figures)}
+        spread = Spread(**{each.name: getattr(self, each.name) for each in fields(Spread)})
+        return Figures(**values | {"spread": spread})
+
+
+@dataclass(frozen=True)
 class _Costs(BenchConfig):
     matrix_rate: float | None = None
-    results: list[Figures] = field(default_factory=list)
+    results: list[_Result] = field(default_factory=list)
     sweep: list[_Point] = field(default_factory=list)
 
     def costs(self) -> Costs:
         setting = BenchConfig(**{each.name: getattr(self, each.name) for each in fields(BenchConfig)})
         sweep = [(point.method, point.batch, point.estimated_peak_memory) for point in self.sweep]
-        return Costs(setting, self.results, self.matrix_rate, sweep)
+        return Costs(setting, [each.figures() for each in self.results], self.matrix_rate, sweep)
 
 
 @dataclass(frozen=True)

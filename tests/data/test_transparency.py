@@ -159,6 +159,7 @@ def test_latents_are_of_the_photograph_on_white(tmp_path, drawn):
         """As much of a base as is needed to see what is encoded."""
 
         vae = torch.nn.Conv2d(1, 1, 1)
+        moment_channels = 2
 
         def encode_images(self, images):
             self.seen = images
