@@ -12,8 +12,7 @@ from scedit_cli.benchmark.beside import PARTS, Loop, held
 from scedit_cli.benchmark.config import BenchConfig, Figures
 from scedit_cli.benchmark.estimate import estimate, peak
 from scedit_cli.benchmark.isolation import measure_apart
-from scedit_cli.benchmark.matmul_rate import wake_libraries
-from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, with_speed
+from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, wake_libraries, with_speed
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.training.fitting import CONTEXT
 from scedit_cli.utils.devices import best_device

@@ -10,9 +10,9 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ def measure(base: str = "sd15", resolution: int = 256, batch: int = 1, pairs: in
         pairs: how often each graph is timed, after one step that is not.
         width: the share of the channels of U-Net and tuner, for machines without memory for all.
     """
+    import torch
+
+    from scedit_cli.benchmark.timing import timed
+
     with tempfile.TemporaryDirectory(prefix="scedit-exported-") as folder:
         files, inputs = _written(base, resolution, batch, width, Path(folder))
         sessions = [_session(file) for file in files]
@@ -58,9 +62,7 @@ def measure(base: str = "sd15", resolution: int = 256, batch: int = 1, pairs: in
         for _ in range(_WARM_UP + pairs):
             for session, taken in zip(sessions, times, strict=True):
                 given = {each.name: inputs[each.name] for each in session.get_inputs()}
-                began = time.process_time()
-                session.run(None, given)
-                taken.append(time.process_time() - began)
+                taken.append(timed(partial(session.run, None, given), torch.device("cpu")))
     return StepPairs(*(tuple(each[_WARM_UP:]) for each in times))
 
 

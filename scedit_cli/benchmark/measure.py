@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.config import BenchConfig, Figures, Spread, device_name
 from scedit_cli.benchmark.estimate import count, peak, shares
-from scedit_cli.benchmark.matmul_rate import matrix_rate, wake_libraries
+from scedit_cli.benchmark.matmul_rate import matrix_rate
 from scedit_cli.benchmark.methods import Options, TrainableMethod, prepared
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.benchmark.timing import synchronise
@@ -133,6 +134,28 @@ def measure(
     )
     timed, busy = tuple(seconds[_WARM_UP:]), tuple(processor[_WARM_UP:]) if device.type == "cpu" else ()
     return Measured(used, with_speed(figures, [timed], used.batch, rate, busy), timed, rate, busy)
+
+
+def wake_libraries(device: torch.device) -> None:
+    """Make a small training step, so that memory loaded by the libraries at first use counts alike for all methods. On
+    a CPU, where the code is resident memory too, also load the embedded base and make a step on it."""
+    import diffusers.models.controlnets.controlnet  # noqa: F401
+    import peft  # noqa: F401
+
+    layers = [nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)]
+    net = nn.Sequential(*layers).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=device.type in ("cpu", "cuda"))
+    x = torch.randn(2, 64, 64, 64, device=device)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
+            tokens = net(x).flatten(2).transpose(1, 2)
+            nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().square().mean().backward()
+    optimizer.step()
+    synchronise(device)
+    if device.type == "cpu":
+        base = architecture(EMBEDDED)
+        with torch.random.fork_rng(devices=[]), prepared("sc", base.unet(torch.float32, device)) as trainable:
+            loss_of(trainable, *random_batch(base, 1, base.resolution, torch.float32, device), base).backward()
 
 
 def with_speed(

@@ -71,8 +71,7 @@ class Cache:
 
     def moments_of(self, indices: Sequence[int]) -> Tensor:
         """Return the float32 moments of the latents' distributions, unscaled and as `Base.encode_images` returns them,
-        for images of one bucket.
-        Moments are cached, not latents, so that each step can draw its own noise."""
+        for images of one bucket. Moments are cached, not latents, so that each step can draw its own noise."""
         return self.latents.get([self.images[index] for index in indices])["moments"]
 
     def text_of(self, indices: Sequence[int]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scedit_cli.models.base import Base, Defaults
+from scedit_cli.models.base import Base, Defaults, default_dtype
 from scedit_cli.models.fingerprint import fingerprint
 from scedit_cli.models.latents import check_latents
 from scedit_cli.models.loading import best_variant, check_files, names_in, quiet, read_index
@@ -72,7 +72,7 @@ def load_video_base(
         SceditError: the model does not exist, the hub cannot be reached, or it is no such pipeline.
     """
     device = torch.device(device) if device else best_device()
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or default_dtype(model, device)
     name, revision = split_revision(model)
     check_model(name)
     folder, commit = expanded(name), None
