@@ -12,11 +12,15 @@ from scedit_cli.models.base import Base
 from scedit_cli.recipe import Recipe, without_folders
 from scedit_cli.training import builders, memory, model_card
 from scedit_cli.training.run_folder import RunFolder
+from scedit_cli.utils.devices import training_precision
 from scedit_cli.utils.distributed import Processes
 
 
 def open_base(recipe: Recipe) -> Base:
-    return builders.open_base(recipe.base, recipe.train, recipe.samples)
+    train = recipe.train
+    if train.precision == "auto":  # `train` settles it first
+        train = train.model_copy(update={"precision": training_precision()})
+    return builders.open_base(recipe.base, train, recipe.samples)
 
 
 def fresh_tuner(recipe: Recipe, base: Base) -> Tuner:

@@ -23,8 +23,8 @@ from scedit_cli.data.shards import write_shards
 from scedit_cli.data.sources import Images, open_source
 from scedit_cli.jobs.checks.prepare import MULTIPLE, Encoding, ImportRules, PrepareRequest, Scenes, check, check_size
 from scedit_cli.models.base import DTYPES, Base, load_base
-from scedit_cli.recipe import TrainSection
 from scedit_cli.scenes import HELD_OUT_SEED
+from scedit_cli.utils.devices import training_precision
 from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import whole_folder
@@ -149,7 +149,7 @@ def prepare(
 
 
 def _base_of(encoding: Encoding) -> Base:
-    precision = encoding.precision or TrainSection().precision
+    precision = encoding.precision or training_precision(encoding.device)
     return load_base(encoding.base, dtype=DTYPES[precision], device=encoding.device, vae=encoding.vae)
 
 

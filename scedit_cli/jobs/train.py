@@ -39,6 +39,7 @@ from scedit_cli.training.signals import terminable
 from scedit_cli.training.trackers import Trackers, check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, held_out_count, split
+from scedit_cli.utils.devices import training_precision
 from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.hub import check_login, upload
@@ -99,7 +100,8 @@ def train(
 def _train(
     request: TrainRequest, run: RunFolder, processes: Processes, every: Reporter, fit: bool
 ) -> TrainResult | Preflight | Ladder | None:
-    started, recipe = time.monotonic(), request.recipe
+    started = time.monotonic()
+    recipe = processes.by_first(lambda: _with_precision(request, run))
     reporter = every if processes.is_first else SILENT
     added = processes.by_first(lambda: builders.missing_kinds(recipe.tuner, recipe.data))
     recipe = recipe.model_copy(
@@ -228,13 +230,31 @@ def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, re
         )
 
 
+def _with_precision(request: TrainRequest, run: RunFolder) -> Recipe:
+    """Return the recipe with the precision that "auto" means: that of the run to resume, else the device's own."""
+    recipe, precision = request.recipe, "auto"
+    if recipe.train.precision != "auto":
+        return recipe
+    if request.resume and (before := _begun(run)):
+        precision = before.train.precision
+    if precision == "auto":
+        precision = training_precision(request.device)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+
+
 def _changes(run: RunFolder, recipe: Recipe) -> str | None:
     """Return `check_changes` of the recipe that the run began with; None where its file is missing."""
+    before = _begun(run)
+    return check_changes(before.model_dump(), recipe.model_dump()) if before else None
+
+
+def _begun(run: RunFolder) -> Recipe | None:
+    """Return the recipe that the run began with; None where it cannot be read, as it is missing or from another
+    version: the checkpoint itself is checked in any case."""
     try:
-        before = load_recipe(run.recipe)
-    except SceditError:  # removed, or from another version: the checkpoint itself is checked in any case
+        return load_recipe(run.recipe)
+    except SceditError:
         return None
-    return check_changes(before.model_dump(), recipe.model_dump())
 
 
 def _with_memory(

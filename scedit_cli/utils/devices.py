@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,20 @@ def device_here(name: str | None) -> str | None:
     if number:
         torch.accelerator.set_device_index(int(number))
     return f"{kind}:{number}" if number else name
+
+
+def training_precision(device: str | None = None) -> str:
+    """Return the precision of a frozen base for training on the device of this name, or on the best one: "bf16", or
+    "fp32" on a CPU without instructions that multiply it, where PyTorch takes ten times as long."""
+    import torch
+
+    if (device or best_device().type) != "cpu":
+        return "bf16"
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        native = torch.cpu._is_avx512_bf16_supported()
+    else:
+        native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if native else "fp32"
 
 
 def best_device() -> torch.device:

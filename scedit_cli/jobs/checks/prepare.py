@@ -79,7 +79,7 @@ class Encoding:
         cache: what is encoded: "latents", "text" or both.
         base, vae: the base that encodes, and the autoencoder in place of its own.
         precision: the precision of the text encoders. Training uses the cached text only where `train.precision` is
-            the same; by default, a recipe's default.
+            the same; by default, the one that "auto" means on the device.
         device: the device that encodes; by default an accelerator where there is one.
     """
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from scedit_cli.scenes.build import pictures
-from scedit_cli.scenes.build.loop import train
+from scedit_cli.scenes.build.loop import fast_products, train
 
 STEPS = 5000
 _KL_WEIGHT = 1e-4
@@ -41,7 +41,7 @@ def train_autoencoder(work: Path, scenes: int, styled: int, steps: int = STEPS) 
         size, batch = (96, 8) if step < 0.75 * steps else (128, 5)
         target = torch.from_numpy(np.stack([_crop(rng, plain, pastel, size) for _ in range(batch)]))
         target = target.permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             posterior = model.encode(target).latent_dist
             output = model.decode(posterior.sample()).sample
         return reconstruction_loss(output.float(), target) + _KL_WEIGHT * _kl(posterior)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from scedit_cli.utils.devices import training_precision
+
 
 def train(
     name: str,
@@ -71,3 +73,8 @@ def train(
     with torch.no_grad():
         if average:
             torch._foreach_copy_(parameters, average)
+
+
+def fast_products() -> torch.autocast:
+    """Return a context of bfloat16 products, or of plain ones on a processor that has none."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=training_precision("cpu") == "bf16")

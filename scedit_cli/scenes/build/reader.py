@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from scedit_cli.scenes.build import pictures
-from scedit_cli.scenes.build.loop import train
+from scedit_cli.scenes.build.loop import fast_products, train
 from scedit_cli.scenes.encodings import DEPTH_FAR, DEPTH_NEAR
 from scedit_cli.scenes.reader import Reader
 
@@ -32,7 +32,7 @@ def train_reader(work: Path, truths: int, styled: int) -> Reader:
         metres = torch.from_numpy(depth[rows].astype(np.float32))
         shapes, hues = (torch.from_numpy(truth[rows].astype(np.int64)) for truth in (segmentation, colors))
         directions = torch.from_numpy(normals[rows].astype(np.float32) / 127).permute(0, 3, 1, 2)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             depth_map, normal_map, shape_logits, color_logits, _ = reader(x)
         solid = (shapes > 0).float()
         wanted = ((metres.clamp(DEPTH_NEAR, DEPTH_FAR) - DEPTH_NEAR) / (DEPTH_FAR - DEPTH_NEAR)) * solid

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from scedit_cli.scenes.build import pictures
-from scedit_cli.scenes.build.loop import train
+from scedit_cli.scenes.build.loop import fast_products, train
 from scedit_cli.scenes.build.text import WIDTH
 
 CYCLES = ((5000, 1e-3), (9000, 6e-4))  # steps and peak learning rate of each cosine cycle (SGDR, arXiv 1608.03983)
@@ -57,7 +57,7 @@ def moments(work: Path, vae: AutoencoderKL, scenes: int) -> torch.Tensor:
         parts = []
         for start in range(0, len(images), 50):
             x = torch.from_numpy(images[start : start + 50]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast_products():
                 parts.append(vae.encode(x).latent_dist.parameters.float())
             if start % 5000 == 0:
                 print(f"moments: {start}/{len(images)}", flush=True)
@@ -118,7 +118,7 @@ def train_unet(
         alpha, sigma = (a[times].sqrt().view(-1, 1, 1, 1) for a in (alphas, 1 - alphas))
         noise = torch.randn_like(latents)
         # For so few tokens, plain products are faster than the CPU's flash attention.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with fast_products(), sdpa_kernel(SDPBackend.MATH):
             output = unet(alpha * latents + sigma * noise, times, context).sample
         return functional.mse_loss(output.float(), alpha * noise - sigma * latents)
 
