@@ -219,14 +219,18 @@ def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, re
         reporter.note(f'{base.doubt}: base.prediction = "epsilon" takes it for the other')
     if overlong := base.overlong(sorted({item.text for item in dataset.items})):
         reporter.note(f"{len(overlong)} captions are longer than the base reads, such as: {overlong[0]}")
+    precision = recipe.train.precision
+    if precision == "bf16" and (faster := training_precision(base.device.type)) != precision:
+        reporter.note(
+            f"this processor has no instructions for train.precision = {precision}: {faster} is many times as fast"
+        )
     if streams and not any(item.text for item in dataset.items):
         reporter.note("the first images in the shards have no captions; data.columns says how those are called")
     if other := text_in_other_precision(dataset, base):
         precisions = {dtype: name for name, dtype in DTYPES.items()}
         reporter.note(
             f"the captions in {dataset.path / 'cache'} are encoded in {precisions[other]} and train.precision is "
-            f"{recipe.train.precision}: they are encoded again; "
-            f"`prepare(cache=text, precision={recipe.train.precision})` does it ahead"
+            f"{precision}: they are encoded again; `prepare(cache=text, precision={precision})` does it ahead"
         )
 
 

@@ -11,6 +11,7 @@ from scedit_cli.jobs import train as job
 from scedit_cli.recipe import load_recipe
 from scedit_cli.utils.devices import training_precision
 from tests.jobs.train.conftest import assert_same_end, log_of
+from tests.recorder import Note, Recorder
 
 
 @pytest.fixture
@@ -43,6 +44,17 @@ def test_a_run_goes_on_in_its_precision_on_another_processor(processor, recipe, 
     job.train(wanted, out=tmp_path / "run", resume=True, device="cpu")
     assert load_recipe(tmp_path / "run" / "recipe.toml").train.precision == "bf16"
     assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+def test_bf16_that_a_processor_has_no_instructions_for_is_told(processor, recipe):
+    told = {}
+    for has in (True, False):
+        processor(has)
+        events = []
+        job.train(recipe(train={"precision": "bf16"}), dry_run=True, device="cpu", reporter=Recorder(events.append))
+        told[has] = [event.text for event in events if isinstance(event, Note) and "processor" in event.text]
+    sentence = "this processor has no instructions for train.precision = bf16: fp32 is many times as fast"
+    assert told == {True: [], False: [sentence]}
 
 
 def test_accelerators_train_in_bf16_and_other_processors_as_oneDNN_tells(monkeypatch):
