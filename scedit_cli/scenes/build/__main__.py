@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from scedit_cli.scenes import WORLD
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.autoencoder import train_autoencoder
+from scedit_cli.scenes.build.decoder import sharpen_decoder
 from scedit_cli.scenes.build.reader import train_reader
 from scedit_cli.scenes.build.text import train_text_encoder
 from scedit_cli.scenes.build.tuners import STEPS, train_tuner
@@ -41,6 +42,7 @@ def main() -> None:
     reader = train_reader(work, TRUTHS, STYLED)
     kept = normalise(vae, moments(work, vae, SCENES))
     unet = train_unet(work, kept, tokenizer, encoder)
+    sharpen_decoder(work, vae, reader, SCENES, STYLED)
     save_world(out, vae, tokenizer, encoder, unet, reader)
     for name in STEPS:
         train_tuner(name, work, out)

@@ -1,4 +1,4 @@
-"""Stage 6: the shipped tuners, trained by the built-in recipes with more steps and scenes."""
+"""Stage 7: the shipped tuners, trained by the built-in recipes with more steps and scenes."""
 
 from __future__ import annotations
 
