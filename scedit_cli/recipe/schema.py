@@ -188,7 +188,7 @@ class TrainSection(_Section):
     seed: Seed = 0
     """Seed of weights, order, noise and dropout."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the frozen base; auto: bf16, or fp32 on a CPU that cannot multiply it. The tuner is always fp32."""
+    """Number format of the frozen base; auto: bf16, or fp32 on a CPU without it. The tuner is always fp32."""
     memory: Literal["plain", "lean", "checkpoint"] = "lean"
     """Tensors kept for the backward pass: all (plain), those it needs (lean), or the fewest (checkpoint)."""
     recompute: Literal["transformer", "layer", "fine"] = "layer"

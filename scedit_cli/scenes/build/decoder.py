@@ -24,7 +24,7 @@ from scedit_cli.scenes.reader import Reader
 
 STEPS = 2000
 _ALONE = 100  # steps in which the discriminator learns before it counts
-_LOOK, _FEATURES = 0.4, 0.5  # weights: the discriminator's gradient as a share of the errors' gradient, and the features
+_LOOK, _FEATURES = 0.4, 0.5  # weights: the discriminator's gradient as a share of the errors' one, and the features
 
 
 class PatchDiscriminator(nn.Sequential):

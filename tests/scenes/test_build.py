@@ -1,0 +1,29 @@
+"""The program that builds the world, stage by stage, on a handful of scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from scedit_cli.models.base import load_base
+from scedit_cli.scenes.build import pictures
+from scedit_cli.scenes.build.decoder import sharpen_decoder
+from scedit_cli.scenes.layout import sample_scene
+from scedit_cli.scenes.reader import load_reader
+from scedit_cli.scenes.render import render
+
+
+def test_the_decoder_is_trained_further_and_latents_stay(tmp_path, monkeypatch):
+    """The discriminator counts from the second step on."""
+    monkeypatch.setattr("scedit_cli.scenes.build.decoder._ALONE", 1)
+    (tmp_path / "pictures").mkdir()
+    for look in ("plain", "pastel"):
+        images = np.stack([render(sample_scene(seed), look=look).image for seed in range(2)])
+        np.savez(pictures._path(tmp_path, look, 0), images=images)
+    vae = load_base("scenes").vae
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    sharpen_decoder(tmp_path, vae, load_reader(), 2, 2, steps=2)
+    changed = {name.split(".")[0] for name, weight in vae.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    assert all(weight.isfinite().all() for weight in vae.state_dict().values())
+    assert torch.load(tmp_path / "decoder.pt", weights_only=True)["step"] == 2
