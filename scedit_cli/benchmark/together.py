@@ -230,7 +230,8 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _spread(values: Sequence[float], form: str = ".3f") -> str:
-    return f"{statistics.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    mean = f"{statistics.mean(values):{form}}"
+    return f"{mean} ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,6 +88,13 @@ def test_the_table_pairs_the_seeds():
     assert "| one bundle, hint dropout 0: difference |  |  | +0.000 (-0.100 to +0.100) |" in text
 
 
+def test_the_page_holds_the_table_of_the_shipped_results():
+    found = json.loads((PACKAGE / "results" / "together-cpu.json").read_text())
+    assert together.table(found) in (PACKAGE / "benchmark" / "README.md").read_text("utf-8")
+    apart, bundle = (sum(part["seconds"] for part in each["trainings"]) for each in found["results"][:2])
+    assert abs(bundle / apart - 1) < 0.15  # processor seconds vary with what else the machine does
+
+
 @pytest.mark.parametrize("given", [["--hint-dropout", "2"], ["--batch", "0"]])
 def test_bad_input_gets_a_sentence(given, tmp_path, capsys):
     assert together.main([*given, "--work", str(tmp_path)]) == 2
