@@ -7,6 +7,8 @@ each in half of the seconds, evaluates them on held-out scenes together and alon
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -190,7 +192,8 @@ class Comparison:
                 seconds = timed(lambda: [trainer.advance() for _ in range(steps)], self.base.device)
                 if not trainer.is_finite:
                     raise WorkFailed(f"the weights of {name} are no longer finite")
-                file = save_tuner(trainer.tuner, self.work / f"{name}.safetensors")
+                digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+                file = save_tuner(trainer.tuner, self.work / f"{name}-{digest}.safetensors")
             known = {"kinds": list(part.kinds), "steps": steps, "seconds": seconds, "file": file.name}
             self.kept.keep(name, about, known)
             self.log(f"{name}: {seconds:.0f} processor seconds")
@@ -198,10 +201,14 @@ class Comparison:
 
     def _scores(self, files: Sequence[str]) -> dict[str, float]:
         """Return the control scores of the tuners, attached together and each alone, by the names of FIGURES."""
-        tuners = {tuner.condition: tuner for file in files for tuner in tuners_of(load_tuner(self.work / file))}
-        found = self._evaluated([tuners[kind] for kind in KINDS])
-        found = {"both": statistics.mean(found.values())} | found
-        return found | {f"{kind}_alone": self._evaluated([tuners[kind]])[kind] for kind in KINDS}
+        about = {"files": files, "budget": asdict(self.budget), "base": self.base.fingerprint}
+        if (known := self.kept.find("scores", about)) is None:
+            tuners = {tuner.condition: tuner for file in files for tuner in tuners_of(load_tuner(self.work / file))}
+            found = self._evaluated([tuners[kind] for kind in KINDS])
+            known = {"both": statistics.mean(found.values())} | found
+            known |= {f"{kind}_alone": self._evaluated([tuners[kind]])[kind] for kind in KINDS}
+            self.kept.keep("scores", about, known)
+        return known
 
     def _evaluated(self, tuners: Sequence[CSCTuner]) -> dict[str, float]:
         specs = tuple(TunerSpec(tuner) for tuner in tuners)
