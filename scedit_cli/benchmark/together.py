@@ -28,7 +28,7 @@ from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
 from scedit_cli.core.bundle import tuners_of
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.data.cache import cache_latents_and_text
+from scedit_cli.data.cache import cache_latents_and_text, weights_digest
 from scedit_cli.data.dataset import Dataset
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.models.base import Base
@@ -202,6 +202,7 @@ class Comparison:
     def _scores(self, files: Sequence[str]) -> dict[str, float]:
         """Return the control scores of the tuners, attached together and each alone, by the names of FIGURES."""
         about = {"files": files, "budget": asdict(self.budget), "base": self.base.fingerprint}
+        about["autoencoder"] = weights_digest(self.base.vae)
         if (known := self.kept.find("scores", about)) is None:
             tuners = {tuner.condition: tuner for file in files for tuner in tuners_of(load_tuner(self.work / file))}
             found = self._evaluated([tuners[kind] for kind in KINDS])
