@@ -13,7 +13,7 @@ from scedit_cli.cli import app
 PACKAGE = Path(__file__).parents[1] / "scedit_cli"
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if PACKAGE / "cli" not in file.parents)
 # Programs of their own, and a page for users of the command line.
-NOT_YET = {"benchmark/cuda.py", "benchmark/exported.py", "scenes/build", "training/model_card.py"}
+NOT_YET = {"benchmark/cuda.py", "benchmark/exported.py", "benchmark/together.py", "scenes/build", "training/model_card.py"}
 OPTIONS = {
     option
     for command in get_command(app).commands.values()

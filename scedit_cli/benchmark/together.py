@@ -252,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in asdict(Budget()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     given = vars(parser.parse_args(arguments))
+    for name in ("seeds", "training_scenes", "scenes", "sampling_steps"):
+        if given[name] < 1:
+            parser.error(f"--{name.replace('_', '-')} is {given[name]}: give 1 or more")
     work, out, seeds, dropouts = (given.pop(name) for name in ("work", "out", "seeds", "hint_dropout"))
     try:
         comparison = Comparison(Budget(**given), work, lambda text: sys.stderr.write(f"{text}\n"))
