@@ -142,7 +142,7 @@ class Comparison:
                 "tuner.conditions": list(part.kinds),
                 "data.hint_dropout": part.hint_dropout,
                 "train.batch_size": self.budget.batch,
-                "train.precision": "fp32",  # without bfloat16 in hardware, as many CPUs are, that would be slower
+                "train.precision": "fp32",  # so that all processors train alike
                 "train.seed": seed,
                 "train.steps": steps,
             },

@@ -80,7 +80,7 @@ def prepare(
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="bf16|fp32|fp16", help="Precision of --cache text: the recipe's; by default as its auto."
+            metavar="bf16|fp32|fp16", help="Precision of --cache text, as the recipe's; by default, its auto."
         ),
     ] = None,
     device: Device = None,

@@ -39,8 +39,7 @@ def train_autoencoder(work: Path, scenes: int, styled: int, steps: int = STEPS) 
         rng = np.random.default_rng([step, 1])
         # Crops come first and whole images in the last quarter, so that the normalisations end on true statistics.
         size, batch = (96, 8) if step < 0.75 * steps else (128, 5)
-        target = torch.from_numpy(np.stack([crop(rng, plain, pastel, size) for _ in range(batch)]))
-        target = target.permute(0, 3, 1, 2).float() / 127.5 - 1
+        target = crops(rng, plain, pastel, size, batch)
         with fast_products():
             posterior = model.encode(target).latent_dist
             output = model.decode(posterior.sample()).sample
@@ -66,7 +65,13 @@ def _kl(posterior) -> torch.Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-def crop(rng: np.random.Generator, plain: np.ndarray, pastel: np.ndarray, size: int) -> np.ndarray:
+def crops(rng: np.random.Generator, plain: np.ndarray, pastel: np.ndarray, size: int, count: int) -> torch.Tensor:
+    """Return random square parts of images, half of them mirrored, (count, 3, size, size) in [-1, 1]."""
+    parts = torch.from_numpy(np.stack([_crop(rng, plain, pastel, size) for _ in range(count)]))
+    return parts.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _crop(rng: np.random.Generator, plain: np.ndarray, pastel: np.ndarray, size: int) -> np.ndarray:
     source = pastel if rng.random() < 0.15 else plain
     picture = source[rng.integers(len(source))]
     top, left = rng.integers(0, 128 - size + 1, 2)

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from scedit_cli.scenes.build import pictures
-from scedit_cli.scenes.build.autoencoder import crop, reconstruction_loss
+from scedit_cli.scenes.build.autoencoder import crops, reconstruction_loss
 from scedit_cli.scenes.build.loop import fast_products, train
 from scedit_cli.scenes.reader import Reader
 
@@ -28,7 +28,7 @@ _LOOK, _FEATURES = 0.4, 0.5  # weights: the discriminator's gradient as a share 
 
 
 class PatchDiscriminator(nn.Sequential):
-    """A judge of images (B, 3, H, W) in [-1, 1]: larger where a patch of 22 pixels looks rendered, (B, 1, H/4, W/4)."""
+    """A judge of images (B, 3, H, W) in [-1, 1]: larger where a patch of 26 pixels looks rendered, (B, 1, H/4, W/4)."""
 
     def __init__(self, width: int = 32) -> None:
         leaky = nn.LeakyReLU(0.2)
@@ -48,6 +48,7 @@ def sharpen_decoder(
     (plain,) = pictures.load(work, "plain", scenes, "images")
     (pastel,) = pictures.load(work, "pastel", styled, "images")
     vae.requires_grad_(False)
+    reader.requires_grad_(False)
     learning = {"decoder": vae.decoder.requires_grad_(True), "after": vae.post_quant_conv.requires_grad_(True)}
     judge = PatchDiscriminator()
     last = vae.decoder.conv_out.weight
@@ -55,8 +56,7 @@ def sharpen_decoder(
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng([step, 2])
         size, batch = (96, 6) if step < 0.75 * steps else (128, 4)  # as in the autoencoder's own training
-        target = torch.from_numpy(np.stack([crop(rng, plain, pastel, size) for _ in range(batch)]))
-        target = target.permute(0, 3, 1, 2).float() / 127.5 - 1
+        target = crops(rng, plain, pastel, size, batch)
         with fast_products():
             with torch.no_grad():
                 latents = vae.encode(target).latent_dist.sample()
