@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scedit_cli.core.quantized import NF4, Codes, can_store, parameter_count, store
-from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.errors import SceditError, is_out_of_memory, not_installed
 from scedit_cli.utils.names import QUANTIZERS
 
 _GROUPS = (64, 32, 16)  # weights with one scale in four bits, the first that divides a row
@@ -110,6 +110,8 @@ def _nf4(weight: Tensor) -> NF4:
     try:
         codes, state = quantize_4bit(weight.contiguous(), blocksize=NF4.BLOCK, quant_type="nf4")
     except (NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error):  # also a RuntimeError; it is told as such
+            raise
         raise SceditError(
             f"base.quantize is nf4, which bitsandbytes cannot compute on {weight.device.type}",
             hint='take base.quantize = "int4"',

@@ -11,8 +11,9 @@ from torch import nn
 from scedit_cli.core.attach import attach
 from scedit_cli.core.quantized import parameter_count
 from scedit_cli.core.tuners import SCTuner
-from scedit_cli.models.quantization import quantize, quantize_shapes
+from scedit_cli.models.quantization import _nf4, quantize, quantize_shapes
 from scedit_cli.training.memory_tracker import LiveStorages
+from scedit_cli.utils.errors import SceditError
 from tests import tiny
 
 LIBRARY = {"int4": "torchao", "int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
@@ -140,3 +141,16 @@ def test_a_compiled_layer_computes_the_same(how):
     expected = torch.autograd.grad(model(x).square().sum(), x)[0]
     compiled = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(torch.autograd.grad(compiled(x).square().sum(), x)[0], expected)
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried to allocate 2 GiB", "no kernel for this device"])
+def test_memory_that_runs_out_while_quantising_is_no_missing_kernel(monkeypatch, said):
+    functional = pytest.importorskip("bitsandbytes.functional")
+
+    def fails(*_, **__):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(functional, "quantize_4bit", fails)
+    with pytest.raises(RuntimeError if "memory" in said else SceditError) as error:
+        _nf4(torch.zeros(64, 64))
+    assert ("base.quantize is nf4" in str(error.value)) == ("memory" not in said)
