@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.beside import PARTS, Loop, held
 from scedit_cli.benchmark.config import BenchConfig, Figures
-from scedit_cli.benchmark.estimate import estimate, peak
+from scedit_cli.benchmark.estimate import estimate, rehearsed
 from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.measure import Measured, kind_of, options_for, settled, wake_libraries, with_speed
 from scedit_cli.models.loading import EMBEDDED
@@ -210,15 +211,14 @@ def swept(
 ) -> list[tuple[str, int, int]]:
     """Return the estimated peak of each method that has figures at each batch, the libraries' memory included."""
     able = [each for each in costs.results if each.trainable_parameters is not None]
-    sweep, total = [], len(able) * len(batches)
-    for figures in able:
-        for batch in batches:
-            if batch == costs.setting.batch:
-                bytes_ = figures.estimated_peak_memory
-            else:
-                bytes_ = _peak(figures.method, base, batch, costs.setting, device) + figures.memory.get("libraries", 0)
-            sweep.append((figures.method, batch, bytes_))
-            reporter.progress(len(sweep), total, "peak memory against batch size")
+    sweep = []
+    for done, figures in enumerate(able, start=1):
+        with _peaks(figures, base, costs.setting, device) as peak_at:
+            known = {batch: peak_at(batch) for batch in (min(batches), max(batches), *batches)}
+        known = {batch: peak + figures.memory.get("libraries", 0) for batch, peak in known.items()}
+        known[costs.setting.batch] = figures.estimated_peak_memory
+        sweep += [(figures.method, batch, known[batch]) for batch in batches]
+        reporter.progress(done, len(able), "peak memory against batch size")
     return sweep
 
 
@@ -228,10 +228,9 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, reporter:
     for done, figures in enumerate(costs.results, start=1):
         if figures.trainable_parameters is not None:
             room = limit - (CONTEXT if device == "cuda" else figures.memory.get("libraries", 0))
-            peaks = StraightPeaks(
-                lambda batch, method=figures.method: _peak(method, base, batch, costs.setting, device)
-            )
-            figures = replace(figures, largest_batch=largest_batch(peaks, room))
+            with _peaks(figures, base, costs.setting, device) as peak_at:
+                fixed = sum(figures.memory.get(part, 0) for part in ("weights", "gradients", "optimizer"))
+                figures = replace(figures, largest_batch=largest_batch(peak_at, room, costs.setting.batch, fixed))
         results.append(figures)
         reporter.progress(done, len(costs.results), "largest batch that fits")
     return replace(costs, results=results)
@@ -243,13 +242,14 @@ class StraightPeaks:
 
     Args:
         peak_of: a function that estimates the peak at a batch, in bytes.
+        known: peaks that are known already, by batch.
     """
 
     _ERROR = 1e-4  # of a peak off the line
 
-    def __init__(self, peak_of: Callable[[int], int]) -> None:
+    def __init__(self, peak_of: Callable[[int], int], known: Mapping[int, int] = {}) -> None:
         self._peak_of = peak_of
-        self._known: dict[int, int] = {}  # by batch
+        self._known = dict(known)
 
     def __call__(self, batch: int) -> int:
         known = self._known
@@ -266,27 +266,24 @@ class StraightPeaks:
         return self._known[least] + slope * (batch - least)
 
 
-def largest_batch(peak_of: Callable[[int], int], room: int) -> int:
+def largest_batch(peak_of: Callable[[int], int], room: int, first: int = 1, fixed: int = 0) -> int:
     """Return the largest batch whose peak is at most `room` bytes; 0 where not even one image fits.
 
     A peak is almost linear in the batch, so that false position needs few evaluations.
+
+    Args:
+        first: the batch that is tried first.
+        fixed: bytes that any batch needs.
     """
-    peaks = {1: peak_of(1)}
-    if peaks[1] > room:
+    peaks, fits, fails, batch = {0: fixed}, 0, None, first
+    if fixed > room:
         return 0
-    fits, batch = 1, 2
-    while True:
-        peaks[batch] = peak_of(batch)
-        if peaks[batch] > room:
-            break
-        slope = (peaks[batch] - peaks[fits]) / (batch - fits)
-        fits, batch = batch, batch + 1 + int((room - peaks[batch]) / slope)
-    fails = batch
-    while fails - fits > 1:
-        guess = fits + int((room - peaks[fits]) * (fails - fits) / (peaks[fails] - peaks[fits]))
-        batch = min(max(guess, fits + 1), fails - 1)
+    while fails is None or fails - fits > 1:
         peaks[batch] = peak_of(batch)
         fits, fails = (batch, fails) if peaks[batch] <= room else (fits, batch)
+        low, high = (fits, fails) if fails else sorted(peaks)[-2:]
+        guess = low + int((room - peaks[low]) * (high - low) / (peaks[high] - peaks[low]))
+        batch = max(guess, fits + 1) if fails is None else min(max(guess, fits + 1), fails - 1)
     return fits
 
 
@@ -299,6 +296,11 @@ def _together(method: str, answers: Sequence[Measured], setting: BenchConfig, ra
     return with_speed(highest, [each.seconds for each in answers], setting.batch, rate, busy)
 
 
-def _peak(method: str, base: Architecture, batch: int, setting: BenchConfig, device: str) -> int:
-    options = options_for(setting, base)
-    return sum(peak(method, base, batch, setting.resolution, setting.dtype, device=device, options=options).values())
+@contextmanager
+def _peaks(figures: Figures, base: Architecture, setting: BenchConfig, device: str) -> Iterator[StraightPeaks]:
+    """Return the peaks of a method's steps without the libraries; estimated figures are a first point."""
+    alone = figures.peak_memory == figures.estimated_peak_memory and not setting.beside
+    own = {setting.batch: figures.peak_memory - figures.memory.get("libraries", 0)} if alone else {}
+    sizes, options = (setting.resolution, setting.dtype), options_for(setting, base)
+    with rehearsed(figures.method, base, *sizes, device=device, options=options) as peak_at:
+        yield StraightPeaks(lambda batch: sum(peak_at(batch).values()), own)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.config import Figures
@@ -17,7 +17,7 @@ from scedit_cli.benchmark.methods import METHODS, Inputs, Options, TrainableMeth
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.core.offload import offloaded
 from scedit_cli.models.base import DTYPES
-from scedit_cli.training.memory_tracker import CudaAutocast, LiveStorages
+from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages
 from scedit_cli.training.preflight import controlnet_parameters
 
 
@@ -68,9 +68,8 @@ def estimate(
     """
     base = architecture(base) if isinstance(base, str) else base
     resolution = resolution or base.resolution
-    with torch.random.fork_rng(devices=[]):
-        work = count(method, base, batch, resolution, options)
-        memory = peak(method, base, batch, resolution, dtype, device=device, options=options)
+    work = count(method, base, batch, resolution, options)
+    memory = peak(method, base, batch, resolution, dtype, device=device, options=options)
     if device == "cpu":
         memory["libraries"] = libraries
     total = sum(memory.values())
@@ -90,10 +89,10 @@ def count(method: str, base: Architecture, batch: int, resolution: int, options:
     unet, options = base.on_meta(), options or Options()
     total, of_controlnet = unet.num_parameters(), controlnet_parameters(unet, options.controlnet_width)
     inputs, noise = random_batch(base, batch, resolution, torch.float32, "meta")
-    with prepared(METHODS[method].plain, unet, options) as trainable:
-        with FlopCounterMode(display=False) as counter:
+    with torch.random.fork_rng(devices=[]), prepared(METHODS[method].plain, unet, options) as trainable:
+        with CountedFlops() as counted:
             loss_of(trainable, inputs, noise, base).backward()
-        return Work(trainable.count, total, of_controlnet, counter.get_total_flops())
+        return Work(trainable.count, total, of_controlnet, counted.total)
 
 
 def shares(work: Work) -> dict[str, Any]:
@@ -118,21 +117,59 @@ def peak(
 ) -> dict[str, int]:
     """Return the bytes at the peak of a step by category (weights, gradients, optimizer, activations), once the
     optimizer has its moments."""
+    with rehearsed(method, base, resolution, dtype, device=device, options=options) as peak_at:
+        return peak_at(batch)
+
+
+@contextmanager
+def rehearsed(
+    method: str,
+    base: Architecture,
+    resolution: int,
+    dtype: str,
+    *,
+    device: str = "cuda",
+    options: Options | None = None,
+) -> Iterator[Callable[[int], dict[str, int]]]:
+    """Prepare a method on fake tensors within the block, and return `peak` as a function of the batch alone."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     unet = base.on_meta(DTYPES[dtype])
     base.match_attention(unet, device)
-    inputs, noise = random_batch(base, batch, resolution, DTYPES[dtype], "meta")
-    with prepared(method, unet, options) as trainable, FakeTensorMode(allow_non_fake_inputs=True):
-        for part in trainable.parts:
-            part.to_empty(device="cpu")
-        live = LiveStorages("activations")
-        with boundary(trainable, options, live), live:
+    fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveStorages("activations")
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        trainable = stack.enter_context(prepared(method, unet, options))
+        with fake:
+            for part in trainable.parts:
+                part.to_empty(device="cpu")
+        with fake, live:
+            stack.enter_context(boundary(trainable, options, live))
             live.own("weights", tensors_of(trainable.parts))
             live.own_gradients(trainable.weights)
-            _train(trainable, faked(inputs), faked(noise), base, dtype, device, live)
-    known = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0)
-    return known | live.at_peak
+            optimizer = new_optimizer(trainable)
+            with live.labelled("optimizer"):  # the moments, made by the first step
+                for weight in trainable.weights:
+                    weight.grad = torch.empty_like(weight)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        def peak_at(batch: int) -> dict[str, int]:
+            if live.now["activations"]:  # of an earlier step, in cycles
+                gc.collect()
+            inputs, noise = random_batch(base, batch, resolution, DTYPES[dtype], "meta")
+            with fake, live:
+                inputs, noise = faked(inputs), faked(noise)
+                live.forget_peak()
+                with CudaAutocast() if device == "cuda" else nullcontext():  # also in the backward pass, which recomputes
+                    with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
+                        loss = loss_of(trainable, inputs, noise, base)
+                    loss.backward()
+                    with live.labelled("optimizer"):
+                        optimizer.step()
+                optimizer.zero_grad()
+            return dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0) | live.at_peak
+
+        yield peak_at
 
 
 def boundary(
@@ -147,30 +184,6 @@ def boundary(
             return torch.empty_like(host)
 
     return offloaded(trainable.unet, torch.device("cpu"), bring)
-
-
-def _train(
-    trainable: TrainableMethod,
-    inputs: Inputs,
-    noise: Tensor,
-    base: Architecture,
-    dtype: str,
-    device: str,
-    live: LiveStorages,
-) -> None:
-    optimizer = new_optimizer(trainable)
-    with live.labelled("optimizer"):  # the moments, made by the first step
-        for weight in trainable.weights:
-            weight.grad = torch.empty_like(weight)
-        optimizer.step()
-        optimizer.zero_grad()
-    live.forget_peak()
-    with CudaAutocast() if device == "cuda" else nullcontext():  # also in the backward pass, where parts are recomputed
-        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
-            loss = loss_of(trainable, inputs, noise, base)
-        loss.backward()
-        with live.labelled("optimizer"):
-            optimizer.step()
 
 
 def faked(each: Any) -> Any:

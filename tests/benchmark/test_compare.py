@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -54,22 +55,26 @@ def test_a_base_of_the_hub_stays_at_its_revision(monkeypatch):
 
 @pytest.mark.parametrize("room", [0, 104, 105, 106, 117, 118, 130, 131, 999, 1000, 12345])
 @pytest.mark.parametrize("bend", [0, 3, 40])
-def test_the_largest_batch_is_the_largest_that_fits(room, bend):
+@pytest.mark.parametrize("given", [{}, {"first": 8, "fixed": 100}, {"first": 8, "fixed": 40}])
+def test_the_largest_batch_is_the_largest_that_fits(room, bend, given):
     def peak_of(batch: int) -> int:
         asked.append(batch)
         return 100 + 5 * batch + 7 * max(0, batch - bend)
 
     asked: list[int] = []
     wanted = max((batch for batch in range(1, 3000) if 100 + 5 * batch + 7 * max(0, batch - bend) <= room), default=0)
-    assert largest_batch(peak_of, room) == wanted
+    assert largest_batch(peak_of, room, **given) == wanted
     assert len(asked) <= 20
+
+
+def _ten_an_image(batch: int) -> dict[str, int]:
+    return {"weights": 100, "activations": 10 * batch}
 
 
 def test_what_fits_leaves_room_for_the_card_itself(monkeypatch):
     base, three = architecture("sd15"), 130
-    memory = lambda method, base, batch, *_, **__: {"weights": 100, "activations": 10 * batch}  # noqa: E731
-    monkeypatch.setattr(compare, "peak", memory)
-    able = Costs(SETTING, [figures("sc-plain"), Figures("full")])
+    monkeypatch.setattr(compare, "rehearsed", lambda *_, **__: nullcontext(_ten_an_image))
+    able = Costs(SETTING, [figures("sc-plain", memory={"libraries": 2**28, "weights": 100}), Figures("full")])
     found = compare.fitting(able, base, compare.CONTEXT + three, "cuda", SILENT)
     assert [each.largest_batch for each in found.results] == [3, None]
     found = compare.fitting(able, base, three, "cuda", SILENT)
@@ -80,8 +85,7 @@ def test_what_fits_leaves_room_for_the_card_itself(monkeypatch):
 
 def test_a_curve_over_batches_is_of_estimates(monkeypatch):
     base = architecture("sd15")
-    memory = lambda method, base, batch, *_, **__: {"weights": 100, "activations": 10 * batch}  # noqa: E731
-    monkeypatch.setattr(compare, "peak", memory)
+    monkeypatch.setattr(compare, "rehearsed", lambda *_, **__: nullcontext(_ten_an_image))
     sweep = compare.swept(Costs(SETTING, [figures("sc-plain")]), base, [1, 2, 4], "cpu", SILENT)
     assert sweep == [("sc-plain", 1, 110 + 2**28), ("sc-plain", 2, 400 * 2**20), ("sc-plain", 4, 140 + 2**28)]
 
@@ -174,5 +178,5 @@ def test_a_peak_off_the_line_is_estimated_everywhere():
     def peak_of(batch: int) -> int:
         return 1000_000 + 7000 * batch + 500 * batch**2
 
-    peaks = compare.StraightPeaks(peak_of)
+    peaks = compare.StraightPeaks(peak_of, {4: peak_of(4)})
     assert [peaks(batch) for batch in (1, 2, 9, 5)] == [peak_of(batch) for batch in (1, 2, 9, 5)]

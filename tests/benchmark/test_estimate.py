@@ -11,14 +11,16 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from scedit_cli import SceditError, SCTuner
 from scedit_cli.benchmark.architecture import PUBLIC, architecture
 from scedit_cli.benchmark.config import BenchConfig
-from scedit_cli.benchmark.estimate import count, estimate, peak
+from scedit_cli.benchmark.estimate import count, estimate, peak, rehearsed
 from scedit_cli.benchmark.isolation import measure_apart
 from scedit_cli.benchmark.measure import measure, options_for
-from scedit_cli.benchmark.methods import Options, prepared
+from scedit_cli.benchmark.methods import METHODS, Options, prepared
+from scedit_cli.benchmark.step import loss_of, random_batch
 from scedit_cli.models import single_file
 from scedit_cli.utils import hub
 from scedit_cli.utils.reporter import SILENT
@@ -26,6 +28,7 @@ from tests import tiny
 from tests.core import skip_models
 from tests.original_layout import save_configs, save_original
 
+SMALL = Options(hint_channels=8, hint_width=0.25)
 MIB = 2**20
 GOLDEN = os.environ.get("SCEDIT_GOLDEN")
 # Methods, their names in parameters.json (on SDXL hint encoders are as in the authors' recipes), and in flops.json.
@@ -121,6 +124,24 @@ def test_twice_the_batch_is_twice_the_work_and_the_activations():
     assert two == pytest.approx(2 * one, rel=0.1)
     one, two = (count("sc-plain", base, batch, 64).flops for batch in (4, 8))
     assert two == 2 * one
+
+
+@pytest.mark.parametrize("method", ["sc", "csc-checkpoint", "lora", "full", "controlnet"])
+def test_steps_of_one_rehearsal_do_not_add_up(method):
+    base = architecture(str(tiny.pipeline_folder("sd15")))
+    with rehearsed(method, base, 64, "bf16", options=SMALL) as peak_at:
+        several = [peak_at(batch) for batch in (4, 1, 2)]
+    assert several == [peak(method, base, batch, 64, "bf16", options=SMALL) for batch in (4, 1, 2)]
+
+
+@pytest.mark.parametrize("method", ["sc", "lora", "controlnet"])
+def test_operations_are_those_of_pytorchs_counter(method):
+    base = architecture(str(tiny.pipeline_folder("sdxl")))
+    unet = base.on_meta()
+    inputs, noise = random_batch(base, 2, 64, torch.float32, "meta")
+    with prepared(METHODS[method].plain, unet, SMALL) as trainable, FlopCounterMode(display=False) as counter:
+        loss_of(trainable, inputs, noise, base).backward()
+    assert count(method, base, 2, 64, SMALL).flops == counter.get_total_flops()
 
 
 def test_cards_lift_what_a_cpu_leaves():

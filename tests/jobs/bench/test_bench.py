@@ -189,7 +189,7 @@ def test_options_that_cannot_be(options, message, faked):
 def test_what_fits_is_asked_in_bytes(text, bytes_, monkeypatch):
     asked = []
     monkeypatch.setattr(compare, "estimate", lambda method, *_, **__: figures(method))
-    monkeypatch.setattr(compare, "largest_batch", lambda peak_of, room: asked.append(room) or 7)
+    monkeypatch.setattr(compare, "largest_batch", lambda peak_of, room, *_: asked.append(room) or 7)
     result = bench(estimate=True, methods=["sc"], fits=text, batches=None)
     assert asked == [bytes_ - compare.CONTEXT] and result.document()["results"][0]["largest_batch"] == 7
 
