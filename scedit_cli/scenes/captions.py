@@ -38,6 +38,12 @@ def named_objects(text: str) -> list[tuple[str, str]]:
     return _NAMED.findall(text)
 
 
+def shares_attribute(text: str) -> bool:
+    """Return whether two of the objects that a caption names have one colour or one shape."""
+    named = named_objects(text)
+    return any(len(set(part)) < len(named) for part in zip(*named, strict=True))
+
+
 def _noun(thing: Thing, rng: np.random.Generator) -> str:
     words = []
     if rng.random() < 0.2:

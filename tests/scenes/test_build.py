@@ -8,6 +8,7 @@ import torch
 from scedit_cli.models.base import load_base
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.decoder import sharpen_decoder
+from scedit_cli.scenes.build.unet import crowded
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.scenes.render import render
@@ -27,3 +28,14 @@ def test_the_decoder_is_trained_further_and_latents_stay(tmp_path, monkeypatch):
     assert changed == {"decoder", "post_quant_conv"}
     assert all(weight.isfinite().all() for weight in vae.state_dict().values())
     assert torch.load(tmp_path / "decoder.pt", weights_only=True)["step"] == 2
+
+
+def test_scenes_that_are_mixed_up_are_seen_twice():
+    captions = [
+        "a red cube on a gray floor",
+        "a red cube and a blue cone on a gray floor",
+        "a red cube and a blue cube on a gray floor",
+        "a red cube behind a red cone on a gray floor",
+        "a red cube, a blue cone and a green sphere on a gray floor",
+    ]
+    assert crowded(captions).tolist() == [2, 3, 4]

@@ -15,8 +15,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.loop import fast_products, train
 from scedit_cli.scenes.build.text import WIDTH
+from scedit_cli.scenes.captions import named_objects, shares_attribute
 
-CYCLES = ((5000, 1e-3), (9000, 6e-4))  # steps and peak learning rate of each cosine cycle (SGDR, arXiv 1608.03983)
+# Steps and peak learning rate of each cosine cycle (SGDR, arXiv 1608.03983).
+CYCLES = ((5000, 1e-3), (9000, 6e-4), (7000, 6e-4))
 BATCH = 32
 _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for classifier-free guidance
 
@@ -108,8 +110,10 @@ def train_unet(
     empty = embeddings(tokenizer, encoder, [""])[0]
     mean, deviation = kept[:, :4], (0.5 * kept[:, 4:]).exp()
 
+    drawn = torch.cat((torch.arange(len(kept)), crowded(captions.tolist())))
+
     def loss_at(step: int) -> torch.Tensor:
-        rows = _epoch(len(kept), step)
+        rows = drawn[_epoch(len(drawn), step)]
         latents = mean[rows] + deviation[rows] * torch.randn_like(mean[rows])
         context = contexts[rows].float()
         context[torch.rand(len(rows)) < _UNCONDITIONAL] = empty.float()
@@ -128,6 +132,13 @@ def train_unet(
         train(f"unet-{cycle}", work, {"unet": unet}, loss_at, warmup=300, ema=0.999, **options)
         first += steps
     return unet.eval()
+
+
+def crowded(captions: list[str]) -> torch.Tensor:
+    """Return the rows of the captions that name three objects or more, or two of one colour or shape. A U-Net mixes
+    such objects up most, and sees them twice an epoch."""
+    rows = [row for row, text in enumerate(captions) if len(named_objects(text)) > 2 or shares_attribute(text)]
+    return torch.tensor(rows)
 
 
 def _epoch(count: int, step: int) -> torch.Tensor:

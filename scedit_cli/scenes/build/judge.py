@@ -1,0 +1,99 @@
+"""What the embedded base draws from captions alone, beside the renders and what its autoencoder leaves of them.
+
+`python -m scedit_cli.scenes.build.judge --scenes 1024` prints a table; `--base FOLDER` measures another base
+of the same layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scedit_cli.inference.frechet import frechet_distance
+from scedit_cli.inference.sampler import sample, to_tensor
+from scedit_cli.models.base import Base, load_base
+from scedit_cli.scenes.captions import shares_attribute
+from scedit_cli.scenes.reader import load_reader
+from scedit_cli.training.datasets import held_out_scenes
+from scedit_cli.training.evaluation import named_share
+from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.names import EMBEDDED
+
+_AT_ONCE = 32  # images
+
+
+@dataclass(frozen=True)
+class DrawnQuality:
+    """How well images show their captions' scenes.
+
+    Attributes:
+        objects: the share of the objects named by the captions that the reader finds.
+        confusable: the same for captions that name two objects of one colour or one shape.
+        frechet: the Fréchet distance to the renders, on the reader's features.
+        gradients: the energy of the images' gradients as a share of the renders'.
+    """
+
+    objects: float
+    confusable: float
+    frechet: float
+    gradients: float
+
+
+@torch.no_grad()
+def judged(base: Base, scenes: int) -> dict[str, DrawnQuality]:
+    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, and what `base` draws from
+    their captions with its default sampler."""
+    shown = held_out_scenes(scenes, 0, (), base.defaults.resolution)
+    texts, renders = [each.text for each in shown], to_tensor([each.image for each in shown])
+    through = [base.decode(base.latents_from(base.encode_images(some))) for some in renders.split(_AT_ONCE)]
+    drawn = sample(base, texts, seeds=range(scenes), batch_size=_AT_ONCE)
+    images = {"renders": renders, "through the autoencoder": torch.cat(through), "drawn": to_tensor(drawn)}
+    features = load_reader().read(renders).features
+    confusable = [at for at, text in enumerate(texts) if shares_attribute(text)]
+    return {
+        name: DrawnQuality(
+            named_share(texts, each),
+            named_share([texts[at] for at in confusable], each[confusable]),
+            frechet_distance(load_reader().read(each).features, features),
+            _gradients(each) / _gradients(renders),
+        )
+        for name, each in images.items()
+    }
+
+
+def _gradients(images: Tensor) -> float:
+    """Return the mean energy of the differences between neighbouring pixels."""
+    return sum(images.diff(dim=axis).square().mean().item() for axis in (-2, -1))
+
+
+def as_markdown(found: dict[str, DrawnQuality]) -> str:
+    lines = ["| | named objects | of one colour or shape | Fréchet distance | energy of gradients |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: |"]
+    lines += [
+        f"| {name} | {each.objects:.3f} | {each.confusable:.3f} | {each.frechet:.1f} | {each.gradients:.2f} |"
+        for name, each in found.items()
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scedit_cli.scenes.build.judge", description=__doc__)
+    parser.add_argument("--scenes", type=int, default=256, help="held-out scenes, at least 16; default %(default)s")
+    parser.add_argument("--base", default=EMBEDDED, help="a base of the embedded world's layout")
+    options = parser.parse_args(arguments)
+    if options.scenes < 16:
+        parser.error("--scenes: take at least 16, of which some have objects of one colour or shape")
+    try:
+        print(as_markdown(judged(load_base(options.base), options.scenes)))
+    except SceditError as error:
+        parser.error(f"{error.message}: {error.hint}" if error.hint else error.message)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

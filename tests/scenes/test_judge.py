@@ -1,0 +1,47 @@
+"""What the embedded base draws, measured on few scenes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scedit_cli.scenes.build import judge
+from scedit_cli.models.base import load_base
+
+SCENES = 16
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, judge.DrawnQuality]:
+    return judge.judged(load_base("scenes"), SCENES)
+
+
+def test_renders_are_the_limit(found):
+    renders, through, drawn = found.values()
+    assert min(renders.objects, renders.confusable) > 0.95 and renders.gradients == 1 and renders.frechet < 1e-6
+    assert renders.frechet < through.frechet < drawn.frechet
+    assert 0.7 < through.gradients < 1 and through.objects > 0.9
+    assert 0.7 < drawn.objects < 1 and 0.6 < drawn.gradients < 1.1
+
+
+def test_a_blurred_decoder_shows_in_the_gradients(found):
+    base = load_base("scenes")
+    decode = base.decode
+    base.decode = lambda latents: torch.nn.functional.avg_pool2d(decode(latents), 5, 1, 2, count_include_pad=False)
+    through = judge.judged(base, SCENES)["through the autoencoder"]
+    assert through.gradients < 0.5 * found["through the autoencoder"].gradients
+
+
+def test_the_program_prints_a_table(found, monkeypatch, capsys):
+    monkeypatch.setattr(judge, "judged", lambda base, scenes: found)
+    assert judge.main(["--scenes", "16"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.count("|") == 6 and [row.split("|")[1].strip() for row in rows] == list(found)
+    assert rows[0].endswith("| 0.0 | 1.00 |")
+
+
+@pytest.mark.parametrize(("given", "told"), [(["--scenes", "1"], "at least 16"), (["--base", "none/here"], "none/here")])
+def test_bad_input_is_told(given, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        judge.main(given)
+    assert stopped.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
