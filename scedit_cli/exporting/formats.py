@@ -26,16 +26,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         SceditError: there is none, or it is of another format.
     """
+    hint = "`scedit merge` writes one, in the format onnx or torch-export"
+    if not folder.is_dir():
+        raise SceditError(f"exported U-Net {folder}: no such folder", hint)
     try:
         about = read_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if about["format"] != DESCRIBED:
             raise ValueError(f"its format is {about['format']}, and this program reads {DESCRIBED}")
         file, tuners = folder / about["file"], [each["condition"] for each in about["tuners"]]
     except (OSError, LookupError, TypeError, ValueError) as error:
-        raise SceditError(
-            f"{folder} is no folder with an exported U-Net: {reason(error)}",
-            hint="`scedit merge` writes one, in the format onnx or torch-export",
-        ) from error
+        raise SceditError(f"{folder} is no folder with an exported U-Net: {reason(error)}", hint) from error
     if not file.is_file():
         raise SceditError(f"{file} is missing", hint="export the U-Net again")
     return about | {"conditions": tuners}

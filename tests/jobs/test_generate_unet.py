@@ -73,7 +73,7 @@ def test_from_the_command_line_and_again_from_the_image(made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base": {"unet": "nowhere"}}, "nowhere is no folder with an exported U-Net"),
+        ({"base": {"unet": "nowhere"}}, "exported U-Net nowhere: no such folder"),
         ({"tuners": ["style.safetensors"]}, "has its tuners in it, and takes no others"),
         ({"base": {"unet": "graph", "compile": True}}, "base.compile has no effect on an exported U-Net"),
         ({"base": {"unet": "graph", "dtype": "fp16"}}, "base.dtype is fp16, and the U-Net was exported in fp32"),
