@@ -25,6 +25,7 @@ from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.names import EMBEDDED
 
 _AT_ONCE = 32  # images
+_STEPS, _GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class DrawnQuality:
 @torch.no_grad()
 def judged(base: Base, scenes: int) -> dict[str, DrawnQuality]:
     """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, and what `base` draws from
-    their captions with its default sampler."""
+    their captions."""
     shown = held_out_scenes(scenes, 0, (), base.defaults.resolution)
     texts, renders = [each.text for each in shown], to_tensor([each.image for each in shown])
     through = [base.decode(base.latents_from(base.encode_images(some))) for some in renders.split(_AT_ONCE)]
-    drawn = sample(base, texts, seeds=range(scenes), batch_size=_AT_ONCE)
+    drawn = sample(base, texts, steps=_STEPS, guidance=_GUIDANCE, seeds=range(scenes), batch_size=_AT_ONCE)
     images = {"renders": renders, "through the autoencoder": torch.cat(through), "drawn": to_tensor(drawn)}
     features = load_reader().read(renders).features
     confusable = [at for at, text in enumerate(texts) if shares_attribute(text)]
