@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
 from scedit_cli.models.base import load_base
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.decoder import sharpen_decoder
+from scedit_cli.scenes.build.galleries import draw_all
 from scedit_cli.scenes.build.unet import crowded
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.reader import load_reader
@@ -39,3 +41,12 @@ def test_scenes_that_are_mixed_up_are_seen_twice():
         "a red cube, a blue cone and a green sphere on a gray floor",
     ]
     assert crowded(captions).tolist() == [2, 3, 4]
+
+
+def test_galleries_show_each_control_beside_its_image(tmp_path):
+    draw_all(tmp_path, shown=(0,), steps=2)
+    controls, compositions = (Image.open(tmp_path / f"{name}.png") for name in ("controls", "compositions"))
+    assert controls.width > 9 * 128 and compositions.width > 6 * 128  # nine images and a label, and six images
+    assert min(controls.height, compositions.height) > 128
+    left, right = (np.asarray(controls.convert("RGB"), float)[:, at * controls.width // 10 :] for at in (1, 9))
+    assert left.std() > 20 and right.std() > 20

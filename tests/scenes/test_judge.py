@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scedit_cli.scenes.build import judge
 from scedit_cli.models.base import load_base
+from scedit_cli.scenes.build import judge
 
 SCENES = 16
 
@@ -40,7 +40,7 @@ def test_the_program_prints_a_table(found, monkeypatch, capsys):
     assert rows[0].endswith("| 0.0 | 1.00 |")
 
 
-@pytest.mark.parametrize(("given", "told"), [(["--scenes", "1"], "at least 16"), (["--base", "none/here"], "none/here")])
+@pytest.mark.parametrize(("given", "told"), [(["--scenes", "1"], "at least 16"), (["--base", "nowhere"], "nowhere")])
 def test_bad_input_is_told(given, told, capsys):
     with pytest.raises(SystemExit) as stopped:
         judge.main(given)
