@@ -1,12 +1,12 @@
 """Build the shipped world from scratch: `python -m scedit_cli.scenes.build --work DIR`.
 
 Every stage keeps its state in DIR and resumes from there. Seeds are fixed, but the shipped weights are not reproduced
-exactly: the autoencoder's training and the U-Net's first cycle were shortened while they ran, the decoder saw 4,000
-plain and 1,000 pastel images, the first two cycles of the U-Net saw the first 30,000 images once an epoch each, and the
-tuners were trained in two goes, before and after the U-Net's third cycle (`tuners.STEPS` counts both). The shipped world
-was made on two cores of a server processor with bfloat16 arithmetic and no accelerator, which had other work too: images
-10 minutes, autoencoder 33, text encoder 2, reader 17, and the U-Net's second and third cycle 94 and 58 (each on one
-core), its first 50, tuners 32 and MINUTES; the decoder's last stage 50 on one core without bfloat16.
+exactly: the autoencoder's training and the U-Net's first cycle were shortened while they ran, only the U-Net's third
+cycle saw more than the first 30,000 plain images, and crowded ones twice, the decoder saw 4,000 plain and 1,000 pastel
+images, and the tuners were trained in two or three goes (`tuners.STEPS` is the sum), the first before the U-Net's third
+cycle. The shipped world was made on two cores of a server processor with bfloat16 arithmetic and no accelerator, which
+had other work too: images 10 minutes, autoencoder 33, text encoder 2, reader 17, U-Net's cycles 50, 94 and 58 (the last
+two on one core), tuners 32 and 45; the decoder's last stage 50 on one core without bfloat16.
 """
 
 from __future__ import annotations

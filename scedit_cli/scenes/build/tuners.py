@@ -9,8 +9,8 @@ from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.jobs.train import train
 from scedit_cli.utils.reporter import Reporter
 
-STEPS = {"canny": 4400, "seg": 4000, "depth": 2800, "color": 2400, "style": 3200}
-SCENES = 7000
+STEPS = {"canny": 6800, "seg": 6400, "depth": 2800, "color": 2400, "style": 3200}
+SCENES = 8000
 
 
 def train_tuner(name: str, work: Path, out: Path) -> None:
