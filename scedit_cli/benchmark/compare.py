@@ -21,6 +21,7 @@ from scedit_cli.utils.errors import SceditError, WorkFailed, reason
 from scedit_cli.utils.process_memory import resident_at_rest
 from scedit_cli.utils.reporter import Reporter
 
+_FIXED = ("weights", "gradients", "optimizer")  # the memory that does not grow with the batch
 _BESIDE_BATCH = 4  # of the estimate beside the embedded base
 
 
@@ -211,12 +212,13 @@ def swept(
 ) -> list[tuple[str, int, int]]:
     """Return the estimated peak of each method that has figures at each batch, the libraries' memory included."""
     able = [each for each in costs.results if each.trainable_parameters is not None]
-    sweep = []
+    sweep, others = [], [batch for batch in batches if batch != costs.setting.batch]
     for done, figures in enumerate(able, start=1):
-        with _peaks(figures, base, costs.setting, device) as peak_at:
-            known = {batch: peak_at(batch) for batch in (min(batches), max(batches), *batches)}
-        known = {batch: peak + figures.memory.get("libraries", 0) for batch, peak in known.items()}
-        known[costs.setting.batch] = figures.estimated_peak_memory
+        known = {costs.setting.batch: figures.estimated_peak_memory}
+        if others:
+            with _peaks(figures, base, costs.setting, device) as peak_at:
+                for batch in (min(others), max(others), *others):  # far apart first, for the line through them
+                    known[batch] = peak_at(batch) + figures.memory.get("libraries", 0)
         sweep += [(figures.method, batch, known[batch]) for batch in batches]
         reporter.progress(done, len(able), "peak memory against batch size")
     return sweep
@@ -229,7 +231,7 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, reporter:
         if figures.trainable_parameters is not None:
             room = limit - (CONTEXT if device == "cuda" else figures.memory.get("libraries", 0))
             with _peaks(figures, base, costs.setting, device) as peak_at:
-                fixed = sum(figures.memory.get(part, 0) for part in ("weights", "gradients", "optimizer"))
+                fixed = sum(figures.memory.get(part, 0) for part in _FIXED) if _is_estimate(figures) else 0
                 figures = replace(figures, largest_batch=largest_batch(peak_at, room, costs.setting.batch, fixed))
         results.append(figures)
         reporter.progress(done, len(costs.results), "largest batch that fits")
@@ -282,7 +284,8 @@ def largest_batch(peak_of: Callable[[int], int], room: int, first: int = 1, fixe
         peaks[batch] = peak_of(batch)
         fits, fails = (batch, fails) if peaks[batch] <= room else (fits, batch)
         low, high = (fits, fails) if fails else sorted(peaks)[-2:]
-        guess = low + int((room - peaks[low]) * (high - low) / (peaks[high] - peaks[low]))
+        rise = peaks[high] - peaks[low]
+        guess = low + int((room - peaks[low]) * (high - low) / rise) if rise > 0 else 2 * high
         batch = max(guess, fits + 1) if fails is None else min(max(guess, fits + 1), fails - 1)
     return fits
 
@@ -296,11 +299,15 @@ def _together(method: str, answers: Sequence[Measured], setting: BenchConfig, ra
     return with_speed(highest, [each.seconds for each in answers], setting.batch, rate, busy)
 
 
+def _is_estimate(figures: Figures) -> bool:
+    return figures.peak_memory == figures.estimated_peak_memory
+
+
 @contextmanager
 def _peaks(figures: Figures, base: Architecture, setting: BenchConfig, device: str) -> Iterator[StraightPeaks]:
     """Return the peaks of a method's steps without the libraries; estimated figures are a first point."""
-    alone = figures.peak_memory == figures.estimated_peak_memory and not setting.beside
-    own = {setting.batch: figures.peak_memory - figures.memory.get("libraries", 0)} if alone else {}
+    known = _is_estimate(figures) and not setting.beside
+    own = {setting.batch: figures.peak_memory - figures.memory.get("libraries", 0)} if known else {}
     sizes, options = (setting.resolution, setting.dtype), options_for(setting, base)
     with rehearsed(figures.method, base, *sizes, device=device, options=options) as peak_at:
         yield StraightPeaks(lambda batch: sum(peak_at(batch).values()), own)

@@ -55,7 +55,7 @@ def test_a_base_of_the_hub_stays_at_its_revision(monkeypatch):
 
 @pytest.mark.parametrize("room", [0, 104, 105, 106, 117, 118, 130, 131, 999, 1000, 12345])
 @pytest.mark.parametrize("bend", [0, 3, 40])
-@pytest.mark.parametrize("given", [{}, {"first": 8, "fixed": 100}, {"first": 8, "fixed": 40}])
+@pytest.mark.parametrize("given", [{}, {"first": 8, "fixed": 100}, {"first": 8, "fixed": 40}, {"fixed": 105}])
 def test_the_largest_batch_is_the_largest_that_fits(room, bend, given):
     def peak_of(batch: int) -> int:
         asked.append(batch)

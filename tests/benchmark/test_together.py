@@ -62,7 +62,7 @@ def test_arms_get_equal_seconds_and_are_kept(clock, tmp_path, capsys):
     sampling = scedit.SamplingOptions(steps=2)
     both = scedit.evaluate(files, images=2, sampling=sampling)
     assert (both["canny"]["score"], both["color"]["score"]) == (apart["scores"]["canny"], apart["scores"]["color"])
-    assert apart["scores"]["canny_alone"] != apart["scores"]["canny"]
+    assert apart["scores"]["color_alone"] != apart["scores"]["color"]
 
     clock.clear()
     assert together.main(given) == 0
