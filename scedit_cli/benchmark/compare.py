@@ -39,6 +39,10 @@ class Costs:
     matrix_rate: float | None = None
     sweep: list[tuple[str, int, int]] = field(default_factory=list)
 
+    @property
+    def is_estimate(self) -> bool:
+        return self.matrix_rate is None
+
 
 @dataclass(frozen=True)
 class Further:
@@ -216,7 +220,7 @@ def swept(
     for done, figures in enumerate(able, start=1):
         known = {costs.setting.batch: figures.estimated_peak_memory}
         if others:
-            with _peaks(figures, base, costs.setting, device) as peak_at:
+            with _peaks(figures, base, costs, device) as peak_at:
                 for batch in (min(others), max(others), *others):  # far apart first, for the line through them
                     known[batch] = peak_at(batch) + figures.memory.get("libraries", 0)
         sweep += [(figures.method, batch, known[batch]) for batch in batches]
@@ -230,8 +234,8 @@ def fitting(costs: Costs, base: Architecture, limit: int, device: str, reporter:
     for done, figures in enumerate(costs.results, start=1):
         if figures.trainable_parameters is not None:
             room = limit - (CONTEXT if device == "cuda" else figures.memory.get("libraries", 0))
-            with _peaks(figures, base, costs.setting, device) as peak_at:
-                fixed = sum(figures.memory.get(part, 0) for part in _FIXED) if _is_estimate(figures) else 0
+            with _peaks(figures, base, costs, device) as peak_at:
+                fixed = sum(figures.memory.get(part, 0) for part in _FIXED) if costs.is_estimate else 0
                 figures = replace(figures, largest_batch=largest_batch(peak_at, room, costs.setting.batch, fixed))
         results.append(figures)
         reporter.progress(done, len(costs.results), "largest batch that fits")
@@ -299,14 +303,11 @@ def _together(method: str, answers: Sequence[Measured], setting: BenchConfig, ra
     return with_speed(highest, [each.seconds for each in answers], setting.batch, rate, busy)
 
 
-def _is_estimate(figures: Figures) -> bool:
-    return figures.peak_memory == figures.estimated_peak_memory
-
-
 @contextmanager
-def _peaks(figures: Figures, base: Architecture, setting: BenchConfig, device: str) -> Iterator[StraightPeaks]:
+def _peaks(figures: Figures, base: Architecture, costs: Costs, device: str) -> Iterator[StraightPeaks]:
     """Return the peaks of a method's steps without the libraries; estimated figures are a first point."""
-    known = _is_estimate(figures) and not setting.beside
+    setting = costs.setting
+    known = costs.is_estimate and not setting.beside
     own = {setting.batch: figures.peak_memory - figures.memory.get("libraries", 0)} if known else {}
     sizes, options = (setting.resolution, setting.dtype), options_for(setting, base)
     with rehearsed(figures.method, base, *sizes, device=device, options=options) as peak_at:

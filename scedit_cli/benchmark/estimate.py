@@ -160,7 +160,7 @@ def rehearsed(
             with fake, live:
                 inputs, noise = faked(inputs), faked(noise)
                 live.forget_peak()
-                with CudaAutocast() if device == "cuda" else nullcontext():  # also in the backward pass, which recomputes
+                with CudaAutocast() if device == "cuda" else nullcontext():  # the backward pass recomputes
                     with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
                         loss = loss_of(trainable, inputs, noise, base)
                     loss.backward()

@@ -128,7 +128,11 @@ def style_score(
 def named_share(captions: Sequence[str], images: Tensor) -> float:
     """Return the share of the (colour, shape) objects named by `captions` that the embedded reader recognises in
     `images` (B, 3, H, W) in [0, 1], one image per caption."""
+    return found_share(captions, load_reader().read(images).objects())
+
+
+def found_share(captions: Sequence[str], found: Sequence[set[tuple[str, str]]]) -> float:
+    """Return the share of the (colour, shape) objects named by `captions` that is in `found`, one set per caption."""
     named = [set(named_objects(caption)) for caption in captions]
-    found = load_reader().read(images).objects()
     return sum(len(n & f) for n, f in zip(named, found, strict=True)) / sum(map(len, named))
 

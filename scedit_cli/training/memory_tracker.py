@@ -121,10 +121,11 @@ class CountedFlops(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self._formulas = _ON_CPU | flop_registry
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if formula := (_ON_CPU | flop_registry).get(func._overloadpacket):
+        if formula := self._formulas.get(func._overloadpacket):
             self.total += formula(*args, **(kwargs or {}), out_val=result)
         return result
 

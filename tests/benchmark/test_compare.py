@@ -74,7 +74,7 @@ def _ten_an_image(batch: int) -> dict[str, int]:
 def test_what_fits_leaves_room_for_the_card_itself(monkeypatch):
     base, three = architecture("sd15"), 130
     monkeypatch.setattr(compare, "rehearsed", lambda *_, **__: nullcontext(_ten_an_image))
-    able = Costs(SETTING, [figures("sc-plain", memory={"libraries": 2**28, "weights": 100}), Figures("full")])
+    able = Costs(SETTING, [figures("sc-plain", memory={"libraries": 2**28}), Figures("full")], 10**10)
     found = compare.fitting(able, base, compare.CONTEXT + three, "cuda", SILENT)
     assert [each.largest_batch for each in found.results] == [3, None]
     found = compare.fitting(able, base, three, "cuda", SILENT)

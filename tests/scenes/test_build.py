@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from scedit_cli.inference.sampler import _GAP as GAP
 from scedit_cli.models.base import load_base
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.decoder import sharpen_decoder
-from scedit_cli.scenes.build.galleries import draw_all
+from scedit_cli.scenes.build.galleries import draw_all, main
 from scedit_cli.scenes.build.unet import crowded
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.scenes.render import render
+from scedit_cli.training.datasets import held_out_scenes
 
 
 def test_the_decoder_is_trained_further_and_latents_stay(tmp_path, monkeypatch):
@@ -45,8 +48,19 @@ def test_scenes_that_are_mixed_up_are_seen_twice():
 
 def test_galleries_show_each_control_beside_its_image(tmp_path):
     draw_all(tmp_path, shown=(0,), steps=2)
-    controls, compositions = (Image.open(tmp_path / f"{name}.png") for name in ("controls", "compositions"))
-    assert controls.width > 9 * 128 and compositions.width > 6 * 128  # nine images and a label, and six images
-    assert min(controls.height, compositions.height) > 128
-    left, right = (np.asarray(controls.convert("RGB"), float)[:, at * controls.width // 10 :] for at in (1, 9))
-    assert left.std() > 20 and right.std() > 20
+    controls, compositions = (
+        np.asarray(Image.open(tmp_path / f"{name}.png"), float) for name in ("controls", "compositions")
+    )
+    cell = 256 + GAP  # an image at twice its size
+    shown = [controls[-cell:-GAP, -at * cell : -at * cell + 256] for at in range(9, 0, -1)]
+    [scene] = held_out_scenes(1, 0, ["canny"], 128)
+    for given, image in ((shown[0], scene.conditions["canny"]), (shown[8], scene.image)):
+        assert np.array_equal(given[::2, ::2], np.asarray(image.convert("RGB"), float))
+    drawn = [*shown[1::2], *(compositions[-cell:-GAP, -at * cell : -at * cell + 256] for at in (4, 3, 2, 1))]
+    assert len({each.tobytes() for each in drawn}) == 8 and all(each.std() > 10 for each in drawn)
+
+
+def test_galleries_need_a_folder(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--out", str(tmp_path / "nowhere")])
+    assert stopped.value.code == 2 and "nowhere: no such folder" in capsys.readouterr().err

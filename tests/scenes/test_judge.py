@@ -33,7 +33,7 @@ def test_a_blurred_decoder_shows_in_the_gradients(found):
 
 
 def test_the_program_prints_a_table(found, monkeypatch, capsys):
-    monkeypatch.setattr(judge, "judged", lambda base, scenes: found)
+    monkeypatch.setattr(judge, "judged", lambda base, scenes, guidance: found)
     assert judge.main(["--scenes", "16"]) == 0
     header, _, *rows = capsys.readouterr().out.splitlines()
     assert header.count("|") == 6 and [row.split("|")[1].strip() for row in rows] == list(found)

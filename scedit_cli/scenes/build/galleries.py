@@ -11,9 +11,8 @@ from PIL import Image
 
 from scedit_cli.core.attach import attach
 from scedit_cli.core.weights import load_tuner
-from scedit_cli.data.scenes import Example
 from scedit_cli.inference.sampler import grid, sample, to_hints
-from scedit_cli.models.base import Base, load_base
+from scedit_cli.models.base import load_base
 from scedit_cli.scenes import TUNERS
 from scedit_cli.training.datasets import held_out_scenes
 
@@ -29,8 +28,12 @@ def draw_all(out: Path, shown: Sequence[int] = SHOWN, steps: int | None = None) 
     scenes = [known[at] for at in shown]
     texts = [each.text for each in scenes]
 
-    def drawn(*kinds: str, prompted: bool = True, style: bool = False) -> list[Image.Image]:
-        return _drawn(base, scenes, kinds, texts if prompted else [""] * len(scenes), style, shown, steps)
+    def drawn(*names: str, prompted: bool = True) -> list[Image.Image]:
+        tuners = [load_tuner(TUNERS / f"{name}.safetensors") for name in names]
+        hints = {name: to_hints(name, [each.conditions[name] for each in scenes]) for name in names if name in KINDS}
+        with attach(base.unet, tuners) as edits:
+            prompts = texts if prompted else [""] * len(scenes)
+            return sample(base, prompts, attachment=edits, hints=hints, seeds=shown, steps=steps)
 
     given = {kind: [each.conditions[kind] for each in scenes] for kind in KINDS}
     columns, headings = [], []
@@ -45,32 +48,19 @@ def draw_all(out: Path, shown: Sequence[int] = SHOWN, steps: int | None = None) 
         "edges alone, no prompt": drawn("canny", prompted=False),
         "palette alone, no prompt": drawn("color", prompted=False),
         "both, no prompt": drawn("canny", "color", prompted=False),
-        "edges, prompt, style tuner": drawn("canny", style=True),
+        "edges, prompt, style tuner": drawn("canny", "style"),
     }
     rows = list(zip(*compositions.values(), strict=True))
     grid(rows, list(compositions)).save(out / "compositions.png")
 
 
-def _drawn(
-    base: Base,
-    scenes: Sequence[Example],
-    kinds: Sequence[str],
-    texts: Sequence[str],
-    style: bool,
-    seeds: Sequence[int],
-    steps: int | None,
-) -> list[Image.Image]:
-    names = [*kinds, *(["style"] if style else [])]
-    tuners = [load_tuner(TUNERS / f"{name}.safetensors") for name in names]
-    hints = {kind: to_hints(kind, [each.conditions[kind] for each in scenes]) for kind in kinds}
-    with attach(base.unet, tuners) as edits:
-        return sample(base, texts, attachment=edits, hints=hints, seeds=seeds, steps=steps)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scedit_cli.scenes.build.galleries", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for controls.png and compositions.png")
-    draw_all(parser.parse_args(arguments).out)
+    out = parser.parse_args(arguments).out
+    if not out.is_dir():
+        parser.error(f"--out {out}: no such folder")
+    draw_all(out)
     return 0
 
 

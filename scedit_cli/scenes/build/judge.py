@@ -20,12 +20,12 @@ from scedit_cli.models.base import Base, load_base
 from scedit_cli.scenes.captions import shares_attribute
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.training.datasets import held_out_scenes
-from scedit_cli.training.evaluation import named_share
+from scedit_cli.training.evaluation import found_share
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.names import EMBEDDED
 
 _AT_ONCE = 32  # images
-_STEPS, _GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
+_STEPS, GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,26 @@ class DrawnQuality:
 
 
 @torch.no_grad()
-def judged(base: Base, scenes: int) -> dict[str, DrawnQuality]:
+def judged(base: Base, scenes: int, guidance: float = GUIDANCE) -> dict[str, DrawnQuality]:
     """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, and what `base` draws from
     their captions."""
     shown = held_out_scenes(scenes, 0, (), base.defaults.resolution)
     texts, renders = [each.text for each in shown], to_tensor([each.image for each in shown])
     through = [base.decode(base.latents_from(base.encode_images(some))) for some in renders.split(_AT_ONCE)]
-    drawn = sample(base, texts, steps=_STEPS, guidance=_GUIDANCE, seeds=range(scenes), batch_size=_AT_ONCE)
+    drawn = sample(base, texts, steps=_STEPS, guidance=guidance, seeds=range(scenes), batch_size=_AT_ONCE)
     images = {"renders": renders, "through the autoencoder": torch.cat(through), "drawn": to_tensor(drawn)}
-    features = load_reader().read(renders).features
+    readings = {name: load_reader().read(each) for name, each in images.items()}
     confusable = [at for at, text in enumerate(texts) if shares_attribute(text)]
-    return {
-        name: DrawnQuality(
-            named_share(texts, each),
-            named_share([texts[at] for at in confusable], each[confusable]),
-            frechet_distance(load_reader().read(each).features, features),
-            _gradients(each) / _gradients(renders),
+    found = {}
+    for name, reading in readings.items():
+        objects = reading.objects()
+        found[name] = DrawnQuality(
+            found_share(texts, objects),
+            found_share([texts[at] for at in confusable], [objects[at] for at in confusable]),
+            frechet_distance(reading.features, readings["renders"].features),
+            _gradients(images[name]) / _gradients(renders),
         )
-        for name, each in images.items()
-    }
+    return found
 
 
 def _gradients(images: Tensor) -> float:
@@ -86,11 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scedit_cli.scenes.build.judge", description=__doc__)
     parser.add_argument("--scenes", type=int, default=256, help="held-out scenes, at least 16; default %(default)s")
     parser.add_argument("--base", default=EMBEDDED, help="a base of the embedded world's layout")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="default %(default)s; 1 is none")
     options = parser.parse_args(arguments)
     if options.scenes < 16:
         parser.error("--scenes: take at least 16, of which some have objects of one colour or shape")
     try:
-        print(as_markdown(judged(load_base(options.base), options.scenes)))
+        print(as_markdown(judged(load_base(options.base), options.scenes, options.guidance)))
     except SceditError as error:
         parser.error(f"{error.message}: {error.hint}" if error.hint else error.message)
     return 0
