@@ -22,6 +22,7 @@ from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.recipe import Recipe, load_recipe, without_folders
 from scedit_cli.training import builders
+from scedit_cli.training.checkpoints import newest_checkpoint
 from scedit_cli.training.datasets import check_dataset, first_of
 from scedit_cli.training.evaluation import Score, control_scores
 from scedit_cli.training.fitting import Ladder, least_change
@@ -113,6 +114,9 @@ def _train(
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
         )
     base = builders.open_base(recipe.base, recipe.train, recipe.samples, request.device, to_train=not fit)
+    tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
+    if recipe.tuner.weights and not processes.by_first(lambda: _has_checkpoint(request, run)):
+        builders.start_from(tuner, recipe.tuner, base, reporter)
     dataset, shards = _data(recipe, base, processes, reporter)
     stream = None
     if shards:
@@ -132,7 +136,6 @@ def _train(
     sections = recipe.tuner, recipe.train, recipe.data
     if fit:
         return least_change(base, *sections, cache, processes, stream is not None) if processes.is_first else None
-    tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
     trained = (base, tuner, cache, recipe.train, recipe.data)
     with Trainer(*trained, indices=learned, processes=processes, stream=stream) as trainer:
         scarce = 0 if stream else scarce_sizes(cache.buckets[learned].tolist(), recipe.train.batch_size)
@@ -250,6 +253,11 @@ def _changes(run: RunFolder, recipe: Recipe) -> str | None:
     """Return `check_changes` of the recipe that the run began with; None where its file is missing."""
     before = _begun(run)
     return check_changes(before.model_dump(), recipe.model_dump()) if before else None
+
+
+def _has_checkpoint(request: TrainRequest, run: RunFolder) -> bool:
+    """Return whether the run goes on from a checkpoint, so that it does not need what it began with."""
+    return request.resume and newest_checkpoint(run.checkpoints)[0] is not None
 
 
 def _begun(run: RunFolder) -> Recipe | None:

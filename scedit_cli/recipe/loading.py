@@ -43,7 +43,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Mapp
         values = _read(path)
     for key, value in (overrides or {}).items():
         _override(values, key, value)
-    for section, key in (("base", "model"), ("base", "vae"), ("data", "path")):
+    for section, key in (("base", "model"), ("base", "vae"), ("tuner", "weights"), ("data", "path")):
         _make_absolute(values.get(section), key)
     made = Recipe.from_dict(values, source=str(recipe) if isinstance(recipe, str | Path) else name)
     made._name = name
@@ -52,9 +52,10 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Mapp
 
 def without_folders(recipe: Recipe) -> Recipe:
     """Return the recipe with its paths shortened to names, to be shown to others."""
-    base, data = recipe.base, recipe.data
+    base, tuner, data = recipe.base, recipe.tuner, recipe.data
     named = {
         "base": base.model_copy(update={"model": without_folder(base.model), "vae": without_folder(base.vae)}),
+        "tuner": tuner.model_copy(update={"weights": without_folder(tuner.weights)}),
         "data": data.model_copy(update={"path": without_folder(data.path)}),
     }
     return recipe.model_copy(update=named)

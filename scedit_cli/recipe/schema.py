@@ -70,6 +70,8 @@ class TunerSection(_Section):
     """Channels between the hint encoder's stem and its chain: 256 in the paper, 320 in the authors' SDXL recipes."""
     hint_width: float = Field(1.0, gt=0, le=8)
     """Factor on the widths of the hint encoder's stem: 1.0 in the paper, 2.0 in the authors' SDXL recipes."""
+    weights: str | None = Field(None, min_length=1)
+    """A tuner of these conditions and sizes to start from: a file, a folder or a hub id; by default new weights."""
 
     @field_validator("hint_kernel", mode="before")
     @classmethod

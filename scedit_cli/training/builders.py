@@ -10,9 +10,10 @@ import torch
 
 from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
-from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.bundle import Bundle, tuners_of
 from scedit_cli.core.offload import ENCODER
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
+from scedit_cli.core.weights import FORMAT, load_tuner, read_metadata
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.scenes import Example
 from scedit_cli.data.shard_dataset import ShardDataset, has_condition, open_streamed
@@ -26,7 +27,7 @@ from scedit_cli.training.datasets import check_dataset, first_images, held_out_s
 from scedit_cli.training.trainer import MASK
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Processes
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
@@ -258,6 +259,43 @@ def fresh_tuner(options: TunerSection, train: TrainSection, base: Base) -> Tuner
             ]
             tuner = tuners[0] if len(tuners) == 1 else Bundle(tuners)
     return tuner.to(memory_format=_layout(train))
+
+
+# The key of a recipe that decides each of a tuner's sizes.
+_KEYS = {
+    "hidden": "tuner.down_ratio",
+    "hint_channels": "tuner.hint_channels",
+    "hint_kernel": "tuner.hint_kernel",
+    "hint_widths": "tuner.hint_width",
+}
+
+
+def start_from(tuner: Tuner | Bundle, options: TunerSection, base: Base, reporter: Reporter = SILENT) -> None:
+    """Give `tuner` the weights, and a bundle also the scales, of the tuner at `options.weights`.
+
+    Raises:
+        SceditError: there is no tuner, or it has other conditions or sizes.
+    """
+    with in_field("tuner.weights"):
+        names_its_conditions = read_metadata(options.weights).get("format") == FORMAT
+        found = load_tuner(options.weights, None if names_its_conditions else options.kinds)
+        ours, theirs = tuners_of(tuner), tuners_of(found)
+        conditions = [[each.condition for each in tuners] for tuners in (ours, theirs)]
+        if type(tuner) is not type(found) or conditions[0] != conditions[1]:
+            told = f"{options.weights} holds the {found}, and the recipe trains the {tuner}"
+            raise SceditError(told, "name a tuner of the same conditions")
+        for one, other in zip(ours, theirs, strict=True):
+            for name, size in one.sizes.items():
+                if size != other.sizes[name]:
+                    told = f"{options.weights}: {name} of its {other} is {other.sizes[name]}, this recipe's is {size}"
+                    key = _KEYS.get(name)
+                    raise SceditError(told, f"set {key} as it was trained" if key else "it is for another kind of base")
+        tuner.load_state_dict(found.state_dict())
+        if isinstance(found, Bundle):
+            tuner.scales = found.scales
+    trained_on = theirs[0].metadata.get("base_fingerprint")
+    if trained_on and trained_on != base.fingerprint:
+        reporter.note(f"tuner.weights: {options.weights} was trained on other weights of its base; training adapts it")
 
 
 def examples(

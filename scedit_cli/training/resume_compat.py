@@ -12,7 +12,7 @@ Values = Mapping[str, Mapping[str, Any]]
 # A change of these keys makes a different run. Base and images are identified by their content, not by their names.
 _FIXED = {
     *("tuner.kind", "tuner.condition", "tuner.conditions", "tuner.down_ratio"),
-    *("tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width"),
+    *("tuner.hint_kernel", "tuner.hint_channels", "tuner.hint_width", "tuner.weights"),
     *("data.scenes", "data.seed", "data.look", "data.make"),
     *("train.batch_size", "train.seed", "train.optimizer", "train.optimizer_options"),
     *("train.prediction", "train.zero_terminal_snr"),

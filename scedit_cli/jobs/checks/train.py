@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scedit_cli import conditions
 from scedit_cli.conditions.annotation_spec import make_specs
+from scedit_cli.core.weights import read_metadata
 from scedit_cli.data.dataset import column_of, read_rows
 from scedit_cli.data.scenes import SCENE_KINDS
 from scedit_cli.data.shards import shard_places
@@ -16,7 +17,7 @@ from scedit_cli.jobs.checks.common import check_library
 from scedit_cli.models.names import check_autoencoder, check_model
 from scedit_cli.recipe import Recipe
 from scedit_cli.training.run_folder import RunFolder, choose_run
-from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.utils.errors import SceditError, in_field, not_installed
 from scedit_cli.utils.hub import check_repository
 from scedit_cli.utils.io import check_writable
 from scedit_cli.utils.names import QUANTIZERS
@@ -54,6 +55,9 @@ def check(request: TrainRequest) -> None:
     check_model(recipe.base.model)
     if recipe.base.vae is not None:
         check_autoencoder(recipe.base.vae)
+    if recipe.tuner.weights and not request.resume:
+        with in_field("tuner.weights"):
+            read_metadata(recipe.tuner.weights)
     _check_libraries(recipe)
     if request.push_to_hub:
         check_repository(request.push_to_hub)

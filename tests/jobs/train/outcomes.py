@@ -19,8 +19,8 @@ from PIL import Image
 from PIL.ImageOps import invert
 from safetensors.torch import load_file
 
-from scedit_cli.core.tuners import Tuner
-from scedit_cli.core.weights import load_tuner
+from scedit_cli.core.tuners import CSCTuner, Tuner
+from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.data.shards import write_shards
@@ -182,10 +182,13 @@ def _counting(seen: Counter[int]) -> Callable:
 
 
 def _data(folder: Path) -> dict[str, str]:
-    """The folders and shards that recipes may name, by how `Runs.recipe` knows them."""
+    """The folders, shards and tuner that recipes may name, by how `Runs.recipe` knows them."""
     for seed, name in enumerate(("base", "other")):
         with quiet():
-            tiny.pipeline(tiny.SMALLEST, seed).save_pretrained(folder / name)
+            pipeline = tiny.pipeline(tiny.SMALLEST, seed)
+            pipeline.save_pretrained(folder / name)
+    fresh = CSCTuner.for_unet(pipeline.unet, "canny", hint_channels=16, hint_width=0.25)
+    save_tuner(tiny.trained(fresh), folder / "trained.safetensors")
     kept = folder / "hub" / "models--me--base"
     (kept / "refs").mkdir(parents=True)
     for revision, name in (("main", "base"), ("v2", "other")):
@@ -207,6 +210,7 @@ def _data(folder: Path) -> dict[str, str]:
     places = {name: folder / name for name in ("base", "other", "more")}
     places |= {"data": data, "blank": blank, "masked": masked, "heavy": heavy, "shards": shards}
     places |= {"hub": folder / "hub", "named": folder / "named.tar", "torn": folder / "torn.tar"}
+    places["trained"] = folder / "trained.safetensors"
     return {name: str(place) for name, place in places.items()}
 
 

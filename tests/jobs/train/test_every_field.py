@@ -202,6 +202,7 @@ CASES = {
     "tuner.hint_kernel": Case(3, in_other_shapes("hint_kernel", 3)),
     "tuner.hint_channels": Case(24, in_other_shapes("hint_channels", 24)),
     "tuner.hint_width": Case(0.5, in_other_shapes("hint_widths", (8, 16, 48))),
+    "tuner.weights": Case("{trained}", other_loss),
     "data.path": Case("{more}", other_loss),
     "data.scenes": Case(3, tells(learned_from, "data: 2 images", "data: 3 images"), EMBEDDED),
     "data.seed": Case(7, other_loss, EMBEDDED),
