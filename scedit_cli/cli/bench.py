@@ -213,8 +213,8 @@ def bench(
       scedit bench --methods sc,csc,lora,lora-lean --rounds 3 --json > bench.json
       scedit bench --methods sc,csc --json --baseline bench.json --tolerance 5%
       scedit bench --quality --tuner runs/canny/tuner.safetensors
-      scedit bench --quality --tuner mine.safetensors --base photoreal --data photos --images 100 --keep evaluated
-      scedit bench --quality --tuner a.safetensors --against b.safetensors --protocol controlnet++ --data photos
+      scedit bench --quality --tuner mine.safetensors --base photoreal --data dataset --images 100 --keep evaluated
+      scedit bench --quality --tuner a.safetensors --against b.safetensors --protocol controlnet++ --data dataset
       scedit bench --quality --methods sc,lora,full --seconds 60 --keep trained
       scedit bench --sampling --base sd15 --resolution 256
       scedit bench --skips

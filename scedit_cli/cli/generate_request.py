@@ -48,6 +48,8 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
     place, path = given.pop("out", None), given.pop("from_file", None)
     if path is not None:
         known, made = settings_to_remake(expanded(path))
+        if "fps" in known:
+            output.setdefault("fps", known.pop("fps"))
         if "prompts_file" in given:
             del known["prompts"]
         if given:

@@ -24,8 +24,8 @@ _CONTROL = re.compile(r"`Control\('([^'`]*)', (image|photo)\)`")
 
 
 def option_of(field: str) -> str:
-    """Return the option that sets a field such as "controls[0].scale"."""
-    if field.startswith("-"):
+    """Return the option that sets a field such as "controls[0].scale"; a recipe's key has none and stays as it is."""
+    if field.startswith("-") or _is_key(field):
         return field
     parts = re.sub(r"\[[^]]*\]", "", field).removeprefix("prompts.").split(".")
     for end in range(len(parts), 0, -1):
@@ -55,6 +55,11 @@ def in_options(text: Any, field: str | None = None) -> Any:
     return _QUOTED.sub(lambda found: _quoted(*found.groups()) or found[0], text)
 
 
+def _is_key(field: str) -> bool:
+    section, dot, _ = field.partition(".")
+    return bool(dot) and section in _RECIPE or field == "base.quantize"
+
+
 @cache
 def _known() -> frozenset[str]:
     """Return the names of all commands and options: texts of others may hold words in backquotes too."""
@@ -74,7 +79,7 @@ def _quoted(name: str, value: str | None, arguments: str | None) -> str | None:
         place, *others = re.split(r"(?:^|, )(?=[a-z_]+=)", arguments)
         options = (_quoted(*each.split("=", 1), None) or each for each in others)
         return " ".join(("scedit", _CALLS.get(name, name), *filter(None, (place, *options))))
-    if name.partition(".")[0] in _RECIPE and "." in name or name == "base.quantize":
+    if _is_key(name):
         return name if value is None else f"--set {name}={value}"
     option = option_of(name)
     if option not in _known():

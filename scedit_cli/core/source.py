@@ -13,11 +13,11 @@ from safetensors import safe_open
 from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason
 from scedit_cli.utils.fetched import check_fetched
 from scedit_cli.utils.hub import download_tuner, is_hub_id, split_revision
+from scedit_cli.utils.names import TUNER_SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".safetensors", ".bin")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 Content = TypeVar("Content")
 _MOST_TENSORS = 20_000  # the largest bases have some thousands
@@ -44,7 +44,7 @@ def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     if place.is_dir():
         return _in_folder(place), None
     repository, revision = split_revision(place)
-    if is_hub_id(repository) and place.suffix not in SUFFIXES:
+    if is_hub_id(repository) and place.suffix not in TUNER_SUFFIXES:
         folder = download_tuner(repository, revision)
         return _in_folder(folder), f"{repository}@{folder.name}"
     raise SceditError(f"{path}: no such tuner file", hint="give a .safetensors file, a folder with one, or a hub id")
@@ -92,7 +92,7 @@ def _unwrapped(names: Iterable[str]) -> list[str]:
 
 
 def _check_file(file: Path) -> None:
-    if file.suffix not in SUFFIXES:
+    if file.suffix not in TUNER_SUFFIXES:
         raise SceditError(
             f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
             hint="a tuner is a .safetensors file",
@@ -163,7 +163,7 @@ def _in_folder(folder: Path) -> Path:
     if (folder / "tuner.safetensors").is_file():
         return folder / "tuner.safetensors"
     for depth in ("", "[!.]*/", "[!.]*/[!.]*/"):  # hidden files may be a killed process's unfinished ones
-        found = sorted(file for suffix in SUFFIXES for file in folder.glob(f"{depth}[!.]*{suffix}"))
+        found = sorted(file for suffix in TUNER_SUFFIXES for file in folder.glob(f"{depth}[!.]*{suffix}"))
         # ms-swift and others may keep one adapter both ways.
         found = [file for file in found if file.suffix != ".bin" or file.with_suffix(".safetensors") not in found]
         if len(found) > 1:

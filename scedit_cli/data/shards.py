@@ -111,7 +111,8 @@ def write_shards(
 ) -> list[Path]:
     """Write a dataset folder as shards `000000.tar`, … and return their paths.
 
-    A sample has the image, `txt`, `<kind>.png` for each condition, and `json` with its `weight` where that is not 1.
+    A sample's key is its number in the dataset. It has the image, `txt`, `<kind>.png` for each condition, and `json`
+    with its `weight` where that is not 1.
     No shard mixes image sizes, so that batches from one shard are of one size. `sizes.json` holds each shard's number
     of samples, as WebDataset readers expect, and `licences.json` is the dataset's. The same dataset gives the same
     bytes. The folder appears whole, in place of an earlier one.
@@ -133,13 +134,13 @@ def write_shards(
             name = f"{len(sizes):06d}.tar"
             with tarfile.open(new / name, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for index in indices:
-                    item = dataset.items[index]
-                    _add(tar, f"{item.image.stem}{item.image.suffix.lower()}", item.image.read_bytes())
-                    _add(tar, f"{item.image.stem}.txt", item.text.encode())
+                    item, key = dataset.items[index], f"{index:06d}"  # two images may have one stem, and stems dots
+                    _add(tar, f"{key}{item.image.suffix.lower()}", item.image.read_bytes())
+                    _add(tar, f"{key}.txt", item.text.encode())
                     if (weight := dataset.weights[index]) != 1:
-                        _add(tar, f"{item.image.stem}.json", json.dumps({"weight": weight}).encode())
+                        _add(tar, f"{key}.json", json.dumps({"weight": weight}).encode())
                     for kind, condition in item.conditions.items():
-                        _add(tar, f"{item.image.stem}.{kind}{condition.suffix.lower()}", condition.read_bytes())
+                        _add(tar, f"{key}.{kind}{condition.suffix.lower()}", condition.read_bytes())
             sizes[name] = len(indices)
             done += len(indices)
             reporter.progress(done, len(dataset))

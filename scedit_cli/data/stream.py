@@ -92,7 +92,7 @@ class Stream:
         self.places = part_of(range(batch_size), *share)
         self.lanes = ShardSchedule(data.left, batch_size, seed)
         self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
-        self.unusable, self.specs = unusable, tuple(specs)
+        self.unusable, self.specs = unusable, tuple(spec.with_drawn_seed() for spec in specs)
         self._workers, self._reporter = workers, reporter
         self._faults: deque[str] = deque()  # sentences from the reading threads
         self.firsts = [0, *accumulate(data.counts)]

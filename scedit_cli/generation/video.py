@@ -186,7 +186,8 @@ def write_frames(video: Path, frames: Sequence[Image.Image], settings: dict[str,
 
 
 def animated(frames: Sequence[Image.Image], suffix: str, settings: dict[str, Any], fps: int) -> bytes:
-    """Encode an animated WebP or GIF, which repeats for ever, with its settings as `encoded` keeps them."""
+    """Encode an animated WebP, with its settings as `encoded` keeps them, or a GIF, which has none; both repeat for
+    ever."""
     buffer = io.BytesIO()
     kind = VIDEO_FORMATS[suffix.lower()]
     options = described(settings) | {"quality": 95} if kind == "WEBP" else {"comment": b"scedit generate"}

@@ -147,8 +147,6 @@ def _train(
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
         for name, value in preflight.summary():
             reporter.note(f"{name}: {value}")
-        if request.overwrite and processes.is_first:
-            run.clear()
         plan = LoopPlan(
             recipe.train,
             recipe.checkpoints,
@@ -162,6 +160,8 @@ def _train(
             trackers=lambda: Trackers(recipe.tracking, recipe.model_dump(), run.tensorboard),
             scores=_held_out_scores(recipe, run, trainer, dataset, held_out) if recipe.validation.metrics else None,
         )
+        if request.overwrite and processes.is_first:
+            run.clear()
         measured = HeldOut(held_out, recipe.validation, processes) if held_out else None
         memory = preflight.estimated_peak_memory
         loop = Loop(plan, run, dataset, trainer, reporter, measured, processes, memory)

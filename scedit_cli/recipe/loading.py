@@ -14,6 +14,7 @@ from scedit_cli.recipe.schema import Recipe
 from scedit_cli.recipe.validation_errors import guess
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import expanded
+from scedit_cli.utils.names import TUNER_SUFFIXES
 
 _SHOWN = 80  # longest quotation of a user's text in a message
 
@@ -149,5 +150,6 @@ def _make_absolute(section: Any, key: str) -> None:
     if not isinstance(value, str) or not value or (key, value) == ("model", "scenes"):  # the embedded base
         return
     path = expanded(value)
-    if exists(path) or ("{" in path.name and "://" not in value and isdir(path.parent)):
+    is_file = key == "weights" and path.suffix in TUNER_SUFFIXES  # which a run that goes on does without
+    if is_file or exists(path) or ("{" in path.name and "://" not in value and isdir(path.parent)):
         section[key] = str(path.resolve())

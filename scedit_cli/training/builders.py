@@ -23,6 +23,7 @@ from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
+from scedit_cli.scenes import tuner_place
 from scedit_cli.training.datasets import check_dataset, first_images, held_out_scenes, rendered_scenes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.utils.devices import best_device
@@ -40,7 +41,7 @@ def kinds_read(tuner: TunerSection, data: DataSection) -> list[str]:
 
 def cached_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
     """Return the kinds of images that a step reads beside the latents."""
-    return [*kinds_read(tuner, data), *([MASK] if data.masked_loss else [])]
+    return list(dict.fromkeys([*kinds_read(tuner, data), *([MASK] if data.masked_loss else [])]))
 
 
 def missing_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
@@ -271,17 +272,17 @@ _KEYS = {
 
 
 def start_from(tuner: Tuner | Bundle, options: TunerSection, base: Base, reporter: Reporter = SILENT) -> None:
-    """Give `tuner` the weights, and a bundle also the scales, of the tuner at `options.weights`.
+    """Give `tuner` the weights of the tuner that `options.weights` names; the scales of a bundle are left out.
 
     Raises:
         SceditError: there is no tuner, or it has other conditions or sizes.
     """
     with in_field("tuner.weights"):
-        names_its_conditions = read_metadata(options.weights).get("format") == FORMAT
-        found = load_tuner(options.weights, None if names_its_conditions else options.kinds)
+        place = tuner_place(options.weights)
+        names_its_conditions = read_metadata(place).get("format") == FORMAT
+        found = load_tuner(place, None if names_its_conditions else options.kinds)
         ours, theirs = tuners_of(tuner), tuners_of(found)
-        conditions = [[each.condition for each in tuners] for tuners in (ours, theirs)]
-        if type(tuner) is not type(found) or conditions[0] != conditions[1]:
+        if [each.condition for each in ours] != [each.condition for each in theirs]:
             told = f"{options.weights} holds the {found}, and the recipe trains the {tuner}"
             raise SceditError(told, "name a tuner of the same conditions")
         for one, other in zip(ours, theirs, strict=True):
@@ -290,12 +291,14 @@ def start_from(tuner: Tuner | Bundle, options: TunerSection, base: Base, reporte
                     told = f"{options.weights}: {name} of its {other} is {other.sizes[name]}, this recipe's is {size}"
                     key = _KEYS.get(name)
                     raise SceditError(told, f"set {key} as it was trained" if key else "it is for another kind of base")
-        tuner.load_state_dict(found.state_dict())
-        if isinstance(found, Bundle):
-            tuner.scales = found.scales
-    trained_on = theirs[0].metadata.get("base_fingerprint")
-    if trained_on and trained_on != base.fingerprint:
-        reporter.note(f"tuner.weights: {options.weights} was trained on other weights of its base; training adapts it")
+            one.load_state_dict(other.state_dict())
+    if isinstance(found, Bundle) and set(found.scales) != {1.0}:
+        said = ", ".join(f"{scale:g}" for scale in found.scales)
+        reporter.note(f"tuner.weights: {options.weights} has the scales {said}; training begins with 1")
+    facts = {"base_fingerprint": base.fingerprint, "prediction_type": base.prediction_type}
+    if other := [name for name, value in facts.items() if theirs[0].metadata.get(name, value) != value]:
+        what = " and ".join({"base_fingerprint": "base", "prediction_type": "prediction type"}[name] for name in other)
+        reporter.note(f"tuner.weights: {options.weights} was trained for another {what}; training adapts it")
 
 
 def examples(

@@ -36,12 +36,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainSection, de
     except ImportError as error:
         raise not_installed(f"train.optimizer {options.optimizer}", module.partition(".")[0], extra) from error
     given: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-    if options.optimizer == "adamw":
+    if options.optimizer == "adamw" and not {"foreach", "differentiable"} & options.optimizer_options.keys():
         given["fused"] = device.type in _FUSED_ON
     try:
         with redirect_stdout(None):  # Some print a greeting.
             optimizer = kind(parameters, **given | options.optimizer_options)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise SceditError(
             f"train.optimizer_options: {name} does not take {options.optimizer_options} ({error})",
             hint=f"its arguments are those of {module}.{name}",

@@ -203,7 +203,7 @@ class Trainer:
 
     def output(self, batch: Batch, noised: NoisyBatch, text: dict[str, Tensor]) -> Tensor:
         """Return the U-Net's output for noisy latents of `batch` with the tuner's edits; all on the base's device."""
-        self.edits.set_hints({kind: hints for kind, hints in batch.hints.items() if kind != MASK} or None)
+        self.edits.set_hints({kind: batch.hints[kind] for kind in self._kinds} or None)
         height, width = (self._pixels * side for side in noised.noisy.shape[-2:])
         arguments = self.base.unet_arguments(text, height, width, batch.sizes)
         return self._unet(noised.noisy.to(self._dtype), noised.times, arguments)
@@ -272,7 +272,8 @@ class Trainer:
         self._sampler.load_state_dict(state["sampler"])
         plain = state["optimizer"]["state"]
         load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], plain, self.options)
-        self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty in a run that was not in fp16 before
+            self._scaler.load_state_dict(state["scaler"])
         self.step = checkpoint.step
 
     def _encoded(self, batch: Batch | Raw) -> Batch:

@@ -8,6 +8,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")  # of a base
 PREDICTIONS = ("epsilon", "flow", "v_prediction")  # of a base
 RESIZE_RULES = ("crop", "fit", "stretch")
 OFFLOADS = ("models", "encoder")  # what a base keeps off the accelerator while images are generated
+TUNER_SUFFIXES = (".safetensors", ".bin")
 TUNER_PRECISIONS = ("fp16", "bf16", "fp32", "fp64")  # of a tuner's file
 LARGEST_SEED = 2**64 - 1  # the largest that PyTorch takes and ComfyUI draws
 

@@ -120,6 +120,7 @@ def test_fields_are_told_as_options():
         "sampler.batch_size": "--batch", "init.mask": "--inpaint", "tuners[1]": "--tuner",
     }  # fmt: skip
     assert {field: option_of(field) for field in options} == options
+    assert {option_of(key) for key in ("tuner.weights", "validation.metrics")} == {"tuner.weights", "validation.metrics"}
     assert in_options("sampler.steps is 0", "sampler.steps") == "--steps is 0"
     assert in_options("`base.quantize=int4` or `quantize=int4`") == "--set base.quantize=int4 or --quantize int4"
     told = in_options("x: `steps=4` `guidance=1`, `any_base` or `Control('canny', image)`, not `Control('hed', photo)`")

@@ -33,7 +33,7 @@ def test_a_dataset_becomes_shards_of_one_size_each(dataset, tmp_path):
     assert [shard.name for shard in shards] == ["000000.tar", "000001.tar", "000002.tar"]
     assert [count_samples(shard) for shard in shards] == [2, 2, 1] and steps == [(2, 5), (4, 5), (5, 5)]
     samples = [list(read_samples(shard)) for shard in shards]
-    assert [[sample.key for sample in shard] for shard in samples] == [["1", "3"], ["0", "2"], ["4"]]
+    assert [[int(sample.key) for sample in shard] for shard in samples] == [[1, 3], [0, 2], [4]]
     for shard in samples:
         for sample in shard:
             item = dataset.items[int(sample.key)]
@@ -51,6 +51,21 @@ def test_the_same_dataset_gives_the_same_bytes_and_stale_shards_go(dataset, tmp_
     assert [shard.read_bytes() for shard in again] == first
     write_shards(dataset, tmp_path / "shards", 100)
     assert sorted(path.name for path in (tmp_path / "shards").glob("*.tar")) == ["000000.tar", "000001.tar"]
+
+
+def test_images_of_one_stem_and_stems_with_dots_stay_samples_of_their_own(tmp_path):
+    names = ("a/cat.0.png", "a/cat.1.png", "b/cat.0.png", f"b/{'long' * 40}.png")
+    for red, name in enumerate(names):
+        place = tmp_path / "set" / "images" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (red, 0, 0)).save(place)
+    write_rows(tmp_path / "set", [{"file_name": f"images/{name}", "text": name} for name in names])
+    dataset = open_dataset(tmp_path / "set")
+    [shard] = write_shards(dataset, tmp_path / "shards")
+    samples = list(read_samples(shard))
+    assert [sample.files["txt"].decode() for sample in samples] == [item.text for item in dataset.items]
+    reds = [Image.open(io.BytesIO(sample.files["png"])).getpixel((0, 0))[0] for sample in samples]
+    assert sorted(reds) == [0, 1, 2, 3] and count_samples(shard) == 4
 
 
 def test_shards_replace_those_of_an_earlier_call_alone(dataset, tmp_path):

@@ -198,8 +198,9 @@ def test_conditions_are_made_of_the_pictures(shards):
     assert one.hints["canny"].shape == (1, 3, 48, 64) and not torch.equal(one.hints["canny"], other.hints["canny"])
     plain = next(stream(only, 1, kinds=(), specs=make_specs(["canny"])).batches())
     assert np.array_equal(plain.hints["canny"][0, 0].numpy() * 255, np.asarray(wanted.convert("L")))
-    holes = next(stream(only, 1, kinds=(), specs=make_specs(["inpaint"])).batches())
-    assert holes.hints["inpaint"].shape == (1, 4, 48, 64)
+    holed = stream(only, 1, kinds=(), specs=make_specs(["inpaint"])).batches()
+    one, other = (raw.hints["inpaint"] for raw in islice(holed, 2))
+    assert one.shape == (1, 4, 48, 64) and not torch.equal(one[:, 3], other[:, 3]), "no image has one hole twice"
 
 
 def test_columns_say_what_a_sample_holds(shards):

@@ -148,9 +148,11 @@ def test_a_fresh_tuner_gives_the_pipelines_frames_and_a_trained_one_moves_each(h
 
 def test_a_gif_counts_as_a_folder_and_a_file_makes_its_video_again(home, generate):
     given = {"tuners": ["{}/trained-motion.safetensors"]}
-    folder = generate(conds=["color={}/color:0.7:0-0.6"], **given, out="folder").images[0]
+    folder = generate(conds=["color={}/color:0.7:0-0.6"], **given, out="folder", fps=5).images[0]
     again = draw(from_file=folder.path, out="again").images[0]
     assert np.array_equal(pixels(again.frames), pixels(folder.frames))
+    faster = draw(from_file=folder.path, out="faster", fps=9).images[0]
+    assert [settings(each.frame_files[0])["fps"] for each in (again, faster)] == [5, 9]
     half = generate(conds=["color={}/color:0.7:0-0.5"], **given, seed="3", out="half").images[0]
     whole = generate(conds=["color={}/color:0.7"], **given, out="whole.gif", fps=50).images[0]
     gif = generate(conds=["color={}/color.gif:0.7"], **given, out="gif").images[0]

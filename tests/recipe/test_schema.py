@@ -29,6 +29,7 @@ CHANGED = {
     "tuner.hint_kernel": 3,
     "tuner.hint_channels": 320,
     "tuner.hint_width": 2.0,
+    "tuner.weights": "some/tuner",
     "data.path": "some/folder",
     "data.scenes": 7,
     "data.seed": 3,

@@ -193,7 +193,7 @@ def test_fp16_skips_what_is_not_finite(make_trainer, monkeypatch):
         assert not same(weights_of(trainer.tuner), before)
 
 
-@pytest.mark.parametrize("options", [{"momentum": 3.0}, {"betas": "a"}, {"eps": -1.0}])
+@pytest.mark.parametrize("options", [{"momentum": 3.0}, {"betas": "a"}, {"betas": [0.9]}, {"eps": -1.0}])
 def test_options_that_an_optimizer_does_not_take_are_refused(options):
     parameters = [torch.nn.Parameter(torch.ones(1))]
     with pytest.raises(SceditError, match="train.optimizer_options"):
@@ -205,6 +205,14 @@ def test_options_reach_their_optimizer():
     options = TrainSection(optimizer_options={"betas": [0.5, 0.6]}, weight_decay=0.25, learning_rate=0.125)
     (group,) = optimizers.make_optimizer(parameters, options, torch.device("cpu")).param_groups
     assert (list(group["betas"]), group["weight_decay"], group["lr"]) == ([0.5, 0.6], 0.25, 0.125)
+
+
+def test_adamw_is_fused_unless_another_way_is_asked_for():
+    parameters = [torch.nn.Parameter(torch.ones(1))]
+    for options, fused in (({}, True), ({"foreach": True}, None), ({"differentiable": True}, None)):
+        section = TrainSection(optimizer_options=options)
+        (group,) = optimizers.make_optimizer(parameters, section, torch.device("cpu")).param_groups
+        assert group["fused"] is fused
 
 
 def test_an_optimizer_cannot_be_changed_on_the_way(make_trainer):

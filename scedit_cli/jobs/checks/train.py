@@ -8,14 +8,15 @@ from pathlib import Path
 
 from scedit_cli import conditions
 from scedit_cli.conditions.annotation_spec import make_specs
-from scedit_cli.core.weights import read_metadata
 from scedit_cli.data.dataset import column_of, read_rows
 from scedit_cli.data.scenes import SCENE_KINDS
 from scedit_cli.data.shards import shard_places
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.jobs.checks.common import check_library
+from scedit_cli.jobs.checks.tuners import header_of
 from scedit_cli.models.names import check_autoencoder, check_model
 from scedit_cli.recipe import Recipe
+from scedit_cli.scenes import tuner_place
 from scedit_cli.training.run_folder import RunFolder, choose_run
 from scedit_cli.utils.errors import SceditError, in_field, not_installed
 from scedit_cli.utils.hub import check_repository
@@ -55,9 +56,8 @@ def check(request: TrainRequest) -> None:
     check_model(recipe.base.model)
     if recipe.base.vae is not None:
         check_autoencoder(recipe.base.vae)
-    if recipe.tuner.weights and not request.resume:
-        with in_field("tuner.weights"):
-            read_metadata(recipe.tuner.weights)
+    if recipe.tuner.weights:
+        _check_weights(request, recipe.tuner.weights)
     _check_libraries(recipe)
     if request.push_to_hub:
         check_repository(request.push_to_hub)
@@ -68,6 +68,16 @@ def check(request: TrainRequest) -> None:
             message = f"validation.metrics: nothing measures {kind}"
             raise SceditError(message, f"it is measured for {', '.join(measured)}", "validation.metrics")
     _check_data(recipe)
+
+
+def _check_weights(request: TrainRequest, name: str) -> None:
+    """Raise SceditError unless the tuner to start from is there, where it is needed, and stays there."""
+    run = request.run()
+    with in_field("tuner.weights"):
+        if not request.resume:
+            header_of(name)
+        if request.overwrite and tuner_place(name).resolve().is_relative_to(run.folder.resolve()):
+            raise SceditError(f"{name} is in {run.folder}, which overwrite empties", "give another folder with `out`")
 
 
 def _check_libraries(recipe: Recipe) -> None:

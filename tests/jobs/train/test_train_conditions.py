@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from scedit_cli import Bundle, SceditError, load_tuner
-from scedit_cli.data.dataset import open_dataset
+from scedit_cli.data.dataset import open_dataset, read_rows, write_rows
 from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from tests.jobs.train.conftest import assert_same_end
@@ -126,3 +127,16 @@ def test_each_condition_is_dropped_by_itself(recipe, scenes, monkeypatch):
 def test_bad_recipes(recipe, sections, message):
     with pytest.raises(SceditError, match=message):
         recipe(**sections)
+
+
+def test_a_condition_may_be_called_mask(recipe, tmp_path, dataset):
+    """That is also the kind of the images which weigh the loss."""
+    folder = tmp_path / "masked"
+    shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("cache"))
+    write_rows(folder, [row | {"mask_file_name": row["canny_file_name"]} for _, row in read_rows(folder)])
+    wanted = {"tuner": {"condition": "mask"}, "train": {"steps": 1, "ema_decay": 0.0}}
+    plain, masked = (
+        job.train(recipe(**wanted, data={"path": str(folder), "masked_loss": masked}), out=tmp_path / str(masked))
+        for masked in (False, True)
+    )
+    assert load_tuner(plain.tuner).condition == "mask" and plain.loss != masked.loss

@@ -155,6 +155,16 @@ def test_what_is_missing_is_told_before_a_run_is_overwritten(recipe, tmp_path, m
     assert (tmp_path / "run" / "recipe.toml").read_text() == "mine"
 
 
+def test_a_run_that_cannot_be_scored_is_not_overwritten(finished, recipe, tmp_path):
+    """Nothing is held out of six images, which is known once they are read."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[1], run)
+    before = files_in(run)
+    with pytest.raises(SceditError, match="validation.metrics: of 6 images none is held out"):
+        job.train(recipe(validation={"metrics": True}), out=run, overwrite=True)
+    assert files_in(run) == before
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -183,6 +193,12 @@ def test_what_a_resumed_run_learns_otherwise_is_told(finished, recipe, tmp_path)
     job.train(changed, out=tmp_path / "run", resume=True, reporter=Recorder(events.append))
     (note,) = [event.text for event in events if isinstance(event, Note) and "another recipe" in event.text]
     assert note.endswith("train.steps was 4 and is 5; train.learning_rate was 0.01 and is 0.001")
+
+
+def test_a_run_in_fp32_goes_on_in_fp16(finished, recipe, tmp_path):
+    shutil.copytree(finished[1], tmp_path / "run")
+    result = job.train(recipe(train={"precision": "fp16", "steps": 5}), out=tmp_path / "run", resume=True)
+    assert (result.resumed_at, result.steps) == (4, 5)
 
 
 def test_overwriting_replaces_the_run_and_nothing_else(finished, recipe, tmp_path):
