@@ -200,15 +200,21 @@ def estimated(
 
 def with_beside(figures: Figures, base: Architecture, setting: BenchConfig, device: str) -> Figures:
     """Return the figures with the memory that `setting.beside` names; libraries stay."""
-    sizes = setting.batch, setting.resolution, setting.dtype
-    loop = Loop(tuple(part for part in setting.beside if part in PARTS))
-    found = held(figures.method, base, *sizes, loop, device=device, options=options_for(setting, base))
-    reserved = sum(found.values())
-    if "reserve" not in setting.beside:
-        del found["reserve"]
+    found, reserved = _held(figures.method, base, setting, device)
     found |= {name: figures.memory[name] for name in ("libraries",) if name in figures.memory}
     total = sum(found.values())
     return replace(figures, memory=found, peak_memory=total, estimated_peak_memory=total, peak_reserved=reserved)
+
+
+def _held(method: str, base: Architecture, setting: BenchConfig, device: str) -> tuple[dict[str, int], int]:
+    """Return the bytes by part of a step with what `setting.beside` names, and all that PyTorch's allocator holds."""
+    sizes = setting.batch, setting.resolution, setting.dtype
+    loop = Loop(tuple(part for part in setting.beside if part in PARTS))
+    found = held(method, base, *sizes, loop, device=device, options=options_for(setting, base))
+    reserved = sum(found.values())
+    if "reserve" not in setting.beside:
+        del found["reserve"]
+    return found, reserved
 
 
 def swept(
@@ -307,8 +313,14 @@ def _together(method: str, answers: Sequence[Measured], setting: BenchConfig, ra
 def _peaks(figures: Figures, base: Architecture, costs: Costs, device: str) -> Iterator[StraightPeaks]:
     """Return the peaks of a method's steps without the libraries; estimated figures are a first point."""
     setting = costs.setting
-    known = costs.is_estimate and not setting.beside
-    own = {setting.batch: figures.peak_memory - figures.memory.get("libraries", 0)} if known else {}
+    own = {setting.batch: figures.peak_memory - figures.memory.get("libraries", 0)} if costs.is_estimate else {}
+    if setting.beside:
+
+        def peak_of(batch: int) -> int:
+            return sum(_held(figures.method, base, replace(setting, batch=batch), device)[0].values())
+
+        yield StraightPeaks(peak_of, own)
+        return
     sizes, options = (setting.resolution, setting.dtype), options_for(setting, base)
     with rehearsed(figures.method, base, *sizes, device=device, options=options) as peak_at:
         yield StraightPeaks(lambda batch: sum(peak_at(batch).values()), own)

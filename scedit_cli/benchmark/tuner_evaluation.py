@@ -44,7 +44,8 @@ from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.scenes import HELD_OUT_SEED
 from scedit_cli.training.datasets import cache_folder, first_of, rendered_scenes
 from scedit_cli.training.evaluation import style_score
-from scedit_cli.utils.distributed import Share
+from scedit_cli.utils.devices import best_device, device_here
+from scedit_cli.utils.distributed import Share, launched
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded, whole, write_whole
 from scedit_cli.utils.reporter import SILENT, Reporter
@@ -146,10 +147,11 @@ def _opened(request: EvaluationRequest, placed: Sequence[PlacedTuner], reporter:
         base, model = request.base, request.base.name
     else:
         model = as_trained(request.base or EMBEDDED, placed)
+        device = request.device or (device_here(best_device().type) if launched() > 1 else None)
         base = load_base(
             model,
             dtype=DTYPES[request.dtype] if request.dtype else None,
-            device=request.device,
+            device=device,
             prediction=request.prediction,
         )
         if told := prediction_note(base, placed):

@@ -134,6 +134,8 @@ def _check_use(given: Mapping[str, Any], methods: Sequence[str], mode: str) -> N
             unused[name] = f"--methods {' or '.join(kinds)}"
     if mode == "--quality" and set(methods) == {BASE}:
         unused |= dict.fromkeys(("steps", "seconds", "seeds", "batch"), "a method that is trained")
+    if mode == "--sampling" and "plot" not in given:
+        unused["scenes"] = "--plot"
     for name, by in unused.items():
         if name in given:
             raise SceditError(f"{_option(name)} does nothing without {by}", f"add {by}, or leave the option out")

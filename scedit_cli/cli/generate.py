@@ -22,6 +22,7 @@ _NOT_ON_THE_PAGE = {  # parameter -> option
     "from_file": "--from", "grid": "--grid", "score": "--score", "name": "--name", "overwrite": "--overwrite",
     "prompts": "--prompt", "prompts_file": "--prompts", "negative": "--negative", "seed": "--seed", "num": "--num",
     "conds": "--cond", "conds_from": "--cond-from", "params": "--param", "scales": "--scale", "sweeps": "--sweep",
+    "weights": "--weights", "unet": "--unet",
 }  # fmt: skip
 _START, _VIDEO, _OUTPUT = "An image to start from", "Videos", "Output"
 _MEMORY, _PAGE = "Memory and speed", "A page in the browser"

@@ -74,8 +74,8 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
         controls=[parse_control(text) for text in given.get("conds", ())]
         + [parse_control(text, "--cond-from") for text in given.get("conds_from", ())],
         overrides=Overrides(
-            {name: scales[0] for name, scales in (parse_scales(text, "--scale") for text in given.get("scales", ()))},
-            dict(parse_scales(text, "--sweep") for text in given.get("sweeps", ())),
+            {name: scales[0] for name, scales in parse_scales(given.get("scales", ()), "--scale").items()},
+            parse_scales(given.get("sweeps", ()), "--sweep"),
             parse_masks(given.get("masks", ())),
         ),
         init=_init_image(given),

@@ -48,7 +48,7 @@ def in_options(text: Any, field: str | None = None) -> Any:
         return type(text)(map(in_options, text))
     if not isinstance(text, str):
         return text
-    if field and text.startswith(field):
+    if field and re.match(rf"{re.escape(field)}(?![^\s:])", text):  # a path may begin with the same letters
         text = option_of(field) + text.removeprefix(field)
     text = _CONTROL.sub(lambda found: f"--cond{'-from' * (found[2] == 'photo')} {found[1]}={found[2].upper()}", text)
     text = text.replace("=IMAGE", "=FILE") if "--cond " in text else text

@@ -94,17 +94,22 @@ def parse_named(text: str, option: str, example: str) -> tuple[str, str]:
     return name, value
 
 
-def parse_scales(text: str, option: str) -> tuple[str, tuple[float, ...]]:
-    """Parse `NAME=SCALE,SCALE,...`; with the option --scale, one scale alone.
+def parse_scales(texts: Iterable[str], option: str) -> dict[str, tuple[float, ...]]:
+    """Parse `NAME=SCALE,SCALE,...` texts; with the option --scale, one scale alone.
 
     Raises:
-        SceditError: a scale is no number, or there are none or too many.
+        SceditError: a scale is no number, there are none or too many, or two texts name the same.
     """
-    name, values = parse_named(text, option, "canny=0.5" if option == "--scale" else "canny=0,0.5,1")
-    scales = tuple(parse_scale(value.strip(), f"{option} {text}") for value in values.split(","))
-    if option == "--scale" and len(scales) > 1:
-        raise SceditError(f"{option} {text}: several scales", hint="--sweep makes an image for each")
-    return name, scales
+    found: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        name, values = parse_named(text, option, "canny=0.5" if option == "--scale" else "canny=0,0.5,1")
+        scales = tuple(parse_scale(value.strip(), f"{option} {text}") for value in values.split(","))
+        if option == "--scale" and len(scales) > 1:
+            raise SceditError(f"{option} {text}: several scales", hint="--sweep makes an image for each")
+        if name in found:
+            raise SceditError(f"{option} {text}: {name} has one already", hint="name each tuner once")
+        found[name] = scales
+    return found
 
 
 def parse_seeds(text: str, where: str = "--seed") -> tuple[int, ...]:

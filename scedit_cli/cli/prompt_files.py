@@ -62,14 +62,16 @@ def _read_table(text: str, separators: str, where: str) -> list[Prompt]:
     except csv.Error as error:
         raise SceditError(f"{where} is no readable table: {error}", hint="save it as UTF-8") from None
     columns = {str(name).strip().lower(): name for name in (rows[0] if rows else ())}
+    if crowded := next((number for number, row in enumerate(rows, 2) if None in row), None):
+        raise SceditError(f"{where}, row {crowded}: more cells than the heading", "quote texts that hold commas")
     prompt, negative, seed = (next((columns[n] for n in names if n in columns), None) for names in _COLUMNS)
     if prompt is None:
         raise SceditError(f"{where} has no prompts in a column prompt", f"it has {', '.join(columns) or 'no rows'}")
     return [
         Prompt(
             row[prompt].strip(),
-            row.get(negative) or None,
-            parse_seeds(row[seed], f"{where}, row {number}: seed") if row.get(seed) else None,
+            row[negative] or None if negative else None,
+            parse_seeds(row[seed], f"{where}, row {number}: seed") if seed and row[seed] else None,
         )
         for number, row in enumerate(rows, 2)
         if (row[prompt] or "").strip()

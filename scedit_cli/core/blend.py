@@ -11,7 +11,10 @@ from scedit_cli.core.bundle import Bundle, check_together, checked_scales
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.utils.errors import SceditError
 
-_SHARED = ("base", "base_fingerprint", "base_vae", "base_vae_revision", "prediction_type", "zero_terminal_snr")
+_SHARED = (
+    "base", "base_revision", "base_fingerprint", "base_quantize", "base_vae", "base_vae_revision", "prediction_type",
+    "zero_terminal_snr",
+)  # fmt: skip
 
 
 def merge(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> Tuner | Bundle:
@@ -99,6 +102,7 @@ def _concatenated(parts: Sequence[tuple[SCTuner, float]]) -> SCTuner:
         to.down.bias.copy_(torch.cat([each.down.bias.to(to.down.bias) for each, _ in maps]))
         to.up.weight.copy_(torch.cat([scale * each.up.weight.to(to.up.weight) for each, scale in maps], dim=1))
         to.up.bias.copy_(sum(scale * each.up.bias.to(to.up.bias) for each, scale in maps))
+    merged.metadata = _agreed([tuner for tuner, _ in parts])
     said = {tuner.up_blocks for tuner, _ in parts} - {None}
     merged.up_blocks = said.pop() if len(said) == 1 else None
     return merged

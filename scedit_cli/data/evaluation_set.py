@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -138,11 +138,14 @@ class EvaluationSet:
 
     @cached_property
     def _recorded(self) -> dict[str, list[AnnotationSpec | None]]:
-        files = {kind: [item.conditions.get(kind) for item in self.items] for kind in self.specs}
+        def maker(file: Path | None, spec: AnnotationSpec) -> AnnotationSpec | None:
+            found = recorded_maker(file, spec.kind) if file else None
+            return found and replace(found, weights=spec.weights)
+
         with ThreadPoolExecutor(_THREADS) as pool:
             return {
-                kind: list(pool.map(lambda file, kind=kind: file and recorded_maker(file, kind), every))
-                for kind, every in files.items()
+                kind: list(pool.map(lambda item, spec=spec: maker(item.conditions.get(spec.kind), spec), self.items))
+                for kind, spec in self.specs.items()
             }
 
 

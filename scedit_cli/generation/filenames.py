@@ -18,7 +18,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".ti
 VIDEO_FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 FIELDS = tuple("number prompt seed sweep base scheduler steps guidance width height date time".split())
 _NUMBERS = ("number", "seed", "steps", "guidance", "width", "height")
-_NUMBERED = re.compile(r"(\d+)(?:-grid)?\.\w+")
+_NUMBERED = re.compile(r"(\d+)(?:(?:-grid)?\.\w+|-frames)")
 _LONGEST = 80  # characters of a field, since file systems limit names to 255 bytes
 
 
@@ -92,6 +92,11 @@ class Names:
 
     def _numbered(self, count: int) -> list[Path]:
         return [self.out, *(self.out.with_stem(f"{self.out.stem}-{n}") for n in range(2, count + 1))]
+
+
+def is_frame(name: str) -> bool:
+    """Return whether a frame of a video may have this file name."""
+    return re.fullmatch(r"\d{4,}\.png", name) is not None
 
 
 def frames_folder(video: Path) -> Path:

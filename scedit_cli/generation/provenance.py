@@ -29,7 +29,7 @@ _LARGEST_BATCH = 1024
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for free text
 _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
-          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet", "offload"),
+          "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet"),
     int: ("seed", "steps", "reuse", "width", "height", "frames", "fps"),
     float: ("guidance", "guidance_rescale", "strength"),
     list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),
@@ -79,8 +79,6 @@ def settings_in(path: Path) -> dict[str, Any]:
             "name an image that scedit generate wrote, not a copy that another program saved",
             "source",
         ) from error
-    if isinstance(settings.get("offload"), bool):  # written when there was one kind of offloading
-        settings["offload"] = "models" if settings["offload"] else None
     batch = settings.get("batch") or [0, 1]
     counts = isinstance(batch, list) and len(batch) == 2 and all(type(each) is int for each in batch)
     if not counts or not 0 <= batch[0] < batch[1] <= _LARGEST_BATCH:
@@ -104,7 +102,7 @@ def _is(value: Any, kind: type) -> bool:
 
 def settings_to_remake(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that make the image at `path` again, by the names and in the forms of the command line's
-    options, and all that the file holds. The device is left open, since another machine may not have it.
+    options, and all that the file holds. Device and offloading are left open, since another machine may not have them.
 
     Raises:
         SceditError: as for `settings_in`; or the image was made of images or tuners that no file holds.
@@ -136,7 +134,7 @@ def check_files(path: Path, files: Mapping[str, str], config: GenerationConfig) 
     for name, digest in files.items():
         place = _place(name)
         is_tuner = place in tuners
-        if not is_tuner and place not in images:
+        if not is_tuner and not {place, str(Path(place).parent)} & images:  # a frame is in a folder of them
             continue
         on_hub = is_tuner and is_hub_id(split_revision(place)[0])
         if not (on_hub or Path(place).is_file() or (is_tuner and Path(place).is_dir())):

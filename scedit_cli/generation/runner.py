@@ -54,6 +54,9 @@ class ImageRunner:
                 if getattr(settings, f"vae_{part}"):
                     undo.callback(setattr, base.vae, f"use_{part}", getattr(base.vae, f"use_{part}", False))
                     getattr(base.vae, f"enable_{part}")()
+            if settings.offload == "models":
+                undo.callback(base.place, base.device)
+                undo.callback(base.pipeline().remove_all_hooks)
             if settings.offload == "encoder":
                 undo.callback(base.place, base.device)
                 _ = base.fingerprint, base.parameter_count  # known now, while all weights are here
@@ -152,7 +155,7 @@ class ImageRunner:
             "vae": base.vae_name and _from_anywhere(base.vae_name),
             "vae_revision": base.vae_revision,
             "base_fingerprint": base.fingerprint,
-            "prediction": self.config.base.prediction,
+            "prediction": base.prediction,
             "unet": self.config.base.unet and str(expanded(self.config.base.unet).absolute()),
             "dtype": next(name for name, dtype in DTYPES.items() if dtype == base.dtype),
             "device": str(self._device),

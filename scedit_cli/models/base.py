@@ -56,6 +56,7 @@ class Base:
         is_guessed: whether `prediction_type` is a guess: SD2.1's releases for 512 and 768 pixels predict different
             quantities, and a single file need not say which release it is.
         names: the model's names: that of its path or hub id, and those in the pipeline's files.
+        prediction: the prediction type that `load_base` was called with, else None.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Base:
     vae_revision: str | None = None
     is_guessed: bool = False
     names: tuple[str, ...] = ()
+    prediction: str | None = None
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -340,7 +342,7 @@ def load_base(
     kind = Base
     if family == "dreamlite":
         from scedit_cli.models.dreamlite import DreamLiteBase as kind
-    base = kind(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names)
+    base = kind(model, family, opened.commit, pipeline, vae, vae_commit, opened.is_guessed, opened.names, prediction)
     _ = base.skips  # raises here for a U-Net that cannot be tuned, not at the first step
     if base.defaults.resolution >= 512:
         base.vae.enable_slicing()  # one image at a time keeps the peak of memory small

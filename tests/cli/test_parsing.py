@@ -91,7 +91,7 @@ def test_the_page_gets_its_options(called):
     assert (first["host"], first["port"], first["config"].out.path) == ("127.0.0.1", None, Path("pictures"))
     assert (second["host"], second["port"], str(second["config"].out.path)) == ("0.0.0.0", 99, "o")
     for words in ("--grid", "--prompt a", "--prompts p.txt", "--negative a", "--seed 0", "--num 2", "--cond a.png",
-                  "--param low=1", "--cond-from canny=a.png", "--scale a=1", "--sweep a=1"):  # fmt: skip
+                  "--param low=1", "--cond-from canny=a.png", "--scale a=1", "--sweep a=1", "--weights w", "--unet u"):  # fmt: skip
         assert f"{words.split()[0]} has no effect on the page" in invoke(app, ["generate", "--ui", *words.split()]).output
     for option in (["--host", "0.0.0.0"], ["--port", "99"]):
         assert f"{option[0]} is of the page" in invoke(app, ["generate", *option]).output
@@ -122,6 +122,8 @@ def test_fields_are_told_as_options():
     assert {field: option_of(field) for field in options} == options
     assert {option_of(key) for key in ("tuner.weights", "validation.metrics")} == {"tuner.weights", "validation.metrics"}
     assert in_options("sampler.steps is 0", "sampler.steps") == "--steps is 0"
+    assert in_options("source: no folder", "source") == "--from: no folder"
+    assert in_options("sources does not exist", "source") == "sources does not exist"
     assert in_options("`base.quantize=int4` or `quantize=int4`") == "--set base.quantize=int4 or --quantize int4"
     told = in_options("x: `steps=4` `guidance=1`, `any_base` or `Control('canny', image)`, not `Control('hed', photo)`")
     assert told == "x: --steps 4 --guidance 1, --any-base or --cond canny=FILE, not --cond-from hed=PHOTO"
@@ -210,6 +212,8 @@ def test_seeds_are_ten_thousand_at_most():
         ({"masks": ["left.png"]}, "--mask left.png: expected NAME=VALUE"),
         ({"masks": ["canny=a.png", "canny=b.png"]}, "two masks for canny"),
         ({"scales": ["canny=1,2"]}, "--scale canny=1,2: several scales"),
+        ({"scales": ["canny=1", "canny=2"]}, "--scale canny=2: canny has one already"),
+        ({"sweeps": ["canny=0,1", "canny=2"]}, "--sweep canny=2: canny has one already"),
         ({"sweeps": ["canny=0,much"]}, "--sweep canny=0,much: the scale 'much' is no number"),
     ],
 )

@@ -74,6 +74,16 @@ def test_facts_on_which_all_agree_are_kept(styles):
     assert merge([(style, 1.0) for style in styles]).metadata == {"base": "sd15", "zero_terminal_snr": "true"}
 
 
+def test_a_bundles_sc_tuner_keeps_its_facts(styles, canny):
+    """It may be taken out of the bundle, or be the only one that is placed."""
+    facts = {"base": "b", "base_revision": "c0", "base_fingerprint": "0a", "prediction_type": "v_prediction"}
+    for tuner in (*styles, canny):
+        tuner.metadata = facts | {"recipe": "x"}
+    merged = merge([(styles[0], 1.0), (styles[1], 0.5), (canny, 1.0)])
+    assert merged.metadata == facts and merged.tuners[0].metadata == facts
+    assert merge([(styles[0], 1.0), (canny, 1.0)]).tuners[0].metadata == facts | {"recipe": "x"}
+
+
 def test_what_cannot_be_merged(styles, canny):
     with pytest.raises(SceditError, match="nothing to merge"):
         merge([])

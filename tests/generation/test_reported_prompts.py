@@ -58,6 +58,8 @@ def test_prompts_in_a_table(tmp_path, name, text, lines):
     ("a.csv", "", "no prompts in a column prompt"),
     ("a.csv", "prompt,seed\n,3\n", "holds no prompts"),
     ("a.csv", "prompt,seed\na,-1\n", "row 2: seed is -1"),
+    ("a.csv", "prompt\na cube\na red cube, on the floor\n", "row 3: more cells than the heading"),
+    ("a.csv", "prompt,seed\na cube,7,extra\n", "row 2: more cells than the heading"),
     ("a.json", '["a red cube"]', r"\.json is not read"),
     ("a.yaml", "- a red cube\n", r"\.yaml is not read"),
 ])  # fmt: skip

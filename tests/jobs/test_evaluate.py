@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 import scedit_cli as scedit
 from scedit_cli import CSCTuner, SceditError, SCTuner, conditions, save_tuner
+from scedit_cli.benchmark import tuner_evaluation
+from scedit_cli.benchmark.requests import EvaluationRequest
 from scedit_cli.cli import app
 from scedit_cli.conditions.protocols import find_protocol
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
@@ -25,6 +27,7 @@ from scedit_cli.inference.evaluation import WITHOUT, Evaluator
 from scedit_cli.inference.sampler import sample, to_hints
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.distributed import Share
+from scedit_cli.utils.reporter import SILENT
 from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.inference.test_image_features import Inception
@@ -294,3 +297,14 @@ def test_bad_data(base, tuner, dataset, tmp_path):
     write_rows(dataset, [row_of("000000.png", "", [])])
     with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):
         run([style], base, dataset)
+
+
+def test_launched_processes_evaluate_on_a_device_each(base, monkeypatch):
+    opened = []
+    monkeypatch.setattr(tuner_evaluation, "launched", lambda: 2)
+    monkeypatch.setattr(tuner_evaluation, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(tuner_evaluation, "device_here", lambda name: f"{name}:1")
+    monkeypatch.setattr(tuner_evaluation, "load_base", lambda model, **options: opened.append(options["device"]) or base)
+    for given in (None, "cpu"):
+        tuner_evaluation._opened(EvaluationRequest(device=given), [], SILENT)
+    assert opened == ["cuda:1", "cpu"]

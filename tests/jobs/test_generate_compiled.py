@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import DiffusionPipeline
 from PIL import Image
 
@@ -94,6 +95,24 @@ def test_an_offloaded_base_waits_on_the_cpu(small, tmp_path, monkeypatch):
     assert [(str(each["device"]), each["dtype"]) for each in loaded[1:]] == [("cpu", torch.float32)]
     assert asked == ["cpu"] and same(made, plain)
     assert attached(loaded[-1]["base"].unet) is None and runner.accelerator() == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: None)
+    again = draw(from_file=made, out=tmp_path / "again.png").images[0].path  # where there is no accelerator
+    assert same(again, made)
+
+
+def test_a_loaded_base_is_left_without_hooks(small, tmp_path, monkeypatch):
+    """As accelerate leaves them on every model, and moves the models to the CPU."""
+    base, options = small
+
+    def hooked(pipeline, device):
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            add_hook_to_module(part, ModelHook())
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **options: torch.device("cpu"))
+    monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", hooked)
+    draw(**options, offload="models", out=tmp_path / "made.png", loaded=base)
+    parts = (base.unet, base.vae, base.pipeline().text_encoder)
+    assert not any(hasattr(part, "_hf_hook") for part in parts)
 
 
 @pytest.mark.parametrize(

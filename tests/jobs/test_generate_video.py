@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import combinations
 
 import diffusers
@@ -162,6 +163,38 @@ def test_a_gif_counts_as_a_folder_and_a_file_makes_its_video_again(home, generat
     assert np.abs(pixels(gif.frames) - pixels(whole.frames)).mean() < 3  # the GIF has 256 colours
     with pytest.raises(SceditError, match="whole.gif exists already"):
         generate(conds=["color={}/color"], **given, out="whole.gif")
+
+
+def test_a_changed_frame_is_told(home, generate, tmp_path):
+    shutil.copytree(home / "color", "frames")
+    given = {"tuners": ["{}/trained-motion.safetensors"], "out": "clip.webp"}
+    made = generate(conds=[f"color={tmp_path}/frames"], **given).images[0]
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "frames" / "frame9.png")
+    with pytest.raises(SceditError, match="frame9.png is not the file that it was made with"):
+        draw(from_file=made.path, out="again.webp")
+
+
+def test_overwriting_a_video_replaces_frames_alone(home, generate, tmp_path):
+    shutil.copytree(home / "color", "clip-frames")
+    given = {"tuners": ["{}/trained-motion.safetensors"], "out": "clip.webp", "overwrite": True}
+    before = sorted(file.name for file in (tmp_path / "clip-frames").iterdir())
+    with pytest.raises(SceditError, match="clip-frames holds frame.*png, which is no frame"):
+        generate(conds=["color={}/color"], **given)
+    assert sorted(file.name for file in (tmp_path / "clip-frames").iterdir()) == before
+    shutil.rmtree("clip-frames")
+    first = pixels(generate(conds=["color={}/color"], **given).images[0].frames)
+    with pytest.raises(SceditError, match="clip-frames is read from"):
+        generate(conds=[f"color={tmp_path}/clip-frames"], **given)
+    again = generate(conds=["color={}/color"], **given, seed="4").images[0]
+    assert [file.parent.name for file in again.frame_files] == ["clip-frames"] * FRAMES
+    assert not np.array_equal(pixels(again.frames), first)
+
+
+def test_numbers_count_on_from_frames_whose_video_is_gone(home, generate, tmp_path):
+    given = {"tuners": ["{}/fresh-motion.safetensors"], "out": "out"}
+    first = generate(conds=["color={}/color"], **given).images[0].path
+    first.unlink()
+    assert generate(conds=["color={}/color"], **given).images[0].path.stem == "0002"
 
 
 def test_photographs_are_annotated_frame_by_frame_and_sweeps_make_videos(home, generate):

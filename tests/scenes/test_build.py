@@ -12,7 +12,7 @@ from scedit_cli.models.base import load_base
 from scedit_cli.scenes.build import pictures
 from scedit_cli.scenes.build.decoder import sharpen_decoder
 from scedit_cli.scenes.build.galleries import draw_all, main
-from scedit_cli.scenes.build.unet import crowded, new_unet, with_fine_attention
+from scedit_cli.scenes.build.unet import crowded
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.reader import load_reader
 from scedit_cli.scenes.render import render
@@ -44,19 +44,6 @@ def test_scenes_that_are_mixed_up_are_seen_twice():
         "a red cube, a blue cone and a green sphere on a gray floor",
     ]
     assert crowded(captions).tolist() == [2, 3, 4]
-
-
-def test_fine_attention_changes_nothing_before_it_is_trained():
-    torch.manual_seed(0)
-    unet = new_unet().eval()
-    inputs = torch.randn(2, 4, 16, 16), torch.tensor([10, 900]), torch.randn(2, 7, unet.config.cross_attention_dim)
-    before = unet(*inputs).sample
-    grown = with_fine_attention(unet)
-    assert torch.equal(grown(*inputs).sample, before)
-    for block in (grown.down_blocks[0], grown.up_blocks[-1]):
-        assert block.attentions[0].transformer_blocks[0].attn1.heads == 1
-        assert torch.autograd.grad(grown(*inputs).sample.square().sum(), block.attentions[0].proj_out.weight)[0].any()
-    assert grown.down_blocks[1].attentions[0].transformer_blocks[0].attn1.heads == 4
 
 
 def test_galleries_show_each_control_beside_its_image(tmp_path):

@@ -14,6 +14,7 @@ from scedit_cli.exporting.formats import read_description
 from scedit_cli.generation.config import BaseConfig, GenerationConfig
 from scedit_cli.generation.filenames import FORMATS, VIDEO_FORMATS, Names
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
+from scedit_cli.generation.provenance import image_files
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.jobs.checks.common import check_folder, check_library
 from scedit_cli.jobs.checks.tuners import Header, header_of, known_conditions
@@ -44,7 +45,7 @@ def check(config: GenerationConfig) -> None:
         names = Names(expanded(config.out.path), config.out.name, config.out.overwrite, formats)
         names.check(len(jobs), config.out.grid)
         if is_video:
-            check_frames_folders(names, len(jobs))
+            check_frames_folders(names, len(jobs), image_files(config))
         check_writable(names.out, "out")
     _check_models(config.base, config.sampler)
     for place, control in config.placed_controls():

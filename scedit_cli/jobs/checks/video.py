@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, OutputConfig
-from scedit_cli.generation.filenames import Names, frames_folder
+from scedit_cli.generation.filenames import Names, frames_folder, is_frame
 from scedit_cli.inference.config import SamplerConfig
 from scedit_cli.models.names import VIDEO_PIPELINES, no_video, pipeline_class
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.fields import is_a
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.names import EMBEDDED
@@ -49,14 +51,20 @@ def check_video(config: GenerationConfig) -> None:
         raise no_video(config.base.model, "a single file" if folder.is_file() else "the embedded pipeline")
 
 
-def check_frames_folders(names: Names, count: int) -> None:
-    """Raise SceditError where a folder that would hold the frames of a video file is there already."""
+def check_frames_folders(names: Names, count: int, inputs: Sequence[Path]) -> None:
+    """Raise SceditError where a folder that would hold the frames of a video file is there already, or, with
+    `names.overwrite`, holds anything but frames, or one of the `inputs`."""
     if names.out.suffix and not names.is_file and not names.out.is_dir():
         hint = f"name a folder, or a file ending in {', '.join(names.formats)}"
         raise SceditError(f"out {names.out}: videos are not written as {names.out.suffix}", hint, "out")
-    folders = [frames_folder(file) for file in names.places(1, [{}] * count)] if names.is_file else []
-    if not names.overwrite and (taken := [folder for folder in folders if folder.exists()]):
-        raise SceditError(f"out {taken[0]} exists already", "name another file, or add `overwrite`", "out")
+    for video in names.places(1, [{}] * count) if names.is_file else []:
+        folder = frames_folder(video)
+        if folder.exists() and not names.overwrite:
+            raise SceditError(f"out {folder} exists already", "name another file, or add `overwrite`", "out")
+        others = [file.name for file in folder.iterdir() if not is_frame(file.name)] if folder.is_dir() else []
+        if others or any(file.resolve().is_relative_to(folder.resolve()) for file in inputs):
+            what = f"holds {shortened(others[0])}, which is no frame" if others else "is read from"
+            raise SceditError(f"out {folder} {what}", "name another file: its frames replace that folder", "out")
 
 
 def check_start(config: GenerationConfig, takes_image: bool) -> None:

@@ -18,8 +18,7 @@ from scedit_cli.scenes.build.text import WIDTH
 from scedit_cli.scenes.captions import named_objects, shares_attribute
 
 # Steps and peak learning rate of each cosine cycle (SGDR, arXiv 1608.03983).
-CYCLES = ((5000, 1e-3), (9000, 6e-4), (7000, 6e-4), (4500, 6e-4))
-_LOOKS_CLOSER = 3  # the cycle before which the U-Net gets attention at the latent's own size
+CYCLES = ((5000, 1e-3), (9000, 6e-4), (7000, 6e-4))
 BATCH = 32
 _UNCONDITIONAL = 0.1  # share of the samples that see the empty caption, for classifier-free guidance
 
@@ -49,26 +48,6 @@ def new_unet() -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
-
-
-@torch.no_grad()
-def with_fine_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Return a U-Net that computes what `unet` does, with further attention at the latent's own size, where objects
-    meet. It has one head there, since the maps of attention between 256 places are what costs time."""
-    levels = len(unet.config.block_out_channels)
-    grown = UNet2DConditionModel.from_config(
-        {
-            **unet.config,
-            "down_block_types": ["CrossAttnDownBlock2D"] * levels,
-            "up_block_types": ["CrossAttnUpBlock2D"] * levels,
-            "attention_head_dim": [1, *[unet.config.attention_head_dim] * (levels - 1)],
-        }
-    )
-    missing, _ = grown.load_state_dict(unet.state_dict(), strict=False)
-    for name in missing:
-        if ".proj_out." in name:
-            grown.get_parameter(name).zero_()
-    return grown.train(unet.training)
 
 
 @torch.no_grad()
@@ -149,9 +128,6 @@ def train_unet(
 
     first = 0
     for cycle, (steps, learning_rate) in enumerate(CYCLES):
-        if cycle == _LOOKS_CLOSER:
-            torch.manual_seed(cycle)
-            unet = with_fine_attention(unet)
         options = {"steps": steps, "learning_rate": learning_rate, "first": first}
         train(f"unet-{cycle}", work, {"unet": unet}, loss_at, warmup=300, ema=0.999, **options)
         first += steps

@@ -111,6 +111,7 @@ def test_where_a_picture_is_drawn_unasked(called, words, plot):
         ("--learning-rate sc", "--learning-rate sc:  is no learning rate"),
         ("--learning-rate sc=fast", "--learning-rate sc=fast: fast is no learning rate"),
         ("--learning-rate sc=1", "--learning-rate sc=1: 1 is no learning rate"),
+        ("--sampling --scenes 64", "--scenes does nothing without --plot"),
         ("--json --csv", "--json and --csv both want stdout"),
     ],
 )
