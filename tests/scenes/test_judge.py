@@ -17,11 +17,28 @@ def found() -> dict[str, judge.DrawnQuality]:
 
 
 def test_renders_are_the_limit(found):
-    renders, through, drawn = found.values()
+    renders, through, *_, drawn = found.values()
     assert min(renders.objects, renders.confusable) > 0.95 and renders.gradients == 1 and renders.frechet < 1e-6
     assert renders.frechet < through.frechet < drawn.frechet
     assert 0.7 < through.gradients < 1 and through.objects > 0.9
     assert 0.7 < drawn.objects < 1 and 0.6 < drawn.gradients < 1.1
+
+
+def test_the_more_noise_the_less_is_left(found):
+    steps = [each for name, each in found.items() if name.startswith("in one step from")]
+    distances = [each.frechet for each in (found["through the autoencoder"], *steps)]
+    assert len(steps) == 3 and distances == sorted(distances)
+    assert [each.gradients for each in steps] == sorted((each.gradients for each in steps), reverse=True)
+
+
+def test_latents_without_noise_stay():
+    base = load_base("scenes")
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    errors = [
+        (judge.denoised(base, ["a red cube"] * 2, latents, timestep) - latents).square().mean().sqrt().item()
+        for timestep in (0, 999)
+    ]
+    assert errors[0] < 0.1 and errors[1] > 0.5
 
 
 def test_a_blurred_decoder_shows_in_the_gradients(found):

@@ -1,4 +1,5 @@
-"""What the embedded base draws from captions alone, beside the renders and what its autoencoder leaves of them.
+"""What the embedded base draws from captions alone, beside the renders, what its autoencoder leaves of them, and what
+one step of its U-Net leaves of latents with little noise, which tells at which noise levels it loses what.
 
 `python -m scedit_cli.scenes.build.judge --scenes 1024` prints a table; `--base FOLDER` measures another base
 of the same layout.
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scedit_cli.inference.denoising import Denoiser
 from scedit_cli.inference.frechet import frechet_distance
 from scedit_cli.inference.sampler import sample, to_tensor
 from scedit_cli.models.base import Base, load_base
@@ -26,6 +28,7 @@ from scedit_cli.utils.names import EMBEDDED
 
 _AT_ONCE = 32  # images
 _STEPS, GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
+_FROM = (49, 199, 349)  # timesteps of 1000, the last ones of those steps: 0.22, 0.53 and 0.77 of a latent are noise
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,16 @@ class DrawnQuality:
 
 @torch.no_grad()
 def judged(base: Base, scenes: int, guidance: float = GUIDANCE) -> dict[str, DrawnQuality]:
-    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, and what `base` draws from
-    their captions."""
+    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, what one step of the U-Net
+    leaves of them, and what `base` draws from their captions."""
     shown = held_out_scenes(scenes, 0, (), base.defaults.resolution)
     texts, renders = [each.text for each in shown], to_tensor([each.image for each in shown])
-    through = [base.decode(base.latents_from(base.encode_images(some))) for some in renders.split(_AT_ONCE)]
+    latents = torch.cat([base.latents_from(base.encode_images(some)) for some in renders.split(_AT_ONCE)])
+    images = {"renders": renders, "through the autoencoder": _decoded(base, latents)}
+    for timestep in _FROM:
+        images[f"in one step from {timestep}"] = _decoded(base, denoised(base, texts, latents, timestep))
     drawn = sample(base, texts, steps=_STEPS, guidance=guidance, seeds=range(scenes), batch_size=_AT_ONCE)
-    images = {"renders": renders, "through the autoencoder": torch.cat(through), "drawn": to_tensor(drawn)}
+    images["drawn"] = to_tensor(drawn)
     readings = {name: load_reader().read(each) for name, each in images.items()}
     confusable = [at for at, text in enumerate(texts) if shares_attribute(text)]
     found = {}
@@ -66,6 +72,27 @@ def judged(base: Base, scenes: int, guidance: float = GUIDANCE) -> dict[str, Dra
             _gradients(images[name]) / _gradients(renders),
         )
     return found
+
+
+@torch.no_grad()
+def denoised(base: Base, texts: Sequence[str], latents: Tensor, timestep: int) -> Tensor:
+    """Return the clean latents (N, C, h, w) that the U-Net predicts, without guidance, from `latents` with the noise of
+    `timestep`."""
+    denoiser = Denoiser(base)
+    scheduler = denoiser.pipeline.scheduler
+    scheduler.set_timesteps(_STEPS)
+    context = torch.cat([denoiser.encode(text, "")["prompt_embeds"] for text in texts])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    noisy = scheduler.add_noise(latents, noise, torch.tensor([timestep] * len(latents)))
+    clean = []
+    for some, of_some in zip(noisy.split(_AT_ONCE), context.split(_AT_ONCE), strict=True):
+        output = base.unet(some, timestep, of_some).sample
+        clean.append(scheduler.step(output, timestep, some).pred_original_sample)
+    return torch.cat(clean)
+
+
+def _decoded(base: Base, latents: Tensor) -> Tensor:
+    return torch.cat([base.decode(some) for some in latents.split(_AT_ONCE)])
 
 
 def _gradients(images: Tensor) -> float:
