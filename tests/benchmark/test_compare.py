@@ -90,16 +90,21 @@ def test_a_curve_over_batches_is_of_estimates(monkeypatch):
     assert sweep == [("sc-plain", 1, 110 + 2**28), ("sc-plain", 2, 400 * 2**20), ("sc-plain", 4, 140 + 2**28)]
 
 
-def test_other_batches_hold_what_the_own_batch_holds_besides():
-    base = architecture(str(tiny.pipeline_folder("sd15")))
-    setting = replace(SETTING, batch=1, resolution=64, dtype="fp32", beside=("vae", "text"))
-    costs = compare.estimated(["sc"], base, setting, "cuda", reporter=SILENT)
-    three = compare.estimated(["sc"], base, replace(setting, batch=3), "cuda", reporter=SILENT).results[0]
-    sweep = compare.swept(costs, base, [1, 3], "cuda", SILENT)
-    assert [peak for *_, peak in sweep] == [costs.results[0].peak_memory, three.peak_memory]
-    room = compare.CONTEXT + three.peak_memory
-    for limit, most in ((room, 3), (room - 1, 2)):
-        assert compare.fitting(costs, base, limit, "cuda", SILENT).results[0].largest_batch == most
+def _held(method: str, base: object, batch: int, *_: object, **__: object) -> dict[str, int]:
+    return {"weights": 100, "vae": 50, "activations": 10 * batch, "reserve": 7}
+
+
+@pytest.mark.parametrize(("beside", "more"), [(("vae",), 0), (("vae", "reserve"), 7)])
+def test_other_batches_hold_what_the_own_batch_holds_besides(monkeypatch, beside, more):
+    base, setting = architecture("sd15"), replace(SETTING, batch=1, beside=beside)
+    monkeypatch.setattr(compare, "held", _held)
+    own = compare.with_beside(figures("sc-plain", memory={}), base, setting, "cuda")
+    assert own.peak_memory == 160 + more
+    sweep = compare.swept(Costs(setting, [own]), base, [1, 3], "cuda", SILENT)
+    assert sweep == [("sc-plain", 1, 160 + more), ("sc-plain", 3, 180 + more)]
+    for room, most in ((180 + more, 3), (179 + more, 2)):
+        found = compare.fitting(Costs(setting, [own]), base, compare.CONTEXT + room, "cuda", SILENT)
+        assert found.results[0].largest_batch == most
 
 
 def test_ratios_are_to_the_like():
