@@ -71,7 +71,8 @@ class TunerSection(_Section):
     hint_width: float = Field(1.0, gt=0, le=8)
     """Factor on the widths of the hint encoder's stem: 1.0 in the paper, 2.0 in the authors' SDXL recipes."""
     weights: str | None = Field(None, min_length=1)
-    """A tuner of these conditions and sizes to start from: a file, a folder or a hub id; by default new weights."""
+    """A tuner of these conditions and sizes to start from: a file, a folder, a hub id or a shipped tuner's name; by
+    default new weights."""
 
     @field_validator("hint_kernel", mode="before")
     @classmethod

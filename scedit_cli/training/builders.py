@@ -292,6 +292,7 @@ def start_from(tuner: Tuner | Bundle, options: TunerSection, base: Base, reporte
                     key = _KEYS.get(name)
                     raise SceditError(told, f"set {key} as it was trained" if key else "it is for another kind of base")
             one.load_state_dict(other.state_dict())
+    reporter.note(f"starting from the weights of {options.weights}")
     if isinstance(found, Bundle) and set(found.scales) != {1.0}:
         said = ", ".join(f"{scale:g}" for scale in found.scales)
         reporter.note(f"tuner.weights: {options.weights} has the scales {said}; training begins with 1")

@@ -41,8 +41,11 @@ def assert_holds(file, tuner) -> None:
 def test_a_run_starts_from_a_tuner(recipe, unet, tmp_path):
     start = canny(unet)
     file = save_tuner(start, tmp_path / "start.safetensors")
-    result = job.train(recipe(tuner={"weights": str(file)}, train=STILL), out=tmp_path / "run")
+    heard = []
+    wanted = recipe(tuner={"weights": str(file)}, train=STILL)
+    result = job.train(wanted, out=tmp_path / "run", reporter=Recorder(heard.append))
     assert_holds(result.tuner, start)
+    assert f"starting from the weights of {file}" in [event.text for event in heard if isinstance(event, Note)]
     assert f'weights = "{file}"' in (tmp_path / "run" / "recipe.toml").read_text()
     card = (tmp_path / "run" / "README.md").read_text()
     assert 'weights = "start.safetensors"' in card and str(tmp_path) not in card
