@@ -192,7 +192,7 @@ score.scenes [0, 100000]
 """
 LENGTHS = {
     "base.model": "1..", "base.vae": "1..", "data.path": "1..", "data.size": "2..2", "train.timestep_range": "2..2",
-    "samples.prompts": "1..", "tracking.project": "1..",
+    "tuner.weights": "1..", "samples.prompts": "1..", "tracking.project": "1..",
 }  # fmt: skip
 
 
