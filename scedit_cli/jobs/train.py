@@ -37,6 +37,7 @@ from scedit_cli.training.result import TrainResult
 from scedit_cli.training.resume_compat import check_changes
 from scedit_cli.training.run_folder import RunFolder, claimed
 from scedit_cli.training.signals import terminable
+from scedit_cli.training.starting_weights import start_from
 from scedit_cli.training.trackers import Trackers, check_trackers
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.training.validation import HeldOut, held_out_count, split
@@ -116,7 +117,7 @@ def _train(
     base = builders.open_base(recipe.base, recipe.train, recipe.samples, request.device, to_train=not fit)
     tuner = builders.fresh_tuner(recipe.tuner, recipe.train, base)
     if recipe.tuner.weights and not processes.by_first(lambda: _has_checkpoint(request, run)):
-        builders.start_from(tuner, recipe.tuner, base, reporter)
+        start_from(tuner, recipe.tuner, base, reporter)
     dataset, shards = _data(recipe, base, processes, reporter)
     stream = None
     if shards:

@@ -10,10 +10,9 @@ import torch
 
 from scedit_cli.conditions import channels_of, is_quick
 from scedit_cli.conditions.annotation_spec import AnnotationSpec, make_specs
-from scedit_cli.core.bundle import Bundle, tuners_of
+from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.offload import ENCODER
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
-from scedit_cli.core.weights import FORMAT, load_tuner, read_metadata
 from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.scenes import Example
 from scedit_cli.data.shard_dataset import ShardDataset, has_condition, open_streamed
@@ -23,12 +22,11 @@ from scedit_cli.inference.denoising import Guidance, check_sampling
 from scedit_cli.models.base import DTYPES, Base, load_base
 from scedit_cli.models.quantization import quantize
 from scedit_cli.recipe import BaseSection, DataSection, SamplesSection, TrainSection, TunerSection
-from scedit_cli.scenes import tuner_place
 from scedit_cli.training.datasets import check_dataset, first_images, held_out_scenes, rendered_scenes
 from scedit_cli.training.trainer import MASK
 from scedit_cli.utils.devices import best_device
 from scedit_cli.utils.distributed import Processes
-from scedit_cli.utils.errors import SceditError, in_field
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
 T = TypeVar("T")
@@ -260,46 +258,6 @@ def fresh_tuner(options: TunerSection, train: TrainSection, base: Base) -> Tuner
             ]
             tuner = tuners[0] if len(tuners) == 1 else Bundle(tuners)
     return tuner.to(memory_format=_layout(train))
-
-
-# The key of a recipe that decides each of a tuner's sizes.
-_KEYS = {
-    "hidden": "tuner.down_ratio",
-    "hint_channels": "tuner.hint_channels",
-    "hint_kernel": "tuner.hint_kernel",
-    "hint_widths": "tuner.hint_width",
-}
-
-
-def start_from(tuner: Tuner | Bundle, options: TunerSection, base: Base, reporter: Reporter = SILENT) -> None:
-    """Give `tuner` the weights of the tuner that `options.weights` names; the scales of a bundle are left out.
-
-    Raises:
-        SceditError: there is no tuner, or it has other conditions or sizes.
-    """
-    with in_field("tuner.weights"):
-        place = tuner_place(options.weights)
-        names_its_conditions = read_metadata(place).get("format") == FORMAT
-        found = load_tuner(place, None if names_its_conditions else options.kinds)
-        ours, theirs = tuners_of(tuner), tuners_of(found)
-        if [each.condition for each in ours] != [each.condition for each in theirs]:
-            told = f"{options.weights} holds the {found}, and the recipe trains the {tuner}"
-            raise SceditError(told, "name a tuner of the same conditions")
-        for one, other in zip(ours, theirs, strict=True):
-            for name, size in one.sizes.items():
-                if size != other.sizes[name]:
-                    told = f"{options.weights}: {name} of its {other} is {other.sizes[name]}, this recipe's is {size}"
-                    key = _KEYS.get(name)
-                    raise SceditError(told, f"set {key} as it was trained" if key else "it is for another kind of base")
-            one.load_state_dict(other.state_dict())
-    reporter.note(f"starting from the weights of {options.weights}")
-    if isinstance(found, Bundle) and set(found.scales) != {1.0}:
-        said = ", ".join(f"{scale:g}" for scale in found.scales)
-        reporter.note(f"tuner.weights: {options.weights} has the scales {said}; training begins with 1")
-    facts = {"base_fingerprint": base.fingerprint, "prediction_type": base.prediction_type}
-    if other := [name for name, value in facts.items() if theirs[0].metadata.get(name, value) != value]:
-        what = " and ".join({"base_fingerprint": "base", "prediction_type": "prediction type"}[name] for name in other)
-        reporter.note(f"tuner.weights: {options.weights} was trained for another {what}; training adapts it")
 
 
 def examples(

@@ -28,7 +28,7 @@ from scedit_cli.utils.names import EMBEDDED
 
 _AT_ONCE = 32  # images
 _STEPS, GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
-_FROM = (49, 199, 349)  # timesteps of 1000, the last ones of those steps: 0.22, 0.53 and 0.77 of a latent are noise
+_FROM = (49, 199, 349)  # timesteps of 1000, steps among the last ones; the noise deviates by 0.22, 0.53 and 0.77
 
 
 @dataclass(frozen=True)

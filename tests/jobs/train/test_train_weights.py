@@ -15,6 +15,7 @@ from scedit_cli.models.base import load_base
 from scedit_cli.recipe import TrainSection, TunerSection, load_recipe
 from scedit_cli.scenes import TUNERS
 from scedit_cli.training import builders
+from scedit_cli.training.starting_weights import start_from
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
 from tests.jobs.train.conftest import assert_same_end
@@ -129,7 +130,7 @@ def test_a_shipped_tuner_is_named_alone(unet):
     options = TunerSection(kind="csc", condition="canny", hint_kernel=3, hint_channels=64, hint_width=0.25)
     base = load_base("scenes")
     tuner = builders.fresh_tuner(options, TrainSection(), base)
-    builders.start_from(tuner, options.model_copy(update={"weights": "canny"}), base)
+    start_from(tuner, options.model_copy(update={"weights": "canny"}), base)
     shipped = load_tuner(TUNERS / "canny.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(tuner.parameters(), shipped.parameters(), strict=True))
 
