@@ -16,6 +16,7 @@ from scedit_cli.generation.provenance import sha256
 from scedit_cli.generation.web_ui import slots_for
 from scedit_cli.jobs import generate as job
 from scedit_cli.models import loading
+from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
@@ -226,3 +227,13 @@ def test_what_a_sampler_cannot_do_is_told_before_anything_is_written(generate, t
         with pytest.raises(SceditError, match=re.escape(message)):
             generate(**options)
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_the_prediction_type_of_a_loaded_base_is_kept(tmp_path):
+    folder = tiny.pipeline_folder("sd15")
+    base = load_base(folder, prediction="v_prediction")
+    options = {"base": str(folder), "prompts": ["a cube"], "steps": 2}
+    made = draw(**options, loaded=base, out=tmp_path / "made.png").images[0].path
+    assert settings(made)["prediction"] == "v_prediction"
+    assert same(draw(from_file=made, out=tmp_path / "again.png").images[0].path, made)
+    assert not near(draw(**options, out=tmp_path / "epsilon.png").images[0].path, made)
