@@ -11,7 +11,7 @@ import torch
 from scedit_cli import conditions
 from scedit_cli.benchmark.methods import Inputs, TrainableMethod
 from scedit_cli.core.objective import FLOW, add_noise, noise_prediction_loss
-from scedit_cli.data.cache import Cache, cache_latents_and_text
+from scedit_cli.data.cache import Cache, cache_latents_and_text, component_digests
 from scedit_cli.data.scenes import Example
 from scedit_cli.inference.frechet import frechet_distance
 from scedit_cli.inference.sampler import sample, to_images, to_tensor
@@ -61,7 +61,7 @@ class Evaluation:
         if base.prediction_type == FLOW:
             message = f"base {base.name} was trained by flow matching, and these trainings predict noise"
             raise SceditError(message, "score a tuner that `scedit train` made on it, with `tuner=FILE`", "base")
-        self._base, self._kept, self.fingerprint = base, kept, base.fingerprint
+        self._base, self._kept, self.base_digests = base, kept, component_digests(base)
         size = base.defaults.resolution
         self.plain = held_out_scenes(scenes, 0, [CONDITION], size)
         self._styled = held_out_scenes(scenes, 0, [], size, LOOK)
@@ -75,7 +75,7 @@ class Evaluation:
 
     @cached_property
     def limits(self) -> Limits:
-        about = {"base": self.fingerprint, "scenes": len(self.plain)}
+        about = {"base": self.base_digests, "scenes": len(self.plain)}
         if known := self._kept.find("base", about):
             return Limits(**known)
         base, real = self._base, to_tensor([each.image for each in self.plain])

@@ -137,7 +137,7 @@ class Comparison:
     def _about(self) -> dict[str, Any]:
         """Return the values that every training depends on."""
         budget = {"pictures": self.budget.pictures}
-        return asdict(self.setting) | budget | {"base_fingerprint": self.evaluation.fingerprint}
+        return asdict(self.setting) | budget | {"base_digests": self.evaluation.base_digests}
 
     def _facts(self, method: str) -> Summary:
         return {

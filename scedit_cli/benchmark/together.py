@@ -28,7 +28,7 @@ from scedit_cli.benchmark.tuner_evaluation import evaluate_tuners
 from scedit_cli.core.bundle import tuners_of
 from scedit_cli.core.tuners import CSCTuner
 from scedit_cli.core.weights import load_tuner, save_tuner
-from scedit_cli.data.cache import cache_latents_and_text, weights_digest
+from scedit_cli.data.cache import cache_latents_and_text, component_digests
 from scedit_cli.data.dataset import Dataset
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.models.base import Base
@@ -123,7 +123,7 @@ class Comparison:
                 scores = self._scores([each["file"] for each in trainings])
                 results.append({"arm": arm, "seed": seed, "trainings": trainings, "scores": scores})
                 self.log(f"seed {seed}, {arm}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        about = {"base": self.base.fingerprint, "budget": asdict(self.budget)}
+        about = {"base": component_digests(self.base), "budget": asdict(self.budget)}
         if (known := self.kept.find("environment", about)) is None:  # its date is that of the first document
             self.kept.keep("environment", about, known := environment())
         return {
@@ -155,7 +155,7 @@ class Comparison:
     def _about(self, part: Part) -> dict[str, Any]:
         """Return the values that a training depends on, but for its steps and seed."""
         recipe = self._recipe(part, 1, 0).model_dump(include={"tuner", "train", "data"})
-        return {"recipe": recipe, "scenes": self.budget.training_scenes, "base": self.base.fingerprint}
+        return {"recipe": recipe, "scenes": self.budget.training_scenes, "base": component_digests(self.base)}
 
     def _trainer(self, part: Part, steps: int, seed: int, own: bool = False) -> Trainer:
         """Return the trainer, with a base of its `own` where several are open at once."""
@@ -201,8 +201,7 @@ class Comparison:
 
     def _scores(self, files: Sequence[str]) -> dict[str, float]:
         """Return the control scores of the tuners, attached together and each alone, by the names of FIGURES."""
-        about = {"files": files, "budget": asdict(self.budget), "base": self.base.fingerprint}
-        about["autoencoder"] = weights_digest(self.base.vae)
+        about = {"files": files, "budget": asdict(self.budget), "base": component_digests(self.base)}
         if (known := self.kept.find("scores", about)) is None:
             tuners = {tuner.condition: tuner for file in files for tuner in tuners_of(load_tuner(self.work / file))}
             found = self._evaluated([tuners[kind] for kind in KINDS])

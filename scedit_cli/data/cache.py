@@ -292,6 +292,12 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def component_digests(base: Base) -> dict[str, str]:
+    """Return `weights_digest` of each of the base's models, by its name in the pipeline."""
+    parts = base.pipeline().components
+    return {name: weights_digest(part) for name, part in parts.items() if isinstance(part, nn.Module)}
+
+
 def _digest(*parts: str) -> str:
     digest = hashlib.sha256()
     for part in parts:

@@ -17,7 +17,7 @@ from scedit_cli.conditions.consistency.measure import Figures
 from scedit_cli.conditions.protocols import Protocol
 from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.tuners import Tuner
-from scedit_cli.data.cache import weights_digest
+from scedit_cli.data.cache import component_digests
 from scedit_cli.data.evaluation_set import EvaluationSet
 from scedit_cli.data.image_cache import ImageCache, key_of
 from scedit_cli.inference.sampler import check_size, sample, to_hints, to_images, to_tensor
@@ -273,10 +273,8 @@ class Evaluator:
         return self._digests[tuner]
 
     def _describe_base(self) -> dict[str, Any]:
-        parts = self.base.pipeline().components
-        weights = {name: weights_digest(part) for name, part in parts.items() if isinstance(part, torch.nn.Module)}
         schedule = self.base.scheduler
-        return weights | {
+        return component_digests(self.base) | {
             "dtype": str(self.base.dtype), "device": self.base.device.type,
             "schedule": f"{type(schedule).__name__} {sorted(schedule.config.items(), key=str)}",
         }  # fmt: skip

@@ -124,6 +124,15 @@ def test_what_is_kept_is_found_for_the_same_alone(tmp_path):
     assert ResultCache(None).find("sc-seed0", {}) is None
 
 
+def test_what_is_kept_of_a_base_is_not_that_of_another_decoder(tmp_path):
+    base, kept = load_base("scenes"), ResultCache(tmp_path)
+    first = Evaluation(base, 2, kept).limits
+    assert Evaluation(load_base("scenes"), 2, kept).limits == first
+    with torch.no_grad():
+        base.vae.decoder.conv_out.weight.mul_(0.5)
+    assert Evaluation(base, 2, kept).limits.psnr < first.psnr - 3
+
+
 @pytest.mark.parametrize("skip", [0, 4, 11])
 def test_one_skip_is_changed_and_comes_back(skip):
     unet = tiny.unet("sd15")
