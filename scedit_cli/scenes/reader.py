@@ -115,6 +115,7 @@ class Reader(nn.Module):
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)  # weights made in inference mode would let no gradient pass, in this process for good
 def load_reader() -> Reader:
     """Return the shipped reader, frozen, in float32 on the CPU."""
     from safetensors.torch import load_file

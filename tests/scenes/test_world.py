@@ -85,6 +85,15 @@ def test_the_reader_reads_what_was_rendered(look: str) -> None:
     assert sum(len(t & f) for t, f in zip(there, found, strict=True)) / sum(map(len, there)) > 0.9
 
 
+def test_gradients_pass_the_reader_wherever_it_was_loaded() -> None:
+    load_reader.cache_clear()
+    with torch.inference_mode():
+        load_reader()
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    load_reader()(image)[-1].sum().backward()
+    assert image.grad.abs().sum() > 0
+
+
 def test_pictures_show_what_captions_name(base) -> None:
     captions = [caption(sample_scene(seed)) for seed in SEEDS]
     pictures = to_tensor(sample(base, captions, seeds=range(16), batch_size=16))
