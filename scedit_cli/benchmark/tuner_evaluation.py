@@ -23,7 +23,7 @@ from scedit_cli.data.dataset import Dataset, open_dataset
 from scedit_cli.data.evaluation_set import EvaluationSet, evaluation_set
 from scedit_cli.data.image_cache import ImageCache
 from scedit_cli.data.images import save_image
-from scedit_cli.data.scenes import SCENE_KINDS
+from scedit_cli.data.scenes import POSSIBLE_KINDS, SCENE_KINDS
 from scedit_cli.data.shard_dataset import has_condition, open_streamed
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.inference.controls import (
@@ -179,11 +179,12 @@ def _images(
             raise SceditError(told, "name it before the file, as in canny=FILE", "tuners")
         protocol.check(kind)
     if request.data is None:
-        if unknown := [kind for kind in taken if kind not in SCENE_KINDS]:
-            told, hint = f"scenes have no {unknown[0]} conditions to score", f"they have {', '.join(SCENE_KINDS)}"
+        if unknown := [kind for kind in taken if kind not in POSSIBLE_KINDS]:
+            told, hint = f"scenes have no {unknown[0]} conditions to score", f"they have {', '.join(POSSIBLE_KINDS)}"
             raise SceditError(told, f"{hint}; `data` names other images")
         kinds = taken or [kind for kind in SCENE_KINDS if kind in protocol.kinds]
-        drawn = request.images or SCENES, HELD_OUT_SEED, "plain", kinds, reporter.stage("rendering")
+        rendered = [kind for kind in kinds if kind in SCENE_KINDS]
+        drawn = request.images or SCENES, HELD_OUT_SEED, "plain", rendered, reporter.stage("rendering")
         dataset = rendered_scenes(*drawn, size=base.defaults.resolution)
     else:
         dataset = _dataset(request, base, taken, reporter)

@@ -31,6 +31,8 @@ _TRUE: dict[str, Callable[[Rendering], Image.Image]] = {
     "normal": lambda rendering: Image.fromarray(normals_to_image(rendering.normals)),
 }
 SCENE_KINDS = ("canny", "color", *_TRUE)
+# Those, and the kinds that are made from the images of scenes, or of any others, without a network's weights.
+POSSIBLE_KINDS = tuple(dict.fromkeys((*SCENE_KINDS, *filter(conditions.is_quick, conditions.KINDS))))
 _CHUNK = 8  # scenes that a process renders before it reports
 _ALONE = 24  # scenes, at most, that this process renders by itself, sooner than others would have started
 

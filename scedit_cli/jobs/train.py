@@ -15,7 +15,7 @@ from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
 from scedit_cli.data.dataset import Dataset
 from scedit_cli.data.evaluation_set import evaluation_set
-from scedit_cli.data.scenes import SCENE_KINDS
+from scedit_cli.data.scenes import POSSIBLE_KINDS
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.jobs.checks.train import TrainRequest, check
 from scedit_cli.models.base import DTYPES, Base
@@ -109,7 +109,7 @@ def _train(
     recipe = recipe.model_copy(
         update={"data": recipe.data.model_copy(update={"make": [*recipe.data.make, *added]})}
     )
-    for kind in added:
+    for kind in added if recipe.data.path else ():
         reporter.note(
             f"{recipe.data.path} has no {kind} images: they are made while training, as by data.make = "
             f'["{kind}"]; scedit annotate makes them once, as files to look at'
@@ -320,6 +320,6 @@ def _save(tuner: Tuner | Bundle, file: Path, facts: dict[str, str]) -> None:
 
 def _scores(recipe: Recipe, base: Base, tuner: Tuner | Bundle, reporter: Reporter) -> dict[str, Score]:
     scenes, kinds = recipe.score.scenes, recipe.tuner.kinds
-    if not scenes or not kinds or not set(kinds) <= set(SCENE_KINDS) or base.name != EMBEDDED or recipe.data.path:
+    if not scenes or not kinds or not set(kinds) <= set(POSSIBLE_KINDS) or base.name != EMBEDDED or recipe.data.path:
         return {}  # rendered scenes do not show what a tuner learned from the user's images
     return control_scores(base, tuners_of(tuner), scenes=scenes, reporter=reporter.stage("control score"))

@@ -14,7 +14,7 @@ from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.offload import ENCODER
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.data.dataset import Dataset, open_dataset
-from scedit_cli.data.scenes import Example
+from scedit_cli.data.scenes import SCENE_KINDS, Example
 from scedit_cli.data.shard_dataset import ShardDataset, has_condition, open_streamed
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.data.stream import Stream
@@ -48,11 +48,13 @@ def missing_kinds(tuner: TunerSection, data: DataSection) -> list[str]:
     Raises:
         SceditError: the dataset folder or a shard does not exist.
     """
-    return [kind for kind in kinds_read(tuner, data) if data.path and is_quick(kind) and not _has(data, kind)]
+    return [kind for kind in kinds_read(tuner, data) if is_quick(kind) and not _has(data, kind)]
 
 
 def _has(data: DataSection, kind: str) -> bool:
     """Return whether any image has a condition of `kind`; of shards only the first samples are read."""
+    if data.path is None:
+        return kind in SCENE_KINDS
     if not is_shards(data.path):
         return any(kind in item.conditions for item in open_dataset(data.path).items)
     columns = columns_of(data)

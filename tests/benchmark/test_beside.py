@@ -18,10 +18,11 @@ SMALL = Options(hint_channels=8, hint_width=0.25)
 
 @pytest.fixture(scope="module")
 def base():
-    return architecture(str(tiny.pipeline_folder("sd15")))
+    return architecture(str(tiny.pipeline_folder(tiny.SMALLEST)))
 
 
-def test_encoders_in_the_loop_are_held_with_their_weights(base):
+def test_encoders_in_the_loop_are_held_with_their_weights():
+    base = architecture(str(tiny.pipeline_folder("sd15")))
     alone = held("sc", base, 1, 64, "fp32", options=SMALL)
     found = held("sc", base, 1, 64, "fp32", Loop(("vae", "text"), matrices=True), options=SMALL)
     real = load_base(base.name)

@@ -13,7 +13,7 @@ from scedit_cli.benchmark.quality import BenchmarkResult, Budget, rate_of, summe
 from scedit_cli.benchmark.skips import changed, changes, study_skips
 from scedit_cli.core.skips import survey
 from scedit_cli.inference.frechet import frechet_distance
-from scedit_cli.models.base import load_base
+from scedit_cli.models.base import Base, Defaults, load_base
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.result_cache import ResultCache
 from tests import tiny
@@ -62,6 +62,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(quality, "Budget", partial(Budget, pictures=8))
     monkeypatch.setattr(quality, "_TIMED", 1)
+    monkeypatch.setattr(Base, "defaults", Defaults(128, 2, 2.0))
     return partial(bench, quality=True, batch=2, seeds=1, scenes=3, keep=tmp_path / "kept")
 
 
@@ -92,6 +93,7 @@ def test_a_stopped_comparison_goes_on(small, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         small(methods=["sc", "csc"], steps=2, reporter=Recorder(stop))
+    monkeypatch.setattr(quality, "peak_of", lambda *_: 1)
     begun = []
     begin = quality.training
     monkeypatch.setattr(quality, "training", lambda method, *rest: begun.append(method) or begin(method, *rest))
@@ -102,7 +104,8 @@ def test_a_stopped_comparison_goes_on(small, monkeypatch):
     assert begun == ["csc", "csc", "sc", "csc", "sc", "csc"]  # other settings: those timed anew, all trained again
 
 
-def test_a_training_is_the_same_again(tmp_path, small):
+def test_a_training_is_the_same_again(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(quality, "peak_of", lambda *_: 1)
     one, two = (
         small(methods=["sc"], steps=3, keep=tmp_path / place).quality["sc, same steps"]["loss"] for place in "ab"
     )

@@ -35,6 +35,16 @@ def test_fresh_tuners_give_no_control(base, tuners, monkeypatch):
     assert told[-1][0] == told[-1][1] and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+def test_conditions_of_scenes_are_made_where_no_network_is_needed(base, monkeypatch):
+    """A hole that is filled as it was scores 1, without the renderer's having holes."""
+    shown = [each.image for each in held_out_scenes(2, 0, (), 128)]
+    black = [Image.new("RGB", (128, 128))] * 2
+    monkeypatch.setattr(Evaluator, "drawn", lambda _, arm, *rest: black if arm.name == "without" else shown)
+    tuner = CSCTuner.for_unet(base.unet, "inpaint", hint_channels=16, in_channels=4)
+    score = evaluation.control_scores(base, [tuner], scenes=2)["inpaint"]
+    assert (score.with_, score.score) == pytest.approx((1, 1)) and score.without < 0.6
+
+
 def test_pictures_as_good_as_reconstructions_score_1(base, tuners, monkeypatch):
     def drawn(evaluator, arm, places, reporter=None):
         assert evaluator.images.numbers == (0, 1, 2) and places == [0, 1, 2]

@@ -84,7 +84,6 @@ def test_threads_that_are_quiet_at_once_leave_all_as_it_was():
     ("words", "is_quiet"),
     [
         ("generate --steps 1 --quiet --out {}/a.png", True),
-        ("bench --methods sc --base scenes --batch 1 --steps 1 --quiet --plot {}/a.png", True),
         ("bench --methods sc --base scenes --batch 1 --steps 1 --debug --plot {}/a.png", False),
     ],
 )

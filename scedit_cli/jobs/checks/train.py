@@ -9,7 +9,7 @@ from pathlib import Path
 from scedit_cli import conditions
 from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.dataset import column_of, read_rows
-from scedit_cli.data.scenes import SCENE_KINDS
+from scedit_cli.data.scenes import POSSIBLE_KINDS
 from scedit_cli.data.shards import shard_places
 from scedit_cli.data.sources.webdataset import is_shards
 from scedit_cli.jobs.checks.common import check_library
@@ -95,10 +95,10 @@ def _check_data(recipe: Recipe) -> None:
     path = recipe.data.path
     read = [kind for kind in recipe.tuner.kinds if kind not in recipe.data.make]
     if path is None:
-        if unknown := [kind for kind in read if kind not in SCENE_KINDS]:
+        if unknown := [kind for kind in read if kind not in POSSIBLE_KINDS]:
             raise SceditError(
                 f"{_told(recipe)} is {unknown[0]}, which rendered scenes do not have",
-                hint=f"choose one of {', '.join(SCENE_KINDS)}, or name a dataset folder with data.path",
+                hint=f"choose one of {', '.join(POSSIBLE_KINDS)}, or name a dataset folder with data.path",
             )
     elif is_shards(path):
         shard_places(path)  # raises SceditError that names a missing shard
@@ -110,7 +110,7 @@ def _check_data(recipe: Recipe) -> None:
             hint = "`prepare(PHOTOS, out=DIR)` makes a dataset folder, `data.path=DIR` names it"
             raise SceditError(f"data.path: {error.message}", hint) from error
         for kind in read:
-            if any(column_of(kind) in row for row in rows) or _is_made_quickly(kind):
+            if any(column_of(kind) in row for row in rows) or conditions.is_quick(kind):
                 continue
             hint = f"`annotate({folder}, kinds={kind})` makes them"
             if kind not in conditions.KINDS:
@@ -120,8 +120,3 @@ def _check_data(recipe: Recipe) -> None:
 
 def _told(recipe: Recipe) -> str:
     return "one of tuner.conditions" if recipe.tuner.conditions else "tuner.condition"
-
-
-def _is_made_quickly(kind: str) -> bool:
-    """Return whether a condition can be made while training, without a network's weights."""
-    return kind in conditions.KINDS and not conditions.find(kind).annotator().weights

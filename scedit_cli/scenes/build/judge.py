@@ -1,5 +1,5 @@
 """What the embedded base draws from captions alone, beside the renders, what its autoencoder leaves of them, and what
-one step of its U-Net leaves of latents with little noise, which tells at which noise levels it loses what.
+it draws when it starts from noised renders, which tells at which noise levels it loses what.
 
 `python -m scedit_cli.scenes.build.judge --scenes 1024` prints a table; `--base FOLDER` measures another base
 of the same layout.
@@ -28,7 +28,7 @@ from scedit_cli.utils.names import EMBEDDED
 
 _AT_ONCE = 32  # images
 _STEPS, GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
-_FROM = (49, 199, 349)  # timesteps of 1000, steps among the last ones; the noise deviates by 0.22, 0.53 and 0.77
+_FROM = (199, 349, 599)  # timesteps of 1000, with 4, 7 and 12 steps left; the noise deviates by 0.53, 0.77 and 0.96
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class DrawnQuality:
 
 @torch.no_grad()
 def judged(base: Base, scenes: int, guidance: float = GUIDANCE) -> dict[str, DrawnQuality]:
-    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, what one step of the U-Net
-    leaves of them, and what `base` draws from their captions."""
+    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, what `base` draws from the
+    renders with some noise, and what it draws from their captions alone."""
     shown = held_out_scenes(scenes, 0, (), base.defaults.resolution)
     texts, renders = [each.text for each in shown], to_tensor([each.image for each in shown])
     latents = torch.cat([base.latents_from(base.encode_images(some)) for some in renders.split(_AT_ONCE)])
     images = {"renders": renders, "through the autoencoder": _decoded(base, latents)}
     for timestep in _FROM:
-        images[f"in one step from {timestep}"] = _decoded(base, denoised(base, texts, latents, timestep))
+        images[f"drawn from {timestep} on"] = _decoded(base, redrawn(base, texts, latents, timestep, guidance))
     drawn = sample(base, texts, steps=_STEPS, guidance=guidance, seeds=range(scenes), batch_size=_AT_ONCE)
     images["drawn"] = to_tensor(drawn)
     readings = {name: load_reader().read(each) for name, each in images.items()}
@@ -75,20 +75,22 @@ def judged(base: Base, scenes: int, guidance: float = GUIDANCE) -> dict[str, Dra
 
 
 @torch.no_grad()
-def denoised(base: Base, texts: Sequence[str], latents: Tensor, timestep: int) -> Tensor:
-    """Return the clean latents (N, C, h, w) that the U-Net predicts, without guidance, from `latents` with the noise of
-    `timestep`."""
+def redrawn(base: Base, texts: Sequence[str], latents: Tensor, timestep: int, guidance: float) -> Tensor:
+    """Return the latents (N, C, h, w) that `base` draws when it starts from `latents` with the noise of `timestep`."""
     denoiser = Denoiser(base)
     scheduler = denoiser.pipeline.scheduler
     scheduler.set_timesteps(_STEPS)
-    context = torch.cat([denoiser.encode(text, "")["prompt_embeds"] for text in texts])
+    context, empty = (torch.cat([denoiser.encode(text, "")["prompt_embeds"] for text in of]) for of in (texts, [""]))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    noisy = scheduler.add_noise(latents, noise, torch.tensor([timestep] * len(latents)))
-    clean = []
-    for some, of_some in zip(noisy.split(_AT_ONCE), context.split(_AT_ONCE), strict=True):
-        output = base.unet(some, timestep, of_some).sample
-        clean.append(scheduler.step(output, timestep, some).pred_original_sample)
-    return torch.cat(clean)
+    noised = scheduler.add_noise(latents, noise, torch.tensor([timestep] * len(latents)))
+    found = []
+    for some, of_some in zip(noised.split(_AT_ONCE), context.split(_AT_ONCE), strict=True):
+        both = torch.cat([empty.expand_as(of_some), of_some])
+        for step in [each for each in scheduler.timesteps.tolist() if each <= timestep]:
+            plain, led = base.unet(torch.cat([some, some]), step, both).sample.chunk(2)
+            some = scheduler.step(plain + guidance * (led - plain), step, some).prev_sample
+        found.append(some)
+    return torch.cat(found)
 
 
 def _decoded(base: Base, latents: Tensor) -> Tensor:

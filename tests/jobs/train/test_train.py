@@ -207,14 +207,19 @@ def test_bad_input_leaves_nothing_behind(recipe, tmp_path, monkeypatch, changes,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_main_job_in_small(tmp_path, monkeypatch):
+@pytest.mark.parametrize("condition", ["canny", "inpaint"])  # drawn with the scenes, and made while training
+def test_the_main_job_in_small(tmp_path, monkeypatch, condition):
     """The built-in recipe on the embedded base, from rendered scenes to the control score."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(job.Base, "defaults", Defaults(128, 2, 3.0))
     sets = ["train.steps=1", "train.batch_size=2", "data.scenes=3", "samples.every=0", "score.scenes=1"]
-    result = job.train(load_recipe("canny", settings(sets)))
+    events: list = []
+    recipe = load_recipe("canny", settings([*sets, f"tuner.condition={condition}"]))
+    result = job.train(recipe, reporter=Recorder(events.append))
     document = result.document()
-    assert document["run"] == "runs/canny" and load_tuner("runs/canny").condition == "canny"
+    assert document["run"] == "runs/canny" and load_tuner("runs/canny").condition == condition
+    assert load_recipe("runs/canny/recipe.toml").data.make == ([condition] if condition == "inpaint" else [])
+    assert not [event.text for event in events if isinstance(event, Note) and "made while" in event.text]
     assert document["consistency"]["scenes"] == 1
     assert all(0 <= document["consistency"][key] <= 1 for key in ("with", "without", "reconstruction"))
