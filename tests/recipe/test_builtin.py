@@ -10,7 +10,7 @@ import pytest
 from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
 from tests.recipe.test_schema import ROOT, keys
 
-NAMES = ("canny", "color", "depth", "seg", "style")  # of the embedded base
+NAMES = ("canny", "color", "depth", "inpaint", "normal", "seg", "style")  # of the embedded base
 TASKS = ("canny", "color", "depth", "hed", "inpaint", "pose", "seg", "style")
 FAMILIES = ("sd15", "sd21", "sdxl")
 DEFAULT = keys(Recipe.from_dict({"tuner": {"kind": "sc"}}))

@@ -48,16 +48,17 @@ def test_scenes_that_are_mixed_up_are_seen_twice():
 
 def test_galleries_show_each_control_beside_its_image(tmp_path):
     draw_all(tmp_path, shown=(0,), steps=2)
-    controls, compositions = (
-        np.asarray(Image.open(tmp_path / f"{name}.png"), float) for name in ("controls", "compositions")
+    controls, more, compositions = (
+        np.asarray(Image.open(tmp_path / f"{name}.png"), float) for name in ("controls", "more-controls", "compositions")
     )
     cell = 256 + GAP  # an image at twice its size
     shown = [controls[-cell:-GAP, -at * cell : -at * cell + 256] for at in range(9, 0, -1)]
+    further = [more[-cell:-GAP, -at * cell : -at * cell + 256] for at in (4, 2)]
     [scene] = held_out_scenes(1, 0, ["canny"], 128)
     for given, image in ((shown[0], scene.conditions["canny"]), (shown[8], scene.image)):
         assert np.array_equal(given, np.asarray(image.convert("RGB").resize((256, 256), Image.Resampling.LANCZOS)))
-    drawn = [*shown[1::2], *(compositions[-cell:-GAP, -at * cell : -at * cell + 256] for at in (4, 3, 2, 1))]
-    assert len({each.tobytes() for each in drawn}) == 8 and all(each.std() > 10 for each in drawn)
+    drawn = [*shown[1::2], *further, *(compositions[-cell:-GAP, -at * cell : -at * cell + 256] for at in (4, 3, 2, 1))]
+    assert len({each.tobytes() for each in drawn}) == 10 and all(each.std() > 10 for each in drawn)
 
 
 def test_galleries_need_a_folder(tmp_path, capsys):

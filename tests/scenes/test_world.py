@@ -21,7 +21,7 @@ from scedit_cli.scenes.render import render
 from scedit_cli.training.evaluation import control_scores, named_share, style_score
 from scedit_cli.utils.errors import SceditError
 
-CONTROLS = ("canny", "color", "depth", "seg")
+CONTROLS = ("canny", "color", "depth", "inpaint", "normal", "seg")
 SEEDS = range(HELD_OUT_SEED, HELD_OUT_SEED + 16)
 
 

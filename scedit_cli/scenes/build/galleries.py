@@ -16,13 +16,15 @@ from scedit_cli.models.base import load_base
 from scedit_cli.scenes import TUNERS
 from scedit_cli.training.datasets import held_out_scenes
 
-KINDS = ("canny", "depth", "seg", "color")
+PICTURES = {"controls": ("canny", "depth", "seg", "color"), "more-controls": ("normal", "inpaint")}
+KINDS = tuple(kind for kinds in PICTURES.values() for kind in kinds)
 SHOWN = (0, 2, 6, 11)  # held-out scenes of two to four objects
 
 
 def draw_all(out: Path, shown: Sequence[int] = SHOWN, steps: int | None = None) -> None:
-    """Write OUT/controls.png, with the scenes `shown` under each control, and OUT/compositions.png, with edges beside a
-    palette and beside the style tuner. `steps` are the sampler's, by default the base's."""
+    """Write OUT/controls.png and OUT/more-controls.png, with the scenes `shown` under each control, and
+    OUT/compositions.png, with edges beside a palette and beside the style tuner. `steps` are the sampler's, by default
+    the base's."""
     base = load_base("scenes")
     known = held_out_scenes(max(shown) + 1, 0, KINDS, base.defaults.resolution)
     scenes = [known[at] for at in shown]
@@ -36,12 +38,13 @@ def draw_all(out: Path, shown: Sequence[int] = SHOWN, steps: int | None = None) 
             return sample(base, prompts, attachment=edits, hints=hints, seeds=shown, steps=steps)
 
     given = {kind: [each.conditions[kind] for each in scenes] for kind in KINDS}
-    columns, headings = [], []
-    for kind in KINDS:
-        columns += [given[kind], drawn(kind)]
-        headings += [kind, ""]
-    columns.append([each.image for each in scenes])
-    grid(list(zip(*columns, strict=True)), [*headings, "reference"], texts).save(out / "controls.png")
+    for name, kinds in PICTURES.items():
+        columns, headings = [], []
+        for kind in kinds:
+            columns += [given[kind], drawn(kind)]
+            headings += [kind, ""]
+        columns.append([each.image for each in scenes])
+        grid(list(zip(*columns, strict=True)), [*headings, "reference"], texts).save(out / f"{name}.png")
     compositions = {
         "edges": given["canny"],
         "palette": given["color"],
@@ -56,7 +59,7 @@ def draw_all(out: Path, shown: Sequence[int] = SHOWN, steps: int | None = None) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scedit_cli.scenes.build.galleries", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for controls.png and compositions.png")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     out = parser.parse_args(arguments).out
     if not out.is_dir():
         parser.error(f"--out {out}: no such folder")
