@@ -183,8 +183,7 @@ def _images(
             told, hint = f"scenes have no {unknown[0]} conditions to score", f"they have {', '.join(POSSIBLE_KINDS)}"
             raise SceditError(told, f"{hint}; `data` names other images")
         kinds = taken or [kind for kind in SCENE_KINDS if kind in protocol.kinds]
-        rendered = [kind for kind in kinds if kind in SCENE_KINDS]
-        drawn = request.images or SCENES, HELD_OUT_SEED, "plain", rendered, reporter.stage("rendering")
+        drawn = request.images or SCENES, HELD_OUT_SEED, "plain", kinds, reporter.stage("rendering")
         dataset = rendered_scenes(*drawn, size=base.defaults.resolution)
     else:
         dataset = _dataset(request, base, taken, reporter)

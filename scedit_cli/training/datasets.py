@@ -39,11 +39,12 @@ def rendered_scenes(
     count: int, seed: int, look: str, kinds: Sequence[str], reporter: Reporter = SILENT, size: int = IMAGE_SIZE
 ) -> Dataset:
     """Return the dataset of the `count` scenes from number `seed` on, `size` pixels wide and high, rendered unless the
-    cache already holds it.
+    cache already holds it. It has those of `kinds` that scenes come with; others can be made from its images.
 
     Raises:
         SceditError: the cache folder cannot be written to; SCEDIT_CACHE names another.
     """
+    kinds = [kind for kind in kinds if kind in scenes.SCENE_KINDS]
     name = "-".join((*kinds, look, f"{seed}+{count}", *([] if size == IMAGE_SIZE else [f"{size}px"]), _renderer()))
     folder = cache_folder() / "scenes" / name
     was_there = folder.exists()

@@ -14,7 +14,7 @@ from scedit_cli.conditions.protocols import find_protocol
 from scedit_cli.core.attach import attach
 from scedit_cli.core.tuners import SCTuner, Tuner
 from scedit_cli.data.evaluation_set import evaluation_set
-from scedit_cli.data.scenes import POSSIBLE_KINDS, SCENE_KINDS
+from scedit_cli.data.scenes import POSSIBLE_KINDS
 from scedit_cli.inference.evaluation import RECONSTRUCTION, WITHOUT, Arm, Evaluator
 from scedit_cli.inference.sampler import sample, to_tensor
 from scedit_cli.inference.sampling_options import SamplingOptions
@@ -80,8 +80,7 @@ def control_scores(
         raise SceditError(
             f"scenes have no {unknown[0]} conditions to score", hint=f"they have {', '.join(POSSIBLE_KINDS)}"
         )
-    rendered = [kind for kind in kinds if kind in SCENE_KINDS]
-    dataset = rendered_scenes(scenes, HELD_OUT_SEED + seed, "plain", rendered, size=base.defaults.resolution)
+    dataset = rendered_scenes(scenes, HELD_OUT_SEED + seed, "plain", kinds, size=base.defaults.resolution)
     images = evaluation_set(dataset, kinds, scenes=True, device=str(base.device))
     protocol = find_protocol("scedit")
     evaluator = Evaluator(base, images, protocol, SamplingOptions(batch_size=batch_size))
