@@ -103,6 +103,7 @@ class Comparison:
         self.budget, self.work, self.log = budget, work, log
         self.kept = ResultCache(work)
         self.base = self._opened()
+        self.base_digests = component_digests(self.base)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -123,7 +124,7 @@ class Comparison:
                 scores = self._scores([each["file"] for each in trainings])
                 results.append({"arm": arm, "seed": seed, "trainings": trainings, "scores": scores})
                 self.log(f"seed {seed}, {arm}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        about = {"base": component_digests(self.base), "budget": asdict(self.budget)}
+        about = {"base": self.base_digests, "budget": asdict(self.budget)}
         if (known := self.kept.find("environment", about)) is None:  # its date is that of the first document
             self.kept.keep("environment", about, known := environment())
         return {
@@ -155,7 +156,7 @@ class Comparison:
     def _about(self, part: Part) -> dict[str, Any]:
         """Return the values that a training depends on, but for its steps and seed."""
         recipe = self._recipe(part, 1, 0).model_dump(include={"tuner", "train", "data"})
-        return {"recipe": recipe, "scenes": self.budget.training_scenes, "base": component_digests(self.base)}
+        return {"recipe": recipe, "scenes": self.budget.training_scenes, "base": self.base_digests}
 
     def _trainer(self, part: Part, steps: int, seed: int, own: bool = False) -> Trainer:
         """Return the trainer, with a base of its `own` where several are open at once."""
@@ -201,7 +202,7 @@ class Comparison:
 
     def _scores(self, files: Sequence[str]) -> dict[str, float]:
         """Return the control scores of the tuners, attached together and each alone, by the names of FIGURES."""
-        about = {"files": files, "budget": asdict(self.budget), "base": component_digests(self.base)}
+        about = {"files": files, "budget": asdict(self.budget), "base": self.base_digests}
         if (known := self.kept.find("scores", about)) is None:
             tuners = {tuner.condition: tuner for file in files for tuner in tuners_of(load_tuner(self.work / file))}
             found = self._evaluated([tuners[kind] for kind in KINDS])

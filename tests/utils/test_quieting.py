@@ -83,8 +83,9 @@ def test_threads_that_are_quiet_at_once_leave_all_as_it_was():
 @pytest.mark.parametrize(
     ("words", "is_quiet"),
     [
+        ("generate --steps 1 --quiet --out {}/a.png", True),
         ("bench --methods sc --base scenes --batch 1 --steps 1 --quiet --plot {}/a.png", True),
-        ("bench --estimate --methods sc --base scenes --batches 1 --debug --plot {}/a.png", False),
+        ("bench --methods sc --base scenes --batch 1 --steps 1 --debug --plot {}/a.png", False),
     ],
 )
 def test_what_torchao_and_diffusers_log_on_import_is_for_debug_alone(tmp_path, words, is_quiet):
