@@ -251,7 +251,7 @@ def test_unets_for_videos_are_estimated(tmp_path, kind):
     assert 0 < found["sc"].peak_memory < found["lora"].peak_memory
     assert found["sc"].flops_per_step < found["lora"].flops_per_step
     twice = count("sc", replace(base, config=base.config | {"num_frames": 8}), 1, 64).flops
-    assert twice == pytest.approx(2 * found["sc"].flops_per_step, rel=0.03)  # attention over time grows with their square
+    assert twice == pytest.approx(2 * found["sc"].flops_per_step, rel=0.03)  # attention over time grows with the square
 
 
 def test_a_damaged_configuration_is_told(tmp_path):
