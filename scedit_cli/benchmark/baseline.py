@@ -16,7 +16,7 @@ _QUALITY = ("score", "nearer", "objects", "psnr", "loss", "frechet", "clip_score
 _SETTINGS = ("base", "batch", "resolution", "dtype")
 _HOW = ("lora_rank", "lora_feed_forward", "down_ratio", "compiled", "quantize", "offload", "beside")
 _SHOWN = ("scenes", "images", "seeds", "learning_rate")
-_EVALUATED = ("protocol", "data", "resolution", "sampler", "steps", "guidance", "seed")  # alike in what is compared
+_EVALUATED = ("protocol", "data", "resolution", "sampler", "steps", "guidance", "control_guidance", "seed")
 
 Document = dict[str, Any]
 
@@ -69,6 +69,8 @@ def worse(baseline: Document, document: Document, tolerance: float) -> list[str]
         if result := now.get(before["method"]):
             sentences += _fallen(before["method"], before, result, fields, tolerance)
     earlier, later = (each.get("evaluation") or {} for each in (baseline, document))
+    if earlier:
+        earlier = {"control_guidance": 1.0} | earlier  # documents of versions that had none do not name it
     for name in _EVALUATED:
         if earlier and later and earlier.get(name) != later.get(name):
             return [*sentences, f"cannot be compared, {name} was {earlier.get(name)} and is {later.get(name)}"]

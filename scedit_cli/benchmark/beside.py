@@ -15,18 +15,19 @@ from torch import nn
 
 from scedit_cli.benchmark.allocator import Reserved
 from scedit_cli.benchmark.architecture import Architecture
-from scedit_cli.benchmark.estimate import boundary, faked, tensors_of
+from scedit_cli.benchmark.estimate import boundary, faked
 from scedit_cli.benchmark.methods import Options, prepared
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.models.base import DTYPES
 from scedit_cli.models.loading import quiet
 from scedit_cli.models.single_file import CONFIGS
 from scedit_cli.scenes import WORLD
-from scedit_cli.training.memory_tracker import CudaAutocast
+from scedit_cli.training.memory_tracker import CudaAutocast, tensors_of
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.hub import download_configs, split_revision
 from scedit_cli.utils.io import expanded, read_json
 from scedit_cli.utils.names import EMBEDDED, PUBLIC
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -122,7 +123,7 @@ def _encoder(name: str, config: dict[str, Any], dtype: torch.dtype) -> nn.Module
         else:
             kind = getattr(transformers, config.get("architectures", ["CLIPTextModel"])[0])
             made = kind(kind.config_class(**config))
-    return made.to(dtype).requires_grad_(False).eval()
+        return made.to(dtype).requires_grad_(False).eval()
 
 
 def _configs(model: str, part: str) -> list[tuple[str, dict[str, Any]]]:

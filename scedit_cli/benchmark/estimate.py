@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.benchmark.config import Figures
@@ -17,8 +17,8 @@ from scedit_cli.benchmark.methods import METHODS, Inputs, Options, TrainableMeth
 from scedit_cli.benchmark.step import loss_of, new_optimizer, random_batch
 from scedit_cli.core.offload import offloaded
 from scedit_cli.models.base import DTYPES
-from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages
-from scedit_cli.training.preflight import controlnet_parameters
+from scedit_cli.models.controlnet import controlnet_parameters
+from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages, tensors_of
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,3 @@ def faked(each: Any) -> Any:
     if isinstance(each, dict):
         return {name: faked(value) for name, value in each.items()}
     return torch.empty_like(each, device="cpu")
-
-
-def tensors_of(parts: Iterable[nn.Module]) -> list[Tensor]:
-    """Return the parameters and buffers of all parts."""
-    return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-

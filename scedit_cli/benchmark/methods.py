@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scedit_cli.benchmark import peers
 from scedit_cli.core.attach import attach
-from scedit_cli.core.precision import norms_in_own_precision
+from scedit_cli.core.norms import norms_in_own_precision
 from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
 from scedit_cli.core.weights import save_tuner
 from scedit_cli.models.quantization import quantize, quantize_shapes

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.training.preflight import hint_channels
-from scedit_cli.utils.errors import reason
+from scedit_cli.models.controlnet import controlnet_for
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel, UNetControlNetXSModel
@@ -69,22 +68,8 @@ def controlnet(unet: UNet2DConditionModel, width: float = 1.0) -> SideNetwork:
 
 
 def controlnet_model(unet: UNet2DConditionModel, width: float = 1.0) -> ControlNetModel:
-    """Return a ControlNet initialised as a copy of the U-Net's encoder, on its device, with its kind of attention.
-
-    Args:
-        width: the width of the hint's convolutions, as a share of ControlNet's own.
-
-    Raises:
-        ValueError: diffusers has no ControlNet for this U-Net.
-    """
-    from diffusers import ControlNetModel
-
-    meta = unet.device.type == "meta"
-    try:
-        with torch.device("meta" if meta else "cpu"):
-            made = ControlNetModel.from_unet(unet, "rgb", hint_channels(width), load_weights_from_unet=not meta)
-    except (TypeError, AttributeError, KeyError, NotImplementedError) as error:
-        raise ValueError(f"diffusers has no ControlNet for this U-Net: {reason(error)}") from error
+    """Return `controlnet_for` on the U-Net's device, with its kind of attention; raise ValueError as there."""
+    made = controlnet_for(unet, width, meta=unet.device.type == "meta")
     made.set_attn_processor(type(next(iter(unet.attn_processors.values())))())
     return made.to(unet.device)
 

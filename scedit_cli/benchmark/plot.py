@@ -164,7 +164,7 @@ def _sweep(axes: Axes, costs: Costs) -> None:
             axes.plot([costs.setting.batch], [each.peak_memory / _GIB], "o", markersize=4, color=color)
     points = "; points: measured" if costs.matrix_rate else ""
     style(axes, "peak memory against batch size, GiB", f"lines: estimated{points}")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest line is drawn whole
     ticks = sorted({batch for _, batch, _ in costs.sweep})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()

@@ -18,7 +18,7 @@ _LEARNED = {  # column: (figure, unit, format)
     "seconds": ("seconds", 1, ",.0f"),
     "rate": ("learning_rate", 1, ".2g"),
     "loss": ("loss", 1, ".4f"),
-    "control score": ("score", 1, ".3f"),
+    "control score": ("score", 1, "z.3f"),
     "objects": ("objects", 1, ".3f"),
     "Fréchet": ("frechet", 1, ",.0f"),
     "parameters": ("trainable_parameters", 1, ",.0f"),
@@ -114,7 +114,10 @@ def evaluation_facts(details: Mapping[str, Any]) -> str:
     if not details:
         return ""
     figures = [f"{kind}: {figure} (by {details['annotators'][kind]})" for kind, figure in details["figures"].items()]
-    drawn = f"{details['sampler']}, {details['steps']} steps, guidance {details['guidance']:g}, seed {details['seed']}"
+    guided = f"guidance {details['guidance']:g}"
+    if details.get("control_guidance", 1) != 1:
+        guided += f", of the conditions {details['control_guidance']:g}"
+    drawn = f"{details['sampler']}, {details['steps']} steps, {guided}, seed {details['seed']}"
     lacking = [f"{name} needs {weights}" for name, weights in details["missing"].items()]
     of = f" of {details['data']} ({', '.join(details['resolution'])})" if details["resolution"] else ""
     return "; ".join([of, f"protocol {details['protocol']}", drawn, *figures, *lacking])

@@ -80,7 +80,7 @@ class CostRequest:
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """Time what tuners and a ControlNet add to a sampling step, by default at 256 pixels in fp32.
+    """Time what tuners and a ControlNet add to a sampling step, by default at the base's resolution, in fp32.
 
     Attributes:
         scenes: the number of held-out scenes that are drawn for each point of the curve of reused layers; the curve is
@@ -193,9 +193,11 @@ class Output:
         out: the file of the document.
         baseline: an earlier document; the result's `worse` lists the figures that fell behind it.
         tolerance: the share by which a figure may fall behind the baseline's.
+        overwrite: whether existing files at `plot` and `out` are replaced.
     """
 
     plot: Path | None = None
     out: Path | None = None
     baseline: Path | None = None
     tolerance: float = 0.05
+    overwrite: bool = False

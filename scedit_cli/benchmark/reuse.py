@@ -121,7 +121,7 @@ def draw_reuse(path: Path, points: Sequence[ReusePoint]) -> None:
         if None not in values:
             axes.plot(every, values, marker="o", markersize=4, color=color, linestyle=line, label=name)
     axes.set_xticks(every)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest point is drawn whole
     axes.set_xlabel("reuse: steps from one full step to the next", fontsize=8, color=FAINT)
     title = "Deep layers reused while sampling; the time is a share of reuse 1's"
     axes.set_title(title, loc="left", fontsize=9.5, color=INK)

@@ -22,6 +22,7 @@ from scedit_cli.core.attach import Attachment, attach
 from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.models.base import DTYPES
+from scedit_cli.models.loading import quiet
 from scedit_cli.utils.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def _variants(
         placed = Bundle([tuner.to(precision).requires_grad_(False) for tuner in tuners])
         return lambda: attach(unet, placed), plain
 
-    controlnet = controlnet_model(unet).to(precision).requires_grad_(False)
+    with quiet():  # diffusers warns of every cast, even where no module has to stay in float32
+        controlnet = controlnet_model(unet).to(precision).requires_grad_(False)
 
     def controlled() -> Tensor:
         shown = hint.expand(2, -1, -1, -1)

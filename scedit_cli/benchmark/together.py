@@ -123,7 +123,7 @@ class Comparison:
                 trainings = [self._training(part, paces["-".join(part.kinds)], seed) for part in parts]
                 scores = self._scores([each["file"] for each in trainings])
                 results.append({"arm": arm, "seed": seed, "trainings": trainings, "scores": scores})
-                self.log(f"seed {seed}, {arm}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+                self.log(f"seed {seed}, {arm}: " + ", ".join(f"{name} {value:z.3f}" for name, value in scores.items()))
         about = {"base": self.base_digests, "budget": asdict(self.budget)}
         if (known := self.kept.find("environment", about)) is None:  # its date is that of the first document
             self.kept.keep("environment", about, known := environment())

@@ -97,8 +97,10 @@ def evaluate_tuners(
     is_style = on_scenes and placed and not any(each.tuner.condition for each in (*placed, *others))
     cache = ImageCache(cache_folder() / "evaluations")
     images = None
-    if not is_style:
-        images = _images(request, base, protocol, [*placed, *others], cache, share, reporter)
+    if is_style:
+        _check_style(request)
+    else:
+        images = _images(request, base, protocol, [*placed, *others], cache, reporter)
     size = images.sizes[0] if images else (base.defaults.resolution,) * 2
     setting = settled(BenchConfig(model, None, size[0], request.dtype), architecture_of(base), base.device)
     setting = replace(setting, batch=None, resolution=size[0])
@@ -168,7 +170,6 @@ def _images(
     protocol: Protocol,
     placed: Sequence[PlacedTuner],
     cache: ImageCache,
-    share: Share,
     reporter: Reporter,
 ) -> EvaluationSet:
     """Return the images to evaluate on; every annotator that is needed is loaded, so that errors come first."""
@@ -239,9 +240,22 @@ def _style(
         hint = "scedit merge makes one of several; `data` names images with conditions, on which tuners are compared"
         raise SceditError("the style of one SC-Tuner is measured at a time", hint, "tuners")
     [one] = placed
-    scenes = request.images or SCENES
-    tell = reporter.stage("evaluating")
-    return asdict(style_score(base, one.tuner, scale=one.scale, scenes=scenes, reporter=tell))
+    how = {"scenes": request.images or SCENES, "sampling": request.sampling, "reporter": reporter.stage("evaluating")}
+    return asdict(style_score(base, one.tuner, scale=one.scale, **how))
+
+
+def _check_style(request: EvaluationRequest) -> None:
+    """Raise SceditError for an option that has no effect where the style of an SC-Tuner is measured."""
+    for name in ("clip", "inception", "weights", "keep"):
+        if getattr(request, name) is not None:
+            told = f"`{name}` {getattr(request, name)}: it has no effect on the style of an SC-Tuner on scenes"
+            raise SceditError(told, "leave it out, or name images with conditions by `data`", name)
+    if request.sampling.control_guidance != 1:
+        told = f"`control_guidance` {request.sampling.control_guidance:g}: an SC-Tuner takes no condition images"
+        raise SceditError(told, "leave it out", "control_guidance")
+    if request.protocol != "scedit":
+        told = f"`protocol` {request.protocol}: it measures conditions, and an SC-Tuner on scenes has none"
+        raise SceditError(told, "leave it out, or name images with conditions by `data`", "protocol")
 
 
 def _named(figures: dict[str, Any], on_scenes: bool) -> dict[str, Any]:
@@ -287,6 +301,7 @@ def _details(
         "sampler": sampling.scheduler or type(base.scheduler).__name__,
         "steps": sampling.steps or base.defaults.steps,
         "guidance": base.defaults.guidance if sampling.guidance is None else sampling.guidance,
+        "control_guidance": sampling.control_guidance,
         "seed": sampling.seed,
         "tuners": [_described(each) for each in placed],
         "against": [_described(each) for each in others],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scedit_cli.cli.options import Debug, Device, Json, Quiet, Tuners, parts, screen_of_first
+from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, Tuners, parts, screen_of_first
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
 
@@ -52,8 +53,8 @@ def bench(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Figure to write; by default bench.png, quality.png or skips.png, with --json none; --sampling: of "
-            "generate's --reuse."
+            help="Figure to write; by default bench.png, quality.png or skips.png, or the next free name, such as "
+            "bench-2.png; no figure with --json. With --sampling: of generate's --reuse."
         ),
     ] = None,
     estimate: Annotated[
@@ -128,6 +129,10 @@ def bench(
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale for --tuner; by default the base's.", rich_help_panel=_QUALITY)
     ] = None,
+    control_guidance: Annotated[
+        float | None,
+        typer.Option(help="Guidance scale of the conditions for --tuner, as in generate.", rich_help_panel=_QUALITY),
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Sampler for --tuner, as in generate.", rich_help_panel=_QUALITY)
     ] = None,
@@ -195,6 +200,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write the JSON document to as well.", rich_help_panel=_CI)
     ] = None,
+    overwrite: Overwrite = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the tables as Markdown.", rich_help_panel=_CI)
     ] = False,
@@ -227,7 +233,8 @@ def bench(
         from scedit_cli.jobs.checks.bench import check
 
         if plot is None and not (asked or tuner or sampling or show):
-            plot = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
+            usual = Path("skips.png" if skips else "quality.png" if quality else "bench.png")
+            plot = usual if overwrite else _next_free(usual)
         request, output = request_of({
             "base": base, "prediction": prediction, "methods": parts(methods), "batch": batch,
             "resolution": resolution, "dtype": dtype, "device": device, "steps": steps, "rounds": rounds,
@@ -236,10 +243,10 @@ def bench(
             "batches": _numbers("--batches", batches), "estimate": estimate,
             "sampling": sampling, "skips": skips, "skip_scale": skip_scale, "skip_noise": skip_noise,
             "quality": quality, "tuners": tuner, "against": against, "data": data, "protocol": protocol,
-            "images": images, "guidance": guidance, "scheduler": scheduler, "seed": seed, "weights": weights,
-            "clip": clip, "inception": inception, "scenes": scenes, "seconds": seconds, "seeds": seeds,
-            "learning_rates": _rates(learning_rate), "keep": keep, "show": show, "plot": plot, "baseline": baseline,
-            "tolerance": tolerance, "out": out,
+            "images": images, "guidance": guidance, "control_guidance": control_guidance, "scheduler": scheduler,
+            "seed": seed, "weights": weights, "clip": clip, "inception": inception, "scenes": scenes,
+            "seconds": seconds, "seeds": seeds, "learning_rates": _rates(learning_rate), "keep": keep, "show": show,
+            "plot": plot, "baseline": baseline, "tolerance": tolerance, "out": out, "overwrite": overwrite,
         })  # fmt: skip
         check(request, output)  # refuses bad options before the slow import of PyTorch
         if not (estimate or show):
@@ -264,6 +271,12 @@ def bench(
         screen.warn(str(result.unwritten))
     if result.worse or result.unwritten:
         raise typer.Exit(1)
+
+
+def _next_free(path: Path) -> Path:
+    """Return `path`, or the first of path-2, path-3, … that does not exist, if that exists."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(each for each in numbered if not each.exists()) if path.exists() else path
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -21,9 +21,9 @@ from scedit_cli.benchmark.requests import (
     SkipsRequest,
 )
 from scedit_cli.cli.option_names import option_of
-from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import parse_tuner
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?")
 _MODE_FLAGS = ("estimate", "sampling", "skips", "quality", "show")
@@ -37,7 +37,7 @@ _MODES = {
     "--skips": "base prediction resolution dtype device steps scenes skip_scale skip_noise plot",
     "--quality": f"methods device batch steps seconds seeds scenes learning_rates {_SIZES} keep plot baseline",
     "--quality --tuner": "base prediction dtype device tuners against data protocol images scenes batch steps guidance "
-    "scheduler seed weights clip inception keep baseline",
+    "control_guidance scheduler seed weights clip inception keep baseline",
     "--show": "plot baseline",
 }
 _SIZES_USE = {"lora_rank": ("lora",), "lora_feed_forward": ("lora",), "down_ratio": ("sc", "csc")}
@@ -55,7 +55,7 @@ def request_of(options: Mapping[str, Any]) -> tuple[Request, Output]:
     methods = tuple(dict.fromkeys(given.get("methods") or DEFAULT_METHODS))
     tolerance = read_tolerance(str(given.get("tolerance", 0.05)))
     _check_use(given, methods, mode)
-    output = Output(*(_path(given.get(name)) for name in ("plot", "out", "baseline")), tolerance)
+    output = Output(*(_path(given.get(name)) for name in ("plot", "out", "baseline")), tolerance, "overwrite" in given)
     if mode == "--show":
         return EarlierResult(Path(given["show"])), output
     kind = {"--sampling": SamplingRequest, "--skips": SkipsRequest, "--quality": LearningRequest,
@@ -86,14 +86,15 @@ def _evaluated(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of an `EvaluationRequest`; "none" stands for no tuner."""
     if "scenes" in fields and "data" in fields:
         raise SceditError("--scenes counts held-out scenes, and --data names other images", "--images counts those")
-    names = {"steps": "steps", "guidance": "guidance", "scheduler": "scheduler", "seed": "seed", "batch": "batch_size"}
+    names = {name: name for name in ("steps", "guidance", "control_guidance", "scheduler", "seed")}
+    names["batch"] = "batch_size"
     sampling = SamplingOptions(**{field: fields.pop(name) for name, field in names.items() if name in fields})
     for name in ("tuners", "against"):
         if name in fields:
             texts, option = fields[name], _option(name)
             if "none" in texts and len(texts) > 1:
                 raise SceditError(f"{option} none together with other tuners", hint="it stands for the base alone")
-            fields[name] = [parse_named_tuner(text, option) for text in texts if text != "none"]
+            fields[name] = [parse_tuner(text, option) for text in texts if text != "none"]
     if "scenes" in fields:
         fields["images"] = fields.pop("scenes")
     paths = {name: Path(fields[name]) for name in ("weights", "clip", "inception", "keep") if name in fields}
@@ -116,7 +117,7 @@ def _mode_of(given: Mapping[str, Any]) -> str:
         raise SceditError(f"--tuner {given['tuners'][0]}: only --quality measures tuners", hint="add --quality")
     mode = "--quality --tuner" if "tuners" in given else asked[0] if asked else ""
     for name in given:
-        if name in (*_MODE_FLAGS, "tolerance", "out") or name in _MODES[mode].split():
+        if name in (*_MODE_FLAGS, "tolerance", "out", "overwrite") or name in _MODES[mode].split():
             continue
         takers = [f"scedit bench {other}".strip() for other, known in _MODES.items() if name in known.split()]
         raise SceditError(
@@ -129,6 +130,8 @@ def _mode_of(given: Mapping[str, Any]) -> str:
 def _check_use(given: Mapping[str, Any], methods: Sequence[str], mode: str) -> None:
     """Raise SceditError if an option belongs to methods that are not among these, or to another option."""
     unused = {} if "baseline" in given else {"tolerance": "--baseline"}
+    if not {"plot", "out"} & set(given):
+        unused["overwrite"] = "--plot or --out"
     for name, kinds in _SIZES_USE.items():
         if not any(method.split("-")[0] in kinds for method in methods):
             unused[name] = f"--methods {' or '.join(kinds)}"

@@ -154,6 +154,13 @@ def generate(
             min=0, help="Classifier-free guidance; 1 or less is none; by default the base's.", rich_help_panel=_SAMPLER
         ),
     ] = None,
+    control_guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Guidance of the condition images, up to that of the prompt; 1, the default, is none.",
+            rich_help_panel=_SAMPLER,
+        ),
+    ] = None,
     guidance_rescale: Annotated[
         float | None,
         typer.Option(
@@ -207,8 +214,8 @@ def generate(
         int | None,
         typer.Option(
             min=2,
-            help="Make videos of so many frames, such as 16, with a base for videos; --cond then takes a folder of frames, "
-            "a GIF or a video.",
+            help="Make videos of so many frames, such as 16, with a base for videos; --cond then takes a folder of "
+            "frames, a GIF or a video.",
             rich_help_panel=_VIDEO,
         ),
     ] = None,
@@ -220,7 +227,10 @@ def generate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Image file (.png) or folder; by default pictures.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            "--out", help="Image file (.png, .jpg, .webp or .tif) or folder; by default pictures.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
     name: Annotated[
         str | None,
@@ -315,11 +325,11 @@ def generate(
         prompts=prompt, prompts_file=prompts, negative=negative, seed=seed, num=num, conds=cond, conds_from=cond_from,
         params=param, weights=weights, masks=mask, tuners=tuner, scales=scale, sweeps=sweep, base=base, vae=vae,
         prediction=prediction, unet=unet, any_base=any_base, dtype=dtype, steps=steps, guidance=guidance,
-        guidance_rescale=guidance_rescale, guidance_span=guidance_span, scheduler=scheduler, width=width,
-        height=height, resize=resize, image=image, strength=strength, inpaint=inpaint, outpaint=outpaint,
-        weighted=weighted, reuse=reuse, frames=frames, fps=fps, vae_slicing=vae_slicing, vae_tiling=vae_tiling,
-        offload=offload, compile=compile_, batch_size=batch, from_file=from_file, out=out, name=name, grid=grid,
-        score=score, overwrite=overwrite,
+        control_guidance=control_guidance, guidance_rescale=guidance_rescale, guidance_span=guidance_span,
+        scheduler=scheduler, width=width, height=height, resize=resize, image=image, strength=strength, inpaint=inpaint,
+        outpaint=outpaint, weighted=weighted, reuse=reuse, frames=frames, fps=fps, vae_slicing=vae_slicing,
+        vae_tiling=vae_tiling, offload=offload, compile=compile_, batch_size=batch, from_file=from_file, out=out,
+        name=name, grid=grid, score=score, overwrite=overwrite,
     )  # fmt: skip
     with screen_for(json_, quiet, debug) as screen:
         from scedit_cli.cli.generate_request import command_line, generation_config, given_of

@@ -52,6 +52,8 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
             output.setdefault("fps", known.pop("fps"))
         if "prompts_file" in given:
             del known["prompts"]
+        if "weights" in given:
+            known.pop("weights_of", None)
         if given:
             made = made | {"batch": None}
         given = known | given
@@ -113,6 +115,7 @@ def _with_annotators(config: GenerationConfig, given: Mapping[str, Any]) -> Gene
     from scedit_cli.generation.image_jobs import jobs_of
 
     weights = expanded(given["weights"]) if "weights" in given else None
+    own_weights = dict(text.split("=", 1) for text in given.get("weights_of", ()) if "=" in text)
     kinds = dict.fromkeys(control.kind for job in jobs_of(config) for control in job.controls)
     params = parameters_of(list(kinds), given.get("params", ()), "--param")
     controls = [control for _, control in config.placed_controls()]
@@ -122,7 +125,8 @@ def _with_annotators(config: GenerationConfig, given: Mapping[str, Any]) -> Gene
         if control is None:
             return None
         takes = control.photo is not None or config.out.score or control.kind not in made
-        return replace(control, params=params.get(control.kind, {}) if takes else {}, weights=weights)
+        own = params.get(control.kind, {}) if takes else {}
+        return replace(control, params=own, weights=own_weights.get(control.kind, weights))
 
     prompts = [
         replace(prompt, controls={kind: with_settings(control) for kind, control in prompt.controls.items()})

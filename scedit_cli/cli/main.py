@@ -18,8 +18,10 @@ from typer.core import TyperGroup
 from scedit_cli.cli.options import screen_for
 from scedit_cli.cli.words import stray_words
 from scedit_cli.utils.errors import SceditError, WorkFailed
+from scedit_cli.utils.malloc import keep_freed_memory
 from scedit_cli.utils.threads import choose_waiting
 
+_ASIDE = {"--dry-run", "--fit", "--list", "--show", "--explain"}  # options with which `train` makes no step
 _IS_WINDOWS = sys.platform == "win32"
 
 
@@ -38,6 +40,7 @@ class Program(TyperGroup):
                 setattr(sys, name, open(os.devnull, "w"))
             elif isinstance(stream, io.TextIOWrapper):  # file names may hold characters that a terminal cannot show
                 stream.reconfigure(errors="backslashreplace")
+        self._trains = not _ASIDE & {each.partition("=")[0] for each in args}
         extra |= {"prog_name": "scedit", "standalone_mode": False}
         try:
             with _stoppable() as self._heard, _ended_by_the_second():
@@ -53,11 +56,12 @@ class Program(TyperGroup):
                 hint="run it in Linux on Windows: wsl --install",
             )
         choose_waiting()
+        keep_freed_memory()
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
             if stop := _interruption(error, self._heard):
-                raise _stopped(stop, ctx.invoked_subcommand) from error
+                raise _stopped(stop, ctx.invoked_subcommand == "train" and self._trains) from error
             raise
 
 
@@ -77,9 +81,9 @@ def _interruption(error: BaseException, heard: list[KeyboardInterrupt]) -> Keybo
     return None
 
 
-def _stopped(stop: KeyboardInterrupt, command: str | None = None) -> SceditError:
+def _stopped(stop: KeyboardInterrupt, resumes: bool = False) -> SceditError:
     by, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
-    hint = "the same command with --resume continues it" if command == "train" else None
+    hint = "the same command with --resume continues it" if resumes else None
     stopped = SceditError(f"stopped by {by}", hint)
     stopped.exit_code = code
     return stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +10,9 @@ from typing import Annotated
 import typer
 
 from scedit_cli.cli.options import Debug, Device, Json, Overwrite, Quiet, parts, screen_for
-from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.utils.devices import device_here
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.specs import parse_tuner
 
 
 def merge(
@@ -80,15 +81,18 @@ def merge(
       scedit merge canny.safetensors --format onnx --base models/sd15 --out canny-unet
     """
     with screen_for(json_, quiet, debug) as screen:
+        from scedit_cli.cli.parsing import parse_each_named
         from scedit_cli.jobs.checks.merge import MergeRequest, check
 
         request = MergeRequest(
-            [parse_named_tuner(text) for text in tuners],
+            [parse_tuner(text) for text in tuners],
             out=out,
             average=average,
             take=parts(*take),
             drop=parts(*drop),
-            rescale=dict(map(_scale, rescale)),
+            rescale={
+                kind: _scale(kind, text) for kind, text in parse_each_named(rescale, "--rescale", "canny=0.8").items()
+            },
             rank=rank,
             activations=activations,
             device=device,
@@ -105,14 +109,14 @@ def merge(
     screen.result(result.document(), result.summary())
 
 
-def _scale(text: str) -> tuple[str, float]:
-    """Parse "canny=0.5" to ("canny", 0.5)."""
-    kind, _, scale = text.partition("=")
+def _scale(kind: str, text: str) -> float:
     try:
-        return kind, float(scale)
+        number = float(text)
     except ValueError:
-        hint = f"for example --rescale {kind or 'canny'}=0.8"
-        raise SceditError(f"--rescale {text}: {scale!r} is no number", hint) from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise SceditError(f"--rescale {kind}={text}: {text!r} is no number", f"for example --rescale {kind}=0.8")
+    return number
 
 
 def _counts(text: str) -> list[int]:

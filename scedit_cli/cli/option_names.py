@@ -16,6 +16,7 @@ _OPTIONS = {
     "init.margins": "--outpaint", "sampler.batch_size": "--batch", "batch_size": "--batch", "out.path": "--out",
     "params": "--param", "kinds": "--cond", "conditions": "--cond", "scales": "--scale", "source": "--from",
     "compiled": "--compile", "beside": "--with", "learning_rates": "--learning-rate",
+    "skips.scale": "--skip-scale", "skips.noise": "--skip-noise",
 }  # fmt: skip
 _QUOTED = re.compile(r"`([a-z_][a-z_.]*)(?:=([^`]+)|\(([^`]*)\))?`")
 _CALLS = {"explain": "train --explain"}  # functions that the command line calls otherwise

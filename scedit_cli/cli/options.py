@@ -21,8 +21,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Tuners = Annotated[
-    list[str], typer.Option("--tuner", metavar="FILE[:SCALE]", help="Tuner, such as style.safetensors:0.6; repeatable.")
-]
+    list[str],
+    typer.Option(
+        "--tuner", metavar="[KIND=]FILE[:SCALE]",
+        help="Tuner, such as style.safetensors:0.6; repeatable. KIND names the condition of another program's file.",
+    ),
+]  # fmt: skip
 BaseModel = Annotated[
     str, typer.Option("--base", help='"scenes" (embedded), a diffusers folder, hub id\\[@revision] or file.')
 ]

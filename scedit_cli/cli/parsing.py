@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
-from scedit_cli.utils.names import LARGEST_SEED
-from scedit_cli.utils.specs import FRACTION, TunerSpec, parse_scale, parse_tuner, split_file
+from scedit_cli.utils.names import KIND, LARGEST_SEED
+from scedit_cli.utils.specs import FRACTION, parse_scale, split_file
 
 if TYPE_CHECKING:
     from scedit_cli.inference.config import Control
 
-_KIND = re.compile(r"([a-z][a-z0-9_-]*)=(.+)", re.DOTALL)
-_NAMED_TUNER = re.compile(r"([a-z][a-z0-9_-]*(?:,[a-z][a-z0-9_-]*)*)=(.+)", re.DOTALL)
+_KIND = re.compile(rf"({KIND})=(.+)", re.DOTALL)
 _SPAN = re.compile(rf"({FRACTION})-({FRACTION})")
 _MOST_SEEDS = 10_000
+_WIDEST_MARGIN = 99_999
 
 
 def parse_control(text: str, option: str = "--cond", kind: str | None = None) -> Control:
@@ -54,18 +53,6 @@ def parse_control(text: str, option: str = "--cond", kind: str | None = None) ->
     return Control(kind, **{"photo" if is_photo else "image": file}, scale=scale, start=span[0], end=span[1])
 
 
-def parse_named_tuner(text: str, option: str = "tuner") -> TunerSpec:
-    """Parse `[KIND,KIND=]FILE[:SCALE]`, a tuner to merge or to evaluate.
-
-    Raises:
-        SceditError: the scale is no number.
-    """
-    names: tuple[str, ...] = ()
-    if not os.path.exists(expanded(text)) and (named := _NAMED_TUNER.fullmatch(text)):
-        names, text = tuple(named[1].split(",")), named[2]
-    return replace(parse_tuner(text, option), conditions=names)
-
-
 def parse_span(text: str, where: str) -> tuple[float, float]:
     """Parse `START-END`, two fractions of the steps; `where` begins the error's sentence.
 
@@ -94,6 +81,21 @@ def parse_named(text: str, option: str, example: str) -> tuple[str, str]:
     return name, value
 
 
+def parse_each_named(texts: Iterable[str], option: str, example: str) -> dict[str, str]:
+    """Parse `NAME=VALUE` texts.
+
+    Raises:
+        SceditError: a text has another form, or two name the same.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, value = parse_named(text, option, example)
+        if name in found:
+            raise SceditError(f"{option} {text}: {name} is {found[name]} already", hint="name each once")
+        found[name] = value
+    return found
+
+
 def parse_scales(texts: Iterable[str], option: str) -> dict[str, tuple[float, ...]]:
     """Parse `NAME=SCALE,SCALE,...` texts; with the option --scale, one scale alone.
 
@@ -102,8 +104,9 @@ def parse_scales(texts: Iterable[str], option: str) -> dict[str, tuple[float, ..
     """
     found: dict[str, tuple[float, ...]] = {}
     for text in texts:
-        name, values = parse_named(text, option, "canny=0.5" if option == "--scale" else "canny=0,0.5,1")
-        scales = tuple(parse_scale(value.strip(), f"{option} {text}") for value in values.split(","))
+        example = "canny=0.5" if option == "--scale" else "canny=0,0.5,1"
+        name, values = parse_named(text, option, example)
+        scales = tuple(parse_scale(value.strip(), f"{option} {text}", example) for value in values.split(","))
         if option == "--scale" and len(scales) > 1:
             raise SceditError(f"{option} {text}: several scales", hint="--sweep makes an image for each")
         if name in found:
@@ -143,6 +146,9 @@ def count_seeds(text: str | int | None, num: int | None) -> tuple[int, ...]:
         return seeds
     if num < 1:
         raise SceditError(f"--num is {num}", hint="give 1 or more")
+    if num > _MOST_SEEDS:
+        hint = f"make at most {_MOST_SEEDS} at once, and go on with --seed {seeds[-1] + _MOST_SEEDS}"
+        raise SceditError(f"--num is {num}", hint)
     if len(seeds) > 1:
         hint = "give --seed one number to count on from, or no --num"
         raise SceditError(f"--num {num} and {len(seeds)} seeds", hint)
@@ -155,14 +161,16 @@ def parse_margins(text: str) -> tuple[int, int, int, int]:
     """Parse `PIXELS` for every side, or `LEFT,TOP,RIGHT,BOTTOM`, into four margins in pixels.
 
     Raises:
-        SceditError: the text is not one or four whole numbers from 0 on, or all are zero.
+        SceditError: the text is not one or four whole numbers from 0 to 99999, or all are zero.
     """
     parts = [part.strip() for part in text.split(",")]
-    sides = [int(part) for part in parts if re.fullmatch(r"\d{1,5}", part)]
+    sides = [int(part) for part in parts if re.fullmatch(r"\d{1,18}", part)]
     if len(sides) != len(parts) or len(sides) not in (1, 4) or not any(sides):
         raise SceditError(
             f"--outpaint {text}: no margins", hint="give the pixels to add: 64 all around, or LEFT,TOP,RIGHT,BOTTOM"
         )
+    if max(sides) > _WIDEST_MARGIN:
+        raise SceditError(f"--outpaint {text}: too wide", f"a margin is of at most {_WIDEST_MARGIN} pixels")
     left, top, right, bottom = sides * (4 // len(sides))
     return left, top, right, bottom
 

@@ -105,11 +105,11 @@ def prepare(
       accelerate launch -m scedit_cli prepare photos --out dataset --cache latents,text
     """
     with screen_of_first(json_, quiet, debug) as screen:
-        from scedit_cli.cli.parsing import parse_named
+        from scedit_cli.cli.parsing import parse_each_named
 
         options = {
-            "conditions": dict(parse_named(text, "--cond", "depth=maps") for text in conditions),
-            "columns": dict(parse_named(text, "--columns", "text=prompt") for text in parts(*columns)),
+            "conditions": parse_each_named(conditions, "--cond", "depth=maps"),
+            "columns": parse_each_named(parts(*columns), "--columns", "text=prompt"),
             "split": split, "subset": subset, "revision": revision, "scenes": scenes, "seed": seed, "look": look,
             "held_out": held_out, "size": size, "square": square, "upscale": upscale, "strict": strict,
             "allow_captionless": allow_captionless, "drop_duplicates": drop_duplicates, "cache": parts(cache),

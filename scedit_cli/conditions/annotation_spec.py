@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +127,13 @@ def parameters_of(kinds: Sequence[str], params: Iterable[str], where: str) -> di
     the error's sentence.
 
     Raises:
-        SceditError: a text has another form, or names a kind that is not in `kinds`.
+        SceditError: a text has another form, names a kind that is not in `kinds`, or repeats a name.
     """
     given: dict[str, dict[str, str]] = {kind: {} for kind in dict.fromkeys(kinds)}
     for text in params:
         kind, name, value = _parameter(text, list(given), where)
+        if name in given[kind]:
+            raise SceditError(f"{where} {text}: {kind}'s {name} is {given[kind][name]} already", "give one of the two")
         given[kind][name] = value
     return given
 
@@ -171,9 +174,9 @@ def make_spec(
             ranges.append((name, low, high))
         else:
             values[name] = value
-    for end in (1, 2):  # unknown or invalid parameters raise before the first image is opened
-        whole = {name: bounds[end - 1] for name, *bounds in ranges}
-        annotator.settings(**values, **whole)
+    names = [name for name, *_ in ranges]
+    for ends in product(*(bounds for _, *bounds in ranges)):  # all that may be drawn is valid where the extremes are
+        annotator.settings(**values, **dict(zip(names, ends, strict=True)))
     return AnnotationSpec(kind, annotator.name, tuple(values.items()), tuple(ranges), weights, seed)
 
 

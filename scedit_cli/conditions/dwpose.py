@@ -74,7 +74,8 @@ def _found(finder: InferenceSession, pixels: np.ndarray) -> np.ndarray:
 
 def _estimated(estimator: InferenceSession, pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Return COCO-WholeBody's keypoints (133, 3) (x, y, confidence) of the person in `box`, by DWPose, which scores
-    every half pixel across and down for each keypoint (SimCC; Li et al., arXiv 2107.03332)."""
+    every half pixel across and down for each keypoint (SimCC; Li et al., arXiv 2107.03332); the confidence is the
+    lesser score, as in mmpose."""
     import cv2
 
     shown = np.array(_SHOWN)
@@ -84,7 +85,7 @@ def _estimated(estimator: InferenceSession, pixels: np.ndarray, box: np.ndarray)
     move = np.column_stack([np.eye(2) * scale, shown / 2 - scale * centre])
     person = (cv2.warpAffine(pixels, move, _SHOWN, flags=cv2.INTER_LINEAR) - _MEAN) / _DEVIATION
     across, down = (axis[0] for axis in _run(estimator, person))
-    confidence = (across.max(1) + down.max(1)) / 2
+    confidence = np.minimum(across.max(1), down.max(1))
     places = np.column_stack([across.argmax(1), down.argmax(1)]) / 2
     places[confidence <= 0] = -0.5
     return np.column_stack([places / shown * size + centre - size / 2, confidence])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.io import expanded, write_whole
+from scedit_cli.utils.io import check_place, expanded, write_whole
 
 
 class Licensed(Protocol):
@@ -38,13 +38,17 @@ def accept(annotator: Licensed) -> None:
     """Record that this user accepts the licence of the annotator's weights; do nothing if it allows commercial use.
 
     Raises:
-        SceditError: the settings cannot be written.
+        SceditError: the settings cannot be read or written.
     """
-    accepted = _accepted()
-    if annotator.commercial or _entry(annotator) in accepted:
+    from scedit_cli.utils.locks import alone
+
+    if annotator.commercial or _entry(annotator) in _accepted():
         return
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    write_whole(_book(), json.dumps([*_entries(), _entry(annotator) | {"accepted": now}], indent=2) + "\n")
+    check_place(_book())
+    with alone(_book().parent):  # another process may have accepted a licence meanwhile
+        if _entry(annotator) not in _accepted():
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            write_whole(_book(), json.dumps([*_entries(), _entry(annotator) | {"accepted": now}], indent=2) + "\n")
 
 
 def _entry(annotator: Licensed) -> dict[str, Any]:
@@ -58,8 +62,10 @@ def _accepted() -> list[dict[str, Any]]:
 def _entries() -> list[dict[str, Any]]:
     try:
         entries = json.loads(_book().read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise SceditError(f"{_book()} cannot be read: {error.strerror}", hint="check the file's permissions") from error
     except ValueError as error:
         raise SceditError(
             f"{_book()} is no JSON: {error}", hint="remove it; licences are then accepted again"

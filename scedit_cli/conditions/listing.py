@@ -40,7 +40,7 @@ class Listing:
                 each.kind,
                 each.name,
                 each.library,
-                "\n".join(each.weights) or "none",
+                ", ".join(each.weights) or "none",
                 each.licence,
                 "yes" if each.commercial else "no",
             ]

@@ -98,7 +98,9 @@ class Annotator:
             ) from None
 
     def _told(self, error: Any) -> tuple[str, str]:
-        name = str(error["loc"][0]) if error["loc"] else "parameters"
+        if not error["loc"]:  # settings that do not go together
+            return error["msg"].removeprefix("Value error, "), "set both"
+        name = str(error["loc"][0])
         if error["type"] == "extra_forbidden":
             takes = ", ".join(sorted(self.parameters.model_fields))
             return f"no parameter {name!r}", f"it takes {takes or 'none'}"

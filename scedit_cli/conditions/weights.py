@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, not_loaded, reason
 from scedit_cli.utils.fetched import check_fetched
 from scedit_cli.utils.hub import answers, download_file
+from scedit_cli.utils.io import sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+_LOADED = {".json", ".safetensors", ".bin"}  # files of a model of transformers
 
 
 def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) -> Path:
@@ -37,6 +41,22 @@ def weights_file(place: str, weights: Path | None, among: Sequence[str] = ()) ->
             return download_file(repository, name)
     except (OSError, ValueError) as error:
         raise _unreachable(repository, needed) from error
+
+
+def digest_of_weights(places: Sequence[str], weights: Path) -> str:
+    """Return a digest of the files in the folder `weights` that an annotator whose weights are at `places` loads; where
+    they are not there, the folder's path."""
+    files: dict[str, Path] = {}
+    try:
+        for place in places:
+            repository, _, name = place.partition(":")
+            folder = _local(repository, name or "config.json", weights)
+            names = [name] if name else [file.name for file in folder.iterdir() if file.suffix in _LOADED]
+            files |= {f"{repository}/{each}": folder / each for each in sorted(names)}
+        digests = [(name, sha256(file)) for name, file in files.items()]
+    except (OSError, SceditError):
+        return str(weights.absolute())
+    return hashlib.sha256(str(digests).encode()).hexdigest()
 
 
 def state_of(place: str, weights: Path | None, among: Sequence[str] = ()) -> dict[str, Any]:

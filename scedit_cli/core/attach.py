@@ -111,6 +111,7 @@ class Attachment:
         self.changes = 0
         self._lean = lean
         self._scales = scales
+        self._unprompted = 1.0
         self._strides = skips.strides
         self._frames_axis = skips.frames_axis
         self._beside = skips.beside
@@ -133,6 +134,18 @@ class Attachment:
     def scales(self, scales: Sequence[float] | float) -> None:
         before, self._scales = self._scales, checked_scales(scales, len(self.tuners))
         self.changes += self._scales != before
+
+    @property
+    def unprompted(self) -> float:
+        """The share of α with which CSC-Tuners act on the first half of a U-Net's batch, which is that without prompts
+        under classifier-free guidance; 1 is all of it. Below 1, guidance pushes towards the hints as well as towards
+        the prompt."""
+        return self._unprompted
+
+    @unprompted.setter
+    def unprompted(self, share: float) -> None:
+        self.changes += share != self._unprompted
+        self._unprompted = share
 
     def set_hints(self, hints: Hints) -> None:
         """Set the hints of the CSC-Tuners, until they are set again; None removes them.
@@ -283,7 +296,11 @@ class Attachment:
         stale = torch.is_grad_enabled() and (_learns(tuner.encoder, hint) or features and features[0].is_inference())
         if features is None or stale:
             images = hint.transpose(1, 2).flatten(0, 1) if per_frame else hint
-            features = tuner.encoder(images.to(tuner.device, tuner.dtype), self._strides, lean=self._lean is not None)
+            images = images.to(tuner.device, tuner.dtype)
+            # Sums in other batches round differently: without gradients, an image's features depend on its hint alone.
+            parts = images.split(len(images) if torch.is_grad_enabled() else 1)
+            encoded = [tuner.encoder(part, self._strides, lean=self._lean is not None) for part in parts]
+            features = [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*encoded, strict=True)]
             if is_left:
                 features = [F.pad(each, (0, each.shape[-1])) for each in features]
             self._features.pop(i, None)
@@ -307,6 +324,9 @@ class Attachment:
             edit = run_again(tuner, *inputs) if self._lean else tuner(*inputs)
             if region is not None:
                 edit = region.within(edit, self._frames)
+            if features is not None and self._unprompted != 1:
+                without, with_ = edit.chunk(2)
+                edit = torch.cat([self._unprompted * without, with_])
             edits = torch.sub(edits, edit, alpha=scale)
         return torch.sub(skip, edits).to(skip.dtype)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from scedit_cli.core.bundle import Bundle, check_together, checked_scales
-from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner
+from scedit_cli.core.tuners import CSCTuner, SCTuner, Tuner, undrawn
 from scedit_cli.utils.errors import SceditError
 
 _SHARED = (
@@ -94,8 +94,9 @@ def _flat(tuners: Sequence[tuple[Tuner | Bundle, float]]) -> list[tuple[Tuner, f
 @torch.no_grad()
 def _concatenated(parts: Sequence[tuple[SCTuner, float]]) -> SCTuner:
     first = parts[0][0]
-    merged = SCTuner(first.channels, [sum(widths) for widths in zip(*(t.hidden for t, _ in parts), strict=True)])
-    merged.to(first.device, _widest(tuner.dtype for tuner, _ in parts))
+    hidden = [sum(widths) for widths in zip(*(t.hidden for t, _ in parts), strict=True)]
+    dtype = _widest(tuner.dtype for tuner, _ in parts)
+    merged = undrawn(SCTuner, first.channels, hidden, dtype=dtype, device=first.device)
     for i, to in enumerate(merged.maps):
         maps = [(tuner.maps[i], scale) for tuner, scale in parts]
         to.down.weight.copy_(torch.cat([each.down.weight.to(to.down.weight) for each, _ in maps]))

@@ -41,6 +41,11 @@ def tuners_of(tuner: Tuner | Bundle) -> list[Tuner]:
     return list(tuner.tuners) if isinstance(tuner, Bundle) else [tuner]
 
 
+def parts_of(tuner: Tuner | Bundle) -> list[tuple[Tuner, float]]:
+    """Return the tuners of a bundle with their scales, or the one tuner with 1."""
+    return list(zip(tuner.tuners, tuner.scales, strict=True)) if isinstance(tuner, Bundle) else [(tuner, 1.0)]
+
+
 def unwrapped(tuner: nn.Module) -> Tuner | Bundle:
     """Return the tuner itself, without wrappers of torch.compile or DistributedDataParallel, which rename the weights.
 

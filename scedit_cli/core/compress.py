@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scedit_cli.core.skips import edit_skips, survey
-from scedit_cli.core.tuners import SCTuner, SkipMLP
+from scedit_cli.core.tuners import SCTuner, SkipMLP, undrawn
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.reporter import SILENT, Reporter
 
@@ -66,7 +66,7 @@ def compress(
             maps.append(small)
             errors.append(error)
         reporter.progress(i + 1, len(tuner.maps))
-    compressed = SCTuner(tuner.channels, [each.down.out_channels for each in maps]).to(tuner.dtype)
+    compressed = undrawn(SCTuner, tuner.channels, [each.down.out_channels for each in maps], dtype=tuner.dtype)
     for to, each in zip(compressed.maps, maps, strict=True):
         to.load_state_dict(each.state_dict())
     compressed.up_blocks = tuner.up_blocks
@@ -115,7 +115,7 @@ def _compressed(whole: SkipMLP, rank: int, rows: Tensor) -> tuple[SkipMLP, float
     # The part of all units' edits that the chosen units span.
     fitted = torch.linalg.lstsq(products[taken][:, taken], products[taken] @ up.T.double()).solution.T
     bias = whole.up.bias.double() + up.double() @ middle - fitted @ middle[taken]
-    small = SkipMLP(down.shape[1], len(taken)).to(down.dtype)
+    small = undrawn(SkipMLP, down.shape[1], len(taken), dtype=down.dtype)
     small.down.weight.copy_(whole.down.weight[taken])
     small.down.bias.copy_(whole.down.bias[taken])
     small.up.weight.copy_(fitted[:, :, None, None])

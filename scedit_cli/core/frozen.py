@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from scedit_cli.core.norms import RowGroupNorm, group_norm_by_rows
 from scedit_cli.core.quantized import QuantizedLinear
 from scedit_cli.core.recompute import recomputed, run_again, segments
 
@@ -86,6 +87,10 @@ class FrozenGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if _is_plain(self, x) else _normalised(self, x, super().forward)
+
+
+class FrozenRowGroupNorm(FrozenGroupNorm, RowGroupNorm):
+    """A FrozenGroupNorm of a model that computes on a CPU."""
 
 
 class FrozenLayerNorm(nn.LayerNorm):
@@ -271,7 +276,8 @@ def _norm_again(norm: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor], 
     weight, bias = (None if each is None else each.to(dtype) for each in (norm.weight, norm.bias))
     with torch.enable_grad():
         if isinstance(norm, nn.GroupNorm):
-            y = F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+            group_norm = group_norm_by_rows if isinstance(norm, RowGroupNorm) else F.group_norm
+            y = group_norm(x, norm.num_groups, weight, bias, norm.eps)
         else:
             y = F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
     return y.detach(), lambda grad: torch.autograd.grad(y, x, grad)[0]
@@ -280,6 +286,7 @@ def _norm_again(norm: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor], 
 _LEAN = {
     nn.Conv2d: FrozenConv2d,
     nn.GroupNorm: FrozenGroupNorm,
+    RowGroupNorm: FrozenRowGroupNorm,
     nn.LayerNorm: FrozenLayerNorm,
     nn.SiLU: FrozenSiLU,
 }

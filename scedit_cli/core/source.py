@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+_PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 Content = TypeVar("Content")
 _MOST_TENSORS = 20_000  # the largest bases have some thousands
 _LONGEST_KEY = 250  # letters
@@ -92,6 +93,8 @@ def _unwrapped(names: Iterable[str]) -> list[str]:
 
 
 def _check_file(file: Path) -> None:
+    if file.suffix and file.suffix not in (*TUNER_SUFFIXES, *_PICKLES):
+        raise SceditError(f"{file} is no tuner's file", hint="a tuner is a .safetensors file")
     if file.suffix not in TUNER_SUFFIXES:
         raise SceditError(
             f"{file}: {file.suffix or 'a file without suffix'} is not read, because such a file may run code",
@@ -162,13 +165,21 @@ def _in_folder(folder: Path) -> Path:
     """Return the one tuner file of a folder, or of its subfolders where it has none itself."""
     if (folder / "tuner.safetensors").is_file():
         return folder / "tuner.safetensors"
+    found = tuner_files(folder)
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(folder)) for file in found[:4])
+        raise SceditError(f"{folder} holds several files: {names}", hint="name the one to load")
+    if found:
+        return found[0]
+    raise SceditError(f"{folder} holds no tuner file", hint="a tuner is a .safetensors file")
+
+
+def tuner_files(folder: Path) -> list[Path]:
+    """Return the files with a tuner's suffix in a folder, or in its subfolders down to the second level, of the first
+    level that has any."""
     for depth in ("", "[!.]*/", "[!.]*/[!.]*/"):  # hidden files may be a killed process's unfinished ones
         found = sorted(file for suffix in TUNER_SUFFIXES for file in folder.glob(f"{depth}[!.]*{suffix}"))
-        # ms-swift and others may keep one adapter both ways.
-        found = [file for file in found if file.suffix != ".bin" or file.with_suffix(".safetensors") not in found]
-        if len(found) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in found[:4])
-            raise SceditError(f"{folder} holds several files: {names}", hint="name the one to load")
         if found:
-            return found[0]
-    raise SceditError(f"{folder} holds no tuner file", hint="a tuner is a .safetensors file")
+            # ms-swift and others may keep one adapter both ways.
+            return [file for file in found if file.suffix != ".bin" or file.with_suffix(".safetensors") not in found]
+    return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from scedit_cli.core.recompute import run_again
 from scedit_cli.core.skips import survey
 from scedit_cli.utils.errors import SceditError
+
+T = TypeVar("T", bound=nn.Module)
 
 STEM_WIDTHS = (16, 32, 96)
 HINT_SCALE = 8  # the stem's three strides of 2: a hint is this many times the latents' size
@@ -239,6 +242,13 @@ class CSCTuner(Tuner):
         `feature` is c, with the skip's batch or a batch of one.
         """
         return self.maps[index](skip.to(self.dtype) + feature) + feature
+
+
+def undrawn(kind: type[T], *sizes: Any, dtype: torch.dtype, device: torch.device | str = "cpu") -> T:
+    """Return a new `kind(*sizes)` whose weights are to be set yet; no random numbers are drawn for them."""
+    with torch.device("meta"):
+        made = kind(*sizes).to(dtype)
+    return made.to_empty(device=device)
 
 
 def _hidden(channels: Sequence[int], down_ratio: float) -> list[int]:

@@ -98,11 +98,6 @@ def load_tuner(path: str | os.PathLike[str], condition: str | Sequence[str] | No
     return _foreign(file, tensors, names)
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the header of a tuner file; it is empty for a foreign file that has none."""
-    return read(locate(path))[0]
-
-
 def _header(tuner: Tuner | Bundle) -> dict[str, str]:
     if isinstance(tuner, Bundle):
         parts = [

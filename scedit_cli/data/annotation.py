@@ -25,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.conditions.registry import Make, Parameters, find
+from scedit_cli.conditions.weights import digest_of_weights
 from scedit_cli.data.images import identified, open_image
 from scedit_cli.utils.errors import SceditError, WorkFailed, is_out_of_memory, reason
 from scedit_cli.utils.io import read_json, whole
@@ -243,14 +244,17 @@ def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
 
 
 def record_of(spec: AnnotationSpec, settings: Parameters, digest: str) -> dict[str, Any]:
-    """Return the record that a condition image carries; equal records mean equal images."""
+    """Return the record that a condition image carries; equal records mean equal images. Weights from the hub, which
+    are the same for all, are not in it."""
+    annotator = spec.annotator
+    own = {"weights": digest_of_weights(annotator.weights, spec.weights)} if annotator.weights and spec.weights else {}
     return {
         "kind": spec.kind,
         "annotator": spec.by,
         "parameters": settings.model_dump(mode="json"),
         "picture": digest,
-        "licence": spec.annotator.licence,
-    }
+        "licence": annotator.licence,
+    } | own
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

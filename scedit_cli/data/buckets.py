@@ -41,8 +41,12 @@ class Fit:
     @property
     def crop(self) -> tuple[int, int]:
         """Top and left of the box in pixels of the result, as SDXL's size conditioning takes them."""
+        return self.crop_after((0, 0))
+
+    def crop_after(self, earlier: tuple[int, int]) -> tuple[int, int]:
+        """Return `crop` where the source was itself cut at `earlier`, top and left in pixels of the source."""
         scale = self.size[0] / (self.box[2] - self.box[0])
-        return round(self.box[1] * scale), round(self.box[0] * scale)
+        return round((earlier[0] + self.box[1]) * scale), round((earlier[1] + self.box[0]) * scale)
 
     def apply(self, image: Image.Image, blend: bool = True) -> Image.Image:
         """Cut and scale `image`, which has the source's size or was decoded smaller. Without `blend`, no colours are

@@ -20,7 +20,8 @@ from scedit_cli.utils.io import write_whole
 
 METADATA = "metadata.jsonl"
 _COLUMN = "_file_name"
-_NUMBERS = ("width", "height", "original_width", "original_height", "crop_top", "crop_left")
+ORIGIN = ("original_width", "original_height", "crop_top", "crop_left")  # of a line, and of a sample's .json in shards
+_NUMBERS = ("width", "height", *ORIGIN)
 
 Size = tuple[int, int]  # width and height in pixels
 

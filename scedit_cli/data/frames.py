@@ -1,10 +1,12 @@
-"""The frames of a video that a caller passes: a folder of images, an animated image, or a video file."""
+"""The frames of a video that a caller passes: a folder of images, an animated image in a file or in memory, or a video
+file."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,14 +44,14 @@ def check_frames(given: ImageInput, count: int, field: str) -> None:
             _reader()
         else:
             check_image_input(given, field)
-            with reading(source_of(given)) as opened:
-                if (held := getattr(opened, "n_frames", 1)) > 1:
+            with _animation(source_of(given)) as opened:
+                if (held := _held(opened)) > 1:
                     _check_count(held, count, f"{path or 'the image'} holds {held} frames")
 
 
 def frames_of(given: ImageInput, count: int) -> list[ImageInput]:
-    """Return the first `count` frames of a checked input, or a single one, which counts for all: the files of a folder in
-    the order of the numbers in their names, or images in memory.
+    """Return the first `count` frames of a checked input, or a single one, which counts for all: the files of a folder
+    in the order of the numbers in their names, or images in memory.
 
     Raises:
         SceditError: the frames cannot be read, or a video has fewer.
@@ -64,14 +66,34 @@ def frames_of(given: ImageInput, count: int) -> list[ImageInput]:
         frames = list(islice(_video_frames(source), count))
         _check_count(len(frames), count, f"{source} holds {len(frames)} frames")
         return frames
-    with reading(source) as opened:
-        if getattr(opened, "n_frames", 1) == 1:
+    with _animation(source) as opened:
+        if _held(opened) == 1:
             return [given]
         frames = []
         for number in range(count):
             opened.seek(number)
             frames.append(opened.convert("RGBA" if opened.has_transparency_data else "RGB"))
         return frames
+
+
+@contextmanager
+def _animation(source: Path | Image.Image) -> Iterator[Image.Image]:
+    """Open an image with all its frames; one in memory is itself, and is left at the frame at which it was."""
+    with reading(source) as opened:
+        if not isinstance(source, Image.Image):
+            yield opened
+            return
+        at = source.tell()
+        try:
+            yield source
+        finally:
+            source.seek(at)
+
+
+def _held(opened: Image.Image) -> int:
+    """Return the number of an image's frames. The further images of an MPO, which opens as a JPEG from its file, are
+    none."""
+    return 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
 
 
 def _files(folder: Path) -> list[Path]:

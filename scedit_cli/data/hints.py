@@ -16,7 +16,7 @@ from torch import Tensor
 from scedit_cli.conditions import channels_of, find
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.arrays import planes, stacked, unit
-from scedit_cli.data.images import decode, name_of, open_image, reading
+from scedit_cli.data.images import check_still, decode, name_of, open_image, reading
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image
 
@@ -160,6 +160,7 @@ def check_levels(opened: Image.Image, kind: str, name: str) -> None:
 def _opened(source: Path | Image.Image, channels: int, unchecked: str = "") -> Image.Image:
     """Read a condition image; if `unchecked` names a kind, check its levels first."""
     with reading(source) as opened:
+        check_still(opened, name_of(source))
         image = decode(opened)
         check_levels(opened, unchecked, name_of(source))
         return condition_image(image, channels, name_of(source))

@@ -14,8 +14,8 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, ImageCms, ImageOps
 
-from scedit_cli.data.formats import heif_formats, is_heif, unread
-from scedit_cli.utils.errors import SceditError, not_installed
+from scedit_cli.data.formats import ANIMATED, heif_formats, is_heif, unread
+from scedit_cli.utils.errors import SceditError, is_out_of_memory, not_installed
 from scedit_cli.utils.fetched import check_fetched
 from scedit_cli.utils.transparency import in_8_bits, in_rgba, mask_image, photograph, scale_key
 
@@ -37,9 +37,10 @@ def open_image(source: Path | Image.Image) -> Image.Image:
     converted by its ICC profile, transparency laid on white, 16-bit gray cut to 8 bits.
 
     Raises:
-        SceditError: the file does not exist, or is no image that can be read completely.
+        SceditError: the file does not exist, is no image that can be read completely, or an animation.
     """
     with reading(source) as opened:
+        check_still(opened, name_of(source))
         return photograph(decode(opened))
 
 
@@ -50,7 +51,14 @@ def open_mask(source: Path | Image.Image) -> Image.Image:
         SceditError: as `open_image`; or its transparency leaves nothing of it.
     """
     with reading(source) as opened:
+        check_still(opened, name_of(source))
         return mask_image(decode(opened), name_of(source))
+
+
+def check_still(opened: Image.Image, name: str) -> None:
+    """Raise SceditError if the file of an `opened` image holds several frames."""
+    if opened.format in ANIMATED and getattr(opened, "is_animated", False):
+        raise SceditError(f"{name} is an animation: save the frame that is meant as an image of its own")
 
 
 def name_of(source: Path | Image.Image) -> str:
@@ -104,11 +112,15 @@ def reading(file: Path | BinaryIO | Image.Image, name: str | None = None) -> Ite
             yield opened
     except FileNotFoundError:
         raise SceditError(f"{name} does not exist") from None
+    except IsADirectoryError:
+        raise SceditError(f"{name} is a folder, not an image", "name an image in it") from None
     except (MemoryError, SceditError):
         raise
     except Image.DecompressionBombError as error:
         raise SceditError(f"{name} is too large, as a decompression bomb is: {error}", hint="remove it") from error
     except Exception as error:  # the decoders raise errors of any class over damaged files
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         if not isinstance(file, Image.Image):
             if not heif_formats() and is_heif(_head(file)):
                 raise not_installed(f"{name} is a HEIC image, which", "pi_heif", "heic", "save it as PNG") from None

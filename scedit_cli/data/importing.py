@@ -20,9 +20,9 @@ from scedit_cli import conditions
 from scedit_cli.data.buckets import Fit, Size, fit
 from scedit_cli.data.dataset import METADATA, column_of, row_of
 from scedit_cli.data.duplicates import Duplicates, Signature, signature
-from scedit_cli.data.formats import ANIMATED, suffix_of, unread
+from scedit_cli.data.formats import suffix_of, unread
 from scedit_cli.data.hints import check_levels
-from scedit_cli.data.images import decode, reading, save_image, upright_size
+from scedit_cli.data.images import check_still, decode, reading, save_image, upright_size
 from scedit_cli.data.report import Report
 from scedit_cli.data.sources import Blob, Entry, Source
 from scedit_cli.utils.errors import NotInstalled, SceditError
@@ -64,13 +64,16 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Cut:
-    """An image and its conditions, opened and brought to size by the same cut. `caption_from` and `really` are as in
-    `Taken`, `more` as in `Entry`."""
+    """An image and its conditions, opened and brought to size by the same cut. `original` is the size of the source
+    image, or of the one that this was cut from before, and `crop` top and left of the part that is left of it, in
+    pixels of the result. `caption_from` and `really` are as in `Taken`, `more` as in `Entry`."""
 
     image: Image.Image
     conditions: dict[str, Image.Image]
     text: str
     fit: Fit
+    original: Size
+    crop: tuple[int, int]
     caption_from: str | None
     really: str | None
     more: dict[str, str | float | bool]
@@ -102,7 +105,8 @@ def cut(entry: Entry, size_of: Callable[[Size], Size]) -> Cut | Rejected:
         return Rejected("unreadable", str(error))
     except SceditError as error:
         return Rejected("unreadable", error.message)
-    return Cut(image, made, text, how, caption_from, really, entry.more)
+    original, crop = entry.original or how.source, how.crop_after(entry.crop)
+    return Cut(image, made, text, how, original, crop, caption_from, really, entry.more)
 
 
 def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size]) -> Taken | Rejected:
@@ -118,10 +122,10 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
     row = made.more | ours | {
         "width": how.size[0],
         "height": how.size[1],
-        "original_width": how.source[0],
-        "original_height": how.source[1],
-        "crop_top": how.crop[0],
-        "crop_left": how.crop[1],
+        "original_width": made.original[0],
+        "original_height": made.original[1],
+        "crop_top": made.crop[0],
+        "crop_left": made.crop[1],
     }
     return Taken(row, files, kinds, how.size, signature(made.image), made.caption_from, made.really)
 
@@ -220,8 +224,7 @@ def _opened(blob: Blob, name: str) -> Iterator[Image.Image]:
             raise SceditError(f"{name} is an empty file")
         file.seek(0)
         with reading(file, name) as opened:
-            if opened.format in ANIMATED and getattr(opened, "is_animated", False):
-                raise SceditError(f"{name} is an animation: save the frame that is meant as an image of its own")
+            check_still(opened, name)
             yield opened
 
 

@@ -11,7 +11,53 @@ import numpy as np
 from scedit_cli.utils.errors import SceditError
 
 
-class StatefulSampler:
+class EndlessBatches:
+    """The state of an endless sequence of batches: `step`, the number of batches so far. Batch k is a function of the
+    data, the arguments and k alone.
+
+    Args:
+        count: the number of images in a pass.
+        fingerprint: that of the data, and of the settings that decide their order besides the seed.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, fingerprint: str) -> None:
+        self.count, self.batch_size, self.seed, self.fingerprint = count, batch_size, seed, fingerprint
+        self.step = 0
+
+    @property
+    def epoch(self) -> int:
+        """The number of complete passes."""
+        return self.step * self.batch_size // self.count
+
+    def state_dict(self) -> dict[str, int | str]:
+        return {
+            "count": self.count,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "data": self.fingerprint,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Continue after the batch at which `state` was taken, with any number of processes.
+
+        Raises:
+            SceditError: the state belongs to other data, another batch size or another seed.
+        """
+        own = self.state_dict()
+        state = {"data": own["data"]} | state  # older checkpoints have no "data"
+        changed = [key for key in own if key != "step" and state.get(key) != own[key]]
+        if changed:
+            differences = ", ".join(f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data")
+            others = "the images, captions, condition images or weights are others, or in another order or size"
+            raise SceditError(
+                f"the data to resume on is not what it was: {differences or others}",
+                hint="bring it back as it was (data.path), or start a new run",
+            )
+        self.step = state["step"]
+
+
+class StatefulSampler(EndlessBatches):
     """An endless sequence of batches of `indices` (the numbers below `indices` where it is an int).
 
     The epochs' shuffles are joined and cut into batches of `batch_size`: every batch is full, a batch may span epochs,
@@ -19,8 +65,7 @@ class StatefulSampler:
     about equally often; since noise and timestep are drawn by place, the gradient is then a mean over several draws,
     and over the epochs all indices weigh the same. With `groups`, every batch is of one group (images of one size):
     each group has its own shuffles, and the groups' batches come in a shuffled order, in proportion to the groups'
-    sizes. Batch k is a function of the arguments and k alone: the sampler's whole state is `step`, the number of
-    batches so far.
+    sizes.
 
     Args:
         groups: the group of each of the `indices`.
@@ -41,21 +86,12 @@ class StatefulSampler:
         every = np.arange(indices) if isinstance(indices, int) else np.asarray(indices)
         if not len(every) or batch_size < 1:
             raise ValueError(f"{len(every)} images in batches of {batch_size}")
-        self.count = len(every)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.data = data
-        self.step = 0
+        super().__init__(len(every), batch_size, seed, data)
         self.places = part_of(range(batch_size), *share)
         of = np.zeros(len(every), int) if groups is None else np.asarray(groups)
         self._members = [every[of == group] for group in np.unique(of)]
         self._shuffled = lru_cache(maxsize=2 * len(self._members))(self._shuffle)  # a batch may span two epochs
         self._plan = lru_cache(maxsize=2)(self._order)
-
-    @property
-    def epoch(self) -> int:
-        """The number of complete passes."""
-        return self.step * self.batch_size // self.count
 
     def batch(self, step: int) -> list[int]:
         """Return this process' indices of batch `step`."""
@@ -74,24 +110,6 @@ class StatefulSampler:
             self.step += 1
             yield self.batch(self.step - 1)
 
-    def state_dict(self) -> dict[str, int | str]:
-        return {
-            "count": self.count,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "data": self.data,
-            "step": self.step,
-        }
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue after the batch at which `state` was taken, with any number of processes.
-
-        Raises:
-            SceditError: the state belongs to other data, another batch size or another seed.
-        """
-        check_state(self.state_dict(), state)
-        self.step = state["step"]
-
     def _made_before(self, epoch: int) -> list[int]:
         """Return how many batches of each group come before `epoch`."""
         return [len(members) * epoch // self.batch_size for members in self._members]
@@ -105,21 +123,6 @@ class StatefulSampler:
 
     def _shuffle(self, group: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, group, epoch]).permutation(len(self._members[group]))
-
-
-def check_state(own: dict[str, int | str], state: dict[str, int | str]) -> None:
-    """Check that a saved state belongs to the same data, batch size and seed as `own`; else raise SceditError."""
-    state = {"data": own["data"]} | state  # older checkpoints have no "data"
-    changed = [key for key in own if key != "step" and state.get(key) != own[key]]
-    if not changed:
-        return
-    differences = [f"{key} was {state.get(key)} and is {own[key]}" for key in changed if key != "data"]
-    if not differences:
-        differences = ["the images, captions, condition images or weights are others, or in another order or size"]
-    raise SceditError(
-        f"the data to resume on is not what it was: {', '.join(differences)}",
-        hint="bring it back as it was (data.path), or start a new run",
-    )
 
 
 def part_of(places: range, number: int, parts: int) -> range:

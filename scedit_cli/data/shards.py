@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from scedit_cli.data.dataset import Dataset
+from scedit_cli.data.dataset import ORIGIN, Dataset
 from scedit_cli.data.formats import is_shard
 from scedit_cli.data.images import LARGEST_FILE
 from scedit_cli.data.licences import LICENCES, licences_of, write_licences
@@ -112,7 +112,7 @@ def write_shards(
     """Write a dataset folder as shards `000000.tar`, … and return their paths.
 
     A sample's key is its number in the dataset. It has the image, `txt`, `<kind>.png` for each condition, and `json`
-    with its `weight` where that is not 1.
+    with its `weight` where that is not 1, and the size and place of the source where it is a part of one.
     No shard mixes image sizes, so that batches from one shard are of one size. `sizes.json` holds each shard's number
     of samples, as WebDataset readers expect, and `licences.json` is the dataset's. The same dataset gives the same
     bytes. The folder appears whole, in place of an earlier one.
@@ -137,8 +137,8 @@ def write_shards(
                     item, key = dataset.items[index], f"{index:06d}"  # two images may have one stem, and stems dots
                     _add(tar, f"{key}{item.image.suffix.lower()}", item.image.read_bytes())
                     _add(tar, f"{key}.txt", item.text.encode())
-                    if (weight := dataset.weights[index]) != 1:
-                        _add(tar, f"{key}.json", json.dumps({"weight": weight}).encode())
+                    if about := _about(dataset, index):
+                        _add(tar, f"{key}.json", json.dumps(about).encode())
                     for kind, condition in item.conditions.items():
                         _add(tar, f"{key}.{kind}{condition.suffix.lower()}", condition.read_bytes())
             sizes[name] = len(indices)
@@ -148,6 +148,15 @@ def write_shards(
         write_whole(new / SIZES, json.dumps(sizes, indent=0) + "\n")
         _check_replaceable(folder)  # files may have appeared in the meantime
     return [folder / name for name in sizes]
+
+
+def _about(dataset: Dataset, index: int) -> dict[str, float]:
+    """Return what a sample's .json holds, by the names of a dataset's line."""
+    item, weight = dataset.items[index], dataset.weights[index]
+    size = dataset.sizes[index]
+    origin = (*(item.original or size), *item.crop)
+    about = {} if origin == (*size, 0, 0) else dict(zip(ORIGIN, origin, strict=True))
+    return about if weight == 1 else {"weight": weight} | about
 
 
 def _check_replaceable(folder: Path) -> None:

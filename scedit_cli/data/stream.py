@@ -20,7 +20,7 @@ from scedit_cli.data.cache import PIXELS_AT_ONCE
 from scedit_cli.data.hints import made_hint
 from scedit_cli.data.importing import Cut, Rejected
 from scedit_cli.data.loader import Batch
-from scedit_cli.data.sampler import check_state, part_of
+from scedit_cli.data.sampler import EndlessBatches, part_of
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.data.shard_schedule import ShardSchedule, Turn
 from scedit_cli.data.shards import Sample, read_samples
@@ -52,14 +52,13 @@ class Raw:
         return Batch(self.indices, self.sizes, torch.cat(moments), text, self.hints, self.weights)
 
 
-class Stream:
+class Stream(EndlessBatches):
     """An endless sequence of batches, in place of a `StatefulSampler` and a cache.
 
     The shards are dealt to lanes, one lane for each shard but at most one for each place in a batch. A lane fills the
     same places of every batch. A process reads the lanes of its own places, so the batches are the same for any number
     of processes; where that number divides the lanes, each process reads only its own part of the shards. Each epoch
-    shuffles the shards, and each lane shuffles its samples in blocks. The sequence is a function of the arguments and
-    of the shards' content: the state is `step` alone.
+    shuffles the shards, and each lane shuffles its samples in blocks.
 
     A sample that cannot be used is replaced by another one of its block, and samples that a shard lacks by those of the
     next shard.
@@ -87,38 +86,15 @@ class Stream:
         workers: int = 4,
         reporter: Reporter = SILENT,
     ) -> None:
-        self.data, self.batch_size, self.seed, self.step = data, batch_size, seed, 0
-        self.count = sum(data.left)
-        self.places = part_of(range(batch_size), *share)
         self.lanes = ShardSchedule(data.left, batch_size, seed)
         self.block, self.is_shuffled = max(shuffle // self.lanes.count, _LEAST), shuffle > 0
+        order = f"{data.fingerprint}/{self.block if self.is_shuffled else 0}"
+        super().__init__(sum(data.left), batch_size, seed, order)
+        self.data, self.places = data, part_of(range(batch_size), *share)
         self.unusable, self.specs = unusable, tuple(spec.with_drawn_seed() for spec in specs)
         self._workers, self._reporter = workers, reporter
         self._faults: deque[str] = deque()  # sentences from the reading threads
         self.firsts = [0, *accumulate(data.counts)]
-
-    @property
-    def epoch(self) -> int:
-        """The number of complete passes, over all lanes."""
-        return self.step * self.batch_size // self.count
-
-    def state_dict(self) -> dict[str, int | str]:
-        return {
-            "count": self.count,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "data": f"{self.data.fingerprint}/{self.block if self.is_shuffled else 0}",
-            "step": self.step,
-        }
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue after the batch at which `state` was taken, with any number of processes.
-
-        Raises:
-            SceditError: the state belongs to other shards, another batch size or another seed.
-        """
-        check_state(self.state_dict(), state)
-        self.step = state["step"]
 
     def name_of(self, index: int) -> str:
         """Return the shard and key of the sample `index`, one of a batch's `indices`."""
@@ -272,7 +248,7 @@ def _together(images: Sequence[_StreamedImage]) -> Raw:
     kinds = images[0].hints
     return Raw(
         indices=[each.index for each in images],
-        sizes=torch.tensor([(*each.cut.fit.source[::-1], *each.cut.fit.crop, *each.cut.fit.size[::-1])
+        sizes=torch.tensor([(*each.cut.original[::-1], *each.cut.crop, *each.cut.fit.size[::-1])
                             for each in images]),
         pixels=stacked([each.pixels for each in images]),
         captions=[each.cut.text for each in images],

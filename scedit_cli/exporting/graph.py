@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scedit_cli.core.bundle import Bundle
 from scedit_cli.core.skips import edit_skips, survey
 from scedit_cli.core.tuners import HINT_SCALE, CSCTuner, Tuner
 from scedit_cli.utils.errors import SceditError
@@ -36,12 +35,13 @@ class EditedUNet(nn.Module):
         unet: the frozen U-Net; it gets hooks that act in `forward` alone, until `release`.
         text: the shapes of one prompt's encoded text by name, as `Base.text_layout` gives them.
         tuners: its tuners, in the U-Net's precision; none for the U-Net alone.
+        seed: the seed of the example inputs.
 
     Raises:
         SceditError: two tuners have inputs of one name.
     """
 
-    def __init__(self, unet: nn.Module, text: TextLayout, tuners: Sequence[Tuner]) -> None:
+    def __init__(self, unet: nn.Module, text: TextLayout, tuners: Sequence[Tuner], seed: int = 0) -> None:
         super().__init__()
         self.unet = unet
         self.tuners = nn.ModuleList(tuners)
@@ -50,7 +50,7 @@ class EditedUNet(nn.Module):
             if self.names.count(name) > 1:
                 raise SceditError(f"two tuners would have the input hint_{name}", hint="rename a tuner's condition")
         skips = survey(unet)
-        self.example, self.shapes = _inputs(unet, max(skips.strides), text, tuners, self.names)
+        self.example, self.shapes = _inputs(unet, max(skips.strides), text, tuners, self.names, seed)
         self._strides = skips.strides
         self._active: list[tuple[Tuner, Tensor, list[Tensor] | None]] | None = None
         self._handles = edit_skips(unet, skips, self.edited)
@@ -97,23 +97,19 @@ def input_name(tuner: Tuner) -> str:
     return re.sub(r"\W", "_", tuner.condition) if tuner.condition else "sc"
 
 
-def parts_of(tuner: Tuner | Bundle) -> list[tuple[Tuner, float]]:
-    """Return the tuners of a bundle with their scales, or the one tuner with 1."""
-    return list(zip(tuner.tuners, tuner.scales, strict=True)) if isinstance(tuner, Bundle) else [(tuner, 1.0)]
-
-
 def _inputs(
-    unet: nn.Module, stride: int, text: TextLayout, tuners: Sequence[Tuner], names: Sequence[str]
+    unet: nn.Module, stride: int, text: TextLayout, tuners: Sequence[Tuner], names: Sequence[str], seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return example inputs, and by name the dimensions that may change: batch, tokens, and the latents' height and
     width in multiples of the U-Net's deepest stride."""
     batch, tokens = torch.export.Dim("batch", max=MOST_ROWS), torch.export.Dim("tokens")
     height, width = torch.export.Dim("height"), torch.export.Dim("width")
     rows, high, wide = 2, 2 * stride, 3 * stride  # of sizes that PyTorch does not take for constants
+    draw = torch.Generator().manual_seed(seed)
     inputs = {
-        "sample": torch.randn(rows, unet.config.in_channels, high, wide),
+        "sample": torch.randn(rows, unet.config.in_channels, high, wide, generator=draw),
         "timestep": torch.tensor([10.0, 700.0]),
-        "encoder_hidden_states": torch.randn(rows, _TEXT_TOKENS, text["encoder_hidden_states"][1][-1]),
+        "encoder_hidden_states": torch.randn(rows, _TEXT_TOKENS, text["encoder_hidden_states"][1][-1], generator=draw),
     }
     shapes: dict[str, Any] = {
         "sample": {0: batch, 2: stride * height, 3: stride * width},
@@ -121,13 +117,14 @@ def _inputs(
         "encoder_hidden_states": {0: batch, 1: tokens},
     }
     if "text_embeds" in text:
-        inputs["text_embeds"] = torch.randn(rows, *text["text_embeds"][1])
+        inputs["text_embeds"] = torch.randn(rows, *text["text_embeds"][1], generator=draw)
         inputs["time_ids"] = torch.tensor([[8.0 * high, 8.0 * wide, 0, 0, 8.0 * high, 8.0 * wide]]).repeat(rows, 1)
     if unet.config.time_cond_proj_dim:
-        inputs["timestep_cond"] = torch.randn(rows, unet.config.time_cond_proj_dim)
+        inputs["timestep_cond"] = torch.randn(rows, unet.config.time_cond_proj_dim, generator=draw)
     for tuner, name in zip(tuners, names, strict=True):
         if isinstance(tuner, CSCTuner):
-            inputs[f"hint_{name}"] = torch.rand(rows, tuner.in_channels, HINT_SCALE * high, HINT_SCALE * wide)
+            size = HINT_SCALE * high, HINT_SCALE * wide
+            inputs[f"hint_{name}"] = torch.rand(rows, tuner.in_channels, *size, generator=draw)
             side = HINT_SCALE * stride
             shapes[f"hint_{name}"] = {0: batch, 2: side * height, 3: side * width}
         inputs[f"scale_{name}"] = torch.tensor(0.5)

@@ -14,17 +14,11 @@ from typing import Any
 import torch
 
 from scedit_cli.core.attach import attach
-from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.bundle import Bundle, parts_of
 from scedit_cli.core.compare import Difference
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.exporting.formats import DESCRIBED, DESCRIPTION
-from scedit_cli.exporting.graph import (
-    MOST_ROWS,
-    OUTPUT,
-    EditedUNet,
-    input_name,
-    parts_of,
-)
+from scedit_cli.exporting.graph import MOST_ROWS, OUTPUT, EditedUNet, input_name
 from scedit_cli.exporting.running import ExportedUNet, UNetFolder
 from scedit_cli.models.base import DTYPES, Base
 from scedit_cli.models.loading import quiet
@@ -189,9 +183,10 @@ def write_checked(graph: UNetGraph, out: Path, facts: Mapping[str, str]) -> Diff
 
 @torch.no_grad()
 def difference_of(graph: UNetGraph, folder: UNetFolder) -> Difference:
-    """Return the difference of a graph's output from that of the base with the tuners attached, on random inputs."""
+    """Return the difference of a graph's output from that of the base with the tuners attached, on random inputs that
+    are not those it was traced with."""
     base, parts = graph.base, parts_of(graph.tuner)
-    example = EditedUNet(base.unet, base.text_layout, [tuner for tuner, _ in parts])
+    example = EditedUNet(base.unet, base.text_layout, [tuner for tuner, _ in parts], seed=1)
     example.release()
     inputs = {name: each[:1] if each.dim() else each for name, each in example.example.items()}
     hints = {tuner.condition: inputs[f"hint_{input_name(tuner)}"] for tuner, _ in parts if tuner.condition}

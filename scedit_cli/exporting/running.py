@@ -81,6 +81,7 @@ class ExportedUNet(nn.Module):
         self._inputs: dict[str, Any] = folder.about["inputs"]
         self._own = self._scales = folder.tuner.scales
         self._hints: Mapping[str, Tensor] = {}
+        self.unprompted = 1.0
         self._run = _onnx(folder.file, self.device) if folder.file.suffix == ".onnx" else _program(folder.file)
 
     @property
@@ -105,7 +106,7 @@ class ExportedUNet(nn.Module):
 
     def reset(self) -> None:
         """Take the scales that the graph was written with, and no hints."""
-        self._scales, self._hints = self._own, {}
+        self._scales, self._hints, self.unprompted = self._own, {}, 1.0
 
     def forward(
         self,
@@ -127,20 +128,29 @@ class ExportedUNet(nn.Module):
             **(added_cond_kwargs or {}),
         }
         for tuner, name, scale in zip(self.tuners, self._names, self._scales, strict=True):
-            given[f"scale_{name}"] = torch.tensor(scale)
             if isinstance(tuner, CSCTuner):
                 given[f"hint_{name}"] = self._hint(tuner, scale, sample)
-        output = self._run(
-            {
-                name: given[name].to(self.device, getattr(torch, each["dtype"])).contiguous()
-                for name, each in self._inputs.items()
-            }
-        ).to(sample)
+        shares = [1.0] if self.unprompted == 1 else [self.unprompted, 1.0]  # of each part of the rows
+        parts = [self._answered(given, slice(rows * n // len(shares), rows * (n + 1) // len(shares)), share)
+                 for n, share in enumerate(shares)]  # fmt: skip
+        output = torch.cat(parts).to(sample)
         if not return_dict:
             return (output,)
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
         return UNet2DConditionOutput(sample=output)
+
+    def _answered(self, given: Mapping[str, Any], rows: slice, share: float) -> Tensor:
+        """Run the graph on some rows, with a share of the CSC-Tuners' scales."""
+        inputs = {name: given[name][rows] for name in self._inputs if name in given}
+        for tuner, name, scale in zip(self.tuners, self._names, self._scales, strict=True):
+            inputs[f"scale_{name}"] = torch.tensor(scale * share if isinstance(tuner, CSCTuner) else scale)
+        return self._run(
+            {
+                name: inputs[name].to(self.device, getattr(torch, each["dtype"])).contiguous()
+                for name, each in self._inputs.items()
+            }
+        )
 
     def _hint(self, tuner: CSCTuner, scale: float, sample: Tensor) -> Tensor:
         """Return a tuner's hint for every row of the batch; zeros where its scale is 0, as its edit then is."""
@@ -180,6 +190,14 @@ class GraphAttachment:
     def scales(self, scales: Sequence[float]) -> None:
         given = dict(zip(self._places, scales, strict=True))
         self._unet.scales = [given.get(place, 0.0) for place in range(len(self._unet.tuners))]
+
+    @property
+    def unprompted(self) -> float:
+        return self._unet.unprompted
+
+    @unprompted.setter
+    def unprompted(self, share: float) -> None:
+        self._unet.unprompted = share
 
     def set_hints(self, hints: Mapping[str, Tensor] | None) -> None:
         self._unet.set_hints(hints)

@@ -12,21 +12,22 @@ from PIL import Image
 from torch import Tensor
 
 from scedit_cli import conditions
+from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.images import open_mask
 from scedit_cli.data.inputs import file_of, source_of
 from scedit_cli.generation.annotators import annotation_for
 from scedit_cli.generation.config import GenerationConfig
 from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.generation.init_image import OpenedInitImage
-from scedit_cli.generation.provenance import control_text, digests, image_files, sha256
+from scedit_cli.generation.provenance import control_text, digests, image_files, model_files, of_kinds
 from scedit_cli.inference.config import Control
 from scedit_cli.inference.controls import OpenedControl, PlacedTuner, place_tuners
 from scedit_cli.inference.denoising import Start
 from scedit_cli.inference.sampler import check_size, to_hints, to_tensor
-from scedit_cli.inference.sizes import Size, resized, size_for
+from scedit_cli.inference.sizes import Size, fitting, resized, size_for
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError, in_field
-from scedit_cli.utils.io import expanded
+from scedit_cli.utils.io import expanded, sha256
 
 if TYPE_CHECKING:
     from scedit_cli.data.inputs import ImageInput
@@ -85,9 +86,14 @@ class Conditioning:
             SceditError: the base cannot draw a size.
         """
         sampler, notes = self.config.sampler, []
-        if self.init:
-            self.init = self.init.grown_to(base.multiple)
-        fitted = {"crop": "cropped to", "fit": "set between bars in", "stretch": "stretched to"}[sampler.resize]
+        start = str(self.init and file_of(self.config.init.image) or "the image to start from")
+        if self.init and (grown := self.init.grown_to(base.multiple)) is not self.init:
+            (width, height), (wider, higher) = self.init.size, grown.size
+            notes.append(
+                f"{start}: {width}x{height} pixels with its margins, extended to {wider}x{higher}: the sides of base "
+                f"{base.name} are multiples of {base.multiple}"
+            )
+            self.init = grown
         for job in self._jobs:
             if (keys := tuple(map(_key, job.controls))) in self._sizes:
                 continue
@@ -101,9 +107,9 @@ class Conditioning:
             self._sizes[keys] = size
             images = {self._opened[key].control.name: self._opened[key].image.size for key in keys}
             if self.init:
-                images |= {str(file_of(self.config.init.image) or "the image to start from"): self.init.size}
+                images |= {start: self.init.size}
             notes += [
-                f"{name}: {before[0]}x{before[1]} pixels, {fitted} {size[0]}x{size[1]}"
+                f"{name}: {before[0]}x{before[1]} pixels, {fitting(before, size, sampler.resize)} {size[0]}x{size[1]}"
                 for name, before in images.items()
                 if before != size
             ]
@@ -207,15 +213,15 @@ class Conditioning:
             "conds": [texts[each.kind] for each in job.controls if each.photo is None and each.kind in texts],
             "conds_from": [texts[each.kind] for each in made if each.kind in texts],
             "params": [f"{maker.kind}.{name}={value}" for maker in makers for name, value in maker.values],
-            "weights": str(expanded(made[0].weights).absolute()) if made and made[0].weights is not None else None,
-            "tuners": [f"{each.lasting}:{each.factor!r}" for each in tuners if each.path],
+            **_recorded_weights(made, makers),
+            "tuners": [f"{of_kinds(each.kinds)}{each.lasting}:{each.factor!r}" for each in tuners if each.path],
             "scales": [f"{name}={float(scale)!r}" for name, scale in job.scales.items()],
             "masks": [f"{name}={file.absolute()}" for name, file in masks.items() if file],
             "resize": config.sampler.resize,
             **{name: file and str(file.absolute()) for name, file in files.items()},
             "strength": self.start.strength if self.start else None,
             "outpaint": ",".join(map(str, init.margins)) if init and any(init.margins) else None,
-            "files": digests(image_files(replace(config, prompts=(), controls=job.controls)))
+            "files": digests([*image_files(replace(config, prompts=(), controls=job.controls)), *model_files(config)])
             | {each.lasting: sha256(each.path) for each in tuners if each.path},
             "in_memory": in_memory,
         }
@@ -228,7 +234,24 @@ def _identity(given: ImageInput) -> Path | int:
 
 def _key(control: Control) -> _Key:
     given, is_photo = (control.image, False) if control.photo is None else (control.photo, True)
-    return _identity(given), control.kind, is_photo, *sorted(control.params.items())
+    return _identity(given), control.kind, is_photo, _weights_of(control), *sorted(control.params.items())
+
+
+def _weights_of(control: Control) -> str | None:
+    """Return the absolute path of the folder with the weights of a control's annotator; None for the hub."""
+    return None if control.weights is None else str(expanded(control.weights).absolute())
+
+
+def _recorded_weights(made: Sequence[Control], makers: Sequence[AnnotationSpec]) -> dict[str, Any]:
+    """Return the folder that all annotators with weights take theirs from, or the folders by kind where they differ."""
+    folders = {
+        control.kind: _weights_of(control)
+        for control, maker in zip(made, makers, strict=True)
+        if maker.annotator.weights
+    }
+    if len(set(folders.values())) > 1:
+        return {"weights": None, "weights_of": [f"{kind}={folder}" for kind, folder in folders.items() if folder]}
+    return {"weights": next(iter(folders.values()), None)}
 
 
 def _masks_of(config: GenerationConfig, controls: Sequence[Control]) -> dict[str, ImageInput]:

@@ -234,7 +234,8 @@ class GenerationConfig:
         self.overrides.check()
         self.out.check()
         if self.out.fps is not None and self.sampler.frames is None:
-            raise SceditError("out.fps is of a video, and images are made", "add `frames=16`, or leave it out", "out.fps")
+            message = "out.fps is of a video, and images are made"
+            raise SceditError(message, "add `frames=16`, or leave it out", "out.fps")
         if self.init:
             self.init.check()
         for place, control in self.placed_controls():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scedit_cli.data.formats import is_image
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import write_new, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -19,6 +19,10 @@ VIDEO_FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 FIELDS = tuple("number prompt seed sweep base scheduler steps guidance width height date time".split())
 _NUMBERS = ("number", "seed", "steps", "guidance", "width", "height")
 _NUMBERED = re.compile(r"(\d+)(?:(?:-grid)?\.\w+|-frames)")
+# Suffixes that no folder is meant to have; other dots, as in v1.5, belong to a folder's name.
+_OF_NO_IMAGE = frozenset(
+    ".txt .md .pdf .html .json .jsonl .toml .yaml .csv .mp4 .mov .avi .mkv .webm .zip .tar .safetensors".split()
+)
 _LONGEST = 80  # characters of a field, since file systems limit names to 255 bytes
 
 
@@ -42,6 +46,10 @@ class Names:
     def is_file(self) -> bool:
         return self.out.suffix.lower() in self.formats and not self.out.is_dir()
 
+    @property
+    def _names_other_file(self) -> bool:
+        return is_image(self.out.name) or self.out.suffix.lower() in _OF_NO_IMAGE
+
     def check(self, count: int, with_grid: bool) -> None:
         """Raise SceditError where a file is in the way, or the template is invalid."""
         if self.template is not None:
@@ -53,7 +61,7 @@ class Names:
             if taken and not self.overwrite:
                 hint = "name another file, or add `overwrite`"
                 raise SceditError(f"out {taken[0]} exists already", hint, "out")
-        elif (self.out.exists() or is_image(self.out.name)) and not self.out.is_dir():
+        elif (self.out.exists() or self._names_other_file) and not self.out.is_dir():
             what = "is a file that is no image" if self.out.exists() else "names a format that is not written"
             hint = f"name a folder, or a file ending in {', '.join(self.formats)}"
             raise SceditError(f"out {self.out} {what}", hint, "out")
@@ -70,23 +78,26 @@ class Names:
         if self.is_file:
             return self._numbered(len(facts))
         template = self.template or "{number:04d}"
-        return [self.out / _filled(template, {**known, "number": first + n}, self.formats) for n, known in enumerate(facts)]
+        numbered = ({**known, "number": first + n} for n, known in enumerate(facts))
+        return [self.out / _filled(template, each, self.formats) for each in numbered]
 
     def grid(self, first: int) -> Path:
         return self.out.with_stem(f"{self.out.stem}-grid") if self.is_file else self.out / f"{first:04d}-grid.png"
 
-    def write(self, place: Path, data: bytes, taken: set[Path]) -> Path:
-        """Write `data` and return its file: `place`, or the next free name. Files that this run wrote, `taken`, are
-        never replaced.
+    def write(
+        self, place: Path, data: bytes, taken: set[Path], is_free: Callable[[Path], bool] = lambda place: True
+    ) -> Path:
+        """Write `data` and return its file: `place`, or the next name that `is_free`. Files that this run wrote,
+        `taken`, are never replaced.
 
         Raises:
             WorkFailed: the folder of such a file is gone; another one is not made in its place.
         """
         make_folder = place.parent not in {file.parent for file in taken}
-        if self.overwrite and place not in taken:
+        if self.overwrite and place not in taken and is_free(place):
             return write_whole(place, data, make_folder=make_folder)
         candidate, number = place, 2
-        while candidate in taken or not write_new(candidate, data, make_folder=make_folder):
+        while candidate in taken or not (is_free(candidate) and write_new(candidate, data, make_folder=make_folder)):
             candidate, number = place.with_stem(f"{place.stem}-{number}"), number + 1
         return candidate
 
@@ -102,6 +113,22 @@ def is_frame(name: str) -> bool:
 def frames_folder(video: Path) -> Path:
     """Return the folder of a video file's frames."""
     return video.with_name(f"{video.stem}-frames")
+
+
+def frames_in_the_way(video: Path, overwrite: bool, inputs: Iterable[Path]) -> str | None:
+    """Return why the folder of a video file's frames must stay as it is, where it is there already: its frames may be
+    replaced with `overwrite` alone, and never anything else or one of the `inputs`."""
+    folder = frames_folder(video)
+    if not folder.exists():
+        return None
+    if not overwrite:
+        return "exists already"
+    if not folder.is_dir():
+        return "is a file"
+    if others := [file.name for file in folder.iterdir() if not is_frame(file.name)]:
+        return f"holds {shortened(others[0])}, which is no frame"
+    real = folder.resolve()
+    return "is read from" if any(file.resolve().is_relative_to(real) for file in inputs) else None
 
 
 def _check_template(template: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from scedit_cli.generation.filenames import FORMATS
 from scedit_cli.inference.config import Control
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.hub import is_hub_id, split_revision
+from scedit_cli.utils.io import expanded, sha256
 from scedit_cli.utils.specs import parse_tuner
 
 _LARGEST_BATCH = 1024
@@ -31,8 +30,8 @@ _TYPES = {field: kind for kind, names in {
     str: ("prompt", "negative", "base", "revision", "vae", "vae_revision", "prediction", "dtype", "device",
           "guidance_span", "scheduler", "resize", "weights", "image", "inpaint", "outpaint", "unet"),
     int: ("seed", "steps", "reuse", "width", "height", "frames", "fps"),
-    float: ("guidance", "guidance_rescale", "strength"),
-    list: ("conds", "conds_from", "params", "masks", "tuners", "scales", "in_memory"),
+    float: ("guidance", "control_guidance", "guidance_rescale", "strength"),
+    list: ("conds", "conds_from", "params", "weights_of", "masks", "tuners", "scales", "in_memory"),
     bool: ("any_base", "weighted", "vae_slicing", "vae_tiling", "compile"),
 }.items() for field in names}  # fmt: skip
 
@@ -102,7 +101,8 @@ def _is(value: Any, kind: type) -> bool:
 
 def settings_to_remake(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that make the image at `path` again, by the names and in the forms of the command line's
-    options, and all that the file holds. Device and offloading are left open, since another machine may not have them.
+    options, and all that the file holds; `weights_of` are the folders of annotators' weights, as KIND=DIR, where they
+    differ. Device and offloading are left open, since another machine may not have them.
 
     Raises:
         SceditError: as for `settings_in`; or the image was made of images or tuners that no file holds.
@@ -119,8 +119,9 @@ def settings_to_remake(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for model, revision in (("base", "revision"), ("vae", "vae_revision")):
         if (commit := known.pop(revision, None)) and model in known:
             known[model] += f"@{commit}"
-    names = [(text, parse_tuner(text).source) for text in known.get("tuners", [])]
-    known["tuners"] = [_place(name) + text.removeprefix(name) for text, name in names]
+    tuners = [(text, parse_tuner(text)) for text in known.get("tuners", [])]
+    heads = [(text, of_kinds(each.conditions), str(each.source)) for text, each in tuners]
+    known["tuners"] = [kinds + _place(name) + text.removeprefix(kinds + name) for text, kinds, name in heads]
     return {"prompts": (settings["prompt"],), **known}, settings
 
 
@@ -130,11 +131,12 @@ def check_files(path: Path, files: Mapping[str, str], config: GenerationConfig) 
     Raises:
         SceditError: a file is gone or has other content.
     """
-    images, tuners = set(map(str, image_files(config))), {str(spec.source) for spec in config.tuners}
+    tuners = {str(spec.source) for spec in config.tuners}
+    others = {str(file.absolute()) for file in (*image_files(config), *model_files(config))}
     for name, digest in files.items():
         place = _place(name)
         is_tuner = place in tuners
-        if not is_tuner and not {place, str(Path(place).parent)} & images:  # a frame is in a folder of them
+        if not is_tuner and not {place, str(Path(place).parent)} & others:  # a frame is in a folder of them
             continue
         on_hub = is_tuner and is_hub_id(split_revision(place)[0])
         if not (on_hub or Path(place).is_file() or (is_tuner and Path(place).is_dir())):
@@ -148,12 +150,19 @@ def check_files(path: Path, files: Mapping[str, str], config: GenerationConfig) 
 
 
 def image_files(config: GenerationConfig) -> list[Path]:
-    """Return all files but the tuners': those of controls and masks, of the image to start from, of an autoencoder."""
+    """Return the files of controls and masks and of the image to start from."""
     given: list[Any] = [each for _, control in config.placed_controls() for each in (control.image, control.photo)]
     given += [control.mask for _, control in config.placed_controls()]
-    given += [*config.overrides.masks.values(), config.base.vae]
+    given += config.overrides.masks.values()
     given += [config.init.image, config.init.mask] if config.init else []
     return [file for file in map(file_of, given) if file]
+
+
+def model_files(config: GenerationConfig) -> list[Path]:
+    """Return the places of an autoencoder and of an exported U-Net, whose weights are not in the base's fingerprint,
+    and the files in those that are folders."""
+    given = [expanded(each) for each in (config.base.vae, config.base.unet) if each]
+    return [*given, *(file for place in given if place.is_dir() for file in sorted(place.iterdir()))]
 
 
 def _place(name: str) -> str:
@@ -166,15 +175,9 @@ def digests(files: Iterable[Path]) -> dict[str, str]:
     return {str(file.absolute()): sha256(file) for file in files if file.is_file()}
 
 
-def sha256(file: Path) -> str:
-    state = file.stat()
-    return _sha256(file.absolute(), state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=256)
-def _sha256(file: Path, modified: int, size: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def of_kinds(conditions: Sequence[str]) -> str:
+    """Return what the command line reads before a tuner's file as its `conditions`."""
+    return f"{','.join(conditions)}=" if conditions else ""
 
 
 def control_text(control: Control, brief: bool = False) -> str:

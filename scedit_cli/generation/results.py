@@ -98,9 +98,9 @@ class GenerateResult:
         rows = []
         for image in self.images:
             scales = [f"{name} at {scale:g}" for name, scale in image.scales.items()]
-            scores = [f"{kind} {score:.3f}" for kind, score in image.scores.items()]
+            scores = [f"{kind} {score:z.3f}" for kind, score in image.scores.items()]
             if isinstance(image, GeneratedVideo):
-                scores += [f"{kind} flicker {value:.3f}" for kind, value in image.flicker.items()]
+                scores += [f"{kind} flicker {value:z.3f}" for kind, value in image.flicker.items()]
             facts = [f"seed {image.seed}", image.prompt, *scales, *scores]
             rows.append((str(image.path), " · ".join(fact for fact in facts if fact)))
         return rows + ([(str(self.grid), "all of them")] if self.grid else [])

@@ -164,6 +164,7 @@ class ImageRunner:
             "seed": job.seed,
             "steps": self.steps,
             "guidance": guidance.scale,
+            "control_guidance": guidance.control,
             "guidance_rescale": guidance.rescale,
             "guidance_span": None if tuple(sampler.guidance_span) == (0, 1) else span,
             "scheduler": sampler.scheduler or type(base.scheduler).__name__,

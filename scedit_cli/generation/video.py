@@ -22,8 +22,8 @@ from scedit_cli.generation.image_jobs import ImageJob
 from scedit_cli.generation.provenance import control_text, described, digests, encoded
 from scedit_cli.generation.runner import ImageRunner
 from scedit_cli.inference.config import Control
-from scedit_cli.inference.sizes import resized, size_for
 from scedit_cli.inference.sampler import STARVED, acting, to_images
+from scedit_cli.inference.sizes import resized, size_for
 from scedit_cli.models.base import finite
 from scedit_cli.models.loading import quiet
 from scedit_cli.models.schedulers import seed_noise
@@ -39,7 +39,7 @@ class VideoFrames:
     """The frames of a configuration's controls.
 
     Attributes:
-        config: the configuration with a control for each frame in place of each control, without an image to start from.
+        config: the configuration with a control for each frame in place of each control, and no image to start from.
         jobs: for each job, a job per frame with that frame's controls.
     """
 
@@ -99,7 +99,7 @@ class VideoRunner(ImageRunner):
             edits.scales = given.scales(first)
             edits.set_regions(given.regions(first))
             edits.set_hints({kind: _over_time(hint) for kind, hint in given.hints(frames).items()})
-        act = acting(edits, given.spans(first))
+        act = acting(edits, given.spans(first), self.guidance)
         pipeline = base.pipeline(self.sampler.scheduler)
         order = pipeline.scheduler.order
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from scedit_cli.generation.config import GenerationConfig, Overrides, Prompt
-from scedit_cli.generation.provenance import sha256
 from scedit_cli.inference.config import Control
 from scedit_cli.inference.controls import called, check_base, load_placed
 from scedit_cli.models.base import Base
 from scedit_cli.utils.errors import SceditError, not_installed
-from scedit_cli.utils.io import write_new
+from scedit_cli.utils.io import sha256, write_new
 from scedit_cli.utils.markdown import plain
 from scedit_cli.utils.reporter import Reporter
 from scedit_cli.utils.specs import TunerSpec

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from scedit_cli.inference.denoising import Guidance
 
 _WHOLE = (0.0, 1.0)  # all denoising steps, as fractions
+_LARGEST = 16384  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class SamplerConfig:
     Attributes:
         steps, guidance: denoising steps, and the scale of classifier-free guidance, where 1 or less is none; by default
             the base's.
+        control_guidance: the scale of guidance for condition images, from 1, which is none, to the prompt's.
         guidance_rescale: the share of guidance's excess contrast that is removed, in [0, 1] (arXiv 2305.08891).
         guidance_span: the fractions of the steps between which guidance acts.
         scheduler: the sampler, `NAME[:KEY=VALUE,...]` as diffusers, A1111 or ComfyUI name it; by default the base's.
@@ -116,6 +119,7 @@ class SamplerConfig:
 
     steps: int | None = None
     guidance: float | None = None
+    control_guidance: float = 1.0
     guidance_rescale: float = 0.0
     guidance_span: tuple[float, float] = _WHOLE
     scheduler: str | None = None
@@ -131,11 +135,13 @@ class SamplerConfig:
 
     def check(self, field: str = "sampler") -> None:
         """Raise SceditError for an invalid setting; `field` is the configuration's own name."""
-        for name, least in {"steps": 1, "reuse": 1, "frames": 2, "width": 8, "height": 8, "batch_size": 1}.items():
+        limits = {"steps": (1, None), "reuse": (1, None), "frames": (2, None), "batch_size": (1, None)}
+        for name, (least, most) in (limits | dict.fromkeys(("width", "height"), (8, _LARGEST))).items():
             if (value := getattr(self, name)) is not None:
-                check_number(value, f"{field}.{name}", least, whole=True)
+                check_number(value, f"{field}.{name}", least, most, whole=True)
         if self.guidance is not None:
             check_number(self.guidance, f"{field}.guidance", 0)
+        check_number(self.control_guidance, f"{field}.control_guidance", 1)
         check_number(self.guidance_rescale, f"{field}.guidance_rescale", 0, 1)
         check_span(self.guidance_span, f"{field}.guidance_span")
         check_choice(self.resize, f"{field}.resize", RESIZE_RULES)
@@ -145,12 +151,24 @@ class SamplerConfig:
             check_type(self.scheduler, f"{field}.scheduler", str, "the name of a sampler, such as 'euler'")
             with in_field(f"{field}.scheduler", named=False):
                 check_name(self.scheduler)
+        if self.place is not None:
+            _check_place(self.place, f"{field}.place")
 
     def guided(self, default: float) -> Guidance:
         """Return the guidance, with the base's `default` scale where none is set."""
         from scedit_cli.inference.denoising import Guidance
 
-        return Guidance(default if self.guidance is None else self.guidance, self.guidance_rescale, *self.guidance_span)
+        scale = default if self.guidance is None else self.guidance
+        return Guidance(scale, self.guidance_rescale, *self.guidance_span, self.control_guidance)
+
+
+def _check_place(place: Any, field: str) -> None:
+    """Raise SceditError unless `place` is an index within a batch, and the batch's size."""
+    pair = place if isinstance(place, tuple | list) else ()
+    whole = all(isinstance(each, Integral) and not isinstance(each, bool) for each in pair)
+    if not (len(pair) == 2 and whole and 0 <= pair[0] < pair[1]):
+        hint = "give an index from 0 on, and the larger size of its batch, such as (0, 8)"
+        raise SceditError(f"{field} is {place!r}", hint, field)
 
 
 def check_span(span: Any, field: str) -> None:

@@ -29,6 +29,7 @@ from scedit_cli.utils.hub import is_hub_id, split_revision
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.specs import TunerSpec
 
+
 @dataclass(frozen=True)
 class OpenedControl:
     """A control whose image is opened.
@@ -91,6 +92,7 @@ class PlacedTuner:
         lasting: a name that finds the file from any working directory and installation: a shipped tuner's name,
             `owner/name@commit` on the hub, else the absolute path.
         field: the name of the tuner in errors.
+        kinds: the conditions of all CSC-Tuners of its file, where that is another program's and does not state them.
     """
 
     tuner: Tuner
@@ -101,6 +103,7 @@ class PlacedTuner:
     path: Path | None = None
     lasting: str = ""
     field: str = "tuners"
+    kinds: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -125,8 +128,8 @@ def place_tuners(tuners: Sequence[TunerSpec], controls: Sequence[OpenedControl],
     Raises:
         SceditError: a tuner has no condition, a condition has no tuner, or two tuners take one condition.
     """
-    placed = [each for i, spec in enumerate(tuners) for each in load_placed(spec, f"tuners[{i}]")]
-    _name_foreign(placed, controls)
+    files = [load_placed(spec, f"tuners[{i}]") for i, spec in enumerate(tuners)]
+    placed = _named(files, [control.kind for control in controls])
     taken = {each.tuner.condition for each in placed}
     for control in controls:
         if control.kind not in taken:
@@ -156,9 +159,7 @@ def load_placed(spec: TunerSpec, field: str = "tuners") -> list[PlacedTuner]:
         PlacedTuner(tuner if path else copy(tuner), str(given), own, factor, bundled, path, lasting, field)
         for tuner, own in zip(tuners, scales, strict=True)
     ]
-    if spec.conditions:
-        _name_conditions(placed, spec.conditions)
-    return placed
+    return _with_conditions(placed, spec.conditions) if spec.conditions else placed
 
 
 def on_device(placed: PlacedTuner, device: torch.device, dtype: torch.dtype | None = None) -> PlacedTuner:
@@ -169,9 +170,12 @@ def on_device(placed: PlacedTuner, device: torch.device, dtype: torch.dtype | No
     return replace(placed, tuner=tuner.to(device, dtype))
 
 
-def _name_conditions(placed: Sequence[PlacedTuner], names: Sequence[str]) -> None:
+def _with_conditions(placed: Sequence[PlacedTuner], names: Sequence[str]) -> list[PlacedTuner]:
     """Give the CSC-Tuners of another program's file these conditions, in order."""
     file, takers = placed[0].file, [each.tuner for each in placed if isinstance(each.tuner, CSCTuner)]
+    if not takers:
+        hint = f"leave {','.join(names)}= out"
+        raise SceditError(f"{file} is an SC-Tuner, which takes no condition such as {names[0]}", hint)
     if len(names) != len(takers):
         raise SceditError(
             f"{file} holds {len(takers)} CSC-Tuners, and {', '.join(names)} names {len(names)}",
@@ -184,6 +188,7 @@ def _name_conditions(placed: Sequence[PlacedTuner], names: Sequence[str]) -> Non
                 hint="KIND= names the conditions of another program's file; leave it out",
             )
         tuner.condition = name
+    return [replace(each, kinds=tuple(names)) for each in placed]
 
 
 def as_trained(model: str, placed: Iterable[PlacedTuner]) -> str:
@@ -271,13 +276,20 @@ def prediction_note(base: Base, placed: Iterable[PlacedTuner] = ()) -> str | Non
     return f"{base.doubt}: `prediction=epsilon` takes it for the other"
 
 
-def _name_foreign(placed: Sequence[PlacedTuner], controls: Sequence[OpenedControl]) -> None:
-    """Give other programs' tuners, which do not state their condition, those that no other tuner takes, in order."""
-    named = {each.tuner.condition for each in placed if not is_unnamed(each.tuner, each.path is None)}
-    free = iter(dict.fromkeys(control.kind for control in controls if control.kind not in named))
-    for each in placed:
-        if isinstance(each.tuner, CSCTuner) and is_unnamed(each.tuner, each.path is None):
-            each.tuner.condition = next(free, each.tuner.condition)
+def _named(files: Sequence[Sequence[PlacedTuner]], kinds: Sequence[str]) -> list[PlacedTuner]:
+    """Return the tuners of all `files`. Other programs' files that do not state their tuners' conditions, and whose
+    conditions are not given, get those of `kinds` that no other tuner takes, in order."""
+    unnamed = [each for file in files for each in file if is_unnamed(each.tuner, each.path is None) and not each.kinds]
+    unnamed = [each for each in unnamed if isinstance(each.tuner, CSCTuner)]
+    taken = {each.tuner.condition for file in files for each in file if each not in unnamed}
+    free = iter(dict.fromkeys(kind for kind in kinds if kind not in taken))
+    for each in unnamed:
+        each.tuner.condition = next(free, each.tuner.condition)
+    placed = []
+    for file in files:
+        own = [each.tuner.condition for each in file if each in unnamed]
+        placed += [replace(each, kinds=tuple(own)) for each in file] if own else file
+    return placed
 
 
 def is_unnamed(tuner: Tuner, in_memory: bool) -> bool:

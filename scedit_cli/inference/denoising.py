@@ -32,16 +32,32 @@ _PER_GUIDANCE = (
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (arXiv 2207.12598): its `scale`, the share of its excess contrast that is removed
-    (`rescale`, arXiv 2305.08891), and the fractions of the steps between which it acts (arXiv 2404.07724)."""
+    """Classifier-free guidance (arXiv 2207.12598).
+
+    Attributes:
+        scale: the scale of the prompt; 1 or less is no guidance.
+        rescale: the share of its excess contrast that is removed, in [0, 1] (arXiv 2305.08891).
+        start, end: the fractions of the steps between which it acts (arXiv 2404.07724).
+        control: the scale of the hints, between 1, which is no guidance, and `scale`.
+    """
 
     scale: float
     rescale: float = 0.0
     start: float = 0.0
     end: float = 1.0
+    control: float = 1.0
 
     def at(self, progress: float) -> float:
         return self.scale if self.start <= progress < self.end else 1.0
+
+    def unprompted(self, progress: float) -> float:
+        """Return the share of α with which tuners edit the prediction without the prompt.
+
+        With edits of share s there, and of share 1 in the prediction with the prompt, guidance moves by
+        s + scale·(1 - s) times what the edits change, to first order: by `control` for the share returned.
+        """
+        scale = self.at(progress)
+        return (scale - self.control) / (scale - 1) if scale > 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -201,11 +217,19 @@ def check_sampling(
         message = f"sampler.reuse is {reuse}, and there are {taken} steps: the deep layers would run at the first alone"
         raise SceditError(message, "give fewer steps from one full step to the next, or more steps", "sampler.reuse")
     check_steps(scheduler_like(base.scheduler, scheduler), steps, scheduler)
-    if base.unet.config.get("time_cond_proj_dim") is not None and (guidance.start, guidance.end) != (0, 1):
-        raise SceditError(
-            f"base {base.name} has guidance built in, it cannot be limited to a part of the steps",
-            hint="leave the guidance interval out",
-        )
+    if not 1 <= guidance.control <= max(guidance.scale, 1):
+        message = f"sampler.control_guidance is {guidance.control:g}, and the guidance of the prompt {guidance.scale:g}"
+        hint = "give at least 1 and at most the prompt's, or leave it out"
+        raise SceditError(message, hint, "sampler.control_guidance")
+    if base.unet.config.get("time_cond_proj_dim") is not None:
+        if (guidance.start, guidance.end) != (0, 1):
+            raise SceditError(
+                f"base {base.name} has guidance built in, it cannot be limited to a part of the steps",
+                hint="leave the guidance interval out",
+            )
+        if guidance.control != 1:
+            message = f"base {base.name} has guidance built in, which does not reach the hints"
+            raise SceditError(message, "leave the guidance of the hints out", "sampler.control_guidance")
 
 
 @contextmanager

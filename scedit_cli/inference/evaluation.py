@@ -20,6 +20,7 @@ from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import component_digests
 from scedit_cli.data.evaluation_set import EvaluationSet
 from scedit_cli.data.image_cache import ImageCache, key_of
+from scedit_cli.inference.denoising import Guidance
 from scedit_cli.inference.sampler import check_size, sample, to_hints, to_images, to_tensor
 from scedit_cli.inference.sampling_options import SamplingOptions
 from scedit_cli.models.base import Base
@@ -113,7 +114,8 @@ class Evaluator:
         self.base, self.images, self.protocol, self.sampling = base, images, protocol, sampling
         self.cache, self.known, self.share = cache or ImageCache(None), known or ResultCache(None), share
         self.steps = sampling.steps or base.defaults.steps
-        self.guidance = base.defaults.guidance if sampling.guidance is None else sampling.guidance
+        scale = base.defaults.guidance if sampling.guidance is None else sampling.guidance
+        self.guidance = Guidance(scale, control=sampling.control_guidance)
         self._edits, self._extras = edits, extras or {}
         self._digests: dict[Tuner, str] = {}  # of tuners, which do not change between two batches
         self._about_base = None if edits else self._describe_base()
@@ -257,7 +259,7 @@ class Evaluator:
         if arm.name == RECONSTRUCTION.name:
             return key_of(base=self._about_base["vae"], reconstructed=[self.images.digests[place] for place in places])
         about = self._about_base | {
-            "steps": self.steps, "guidance": self.guidance, "scheduler": self.sampling.scheduler,
+            "steps": self.steps, "guidance": self.guidance.scale, "scheduler": self.sampling.scheduler,
             "size": self.images.sizes[places[0]], "texts": [item.text for item in items],
             "seeds": [self.sampling.seed + self.images.numbers[place] for place in places],
         }  # fmt: skip
@@ -265,6 +267,8 @@ class Evaluator:
             about["tuners"] = list(zip(map(self._digest, arm.tuners), arm.scales, strict=True))
             kinds = [tuner.condition for tuner in arm.tuners if tuner.condition]
             about["hints"] = [[self.images.key(kind, place) for place in places] for kind in kinds]
+            if kinds and self.guidance.control != 1:
+                about["control_guidance"] = self.guidance.control
         return key_of(**about)
 
     def _digest(self, tuner: Tuner) -> str:

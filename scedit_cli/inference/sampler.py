@@ -84,7 +84,7 @@ def sample(
         texts = {pair: denoiser.encode(*pair, sampler.weighted) for pair in dict.fromkeys(pairs)}
     batches = list(_batches([texts[pair]["prompt_embeds"].shape[1] for pair in pairs], sampler.batch_size))
     full_scales = attachment.scales if attachment else ()
-    act = acting(attachment, spans)
+    act = acting(attachment, spans, guidance)
     images: list[Image.Image] = []
 
     deep = reuse(base.unet, sampler.reuse, denoiser.pipeline.scheduler.order)
@@ -115,16 +115,16 @@ def sample(
     finally:
         deep.undo()
         if attachment:
-            attachment.scales = full_scales
+            attachment.scales, attachment.unprompted = full_scales, 1.0
             attachment.set_hints(None)
     return images
 
 
 def acting(
-    attachment: Attachment | None, spans: Sequence[tuple[float, float]] | None
+    attachment: Attachment | None, spans: Sequence[tuple[float, float]] | None, guidance: Guidance
 ) -> Callable[[float], None]:
     """Return a function that gives the attached tuners their present scales where the completed share of the steps is
-    within their `spans`, else 0."""
+    within their `spans`, else 0, and guides them."""
     full = attachment.scales if attachment else ()
 
     def act(progress: float) -> None:
@@ -132,6 +132,8 @@ def acting(
             attachment.scales = [
                 scale if start <= progress < end else 0.0 for scale, (start, end) in zip(full, spans, strict=True)
             ]
+        if attachment:
+            attachment.unprompted = guidance.unprompted(progress)
 
     return act
 

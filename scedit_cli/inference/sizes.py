@@ -25,6 +25,17 @@ def resized(
     return (ImageOps.fit if rule == "crop" else ImageOps.pad)(image, size, by)
 
 
+def fitting(given: Size, size: Size, rule: str) -> str:
+    """Return in words how `resized` brings an image of the size `given` to `size`, such as "cropped to"."""
+    ratios = size[0] / given[0], size[1] / given[1]
+    factor = max(ratios) if rule == "crop" else min(ratios)
+    if given[0] * size[1] == given[1] * size[0]:
+        return "enlarged to" if factor > 1 else "reduced to"
+    if rule == "stretch":
+        return "stretched to"
+    return ("enlarged and " if factor > 1 else "") + ("cropped to" if rule == "crop" else "set between bars in")
+
+
 def size_for(given: Size | None, width: int | None, height: int | None, base: Base, shrink: bool = False) -> Size:
     """Return the size to generate: `width` and `height` where given. A missing side follows from the proportions of
     the image of the `given` size, in the base's multiple; without one, it is the base's own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,6 +252,10 @@ def _folder(work: _Work) -> dict[str, Any]:
     if failed and not written and not skipped:
         raise _nothing_read(work.src, failed)
     if share.is_first:
+        for kind, count in Counter(kind for outcome in outcomes for kind in outcome.foreign).items():
+            work.reporter.note(
+                f"{kind} images that `annotate` did not make are kept as they are: {count}; `overwrite` replaces them"
+            )
         with alone(work.src):  # another process may have added a column meanwhile
             rows = [row for _, row in read_rows(work.src)]
             _enter(rows, outcomes, [spec.kind for spec in work.specs])

@@ -154,7 +154,7 @@ def _sample(request: SamplingRequest, with_reuse: bool, reporter: Reporter) -> B
     place = torch.device(request.device or best_device())
     shape = architecture(request.base or EMBEDDED)
     wanted = BenchConfig(
-        shape.name, resolution=request.resolution or 256, dtype=request.dtype or "fp32", steps=request.steps
+        shape.name, resolution=request.resolution, dtype=request.dtype or "fp32", steps=request.steps
     )
     setting = replace(settled(wanted, shape, place), batch=None)
     times = step_times(

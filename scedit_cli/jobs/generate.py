@@ -15,14 +15,12 @@ from scedit_cli import scenes
 from scedit_cli.exporting.running import UNetFolder
 from scedit_cli.generation.conditioning import Conditioning
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, InitImage, OutputConfig, Overrides, Prompt
-from scedit_cli.generation.filenames import VIDEO_FORMATS, Names
-from scedit_cli.generation.grid import sheet
+from scedit_cli.generation.drawing import draw_images, draw_videos
 from scedit_cli.generation.image_jobs import ImageJob, jobs_of
-from scedit_cli.generation.provenance import encoded
-from scedit_cli.generation.results import GeneratedImage, GeneratedVideo, GenerateResult
+from scedit_cli.generation.results import GenerateResult
 from scedit_cli.generation.runner import ImageRunner, accelerator
 from scedit_cli.generation.syntax import foreign_syntax
-from scedit_cli.generation.video import VideoFrames, VideoRunner, animated, first_image, flicker, sized_for, write_frames
+from scedit_cli.generation.video import VideoFrames, VideoRunner, first_image, sized_for
 from scedit_cli.generation.web_ui import open_page, page, slots_for
 from scedit_cli.inference.config import Control, SamplerConfig
 from scedit_cli.inference.controls import (
@@ -121,7 +119,7 @@ def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter)
             reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
     for text in conditioning.fit(base):
         reporter.note(text)
-    images, grid = _draw_all(ImageRunner(config, base, conditioning), jobs, reporter)
+    images, grid = draw_images(ImageRunner(config, base, conditioning), jobs, reporter)
     seconds = time.monotonic() - started
     return GenerateResult(images, grid, base.name, seconds, device, conditioning.shown(jobs[0]))
 
@@ -147,85 +145,9 @@ def _generate_videos(config: GenerationConfig, loaded: Base | None, reporter: Re
     if len({conditioning.size(each) for frames in split.jobs for each in frames}) > 1:
         hint = "give `width` and `height`, or frames of one size"
         raise SceditError("controls: the frames differ in size", hint, "controls")
-    videos = _draw_videos(VideoRunner(config, base, conditioning, image), split, jobs, reporter)
+    videos = draw_videos(VideoRunner(config, base, conditioning, image), split, jobs, reporter)
     shown = conditioning.shown(split.jobs[0][0])
     return GenerateResult(videos, None, base.name, time.monotonic() - started, device, shown)
-
-
-def _draw_videos(
-    runner: VideoRunner, split: VideoFrames, jobs: Sequence[ImageJob], reporter: Reporter
-) -> list[GeneratedVideo]:
-    """Draw, measure and write all videos."""
-    out, conditioning = runner.config.out, runner.conditioning
-    names = None if out.path is None else Names(expanded(out.path), out.name, out.overwrite, VIDEO_FORMATS)
-    facts = [runner.facts(frames[0]) for frames in split.jobs]
-    places = names.places(names.first_number(), facts) if names else [None] * len(jobs)
-    videos: list[GeneratedVideo] = []
-    taken: set[Path] = set()
-    with runner:
-        for n, (job, frame_jobs) in enumerate(zip(jobs, split.jobs, strict=True)):
-            frames = runner.draw_video(frame_jobs, reporter.stage("generate").part(n, len(jobs)))
-            figures = conditioning.measured(frame_jobs, frames) if out.score else [{} for _ in frames]
-            means = {
-                kind: {name: sum(each[kind][name] for each in figures) / len(figures) for name in first}
-                for kind, first in figures[0].items()
-            }
-            by_frame = {kind: [each[kind]["consistency"] for each in figures] for kind in means}
-            scores = {kind: each.pop("consistency") for kind, each in means.items()}
-            file, files = None, []
-            if names:
-                settings = runner.video_settings(job, frame_jobs[0])
-                data = animated(frames, places[n].suffix, settings, runner.fps)
-                file = names.write(places[n], data, taken)
-                taken.add(file)
-                files = write_frames(file, frames, settings, out.overwrite)
-            videos.append(
-                GeneratedVideo(
-                    job.seed, job.prompt, file, scores, means, dict(job.scales), None, tuple(files), by_frame,
-                    {kind: flicker(each) for kind, each in by_frame.items()}, () if file else tuple(frames),
-                )
-            )  # fmt: skip
-    return videos
-
-
-def _draw_all(
-    runner: ImageRunner, jobs: Sequence[ImageJob], reporter: Reporter
-) -> tuple[list[GeneratedImage], Path | None]:
-    """Draw all images, measure and write each batch, and draw the grid; return the images and the grid's file."""
-    config, conditioning = runner.config, runner.conditioning
-    out, (index, size) = config.out, config.sampler.place or (0, 1)
-    names = None if out.path is None else Names(expanded(out.path), out.name, out.overwrite)
-    first = names.first_number() if names else 1
-    places = names.places(first, [runner.facts(job) for job in jobs]) if names else [None] * len(jobs)
-    made: dict[int, GeneratedImage] = {}
-    drawn: dict[int, Image.Image] = {}
-    taken: set[Path] = set()
-    batches = runner.batches(jobs)
-    with runner:
-        for number, batch in enumerate(batches):
-            # An image that is made again takes its old place in a batch, since sums in other batches round differently.
-            fill = [jobs[i] for i in batch] if size == 1 else [jobs[batch[0]]] * size
-            images = runner.draw(fill, reporter.stage("generate").part(number, len(batches)))
-            images = images if size == 1 else images[index : index + 1]
-            figures = conditioning.measured(fill, images) if out.score else [{} for _ in images]
-            for at, (i, image) in enumerate(zip(batch, images, strict=True)):
-                file = None
-                if names:
-                    settings = runner.settings(jobs[i], [at, len(batch)] if size == 1 else [index, size])
-                    file = names.write(places[i], encoded(image, places[i].suffix, settings), taken)
-                    taken.add(file)
-                scores = {kind: each.pop("consistency") for kind, each in figures[at].items()}
-                kept = None if file else image
-                job = jobs[i]
-                made[i] = GeneratedImage(job.seed, job.prompt, file, scores, figures[at], dict(job.scales), kept)
-                if out.grid:
-                    drawn[i] = image
-    grid = None
-    if out.grid:
-        place = names.grid(first)
-        image = sheet(jobs, [drawn[i] for i in range(len(jobs))], [conditioning.shown(job) for job in jobs])
-        grid = names.write(place, encoded(image, place.suffix, runner.settings(jobs[0])), set())
-    return [made[i] for i in range(len(jobs))], grid
 
 
 def serve(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from scedit_cli.core import blend
-from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.bundle import Bundle, parts_of
 from scedit_cli.core.compare import Difference, Weighted, difference_of
 from scedit_cli.core.compress import compress, recorded, rows_for
 from scedit_cli.core.foreign.formats import is_folder
@@ -101,7 +101,8 @@ class MergeResult:
                 ("rank", f"{self.compressed.rank}, fitted on {self.compressed.on}: the edit is {error:.1%} off")
             )
             rows.append(("", f"{worst:.1%} on the worst skip"))
-        return rows + [("difference", f"{_percent(self.relative_difference)} of the edit of the separate tuners")]
+        said = f"{_percent(self.relative_difference)} of the edit of the separate tuners, on random features"
+        return [*rows, ("difference", said)]
 
 
 @memory_told(*MEMORY)
@@ -137,7 +138,7 @@ def merge(request: MergeRequest, reporter: Reporter | None = None) -> MergeResul
     if request.rank is not None:
         merged, compressed = _compressed(merged, request, placed, reporter)
     if request.up_blocks:
-        for tuner, _ in _parts(merged):
+        for tuner, _ in parts_of(merged):
             tuner.up_blocks = tuple(request.up_blocks)
     facts = {"merge.average": "true"} if request.average else {}
     if compressed:
@@ -146,7 +147,7 @@ def merge(request: MergeRequest, reporter: Reporter | None = None) -> MergeResul
     exact = not request.average and request.rank is None and dtype not in (torch.float16, torch.bfloat16)
     if request.out is None:
         merged = _rounded(merged, dtype)
-        difference = (_check_alike if exact else difference_of)(parts, _parts(merged))
+        difference = (_check_alike if exact else difference_of)(parts, parts_of(merged))
     elif request.format in GRAPHS:
         difference = _write_graph(merged, placed, request, facts)
     else:
@@ -180,7 +181,7 @@ def _write(
     else:
         exported = node_package(merged) if request.format == "comfyui" else export(merged, request.format)
     folder = request.format in FOLDERS or (exported is not None and is_folder(out))
-    expected = _parts(_rounded(merged, dtype))
+    expected = parts_of(_rounded(merged, dtype))
 
     def write(place: Path, facts: dict[str, str]) -> None:
         if exported:
@@ -217,13 +218,13 @@ def _write_graph(
 
 def _read_back(place: Path, exported: Export | NodePackage | None, conditions: list[str]) -> list[Weighted]:
     if exported is None:
-        return _parts(load_tuner(place))
+        return parts_of(load_tuner(place))
     files = exported.located(place)
     if len(files) == 1:
-        return _parts(load_tuner(files[0], conditions))
+        return parts_of(load_tuner(files[0], conditions))
     # Each file holds one tuner; the SC-Tuner, which takes no hint, comes first.
     names = [[]] * (len(files) - len(conditions)) + [[condition] for condition in conditions]
-    return [part for file, name in zip(files, names, strict=True) for part in _parts(load_tuner(file, name))]
+    return [part for file, name in zip(files, names, strict=True) for part in parts_of(load_tuner(file, name))]
 
 
 def _check_alike(expected: Sequence[Weighted], read: Sequence[Weighted]) -> Difference:
@@ -290,10 +291,6 @@ def _compressed(
     bundle = Bundle([small, *others.tuners[1:]], others.scales)
     bundle.metadata = others.metadata
     return bundle, result
-
-
-def _parts(merged: Tuner | Bundle) -> list[Weighted]:
-    return list(zip(merged.tuners, merged.scales, strict=True)) if isinstance(merged, Bundle) else [(merged, 1.0)]
 
 
 def _percent(share: float) -> str:

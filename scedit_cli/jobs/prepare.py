@@ -131,8 +131,9 @@ def prepare(
             if not is_there:
                 origin = _origin(request)
                 if not ((encoding or request.shards) and origin.has_made(out)):
-                    made = _render if isinstance(request.src, Scenes) else _take
-                    return made(request, multiple, origin, reporter)
+                    if isinstance(request.src, Scenes):
+                        return _render(request, origin, reporter)
+                    return _take(request, multiple, origin, reporter)
                 reporter.note(f"{out} is prepared already, by the same call")
             dataset = open_dataset(out)
             return len(dataset), list(dataset.kinds), None
@@ -206,9 +207,7 @@ def _none_usable(source: str, report: Report) -> SceditError:
     )
 
 
-def _render(
-    request: PrepareRequest, multiple: int, origin: Manifest, reporter: Reporter
-) -> tuple[int, list[str], Report]:
+def _render(request: PrepareRequest, origin: Manifest, reporter: Reporter) -> tuple[int, list[str], Report]:
     scenes, size = request.src, request.usual_size
     if scenes.seed + scenes.count > HELD_OUT_SEED:
         if not scenes.held_out:

@@ -144,7 +144,7 @@ def _train(
         if processes.is_first:
             preflight = _with_memory(preflight, recipe, base, cache, processes, stream is not None)
         if request.dry_run:
-            seconds = trainer.rehearse()
+            seconds = trainer.rehearse() if processes.by_first(lambda: preflight.fits) else None
             return replace(preflight, seconds_per_step=seconds) if processes.is_first else None
         for name, value in preflight.summary():
             reporter.note(f"{name}: {value}")

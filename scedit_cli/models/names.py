@@ -69,7 +69,8 @@ def no_pipeline(name: str) -> SceditError:
 
 def no_video(name: str | Path, what: str) -> SceditError:
     """Return the error for the base `name`, of which videos are asked and which is `what`."""
-    hint = f"leave out `frames`, or name a StableVideoDiffusionPipeline; for a motion adapter, {_WITH_ADAPTER}"
+    hint = "leave out `frames`, or name a StableVideoDiffusionPipeline with `base`; for a motion adapter, "
+    hint += _WITH_ADAPTER
     kinds = " and ".join(VIDEO_PIPELINES)
     return SceditError(f"base {name}: {what}, and videos are made with {kinds} alone", hint, "base.model")
 

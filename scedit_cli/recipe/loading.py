@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os.path import exists, isdir, isfile  # pathlib's versions raise errors at names that are too long
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from scedit_cli.recipe.builtin import builtin_recipes
 from scedit_cli.recipe.schema import Recipe
 from scedit_cli.recipe.validation_errors import guess
-from scedit_cli.utils.errors import SceditError, shortened
+from scedit_cli.utils.errors import SceditError, reason, shortened
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.names import TUNER_SUFFIXES
 
@@ -42,6 +42,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Mapp
         # runs/canny/recipe.toml, the recipe of an earlier run, has the name canny.
         name = path.resolve().parent.name if path.name == "recipe.toml" else path.stem
         values = _read(path)
+    if isinstance(values.get("tuner"), dict):
+        _make_way(values["tuner"], {key.removeprefix("tuner.") for key in overrides or ()})
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     for section, key in (("base", "model"), ("base", "vae"), ("tuner", "weights"), ("data", "path")):
@@ -82,7 +84,7 @@ def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors write a byte order mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SceditError(f"{path} is not valid TOML: {error}", hint="a recipe is a TOML file") from None
+        raise SceditError(f"{path} is not valid TOML: {reason(error)}", hint="a recipe is a TOML file") from None
     except OSError as error:
         raise SceditError(f"{path} cannot be read: {error.strerror}", hint="name a file you can read") from None
     if (parent := values.pop("extends", None)) is None:
@@ -98,12 +100,24 @@ def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     lineage = (*heirs, path.resolve())
     if source in lineage:
         circle = " -> ".join(file.name for file in (*lineage, source))
-        raise SceditError(f"{path}: extends: {circle} is a circle", hint="let the last one extend nothing")
+        hint = "let the last one extend nothing"
+        if source == path.resolve():
+            hint = f"a recipe cannot extend itself: rename {path.name}, if it extends another recipe of that name"
+        raise SceditError(f"{path}: extends: {circle} is a circle", hint)
     inherited = _read(source, lineage)
     for section, keys in values.items():
         both_are_sections = isinstance(keys, dict) and isinstance(inherited.get(section), dict)
+        if both_are_sections and section == "tuner":
+            _make_way(inherited[section], keys)
         inherited[section] = inherited[section] | keys if both_are_sections else keys
     return inherited
+
+
+def _make_way(tuner: dict[str, Any], keys: Collection[str]) -> None:
+    """Remove the condition of `tuner` for the conditions among `keys` that are to take its place, or these for it."""
+    for key, other in (("condition", "conditions"), ("conditions", "condition")):
+        if key in keys and other not in keys:
+            tuner.pop(other, None)
 
 
 def _find(name: str | Path) -> Path:
@@ -140,7 +154,7 @@ def toml_value(text: str) -> Any:
     except (tomllib.TOMLDecodeError, RecursionError):  # RecursionError: deeply nested brackets
         return text
     value = read.pop("value")
-    return value if not read and isinstance(value, bool | int | float | str | list) else text
+    return value if not read and isinstance(value, bool | int | float | str | list | dict) else text
 
 
 def _make_absolute(section: Any, key: str) -> None:

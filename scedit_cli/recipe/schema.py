@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from scedit_cli.recipe.validation_errors import invalid, sentences
 from scedit_cli.utils.errors import SceditError, shortened
+from scedit_cli.utils.names import KIND
 
 _HELD_OUT = 1_000_000_000  # scenes.HELD_OUT_SEED
 _POLYNOMIAL_END = 1e-7  # diffusers' value
@@ -49,7 +50,7 @@ class BaseSection(_Section):
         return self
 
 
-_KIND = r"^[a-z][a-z0-9_-]*$"  # of a condition's name
+_KIND = f"^{KIND}$"  # the whole of a name
 
 
 class TunerSection(_Section):
@@ -202,7 +203,7 @@ class TrainSection(_Section):
     tf32: bool = True
     """Let an accelerator multiply float32 matrices as TF32."""
     channels_last: bool = True
-    """Keep images channels-last in memory; no value changes."""
+    """Keep images channels-last in memory; results change by rounding alone."""
     compile: bool = False
     """Compile the U-Net with torch.compile: slow to start, then faster."""
     prediction: Literal["base", "epsilon", "v_prediction", "sample", "flow"] = "base"
@@ -283,10 +284,19 @@ class SamplesSection(_Section):
     """Denoising steps."""
     guidance: float = Field(4.0, ge=0, le=100)
     """Classifier-free guidance scale."""
+    control_guidance: float = Field(1.0, ge=1, le=100)
+    """Guidance scale of the condition images, up to `guidance`; 1: none."""
     score: bool = True
     """Measure the control score of each grid, if its annotator needs no weights."""
     prompts: list[str] | None = Field(None, min_length=1)
     """Prompts of the grid; by default the images' own captions."""
+
+    @model_validator(mode="after")
+    def _hints_are_guided_as_the_prompt_at_most(self) -> SamplesSection:
+        if self.control_guidance > max(self.guidance, 1):
+            told = f"{self.control_guidance:g}, above samples.guidance, which is {self.guidance:g}"
+            raise invalid("samples.control_guidance", told)
+        return self
 
 
 class ValidationSection(_Section):

@@ -14,6 +14,13 @@ from scedit_cli.utils.errors import shortened
 
 _LONGEST = 80  # longest quotation of a user's text
 _OPTION = 3  # parts of the name of an optimizer's option; pydantic appends the type that it tried
+_NOT = {  # pydantic's types of errors
+    "dict_type": "no table, such as {name = 0.5}",
+    "list_type": 'no list, such as ["a", "b"]',
+    **dict.fromkeys(("bool_type", "bool_parsing"), "neither true nor false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "no whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "no number"),
+}
 _INPUT = re.compile("^(Input|String|List|Dictionary) should")
 
 
@@ -46,6 +53,10 @@ def _sentence(recipe: type[BaseModel], detail: ErrorDetails) -> str:
         case "literal_error":
             choices = [str(choice) for choice in _choices(_annotation(recipe, location))]
             return f"{key}: {said} is none of {', '.join(choices)}{guess(str(value), choices)}"
+        case kind if kind in _NOT:
+            return f"{key}: {said} is {_NOT[kind]}"
+        case "string_type" if isinstance(value, list | dict):
+            return f"{key}: expected text, not {said}"
         case "string_type":
             return f'{key}: expected text, not {said}; quote it: {key} = "{shortened(str(value), _LONGEST)}"'
         case "model_type" | "model_attributes_type":

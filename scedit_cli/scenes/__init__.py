@@ -32,12 +32,17 @@ def shipped_tuner(kind: str) -> Path:
 
 
 def tuner_place(name: str) -> Path:
-    """Return the path of a tuner by its name; a bare name that is no file's is a shipped tuner's.
+    """Return the path of a tuner by its name; a bare name that is no file's is a shipped tuner's, also beside a folder
+    of that name without a tuner.
 
     Raises:
         SceditError: no tuner of that bare name is shipped.
     """
-    is_bare = Path(name).name == name and not Path(name).suffix and not Path(name).exists()
+    from scedit_cli.core.source import tuner_files
+
+    place = Path(name)
+    is_hidden = place.exists() and (name not in shipped_tuners() or place.is_file() or bool(tuner_files(place)))
+    is_bare = place.name == name and not place.suffix and not is_hidden
     return shipped_tuner(name) if is_bare else expanded(name)
 
 

@@ -137,7 +137,7 @@ def _check_weights(base: Base) -> None:
 def _check_samples(base: Base, samples: SamplesSection) -> None:
     """Check that the base can draw the sample grids, before hours of training; raise SceditError otherwise."""
     try:
-        check_sampling(base, samples.steps, Guidance(samples.guidance))
+        check_sampling(base, samples.steps, Guidance(samples.guidance, control=samples.control_guidance))
     except SceditError as error:
         raise SceditError(f"samples.steps is {samples.steps}: {error.message}", error.hint) from error
 

@@ -104,17 +104,31 @@ def style_score(
     *,
     scenes: int = 128,
     seed: int = 0,
-    batch_size: int = 32,
+    sampling: SamplingOptions = SamplingOptions(),
     reporter: Reporter = SILENT,
 ) -> StyleScore:
     """Return how well `tuner` draws held-out scenes in `look`, by the embedded reader. An image is nearer to the look
-    whose renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks."""
+    whose renders of the same captions have the nearer mean, in features scaled to unit deviation over both looks.
+
+    Args:
+        scenes: the number of held-out scenes; the first one has the number `seed`.
+        sampling: how the images are drawn, by default 32 at once.
+        reporter: gets (denoising steps done, of how many).
+    """
     size = base.defaults.resolution
     plain, styled = (held_out_scenes(scenes, seed, (), size, each) for each in ("plain", look))
     with attach(base.unet, tuner.to(base.device), [scale]) as edits:
         texts = [each.text for each in plain]
         drawn = sample(
-            base, texts, attachment=edits, seeds=range(scenes), batch_size=batch_size, reporter=reporter
+            base,
+            texts,
+            attachment=edits,
+            seeds=range(sampling.seed, sampling.seed + scenes),
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            scheduler=sampling.scheduler,
+            batch_size=sampling.batch_size or 32,
+            reporter=reporter,
         )
         images = to_tensor(drawn)
     renders = [to_tensor([each.image for each in shown]) for shown in (plain, styled)]

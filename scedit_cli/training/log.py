@@ -75,7 +75,7 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
     low, high = np.percentile(raw, (0.5, 99.5))  # A few outliers must not flatten the curve.
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
-    axes.set_xlim(0, max(steps))
+    axes.set_xlim(0, 1.02 * max(steps))  # A point at the last step is drawn whole.
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_title(title, loc="left", fontsize=11, parse_math=False)  # Names may hold dollar signs.

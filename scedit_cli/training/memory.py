@@ -18,7 +18,7 @@ from scedit_cli.models.loading import quiet
 from scedit_cli.models.quantization import quantize_shapes
 from scedit_cli.recipe import DataSection, TrainSection, TunerSection
 from scedit_cli.training import builders
-from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages
+from scedit_cli.training.memory_tracker import CountedFlops, CudaAutocast, LiveStorages, tensors_of
 from scedit_cli.training.optimizers import make_optimizer
 from scedit_cli.training.trainer import Trainer
 from scedit_cli.utils.distributed import Processes
@@ -87,7 +87,7 @@ def forecast(
         with Trainer(unreal, tuner, cache, part, data, indices=[0]) as trainer, fake, live:
             if trainer.offload:
                 trainer.offload.bring = partial(_brought, live)
-            live.own("weights", _tensors(unreal.unet, tuner))
+            live.own("weights", tensors_of([unreal.unet, tuner]))
             live.own_gradients(tuner.parameters())
             with live.labelled("optimizer"):
                 kept = [torch.empty(state[shape], dtype=torch.uint8) for shape in shapes]
@@ -109,10 +109,11 @@ def forecast(
     if held := workspaces(base.device):
         peak["workspaces"] = held
     if not on_card:
-        peak["others"] = max(0, resident() - sum(each.nbytes for each in _tensors(base.unet, tuner)))  # they are here
+        here = sum(each.nbytes for each in tensors_of([base.unet, tuner]))
+        peak["others"] = max(0, resident() - here)
     elif streams:
         parts = [part for part in base.pipeline().components.values() if isinstance(part, nn.Module)]
-        peak["others"] = sum(each.nbytes for part in parts if part is not base.unet for each in _tensors(part))
+        peak["others"] = sum(each.nbytes for part in parts if part is not base.unet for each in tensors_of([part]))
     passes = -(-train.batch_size // (processes.count * part.batch_size))
     return Forecast(peak, passes * flops.total, passes * transfers)
 
@@ -173,7 +174,3 @@ def _faked(batch: Batch) -> Batch:
         return torch.empty_like(value) if isinstance(value, Tensor) else value
 
     return Batch(**{field.name: fake(getattr(batch, field.name)) for field in fields(batch)})
-
-
-def _tensors(*parts: nn.Module) -> list[Tensor]:
-    return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]

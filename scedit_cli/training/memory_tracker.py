@@ -146,3 +146,8 @@ class CudaAutocast(TorchFunctionMode):
 
 def _lifted(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def tensors_of(parts: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the parameters and buffers of all parts."""
+    return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]

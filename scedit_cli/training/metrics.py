@@ -44,7 +44,9 @@ class HeldOutScores:
         keep: Callable[[Path, int, float], None] = lambda file, step, score: None,
     ) -> None:
         self.file, self.images, self.patience, self.kept, self._keep = file, images, patience, kept, keep
-        self._sampling = SamplingOptions(samples.steps, samples.guidance, seed=samples.seed)
+        self._sampling = SamplingOptions(
+            samples.steps, samples.guidance, samples.control_guidance, seed=samples.seed
+        )
         self._bounds: Evaluated | None = None  # the images without the tuner, and the reconstructions
 
     def restore(self, step: int) -> None:

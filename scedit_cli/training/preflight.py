@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
@@ -13,12 +13,9 @@ import torch
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.models.base import Base
-from scedit_cli.models.loading import quiet
+from scedit_cli.models.controlnet import controlnet_parameters
 from scedit_cli.recipe import TrainSection
 from scedit_cli.utils.distributed import Processes
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Preflight:
     """The facts of a run that are known before its first step.
 
     Attributes:
-        seconds_per_step: the time of a step after warm-up; measured in a dry run only.
+        seconds_per_step: the time of a step after warm-up; measured only in a dry run of steps that fit into memory.
         estimated_peak_memory: bytes at the peak of a step, or None for the reason in `not_estimated`.
         memory_here: bytes of memory of the device in all.
     """
@@ -94,6 +91,11 @@ class Preflight:
     @property
     def estimated_seconds(self) -> float | None:
         return None if self.seconds_per_step is None else self.seconds_per_step * self.step.steps
+
+    @property
+    def fits(self) -> bool:
+        """Whether a step fits into memory, as far as that is known."""
+        return None in (self.estimated_peak_memory, self.memory_here) or self.estimated_peak_memory <= self.memory_here
 
     def summary(self) -> list[tuple[str, str]]:
         """Return the (name, text) rows shown to the user."""
@@ -135,7 +137,7 @@ class Preflight:
         said = f"about {gib(self.estimated_peak_memory)} at the peak of a step"
         if self.memory_here is None:
             return said
-        if self.estimated_peak_memory <= self.memory_here:
+        if self.fits:
             return f"{said}, of {gib(self.memory_here)} on this {self.step.device}"
         less = "`fit=True` finds the least change that fits"
         return f"{said}, more than the {gib(self.memory_here)} on this {self.step.device}: {less}"
@@ -196,24 +198,6 @@ def memory_of(device: torch.device) -> int | None:
     if device.type == "cpu":
         return psutil.virtual_memory().total
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-
-
-def hint_channels(width: float = 1.0) -> tuple[int, ...]:
-    """Return the channels of the convolutions that encode ControlNet's hint, `width` times their usual number."""
-    return tuple(round(width * each) for each in (16, 32, 96, 256))
-
-
-def controlnet_parameters(unet: UNet2DConditionModel, width: float = 1.0) -> int | None:
-    """Return the number of parameters of a ControlNet for this U-Net, whose hint convolutions have `width` times their
-    usual width; None where diffusers cannot make one."""
-    from diffusers import ControlNetModel
-
-    try:
-        with quiet(), torch.device("meta"):
-            made = ControlNetModel.from_unet(unet, "rgb", hint_channels(width), load_weights_from_unet=False)
-    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError):
-        return None
-    return sum(each.numel() for each in made.parameters())
 
 
 def duration(seconds: float) -> str:

@@ -78,14 +78,14 @@ class TrainResult:
         if self.skipped:
             rows.append(("skipped", f"{self.skipped} steps whose values fp16 could not hold"))
         if self.best:
-            rows.append(("best", f"control score {self.best['control_score']:.3f} at step {self.best['step']}"))
+            rows.append(("best", f"control score {self.best['control_score']:z.3f} at step {self.best['step']}"))
         for kind, score in self.scores.items():
-            known = "none to reach" if score.score is None else f"{score.score:.3f}"
+            known = "none to reach" if score.score is None else f"{score.score:z.3f}"
             rows.append(
                 (
                     "control score" + (f", {kind}" if len(self.scores) > 1 else ""),
-                    f"{known} over {score.scenes} held-out scenes (consistency {score.with_:.3f} with the "
-                    f"tuner, {score.without:.3f} without, {score.reconstruction:.3f} reconstructed)",
+                    f"{known} over {score.scenes} held-out scenes (consistency {score.with_:z.3f} with the "
+                    f"tuner, {score.without:z.3f} without, {score.reconstruction:z.3f} reconstructed)",
                 )
             )
         return rows

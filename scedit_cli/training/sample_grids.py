@@ -11,6 +11,7 @@ from scedit_cli import conditions
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.core.attach import Attachment
 from scedit_cli.data.scenes import Example
+from scedit_cli.inference.denoising import Guidance
 from scedit_cli.inference.sampler import grid, sample, to_hints, to_images, to_tensor
 from scedit_cli.models.base import Base
 from scedit_cli.recipe import SamplesSection
@@ -42,7 +43,7 @@ class SampleGrids:
             for shown, without, tuned in zip(self.examples, self._without, with_, strict=True)
         ]
         self.score = self._control_score(with_)
-        scored = "" if self.score is None else f" (control score {self.score:.2f})"
+        scored = "" if self.score is None else f" (control score {self.score:z.2f})"
         return grid(rows, [*kinds, "without the tuner", f"with it{scored}", "reference"], self._prompts)
 
     def _control_score(self, images: Sequence[Image.Image]) -> float | None:
@@ -83,7 +84,7 @@ class SampleGrids:
             },
             seeds=[self.options.seed + number for number in range(len(self.examples))],
             steps=self.options.steps,
-            guidance=self.options.guidance,
+            guidance=Guidance(self.options.guidance, control=self.options.control_guidance),
             height=height,
             width=width,
             reporter=reporter,

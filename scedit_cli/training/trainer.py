@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from scedit_cli.core.attach import attach
 from scedit_cli.core.bundle import Bundle, tuners_of
+from scedit_cli.core.norms import norms_by_rows, norms_in_own_precision
 from scedit_cli.core.offload import offloaded
-from scedit_cli.core.precision import norms_in_own_precision
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.data.cache import Cache
 from scedit_cli.data.loader import Batch, batches, sent
@@ -33,6 +33,7 @@ from scedit_cli.utils.distributed import Processes, apart
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import luminance
 
+_LONG = 10.0  # seconds of a pass
 MASK = "mask"  # the kind of image that weights the loss by position
 
 
@@ -116,6 +117,8 @@ class Trainer:
         # The hooks that gather a part of a sharded base are not called by memory-lean layers.
         memory = "plain" if processes.shards_base else options.memory
         self._attached = ExitStack()
+        if self.device.type == "cpu":
+            self._attached.enter_context(norms_by_rows(base.unet))
         self.edits = self._attached.enter_context(
             attach(base.unet, tuner, memory=memory, recompute=options.recompute)
         )
@@ -173,13 +176,14 @@ class Trainer:
 
     def rehearse(self) -> float:
         """Return the seconds of one forward and backward pass, for a dry run; it uses up a batch."""
-        batch, seconds = next(self._batches), []
-        for _ in range(2):  # The first pass warms up.
-            began = time.perf_counter()
-            self.backward(self._encoded(batch)).sum().item()
-            seconds.append(time.perf_counter() - began)
-            self.optimizer.zero_grad()
-        return seconds[-1]
+        batch, seconds = next(self._batches), 0.0
+        for _ in range(2):  # The first pass warms up, which makes no difference where it is long.
+            if seconds < _LONG:
+                began = time.perf_counter()
+                self.backward(self._encoded(batch)).sum().item()
+                seconds = time.perf_counter() - began
+                self.optimizer.zero_grad()
+        return seconds
 
     def backward(self, batch: Batch) -> Tensor:
         """Accumulate the gradients of the mean loss of `batch`, part by part; return the losses as in `Step.losses`."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -17,11 +19,12 @@ from scedit_cli.utils.errors import SceditError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup, Store
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)  # long enough for the slowest process; if one dies, the launcher ends them all
+_meetings = count()  # numbers of the gatherings of this process
 _TURN = timedelta(hours=2)  # the longest that one process may draw samples or encode while the others wait
 
 
@@ -55,10 +58,21 @@ class Share:
         return items if self.count == 1 else _gather(items)
 
 
+@cache
+def _store() -> tuple[Store, int, int]:
+    """Return the launcher's store, the number of this process and the number of all."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", timeout=_PATIENCE))
+
+
 def _gather(items: list[T]) -> list[T]:
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=_PATIENCE)
+    store, index, size = _store()
+    # A second group would read the first one's addresses, which are no longer listened to.
+    store = distributed.PrefixStore(f"scedit-{next(_meetings)}", store)
+    distributed.init_process_group("gloo", timeout=_PATIENCE, store=store, rank=index, world_size=size)
     parts: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(parts, items)
     distributed.destroy_process_group()

@@ -51,8 +51,13 @@ def in_field(field: str, hint: str | None = None, named: bool = True) -> Iterato
 
 
 def reason(error: BaseException, whole: bool = False) -> str:
-    """Return a library error's first line, or its `whole` text on one line, cut to fit into a sentence."""
+    """Return a library error's first line, or its `whole` text on one line, cut to fit into a sentence. The system's
+    errors lose their number and file, and bytes that are no text are called so."""
     said = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        said = error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        said = f"it holds bytes that are no text in {error.encoding.upper()}, from position {error.start} on"
     return (" ".join(said.split()) if whole else said.splitlines()[0])[:_LONGEST]
 
 

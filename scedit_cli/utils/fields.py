@@ -18,9 +18,13 @@ def check_number(
 ) -> None:
     """Raise SceditError unless `value` is a finite number, from `least` to `most` where these are given."""
     good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
-    if good and (least is None or least <= value) and value <= (_MOST if most is None else most):
+    if good and most is None and value > _MOST:
+        most = _MOST
+    if good and (least is None or least <= value) and (most is None or value <= most):
         return
-    if most is not None:
+    if most is not None and least is None:
+        hint = f"give {most} or less"
+    elif most is not None:
         hint = f"give a number from {least} to {most}"
     else:
         hint = "give a number" if least is None else f"give {least} or more"

@@ -29,7 +29,7 @@ _AT_ONCE = 256  # files flushed at a time, since a folder may hold many thousand
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
 _LONGEST_NAME = 255  # bytes, on all usual file systems
-_PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # the name of a file in the making: process number and machine
+_PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # the name of what is in the making: process number, machine, and more
 _AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
 _own: set[str] = set()  # names of the files that this process is writing
 
@@ -193,7 +193,8 @@ def check_writable(path: str | os.PathLike[str], field: str) -> None:
     """
     path = Path(path).absolute()
     folder = next(each for each in (path, *path.parents) if each.is_dir() or (each != path and os.path.lexists(each)))
-    probe = folder / f".{os.getpid()}-{_machine()}~{secrets.token_hex(4)}"
+    probe = folder / _mark()
+    _own.add(probe.name)
     try:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
@@ -204,6 +205,8 @@ def check_writable(path: str | os.PathLike[str], field: str) -> None:
         if error.errno not in _FULL | _BROKEN:  # a full or broken disk may work again by the time of writing
             message = f"{field} {path} could not be written: {error.strerror}"
             raise SceditError(message, "name a place you can write to", field.strip("`")) from error
+    finally:
+        _own.discard(probe.name)
 
 
 def sweep(folder: Path) -> None:
@@ -232,6 +235,18 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content; an unchanged file is read once."""
+    state = file.stat()
+    return _sha256(file.absolute(), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256(file: Path, modified: int, size: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -246,7 +261,7 @@ def _beside(path: Path, make_folder: bool = True) -> Iterator[Path]:
     has the suffix of `path` and a name of allowed length. An OSError about it becomes a SceditError."""
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(path)):  # surrogates stand for bytes that are no text
         raise SceditError(f"{ascii(str(path))} is no text in UTF-8", hint="name a place whose name is")
-    mark, name = f".{os.getpid()}-{_machine()}~", path.name
+    mark, name = f"{_mark()}~", path.name
     if len(os.fsencode(mark + name)) > _LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix[:16]
     part = path.with_name(mark + name)
@@ -264,6 +279,11 @@ def _beside(path: Path, make_folder: bool = True) -> Iterator[Path]:
     finally:
         _remove(part)
         _own.discard(part.name)
+
+
+def _mark() -> str:
+    """Return the beginning of a name that no other thread or process uses."""
+    return f".{os.getpid()}-{_machine()}~{secrets.token_hex(4)}"
 
 
 @lru_cache(maxsize=1024)

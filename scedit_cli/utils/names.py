@@ -10,6 +10,7 @@ RESIZE_RULES = ("crop", "fit", "stretch")
 OFFLOADS = ("models", "encoder")  # what a base keeps off the accelerator while images are generated
 TUNER_SUFFIXES = (".safetensors", ".bin")
 TUNER_PRECISIONS = ("fp16", "bf16", "fp32", "fp64")  # of a tuner's file
+KIND = r"[a-z][a-z0-9_-]*"  # the name of a kind of condition, which is also a folder's
 LARGEST_SEED = 2**64 - 1  # the largest that PyTorch takes and ComfyUI draws
 
 # The storages of a frozen base's weights in few bits: the library that each needs, and the extra that installs it.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from scedit_cli.utils.malloc import give_back_freed_memory
 
 _PROCESS = Path("/proc/self")
 
@@ -76,8 +76,7 @@ def resident_at_rest() -> int:
     """Return the bytes of this process that are resident without garbage and, with glibc, without the free memory that
     it would give to the next tensors."""
     gc.collect()
-    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     return resident()
 
 

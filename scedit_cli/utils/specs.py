@@ -1,4 +1,4 @@
-"""Tuners as they are named, and the parsing of `FILE[:SCALE]`."""
+"""Tuners as they are named, and the parsing of `[KIND,KIND=]FILE[:SCALE]`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
+from scedit_cli.utils.names import KIND
 
 if TYPE_CHECKING:
     from torch import nn
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 FRACTION = r"(?:\d+\.?\d*|\.\d+)"
+_KINDS = re.compile(rf"({KIND}(?:,{KIND})*)=(.+)", re.DOTALL)
 _TAIL = re.compile(rf":{_NUMBER}(?::{FRACTION}-{FRACTION})?$")
 
 
@@ -41,13 +43,16 @@ class TunerSpec:
 
 
 def parse_tuner(text: str, option: str = "tuners") -> TunerSpec:
-    """Parse `FILE[:SCALE]`.
+    """Parse `[KIND,KIND=]FILE[:SCALE]`. Equal signs in an existing file's name belong to the name.
 
     Raises:
         SceditError: the scale is no number.
     """
-    name, tail = split_file(text, most=1)
-    return TunerSpec(name, parse_scale(tail[0], f"{option} {text}") if tail else None)
+    kinds, (name, tail) = "", split_file(text, most=1)
+    if not os.path.exists(expanded(name)) and (named := _KINDS.fullmatch(text)):
+        kinds, (name, tail) = named[1], split_file(named[2], most=1)
+    scale = parse_scale(tail[0], f"{option} {text}") if tail else None
+    return TunerSpec(name, scale, tuple(kinds.split(",")) if kinds else ())
 
 
 def split_file(text: str, most: int) -> tuple[str, list[str]]:
@@ -65,8 +70,8 @@ def split_file(text: str, most: int) -> tuple[str, list[str]]:
     return text, []
 
 
-def parse_scale(text: str, where: str) -> float:
-    """Parse a scale; `where` begins the error's sentence."""
+def parse_scale(text: str, where: str, example: str = ":0.8 behind a file") -> float:
+    """Parse a scale; `where` begins the error's sentence, and `example` ends its hint."""
     if not re.fullmatch(_NUMBER, text) or not math.isfinite(float(text)):
-        raise SceditError(f"{where}: the scale {text!r} is no number", hint="give a number, as in :0.8 behind a file")
+        raise SceditError(f"{where}: the scale {text!r} is no number", hint=f"give a number, as in {example}")
     return float(text)

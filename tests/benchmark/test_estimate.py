@@ -160,9 +160,11 @@ def test_nothing_is_computed_and_the_random_state_stays():
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
 def test_a_real_steps_resident_memory_is_predicted(tmp_path, monkeypatch):
-    """To 8 % where each large tensor has pages of its own, and to 2 % with the libraries, which are most of it. By
-    default glibc reuses its heap for them, whose holes depend on the order of all allocations."""
+    """To 8 % on one thread, where each large tensor has pages of its own, and to 2 % with the libraries, which are most
+    of it. By default glibc reuses its heap for them, whose holes depend on the order of all allocations; and further
+    threads have scratch memory of their own."""
     out = tmp_path / "estimate.json"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**16))
     command = f"bench --estimate --base scenes --methods sc,controlnet --batches 8 --out {out} --quiet --csv"
     subprocess.run([sys.executable, "-m", "scedit_cli", *command.split()], check=True, capture_output=True)

@@ -43,9 +43,10 @@ def test_texts_of_users_stay_in_a_verbatim_result(capsys):
 
 
 def test_a_generated_image_has_the_prompt_that_was_given(monkeypatch, capsys, tmp_path):
+    from scedit_cli.generation.results import GeneratedImage, GenerateResult
     from scedit_cli.jobs import generate as job
 
-    made = job.GenerateResult([job.GeneratedImage(0, "a `seed` of grass", tmp_path / "a.png")], None, "scenes", 1.0)
+    made = GenerateResult([GeneratedImage(0, "a `seed` of grass", tmp_path / "a.png")], None, "scenes", 1.0)
     monkeypatch.setattr(job, "generate", lambda **options: made)
     found = CliRunner().invoke(app, ["generate", "--prompt", "a `seed` of grass", "--out", str(tmp_path), "--json"])
     assert '"prompt": "a `seed` of grass"' in found.stdout

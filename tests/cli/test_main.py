@@ -68,6 +68,15 @@ def test_an_interruption_that_a_library_swallows_is_still_one(monkeypatch: pytes
     assert call("train").exit_code == 130
 
 
+@pytest.mark.parametrize(("more", "resumes"), [((), True), (("--dry-run",), False), (("--fit",), False)])
+def test_only_a_stopped_training_resumes(monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], resumes: bool) -> None:
+    def work(*args: object, **kwargs: object) -> None:
+        raise Terminated
+
+    fake(monkeypatch, "train", work)
+    assert ("--resume" in call("train", *more).stderr) == resumes
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_of_which_a_library_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, number, code) -> None:
     def work(*args: object, **kwargs: object) -> None:

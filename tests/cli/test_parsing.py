@@ -26,7 +26,8 @@ WORDS = """
     --prompt 'a red cube' --prompt b --negative fog --weighted --seed 1-3,7
     --cond canny=a.png:0.5:0-0.5 --cond-from color=b.png --param color.cells=4 --weights w --tuner style:0.5 --tuner t
     --mask canny=m.png --scale style=2 --sweep canny=0,1 --resize fit --base b@2 --any-base --prediction epsilon --vae v
-    --steps 7 --guidance 3.5 --guidance-rescale 0.7 --guidance-span 0.1-0.8 --scheduler LCM --width 64 --height 128
+    --steps 7 --guidance 3.5 --control-guidance 2 --guidance-rescale 0.7 --guidance-span 0.1-0.8 --scheduler LCM
+    --width 64 --height 128
     --image i.png --strength 0.4 --inpaint n.png --outpaint 8 --out o --name '{seed}' --grid --score --overwrite
     --batch 3 --dtype bf16 --device cpu --vae-slicing --vae-tiling --offload models --compile --unet graph --reuse 3
 """
@@ -41,7 +42,7 @@ CONFIG = GenerationConfig(
     overrides=Overrides({"style": 2.0}, {"canny": (0.0, 1.0)}, {"canny": Path("m.png")}),
     init=InitImage(Path("i.png"), 0.4, Path("n.png"), (8, 8, 8, 8)),
     seeds=(1, 2, 3, 7),
-    sampler=SamplerConfig(7, 3.5, 0.7, (0.1, 0.8), "LCM", "fog", True, 64, 128, "fit", batch_size=3, reuse=3),
+    sampler=SamplerConfig(7, 3.5, 2.0, 0.7, (0.1, 0.8), "LCM", "fog", True, 64, 128, "fit", batch_size=3, reuse=3),
     out=OutputConfig(Path("o"), "{seed}", True, True, True),
 )
 
@@ -208,19 +209,22 @@ def test_seeds_are_ten_thousand_at_most():
         ({"outpaint": "8"}, "--outpaint needs an image"),
         ({"image": "i.png", "outpaint": "8,8"}, "--outpaint 8,8: no margins"),
         ({"image": "i.png", "outpaint": "0"}, "--outpaint 0: no margins"),
+        ({"image": "i.png", "outpaint": "1000000"}, "--outpaint 1000000: too wide (a margin is of"),
         ({"num": 0}, "--num is 0"),
+        ({"num": 10**9}, "--num is 1000000000 (make at most 10000 at once, and go on with --seed 10000)"),
         ({"masks": ["left.png"]}, "--mask left.png: expected NAME=VALUE"),
         ({"masks": ["canny=a.png", "canny=b.png"]}, "two masks for canny"),
         ({"scales": ["canny=1,2"]}, "--scale canny=1,2: several scales"),
         ({"scales": ["canny=1", "canny=2"]}, "--scale canny=2: canny has one already"),
         ({"sweeps": ["canny=0,1", "canny=2"]}, "--sweep canny=2: canny has one already"),
-        ({"sweeps": ["canny=0,much"]}, "--sweep canny=0,much: the scale 'much' is no number"),
+        ({"sweeps": ["a=0,b"]}, "--sweep a=0,b: the scale 'b' is no number (give a number, as in canny=0,0.5,1)"),
+        ({"scales": ["a=b"]}, "--scale a=b: the scale 'b' is no number (give a number, as in canny=0.5)"),
     ],
 )
 def test_texts_that_cannot_be(options, message):
     with pytest.raises(SceditError) as error:
         generation_config(options)
-    assert error.value.message.startswith(message) and error.value.hint
+    assert str(error.value).startswith(message) and error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -228,6 +232,8 @@ def test_texts_that_cannot_be(options, message):
     [
         ("--guidance-rescale 1.5", "--guidance-rescale"),
         ("--guidance -1", "--guidance"),
+        ("--control-guidance 0.5", "--control-guidance"),
+        ("--control-guidance 2", "--control-guidance has no effect without a condition image"),
         ("--image i.png --strength 0", "--strength is 0.0"),
         ("--resize squash", "--resize squash: not known"),
         ("--prediction eps", "--prediction eps: not known"),
@@ -245,6 +251,7 @@ def test_values_that_cannot_be_are_told_by_their_options(words, message):
     [
         ("`up_blocks` is of no use", "--up-blocks is of no use"),
         ("`conditions=KIND=FOLDER` names it", "--cond KIND=FOLDER names it"),
+        ("leave `overrides.masks` out", "leave --mask out"),
         ("or add `overwrite=True`", "or add --overwrite"),
         ("`train.steps=200`, as `data.path=a b`", "--set train.steps=200, as --set data.path=a b"),
         ("`annotate(a, b/c, kinds=canny, overwrite=True)`", "scedit annotate a, b/c --cond canny --overwrite"),

@@ -62,7 +62,8 @@ def test_annotator_and_weights_are_the_orders():
     [
         (["mask=1..2"], "mask is '1..2'"),
         (["least=0..0.5"], "least is 0.0"),
-        (["least=0.6..0.8"], "least must not be greater than most"),
+        (["least=0.6..0.8"], "least is 0.6, above most, which is 0.5 .set both"),
+        (["least=0.1..0.5", "most=0.4..0.6"], "least is 0.5, above most, which is 0.4"),
         (["size=3"], "no parameter 'size'.*it takes least, mask, most, seed"),
         (["inpaint.=3"], "expected KIND.NAME=VALUE.*params inpaint.low"),
         (["seed=1..2..3"], "seed is '1..2..3'"),
@@ -71,3 +72,9 @@ def test_annotator_and_weights_are_the_orders():
 def test_settings_that_cannot_be_are_told_before_a_picture_is_opened(params, sentence):
     with pytest.raises(SceditError, match=sentence):
         make_specs(["inpaint"], params)
+
+
+@pytest.mark.parametrize("params", [["low=250"], ["high=50"], ["low=50..150", "high=140..200"]])
+def test_low_thresholds_above_high_ones_are_refused(params):
+    with pytest.raises(SceditError, match=r"canny by opencv: low is \d+, above high, which is \d+ .set both"):
+        make_specs(["canny"], params)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
 
 import pytest
 
@@ -56,6 +59,26 @@ def test_another_licence_is_accepted_anew(book):
         other.load(other.settings())
     licences.accept(other)
     assert len(json.loads(book.read_text())) == 2
+
+
+def test_all_that_are_accepted_at_once_are_kept(book):
+    mine = [replace(annotator(), weights=(f"me/{number}",)) for number in range(8)]
+    ready = Barrier(8)
+    for _ in range(5):
+        book.unlink(missing_ok=True)
+        with ThreadPoolExecutor(8) as threads:  # each opens the lock anew, as a process does
+            list(threads.map(lambda each: ready.wait() >= 0 and licences.accept(each), mine))
+        assert sorted(entry["weights"][0] for entry in json.loads(book.read_text())) == [f"me/{n}" for n in range(8)]
+
+
+def test_a_place_that_takes_no_settings_is_told(book):
+    book.parent.write_text("a file")
+    with pytest.raises(SceditError, match="licences.json could not be written"):
+        licences.accept(annotator())
+    book.parent.unlink()
+    book.mkdir(parents=True)
+    with pytest.raises(SceditError, match="licences.json cannot be read"):
+        licences.accept(annotator())
 
 
 def test_a_free_one_is_not_asked_for(book):

@@ -149,10 +149,12 @@ def test_hints_are_scaled_by_their_kind():
     ("kind", "parameters", "sentence"),
     [
         ("inpaint", {"mask": "star"}, "mask is 'star'.*'brush'"),
-        ("inpaint", {"least": 0.6}, "least must not be greater than most"),
+        ("inpaint", {"least": 0.6}, "least is 0.6, above most, which is 0.5"),
         ("inpaint", {"most": 1.5, "hole": 1}, "no parameter 'hole'.*most is 1.5|most is 1.5.*no parameter 'hole'"),
         ("blur", {"sigma": 0}, "sigma is 0.*greater than 0"),
         ("blur", {"sigma": "nan"}, "sigma is 'nan'.*finite"),
+        ("gradient", {"sigma": 0.01}, "sigma is 0.01.*greater than or equal to 0.1"),
+        ("gradient", {"slope": 1e-300}, "slope is 1e-300.*greater than or equal to 0.1"),
         ("color", {"cells": "2.5"}, "cells is '2.5'.*integer"),
         ("outpaint", {"side": "up"}, "side is 'up'.*'top'"),
         ("depth", {"bits": 12}, "bits is 12.*multiple of 8"),

@@ -45,6 +45,12 @@ def test_merging_leaves_the_parts_alone(styles):
     assert all(torch.equal(value.half(), styles[0].state_dict()[key]) for key, value in before.items())
 
 
+def test_merging_draws_no_random_numbers(styles):
+    state = torch.get_rng_state()
+    merge([(style, 0.5) for style in styles])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_conditions_become_a_bundle_that_gives_the_same(unet, run, hint, styles, canny, depth, tmp_path):
     hints = {"canny": hint(seed=1), "depth": hint(seed=2)}
     with attach(unet, [canny, styles[0], depth, styles[1]], [0.5, 0.7, 1.5, 0.2]) as edits:

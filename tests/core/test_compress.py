@@ -43,6 +43,10 @@ def test_more_units_never_fit_worse_and_enough_are_exact(style):
 
 def test_the_error_told_is_the_error_made(style):
     small, errors = compress(style, 6)
+    state = torch.get_rng_state()
+    again, _ = compress(style, 6)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers go on as they were"
+    assert all(map(torch.equal, again.parameters(), small.parameters()))
     measured = error(
         style, small, [torch.randn(20000, w, generator=torch.Generator().manual_seed(9)) for w in style.channels]
     )

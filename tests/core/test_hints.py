@@ -17,10 +17,10 @@ def depth(unet, trained):
 
 
 @pytest.fixture
-def encodings(canny, monkeypatch) -> list[int]:
-    """Grows by one at every encoding of a canny hint."""
+def encodings(canny, monkeypatch) -> list[torch.Tensor]:
+    """Every image of a canny hint that is encoded; `hint()` has two."""
     calls, forward = [], canny.encoder.forward
-    monkeypatch.setattr(canny.encoder, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    monkeypatch.setattr(canny.encoder, "forward", lambda *a, **k: calls.extend(a[0]) or forward(*a, **k))
     return calls
 
 
@@ -45,10 +45,10 @@ def test_encoded_once_without_gradients(unet, run, hint, canny, encodings):
         edits.set_hints(hint())
         first = run(unet)
         assert torch.equal(run(unet), first)
-        assert len(encodings) == 1
+        assert len(encodings) == 2
         edits.set_hints(hint(seed=9))
         assert not torch.equal(run(unet), first)
-        assert len(encodings) == 2
+        assert len(encodings) == 4
 
 
 def test_encoded_anew_while_training_and_never_stale(unet, run, hint, canny, encodings):
@@ -62,7 +62,7 @@ def test_encoded_anew_while_training_and_never_stale(unet, run, hint, canny, enc
             for parameter in canny.encoder.parameters():
                 parameter.add_(0.1)
             assert not torch.equal(run(unet), before)
-    assert len(encodings) == 3
+    assert len(encodings) == 6
 
 
 def test_a_frozen_encoder_is_encoded_once_also_with_gradients(unet, run, hint, canny, encodings):
@@ -73,7 +73,7 @@ def test_a_frozen_encoder_is_encoded_once_also_with_gradients(unet, run, hint, c
             run(unet)
         run(unet)
         run(unet)
-    assert len(encodings) == 2  # what inference mode encoded cannot be used where gradients are recorded
+    assert len(encodings) == 4  # what inference mode encoded cannot be used where gradients are recorded
 
 
 def test_gradients_reach_the_hint(unet, run, hint, canny):
@@ -96,6 +96,25 @@ def test_guidance_doubles_the_batch(unet, canny, hint):
             edits.set_hints(pictures[i % 2 : i % 2 + 1])
             alone = unet(sample[i : i + 1], 10, context[i : i + 1]).sample
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_half_without_prompts_takes_a_share_of_the_hints_alone(unet, trained, canny, hint):
+    draw = torch.Generator().manual_seed(0)
+    sample, context = torch.randn(4, 4, 8, 8, generator=draw), torch.randn(4, 5, 16, generator=draw)
+    with attach(unet, [canny, trained(SCTuner.for_unet(unet))], [0.8, 0.5]) as edits, torch.no_grad():
+        edits.set_hints(hint())
+        whole = unet(sample, 10, context).sample
+        edits.scales = [0.8 * 0.25, 0.5]
+        weak = unet(sample, 10, context).sample
+        edits.scales, edits.unprompted = [0.8, 0.5], 0.25
+        before, found = edits.changes, unet(sample, 10, context).sample
+        edits.unprompted = 0.25
+        assert edits.changes == before
+        edits.unprompted = 1.0
+        assert edits.changes == before + 1 and torch.equal(unet(sample, 10, context).sample, whole)
+    torch.testing.assert_close(found[:2], weak[:2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[2:], whole[2:], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(weak, whole, rtol=1e-2)
 
 
 def test_one_hint_serves_the_whole_batch(unet, run, hint, canny):

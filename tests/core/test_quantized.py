@@ -71,8 +71,12 @@ def test_outputs_and_gradients_are_those_of_the_decoded_weights(how, dtype):
 def test_integers_are_torchaos(how):
     if how not in ("int4", "int8"):
         pytest.skip("no integers")
-    from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine, quantize_affine
-    from torchao.quantization.quant_primitives import dequantize_affine
+    from torchao.quantization.quant_primitives import (
+        MappingType,
+        choose_qparams_affine,
+        dequantize_affine,
+        quantize_affine,
+    )
 
     model, weight = layers(), layers()[3].weight
     quantize(model, how)

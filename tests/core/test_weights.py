@@ -9,8 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from scedit_cli import Bundle, CSCTuner, SceditError, SCTuner, load_tuner, save_tuner
-from scedit_cli.core.source import locate_pinned
-from scedit_cli.core.weights import read_metadata
+from scedit_cli.core.source import locate_pinned, read
 
 FACTS = {"base": "sd15", "base_fingerprint": "0a1b", "prediction_type": "epsilon", "recipe": "steps = 3", "steps": "3"}
 
@@ -46,7 +45,7 @@ def test_csc_tuner_comes_back_knowing_nothing_else(canny, tmp_path):
 
 def test_the_header_describes_the_file(canny, tmp_path):
     save_tuner(canny, tmp_path / "edges.safetensors", FACTS | {"modelspec.title": "Edges"})
-    header = read_metadata(tmp_path / "edges.safetensors")
+    header = read(tmp_path / "edges.safetensors")[0]
     assert header["format"] == "scedit/1" and header["kind"] == "csc" and header["condition"] == "canny"
     assert json.loads(header["skip_channels"]) == [16, 16, 16, 32, 32, 32]
     assert header["modelspec.sai_model_spec"] == "1.0.0"
@@ -58,7 +57,7 @@ def test_the_header_describes_the_file(canny, tmp_path):
 def test_one_tuner_is_one_file_byte_for_byte(canny, tmp_path):
     files = [save_tuner(canny, tmp_path / str(i) / "t.safetensors", FACTS | {"é": "ü"}) for i in range(5)]
     assert len({file.read_bytes() for file in files}) == 1
-    assert read_metadata(files[0])["é"] == "ü"
+    assert read(files[0])[0]["é"] == "ü"
 
 
 def test_facts_stay_when_a_loaded_tuner_is_saved_again(canny, tmp_path):
@@ -66,7 +65,7 @@ def test_facts_stay_when_a_loaded_tuner_is_saved_again(canny, tmp_path):
     loaded = load_tuner(tmp_path / "a.safetensors")
     loaded.condition = "edges"
     save_tuner(loaded, tmp_path / "b.safetensors", {"steps": "9"})
-    header = read_metadata(tmp_path / "b.safetensors")
+    header = read(tmp_path / "b.safetensors")[0]
     assert header["condition"] == "edges" and header["steps"] == "9" and header["recipe"] == FACTS["recipe"]
     assert header["modelspec.title"] == "b"
 
@@ -221,7 +220,7 @@ def test_up_blocks_come_back(unet, trained, tmp_path):
 
 def test_a_header_that_asks_for_the_moon_takes_no_memory(canny, tmp_path):
     save_tuner(canny, tmp_path / "edges.safetensors")
-    sizes = json.loads(read_metadata(tmp_path / "edges.safetensors")["sizes"])
+    sizes = json.loads(read(tmp_path / "edges.safetensors")[0]["sizes"])
     for channels in ([10**9] * 6, [-1] * 6):
         changed(
             tmp_path / "edges.safetensors",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from scedit_cli.data import formats
-from scedit_cli.data.images import image_size, open_image
+from scedit_cli.data.hints import open_given_condition
+from scedit_cli.data.images import image_size, open_image, open_mask
 from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
@@ -121,6 +123,15 @@ def test_an_animation_is_named(place, kind, tmp_path):
     result = prepare(place(tmp_path, files), tmp_path / "out", size=64)
     [told] = result.document()["rejected"]
     assert result.images == 1 and told["reason"].startswith("it is an animation: save the frame")
+
+
+@pytest.mark.parametrize("kind", formats.ANIMATED)
+def test_an_animation_is_no_single_image(kind, tmp_path):
+    file = tmp_path / f"walk.{kind.lower()}"
+    file.write_bytes(animated(kind))
+    for read in (open_image, open_mask, partial(open_given_condition, kind="canny")):
+        with pytest.raises(SceditError, match="walk.* is an animation: save the frame that is meant"):
+            read(file)
 
 
 def test_pages_and_a_phones_second_picture_are_no_animation(tmp_path):

@@ -124,7 +124,7 @@ def test_no_program_is_run_over_a_picture(tmp_path, monkeypatch, suffix):
     for read in reads:
         with pytest.raises(SceditError, match=re.escape(file.name)):
             read(file)
-    entry = Entry("a", Blob.of_file(file))
+    entry = Entry("a", Blob(str(file), partial(file.open, "rb")))
     reasons = {".png": "its content is none that is known", ".eps": "it is a vector drawing: export it as PNG"}
     assert reasons[suffix] in cut(entry, lambda size: size).reason
     assert read_record(file) is None and not (tmp_path / "canary").exists()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import islice
 
 import pytest
 from PIL import Image
 
 from scedit_cli.data.dataset import open_dataset, row_of, write_rows
+from scedit_cli.data.shard_dataset import open_streamed
 from scedit_cli.data.shards import count_samples, counts_of, read_samples, shard_places, write_shards
+from scedit_cli.data.stream import Stream
 from scedit_cli.utils.errors import SceditError
 from tests.archives import write_tar
+from tests.preparing import prepare
 from tests.recorder import Recorder, steps_to
 
 
@@ -141,3 +145,39 @@ def test_a_torn_shard_is_named(dataset, tmp_path):
     for read in (count_samples, lambda path: list(read_samples(path))):
         with pytest.raises(SceditError, match=r"000000\.tar is no whole \.tar"):
             read(shard)
+
+
+def test_the_sizes_of_a_dataset_and_of_its_shards_are_the_same(tmp_path):
+    """Of what SDXL is conditioned on: the source's size, and the place of the part that was cut from it."""
+    (tmp_path / "src").mkdir()
+    for name, size in {"a": (200, 100), "b": (64, 160), "c": (64, 64)}.items():
+        Image.effect_noise(size, 90).convert("RGB").save(tmp_path / f"src/{name}.png")
+        (tmp_path / f"src/{name}.txt").write_text(name)
+    prepare(tmp_path / "src", tmp_path / "set", size=64, square=True, shards=8)
+    dataset = open_dataset(tmp_path / "set")
+    wanted = {item.text: (*item.original[::-1], *item.crop, 64, 64) for item in dataset.items}
+    assert wanted == {"a": (100, 200, 0, 32, 64, 64), "b": (160, 64, 48, 0, 64, 64), "c": (64, 64, 0, 0, 64, 64)}
+    shards = tmp_path / "set" / "shards"
+
+    def streamed(size) -> dict[str, tuple[int, ...]]:
+        batches = Stream(open_streamed(str(shards), size), 1, shuffle=0).batches()
+        return {raw.captions[0]: tuple(raw.sizes[0].tolist()) for raw in islice(batches, 3)}
+
+    assert streamed((64, 64)) == wanted
+    assert streamed((32, 16)) == {
+        "a": (100, 200, 8, 16, 16, 32), "b": (160, 64, 32, 0, 16, 32), "c": (64, 64, 8, 0, 16, 32),
+    }  # fmt: skip
+    open_streamed(str(shards), (64, 64)).write_first(tmp_path / "first", 3)
+    prepare(shards, tmp_path / "again", size=64)
+    for made in ("first", "again"):
+        again = {item.text: (*item.original[::-1], *item.crop, 64, 64) for item in open_dataset(tmp_path / made).items}
+        assert again == wanted
+
+
+@pytest.mark.parametrize("about", [{}, {"original_width": None, "original_height": "9"}, {"original_width": -3}])
+def test_a_source_that_another_program_does_not_tell_is_the_image(about, tmp_path):
+    image = io.BytesIO()
+    Image.new("RGB", (96, 64)).save(image, "PNG")
+    write_tar(tmp_path / "a.tar", {"1.png": image.getvalue(), "1.json": json.dumps(about).encode()})
+    raw = next(Stream(open_streamed(str(tmp_path / "a.tar"), (64, 64)), 1).batches())
+    assert raw.sizes.tolist() == [[64, 96, 0, 16, 64, 64]]

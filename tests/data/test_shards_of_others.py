@@ -109,6 +109,18 @@ def test_keys_of_the_json_are_the_same_in_any_case(columns, tmp_path):
     assert next(streamed(tmp_path / "a.tar", columns).batches()).weights.tolist() == [0.5]
 
 
+@pytest.mark.parametrize("columns, wanted", [
+    ({}, "short"), ({"text": "caption"}, "long"), ({"text": "cap"}, "other"), ({"text": "txt"}, "short"),
+    ({"text": "none"}, "short"),
+])  # fmt: skip
+def test_a_chosen_caption_comes_before_the_usual_ones(columns, wanted, tmp_path):
+    texts = {"1.txt": b"short", "1.caption": b"long", "1.cap": b"other"}
+    write_tar(tmp_path / "a.tar", {"1.png": png(1)} | texts)
+    assert captions(streamed(tmp_path / "a.tar", columns), 1) == [wanted]
+    prepare(tmp_path / "a.tar", tmp_path / "out", size=64, columns=columns)
+    assert json.loads((tmp_path / "out/metadata.jsonl").read_text())["text"] == wanted
+
+
 DOTTED = {
     "0001.photo.jpg": r"the sample 0001 is photo\.jpg, photo\.txt; a sample's name ends at the first dot",
     "my.image.0001.jpg": r"the sample my is image\.0001\.jpg, image\.0001\.txt; a sample's name ends at the first dot",

@@ -289,6 +289,7 @@ def test_a_tables_further_columns_are_kept(tmp_path):
         ({"metadata.jsonl": '{"file_name": "../a.png"}'}, {}, r"line 1: file_name is '\.\./a\.png'"),
         ({"metadata.jsonl": '{"file_name": "/a.png"}'}, {}, "line 1: file_name is '/a.png'"),
         ({"metadata.jsonl": '{"file_name": "a"}\n{"file_name": 3}'}, {}, "line 2: file_name is 3"),
+        ({"metadata.jsonl": '{"file_name": "a"}\n{"text": "b"}'}, {}, "line 2: file_name is missing"),
         ({"metadata.jsonl": '{"file_name": "a", "../../b_file_name": "a"}'}, {}, "b_file_name names no kind"),
         ({"metadata.jsonl": '{"file_name": "a", "_file_name": "a"}'}, {}, "column _file_name names no kind"),
         ({"metadata.jsonl": '{"file_name": "a", "text": 3}'}, {}, "line 1: text is 3"),
@@ -312,7 +313,7 @@ def test_zips_that_cannot_be_read_are_told(tmp_path):
         open_source(tmp_path / "a.zip")
     named = zipped(tmp_path, {"ä.png": png(0)})
     (tmp_path / "named.zip").write_bytes((tmp_path / named).read_bytes().replace("ä".encode(), b"\xff\xff"))
-    with pytest.raises(SceditError, match=r"named\.zip is no readable zip: 'utf-8' codec"):
+    with pytest.raises(SceditError, match=r"named\.zip is no readable zip: it holds bytes that are no text in UTF-8"):
         open_source(tmp_path / "named.zip")
     torn = bytearray((tmp_path / zipped(tmp_path, {"a.png": png(0)})).read_bytes())
     torn[60:70] = bytes(10)

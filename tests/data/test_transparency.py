@@ -26,7 +26,7 @@ from scedit_cli.data.stream import Stream
 from scedit_cli.inference.config import Control
 from scedit_cli.inference.controls import OpenedControl
 from scedit_cli.inference.sampler import to_hints
-from scedit_cli.training.datasets import first_of, first_images
+from scedit_cli.training.datasets import first_images, first_of
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image, cut_mask, mask_image
 from tests.archives import write_tar
@@ -56,7 +56,8 @@ def photo():
 def prepared(file, kind, photo, folder, size=SIDE):
     """The dataset folder of one photo with one condition image."""
     photo.save(folder / "photo.png")
-    entry = Entry("photo", Blob.of_file(folder / "photo.png"), "a", conditions={kind: Blob.of_file(file)})
+    image, condition = (Blob(str(each), partial(each.open, "rb")) for each in (folder / "photo.png", file))
+    entry = Entry("photo", image, "a", conditions={kind: condition})
     taken = take(entry, "000000.png", folder / "set", partial(exactly, size=(size, size)))
     if isinstance(taken, Rejected):
         raise SceditError(taken.reason)

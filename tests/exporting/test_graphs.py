@@ -17,6 +17,7 @@ from scedit_cli.exporting import graph_files
 from scedit_cli.exporting.graph import EditedUNet
 from scedit_cli.exporting.graph_files import UNetGraph
 from scedit_cli.exporting.running import GraphAttachment, UNetFolder
+from scedit_cli.inference.denoising import Guidance
 from scedit_cli.inference.sampler import sample
 from scedit_cli.models.base import Base, load_base
 from tests import tiny
@@ -163,10 +164,12 @@ def test_whole_topologies_in_onnx(family, tmp_path):
     check_calls(UNetFolder(tmp_path).on(base).unet, base, tuners, 1e-4)
 
 
-def test_a_pipeline_samples_with_it(ready, base, tuners):
+@pytest.mark.parametrize("control", [1.0, 3.0])
+def test_a_pipeline_samples_with_it(ready, base, tuners, control):
     """The same images as with the tuners attached, with guidance, from two prompts."""
     hints = {"canny": shades(2, 3, 64, 64)}
-    given = {"seeds": [1, 2], "steps": 3, "guidance": 4.0, "height": 64, "width": 64, "hints": hints}
+    given = {"seeds": [1, 2], "steps": 3, "guidance": Guidance(4.0, control=control), "height": 64,
+             "width": 64, "hints": hints}  # fmt: skip
     ready.unet.reset()
     acting = GraphAttachment(ready.unet, tuners[::-1])
     acting.scales = [0.5, 1.0]
@@ -261,8 +264,9 @@ def _further(given: dict) -> dict:
 
 def test_exporting_leaves_the_unet_as_it_was(base, tuners):
     x, text = drawn(1, 4, 8, 8), text_of(base, 1, 7)
-    before = base.unet(x, 500, **text).sample
+    before, state = base.unet(x, 500, **text).sample, torch.get_rng_state()
     EditedUNet(base.unet, base.text_layout, tuners).release()
+    assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(base.unet(x, 500, **text).sample, before)
     assert not any(module._forward_pre_hooks for module in base.unet.modules())
 

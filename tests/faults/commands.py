@@ -147,7 +147,8 @@ COMMANDS = {
 SHOW = Command(
     _earlier,
     lambda small, place: [
-        *("bench", "--show", place / "earlier.json", "--out", place / "shown.md", "--plot", place / "plot.png")
+        *("bench", "--show", place / "earlier.json", "--out", place / "shown.md", "--plot", place / "plot.png"),
+        "--overwrite",
     ],
     ("shown.md", "plot.png"),
 )

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +16,9 @@ from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.data.annotation import Task, annotate_chunk
 from scedit_cli.data.buckets import bucket
 from scedit_cli.data.hints import read_uint8
+from scedit_cli.data.images import open_image
 from scedit_cli.data.importing import Rejected, take
 from scedit_cli.data.sources import Blob, Entry
-from scedit_cli.data.images import open_image
 from scedit_cli.inference.config import Control
 from scedit_cli.inference.controls import OpenedControl
 from scedit_cli.utils.errors import SceditError
@@ -30,7 +31,8 @@ DAMAGED = 5000
 
 
 def prepared(file: Path, folder: Path) -> None:
-    entry = Entry(file.name, Blob.of_file(file), text="a caption", conditions={"seg": Blob.of_file(file)})
+    blob = Blob(str(file), partial(file.open, "rb"))
+    entry = Entry(file.name, blob, text="a caption", conditions={"seg": blob})
     taken = take(entry, "000000.png", folder, lambda size: bucket(size, 64, 64, upscale=True))
     if isinstance(taken, Rejected):
         raise SceditError(f"{entry.name}: {taken.reason}")  # as the report has it, name by name

@@ -183,6 +183,7 @@ samples.count [1, 64]
 samples.seed [0, 9223372036854775807]
 samples.steps [1, 1000]
 samples.guidance [0, 100]
+samples.control_guidance [1, 100]
 validation.pictures [0, 1000000]
 validation.every [1, inf)
 validation.timesteps [1, 1000]
@@ -218,6 +219,7 @@ ALONE = {  # what a value needs beside it to be allowed, or why the schema refus
     "base.model": {"data": {"path": "x"}}, "base.vae_revision": {"base": {"vae": "x"}},
     "data.make": {}, "data.seed": {"data": {"path": "x"}}, "data.scenes": {},
     "data.masked_loss": {"data": {"path": "x"}}, "validation.patience": {"validation": {"metrics": True}},
+    "samples.control_guidance": {"samples": {"guidance": 100.0}},
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def done(command: Shown, world: Path, place: Path) -> str:
         shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
     if "--baseline" in words:
         at = words.index("--baseline")
-        made = called(*words[:at], *words[at + 4 :], "--out", words[at + 1])
+        made = called(*words[:at], *words[at + 4 :], "--out", words[at + 1], "--overwrite")
         assert made[0] == 0, made[2]
     code, out, err = called(*words)
     # On a busy machine a figure may have got worse.

@@ -10,9 +10,10 @@ import pytest
 
 from scedit_cli.core.blend import merge
 from scedit_cli.core.foreign.writing import FORMATS
+from scedit_cli.core.source import read
 from scedit_cli.core.tuners import CSCTuner, SCTuner
-from scedit_cli.core.weights import read_metadata, save_tuner
-from scedit_cli.inference.controls import rescheduled_for, check_base, load_placed
+from scedit_cli.core.weights import save_tuner
+from scedit_cli.inference.controls import check_base, load_placed, rescheduled_for
 from scedit_cli.jobs.merge_inputs import check_together
 from scedit_cli.models.base import Base, load_base
 from scedit_cli.utils.specs import TunerSpec
@@ -63,7 +64,7 @@ def load(base):
 
 
 def loaded(base: Base, file: Path) -> str:
-    read_metadata(file)
+    read(file)
     placed = load_placed(TunerSpec(str(file)))
     check_together(placed)
     for each in placed:

@@ -43,6 +43,13 @@ def test_templates_that_cannot_be(tmp_path, template, message):
     assert message in error.value.message and error.value.hint
 
 
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path):
+    for name in ("v1.5", "run.final", "canny.d"):
+        Names(tmp_path / name, None, False).check(1, False)
+    (tmp_path / "mine.txt").mkdir()
+    Names(tmp_path / "mine.txt", None, False).check(1, False)
+
+
 def test_a_template_wants_a_folder(tmp_path):
     with pytest.raises(SceditError, match="is a name already"):
         Names(Path(tmp_path / "x.png"), "{seed}", False).check(1, False)

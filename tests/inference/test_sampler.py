@@ -81,6 +81,45 @@ def test_each_picture_gets_its_own_hint(sd15, guidance):
     assert np.abs(_levels(together[:1]) - _levels(together[1:2])).max() > 1
 
 
+@pytest.mark.parametrize(("control", "share"), [(1.0, 1.0), (2.0, 0.75), (5.0, 0.0)])
+def test_hints_are_guided_as_by_hand(sd15, control, share):
+    hints = _hints(1)
+    with attach(sd15.unet, _canny(sd15.unet), [0.8]) as attachment, torch.no_grad():
+        guidance = Guidance(5.0, control=control)
+        given = {"attachment": attachment, "hints": {"canny": hints}, "seeds": [1], "steps": 3, "scheduler": "DDIM"}
+        found = sample(sd15, ["a"], guidance=guidance, **given)
+        pipeline = sd15.pipeline("DDIM")
+        pipeline.scheduler.set_timesteps(3)
+        prompt, empty = pipeline.encode_prompt("a", "cpu", 1, True)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        attachment.set_hints(hints)
+        for timestep in pipeline.scheduler.timesteps:
+            attachment.scales = [0.8 * share]
+            without = sd15.unet(latents, timestep, empty).sample
+            attachment.scales = [0.8]
+            with_ = sd15.unet(latents, timestep, prompt).sample
+            guided = without + 5 * (with_ - without)
+            latents = pipeline.scheduler.step(guided, timestep, latents).prev_sample
+    _assert_same(found, to_images(sd15.decode(latents)))
+    assert attachment.unprompted == 1
+
+
+def test_hints_are_guided_where_the_prompt_is(sd15):
+    shares = []
+    with attach(sd15.unet, _canny(sd15.unet)) as attachment:
+        handle = sd15.unet.register_forward_pre_hook(lambda module, args: shares.append(attachment.unprompted))
+        given = {"attachment": attachment, "hints": {"canny": _hints(1)}, "seeds": [1], "steps": 4, "scheduler": "DDIM"}
+        sample(sd15, ["a"], guidance=Guidance(3.0, 0, 0.25, 0.75, control=2.0), **given)
+        handle.remove()
+    assert shares == [1, 0.5, 0.5, 1]
+
+
+@pytest.mark.parametrize("guidance", [Guidance(2.0, control=2.5), Guidance(2.0, control=0.9), Guidance(1.0, control=1.1)])
+def test_hints_guided_more_than_the_prompt_are_refused(sd15, guidance):
+    with pytest.raises(SceditError, match=f"control_guidance is {guidance.control}, and the guidance of the prompt"):
+        sample(sd15, ["a"], seeds=[1], steps=1, guidance=guidance)
+
+
 def test_hints_are_encoded_once_per_picture_and_not_once_per_step(sd15):
     tuner = _canny(sd15.unet)
     encoded = []
@@ -88,7 +127,7 @@ def test_hints_are_encoded_once_per_picture_and_not_once_per_step(sd15):
     with attach(sd15.unet, tuner) as attachment:
         hints = {"canny": _hints(3)}
         sample(sd15, ["a"] * 3, attachment=attachment, hints=hints, seeds=[1, 2, 3], steps=4, batch_size=2)
-    assert encoded == [2, 1]
+    assert encoded == [1, 1, 1]
 
 
 def test_a_condition_acts_during_its_span_only(sd15):

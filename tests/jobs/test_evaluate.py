@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ from scedit_cli.inference import evaluation
 from scedit_cli.inference.evaluation import WITHOUT, Evaluator
 from scedit_cli.inference.sampler import sample, to_hints
 from scedit_cli.models.base import load_base
+from scedit_cli.scenes import shipped_tuner
+from scedit_cli.training import evaluation as style
+from scedit_cli.training.datasets import held_out_scenes
 from scedit_cli.utils.distributed import Share
 from scedit_cli.utils.reporter import SILENT
 from scedit_cli.utils.specs import TunerSpec
@@ -293,10 +297,53 @@ def test_bad_data(base, tuner, dataset, tmp_path):
         with pytest.raises(SceditError, match=f"{name}.png is 48x64 pixels; the sides of base .* are multiples of 64"):
             run([tuner], base, dataset)
         (dataset / "images" / f"{name}.png").write_bytes(before)
-    style = tiny.trained(SCTuner.for_unet(base.unet), 1)
+    plain = tiny.trained(SCTuner.for_unet(base.unet), 1)
     write_rows(dataset, [row_of("000000.png", "", [])])
     with pytest.raises(SceditError, match="no condition images that protocol scedit measures .*annotate"):
-        run([style], base, dataset)
+        run([plain], base, dataset)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_base("scenes")
+
+
+def test_the_style_of_an_sc_tuner_is_drawn_as_the_options_say(embedded, monkeypatch):
+    drawn, own = [], style.sample
+    monkeypatch.setattr(style, "sample", lambda *args, **more: drawn.append(own(*args, **more)) or drawn[-1])
+    options = scedit.SamplingOptions(steps=1, guidance=2.0, scheduler="euler", seed=7, batch_size=2)
+    found = scedit.evaluate([shipped_tuner("style")], base=embedded, images=3, sampling=options)
+    texts = [shown.text for shown in held_out_scenes(3, 0, (), 128, "plain")]
+    how = {"steps": 1, "guidance": 2.0, "scheduler": "euler", "batch_size": 2}
+    with scedit.attach(embedded.unet, scedit.load_tuner(shipped_tuner("style"))) as edits:
+        wanted = sample(embedded, texts, attachment=edits, seeds=[7, 8, 9], **how)
+    assert all(np.array_equal(*pair) for pair in zip(drawn[0], wanted, strict=True))
+    assert {name: found.details[name] for name in ("steps", "guidance", "sampler", "seed")} == {
+        "steps": 1, "guidance": 2.0, "sampler": "euler", "seed": 7,
+    }  # fmt: skip
+
+
+def test_conditions_are_guided_as_the_options_say(embedded):
+    tuner, draw = shipped_tuner("canny"), partial(scedit.evaluate, base=embedded, images=2)
+    own, half, full = (
+        draw([tuner], sampling=scedit.SamplingOptions(steps=2, **given))
+        for given in ({}, {"control_guidance": 1.5}, {"control_guidance": 2.0})
+    )
+    assert [each.details["control_guidance"] for each in (own, half, full)] == [1, 1.5, 2]
+    assert own["canny"]["with"] < half["canny"]["with"] < full["canny"]["with"]
+    with pytest.raises(SceditError, match="control_guidance is 4, and the guidance of the prompt 2"):
+        draw([tuner], sampling=scedit.SamplingOptions(steps=2, control_guidance=4.0))
+    with pytest.raises(SceditError, match="`control_guidance` 2: an SC-Tuner takes no condition images"):
+        draw([shipped_tuner("style")], sampling=scedit.SamplingOptions(steps=2, control_guidance=2.0))
+
+
+@pytest.mark.parametrize("option", ["clip", "inception", "weights", "keep", "protocol"])
+def test_options_without_an_effect_on_a_style_are_refused(embedded, tmp_path, option):
+    (tmp_path / "inception.pt").touch()
+    given = {"inception": tmp_path / "inception.pt", "protocol": "controlnet++"}.get(option, tmp_path)
+    with pytest.raises(SceditError, match=f"`{option}` .*an SC-Tuner on scenes") as error:
+        scedit.evaluate([shipped_tuner("style")], base=embedded, images=1, **{option: given})
+    assert error.value.field == option and error.value.hint
 
 
 def test_launched_processes_evaluate_on_a_device_each(base, monkeypatch):

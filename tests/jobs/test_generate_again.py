@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from scedit_cli import scenes
-from scedit_cli.core.tuners import SCTuner
+from scedit_cli.core.bundle import Bundle
+from scedit_cli.core.tuners import CSCTuner, SCTuner
 from scedit_cli.core.weights import save_tuner
-from scedit_cli.generation.provenance import sha256
+from scedit_cli.generation.provenance import encoded, settings_to_remake
 from scedit_cli.generation.web_ui import slots_for
 from scedit_cli.jobs import generate as job
 from scedit_cli.models import loading
 from scedit_cli.models.base import load_base
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.io import sha256
 from scedit_cli.utils.specs import TunerSpec
 from tests import tiny
 from tests.jobs.drawn import draw, near, same, settings
@@ -70,6 +74,54 @@ def test_another_file_may_stand_in_the_place_of_one_that_is_gone(generate, files
         assert same(generate(from_file=made, steps=None, **others).images[0].path, drawn)
         (tmp_path / "away").rename(mine[name])
     assert same(generate(from_file=made, steps=None).images[0].path, made)
+
+
+def test_images_that_name_no_guidance_of_conditions_had_none(generate, tmp_path):
+    conds, tuners = ["{}/canny.png"], ["{}/canny.safetensors"]
+    [made] = generate(conds=conds, tuners=tuners, guidance=4.0, control_guidance=3.0).images
+    assert settings_to_remake(made.path)[0]["control_guidance"] == settings(made.path)["control_guidance"] == 3
+    assert same(generate(from_file=made.path, steps=None).images[0].path, made.path)
+    older = {name: value for name, value in settings(made.path).items() if name != "control_guidance"}
+    (tmp_path / "older.png").write_bytes(encoded(Image.open(made.path), ".png", older))
+    assert not same(generate(from_file=tmp_path / "older.png", steps=None).images[0].path, made.path)
+
+
+@pytest.fixture
+def two_foreign(base, tmp_path):
+    """Another program's file of a canny and a color tuner, which does not say so."""
+    tuners = [CSCTuner.for_unet(base.unet, kind, hint_channels=16) for kind in ("canny", "color")]
+    bundle = Bundle([tiny.trained(tuner, seed, 0.5) for seed, tuner in enumerate(tuners)])
+    return save_tuner(bundle, tmp_path / "theirs.bin", format="scepter")
+
+
+def test_another_programs_tuners_keep_the_conditions_that_they_had(generate, files, two_foreign, tmp_path):
+    shown = {kind: str(files / f"{kind}.png") for kind in ("canny", "color")}
+    rows = [{"prompt": f"a {kind}", "seed": 1, "conditions": {kind: file}} for kind, file in shown.items()]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = generate(prompts=None, seed=None, prompts_file=tmp_path / "prompts.jsonl", tuners=[str(two_foreign)]).images
+    for each in made:
+        assert settings(each.path)["tuners"] == [f"canny,color={two_foreign}:1.0"]
+        assert same(generate(from_file=each.path, steps=None).images[0].path, each.path)
+
+
+def test_named_conditions_do_not_depend_on_the_order_of_the_controls(generate, files, two_foreign):
+    conds = [f"{kind}={files}/{kind}.png" for kind in ("canny", "color")]
+    one, turned, swapped = (
+        generate(conds=given, tuners=[f"{names}={two_foreign}"]).images[0].path
+        for given, names in ((conds, "canny,color"), (conds[::-1], "canny,color"), (conds, "color,canny"))
+    )
+    assert same(one, turned) and not same(one, swapped)
+
+
+def test_images_of_several_conditions_in_one_batch_are_made_again_bit_for_bit(generate, files, tmp_path):
+    names = ("canny.png", "color.png", "photo.png")
+    rows = [{"prompt": "a", "seed": 1, "conditions": {"canny": str(files / name)}} for name in names]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {"prompts": None, "seed": None, "prompts_file": tmp_path / "prompts.jsonl"}
+    made = generate(**given, tuners=["{}/canny.safetensors"]).images
+    assert [settings(each.path)["batch"] for each in made] == [[at, 3] for at in range(3)]
+    for each in made:
+        assert same(generate(from_file=each.path, steps=None).images[0].path, each.path)
 
 
 def test_a_shipped_tuner_is_kept_by_its_name(files, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scedit_cli import conditions
+import scedit_cli as scedit
+from scedit_cli import Control, conditions
 from scedit_cli.conditions import annotate
 from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
@@ -83,6 +84,56 @@ def test_an_annotators_weights_may_lie_here(generate, base, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.fixture
+def shades(monkeypatch, tmp_path):
+    """Annotators of canny and color that draw one gray, which their weights' folder holds; and three such folders."""
+
+    def gray(parameters, weights, device):
+        level = int((weights / "level").read_text())
+        return lambda pictures: [Image.new("RGB", each.size, (level,) * 3) for each in pictures]
+
+    for kind in ("canny", "color"):
+        maker = Annotator(kind, "gray", "none", gray, weights=("somebody/weights",))
+        monkeypatch.setitem(all_kinds(), kind, Kind(kind, (maker,), find(kind).measure))
+    folders = {level: tmp_path / f"{level}" for level in (0, 100, 200)}
+    for level, folder in folders.items():
+        folder.mkdir()
+        (folder / "level").write_text(f"{level}")
+    return folders
+
+
+def test_each_condition_is_made_by_its_own_weights_and_again(generate, base, files, shades, tmp_path):
+    tuners = [files / "canny.safetensors", files / "color.safetensors"]
+
+    def drawn(first, second):
+        levels = {"canny": first, "color": second}
+        controls = [Control(kind, photo=files / "photo.png", weights=shades[level]) for kind, level in levels.items()]
+        out = tmp_path / f"{first}-{second}.png"
+        made = scedit.generate(base=base, tuners=tuners, controls=controls, steps=2, out=out)
+        assert {kind: image.getpixel((0, 0))[0] for kind, image in made.conditions.items()} == levels
+        return made.images[0].path
+
+    differing, alike = drawn(0, 200), drawn(100, 100)
+    said = [(settings(each)["weights"], settings(each).get("weights_of")) for each in (differing, alike)]
+    folders = [f"canny={shades[0]}", f"color={shades[200]}"]
+    assert said == [(None, folders), (str(shades[100]), None)]
+    for path in (differing, alike):
+        assert same(generate(from_file=path, steps=None).images[0].path, path)
+    told = generate(from_file=differing, steps=None, weights=shades[100])
+    assert {image.getpixel((0, 0))[0] for image in told.conditions.values()} == {100}
+
+
+def test_one_photograph_under_several_weights_is_several_conditions(base, files, shades):
+    prompts = [
+        scedit.Prompt("a", controls={"canny": Control("canny", photo=files / "photo.png", weights=shades[level])})
+        for level in (0, 200)
+    ]
+    made = scedit.generate(prompts, base=base, tuners=[files / "canny.safetensors"], steps=2, seeds=1)
+    alone = scedit.generate(prompts[1:], base=base, tuners=[files / "canny.safetensors"], steps=2, seeds=1)
+    first, second, only = (np.asarray(each.image).astype(int) for each in (*made.images, *alone.images))
+    assert np.abs(second - only).max() <= 1 < np.abs(first - only).max()
+
+
 def test_networks_of_annotators_compute_where_the_base_does(generate, files, monkeypatch):
     """Of the condition that is made and of the pictures that are measured; the network here sees on an accelerator what
     it does not on the CPU, and the accelerator is "meta", which this base is not asked to draw on."""
@@ -135,5 +186,8 @@ def test_another_autoencoder(generate, tmp_path):
     assert (settings(made)["vae"], settings(plain)["vae"]) == (str(tmp_path / "vae"), None)
     again = generate(from_file=made, steps=None).images[0].path
     assert same(made, again)
+    tiny.pipeline("sd15", seed=6).vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(SceditError, match="vae/diffusion_.* is not the file that it was made with"):
+        generate(from_file=made, steps=None)
     with pytest.raises(SceditError, match="autoencoder gone.safetensors: no such folder or file"):
         generate(vae="gone.safetensors")

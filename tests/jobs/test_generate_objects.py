@@ -46,8 +46,8 @@ def test_objects_draw_what_the_command_line_draws(base, files, masks, tuners, tm
         "--cond", f"canny={files}/canny.png:0.7:0-0.5", "--cond-from", f"color={files}/photo.png:-0.3",
         "--param", "color.cells=4", "--tuner", f"{files}/both.safetensors:0.8", "--tuner", f"{files}/color.safetensors",
         "--scale", "both=0.4", "--sweep", "canny=0.3,1", "--mask", f"canny={masks}/left.png", "--steps", "3",
-        "--guidance", "4", "--guidance-span", "0.2-0.9", "--guidance-rescale", "0.2", "--width", "128", "--height", "64",
-        "--resize", "fit", "--scheduler", "euler a", "--batch", "3", "--score", "--out", str(tmp_path / "out"), "--json",
+        "--guidance", "4", "--control-guidance", "2.5", "--guidance-span", "0.2-0.9", "--guidance-rescale", "0.2",
+        "--width", "128", "--height", "64", "--resize", "fit", "--scheduler", "euler a", "--batch", "3", "--score", "--out", str(tmp_path / "out"), "--json",
     ]  # fmt: skip
     answer = CliRunner().invoke(app, words)
     assert answer.exit_code == 0, answer.output
@@ -65,8 +65,8 @@ def test_objects_draw_what_the_command_line_draws(base, files, masks, tuners, tm
         steps=3,
         guidance=4,
         sampler=SamplerConfig(
-            guidance_rescale=0.2, guidance_span=(0.2, 0.9), width=128, height=64, resize="fit", scheduler="euler a",
-            batch_size=3, negative="fog",
+            control_guidance=2.5, guidance_rescale=0.2, guidance_span=(0.2, 0.9), width=128, height=64, resize="fit",
+            scheduler="euler a", batch_size=3, negative="fog",
         ),
         out=OutputConfig(score=True),
     )  # fmt: skip
@@ -220,9 +220,17 @@ BAD = {
     "sampler": [{"sampler": {"steps": 3}}],
     "sampler.steps": [{"steps": 0}, {"steps": None, "sampler": SamplerConfig(steps=2.5)}],
     "sampler.guidance": [{"guidance": float("nan")}, {"guidance": "4"}],
+    "sampler.control_guidance": [
+        {"sampler": SamplerConfig(control_guidance=scale)} for scale in (float("nan"), "2", 0.5, 2.0)
+    ],
     "sampler.scheduler": [{"sampler": SamplerConfig(scheduler="oiler")}],
     "sampler.resize": [{"sampler": SamplerConfig(resize="squash")}],
     "sampler.guidance_span": [{"sampler": SamplerConfig(guidance_span=(0.5, 0.2))}],
+    "sampler.place": [
+        *({"sampler": SamplerConfig(place=place)} for place in ((5, 2), (-1, 2), (0.0, 2), (0, True), (0,), "xy", 3)),
+        {"sampler": SamplerConfig(place=(0, 2)), "seeds": [1, 2]},
+        {"sampler": SamplerConfig(place=(0, 2)), "prompts": ["a", "b"]},
+    ],
     "init": [{"init": Image.new("RGB", (64, 64))}],
     "init.strength": [{"init": InitImage(Image.new("RGB", (64, 64)), strength=0.0)}],
     "init.mask": [{"init": InitImage(Image.new("RGB", (64, 64)), mask=Image.new("L", (32, 64), 255))}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -70,6 +71,20 @@ def test_from_the_command_line_and_again_from_the_image(made, tmp_path):
     assert Image.open(tmp_path / "a.png").tobytes() == Image.open(tmp_path / "b.png").tobytes()
 
 
+def test_an_image_is_not_made_again_with_another_graph(made, tmp_path):
+    shutil.copytree(made / "graph", tmp_path / "graph")
+    generate = ["generate", "--out", str(tmp_path / "a.png"), "--json"]
+    words = ["--unet", str(tmp_path / "graph"), "--steps", "1", "--prompt", "a cone"]
+    assert CliRunner().invoke(app, [*generate, *words]).exit_code == 0
+    merge([f"{made}/style.safetensors"], out=tmp_path / "other", format="torch-export", base=str(made / "base"))
+    shutil.rmtree(tmp_path / "graph")
+    (tmp_path / "other").rename(tmp_path / "graph")
+    answer = CliRunner().invoke(app, [*generate, "--from", str(tmp_path / "a.png"), "--overwrite"])
+    assert answer.exit_code == 2
+    error = json.loads(answer.stdout)["error"]
+    assert str(tmp_path / "graph") in error["message"] and "is not the file that it was made with" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -78,7 +93,7 @@ def test_from_the_command_line_and_again_from_the_image(made, tmp_path):
         ({"base": {"unet": "graph", "compile": True}}, "base.compile has no effect on an exported U-Net"),
         ({"base": {"unet": "graph", "dtype": "fp16"}}, "base.dtype is fp16, and the U-Net was exported in fp32"),
         ({"sampler": scedit.SamplerConfig(reuse=2)}, "sampler.reuse has no effect on an exported U-Net"),
-        ({"overrides": Overrides(masks={"style": "canny.png"})}, "takes no masks"),
+        ({"overrides": Overrides(masks={"style": "canny.png"})}, "takes no masks .*leave `overrides.masks` out"),
         (
             {"sampler": scedit.SamplerConfig(batch_size=32), "seeds": range(32)},
             "sampler.batch_size: a step has 64 rows, and the exported U-Net takes at most 63",

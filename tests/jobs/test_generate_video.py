@@ -190,6 +190,21 @@ def test_overwriting_a_video_replaces_frames_alone(home, generate, tmp_path):
     assert not np.array_equal(pixels(again.frames), first)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_template_leaves_folders_that_are_not_its_frames(home, generate, tmp_path, overwrite):
+    """Without `overwrite` another video's frames stay too; with it, its input's do, and whatever is no frame."""
+    given = {"tuners": ["{}/fresh-motion.safetensors"], "out": "out", "name": "clip", "overwrite": overwrite}
+    shutil.copytree(home / "color", "out/clip-frames")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out" / "clip-frames").iterdir()}
+    made = generate(conds=["color={}/color"], **given).images[0]
+    assert made.path.name == "clip-2.webp" and {file.parent.name for file in made.frame_files} == {"clip-2-frames"}
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "clip-frames").iterdir()} == before
+    shutil.rmtree("out/clip-frames")
+    shutil.move("out/clip-2-frames", "out/clip-frames")
+    again = generate(conds=[f"color={tmp_path}/out/clip-frames"], **given).images[0]
+    assert again.path.name == "clip-3.webp"
+
+
 def test_numbers_count_on_from_frames_whose_video_is_gone(home, generate, tmp_path):
     given = {"tuners": ["{}/fresh-motion.safetensors"], "out": "out"}
     first = generate(conds=["color={}/color"], **given).images[0].path
@@ -267,6 +282,25 @@ def test_frames_of_another_size_are_resized_one_by_one(home, generate, base, tmp
     assert pixels(own.frames).shape == (FRAMES, *sides, 3)
 
 
+def test_an_animation_in_memory_is_its_frames(home, tmp_path):
+    with Image.open(home / "color.gif") as clip:
+        clip.seek(2)
+        check_frames(clip, FRAMES, "x")
+        for given, own in zip(frames_of(clip, FRAMES), frames_of(home / "color.gif", FRAMES), strict=True):
+            assert np.array_equal(given, own)
+        assert clip.tell() == 2
+        with pytest.raises(SceditError, match=f"the image holds {FRAMES + 1} frames, and the video has 9"):
+            check_frames(clip, 9, "x")
+    with pytest.raises(SceditError, match="the image is no readable image"):
+        frames_of(clip, FRAMES)
+    still = Image.open(home / "color.png")
+    assert frames_of(still, FRAMES) == [still]
+    still.convert("RGB").save(tmp_path / "a.mpo", save_all=True, append_images=[still.convert("RGB")])
+    preview = Image.open(tmp_path / "a.mpo")
+    assert preview.n_frames == 2 and frames_of(preview, FRAMES) == [preview]
+    assert frames_of(tmp_path / "a.mpo", FRAMES) == [tmp_path / "a.mpo"]
+
+
 def test_in_memory_nothing_is_written(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = load_video_base(home / "motion", device="cpu")
@@ -289,6 +323,7 @@ def test_in_memory_nothing_is_written(home, tmp_path, monkeypatch):
         ({"vae": "x"}, "--vae is for images"),
         ({"compile": True}, "--compile is for images"),
         ({"guidance_span": "0-0.5"}, "--guidance-span is for images"),
+        ({"control_guidance": 2.0}, "--control-guidance is for images"),
         ({"image": "{}/color.png"}, "makes videos from texts"),
         ({"image": "{}/color.png", "inpaint": "{}/color.png"}, "--inpaint is for images"),
         ({"base": "svd", "image": None}, "makes videos from an image, and none is given"),
@@ -301,7 +336,7 @@ def test_in_memory_nothing_is_written(home, tmp_path, monkeypatch):
         ({"conds": ["color={}/short"]}, "short holds 2 images, and the video has 3"),
         ({"conds": ["color={}/nowhere"]}, "nowhere does not exist"),
         ({"conds": ["color={}/nowhere.mp4"]}, "nowhere.mp4 does not exist"),
-        ({"out": "clip.mp4"}, "videos are not written as .mp4"),
+        ({"out": "clip.mp4"}, "names a format that is not written"),
         ({"out": "clip.png"}, "names a format that is not written"),
     ],
 )

@@ -80,6 +80,24 @@ def test_a_sweep_draws_every_scale_and_a_labelled_grid(generate):
     assert ink.sum() > 50  # the scales over the columns
 
 
+@pytest.mark.parametrize(
+    ("given", "rule", "words"),
+    [
+        ((3000, 20), "crop", "enlarged and cropped to"),
+        ((300, 200), "crop", "cropped to"),
+        ((1, 1), "crop", "enlarged to"),
+        ((256, 256), "fit", "reduced to"),
+        ((100, 20), "fit", "enlarged and set between bars in"),
+        ((300, 20), "fit", "set between bars in"),
+        ((300, 20), "stretch", "stretched to"),
+    ],
+)
+def test_how_an_image_is_brought_to_another_size_is_told(given, rule, words):
+    from scedit_cli.inference.sizes import fitting
+
+    assert fitting(given, (128, 128), rule) == words
+
+
 def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_path):
     events = []
     options = {
@@ -130,7 +148,10 @@ def test_image_to_image_inpaint_and_outpaint(generate, files, masks):
     drawn = generate(**options, inpaint=f"{masks}/left.png").images[0].path
     assert np.array_equal(pixels(drawn)[:, 32:], photo[:, 32:])
     assert (np.abs(pixels(drawn) - photo)[:, :32].max(-1) > 0).mean() > 0.9
-    larger = generate(**options, outpaint="0,64,40,0").images[0].path
+    events = []
+    larger = generate(**options, outpaint="0,64,40,0", reporter=Recorder(events.append)).images[0].path
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    assert note.startswith(f"{files}/photo.png: 104x128 pixels with its margins, extended to 128x128: the sides of")
     assert Image.open(larger).size == (128, 128)  # the margin to the right grows to what the base takes
     assert np.array_equal(pixels(larger)[64:, :64], photo)
     tuned = generate(**options, inpaint=f"{masks}/left.png", conds=["{}/canny.png"], tuners=["{}/canny.safetensors"])
@@ -169,8 +190,8 @@ EVERYTHING = {
     "prompts": ["a", "b"], "negative": "fog", "seed": "4,9", "conds": ["{}/canny.png:0.7:0-0.5"],
     "conds_from": ["color={}/photo.png:-0.3"], "tuners": ["{}/both.safetensors:0.8", "{}/color.safetensors"],
     "scales": ["both=0.4"], "masks": ["canny={masks}/left.png"], "sweeps": ["canny=0.3,1"], "steps": 3,
-    "guidance": 4.0, "guidance_span": "0.2-0.9", "guidance_rescale": 0.2, "width": 128, "height": 64, "resize": "fit",
-    "scheduler": "EulerAncestralDiscrete:timestep_spacing=trailing", "batch_size": 3,
+    "guidance": 4.0, "control_guidance": 2.5, "guidance_span": "0.2-0.9", "guidance_rescale": 0.2, "width": 128,
+    "height": 64, "resize": "fit", "scheduler": "EulerAncestralDiscrete:timestep_spacing=trailing", "batch_size": 3,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from scedit_cli.recipe import Recipe, builtin_recipes, load_recipe
 from tests.recipe.test_schema import ROOT, keys
 
-NAMES = ("canny", "color", "depth", "inpaint", "normal", "seg", "style")  # of the embedded base
+NAMES = ("canny", "color", "depth", "gradient", "inpaint", "normal", "seg", "style")  # of the embedded base
 TASKS = ("canny", "color", "depth", "hed", "inpaint", "pose", "seg", "style")
 FAMILIES = ("sd15", "sd21", "sdxl")
 DEFAULT = keys(Recipe.from_dict({"tuner": {"kind": "sc"}}))
@@ -18,7 +18,9 @@ del DEFAULT["tuner.kind"]  # has none
 
 
 def test_these_are_built_in() -> None:
-    assert sorted(builtin_recipes()) == sorted((*NAMES, *(f"{base}-{task}" for base in FAMILIES for task in TASKS)))
+    names = sorted((*NAMES, *(f"{base}-{task}" for base in FAMILIES for task in TASKS)))
+    assert sorted(builtin_recipes()) == names
+    assert f"has {len(names)} of them" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [f"{base}-{task}" for base in FAMILIES for task in TASKS])

@@ -44,6 +44,18 @@ def test_a_file_beside_it_comes_before_the_built_in_and_the_working_folder(
     assert load_recipe(heir).train.steps == 3
 
 
+def test_conditions_take_the_place_of_an_inherited_one(tmp_path: Path) -> None:
+    heir = write(tmp_path, heir='extends = "canny.toml"\ntuner.conditions = ["canny", "color"]\n')
+    both = {"tuner.conditions": ["canny", "color"]}
+    for recipe in (load_recipe(heir), load_recipe("canny", both), load_recipe(load_recipe("canny"), both)):
+        assert (recipe.tuner.condition, recipe.tuner.conditions) == (None, ["canny", "color"])
+        assert recipe.tuner.hint_kernel == 3, "all else is inherited"
+    alone = load_recipe(heir, {"tuner.condition": "depth"})
+    assert (alone.tuner.condition, alone.tuner.conditions) == ("depth", [])
+    with pytest.raises(SceditError, match="they take the place of tuner.condition"):
+        load_recipe("canny", both | {"tuner.condition": "canny"})
+
+
 def test_the_resolved_recipe_extends_nothing_and_reads_back_the_same(tmp_path: Path) -> None:
     recipe = load_recipe("sdxl-depth")
     again = write(tmp_path, again=recipe.to_toml())
@@ -67,8 +79,8 @@ def test_mistakes_of_the_inherited_recipe_are_told_with_those_of_the_heir(tmp_pa
         ({"a": 'extends = ""\n'}, "a.toml: extends: expected the name of a recipe, not ''"),
         ({"a": "[extends]\nx = 1\n"}, "a.toml: extends: expected the name of a recipe"),
         ({"a": 'extends = "cany"\n'}, "a.toml: extends: there is no recipe cany; did you mean canny?"),
-        ({"a": 'extends = "a.toml"\n'}, "a.toml: extends: a.toml -> a.toml is a circle"),
-        ({"a": 'extends = "b.toml"\n', "b": 'extends = "a.toml"\n'}, "a.toml -> b.toml -> a.toml is a"),
+        ({"a": 'extends = "a.toml"\n'}, "a.toml: extends: a.toml -> a.toml is a circle (a recipe cannot extend itself: rename a"),
+        ({"a": 'extends = "b.toml"\n', "b": 'extends = "a.toml"\n'}, "a.toml -> b.toml -> a.toml is a circle (let the last"),
         ({"a": 'extends = "b.toml"\n', "b": "[train\n"}, "b.toml is not valid TOML"),
         ({"a": 'extends = "b.toml"\ntrain.steps = 3\n', "b": "train = 3\ntuner.kind = 'sc'"}, None),
         ({"a": 'extends = "b.toml"\ntrain = 3\n', "b": "tuner.kind = 'sc'"}, "train: expected a section [train]"),
@@ -81,4 +93,4 @@ def test_what_cannot_be_extended_is_told(tmp_path: Path, recipes: dict[str, str]
         return
     with pytest.raises(SceditError) as caught:
         load_recipe(heir)
-    assert told in caught.value.message and caught.value.exit_code == 2 and caught.value.hint
+    assert told in str(caught.value) and caught.value.exit_code == 2 and caught.value.hint

@@ -84,7 +84,8 @@ CHANGED = {
     "samples.count": 2,
     "samples.seed": 8,
     "samples.steps": 6,
-    "samples.guidance": 1.0,
+    "samples.guidance": 3.0,
+    "samples.control_guidance": 1.5,
     "samples.prompts": ['a "red" cube', "größer"],
     "samples.score": False,
     "checkpoints.keep": 5,
@@ -160,6 +161,9 @@ def test_set_takes_toml_and_plain_text() -> None:
     assert recipe.train.learning_rate == 1e-4
     options = load_recipe("canny", settings(["train.optimizer_options.betas=[0.5, 0.6]"])).train.optimizer_options
     assert options == {"betas": [0.5, 0.6]}
+    tables = settings(["train.optimizer_options={betas=[0.9, 0.99]}", "data.hint_dropout={canny = 0.5}"])
+    recipe = load_recipe("canny", tables)
+    assert recipe.train.optimizer_options == {"betas": [0.9, 0.99]} and recipe.data.hint_dropout == {"canny": 0.5}
     assert load_recipe("canny", settings(["data.path=2024-01-31"])).data.path == "2024-01-31"
     assert load_recipe("canny", settings(["train.steps=3", "train.steps=4"])).train.steps == 4
 
@@ -167,6 +171,21 @@ def test_set_takes_toml_and_plain_text() -> None:
 @pytest.mark.parametrize("override", ["train.steps", "steps=3", "=3", "train.=3", "train.steps.more=3"])
 def test_set_wants_a_section_and_a_key(override: str) -> None:
     assert f"--set {override}" in refusal([override]).message
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.optimizer_options=3", "3 is no table, such as {name = 0.5}"),
+        ("samples.prompts=3", '3 is no list, such as ["a", "b"]'),
+        ("train.steps=1.5", "1.5 is no whole number"),
+        ("train.learning_rate=fast", "'fast' is no number"),
+        ("train.compile=5", "5 is neither true nor false"),
+        ("data.path={a=1}", "expected text, not {'a': 1}"),
+    ],
+)
+def test_values_of_another_type_are_told_in_tomls_words(override: str, told: str) -> None:
+    assert refusal([override]).message == f"canny: {override.partition('=')[0]}: {told}"
 
 
 def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
@@ -253,6 +272,8 @@ def test_all_mistakes_are_told_at_once_with_a_guess() -> None:
         "samples.seed=-1",
         "samples.steps=0",
         "samples.guidance=-1",
+        "samples.control_guidance=0.5",
+        "samples.control_guidance=4.5",
         "samples.prompts=[]",
         "samples.prompts=[1]",
         "score.scenes=-1",

@@ -5,6 +5,8 @@ The thresholds are below the measured figures in the README, since few scenes ar
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from scedit_cli.core.weights import load_tuner
 from scedit_cli.data.scenes import example
 from scedit_cli.inference.sampler import sample, to_tensor
 from scedit_cli.models.base import load_base
-from scedit_cli.scenes import HELD_OUT_SEED, WORLD, shipped_tuner
+from scedit_cli.scenes import HELD_OUT_SEED, WORLD, shipped_tuner, tuner_place
 from scedit_cli.scenes.captions import caption
 from scedit_cli.scenes.layout import sample_scene
 from scedit_cli.scenes.reader import load_reader
@@ -21,7 +23,7 @@ from scedit_cli.scenes.render import render
 from scedit_cli.training.evaluation import control_scores, named_share, style_score
 from scedit_cli.utils.errors import SceditError
 
-CONTROLS = ("canny", "color", "depth", "inpaint", "normal", "seg")
+CONTROLS = ("canny", "color", "depth", "gradient", "inpaint", "normal", "seg")
 SEEDS = range(HELD_OUT_SEED, HELD_OUT_SEED + 16)
 
 
@@ -110,8 +112,18 @@ def test_a_shipped_tuner_controls_its_condition(base, kind: str) -> None:
 def test_the_shipped_style_carries_the_world_into_its_look(base) -> None:
     tuner = load_tuner(shipped_tuner("style"))
     assert tuner.kind == "sc" and tuner.metadata["base_fingerprint"] == base.fingerprint
-    score = style_score(base, tuner, scenes=8, batch_size=8)
+    score = style_score(base, tuner, scenes=8)
     assert score.nearer > 0.7 and score.objects > 0.5
+
+
+def test_a_folder_hides_a_shipped_tuner_only_where_it_holds_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "canny/images").mkdir(parents=True)
+    assert tuner_place("canny") == shipped_tuner("canny")
+    (tmp_path / "canny/images/mine.safetensors").touch()
+    assert tuner_place("canny") == Path("canny")
+    (tmp_path / "mine").mkdir()
+    assert tuner_place("mine") == Path("mine")
 
 
 def test_a_kind_that_is_not_shipped_is_told_with_those_that_are() -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
-from scedit_cli.training.log import as_lines, draw_curve, last_value, read_log, recent_loss, smoothed
+from scedit_cli.training.log import _HELD_OUT, as_lines, draw_curve, last_value, read_log, recent_loss, smoothed
 
 
 def test_a_log_is_read_up_to_a_step_and_without_a_cut_line(tmp_path):
@@ -31,6 +31,16 @@ def test_a_curve_is_drawn_of_any_length(tmp_path):
         lines[-1]["validation_loss"] = 0.2
         draw_curve(tmp_path / "loss.png", [*lines, {"step": count + 1, "loss": None}], "canny")
         assert Image.open(tmp_path / "loss.png").size == (960, 540)
+
+
+def test_the_last_held_out_point_is_whole(tmp_path):
+    lines = [{"step": step, "loss": 0.1 + step % 2} for step in range(1, 301)]
+    lines[-1]["validation_loss"] = 0.6
+    draw_curve(tmp_path / "loss.png", lines, "canny")
+    drawn = np.asarray(Image.open(tmp_path / "loss.png").convert("RGB"))
+    is_point = (drawn == ImageColor.getrgb(_HELD_OUT)).all(-1)
+    heights = is_point.sum(0)[is_point.any(0)]
+    assert heights[-1] < heights.max() - 2  # round at its right end
 
 
 def test_a_title_is_no_formula(tmp_path):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from diffusers import ControlNetModel
 
+from scedit_cli.models.controlnet import controlnet_parameters
 from scedit_cli.recipe import Recipe
-from scedit_cli.training.preflight import controlnet_parameters, duration, look_ahead, scarce_sizes
+from scedit_cli.training.preflight import duration, look_ahead, scarce_sizes
 from scedit_cli.utils.distributed import Processes
 from tests import by_recipe
 

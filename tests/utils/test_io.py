@@ -5,7 +5,9 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -82,6 +84,23 @@ def test_names_may_be_as_long_as_the_file_system_takes_them(tmp_path):
         write_whole(tmp_path / os.fsdecode(b"caf\xe9"), b"")
     with pytest.raises(SceditError, match="File name too long"):
         write_whole(tmp_path / ("c" * 256), b"")
+
+
+def test_threads_that_write_one_file_write_it_whole(tmp_path):
+    path = tmp_path / "x.png"
+    with whole(path) as one:
+        one.write_bytes(b"one")
+        with whole(path) as other:
+            other.write_bytes(b"other")
+        assert path.read_bytes() == b"other" and os.listdir(tmp_path) != ["x.png"]
+    assert path.read_bytes() == b"one" and os.listdir(tmp_path) == ["x.png"]
+    (tmp_path / "new").mkdir()
+    for number in range(20):
+        with ThreadPoolExecutor(4) as threads:
+            path, ready = tmp_path / "new" / f"{number}.png", Barrier(4)
+            parts = [bytes([each]) * 10000 for each in range(4)]
+            written = list(threads.map(lambda data: ready.wait() >= 0 and write_new(path, data), parts))  # noqa: B023
+        assert written.count(True) == 1 and path.read_bytes() == parts[written.index(True)]
 
 
 def test_leftovers_are_those_of_processes_that_live_no_more(tmp_path):

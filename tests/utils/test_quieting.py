@@ -85,12 +85,14 @@ def test_threads_that_are_quiet_at_once_leave_all_as_it_was():
     [
         ("generate --steps 1 --quiet --out {}/a.png", True),
         ("bench --methods sc --base scenes --batch 1 --steps 1 --quiet --plot {}/a.png", True),
-        ("bench --methods sc --base scenes --batch 1 --steps 1 --debug --plot {}/a.png", False),
+        ("bench --estimate --methods sc --base scenes --with vae --quiet --out {}/a.json --plot {}/a.png", True),
+        ("bench --sampling --resolution 64 --steps 1 --quiet --out {}/a.json", True),
+        ("bench --sampling --resolution 64 --steps 1 --debug --out {}/a.json", False),
     ],
 )
 def test_what_torchao_and_diffusers_log_on_import_is_for_debug_alone(tmp_path, words, is_quiet):
     answer = subprocess.run(
-        [sys.executable, "-m", "scedit_cli", *words.format(tmp_path).split()],
+        [sys.executable, "-m", "scedit_cli", *words.replace("{}", str(tmp_path)).split()],
         capture_output=True, text=True, cwd=ROOT, timeout=300,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr

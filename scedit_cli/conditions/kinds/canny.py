@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
@@ -20,6 +21,12 @@ class Thresholds(Parameters):
 
     low: float = Field(100.0, ge=0)
     high: float = Field(200.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low:g}, above high, which is {self.high:g}")
+        return self
 
 
 def edges(parameters: Thresholds, weights: Path | None = None, device: str = "cpu") -> Make:

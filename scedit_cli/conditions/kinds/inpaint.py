@@ -27,7 +27,7 @@ class Holes(Parameters):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.least > self.most:
-            raise ValueError("least must not be greater than most")
+            raise ValueError(f"least is {self.least:g}, above most, which is {self.most:g}")
         return self
 
 

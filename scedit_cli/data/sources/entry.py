@@ -43,10 +43,6 @@ class Blob:
     open: Callable[[], BinaryIO]
 
     @classmethod
-    def of_file(cls, path: Path, name: str | None = None) -> Blob:
-        return cls(name or str(path), lambda: path.open("rb"))
-
-    @classmethod
     def of_bytes(cls, data: bytes, name: str) -> Blob:
         return cls(name, lambda: io.BytesIO(data))
 
@@ -62,6 +58,8 @@ class Entry:
         captions: files beside the image that hold its caption, by suffix, in order of preference.
         conditions: condition images by kind; None for a kind that other images have and this one lacks.
         more: further columns of a table, which the dataset's metadata keeps.
+        original: width and height of the image that this one was cut from before, where that is known.
+        crop: top and left of that cut, in pixels of this image.
         fault: why the image cannot be used, where the source knows already.
     """
 
@@ -71,6 +69,8 @@ class Entry:
     captions: dict[str, Blob] = field(default_factory=dict)
     conditions: dict[str, Blob | None] = field(default_factory=dict)
     more: dict[str, str | float | bool] = field(default_factory=dict)
+    original: tuple[int, int] | None = None
+    crop: tuple[int, int] = (0, 0)
     fault: str | None = None
 
 

@@ -28,6 +28,7 @@ from scedit_cli.data.sources.rows import LINES, TABLES, Row, rows_of
 from scedit_cli.data.sources.trees import Tree, blob, stem_of
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.fetched import check_fetched
+from scedit_cli.utils.names import KIND
 
 _NAMES = (*(f"metadata{suffix}" for suffix in TABLES), LINES)
 KINDS = (*TABLES, ".tsv")
@@ -166,9 +167,9 @@ def folder_of(table: str) -> str:
 
 
 def _kind(column: str, at: str) -> str:
-    """Return the kind of condition whose images a column names; it must be usable as a folder's name."""
+    """Return the kind of condition whose images a column names; it is usable as a folder's name, and in recipes."""
     kind = column.removesuffix(FILE) if column.endswith(FILE) else column.strip().lower().removesuffix(FILE)
-    if not kind.strip(".") or "/" in kind or "\\" in kind:
+    if not re.fullmatch(KIND, kind):
         raise SceditError(f"{at}: the column {column} names no kind of condition", hint="call it as in depth_file_name")
     return kind
 
@@ -181,7 +182,9 @@ def _is_none(cell: Any) -> bool:
 def _file(cell: Any, folder: str, at: str, known: set[str]) -> str:
     """Return the tree's name of the file that a cell names, in a table of `folder`. Forms of other tools, "./a.png",
     "images//a.png" and "images\\a.png", are understood too."""
-    if not isinstance(cell, str) or not cell:
+    if _is_none(cell):
+        raise SceditError(f"{at} is missing", hint="it must be the name of a file")
+    if not isinstance(cell, str):
         raise SceditError(f"{at} is {cell!r}", hint="it must be the name of a file")
     if "://" in cell:
         raise SceditError(f"{at} is {cell!r}", hint="fetch the images first, for example with img2dataset")

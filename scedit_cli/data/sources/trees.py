@@ -23,7 +23,7 @@ class Tree:
     Attributes:
         files: the sorted names, without hidden files.
         hidden: the number of hidden files.
-        pictures: the images among `files`, also those of unsupported formats.
+        images: those among `files` that are images, also those of unsupported formats.
         others: the folders, each with its slash, of splits that are left out; none of their files is in `files`.
     """
 

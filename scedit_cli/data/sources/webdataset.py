@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scedit_cli.data.dataset import weight_of
+from scedit_cli.data.dataset import ORIGIN, weight_of
 from scedit_cli.data.formats import is_image, is_readable, is_shard
 from scedit_cli.data.licences import licences_of
 from scedit_cli.data.shards import Sample, counts_of, read_samples, shard_places
@@ -73,15 +73,18 @@ def entry_of(sample: Sample, columns: Mapping[str, str]) -> Entry:
     about = _json(files["json"], sample.key) if "json" in files else {}
     named = column_named(about, columns["text"]) if "text" in columns else None
     text, _ = caption_in(about, [named] if "text" in columns else text_columns(about), f"{sample.key}.json")
-    texts = {f".{suffix}" for suffix in (columns.get("text"),) if suffix} | set(CAPTIONS)
+    texts = dict.fromkeys([*(f".{suffix}" for suffix in (columns.get("text"),) if suffix), *CAPTIONS])
     weight = about.get(column_named(about, WEIGHT))
+    width, height, top, left = (_pixels(about.get(name)) for name in ORIGIN)
     return Entry(
         name=f"{sample.key}.{image}" if image else sample.key,
         image=blob(image),
         text=text,
-        captions={suffix: blob(suffix[1:]) for suffix in sorted(texts, reverse=True) if suffix[1:] in files},
+        captions={suffix: blob(suffix[1:]) for suffix in texts if suffix[1:] in files},
         conditions={kind: blob(suffix) for kind, suffix in kinds.items()},
         more={} if weight is None else {WEIGHT: weight_of(weight, f"{sample.key}.json")},
+        original=(width, height) if width and height else None,
+        crop=(top, left),
         fault=None if image in files else _fault(sample, [] if image else alone),
     )
 
@@ -96,6 +99,11 @@ def _fault(sample: Sample, images: Sequence[str]) -> str:
     if any("." in name for name in names):
         return f"{said}; a sample's name ends at the first dot of its files: write underscores for the others"
     return f"{said}; the files of a sample have one name and follow each other"
+
+
+def _pixels(value: Any) -> int:
+    """Return a number of pixels of a sample's .json, which may be another program's; 0 for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _json(data: bytes, key: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from scedit_cli.jobs.checks.common import check_folder
 from scedit_cli.jobs.checks.tuners import header_of
 from scedit_cli.models.names import check_model
 from scedit_cli.utils.errors import SceditError
-from scedit_cli.utils.fields import check_choice
+from scedit_cli.utils.fields import check_choice, check_number
 from scedit_cli.utils.io import check_writable, expanded
 from scedit_cli.utils.names import PRECISIONS, PREDICTIONS
 
@@ -27,6 +27,9 @@ def check(request: EvaluationRequest) -> None:
     for name, value in {"images": request.images, "steps": sampling.steps, "batch": sampling.batch_size}.items():
         if value is not None and value < 1:
             raise SceditError(f"`{name}` is {value}", "give 1 or more", name)
+    if sampling.guidance is not None:
+        check_number(sampling.guidance, "guidance", 0)
+    check_number(sampling.control_guidance, "control_guidance", 1)
     if sampling.seed < 0:
         raise SceditError(f"`seed` is {sampling.seed}", "give 0 or more", "seed")
     if request.weights is not None:

@@ -40,6 +40,9 @@ def check(config: GenerationConfig) -> None:
     if config.base.unet is not None:
         config = _with_graph(config)
     jobs = jobs_of(config)
+    if config.sampler.place is not None and len(jobs) > 1:
+        message = f"sampler.place {tuple(config.sampler.place)} is of one image, and {len(jobs)} are to be made"
+        raise SceditError(message, "leave it out, or give one prompt and one seed", "sampler.place")
     if config.out.path is not None:
         formats = VIDEO_FORMATS if is_video else FORMATS
         names = Names(expanded(config.out.path), config.out.name, config.out.overwrite, formats)
@@ -48,6 +51,9 @@ def check(config: GenerationConfig) -> None:
             check_frames_folders(names, len(jobs), image_files(config))
         check_writable(names.out, "out")
     _check_models(config.base, config.sampler)
+    if config.sampler.control_guidance != 1 and not config.placed_controls():
+        message = "sampler.control_guidance has no effect without a condition image"
+        raise SceditError(message, "leave `control_guidance` out, or give one", "sampler.control_guidance")
     for place, control in config.placed_controls():
         if control.weights is not None:
             check_folder(expanded(control.weights), f"{place}.weights")
@@ -76,7 +82,8 @@ def _with_graph(config: GenerationConfig) -> GenerationConfig:
         message = "sampler.reuse has no effect on an exported U-Net, whose layers cannot be left out"
         raise SceditError(message, "leave `reuse` out", "sampler.reuse")
     if config.overrides.masks or any(control.mask is not None for _, control in config.placed_controls()):
-        raise SceditError("an exported U-Net takes no masks of its tuners", "leave `masks` out", "overrides.masks")
+        message = "an exported U-Net takes no masks of its tuners"
+        raise SceditError(message, "leave `overrides.masks` out", "overrides.masks")
     if about["file"].endswith(".onnx"):
         check_library("a U-Net in ONNX", "onnxruntime", "onnx")
     tuners = SimpleNamespace(tuners=[SimpleNamespace(condition=condition) for condition in about["conditions"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from scedit_cli.scenes.render import LOOKS
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.hub import is_hub_id
 from scedit_cli.utils.io import check_writable, expanded
-from scedit_cli.utils.names import EMBEDDED, PRECISIONS
+from scedit_cli.utils.names import EMBEDDED, KIND, PRECISIONS
 
 MULTIPLE = 64  # pixels: the factor 8 of the autoencoder by the factor 8 of the deepest U-Nets
+LARGEST = 8192  # pixels, as data.size of a recipe
 _CACHES = ("latents", "text")
 _PHOTO_SIZE = 512
 THERE = "for a dataset that is there"
@@ -121,7 +123,7 @@ def check(request: PrepareRequest) -> None:
         raise SceditError("prepare takes images or a number of scenes", "give a folder, or Scenes(100)", "src")
     if encoding and (unknown := set(encoding.cache) - set(_CACHES)):
         hint = f"choose of {', '.join(_CACHES)}"
-        raise SceditError(f"{', '.join(sorted(unknown))} cannot be cached", hint, "encoding.cache")
+        raise SceditError(f"`cache`: {', '.join(sorted(unknown))} cannot be cached", hint, "encoding.cache")
     if encoding and encoding.precision not in (None, *PRECISIONS):
         hint = f"choose one of {', '.join(PRECISIONS)}"
         raise SceditError(f"`precision` {encoding.precision}: not known", hint, "encoding.precision")
@@ -130,7 +132,7 @@ def check(request: PrepareRequest) -> None:
     given = {name for name, value in vars(request.rules).items() if value} | ({"size"} if request.size else set())
     check_idle(given, [THERE if is_there else "with `scenes`" if isinstance(src, Scenes) else "with images"])
     if isinstance(src, Scenes) and src.look not in LOOKS:
-        raise SceditError(f"look is {src.look!r}", f"choose one of {', '.join(LOOKS)}", "src.look")
+        raise SceditError(f"`look` is {src.look!r}", f"choose one of {', '.join(LOOKS)}", "src.look")
     if encoding:
         check_model(encoding.base)
         if encoding.vae is not None:
@@ -162,9 +164,19 @@ def check_size(size: int, multiple: int) -> None:
     if size < multiple or size % multiple:
         near = max(1, round(size / multiple)) * multiple
         raise SceditError(f"size is {size}, which is no multiple of {multiple}", f"{near} is nearest", "size")
+    if size > LARGEST:
+        raise SceditError(f"size is {size}", f"give at most {LARGEST} pixels", "size")
 
 
 def _check_images(src: Images) -> None:
+    for field, names in {"conditions": src.conditions, "columns": src.columns}.items():
+        for name in names:
+            if not re.fullmatch(KIND, str(name)) or (field == "conditions" and name in ("image", "text")):
+                message = f"`{field}={name}={names[name]}`: {name!r} names no kind of condition"
+                hint = "write the kind first, in lower case, as in `conditions=depth=maps`"
+                if field == "columns":
+                    hint = "write image, text or the kind first, and the column after it"
+                raise SceditError(message, hint, f"src.{field}")
     if is_remote(str(src.place)):
         return
     path = expanded(src.place)

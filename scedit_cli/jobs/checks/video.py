@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from scedit_cli.generation.config import BaseConfig, GenerationConfig, OutputConfig
-from scedit_cli.generation.filenames import Names, frames_folder, is_frame
+from scedit_cli.generation.filenames import Names, frames_folder, frames_in_the_way
 from scedit_cli.inference.config import SamplerConfig
 from scedit_cli.models.names import VIDEO_PIPELINES, no_video, pipeline_class
-from scedit_cli.utils.errors import SceditError, shortened
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.fields import is_a
 from scedit_cli.utils.io import expanded
 from scedit_cli.utils.names import EMBEDDED
 
 _IMAGES_ALONE = {
     "base": (BaseConfig(), ("unet", "vae", "prediction", "vae_tiling", "offload", "compile")),
-    "sampler": (SamplerConfig(), ("weighted", "reuse", "guidance_rescale", "guidance_span", "batch_size", "place")),
+    "sampler": (
+        SamplerConfig(),
+        ("weighted", "reuse", "control_guidance", "guidance_rescale", "guidance_span", "batch_size", "place"),
+    ),
     "out": (OutputConfig(), ("grid",)),
 }
 
@@ -27,19 +30,21 @@ def check_video(config: GenerationConfig) -> None:
     for part, (default, names) in _IMAGES_ALONE.items():
         for name in names:
             if getattr(getattr(config, part), name) != getattr(default, name):
-                raise _images_alone(f"{part}.{name}", name)
+                raise _images_alone(f"{part}.{name}")
     if config.init:
         for name, default in {"strength": None, "mask": None, "margins": (0, 0, 0, 0)}.items():
             value: Any = getattr(config.init, name)
             if (value is not None) if default is None else tuple(value) != default:
-                raise _images_alone(f"init.{name}", f"init.{name}")
+                raise _images_alone(f"init.{name}")
     if any(prompt.controls for prompt in config.prompts):
-        raise _images_alone("prompts.controls", "controls")
+        raise _images_alone("prompts.controls")
     if config.base.loaded:
         if not is_a(config.base.loaded, "scedit_cli.models.video", "VideoBase"):
             raise no_video(config.base.loaded.name, "a pipeline for images")
         check_start(config, config.base.loaded.takes_image)
         return
+    if config.base.model == EMBEDDED:
+        raise no_video(EMBEDDED, "the embedded pipeline makes images alone")
     folder = expanded(config.base.model)
     if folder.is_dir():
         kind = pipeline_class(folder)
@@ -47,8 +52,8 @@ def check_video(config: GenerationConfig) -> None:
             check_start(config, kind == "StableVideoDiffusionPipeline")
         elif kind is not None:
             raise no_video(config.base.model, f"a {kind}")
-    elif folder.is_file() or config.base.model == EMBEDDED:
-        raise no_video(config.base.model, "a single file" if folder.is_file() else "the embedded pipeline")
+    elif folder.is_file():
+        raise no_video(config.base.model, "a single file")
 
 
 def check_frames_folders(names: Names, count: int, inputs: Sequence[Path]) -> None:
@@ -58,13 +63,9 @@ def check_frames_folders(names: Names, count: int, inputs: Sequence[Path]) -> No
         hint = f"name a folder, or a file ending in {', '.join(names.formats)}"
         raise SceditError(f"out {names.out}: videos are not written as {names.out.suffix}", hint, "out")
     for video in names.places(1, [{}] * count) if names.is_file else []:
-        folder = frames_folder(video)
-        if folder.exists() and not names.overwrite:
-            raise SceditError(f"out {folder} exists already", "name another file, or add `overwrite`", "out")
-        others = [file.name for file in folder.iterdir() if not is_frame(file.name)] if folder.is_dir() else []
-        if others or any(file.resolve().is_relative_to(folder.resolve()) for file in inputs):
-            what = f"holds {shortened(others[0])}, which is no frame" if others else "is read from"
-            raise SceditError(f"out {folder} {what}", "name another file: its frames replace that folder", "out")
+        if why := frames_in_the_way(video, names.overwrite, inputs):
+            more = ": its frames replace that folder" if names.overwrite else ", or add `overwrite`"
+            raise SceditError(f"out {frames_folder(video)} {why}", f"name another file{more}", "out")
 
 
 def check_start(config: GenerationConfig, takes_image: bool) -> None:
@@ -84,5 +85,5 @@ def check_start(config: GenerationConfig, takes_image: bool) -> None:
             raise SceditError(message, "leave it out", field)
 
 
-def _images_alone(field: str, name: str) -> SceditError:
+def _images_alone(field: str) -> SceditError:
     return SceditError(f"{field} is for images, and has no effect on videos", "leave it out, or `frames`", field)

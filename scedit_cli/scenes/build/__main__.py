@@ -4,10 +4,11 @@ Every stage keeps its state in DIR and resumes from there. Seeds are fixed, but 
 exactly: the autoencoder's training and the U-Net's first cycle were shortened while they ran, only the U-Net's third
 cycle saw more than the first 30,000 plain images, and crowded ones twice, the decoder saw 4,000 plain and 1,000 pastel
 images, and the tuners were trained in two or three goes (`tuners.STEPS` is the sum), the first before the U-Net's third
-cycle, the later ones from the tuner before (`tuner.weights`) and on other scenes; normal's and inpaint's had one go, on
-6,000 scenes. The shipped world was made on two cores of a server processor with bfloat16 arithmetic and no accelerator,
-which had other work too: images 10 minutes, autoencoder 33, text encoder 2, reader 17, U-Net's cycles 50, 94 and 58
-(the last two on one core), tuners 32, 45, 25 and 33; the decoder's last stage 50 on one core without bfloat16.
+cycle, the later ones from the tuner before (`tuner.weights`) and on other scenes; those of normal, inpaint and gradient
+had one go, on 6,000 scenes. The shipped world was made on two cores of a server processor with bfloat16 arithmetic and
+no accelerator, which had other work too: images 10 minutes, autoencoder 33, text encoder 2, reader 17, U-Net's cycles
+50, 94 and 58 (the last two on one core), tuners 32, 45, 25, 33 and 25; the decoder's last stage 50 on one core without
+bfloat16.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from scedit_cli.models.base import load_base
 from scedit_cli.scenes import TUNERS
 from scedit_cli.training.datasets import held_out_scenes
 
-PICTURES = {"controls": ("canny", "depth", "seg", "color"), "more-controls": ("normal", "inpaint")}
+PICTURES = {"controls": ("canny", "depth", "seg", "color"), "more-controls": ("gradient", "normal", "inpaint")}
 KINDS = tuple(kind for kinds in PICTURES.values() for kind in kinds)
 SHOWN = (0, 2, 6, 11)  # held-out scenes of two to four objects
 

@@ -28,6 +28,7 @@ from scedit_cli.utils.names import EMBEDDED
 
 _AT_ONCE = 32  # images
 _STEPS, GUIDANCE = 20, 2.0  # the embedded base's, which a folder does not name
+OTHERS = "other scenes through the autoencoder"
 _FROM = (199, 349, 599)  # timesteps of 1000, with 4, 7 and 12 steps left; the noise deviates by 0.53, 0.77 and 0.96
 
 
@@ -50,24 +51,29 @@ class DrawnQuality:
 
 @torch.no_grad()
 def judged(base: Base, scenes: int, guidance: float = GUIDANCE) -> dict[str, DrawnQuality]:
-    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them, what `base` draws from the
-    renders with some noise, and what it draws from their captions alone."""
-    shown = held_out_scenes(scenes, 0, (), base.defaults.resolution)
+    """Measure renders of `scenes` held-out scenes, what the autoencoder leaves of them and of as many others, what
+    `base` draws from the renders with some noise, and what it draws from their captions alone.
+
+    The others are what a perfect U-Net would draw: their distance to the renders is the least that can be asked for.
+    """
+    shown, others = (held_out_scenes(scenes, first, (), base.defaults.resolution) for first in (0, scenes))
     texts, renders = [each.text for each in shown], to_tensor([each.image for each in shown])
-    latents = torch.cat([base.latents_from(base.encode_images(some)) for some in renders.split(_AT_ONCE)])
+    latents = _latents(base, renders)
     images = {"renders": renders, "through the autoencoder": _decoded(base, latents)}
+    images[OTHERS] = _decoded(base, _latents(base, to_tensor([each.image for each in others])))
     for timestep in _FROM:
         images[f"drawn from {timestep} on"] = _decoded(base, redrawn(base, texts, latents, timestep, guidance))
     drawn = sample(base, texts, steps=_STEPS, guidance=guidance, seeds=range(scenes), batch_size=_AT_ONCE)
     images["drawn"] = to_tensor(drawn)
     readings = {name: load_reader().read(each) for name, each in images.items()}
-    confusable = [at for at, text in enumerate(texts) if shares_attribute(text)]
     found = {}
     for name, reading in readings.items():
+        named = [each.text for each in others] if name == OTHERS else texts
+        confusable = [at for at, text in enumerate(named) if shares_attribute(text)]
         objects = reading.objects()
         found[name] = DrawnQuality(
-            found_share(texts, objects),
-            found_share([texts[at] for at in confusable], [objects[at] for at in confusable]),
+            found_share(named, objects),
+            found_share([named[at] for at in confusable], [objects[at] for at in confusable]),
             frechet_distance(reading.features, readings["renders"].features),
             _gradients(images[name]) / _gradients(renders),
         )
@@ -91,6 +97,10 @@ def redrawn(base: Base, texts: Sequence[str], latents: Tensor, timestep: int, gu
             some = scheduler.step(plain + guidance * (led - plain), step, some).prev_sample
         found.append(some)
     return torch.cat(found)
+
+
+def _latents(base: Base, images: Tensor) -> Tensor:
+    return torch.cat([base.latents_from(base.encode_images(some)) for some in images.split(_AT_ONCE)])
 
 
 def _decoded(base: Base, latents: Tensor) -> Tensor:

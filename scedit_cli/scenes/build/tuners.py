@@ -9,7 +9,10 @@ from scedit_cli.core.weights import load_tuner, save_tuner
 from scedit_cli.jobs.train import train
 from scedit_cli.utils.reporter import Reporter
 
-STEPS = {"canny": 6800, "seg": 6400, "depth": 4400, "color": 4000, "style": 4800, "normal": 3200, "inpaint": 3200}
+STEPS = {
+    "canny": 6800, "seg": 6400, "depth": 4400, "color": 4000, "style": 4800, "normal": 3200, "inpaint": 3200,
+    "gradient": 3200,
+}  # fmt: skip
 SCENES = 8000
 
 

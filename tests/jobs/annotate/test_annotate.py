@@ -18,7 +18,7 @@ from scedit_cli.data.annotation import read_record
 from scedit_cli.data.dataset import open_dataset, write_rows
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests.jobs.drawn import annotate
-from tests.recorder import Recorder
+from tests.recorder import Note, Recorder
 
 
 def canny(path, *thresholds):
@@ -57,6 +57,31 @@ def test_a_folder_gets_columns_and_pictures(folder, rows):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("place", ["somebody/weights:level.txt", "somebody/weights"])
+def test_conditions_of_other_weights_are_made_again(folder, tmp_path, monkeypatch, place):
+    def gray(parameters, weights, device):
+        level = int((weights or tmp_path / "hub").joinpath("level.txt").read_text())
+        return lambda pictures: [Image.new("L", each.size, level) for each in pictures]
+
+    monkeypatch.setitem(all_kinds(), "gray", Kind("gray", (Annotator("gray", "gray", "none", gray, weights=(place,)),)))
+    for name, level in {"hub": 1, "a": 2, "b": 3}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "level.txt").write_text(f"{level}")
+        (tmp_path / name / "config.json").write_text(f"[{level}]")
+
+    def made(weights=None):
+        written = annotate(folder, "gray", weights=weights and tmp_path / weights).written
+        return written, Image.open(folder / "conditions/gray/0.png").getpixel((0, 0))
+
+    assert made() == (3, 1) and "weights" not in read_record(folder / "conditions/gray/0.png")
+    assert [made(), made("a"), made("a"), made("b")] == [(0, 1), (3, 2), (0, 2), (3, 3)]
+    (tmp_path / "b").rename(tmp_path / "moved")
+    assert made("moved") == (0, 3)
+    (tmp_path / "moved" / "level.txt").write_text("40")
+    (tmp_path / "moved" / "config.json").write_text("[40]")
+    assert [made("moved"), made()] == [(3, 40), (3, 1)]
+
+
 def test_what_is_done_and_unchanged_is_kept(folder):
     annotate(folder, "canny")
     (folder / "conditions/canny/2.png").unlink()
@@ -86,7 +111,11 @@ def test_what_others_have_put_there_is_kept(folder):
     licences.unlink()  # nothing of ours is left where all is somebody else's
     for number in (0, 2):
         Image.new("L", (128, 128), 9).save(folder / f"conditions/canny/{number}.png")
-    assert annotate(folder, "canny").skipped == 3 and not licences.exists()
+    events = []
+    kept = annotate(folder, "canny", params=["low=50"], reporter=Recorder(events.append))
+    assert kept.skipped == 3 and not licences.exists()
+    told = "canny images that `annotate` did not make are kept as they are: 3; `overwrite` replaces them"
+    assert [each.text for each in events if isinstance(each, Note)] == [told]
     (folder / "conditions/canny/0.png").unlink()
     assert annotate(folder, "canny", params=["low=50"]).skipped == 2 and licences.exists()
     assert Image.open(mine).getpixel((0, 0)) == 9
@@ -221,6 +250,8 @@ def test_the_list_names_every_annotator():
     assert canny["parameters"] == {"low": 100.0, "high": 200.0}
     assert len(listing().rows()) == len(document["annotators"])
     assert all(len(row) == len(listing().header) for row in listing().rows())
+    assert not [cell for row in listing().rows() for cell in row if "\n" in cell]
+    assert any(", " in row[3] for row in listing().rows())
 
 
 def test_a_bad_picture_is_named_and_the_others_go_on(folder, rows):

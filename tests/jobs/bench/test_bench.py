@@ -36,6 +36,8 @@ RESULT_FIELDS = {
 
 ROOT = Path(__file__).parents[3]
 
+NAN, INF = float("nan"), float("inf")
+
 
 def test_the_page_tells_the_fields_of_the_document():
     page = (ROOT / ".github" / "docs" / "ci.md").read_text("utf-8")
@@ -154,7 +156,13 @@ def test_bad_input_of_a_method_ends_it_all(faked):
         ({"estimate": True, "compiled": True}, "--compile does nothing with --estimate"),
         ({"keep": "kept"}, "--keep does nothing where costs are measured"),
         ({"skip_scale": 0.0}, "--skip-scale does nothing where costs are measured"),
-        ({"estimate": True, "down_ratio": 0}, "down_ratio is 0"),
+        ({"estimate": True, "down_ratio": 0}, "--down-ratio is 0"),
+        *(({"down_ratio": value}, f"--down-ratio is {value}") for value in (NAN, INF, -1.0)),
+        *(({"skips": True, "skip_scale": value}, f"--skip-scale is {value}") for value in (NAN, INF)),
+        *(({"skips": True, "skip_noise": value}, f"--skip-noise is {value}") for value in (NAN, INF, -1.0)),
+        *(({"quality": True, "seconds": value}, f"--seconds is {value}") for value in (NAN, INF)),
+        ({"quality": True, "tuners": ["none"], "guidance": NAN}, "--guidance is nan"),
+        ({"quality": True, "tuners": ["none"], "guidance": -5.0}, "--guidance is -5.0"),
         ({"seconds": 3.0}, "--seconds does nothing where costs are measured"),
         ({"estimate": True, "device": "tpu"}, "--device tpu: not known"),
         ({"estimate": True, "steps": 3}, "--steps does nothing with --estimate"),
@@ -167,6 +175,7 @@ def test_bad_input_of_a_method_ends_it_all(faked):
         ({"quality": True, "methods": ["sc"], "learning_rates": {"lora": 0.1}}, "lora: not among the methods"),
         ({"quality": True, "methods": ["sc"], "scenes": 1}, "--scenes 1: methods are judged over two scenes"),
         ({"tolerance": "much"}, "--tolerance much: no share"),
+        ({"overwrite": True}, "--overwrite does nothing without --plot or --out"),
         ({"tolerance": 0.1}, "--tolerance does nothing without --baseline"),
         ({"methods": ["sc", "full"], "lora_rank": 8}, "--lora-rank does nothing without --methods lora"),
         ({"methods": ["lora"], "down_ratio": 0.5}, "--down-ratio does nothing without --methods sc or csc"),
@@ -183,6 +192,17 @@ def test_bad_input_of_a_method_ends_it_all(faked):
 def test_options_that_cannot_be(options, message, faked):
     with pytest.raises(SceditError, match=message):
         bench(**options)
+
+
+@pytest.mark.parametrize("name", ["plot", "out"])
+def test_an_existing_file_is_replaced_only_with_overwrite(name, faked, baseline, tmp_path):
+    file = tmp_path / ("a.png" if name == "plot" else "a.json")
+    file.write_text("mine")
+    with pytest.raises(SceditError, match=f"--{name} {file} exists already .*--overwrite"):
+        bench(base="mine", methods=["sc"], **{name: file})
+    assert not faked["calls"] and file.read_text() == "mine"
+    bench(show=baseline, overwrite=True, **{name: file})
+    assert file.read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("12GiB", 12 * 2**30), ("24GB", 24 * 10**9), ("1.5 MiB", 3 * 2**19)])

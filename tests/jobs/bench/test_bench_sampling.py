@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scedit_cli.benchmark import sampling as room
-from scedit_cli.benchmark.architecture import Architecture
+from scedit_cli.benchmark.architecture import Architecture, architecture
 from scedit_cli.core.attach import attached
 from scedit_cli.utils.errors import SceditError
 from tests import tiny
@@ -41,6 +41,12 @@ def test_every_step_is_timed_with_what_it_says_attached(family, dtype, monkeypat
     assert title.endswith(f"on cpu, 64×64, {dtype}")
     assert len(rows) == 5 and all(len(row) == len(header) for row in rows) and rows[0][3] == "+0.0%"
     assert made.csv().startswith("name,seconds,ratio,ratio_quartiles.0,ratio_quartiles.1,once,clock_seconds\nbase,")
+
+
+def test_steps_are_timed_at_the_size_of_the_base():
+    base = str(tiny.pipeline_folder("sd15"))
+    made = bench(sampling=True, base=base, steps=1)
+    assert made.setting.resolution == architecture(base).resolution
 
 
 @pytest.mark.parametrize(

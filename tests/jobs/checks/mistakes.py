@@ -25,7 +25,9 @@ ANNOTATE = ["annotate", "edges.png", "--cond", "canny", "--out", "new.png"]
 MISTAKES: list[tuple[list[str], str, str]] = [
     ([*GENERATE, "--cond", "canny=missing.png"], "--cond: missing.png does not exist", "check the path"),
     ([*GENERATE, "--cond", "canny=words.png"], "--cond: words.png is no readable image", ""),
-    ([*GENERATE, "--cond", "canny=photos"], "--cond: photos is no readable image", ""),
+    ([*GENERATE, "--cond", "canny=photos"], "--cond: photos is a folder, not an image", "name an image"),
+    ([*GENERATE, "--image", "photos"], "--image: photos is a folder, not an image", "name an image"),
+    (["generate", "--frames", "4", "--out", "a.webp"], "base scenes: the embedded pipeline makes images", "--base"),
     ([*GENERATE, "--cond", "edges.png"], "--cond edges.png: neither its name nor its folder's", "canny=edges.png"),
     ([*GENERATE, "--cond", "pose=edges.png"], "edges.png: no tuner takes pose conditions", "--tuner"),
     ([*COND, "--cond", "canny=photos/a.png"], "edges.png and photos/a.png are both canny conditions", "one of each"),
@@ -40,8 +42,9 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     ([*COND, "--tuner", "lora.safetensors"], "lora.safetensors is a LoRA, not an SC-Tuner", "load_lora_weights"),
     ([*COND, "--tuner", "damaged.safetensors"], "damaged.safetensors cannot be read", "damaged"),
     ([*COND, "--tuner", "photos"], "photos holds no tuner file", ".safetensors"),
-    ([*COND, "--tuner", "edges.png"], "edges.png: .png is not read", ".safetensors"),
+    ([*COND, "--tuner", "edges.png"], "edges.png is no tuner's file", ".safetensors"),
     ([*COND, "--tuner", "cany"], "cany: no such tuner file", "canny"),
+    ([*COND, "--width", "1000000"], "--width is 1000000", "give a number from 8 to 16384"),
     ([*COND, "--width", "100"], "--width is 100; the sides of base scenes are multiples of", "is nearest"),
     ([*COND, "--height", "100"], "--height is 100; the sides", "is nearest"),
     ([*COND, "--base", "missing"], "base missing: no such folder or file", "hub id"),
@@ -67,6 +70,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["generate", "--out", "edges.png/new.png"], "edges.png is a file", "name a place you can write to"),
     (["generate", "--out", "/proc/new"], "--out /proc/new", "name a place you can write to"),
     (["generate", "--out", "new.bmp"], "--out new.bmp names a format that is not written", ".png"),
+    (["generate", "--out", "new.txt"], "--out new.txt names a format that is not written", ".png"),
     (["generate", "--ui", "--out", "new.png"], "--out new.png: the page writes many images", "folder"),
     (["generate", "--ui", "--base", "missing"], "base missing: no such folder or file", "hub id"),
     ([*TRAIN, "--set", "base.model=missing", "--set", "data.path=photos"], "base missing: no such folder or file", ""),
@@ -105,6 +109,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["train", "--recipe", "canny", "--out", "run"], "--out run already holds a run", "--resume"),
     ([*MERGE, "missing.safetensors"], "missing.safetensors: no such tuner file", ".safetensors"),
     ([*MERGE, "lora.safetensors"], "lora.safetensors is a LoRA", "load_lora_weights"),
+    ([*MERGE, "--rescale", "canny=1", "--rescale", "canny=2"], "--rescale canny=2: canny is 1 already", "name each"),
     ([*MERGE, "--take", "nosuch"], "--take nosuch: no tuner of that name", "here are canny"),
     ([*MERGE, "--drop", "canny"], "--drop leaves nothing to merge", "keep at least one"),
     ([*MERGE, "--format", "nosuch"], "--format nosuch: not known", "ms-swift"),
@@ -135,22 +140,31 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["bench", "--show", "missing.json"], "--show missing.json: no such file", "scedit bench --json"),
     (["bench", "--quality", "--tuner", "missing.safetensors"], "missing.safetensors: no such tuner file", ""),
     ([*PREPARE, "--size", "100"], "size is 100, which is no multiple of 64", "128 is nearest"),
+    ([*PREPARE, "--size", "64000000"], "size is 64000000", "give at most 8192 pixels"),
     ([*PREPARE, "--size", "100", "--cache", "latents"], "size is 100, which is no multiple of", "is nearest"),
     ([*PREPARE, "--cache", "latents", "--base", "missing"], "base missing: no such folder or file", "hub id"),
     ([*PREPARE, "--cache", "latents", "--base", "sdxl"], "base sdxl: no such folder", "stabilityai/"),
-    ([*PREPARE, "--cache", "nosuch"], "nosuch cannot be cached", "latents"),
+    ([*PREPARE, "--cache", "nosuch"], "--cache: nosuch cannot be cached", "latents"),
+    ([*PREPARE, "--cond", "../away=photos"], "--cond ../away=photos: '../away' names no kind", "--cond depth=maps"),
+    ([*PREPARE, "--cond", "Depth=photos"], "--cond Depth=photos: 'Depth' names no kind", "lower case"),
+    ([*PREPARE, "--cond", "image=photos"], "--cond image=photos: 'image' names no kind", "--cond depth=maps"),
+    ([*PREPARE, "--cond", "canny=a", "--cond", "canny=b"], "--cond canny=b: canny is a already", "name each once"),
+    ([*PREPARE, "--columns", "../up=a"], "--columns ../up=a: '../up' names no kind", "the column after it"),
     ([*PREPARE, "--cond", "depth=missing"], "--cond depth=missing: missing does not exist", "name a folder"),
+    (["bench", "--show", "photos"], "--show photos is no benchmark: Is a directory", "--json"),
+    (["train", "--recipe", "edges.png"], "edges.png is not valid TOML: it holds bytes that are no text", "TOML"),
     (["prepare", "missing", "--out", "new"], "missing does not exist", "name a folder"),
     (["prepare", "--scenes", "2", "--out", "photos"], "photos exists already", "name another place"),
     (["prepare", "photos", "--out", "words.txt"], "words.txt exists already", "name another place"),
     (["prepare", "empty", "--out", "new"], "no images in empty", "folder"),
-    (["prepare", "--scenes", "2", "--out", "new", "--look", "odd"], "look is 'odd'", "pastel"),
+    (["prepare", "--scenes", "2", "--out", "new", "--look", "odd"], "--look is 'odd'", "pastel"),
     (["prepare", "photos", "--out", "edges.png/new"], "edges.png is a file", "name a place you can write to"),
     (["annotate", "missing.png", "--cond", "canny"], "missing.png does not exist", "image"),
     (["annotate", "edges.png", "--cond", "nosuch", "--out", "new.png"], "nosuch", "canny"),
     (["annotate", "edges.png", "--cond", "canny", "--out", "edges.png/a.png"], "edges.png is a file", "place you can"),
     (["annotate", "edges.png", "--cond", "canny", "--out", "new.jpg"], "new.jpg is no .png", "PNG"),
     ([*ANNOTATE, "--param", "lou=1"], "lou", ""),
+    ([*ANNOTATE, "--param", "low=1", "--param", "low=9"], "--param low=9: canny's low is 1 already", "one of the two"),
     (["annotate", "edges.png", "--cond", "canny"], "no place is named for the condition of edges.png", "edges.png"),
     (["annotate", "photos", "--cond", "canny"], "photos is no dataset folder", "scedit prepare"),
 ]  # fmt: skip
@@ -170,7 +184,7 @@ def prepare_files(folder: Path) -> None:
     from PIL import Image
     from safetensors.numpy import save_file
 
-    for name in ("photos", "empty", "data/images", "run"):
+    for name in ("photos", "empty", "data/images", "run", "scenes"):
         (folder / name).mkdir(parents=True)
     for name in ("edges.png", "photos/a.png", "data/images/a.png"):
         Image.new("RGB", (128, 128), "white").save(folder / name)

@@ -11,16 +11,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from scedit_cli import CSCTuner, SCTuner, attach, save_tuner
-from scedit_cli.cli.parsing import parse_named_tuner
 from scedit_cli.jobs import merge as job
 from scedit_cli.jobs.checks.merge import MergeRequest
 from scedit_cli.utils.reporter import Reporter
+from scedit_cli.utils.specs import parse_tuner
 from tests import tiny
 
 
 def merge(texts: Sequence[str], reporter: Reporter | None = None, **options) -> job.MergeResult:
     """Merges the tuners that `texts` name, as the command does."""
-    return job.merge(MergeRequest([parse_named_tuner(text) for text in texts], **options), reporter)
+    return job.merge(MergeRequest([parse_tuner(text) for text in texts], **options), reporter)
 
 
 @pytest.fixture(scope="module")

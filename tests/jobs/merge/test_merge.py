@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scedit_cli import Bundle, SceditError, SCTuner, load_tuner, save_tuner
-from scedit_cli.core.weights import read_metadata
+from scedit_cli.core.source import read
 from scedit_cli.jobs import merge as job
 from scedit_cli.utils.errors import WorkFailed
 from tests.jobs.merge.conftest import merge
@@ -67,7 +67,7 @@ def test_the_summary_names_every_tuner(saved, tmp_path):
     files = [saved("canny"), saved()]
     rows = merge(list(map(str, files)), out=tmp_path / "combo.safetensors").summary()
     assert [value for _, value in rows][1:3] == [f"{files[0]} (canny)", f"{files[1]} (SC)"]
-    assert rows[-1] == ("difference", "less than 0.001 % of the edit of the separate tuners")
+    assert rows[-1] == ("difference", "less than 0.001 % of the edit of the separate tuners, on random features")
 
 
 def test_a_difference_is_told_as_a_share_of_the_edit(saved, tmp_path):
@@ -79,7 +79,7 @@ def test_a_difference_is_told_as_a_share_of_the_edit(saved, tmp_path):
     for result in results:
         assert 1e-5 < result.relative_difference < 1e-3
         told = dict(result.summary())["difference"]
-        assert told == f"{100 * result.relative_difference:.2g} % of the edit of the separate tuners"
+        assert told == f"{100 * result.relative_difference:.2g} % of the edit of the separate tuners, on random features"
         assert float(load_tuner(result.out).metadata["merge.relative_difference"]) == pytest.approx(
             result.relative_difference, rel=0.01
         )
@@ -101,7 +101,7 @@ def test_tuners_must_be_for_one_base(saved, tmp_path):
     events = []
     merge([str(one), str(same), str(silent)], out=tmp_path / "combo.safetensors", reporter=Recorder(events.append))
     assert [type(event) for event in events] == [Note] and str(silent) in events[0].text
-    facts = read_metadata(tmp_path / "combo.safetensors")
+    facts = read(tmp_path / "combo.safetensors")[0]
     assert facts["kind"] == "bundle" and {key: facts[key] for key in base} == base
     with pytest.raises(SceditError, match="different bases: .*one.* on mine.* and .*depth.* on theirs"):
         merge([str(one), str(other)], out=tmp_path / "wrong.safetensors")
@@ -169,5 +169,5 @@ def test_tuners_that_were_taught_differently_are_refused(saved, tmp_path):
 def test_a_tuner_that_does_not_tell_follows_the_others(saved, tmp_path):
     told = {"prediction_type": "v_prediction", "zero_terminal_snr": "true"}
     merge([str(saved(name="alone", **told)), str(saved(name="silent", seed=2))], out=tmp_path / "one.safetensors")
-    facts = read_metadata(tmp_path / "one.safetensors")
+    facts = read(tmp_path / "one.safetensors")[0]
     assert facts["kind"] == "sc" and {key: facts[key] for key in told} == told

@@ -89,7 +89,9 @@ def small(tmp_path_factory):
 
 def test_a_graph_is_run_beside_the_attached_tuners_before_it_appears(small, tmp_path):
     base, (canny, style) = small
+    state = torch.get_rng_state()
     result = merge([f"{canny}:0.4", str(style)], out=tmp_path / "unet", format="torch-export", base=str(base))
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers go on as they were"
     assert result.max_difference < 1e-4 and result.format == "torch-export"
     assert sorted(file.name for file in (tmp_path / "unet").iterdir()) == ["scedit.json", "unet.pt2"]
     about = json.loads((tmp_path / "unet" / "scedit.json").read_text())

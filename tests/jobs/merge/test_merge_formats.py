@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scedit_cli import SceditError, SCTuner, load_tuner, save_tuner
-from scedit_cli.core.weights import read_metadata
+from scedit_cli.core.source import read
 from scedit_cli.jobs import merge as job
 from scedit_cli.utils.errors import WorkFailed
 from tests.jobs.merge.conftest import merge
@@ -24,7 +24,7 @@ def test_other_programs_formats(edited, unet, saved, tmp_path, format, place):
     needed = {"scepter": "DOWN_RATIO: 2", "ms-swift": "adapter_config.json", "scedit-pytorch": "rank=64"}[format]
     assert (needed in told) == (place != "theirs" or format == "scedit-pytorch")
     if place.endswith(".safetensors"):
-        assert float(read_metadata(out)["merge.max_difference"]) == pytest.approx(result.max_difference, rel=0.01)
+        assert float(read(out)[0]["merge.max_difference"]) == pytest.approx(result.max_difference, rel=0.01)
 
 
 def test_scepters_bundles(saved, tmp_path):
@@ -66,6 +66,8 @@ def test_kinds_name_the_conditions_of_other_programs_files(saved, tmp_path):
         merge([f"edges={tmp_path / 'both.bin'}"], out=out, overwrite=True)
     with pytest.raises(SceditError, match="canny.safetensors takes canny conditions, not depth"):
         merge([f"depth={plain[0]}"], out=out, overwrite=True)
+    with pytest.raises(SceditError, match="sc.safetensors is an SC-Tuner, which takes no condition .*leave canny= out"):
+        merge([f"canny={saved()}"], out=out, overwrite=True)
     merge([f"canny={plain[0]}"], out=out, overwrite=True)
     assert load_tuner(out).condition == "canny"
 

@@ -198,7 +198,8 @@ def test_loaded_tuners_are_merged_without_a_file(edited, unet, saved, tmp_path):
     ("options", "message"),
     [
         (["--rescale", "canny=much"], "'much' is no number"),
-        (["--rescale", "canny"], "--rescale canny: '' is no number"),
+        (["--rescale", "canny=nan"], "--rescale canny=nan: 'nan' is no number"),
+        (["--rescale", "canny"], "--rescale canny: expected NAME=VALUE"),
         (["--up-blocks", "3,three"], "expected whole numbers"),
     ],
 )

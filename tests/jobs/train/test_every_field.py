@@ -274,6 +274,7 @@ CASES = {
     "samples.seed": Case(5, other_grid, GRIDS),
     "samples.steps": Case(2, other_grid, GRIDS),
     "samples.guidance": Case(9.0, other_grid, GRIDS),
+    "samples.control_guidance": Case(4.0, other_grid, GRIDS),
     "samples.score": Case(False, tells(lambda run: "samples/scores.jsonl" in run.files, True, False), GRIDS),
     "samples.prompts": Case(["a blue cone"], other_grid, GRIDS),
     "validation.pictures": Case(2, both(other_weights, tells(lambda run: len(run.logged("validation_loss")), 0, 1))),

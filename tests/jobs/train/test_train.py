@@ -15,7 +15,8 @@ from scedit_cli.data.scenes import write_scenes
 from scedit_cli.jobs import train as job
 from scedit_cli.models.base import Defaults, load_base
 from scedit_cli.recipe import Recipe, load_recipe
-from scedit_cli.training import builders, objective
+from scedit_cli.training import builders, objective, trainer
+from scedit_cli.training.memory import Forecast
 from scedit_cli.utils.errors import SceditError, WorkFailed
 from tests import tiny
 from tests.jobs.train.conftest import BATCH, PICTURES, files_in, log_of
@@ -135,6 +136,16 @@ def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
     assert document["estimated_seconds"] == pytest.approx(12 * document["seconds_per_step"])
     assert document["estimated_peak_memory"] == 3 * 2**20
     assert {"base", "tuner", "data", "training", "steps", "memory", "time"} == dict(ahead.summary()).keys()
+
+
+def test_a_dry_run_makes_no_pass_that_memory_does_not_hold(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "forecast", lambda *_: Forecast({"activations": 2**60}))
+    passes = []
+    monkeypatch.setattr(trainer.Trainer, "backward", lambda *_: passes.append(1))
+    ahead = job.train(recipe(), dry_run=True)
+    assert not passes and ahead.seconds_per_step is None
+    rows = dict(ahead.summary())
+    assert "time" not in rows and "`fit=True` finds the least change that fits" in rows["memory"]
 
 
 def test_steps_that_fp16_skips_are_counted_and_at_last_too_many(recipe, tmp_path, monkeypatch):
