@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find
+from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, annotators, find, kind_named
 from scedit_cli.conditions.scoring import (
     check_measurable,
     consistencies,
@@ -25,8 +25,8 @@ from scedit_cli.utils.transparency import photograph
 
 __all__ = [
     "KINDS", "Annotator", "Kind", "annotate", "annotators", "channels_of", "check_measurable", "consistencies",
-    "consistency", "control_score", "find", "is_quick", "kind_of_path", "measured", "measured_by", "measured_kinds",
-    "scene_annotator",
+    "consistency", "control_score", "find", "is_quick", "kind_named", "kind_of_path", "measured", "measured_by",
+    "measured_kinds", "scene_annotator",
 ]  # fmt: skip
 
 KINDS: tuple[str, ...] = tuple(all_kinds())
@@ -56,8 +56,8 @@ def annotate(
 
 
 def channels_of(kind: str) -> int:
-    """Return the channels of a hint of this kind: 3, or 4 where its alpha counts. An unknown kind has 3."""
-    return find(kind).channels if kind in KINDS else 3
+    """Return the channels of a hint of this kind: 3, or 4 where its alpha counts. A user's own kind has 3."""
+    return kind_named(kind).channels
 
 
 def is_quick(kind: str) -> bool:

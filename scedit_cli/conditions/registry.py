@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scedit_cli.conditions import kinds as _kinds
 from scedit_cli.conditions import licences
 from scedit_cli.conditions.consistency.measure import Measure
+from scedit_cli.conditions.looks import Look
 from scedit_cli.conditions.quiet import silent
 from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.transparency import condition_image
@@ -118,6 +119,7 @@ class Kind:
         measure: the measure of how well an image follows a condition; None where there is none.
         channels: the hint's channels, a CSC-Tuner's `in_channels`: 3, or 4 where the condition image's alpha counts.
         labels: whether colours stand for classes, so that resizing must not blend them.
+        look: how its condition images look.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Kind:
     measure: Measure | None = None
     channels: int = 3
     labels: bool = False
+    look: Look = Look()
 
     def hint(self, image: Image.Image) -> np.ndarray:
         """Return a condition image as the tuner sees it: float32 (channels, H, W) in [0, 1]. 8-bit values are divided
@@ -139,6 +142,10 @@ class Kind:
         else:
             values = np.asarray(image.convert("RGBA" if self.channels == 4 else "RGB")) / np.float32(255)
         return np.broadcast_to(values, (*values.shape[:2], self.channels)).transpose(2, 0, 1)
+
+    def doubt(self, image: Image.Image) -> str | None:
+        """Return what makes it doubtful that `image` is of this kind, to follow the image's name; else None."""
+        return self.look.difference(image, self.name)
 
     def annotator(self, name: str | None = None) -> Annotator:
         """Return the annotator `name`, by default the first.
@@ -173,6 +180,11 @@ def find(name: str) -> Kind:
         hint = f"did you mean {guess[0]}?" if guess else f"choose one of {', '.join(all_kinds())}"
         raise SceditError(f"no kind of condition is called {name!r}", hint)
     return all_kinds()[name]
+
+
+def kind_named(name: str) -> Kind:
+    """Return the kind `name`, or for the name of a user's own kind one without annotators."""
+    return all_kinds().get(name) or Kind(name, ())
 
 
 @cache

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scedit_cli.conditions import channels_of, find
+from scedit_cli.conditions import channels_of, find, kind_named
 from scedit_cli.conditions.annotation_spec import AnnotationSpec
 from scedit_cli.data.arrays import planes, stacked, unit
 from scedit_cli.data.images import check_still, decode, name_of, open_image, reading
@@ -135,6 +135,16 @@ def open_given_condition(source: Path | Image.Image, kind: str) -> Image.Image:
         SceditError: as `read_uint8` and `check_levels`.
     """
     return _opened(source, channels_of(kind), kind)
+
+
+def doubts(paths: Sequence[Path], kind: str) -> list[str]:
+    """Return a sentence for each of a dataset's condition images that does not look like one of its kind.
+
+    Raises:
+        SceditError: as `read_uint8`.
+    """
+    found = [(path.name, kind_named(kind).doubt(open_condition_image(path, kind))) for path in paths]
+    return [f"{kind} image {name} {doubt}" for name, doubt in found if doubt]
 
 
 def check_levels(opened: Image.Image, kind: str, name: str) -> None:

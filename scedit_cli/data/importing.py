@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,6 +42,7 @@ class Taken:
         kinds: the kinds of the condition images among them.
         caption_from: ".txt", ".caption", ".txt and .caption", "table", or None where it has no caption.
         really: the file's format where its suffix suggests another one, else None.
+        doubts: a sentence for each condition image that does not look like one of its kind.
     """
 
     row: dict[str, Any]
@@ -52,6 +52,7 @@ class Taken:
     signature: Signature
     caption_from: str | None
     really: str | None
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ def take(entry: Entry, name: str, folder: Path, size_of: Callable[[Size], Size])
         "crop_top": made.crop[0],
         "crop_left": made.crop[1],
     }
-    return Taken(row, files, kinds, how.size, signature(made.image), made.caption_from, made.really)
+    looked_at = {kind: conditions.kind_named(kind).doubt(image) for kind, image in made.conditions.items()}
+    doubts = tuple(f"its {kind} {doubt}" for kind, doubt in looked_at.items() if doubt)
+    return Taken(row, files, kinds, how.size, signature(made.image), made.caption_from, made.really, doubts)
 
 
 class Importer:
@@ -185,6 +188,7 @@ class Importer:
             report.captionless.append(name)
         if made.really:
             report.misnamed.append((name, made.really))
+        report.doubtful += [(name, doubt) for doubt in made.doubts]
 
 
 def in_order(work: Callable[..., Any], items: Iterable[tuple], threads: int | None = None) -> Iterator[Any]:
@@ -237,13 +241,8 @@ def _condition(kind: str, blob: Blob, how: Fit) -> Image.Image:
             )
         image = decode(opened)
         check_levels(opened, kind, name)
-        fitted = how.apply(condition_image(image, channels, name), blend=_is_blended(kind))
+        fitted = how.apply(condition_image(image, channels, name), blend=not conditions.kind_named(kind).labels)
         return condition_image(fitted, channels, name)  # scaling leaves colours where alpha becomes 0
-
-
-@cache
-def _is_blended(kind: str) -> bool:
-    return kind not in conditions.KINDS or not conditions.find(kind).labels
 
 
 def _caption(entry: Entry) -> tuple[str, str | None]:

@@ -22,6 +22,7 @@ class Report:
         rejected: (file, fault, reason); fault is "unreadable", "unpaired" or "small".
         duplicates: (file, the earlier file that it repeats).
         misnamed: (file, its real format).
+        doubtful: (file, how one of its condition images does not look like its kind).
         captions: the number of captions by origin.
         buckets: the number of images of each (width, height).
         splits, split, unread: as in `Source`.
@@ -32,6 +33,7 @@ class Report:
     captionless: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     misnamed: list[tuple[str, str]] = field(default_factory=list)
+    doubtful: list[tuple[str, str]] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     hidden: int = 0
     captions: Counter[str] = field(default_factory=Counter)
@@ -66,6 +68,7 @@ class Report:
             "captionless": self.captionless,
             "duplicates": [{"file": file, "of": first} for file, first in self.duplicates],
             "misnamed": [{"file": file, "format": kind} for file, kind in self.misnamed],
+            "doubtful": [{"file": file, "reason": why} for file, why in self.doubtful],
             "orphans": self.orphans,
             "hidden": self.hidden,
             "split": self.split,
@@ -117,6 +120,7 @@ class Report:
         rows += _some("captionless", self.captionless)
         rows += _some("duplicate", [f"{file} repeats {first}" for file, first in self.duplicates])
         rows += _some("misnamed", [f"{file} is {kind}" for file, kind in self.misnamed])
+        rows += _some("doubtful", [f"{file}: {why}" for file, why in self.doubtful])
         rows += _some("orphan", self.orphans)
         rows += _some("unread", [f"{file}: {why}" for file, why in self.unread])
         if self.hidden:

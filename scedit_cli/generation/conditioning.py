@@ -79,6 +79,10 @@ class Conditioning:
         _check_names(config, [each.name for each in placed])
         return cls(config, placed, init, device, jobs, None, opened, masks)
 
+    def doubts(self) -> list[str]:
+        """Return a sentence for each condition image that does not look like one of its kind."""
+        return [each.doubt for each in self._opened.values() if each.doubt]
+
     def fit(self, base: Base) -> list[str]:
         """Choose every image's size; return a sentence for each file that is resized.
 

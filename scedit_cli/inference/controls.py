@@ -60,6 +60,12 @@ class OpenedControl:
     def kind(self) -> str:
         return self.control.kind
 
+    @property
+    def doubt(self) -> str | None:
+        """A sentence where the condition image does not look like one of its kind."""
+        doubt = conditions.kind_named(self.kind).doubt(self.image) if self.control.photo is None else None
+        return doubt and f"{self.control.name} {doubt}; `Control('{self.kind}', photo)` makes one of a photograph"
+
     def shown_at(self, size: Size, rule: str, device: str = "cpu") -> Image.Image:
         """Return the condition image at `size`, by one of RESIZE_RULES; a photograph is resized and then annotated on
         `device`.
@@ -69,7 +75,7 @@ class OpenedControl:
             WorkFailed: the hub cannot be reached.
         """
         if self.control.photo is None:
-            labels = self.kind in conditions.KINDS and conditions.find(self.kind).labels
+            labels = conditions.kind_named(self.kind).labels
             return resized(self.image, size, rule, Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
         field = f"{self.field}.photo"
         try:

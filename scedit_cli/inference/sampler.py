@@ -175,7 +175,7 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
 def to_hints(kind: str, images: Sequence[Image.Image]) -> Tensor:
     """Return (B, C, H, W) floats in [0, 1] of condition images of one size, as a tuner of this kind takes them. C is 3,
     or 4 where the kind uses alpha; a kind without annotators has 3."""
-    known = conditions.find(kind) if kind in conditions.KINDS else conditions.Kind(kind, ())
+    known = conditions.kind_named(kind)
     return torch.stack([torch.tensor(known.hint(image)) for image in images])
 
 

@@ -117,7 +117,7 @@ def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter)
     if not config.sampler.weighted:
         for prompt in base.overlong(dict.fromkeys(job.prompt for job in jobs)):
             reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
-    for text in conditioning.fit(base):
+    for text in [*conditioning.doubts(), *conditioning.fit(base)]:
         reporter.note(text)
     images, grid = draw_images(ImageRunner(config, base, conditioning), jobs, reporter)
     seconds = time.monotonic() - started
@@ -140,8 +140,9 @@ def _generate_videos(config: GenerationConfig, loaded: Base | None, reporter: Re
             reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
     image = first_image(config)
     conditioning.config = sized_for(split.config, base, image)
-    if notes := conditioning.fit(base):
-        reporter.note(notes[0] + (f", and {len(notes) - 1} more alike" if notes[1:] else ""))
+    for notes in (conditioning.doubts(), conditioning.fit(base)):
+        if notes:
+            reporter.note(notes[0] + (f", and {len(notes) - 1} more alike" if notes[1:] else ""))
     if len({conditioning.size(each) for frames in split.jobs for each in frames}) > 1:
         hint = "give `width` and `height`, or frames of one size"
         raise SceditError("controls: the frames differ in size", hint, "controls")

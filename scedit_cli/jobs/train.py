@@ -15,6 +15,7 @@ from scedit_cli.core.weights import save_tuner
 from scedit_cli.data.cache import Cache, cache_latents_and_text, text_in_other_precision
 from scedit_cli.data.dataset import Dataset
 from scedit_cli.data.evaluation_set import evaluation_set
+from scedit_cli.data.hints import doubts
 from scedit_cli.data.scenes import POSSIBLE_KINDS
 from scedit_cli.data.shard_dataset import ShardDataset
 from scedit_cli.jobs.checks.train import TrainRequest, check
@@ -46,6 +47,8 @@ from scedit_cli.utils.distributed import Processes
 from scedit_cli.utils.errors import SceditError, in_field
 from scedit_cli.utils.hub import check_login, upload
 from scedit_cli.utils.reporter import SILENT, Reporter
+
+_LOOKED_AT = 8  # condition images of each kind
 
 
 def train(
@@ -228,6 +231,10 @@ def _note_doubts(recipe: Recipe, base: Base, dataset: Dataset, streams: bool, re
         reporter.note(
             f"this processor has no instructions for train.precision = {precision}: {faster} is many times as fast"
         )
+    for kind in builders.kinds_read(recipe.tuner, recipe.data) if recipe.data.path else ():
+        paths = [item.conditions[kind] for item in dataset.items[:_LOOKED_AT]]
+        if told := doubts(paths, kind):
+            reporter.note(told[0] + (f" ({len(told)} of the first {len(paths)} images)" if told[1:] else ""))
     if streams and not any(item.text for item in dataset.items):
         reporter.note("the first images in the shards have no captions; data.columns says how those are called")
     if other := text_in_other_precision(dataset, base):

@@ -189,7 +189,7 @@ def test_the_second_signal_ends_the_program_at_once(number: int, code: int) -> N
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code and b"stopped at once" in err and b"Traceback" not in err
 
 
@@ -203,7 +203,7 @@ def test_a_signal_that_is_put_off_is_still_one(number: int, code: int) -> None:
     assert process.stdout.readline() == b"working\n"
     time.sleep(0.3)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (code, b"saved\n") and b"stopped by" in err
 
 
@@ -214,6 +214,6 @@ def test_signals_let_the_job_save_and_end_with_their_code(number: int, code: int
     )
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (code, "saved\n")
     assert "stopped by" in err and "--resume" in err and "Traceback" not in err

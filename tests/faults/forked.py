@@ -25,7 +25,7 @@ import psutil
 T = TypeVar("T")
 
 BROKEN = 70  # exit code of work that raised what no program of ours lets through
-_PATIENCE = 120.0  # seconds
+_PATIENCE = 900.0  # seconds: a busy machine is no hang, and only what hangs takes them
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 

@@ -128,7 +128,7 @@ def test_three_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Pa
         job.train(load_recipe("canny", settings(sets)), out=tmp_path / "run", reporter=Recorder(watch))
         return descriptors
 
-    ended = run(train, seconds=900)
+    ended = run(train)
     assert ended.code == 0, ended
     descriptors = ended.value
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

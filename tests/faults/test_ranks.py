@@ -45,7 +45,7 @@ def test_the_other_ends_within_a_minute_and_the_run_goes_on(small: Small, tmp_pa
         assert not list(out.rglob(".*"))
         shutil.rmtree(out)
 
-    each(scenario, [1, 3, 5], at_once=1, seconds=240)
+    each(scenario, [1, 3, 5], at_once=1)
     tried("processes killed that train with another one", 3)
 
 

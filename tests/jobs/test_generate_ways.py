@@ -139,6 +139,18 @@ def test_a_photo_is_resized_before_it_is_annotated_and_large_ones_shrink(generat
     assert np.array_equal(np.asarray(made.conditions["canny"]), np.asarray(expected))
 
 
+def test_a_photograph_given_as_edges_is_told(generate, files, tmp_path):
+    events, options = [], {"tuners": ["{}/canny.safetensors"], "reporter": Recorder(lambda event: events.append(event))}
+    generate(conds=["{}/canny.png"], **options)
+    assert not [event for event in events if isinstance(event, Note)]
+    generate(conds=["canny={}/photo.png"], out=tmp_path / "b", **options)
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    said = "has colours, and canny images are gray; --cond-from canny=PHOTO makes one of a photograph"
+    assert note == f"{files}/photo.png {said}"
+    generate(conds_from=["canny={}/photo.png"], out=tmp_path / "c", **options)
+    assert len([event for event in events if isinstance(event, Note)]) == 1
+
+
 def test_image_to_image_inpaint_and_outpaint(generate, files, masks):
     options = {"image": "{}/photo.png", "prompts": ["a"], "steps": 4}
     photo = pixels(files / "photo.png")

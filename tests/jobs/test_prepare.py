@@ -190,6 +190,29 @@ def test_conditions_from_a_folder_of_their_own_are_cut_alike(tmp_path):
     assert result.conditions == ["depth"]
 
 
+def test_condition_images_that_look_like_another_kind_are_told(tmp_path):
+    """A photograph, and edges in black on white, in place of edges."""
+    edges = np.zeros((64, 96), np.uint8)
+    edges[:, 46:50] = 255
+    for name, image in {"a": edges, "b": 255 - edges}.items():
+        save(tmp_path / f"src/{name}.png", left=(ord(name), 0, 0))
+        (tmp_path / f"src/{name}.txt").write_text(name)
+        (tmp_path / "edges").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"edges/{name}.png")
+    save(tmp_path / "src/c.png", left=(0, 255, 0))
+    (tmp_path / "src/c.txt").write_text("c")
+    save(tmp_path / "edges/c.png")
+    result = prepare(tmp_path / "src", tmp_path / "out", size=64, conditions={"canny": tmp_path / "edges"})
+    told = [
+        ("b.png", "its canny is mostly light, and canny images are drawn on black"),
+        ("c.png", "its canny has colours, and canny images are gray"),
+    ]
+    assert result.images == 3 and result.report.doubtful == told
+    assert [("doubtful", f"{file}: {reason}") for file, reason in told] == result.report.summary()[-2:]
+    written = json.loads((tmp_path / "out/report.json").read_text())["doubtful"]
+    assert written == [{"file": file, "reason": reason} for file, reason in told]
+
+
 def test_transparency_of_a_condition_stays(tmp_path):
     save(tmp_path / "src/a.png", (128, 128))
     (tmp_path / "src/a.txt").write_text("a")

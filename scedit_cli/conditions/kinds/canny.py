@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from scedit_cli.conditions.consistency.edges import EDGES
+from scedit_cli.conditions.looks import HARD_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 _LARGE = 2**24  # pixels
@@ -55,4 +56,4 @@ def _canny(image: np.ndarray, parameters: Thresholds) -> np.ndarray:
     return cv2.Canny(*along, parameters.low, parameters.high)
 
 
-KIND = Kind("canny", (Annotator("canny", "opencv", "OpenCV", edges, parameters=Thresholds),), EDGES)
+KIND = Kind("canny", (Annotator("canny", "opencv", "OpenCV", edges, parameters=Thresholds),), EDGES, look=HARD_LINES)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from scedit_cli.conditions.batching import by_size
 from scedit_cli.conditions.consistency.depth import RELATIVE_DEPTH, SCENE_DEPTH
+from scedit_cli.conditions.looks import Look
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 from scedit_cli.conditions.scene_reading import read
 from scedit_cli.conditions.weights import pretrained
@@ -80,4 +81,5 @@ KIND = Kind(
         Annotator("depth", "scene", "scedit", scene_depth, measure=SCENE_DEPTH),
     ),
     RELATIVE_DEPTH,
+    look=Look(gray=True),
 )

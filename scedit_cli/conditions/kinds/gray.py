@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scedit_cli.conditions.consistency.structure import LIKENESS
+from scedit_cli.conditions.looks import Look
 from scedit_cli.conditions.registry import Annotator, Kind, Make, Parameters
 
 
@@ -13,4 +14,4 @@ def gray(parameters: Parameters, weights: Path | None = None, device: str = "cpu
     return lambda images: [image.convert("L") for image in images]
 
 
-KIND = Kind("gray", (Annotator("gray", "luma", "Pillow", gray, licence="MIT-CMU"),), LIKENESS)
+KIND = Kind("gray", (Annotator("gray", "luma", "Pillow", gray, licence="MIT-CMU"),), LIKENESS, look=Look(gray=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
+from scedit_cli.conditions.looks import SOFT_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -32,4 +33,9 @@ def hed_detector(weights: Path | None, device: str) -> Any:
     return module.HEDdetector(filled(module.ControlNetHED_Apache2(), state_of(WEIGHTS, weights), WEIGHTS, device))
 
 
-KIND = Kind("hed", (Annotator("hed", "hed", "controlnet_aux", soft_edges, (WEIGHTS,), parameters=SoftEdges),), EDGES)
+KIND = Kind(
+    "hed",
+    (Annotator("hed", "hed", "controlnet_aux", soft_edges, (WEIGHTS,), parameters=SoftEdges),),
+    EDGES,
+    look=SOFT_LINES,
+)

@@ -8,6 +8,7 @@ from typing import Any
 
 from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
+from scedit_cli.conditions.looks import SOFT_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -38,4 +39,5 @@ KIND = Kind(
     "lineart",
     (Annotator("lineart", "lineart", "controlnet_aux", drawing, (FINE, COARSE), "MIT", parameters=Drawing),),
     EDGES,
+    look=SOFT_LINES,
 )

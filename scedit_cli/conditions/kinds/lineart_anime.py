@@ -8,6 +8,7 @@ from typing import Any
 
 from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
+from scedit_cli.conditions.looks import SOFT_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -33,4 +34,5 @@ KIND = Kind(
     "lineart-anime",
     (Annotator("lineart-anime", "anime2sketch", "controlnet_aux", drawing, (WEIGHTS,), "MIT", parameters=Detection),),
     EDGES,
+    look=SOFT_LINES,
 )

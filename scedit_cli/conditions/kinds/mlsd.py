@@ -11,6 +11,7 @@ from pydantic import Field
 
 from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import Detection, detected, detector
+from scedit_cli.conditions.looks import HARD_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -62,4 +63,9 @@ def _network(weights: Path | None, device: str) -> Any:
     return filled(network, state_of(WEIGHTS, weights), WEIGHTS, device)
 
 
-KIND = Kind("mlsd", (Annotator("mlsd", "mlsd", "controlnet_aux", lines, (WEIGHTS,), parameters=Lines),), EDGES)
+KIND = Kind(
+    "mlsd",
+    (Annotator("mlsd", "mlsd", "controlnet_aux", lines, (WEIGHTS,), parameters=Lines),),
+    EDGES,
+    look=HARD_LINES,
+)

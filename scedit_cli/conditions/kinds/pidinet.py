@@ -9,6 +9,7 @@ from typing import Any
 from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import detected, detector
 from scedit_cli.conditions.kinds.hed import SoftEdges
+from scedit_cli.conditions.looks import SOFT_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -40,4 +41,5 @@ KIND = Kind(
     "pidinet",
     (Annotator("pidinet", "pidinet", "controlnet_aux", soft_edges, (WEIGHTS,), LICENCE, False, Differences),),
     EDGES,
+    look=SOFT_LINES,
 )

@@ -12,6 +12,7 @@ from pydantic import Field
 from scedit_cli.conditions.consistency.pose import POSE
 from scedit_cli.conditions.detectors import Detection, detected, detector, fitted
 from scedit_cli.conditions.dwpose import WEIGHTS, drawn, keypoints, models, runs_on
+from scedit_cli.conditions.looks import Look
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 from scedit_cli.conditions.weights import filled, state_of
 
@@ -84,4 +85,5 @@ KIND = Kind(
         ),
     ),
     POSE,
+    look=Look(on_black=True),
 )

@@ -9,6 +9,7 @@ from scedit_cli.conditions.consistency.edges import EDGES
 from scedit_cli.conditions.detectors import detected
 from scedit_cli.conditions.kinds import hed, pidinet
 from scedit_cli.conditions.kinds.hed import SoftEdges
+from scedit_cli.conditions.looks import HARD_LINES
 from scedit_cli.conditions.registry import Annotator, Kind, Make
 
 
@@ -33,4 +34,5 @@ KIND = Kind(
         ),
     ),
     EDGES,
+    look=HARD_LINES,
 )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from scedit_cli.cli.train import settings
@@ -120,6 +122,18 @@ def test_a_loss_that_is_no_number_names_its_pictures(recipe, tmp_path, monkeypat
     assert {name for name in names if name in failed.value.message} == {f"{picture:06d}.png"}
     assert "step 2" in failed.value.message and "from step 1 by `resume`" in failed.value.hint
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_edges_in_black_on_white_are_told_before_training(recipe, dataset, tmp_path):
+    inverted, events = tmp_path / "data", []
+    shutil.copytree(dataset, inverted)
+    for path in (inverted / "conditions/canny").iterdir():
+        ImageOps.invert(Image.open(path).convert("L")).save(path)
+    for folder in (dataset, inverted):
+        job.train(recipe(data={"path": str(folder)}), dry_run=True, reporter=Recorder(events.append))
+    told = [event.text for event in events if isinstance(event, Note) and "drawn on black" in event.text]
+    name, why = "canny image 000000.png", "is mostly light, and canny images are drawn on black"
+    assert told == [f"{name} {why} ({PICTURES} of the first {PICTURES} images)"]
 
 
 def test_a_dry_run_tells_and_leaves_no_run(recipe, tmp_path, monkeypatch):
