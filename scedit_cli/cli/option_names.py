@@ -21,6 +21,9 @@ _OPTIONS = {
 _QUOTED = re.compile(r"`([a-z_][a-z_.]*)(?:=([^`]+)|\(([^`]*)\))?`")
 _CALLS = {"explain": "train --explain"}  # functions that the command line calls otherwise
 _RECIPE = ("tuner", "data", "train", "checkpoints", "samples", "validation", "tracking", "score")  # base is a field too
+# What only a file of prompts can give a prompt, and how its lines call that where it is not by the field's name.
+_OF_PROMPT = re.compile(r"prompts\[(\d+)\]\.(\w+)(?:\['([^']*)'\])?.*")
+_KEYS = {"controls": "conditions", "seeds": "seed"}
 _CONTROL = re.compile(r"`Control\('([^'`]*)', (image|photo)\)`")
 
 
@@ -28,7 +31,9 @@ def option_of(field: str) -> str:
     """Return the option that sets a field such as "controls[0].scale"; a recipe's key has none and stays as it is."""
     if field.startswith("-") or _is_key(field):
         return field
-    parts = re.sub(r"\[[^]]*\]", "", field).removeprefix("prompts.").split(".")
+    if _OF_PROMPT.fullmatch(field):
+        return "--prompts"
+    parts = re.sub(r"\[[^]]*\]", "", field).split(".")
     for end in range(len(parts), 0, -1):
         if option := _OPTIONS.get(".".join(parts[:end])):
             return option
@@ -50,10 +55,18 @@ def in_options(text: Any, field: str | None = None) -> Any:
     if not isinstance(text, str):
         return text
     if field and re.match(rf"{re.escape(field)}(?![^\s:])", text):  # a path may begin with the same letters
-        text = option_of(field) + text.removeprefix(field)
+        text = _place_of(field) + text.removeprefix(field)
     text = _CONTROL.sub(lambda found: f"--cond{'-from' * (found[2] == 'photo')} {found[1]}={found[2].upper()}", text)
     text = text.replace("=IMAGE", "=FILE") if "--cond " in text else text
     return _QUOTED.sub(lambda found: _quoted(*found.groups()) or found[0], text)
+
+
+def _place_of(field: str) -> str:
+    """Return the option that sets a field, and where in a file of prompts that is."""
+    if not (found := _OF_PROMPT.fullmatch(field)):
+        return option_of(field)
+    number, part, name = found.groups()
+    return f"--prompts, prompt {int(number) + 1}, {_KEYS.get(part, part)}{f' {name}' if name else ''}"
 
 
 def _is_key(field: str) -> bool:

@@ -153,6 +153,9 @@ class Overrides:
         """Raise SceditError for an invalid value; `field` is the object's own name."""
         for name, scale in self.scales.items():
             check_number(scale, f"{field}.scales[{name!r}]")
+            if name in self.sweeps:
+                message = f"{field}.scales {name}={scale:g} has no effect beside a sweep of {name}"
+                raise SceditError(message, "leave out one of them", f"{field}.scales")
         for name, scales in self.sweeps.items():
             check_type(scales, f"{field}.sweeps[{name!r}]", (tuple, list), "a list of numbers")
             for scale in scales:

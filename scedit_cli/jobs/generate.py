@@ -48,6 +48,7 @@ from scedit_cli.utils.specs import TunerSpec
 if TYPE_CHECKING:
     from scedit_cli.core.bundle import Bundle
     from scedit_cli.core.tuners import Tuner
+    from scedit_cli.inference.denoising import Guidance
 
     AnyTuner = Tuner | Bundle | str | Path
 
@@ -117,6 +118,7 @@ def _generate(config: GenerationConfig, loaded: Base | None, reporter: Reporter)
     if not config.sampler.weighted:
         for prompt in base.overlong(dict.fromkeys(job.prompt for job in jobs)):
             reporter.note(f"this prompt is longer than the base reads, its end is left out: {prompt}")
+    _note_idle_guidance(config.sampler.guided(base.defaults.guidance), jobs, reporter)
     for text in [*conditioning.doubts(), *conditioning.fit(base)]:
         reporter.note(text)
     images, grid = draw_images(ImageRunner(config, base, conditioning), jobs, reporter)
@@ -207,6 +209,18 @@ def _note_syntax(config: GenerationConfig, jobs: Sequence[ImageJob], reporter: R
             parsed(text)
     for note in foreign_syntax(texts, config.sampler.weighted):
         reporter.note(note)
+
+
+def _note_idle_guidance(guidance: Guidance, jobs: Sequence[ImageJob], reporter: Reporter) -> None:
+    """Report what has no effect without guidance."""
+    given = {
+        "the negative prompt": any(job.negative for job in jobs),
+        "`guidance_rescale`": guidance.rescale > 0,
+        "`guidance_span`": (guidance.start, guidance.end) != (0, 1),
+    }
+    if guidance.scale <= 1 and (idle := [name for name, is_given in given.items() if is_given]):
+        have = "has" if len(idle) == 1 else "have"
+        reporter.note(f"{' and '.join(idle)} {have} no effect at a guidance of {guidance.scale:g}, which is none")
 
 
 def _ready_base(

@@ -101,8 +101,10 @@ class MergeResult:
                 ("rank", f"{self.compressed.rank}, fitted on {self.compressed.on}: the edit is {error:.1%} off")
             )
             rows.append(("", f"{worst:.1%} on the worst skip"))
-        said = f"{_percent(self.relative_difference)} of the edit of the separate tuners, on random features"
-        return [*rows, ("difference", said)]
+        said = f"{_percent(self.relative_difference)} of the edit of the separate tuners"
+        if math.isinf(self.relative_difference):
+            said = f"at most {self.max_difference:.1g}: the separate tuners cancel each other"
+        return [*rows, ("difference", f"{said}, on random features")]
 
 
 @memory_told(*MEMORY)

@@ -115,14 +115,17 @@ def test_a_configuration_becomes_its_command_line():
 
 def test_fields_are_told_as_options():
     options = {
-        "controls[0].scale": "--cond", "controls[2].photo": "--cond-from", "prompts[3].controls['canny'].image": "--cond",
+        "controls[0].scale": "--cond", "controls[2].photo": "--cond-from", "prompts[3].controls['canny'].image": "--prompts",
         "controls[0].params": "--param", "sampler.guidance_rescale": "--guidance-rescale", "base.model": "--base",
-        "overrides.masks['a.b']": "--mask", "prompts[1].scales": "--scale", "out": "--out", "out.name": "--name",
+        "overrides.masks['a.b']": "--mask", "prompts[1].scales": "--prompts", "out": "--out", "out.name": "--name",
         "sampler.batch_size": "--batch", "init.mask": "--inpaint", "tuners[1]": "--tuner",
     }  # fmt: skip
     assert {field: option_of(field) for field in options} == options
     assert {option_of(key) for key in ("tuner.weights", "validation.metrics")} == {"tuner.weights", "validation.metrics"}
     assert in_options("sampler.steps is 0", "sampler.steps") == "--steps is 0"
+    told = in_options("prompts[3].controls['canny'].image: gone", "prompts[3].controls['canny'].image")
+    assert told == "--prompts, prompt 4, conditions canny: gone"
+    assert in_options("prompts[0].scales cany: no", "prompts[0].scales") == "--prompts, prompt 1, scales cany: no"
     assert in_options("source: no folder", "source") == "--from: no folder"
     assert in_options("sources does not exist", "source") == "sources does not exist"
     assert in_options("`base.quantize=int4` or `quantize=int4`") == "--set base.quantize=int4 or --quantize int4"

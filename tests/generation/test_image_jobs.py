@@ -27,6 +27,12 @@ def test_every_prompt_with_every_seed_and_scale():
     assert (alone.prompt, alone.seed, alone.negative, alone.row, alone.column) == ("", 0, "", "", "seed 0")
 
 
+def test_a_scale_beside_a_sweep_of_it_is_refused():
+    config = generation_config({"sweeps": ["canny=0,1"], "scales": ["canny=0.5"]})
+    with pytest.raises(SceditError, match="overrides.scales canny=0.5 has no effect beside a sweep of canny"):
+        config.check()
+
+
 def test_num_counts_on_from_one_seed():
     assert [order.seed for order in _jobs(seed=5, num=3)] == [5, 6, 7]
     with pytest.raises(SceditError, match="--num 2 and 3 seeds"):

@@ -62,6 +62,18 @@ def test_a_prompts_file_steers_every_line_for_itself(generate, files, tmp_path):
     assert settings(two)["conds"] == [] and settings(two)["tuners"] == [f"{files}/canny.safetensors:1.0"]
 
 
+def test_what_has_no_effect_without_guidance_is_told(generate, tmp_path):
+    events = []
+    options = {"negative": "fog", "guidance_rescale": 0.5, "reporter": Recorder(events.append)}
+    generate(**options)
+    assert not [event for event in events if isinstance(event, Note)]
+    one = generate(**options, guidance=1, out=tmp_path / "1.png").images[0].path
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    idle = "the negative prompt and --guidance-rescale"
+    assert note == f"{idle} have no effect at a guidance of 1, which is none"
+    assert near(one, generate(guidance=1, out=tmp_path / "2.png").images[0].path)
+
+
 def test_a_sweep_draws_every_scale_and_a_labelled_grid(generate):
     options = {"conds": ["{}/canny.png"], "tuners": ["{}/canny.safetensors", "{}/style.safetensors"], "prompts": ["a"]}
     swept = generate(**options, sweeps=["style=0,1", "canny=0,0.5,1"], grid=True, batch_size=2)

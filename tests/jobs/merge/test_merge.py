@@ -85,6 +85,12 @@ def test_a_difference_is_told_as_a_share_of_the_edit(saved, tmp_path):
         )
 
 
+def test_tuners_that_cancel_each_other_are_told(saved, tmp_path):
+    made = merge([f"{saved()}", f"{saved()}:-1"], out=tmp_path / "none.safetensors")
+    name, told = made.summary()[-1]
+    assert name == "difference" and "the separate tuners cancel each other" in told and "inf" not in told
+
+
 def test_a_file_that_came_out_wrong_does_not_appear(saved, tmp_path, monkeypatch):
     out = tmp_path / "combo.safetensors"
     other = load_tuner(saved(name="other", seed=2))
