@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from scedit_cli.data.text_tables import csv_rows, json_objects
 from scedit_cli.generation.config import Prompt
 from scedit_cli.inference.config import Control
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.fields import is_finite
 
 _SEPARATORS = {".csv": ",;", ".tsv": "\t"}  # of tables; in locales with a decimal comma, programs write semicolons
 _UNREAD = (".json", ".yaml", ".yml", ".toml", ".xlsx", ".parquet")
@@ -87,7 +87,7 @@ def _prompt_of(given: dict[str, Any], where: str, folder: Path) -> Prompt:
             raise SceditError(f"{where}: {key} is {given[key]!r}", hint)
     scales = given.get("scales", {})
     for name, scale in scales.items():
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        if not is_finite(scale):
             raise SceditError(f"{where}: scales: {name} is {scale!r}", hint="give a number")
     seed = given.get("seed")
     seeds = ",".join(map(str, seed)) if isinstance(seed, list) else str(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -11,6 +10,7 @@ from torch import nn
 from scedit_cli.core.skips import in_words
 from scedit_cli.core.tuners import Tuner
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.fields import is_finite
 
 _WRAPPED = ("_orig_mod", "module")  # the wrappers' attributes that hold the wrapped module
 
@@ -97,6 +97,6 @@ def checked_scales(scales: Sequence[float] | float | None, count: int) -> tuple[
     if len(values) != count:
         raise SceditError(f"{len(values)} scales for {count} tuners", hint="give one scale per tuner, in their order")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if not is_finite(value):
             raise SceditError(f"a scale is {value!r}", hint="scales are real numbers; 0 leaves the base as it is")
     return tuple(float(value) for value in values)

@@ -185,7 +185,7 @@ def weight_of(value: Any, at: str) -> float:
     """
     try:
         weight = 1.0 if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         weight = math.nan
     if isinstance(value, bool) or not 0 <= weight < math.inf:
         raise SceditError(f"{at}: weight is {value!r}", hint="it must be a number from 0")

@@ -21,7 +21,7 @@ from scedit_cli.generation.filenames import FORMATS
 from scedit_cli.inference.config import Control
 from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.hub import is_hub_id, split_revision
-from scedit_cli.utils.io import expanded, sha256
+from scedit_cli.utils.io import expanded, read_json, sha256
 from scedit_cli.utils.specs import parse_tuner
 
 _LARGEST_BATCH = 1024
@@ -65,7 +65,7 @@ def settings_in(path: Path) -> dict[str, Any]:
     try:
         with identified(path) as image:
             text = getattr(image, "text", {}).get("scedit") or image.getexif().get(_IMAGE_DESCRIPTION)
-        settings = json.loads(text)
+        settings = read_json(text)
         if not isinstance(settings["prompt"], str) or not isinstance(settings["files"], dict):
             raise TypeError("a prompt and the files")
     except FileNotFoundError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.fields import is_finite
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -67,6 +67,6 @@ def _are_numbers(values: object, count: int, positive: bool) -> bool:
     return (
         isinstance(values, list | tuple)
         and len(values) == count
-        and all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in values)
+        and all(map(is_finite, values))
         and not (positive and min(values) <= 0)
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LONGEST = 200  # characters of a quoted text in a sentence
-_SENTENCE = 800  # characters of a sentence that is still readable; quoted contents of files may be far longer
+_SENTENCE = 800  # characters of message and hint that are still readable; quoted contents of files may be far longer
 
 
 class SceditError(Exception):
@@ -26,7 +26,7 @@ class SceditError(Exception):
 
     def __init__(self, message: str, hint: str | None = None, field: str | None = None) -> None:
         super().__init__(message)
-        self.message = shortened(message, _SENTENCE)
+        self.message = shortened(message, max(_LONGEST, _SENTENCE - len(hint or "")))
         self.hint = hint
         self.field = field
 

@@ -13,11 +13,19 @@ from scedit_cli.utils.errors import SceditError
 _MOST = 2**31 - 1
 
 
+def is_finite(value: Any) -> bool:
+    """Return whether `value` is a number, no bool, that a float holds: neither NaN, infinite nor too large."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def check_number(
     value: Any, field: str, least: float | None = None, most: float | None = None, whole: bool = False
 ) -> None:
     """Raise SceditError unless `value` is a finite number, from `least` to `most` where these are given."""
-    good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, Integral if whole else Real) and is_finite(value)
     if good and most is None and value > _MOST:
         most = _MOST
     if good and (least is None or least <= value) and (most is None or value <= most):

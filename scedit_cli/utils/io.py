@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _PART = re.compile(r"\.(\d+)-([0-9a-f]{6})~.+")  # the name of what is in the making: process number, machine, and more
+_MOST_DIGITS = sys.float_info.max_10_exp  # of a whole number that a float holds
 _AN_HOUR, _A_WEEK = 3600.0, 7 * 86400.0
 _own: set[str] = set()  # names of the files that this process is writing
 
@@ -227,12 +229,18 @@ def read_json(text: str | bytes) -> Any:
     """Return the value of a JSON text from an untrusted source.
 
     Raises:
-        ValueError: it is no JSON, is nested too deeply, or holds a number of thousands of digits.
+        ValueError: it is no JSON, is nested too deeply, or holds a whole number that no float does.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_whole)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def sha256(file: Path) -> str:
