@@ -22,9 +22,9 @@ from scedit_cli.models.loading import EMBEDDED
 from scedit_cli.utils.reporter import Reporter
 from scedit_cli.utils.result_cache import ResultCache
 
-# Learning rates of AdamW after a warm-up: the best of sweeps at factors of 3, over 100 steps from one seed, by Fréchet
-# distance or control score; an SC-Tuner's next rate was 4 % better still. ControlNet-XS was not swept, since the
-# embedded base cannot have it.
+# Learning rates of AdamW after a warm-up: the best of sweeps at factors of 3 on the first embedded base, over 100 steps
+# from one seed, by Fréchet distance or control score; an SC-Tuner's next rate was 4 % better still. ControlNet-XS was
+# not swept, since the embedded base cannot have it.
 RATES = {
     "sc": 9e-3,
     "csc": 9e-3,
