@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import expanded
 
 WORLD = Path(__file__).parent / "world"
@@ -36,11 +38,18 @@ def tuner_place(name: str) -> Path:
     of that name without a tuner.
 
     Raises:
-        SceditError: no tuner of that bare name is shipped.
+        SceditError: no tuner of that bare name is shipped, or no file can have that name.
     """
     from scedit_cli.core.source import tuner_files
 
     place = Path(name)
+    try:
+        os.stat(place)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SceditError(f"{shortened(name)} is too long for a file's name", "check the path") from None
+    except ValueError:
+        pass  # of a zero byte, which names no file
     is_hidden = place.exists() and (name not in shipped_tuners() or place.is_file() or bool(tuner_files(place)))
     is_bare = place.name == name and not place.suffix and not is_hidden
     return shipped_tuner(name) if is_bare else expanded(name)
