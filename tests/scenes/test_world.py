@@ -124,6 +124,8 @@ def test_a_folder_hides_a_shipped_tuner_only_where_it_holds_one(tmp_path, monkey
     assert tuner_place("canny") == Path("canny")
     (tmp_path / "mine").mkdir()
     assert tuner_place("mine") == Path("mine")
+    with pytest.raises(SceditError, match="too long for a file's name"):
+        tuner_place("x" * 5000)
 
 
 def test_a_kind_that_is_not_shipped_is_told_with_those_that_are() -> None:
