@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from os.path import isdir, isfile  # pathlib's versions raise errors at names that are too long
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,9 +41,9 @@ def locate(path: str | os.PathLike[str]) -> Path:
 def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """Return the file that `locate` returns, and for one from the hub also `owner/name@commit`, else None."""
     place = Path(path)
-    if place.is_file():
+    if isfile(place):
         return place, None
-    if place.is_dir():
+    if isdir(place):
         return _in_folder(place), None
     repository, revision = split_revision(place)
     if is_hub_id(repository) and place.suffix not in TUNER_SUFFIXES:

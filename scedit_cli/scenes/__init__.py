@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
+from os.path import exists, isfile  # pathlib's versions raise errors at names that are too long
 from pathlib import Path
 
-from scedit_cli.utils.errors import SceditError, shortened
+from scedit_cli.utils.errors import SceditError
 from scedit_cli.utils.io import expanded
 
 WORLD = Path(__file__).parent / "world"
@@ -25,7 +24,7 @@ def shipped_tuners() -> list[str]:
 def shipped_tuner(kind: str) -> Path:
     """Return the file of the shipped tuner called `kind`; raise a SceditError that lists them if there is none."""
     path = TUNERS / f"{kind}.safetensors"
-    if not path.is_file():
+    if not isfile(path):
         raise SceditError(
             f"{kind}: no such tuner file, and none of that name comes with scedit",
             hint=f"give a tuner's file, or one of {', '.join(shipped_tuners())}",
@@ -38,19 +37,12 @@ def tuner_place(name: str) -> Path:
     of that name without a tuner.
 
     Raises:
-        SceditError: no tuner of that bare name is shipped, or no file can have that name.
+        SceditError: no tuner of that bare name is shipped.
     """
     from scedit_cli.core.source import tuner_files
 
     place = Path(name)
-    try:
-        os.stat(place)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise SceditError(f"{shortened(name)} is too long for a file's name", "check the path") from None
-    except ValueError:
-        pass  # of a zero byte, which names no file
-    is_hidden = place.exists() and (name not in shipped_tuners() or place.is_file() or bool(tuner_files(place)))
+    is_hidden = exists(place) and (name not in shipped_tuners() or isfile(place) or bool(tuner_files(place)))
     is_bare = place.name == name and not place.suffix and not is_hidden
     return shipped_tuner(name) if is_bare else expanded(name)
 

@@ -124,8 +124,10 @@ def test_a_folder_hides_a_shipped_tuner_only_where_it_holds_one(tmp_path, monkey
     assert tuner_place("canny") == Path("canny")
     (tmp_path / "mine").mkdir()
     assert tuner_place("mine") == Path("mine")
-    with pytest.raises(SceditError, match="too long for a file's name"):
+    with pytest.raises(SceditError, match="no such tuner file"):
         tuner_place("x" * 5000)
+    with pytest.raises(SceditError, match="no such tuner file"):
+        load_tuner("x" * 5000 + ".safetensors")
 
 
 def test_a_kind_that_is_not_shipped_is_told_with_those_that_are() -> None:

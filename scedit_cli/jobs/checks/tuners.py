@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import exists
 from typing import Any
 
 from scedit_cli import scenes
@@ -31,7 +32,7 @@ def header_of(name: str) -> Header:
         SceditError: the file does not exist, or is no tuner.
     """
     path = scenes.tuner_place(name)
-    if not path.exists() and is_hub_id(split_revision(path)[0]):
+    if not exists(path) and is_hub_id(split_revision(path)[0]):
         return Header()
     file = locate(path)
     facts, keys = read_header(file)
