@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import safe_open
 
-from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason
+from scedit_cli.utils.errors import SceditError, is_out_of_memory, reason, shortened
 from scedit_cli.utils.fetched import check_fetched
 from scedit_cli.utils.hub import download_tuner, is_hub_id, split_revision
 from scedit_cli.utils.names import TUNER_SUFFIXES
@@ -49,7 +49,8 @@ def locate_pinned(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     if is_hub_id(repository) and place.suffix not in TUNER_SUFFIXES:
         folder = download_tuner(repository, revision)
         return _in_folder(folder), f"{repository}@{folder.name}"
-    raise SceditError(f"{path}: no such tuner file", hint="give a .safetensors file, a folder with one, or a hub id")
+    hint = "give a .safetensors file, a folder with one, or a hub id"
+    raise SceditError(f"{shortened(str(path), 400)}: no such tuner file", hint)
 
 
 def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os.path import exists, isfile  # pathlib's versions raise errors at names that are too long
 from pathlib import Path
 
-from scedit_cli.utils.errors import SceditError
+from scedit_cli.utils.errors import SceditError, shortened
 from scedit_cli.utils.io import expanded
 
 WORLD = Path(__file__).parent / "world"
@@ -26,7 +26,7 @@ def shipped_tuner(kind: str) -> Path:
     path = TUNERS / f"{kind}.safetensors"
     if not isfile(path):
         raise SceditError(
-            f"{kind}: no such tuner file, and none of that name comes with scedit",
+            f"{shortened(kind)}: no such tuner file, and none of that name comes with scedit",
             hint=f"give a tuner's file, or one of {', '.join(shipped_tuners())}",
         )
     return path
