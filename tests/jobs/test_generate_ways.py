@@ -113,7 +113,7 @@ def test_how_an_image_is_brought_to_another_size_is_told(given, rule, words):
 def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_path):
     events = []
     options = {
-        "conds": ["canny={}/seg-72x64.png"], "tuners": ["{}/canny.safetensors"], "reporter": Recorder(events.append)
+        "conds": ["color={}/seg-72x64.png"], "tuners": ["{}/color.safetensors"], "reporter": Recorder(events.append)
     }  # fmt: skip
     result = generate(**options, conds_from=[], out=tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (64, 64)
@@ -121,10 +121,10 @@ def test_sizes_follow_the_condition_by_a_rule_that_is_told(generate, files, tmp_
         f"{files}/seg-72x64.png: 72x64 pixels, cropped to 64x64"
     ]
     given = Image.open(files / "seg-72x64.png")
-    assert np.array_equal(np.asarray(result.conditions["canny"]), np.asarray(given.convert("RGB"))[:, 4:68])
-    fitted = generate(**options, resize="fit", out=tmp_path / "fit.png").conditions["canny"]
+    assert np.array_equal(np.asarray(result.conditions["color"]), np.asarray(given.convert("RGB"))[:, 4:68])
+    fitted = generate(**options, resize="fit", out=tmp_path / "fit.png").conditions["color"]
     assert not np.asarray(fitted)[:3].any() and np.asarray(fitted)[8:56].any()
-    stretched = generate(**options, resize="stretch", out=tmp_path / "stretch.png").conditions["canny"]
+    stretched = generate(**options, resize="stretch", out=tmp_path / "stretch.png").conditions["color"]
     assert np.array_equal(np.asarray(stretched), np.asarray(given.resize((64, 64), Image.Resampling.LANCZOS)))
     generate(**options, width=128, out=tmp_path / "wide.png")
     assert Image.open(tmp_path / "wide.png").size == (128, 64)  # by the condition's proportions

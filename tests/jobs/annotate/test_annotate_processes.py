@@ -18,7 +18,7 @@ from scedit_cli.conditions.annotation_spec import make_specs
 from scedit_cli.conditions.registry import Annotator, Kind, all_kinds, find
 from scedit_cli.data import annotation
 from scedit_cli.data.annotation import Outcome
-from scedit_cli.data.dataset import open_dataset
+from scedit_cli.data.dataset import open_dataset, row_of, write_rows
 from scedit_cli.utils import distributed
 from scedit_cli.utils.errors import WorkFailed
 from tests.conditions.local_weights import save_weights
@@ -128,6 +128,12 @@ def test_memory_that_runs_out_is_given_back_before_less_is_tried(folder, monkeyp
 
 
 def test_a_process_that_is_killed_is_told(folder, monkeypatch):
+    # More images than are ever handed out ahead, so that work is left however fast the processes are.
+    example = (folder / "images/0.png").read_bytes()
+    for at in range(3, 12):
+        (folder / f"images/{at}.png").write_bytes(example)
+    write_rows(folder, [row_of(f"{at}.png", "a scene", ()) for at in range(12)])
+
     def killed(*_):
         for child in multiprocessing.active_children():
             child.kill()
