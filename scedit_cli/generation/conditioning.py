@@ -81,7 +81,7 @@ class Conditioning:
 
     def doubts(self) -> list[str]:
         """Return a sentence for each condition image that does not look like one of its kind."""
-        return [each.doubt for each in self._opened.values() if each.doubt]
+        return [doubt for each in self._opened.values() if (doubt := each.doubt)]
 
     def fit(self, base: Base) -> list[str]:
         """Choose every image's size; return a sentence for each file that is resized.

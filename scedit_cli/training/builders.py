@@ -139,7 +139,8 @@ def _check_samples(base: Base, samples: SamplesSection) -> None:
     try:
         check_sampling(base, samples.steps, Guidance(samples.guidance, control=samples.control_guidance))
     except SceditError as error:
-        raise SceditError(f"samples.steps is {samples.steps}: {error.message}", error.hint) from error
+        key = "control_guidance" if error.field == "sampler.control_guidance" else "steps"
+        raise SceditError(f"samples.{key} is {getattr(samples, key):g}: {error.message}", error.hint) from error
 
 
 @contextmanager

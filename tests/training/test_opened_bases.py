@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def _recipe(family: str, folder: Path | None = None, **samples) -> Recipe:
 def test_steps_that_the_grids_cannot_have_are_told_before_training(family, steps):
     with pytest.raises(SceditError, match=f"samples.steps is {steps}: scheduler .* cannot take {steps} steps"):
         by_recipe.open_base(_recipe(family, steps=steps))
+
+
+def test_guidance_that_the_grids_cannot_have_is_told_by_its_key(tmp_path):
+    folder = shutil.copytree(tiny.pipeline_folder("sd15"), tmp_path / "base")
+    config = json.loads((folder / "unet/config.json").read_text())
+    [file] = (folder / "unet").glob("*.safetensors")
+    weights = load_file(file)
+    width = config["block_out_channels"][0]
+    save_file(weights | {"time_embedding.cond_proj.weight": torch.zeros(width, 8)}, file, {"format": "pt"})
+    (folder / "unet/config.json").write_text(json.dumps(config | {"time_cond_proj_dim": 8}))
+    assert by_recipe.open_base(_recipe("sd15", folder)).family == "sd15"
+    with pytest.raises(SceditError, match="samples.control_guidance is 2: base .* has guidance built in"):
+        by_recipe.open_base(_recipe("sd15", folder, control_guidance=2))
 
 
 def test_grids_that_are_not_drawn_need_no_steps():
