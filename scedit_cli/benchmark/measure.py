@@ -145,7 +145,7 @@ def wake_libraries(device: torch.device) -> None:
     layers = [nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU(), nn.Conv2d(64, 64, 1)]
     net = nn.Sequential(*layers).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), fused=device.type in ("cpu", "cuda"))
-    x = torch.randn(2, 64, 64, 64, device=device)
+    x = torch.randn(2, 64, 16, 16, device=device)  # small: bfloat16 takes half a minute else where a CPU emulates it
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
             tokens = net(x).flatten(2).transpose(1, 2)

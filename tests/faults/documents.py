@@ -102,14 +102,17 @@ class Shown:
         elif name == "generate" and "--from" not in others:
             others = [*others, *_SHORT["generate"]]
         elif name == "bench" and "--show" not in others:
+            methods = (others[others.index("--methods") + 1] if "--methods" in others else "sc").split(",")
             if "--estimate" in others:
-                others = [*others, "--methods", "sc"]
+                base = others[others.index("--base") + 1] if "--base" in others else "sd15"
+                others = [*others, "--methods", methods[0], "--base", _BASES.get(base, base)]
+            elif "--tuner" in others:
+                others = [*others, "--scenes", "2"]
             elif "--quality" in others:
                 length = ["--seconds", "0.1"] if "--seconds" in others else ["--steps", "1"]
-                others = [*others, "--scenes", "2", *([] if "--tuner" in others else [*length, "--seeds", "1"])]
+                others = [*others, "--methods", methods[0], "--scenes", "2", *length, "--seeds", "1"]
             else:
-                methods = others[others.index("--methods") + 1] if "--methods" in others else "sc"
-                others = [*others, "--methods", ",".join(methods.split(",")[:2]), *_SHORT["bench"]]
+                others = [*others, "--methods", ",".join(methods[:2]), *_SHORT["bench"]]
         return [name, *others]
 
 
