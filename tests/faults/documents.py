@@ -102,9 +102,9 @@ class Shown:
         elif name == "generate" and "--from" not in others:
             others = [*others, *_SHORT["generate"]]
         elif name == "bench" and "--show" not in others:
-            methods = (others[others.index("--methods") + 1] if "--methods" in others else "sc").split(",")
+            methods = _value(others, "--methods", "sc").split(",")
             if "--estimate" in others:
-                base = others[others.index("--base") + 1] if "--base" in others else "sd15"
+                base = _value(others, "--base", "sd15")
                 others = [*others, "--methods", methods[0], "--base", _BASES.get(base, base)]
             elif "--tuner" in others:
                 others = [*others, "--scenes", "2"]
@@ -114,6 +114,10 @@ class Shown:
             else:
                 others = [*others, "--methods", ",".join(methods[:2]), *_SHORT["bench"]]
         return [name, *others]
+
+
+def _value(words: list[str], option: str, default: str) -> str:
+    return words[words.index(option) + 1] if option in words else default
 
 
 def blocks(language: str, document: Path = README) -> list[str]:
